@@ -1,0 +1,61 @@
+//! Compiles the protos that no crate ships and the pause program.
+//!
+//! protox, not protoc: Debian's protoc 3.21 rejects CRI's `debug_redact` option.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const CRI: &str = "proto/k8s.io/cri-api/api.proto";
+const CONTAINERD: [&str; 3] = [
+    "proto/containerd/runc_options.proto",
+    "proto/containerd/runtimeoptions.proto",
+    "proto/containerd/events_sandbox.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=src/sandbox/pause/main.rs");
+    cri()?;
+    containerd()?;
+    pause()
+}
+
+/// CRI's messages and its two services, server and (for tests and the CLI) client.
+fn cri() -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile([CRI], ["proto/k8s.io/cri-api"])?;
+    tonic_prost_build::configure()
+        .use_arc_self(true)
+        .generate_default_stubs(true)
+        // prost ignores `debug_redact`: AuthConfig gets a Debug of our own in src/api.rs.
+        .skip_debug(["runtime.v1.AuthConfig"])
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Messages that containerd expects in its `Any` fields and that containerd-client lacks.
+fn containerd() -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(CONTAINERD, ["proto/containerd"])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// The pause program, a static executable of a few kilobytes without std.
+fn pause() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let rustc = std::env::var("RUSTC")?;
+    let target = std::env::var("TARGET")?;
+    let status = Command::new(rustc)
+        .args(["--edition=2024", "--crate-name=pause", "--crate-type=bin"])
+        .args(["--target", &target])
+        .args(["-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Crelocation-model=static"])
+        .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-static", "-Clink-arg=-nostdlib"])
+        .arg("-o")
+        .arg(out.join("pause"))
+        .arg(Path::new("src/sandbox/pause/main.rs"))
+        .status()?;
+    if !status.success() {
+        return Err("rustc could not build the pause program".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The Containers service: containerd's durable record of a container.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use tonic::transport::Channel;
+
+use super::error::gone_is_fine;
+use super::{Any, Containerd, Error, Result, nanoseconds};
+
+/// A container record.
+#[derive(Clone, Debug, Default)]
+pub struct Container {
+    /// The id.
+    pub id: String,
+    /// Labels of our own making; never a label of the pod or of the image (containerd acts on labels).
+    pub labels: HashMap<String, String>,
+    /// Reference of the image; containerd keeps the image from its GC by the snapshot, not by this.
+    pub image: String,
+    /// Runtime type, such as `io.containerd.runc.v2`.
+    pub runtime: String,
+    /// The runtime's options.
+    pub runtime_options: Option<Any>,
+    /// The OCI spec as JSON.
+    pub spec: Option<Any>,
+    /// Snapshotter of the root; empty for none.
+    pub snapshotter: String,
+    /// Key of the root's snapshot; empty for none.
+    pub snapshot_key: String,
+    /// Values of ours, by name.
+    pub extensions: HashMap<String, Any>,
+    /// Id of a SandboxStore record with a live shim, which then runs this container too; empty
+    /// to start a shim.
+    pub sandbox: String,
+    /// Nanoseconds since the epoch; set by containerd.
+    pub created_at: i64,
+}
+
+impl Containerd {
+    fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+    }
+
+    /// Writes a new container record.
+    ///
+    /// # Errors
+    /// [`super::Kind::AlreadyExists`] for the id.
+    pub async fn create_container(&self, container: Container) -> Result<()> {
+        let id = container.id.clone();
+        let request = pb::CreateContainerRequest { container: Some(encode(container)) };
+        let reply = self.containers().create(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("create container", &id, &status))
+    }
+
+    /// Replaces parts of a record: `fields` names them (`spec`, `extensions.KEY`); the rest stays.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown id.
+    pub async fn update_container(&self, container: Container, fields: &[&str]) -> Result<()> {
+        let id = container.id.clone();
+        let mask = prost_types::FieldMask { paths: fields.iter().map(ToString::to_string).collect() };
+        let request = pb::UpdateContainerRequest { container: Some(encode(container)), update_mask: Some(mask) };
+        let reply = self.containers().update(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("update container", &id, &status))
+    }
+
+    /// All container records of the namespace that a filter in containerd's syntax matches.
+    /// Streamed, so that no number of containers exceeds a message limit.
+    ///
+    /// # Errors
+    /// [`super::Kind::InvalidArgument`] for a bad filter.
+    pub async fn list_containers(&self, filter: &str) -> Result<Vec<Container>> {
+        let request = pb::ListContainersRequest { filters: vec![filter.to_owned()] };
+        let error = |status| Error::status("list containers", filter, &status);
+        let mut stream = self.containers().list_stream(self.request(request)).await.map_err(error)?.into_inner();
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await.map_err(error)? {
+            all.extend(message.container.map(decode));
+        }
+        Ok(all)
+    }
+
+    /// One container record.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown id.
+    pub async fn get_container(&self, id: &str) -> Result<Container> {
+        let request = pb::GetContainerRequest { id: id.to_owned() };
+        let reply = self.containers().get(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("get container", id, &status))?;
+        Ok(decode(reply.into_inner().container.unwrap_or_default()))
+    }
+
+    /// Deletes a record; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// [`super::Kind::FailedPrecondition`] while a task of it lives.
+    pub async fn delete_container(&self, id: &str) -> Result<()> {
+        let request = pb::DeleteContainerRequest { id: id.to_owned() };
+        let reply = self.containers().delete(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete container", id, &status)))
+    }
+}
+
+fn encode(container: Container) -> pb::Container {
+    pb::Container {
+        id: container.id,
+        labels: container.labels,
+        image: container.image,
+        runtime: Some(pb::container::Runtime {
+            name: container.runtime,
+            options: container.runtime_options.map(Into::into),
+        }),
+        spec: container.spec.map(Into::into),
+        snapshotter: container.snapshotter,
+        snapshot_key: container.snapshot_key,
+        created_at: None,
+        updated_at: None,
+        extensions: container.extensions.into_iter().map(|(key, any)| (key, any.into())).collect(),
+        sandbox: container.sandbox,
+    }
+}
+
+fn decode(container: pb::Container) -> Container {
+    let runtime = container.runtime.unwrap_or_default();
+    Container {
+        id: container.id,
+        labels: container.labels,
+        image: container.image,
+        runtime: runtime.name,
+        runtime_options: runtime.options.map(Any::from),
+        spec: container.spec.map(Any::from),
+        snapshotter: container.snapshotter,
+        snapshot_key: container.snapshot_key,
+        extensions: container.extensions.into_iter().map(|(key, any)| (key, any.into())).collect(),
+        sandbox: container.sandbox,
+        created_at: nanoseconds(container.created_at),
+    }
+}

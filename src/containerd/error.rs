@@ -1,0 +1,80 @@
+//! containerd's answers become typed here, once.
+
+use tonic::{Code, Status};
+
+/// A call to containerd that failed: what was tried, on which object, and how it failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation} {object}: {message}")]
+pub struct Error {
+    operation: &'static str,
+    object: String,
+    kind: Kind,
+    message: String,
+}
+
+/// What a verb may decide on; never the message's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The object is not there.
+    NotFound,
+    /// An object of that name is there already.
+    AlreadyExists,
+    /// A field was refused.
+    InvalidArgument,
+    /// The object's state forbids it.
+    FailedPrecondition,
+    /// containerd could not be reached, or it is going down.
+    Unavailable,
+    /// A limit of containerd's was reached.
+    Exhausted,
+    /// This containerd does not have the call.
+    Unimplemented,
+    /// The registry, or the kernel, said no.
+    Denied,
+    /// The call was cancelled or ran out of time on containerd's side.
+    Cancelled,
+    /// Everything else; containerd gives most of its errors the code Unknown.
+    Other,
+}
+
+impl Error {
+    pub(crate) fn new(operation: &'static str, object: &str, kind: Kind, message: impl Into<String>) -> Self {
+        Self { operation, object: object.to_owned(), kind, message: message.into() }
+    }
+
+    pub(super) fn status(operation: &'static str, object: &str, status: &Status) -> Self {
+        let kind = match status.code() {
+            Code::NotFound => Kind::NotFound,
+            Code::AlreadyExists => Kind::AlreadyExists,
+            Code::InvalidArgument | Code::OutOfRange => Kind::InvalidArgument,
+            Code::FailedPrecondition => Kind::FailedPrecondition,
+            Code::Unavailable => Kind::Unavailable,
+            Code::ResourceExhausted => Kind::Exhausted,
+            Code::Unimplemented => Kind::Unimplemented,
+            Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
+            Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => Kind::Cancelled,
+            Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Kind::Other,
+        };
+        Self::new(operation, object, kind, status.message())
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether the object is not there, which for an undo or a removal is as good as done.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.kind == Kind::NotFound
+    }
+}
+
+/// "Not there" as a success, for calls that remove.
+pub(super) fn gone_is_fine<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(T::default()),
+        other => other,
+    }
+}

@@ -1,0 +1,110 @@
+//! The only room that speaks containerd's API.
+//!
+//! Each file wraps one service of it in plain types of ours: no protobuf message leaves.
+//! It makes no decisions: what an error means is for the verbs. It never puts a deadline on
+//! a mutating call: containerd cancels such a call in the middle and leaks a shim.
+
+mod connect;
+mod containers;
+mod error;
+mod events;
+mod introspection;
+mod mount;
+mod options;
+mod sandboxes;
+mod snapshots;
+mod tasks;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
+
+pub use containers::Container;
+pub use error::{Error, Kind};
+pub use events::{Event, Events};
+pub use introspection::{Plugin, Server};
+pub use mount::Mount;
+pub use options::{Options, OptionsError};
+pub use sandboxes::Sandbox;
+pub use snapshots::{SnapshotInfo, SnapshotKind, Usage};
+pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
+
+/// Largest message in either direction; kubelet has the same.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// What calls of this room give.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An opaque value in one of containerd's records: a type's name and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Any {
+    /// The type's name, as containerd's typeurl registry spells it.
+    pub type_url: String,
+    /// The encoded value.
+    pub value: Vec<u8>,
+}
+
+/// containerd's API in one namespace. Clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Containerd {
+    /// Short calls.
+    unary: Channel,
+    /// Calls that block for a task's life: Wait, Subscribe.
+    watch: Channel,
+    /// Calls that move bytes: Transfer, Content, Diff.
+    bulk: Channel,
+    namespace: AsciiMetadataValue,
+    name: Arc<str>,
+}
+
+impl Containerd {
+    /// Connects lazily to containerd's socket: the first call dials, and each call after a
+    /// lost connection dials again.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] when the namespace cannot be sent as a header.
+    pub fn new(socket: &Path, namespace: &str) -> Result<Self> {
+        let value = namespace.parse().map_err(|_| {
+            Error::new("connect to containerd", namespace, Kind::InvalidArgument, "the namespace is not ASCII")
+        })?;
+        Ok(Self {
+            unary: connect::lazy(socket),
+            watch: connect::lazy(socket),
+            bulk: connect::lazy(socket),
+            namespace: value,
+            name: namespace.into(),
+        })
+    }
+
+    /// The containerd namespace that every call of this client is in.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.name
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+}
+
+impl From<prost_types::Any> for Any {
+    fn from(any: prost_types::Any) -> Self {
+        Self { type_url: any.type_url, value: any.value }
+    }
+}
+
+impl From<Any> for prost_types::Any {
+    fn from(any: Any) -> Self {
+        Self { type_url: any.type_url, value: any.value }
+    }
+}
+
+/// Nanoseconds since the epoch of a protobuf timestamp; 0 when there is none.
+fn nanoseconds(at: Option<prost_types::Timestamp>) -> i64 {
+    at.map_or(0, |at| at.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(at.nanos)))
+}

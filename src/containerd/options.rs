@@ -1,0 +1,88 @@
+//! A runtime's options, as containerd hands them to the shim.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::Any;
+
+mod runc {
+    #![allow(missing_docs, reason = "generated code")]
+    #![allow(clippy::all, reason = "generated code")]
+    include!(concat!(env!("OUT_DIR"), "/containerd.runc.v1.rs"));
+}
+mod generic {
+    #![allow(missing_docs, reason = "generated code")]
+    #![allow(clippy::all, reason = "generated code")]
+    include!(concat!(env!("OUT_DIR"), "/runtimeoptions.v1.rs"));
+}
+
+/// Runtime type of containerd's shim for runc.
+pub const RUNC: &str = "io.containerd.runc.v2";
+
+/// The options of a runtime handler, in the words of containerd's own configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options(Any);
+
+/// An option that the runtime's type does not have, or of the wrong type.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("option {key}: {problem}")]
+pub struct OptionsError {
+    key: String,
+    problem: &'static str,
+}
+
+impl Options {
+    /// Makes the message for a runtime type from the keys of its options table.
+    ///
+    /// # Errors
+    /// [`OptionsError`] names the key that the runtime's type does not have.
+    pub fn new(runtime_type: &str, table: &BTreeMap<String, toml::Value>) -> Result<Self, OptionsError> {
+        if runtime_type == RUNC { runc_options(table) } else { generic_options(table) }
+    }
+
+    /// As containerd's records and calls take it.
+    #[must_use]
+    pub fn any(&self) -> Any {
+        self.0.clone()
+    }
+}
+
+fn runc_options(table: &BTreeMap<String, toml::Value>) -> Result<Options, OptionsError> {
+    let mut options = runc::Options::default();
+    for (key, value) in table {
+        match key.as_str() {
+            "SystemdCgroup" => options.systemd_cgroup = boolean(key, value)?,
+            "NoPivotRoot" => options.no_pivot_root = boolean(key, value)?,
+            "NoNewKeyring" => options.no_new_keyring = boolean(key, value)?,
+            "BinaryName" => options.binary_name = text(key, value)?,
+            "Root" => options.root = text(key, value)?,
+            "ShimCgroup" => options.shim_cgroup = text(key, value)?,
+            "CriuImagePath" => options.criu_image_path = text(key, value)?,
+            "CriuWorkPath" => options.criu_work_path = text(key, value)?,
+            _ => return Err(OptionsError { key: key.clone(), problem: "io.containerd.runc.v2 has no such option" }),
+        }
+    }
+    Ok(Options(Any { type_url: "containerd.runc.v1.Options".to_owned(), value: options.encode_to_vec() }))
+}
+
+fn generic_options(table: &BTreeMap<String, toml::Value>) -> Result<Options, OptionsError> {
+    let mut options = generic::Options::default();
+    for (key, value) in table {
+        match key.as_str() {
+            "TypeUrl" => options.type_url = text(key, value)?,
+            "ConfigPath" => options.config_path = text(key, value)?,
+            "ConfigBody" => options.config_body = text(key, value)?.into_bytes(),
+            _ => return Err(OptionsError { key: key.clone(), problem: "has to be TypeUrl, ConfigPath or ConfigBody" }),
+        }
+    }
+    Ok(Options(Any { type_url: "runtimeoptions.v1.Options".to_owned(), value: options.encode_to_vec() }))
+}
+
+fn boolean(key: &str, value: &toml::Value) -> Result<bool, OptionsError> {
+    value.as_bool().ok_or(OptionsError { key: key.to_owned(), problem: "has to be true or false" })
+}
+
+fn text(key: &str, value: &toml::Value) -> Result<String, OptionsError> {
+    value.as_str().map(str::to_owned).ok_or(OptionsError { key: key.to_owned(), problem: "has to be a string" })
+}

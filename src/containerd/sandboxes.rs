@@ -1,0 +1,90 @@
+//! The sandbox Store service: containerd's durable record of a pod sandbox.
+//!
+//! The Controller service is not used: its `podsandbox` needs the CRI plugin that we replace.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1::sandbox as pb;
+use containerd_client::services::v1::sandbox::store_client::StoreClient;
+use containerd_client::types;
+use tonic::transport::Channel;
+
+use super::error::gone_is_fine;
+use super::{Any, Containerd, Error, Result};
+
+/// A SandboxStore record.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// The id.
+    pub id: String,
+    /// Runtime type of its handler.
+    pub runtime: String,
+    /// The runtime's options.
+    pub runtime_options: Option<Any>,
+    /// Labels of our own making.
+    pub labels: HashMap<String, String>,
+    /// Values of ours, by name.
+    pub extensions: HashMap<String, Any>,
+}
+
+impl Containerd {
+    fn sandboxes(&self) -> StoreClient<Channel> {
+        StoreClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+    }
+
+    /// Writes a new record.
+    ///
+    /// # Errors
+    /// [`super::Kind::AlreadyExists`] for the id.
+    pub async fn create_sandbox(&self, sandbox: Sandbox) -> Result<()> {
+        let id = sandbox.id.clone();
+        let request = pb::StoreCreateRequest { sandbox: Some(encode(sandbox)) };
+        let reply = self.sandboxes().create(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("create sandbox record", &id, &status))
+    }
+
+    /// All records of the namespace.
+    ///
+    /// # Errors
+    /// [`super::Kind::Unimplemented`] on a containerd without the service.
+    pub async fn list_sandboxes(&self) -> Result<Vec<Sandbox>> {
+        let request = pb::StoreListRequest { filters: Vec::new() };
+        let reply = self.sandboxes().list(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("list sandbox records of", self.namespace(), &status))?;
+        Ok(reply.into_inner().list.into_iter().map(decode).collect())
+    }
+
+    /// Deletes a record; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub async fn delete_sandbox(&self, id: &str) -> Result<()> {
+        let request = pb::StoreDeleteRequest { sandbox_id: id.to_owned() };
+        let reply = self.sandboxes().delete(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete sandbox record", id, &status)))
+    }
+}
+
+fn encode(sandbox: Sandbox) -> types::Sandbox {
+    types::Sandbox {
+        sandbox_id: sandbox.id,
+        runtime: Some(types::sandbox::Runtime {
+            name: sandbox.runtime,
+            options: sandbox.runtime_options.map(Into::into),
+        }),
+        labels: sandbox.labels,
+        extensions: sandbox.extensions.into_iter().map(|(key, any)| (key, any.into())).collect(),
+        ..types::Sandbox::default()
+    }
+}
+
+fn decode(sandbox: types::Sandbox) -> Sandbox {
+    let runtime = sandbox.runtime.unwrap_or_default();
+    Sandbox {
+        id: sandbox.sandbox_id,
+        runtime: runtime.name,
+        runtime_options: runtime.options.map(Any::from),
+        labels: sandbox.labels,
+        extensions: sandbox.extensions.into_iter().map(|(key, any)| (key, any.into())).collect(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The Snapshots service.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1::snapshots as pb;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use tonic::transport::Channel;
+
+use super::error::gone_is_fine;
+use super::{Containerd, Error, Mount, Result, nanoseconds};
+
+/// One snapshot as the snapshotter's metadata describes it.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    /// Key (active, view) or chain id (committed).
+    pub name: String,
+    /// The snapshot below it; empty at the bottom.
+    pub parent: String,
+    /// What it is.
+    pub kind: SnapshotKind,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+}
+
+/// The three kinds of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// Writable, a container's.
+    Active,
+    /// A read-only look at a committed one.
+    View,
+    /// A layer.
+    Committed,
+}
+
+/// What a snapshot takes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+impl Containerd {
+    fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.unary.clone())
+    }
+
+    /// Makes a writable snapshot above `parent` and gives the mounts of it.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when the parent is not unpacked, [`super::Kind::AlreadyExists`] for the key.
+    pub async fn prepare_snapshot(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>> {
+        let request = pb::PrepareSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            labels: HashMap::new(),
+        };
+        let reply = self.snapshots().prepare(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("prepare snapshot", key, &status))?;
+        Ok(mounts(reply.into_inner().mounts))
+    }
+
+    /// Makes a read-only view of `parent`. containerd's GC keeps it until `expires`, an RFC 3339
+    /// time, and takes it after: a view whose owner died is not a leak.
+    ///
+    /// # Errors
+    /// As [`Containerd::prepare_snapshot`].
+    pub async fn view_snapshot(&self, snapshotter: &str, key: &str, parent: &str, labels: HashMap<String, String>) -> Result<Vec<Mount>> {
+        let request = pb::ViewSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            labels,
+        };
+        let reply = self.snapshots().view(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("view snapshot", parent, &status))?;
+        Ok(mounts(reply.into_inner().mounts))
+    }
+
+    /// The mounts of a snapshot made before.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown key.
+    pub async fn snapshot_mounts(&self, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
+        let request = pb::MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let reply = self.snapshots().mounts(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("mounts of snapshot", key, &status))?;
+        Ok(mounts(reply.into_inner().mounts))
+    }
+
+    /// Commits an active snapshot under the name of a layer's chain id.
+    ///
+    /// # Errors
+    /// [`super::Kind::AlreadyExists`] when somebody else committed it first.
+    pub async fn commit_snapshot(&self, snapshotter: &str, name: &str, key: &str, labels: HashMap<String, String>) -> Result<()> {
+        let request = pb::CommitSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            name: name.to_owned(),
+            key: key.to_owned(),
+            labels,
+        };
+        let reply = self.snapshots().commit(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("commit snapshot", name, &status))
+    }
+
+    /// Removes a snapshot; one that is not there is removed already.
+    ///
+    /// # Errors
+    /// [`super::Kind::FailedPrecondition`] while another snapshot has it as its parent.
+    pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<()> {
+        let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let reply = self.snapshots().remove(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status)))
+    }
+
+    /// What the snapshotter's metadata says of a snapshot.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown key.
+    pub async fn stat_snapshot(&self, snapshotter: &str, key: &str) -> Result<SnapshotInfo> {
+        let request = pb::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let reply = self.snapshots().stat(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("stat snapshot", key, &status))?.into_inner();
+        Ok(info(reply.info.unwrap_or_default()))
+    }
+
+    /// All snapshots of a snapshotter in this namespace.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown snapshotter.
+    pub async fn list_snapshots(&self, snapshotter: &str) -> Result<Vec<SnapshotInfo>> {
+        let request = pb::ListSnapshotsRequest { snapshotter: snapshotter.to_owned(), filters: Vec::new() };
+        let error = |status| Error::status("list snapshots of", snapshotter, &status);
+        let mut stream = self.snapshots().list(self.request(request)).await.map_err(error)?.into_inner();
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await.map_err(error)? {
+            all.extend(message.info.into_iter().map(info));
+        }
+        Ok(all)
+    }
+
+    /// Disk usage of one snapshot alone, without its parents. The snapshotter walks the
+    /// files of an active one; a committed one's was stored when it was committed.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown key.
+    pub async fn snapshot_usage(&self, snapshotter: &str, key: &str) -> Result<Usage> {
+        let request = pb::UsageRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let reply = self.snapshots().usage(self.request(request)).await;
+        let usage = reply.map_err(|status| Error::status("usage of snapshot", key, &status))?.into_inner();
+        Ok(Usage {
+            bytes: u64::try_from(usage.size).unwrap_or(0),
+            inodes: u64::try_from(usage.inodes).unwrap_or(0),
+        })
+    }
+}
+
+fn mounts(mounts: Vec<containerd_client::types::Mount>) -> Vec<Mount> {
+    mounts.into_iter().map(Mount::from).collect()
+}
+
+fn info(info: pb::Info) -> SnapshotInfo {
+    let kind = match pb::Kind::try_from(info.kind) {
+        Ok(pb::Kind::Active) => SnapshotKind::Active,
+        Ok(pb::Kind::View) => SnapshotKind::View,
+        Ok(pb::Kind::Committed | pb::Kind::Unknown) | Err(_) => SnapshotKind::Committed,
+    };
+    SnapshotInfo { name: info.name, parent: info.parent, kind, created_at: nanoseconds(info.created_at) }
+}

@@ -1,0 +1,273 @@
+//! The Tasks service: processes under a shim.
+
+use std::path::PathBuf;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::types::v1 as task;
+use tonic::transport::Channel;
+
+use super::error::gone_is_fine;
+use super::{Any, Containerd, Error, Mount, Result, nanoseconds};
+
+/// Type name under which containerd knows an OCI process spec.
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+/// Type name under which containerd knows OCI resources.
+const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// Where a process's standard streams go. Empty paths are /dev/null.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stdio {
+    /// A FIFO to read from.
+    pub stdin: String,
+    /// A FIFO or a log URI.
+    pub stdout: String,
+    /// A FIFO or a log URI; empty with a terminal.
+    pub stderr: String,
+    /// Whether the process gets a terminal.
+    pub terminal: bool,
+}
+
+/// What a task is created with.
+#[derive(Clone, Debug, Default)]
+pub struct CreateTask {
+    /// The container's id.
+    pub id: String,
+    /// Mounts that make its root; empty when the spec's root path is a directory already.
+    pub rootfs: Vec<Mount>,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// The runtime's options.
+    pub options: Option<Any>,
+}
+
+/// What a further process in a running task is made with.
+#[derive(Clone, Debug)]
+pub struct ExecTask {
+    /// The container's id.
+    pub id: String,
+    /// The process's id within the task.
+    pub exec_id: String,
+    /// The OCI process as JSON.
+    pub process: Vec<u8>,
+    /// Its streams.
+    pub stdio: Stdio,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code, 128 + signal when it was killed.
+    pub code: u32,
+    /// Nanoseconds since the epoch.
+    pub at: i64,
+}
+
+/// A task or exec process as containerd sees it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The container's id.
+    pub id: String,
+    /// Host PID; 0 when there is none.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub status: ProcessStatus,
+    /// The exit, for a stopped one.
+    pub exit: Exit,
+    /// The streams it was made with.
+    pub stdio: Stdio,
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessStatus {
+    /// Made, not started.
+    Created,
+    /// Running, or paused.
+    Running,
+    /// Over, not deleted.
+    Stopped,
+    /// The shim does not answer.
+    Unknown,
+}
+
+impl Containerd {
+    fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+    }
+
+    /// Creates a task: the shim, the root's mounts, the namespaces and the init process, which
+    /// waits to be started. Gives its host PID.
+    ///
+    /// # Errors
+    /// [`super::Kind::AlreadyExists`] for the id; [`super::Kind::Other`] with runc's own words.
+    pub async fn create_task(&self, task: CreateTask) -> Result<u32> {
+        let id = task.id.clone();
+        let request = pb::CreateTaskRequest {
+            container_id: task.id,
+            rootfs: task.rootfs.into_iter().map(Into::into).collect(),
+            stdin: task.stdio.stdin,
+            stdout: task.stdio.stdout,
+            stderr: task.stdio.stderr,
+            terminal: task.stdio.terminal,
+            options: task.options.map(Into::into),
+            ..pb::CreateTaskRequest::default()
+        };
+        let reply = self.tasks().create(self.request(request)).await;
+        Ok(reply.map_err(|status| Error::status("create task", &id, &status))?.into_inner().pid)
+    }
+
+    /// Starts a created task, or with an exec id a process in it. Gives its host PID.
+    ///
+    /// # Errors
+    /// [`super::Kind::Other`] with runc's own words, such as an executable that is not there.
+    pub async fn start_task(&self, id: &str, exec_id: &str) -> Result<u32> {
+        let request = pb::StartRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let reply = self.tasks().start(self.request(request)).await;
+        Ok(reply.map_err(|status| Error::status("start task", id, &status))?.into_inner().pid)
+    }
+
+    /// Resolves when the task, or with an exec id a process in it, has ended.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when there is none; [`super::Kind::Unavailable`] when the
+    /// connection was lost: wait again.
+    pub async fn wait_task(&self, id: &str, exec_id: &str) -> Result<Exit> {
+        let request = pb::WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let reply = TasksClient::new(self.watch.clone()).wait(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("wait for task", id, &status))?.into_inner();
+        Ok(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
+    }
+
+    /// Sends a signal to a task's init process, or with an exec id to that process; with `all`
+    /// to every process of the task. One that has ended already is fine.
+    ///
+    /// # Errors
+    /// Whatever the shim answers.
+    pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all };
+        let reply = self.tasks().kill(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
+    }
+
+    /// Deletes a stopped task; one that is not there is deleted already and gives `None`.
+    ///
+    /// # Errors
+    /// [`super::Kind::FailedPrecondition`] while it runs.
+    pub async fn delete_task(&self, id: &str) -> Result<Option<Exit>> {
+        let request = pb::DeleteTaskRequest { container_id: id.to_owned() };
+        let reply = self.tasks().delete(self.request(request)).await;
+        let exit = reply.map(|reply| exit(&reply.into_inner()));
+        gone_is_fine(exit.map_err(|status| Error::status("delete task", id, &status)))
+    }
+
+    /// Adds a process to a running task, to be started with [`Containerd::start_task`].
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when the task is not there.
+    pub async fn exec_task(&self, exec: ExecTask) -> Result<()> {
+        let id = exec.id.clone();
+        let request = pb::ExecProcessRequest {
+            container_id: exec.id,
+            stdin: exec.stdio.stdin,
+            stdout: exec.stdio.stdout,
+            stderr: exec.stdio.stderr,
+            terminal: exec.stdio.terminal,
+            spec: Some(prost_types::Any { type_url: PROCESS_TYPE.to_owned(), value: exec.process }),
+            exec_id: exec.exec_id,
+        };
+        let reply = self.tasks().exec(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("exec in task", &id, &status))
+    }
+
+    /// Deletes a process that [`Containerd::exec_task`] added and that has ended.
+    ///
+    /// # Errors
+    /// [`super::Kind::FailedPrecondition`] while it runs.
+    pub async fn delete_exec(&self, id: &str, exec_id: &str) -> Result<Option<Exit>> {
+        let request = pb::DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let reply = self.tasks().delete_process(self.request(request)).await;
+        let exit = reply.map(|reply| exit(&reply.into_inner()));
+        gone_is_fine(exit.map_err(|status| Error::status("delete exec of task", id, &status)))
+    }
+
+    /// Closes the stdin of a task or of a process in it.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when there is none.
+    pub async fn close_stdin(&self, id: &str, exec_id: &str) -> Result<()> {
+        let request = pb::CloseIoRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdin: true };
+        let reply = self.tasks().close_io(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("close stdin of task", id, &status))
+    }
+
+    /// One task, or with an exec id a process in it.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when there is none.
+    pub async fn get_task(&self, id: &str, exec_id: &str) -> Result<Process> {
+        let request = pb::GetRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
+        let reply = self.tasks().get(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("get task", id, &status))?;
+        Ok(process(reply.into_inner().process.unwrap_or_default()))
+    }
+
+    /// All tasks of the namespace.
+    ///
+    /// # Errors
+    /// [`super::Kind::Unavailable`] while containerd is away.
+    pub async fn list_tasks(&self) -> Result<Vec<Process>> {
+        let reply = self.tasks().list(self.request(pb::ListTasksRequest::default())).await;
+        let reply = reply.map_err(|status| Error::status("list tasks of", self.namespace(), &status))?;
+        Ok(reply.into_inner().tasks.into_iter().map(process).collect())
+    }
+
+    /// Changes a running task's cgroup: `resources` is OCI LinuxResources as JSON.
+    ///
+    /// # Errors
+    /// [`super::Kind::Other`] with runc's own words when the kernel refuses a value.
+    pub async fn update_task(&self, id: &str, resources: Vec<u8>) -> Result<()> {
+        let resources = prost_types::Any { type_url: RESOURCES_TYPE.to_owned(), value: resources };
+        let request = pb::UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(resources),
+            ..pb::UpdateTaskRequest::default()
+        };
+        let reply = self.tasks().update(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("update task", id, &status))
+    }
+}
+
+impl Stdio {
+    /// FIFO paths of this name below a directory of their own.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().filter(|p| !p.is_empty()).map(PathBuf::from).collect()
+    }
+}
+
+fn exit(reply: &pb::DeleteResponse) -> Option<Exit> {
+    Some(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
+}
+
+fn process(process: task::Process) -> Process {
+    let status = match task::Status::try_from(process.status) {
+        Ok(task::Status::Created) => ProcessStatus::Created,
+        Ok(task::Status::Running | task::Status::Paused | task::Status::Pausing) => ProcessStatus::Running,
+        Ok(task::Status::Stopped) => ProcessStatus::Stopped,
+        Ok(task::Status::Unknown) | Err(_) => ProcessStatus::Unknown,
+    };
+    Process {
+        // In a list the task's id is in `id`, in an answer to Get it is in `container_id` too.
+        id: process.id,
+        pid: process.pid,
+        status,
+        exit: Exit { code: process.exit_status, at: nanoseconds(process.exited_at) },
+        stdio: Stdio {
+            stdin: process.stdin,
+            stdout: process.stdout,
+            stderr: process.stderr,
+            terminal: process.terminal,
+        },
+    }
+}

@@ -1,0 +1,7 @@
+//! Pontoon: a CRI server between kubelet and containerd.
+
+pub mod api;
+pub mod containerd;
+pub mod ids;
+pub mod tasks;
+pub mod undo;
