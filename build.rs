@@ -27,6 +27,8 @@ fn cri() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .use_arc_self(true)
         .generate_default_stubs(true)
+        // For `info.config` of verbose statuses and for the example files; names as in Go's JSON.
+        .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]")
         // prost ignores `debug_redact`: AuthConfig gets a Debug of our own in src/api.rs.
         .skip_debug(["runtime.v1.AuthConfig"])
         .compile_fds(descriptors)?;

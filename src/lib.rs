@@ -1,6 +1,8 @@
 //! Pontoon: a CRI server between kubelet and containerd.
 
 pub mod api;
+pub mod cgroup;
+pub mod config;
 pub mod containerd;
 pub mod ids;
 pub mod tasks;

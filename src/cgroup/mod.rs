@@ -1,0 +1,21 @@
+//! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2.
+//!
+//! It reads; pods' cgroups are made by kubelet and containers' by the runtime.
+
+mod memory;
+mod path;
+
+pub use memory::oom_kills;
+pub use path::{cgroups_path, file_system_path};
+
+use std::path::Path;
+
+/// Where the kernel's cgroup file systems are mounted.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// Whether this host has the unified hierarchy (cgroup v2) and not v1 or a hybrid.
+#[must_use]
+pub fn is_unified() -> bool {
+    // Only the unified root has this file (cgroup-v2.rst, "Controllers").
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}

@@ -1,0 +1,70 @@
+//! From CRI's cgroup_parent to what the runtime takes, and to what the kernel shows.
+
+use std::path::PathBuf;
+
+use super::ROOT;
+
+/// Name prefix of the systemd scopes; kubelet's cAdvisor knows this one.
+const SCOPE_PREFIX: &str = "cri-containerd";
+
+/// The OCI spec's `linux.cgroupsPath` of an id below a cgroup parent. kubelet writes a parent
+/// in the form of its own driver: a slice's name means systemd, whatever runc was told.
+/// An empty parent gives an empty path for systemd's and `/id` for cgroupfs.
+#[must_use]
+pub fn cgroups_path(parent: &str, id: &str) -> String {
+    match slice_of(parent) {
+        // runc expands a slice's name to its path itself, so it wants the last part only.
+        Some(slice) => format!("{slice}:{SCOPE_PREFIX}:{id}"),
+        None => format!("{}/{id}", parent.trim_end_matches('/')),
+    }
+}
+
+/// Where the kernel shows the cgroup of an OCI `cgroupsPath`; `controller` picks the v1
+/// hierarchy and is not looked at on v2.
+#[must_use]
+pub fn file_system_path(cgroups_path: &str, unified: bool, controller: &str) -> PathBuf {
+    let root = PathBuf::from(ROOT);
+    let root = if unified { root } else { root.join(controller) };
+    let mut parts = cgroups_path.splitn(3, ':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(id)) => root.join(expand(slice)).join(format!("{prefix}-{id}.scope")),
+        _ => root.join(cgroups_path.trim_start_matches('/')),
+    }
+}
+
+fn slice_of(parent: &str) -> Option<&str> {
+    let last = parent.trim_end_matches('/').rsplit('/').next()?;
+    last.ends_with(".slice").then_some(last)
+}
+
+/// `a-b-c.slice` lies in `a.slice/a-b.slice/a-b-c.slice` (systemd.slice(5)).
+fn expand(slice: &str) -> PathBuf {
+    let name = slice.strip_suffix(".slice").unwrap_or(slice);
+    if name == "-" {
+        return PathBuf::new();
+    }
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("{}.slice", &name[..end])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_drivers_forms_are_understood() {
+        assert_eq!(cgroups_path("/kubepods/besteffort/pod1", "c"), "/kubepods/besteffort/pod1/c");
+        assert_eq!(cgroups_path("", "c"), "/c");
+        let systemd = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice";
+        assert_eq!(cgroups_path(systemd, "c"), "kubepods-besteffort-pod1.slice:cri-containerd:c");
+        assert_eq!(cgroups_path("pods.slice", "c"), "pods.slice:cri-containerd:c");
+    }
+
+    #[test]
+    fn the_kernel_shows_a_slice_below_its_prefixes() {
+        let path = file_system_path("a-b-c.slice:cri-containerd:x", true, "memory");
+        assert_eq!(path, PathBuf::from("/sys/fs/cgroup/a.slice/a-b.slice/a-b-c.slice/cri-containerd-x.scope"));
+        let path = file_system_path("/pods/p/x", false, "memory");
+        assert_eq!(path, PathBuf::from("/sys/fs/cgroup/memory/pods/p/x"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The configuration file: TOML, every key optional, an unknown key an error.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::Error;
+
+/// The file as it is written. `examples/config.toml` shows each key with its default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "each key is documented in examples/config.toml and on Config")]
+pub struct File {
+    pub socket: PathBuf,
+    pub root: PathBuf,
+    pub state: PathBuf,
+    pub netns_dir: PathBuf,
+    pub runtime_name: String,
+    pub sandbox_image: Option<String>,
+    pub missing_host_path: String,
+    pub allow_foreign_pods: bool,
+    pub default_runtime: String,
+    pub log: Log,
+    pub containerd: ContainerdSection,
+    pub cni: Cni,
+    pub images: Images,
+    pub runtimes: BTreeMap<String, Runtime>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            socket: "/run/pontoon/pontoon.sock".into(),
+            root: "/var/lib/pontoon".into(),
+            state: "/run/pontoon".into(),
+            netns_dir: "/var/run/netns".into(),
+            runtime_name: "pontoon".to_owned(),
+            sandbox_image: None,
+            missing_host_path: "create".to_owned(),
+            allow_foreign_pods: false,
+            default_runtime: "runc".to_owned(),
+            log: Log::default(),
+            containerd: ContainerdSection::default(),
+            cni: Cni::default(),
+            images: Images::default(),
+            runtimes: BTreeMap::new(),
+        }
+    }
+}
+
+impl File {
+    /// Reads and parses a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`], or [`Error::Parse`] with the line.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A level, or directives as `tracing` takes them (`info,pontoon::network=debug`).
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[containerd]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerdSection {
+    /// containerd's gRPC socket.
+    pub address: PathBuf,
+    /// containerd namespace of all pods; kubelet's cAdvisor looks in `k8s.io` only.
+    pub namespace: String,
+}
+
+impl Default for ContainerdSection {
+    fn default() -> Self {
+        Self { address: "/run/containerd/containerd.sock".into(), namespace: "k8s.io".to_owned() }
+    }
+}
+
+/// `[cni]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cni {
+    /// Where network configurations are; watched.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked for, in this order.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Where results are kept, in libcni's form.
+    pub cache_dir: PathBuf,
+    /// How many configurations of the directory are used, by name; 0 for all.
+    pub max_conf_num: usize,
+    /// A template that UpdateRuntimeConfig fills with the node's pod CIDRs.
+    pub conf_template: Option<PathBuf>,
+    /// Which address is a pod's first: `ipv4`, `ipv6`, or `cni` for the plugin's order.
+    pub ip_pref: String,
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into()],
+            cache_dir: "/var/lib/cni".into(),
+            max_conf_num: 1,
+            conf_template: None,
+            ip_pref: "ipv4".to_owned(),
+        }
+    }
+}
+
+/// `[images]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Directories of `hosts.toml` files, separated by colons; sent with each pull.
+    pub registry_config_path: String,
+    /// containerd's snapshotter.
+    pub snapshotter: String,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            registry_config_path: "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+        }
+    }
+}
+
+/// `[runtimes.NAME]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// containerd's runtime type; `io.containerd.runc.v2` when it is not given.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The runtime's options, in the words of containerd's own configuration.
+    pub options: BTreeMap<String, toml::Value>,
+    /// An OCI spec as JSON that specs of this handler start from.
+    pub base_runtime_spec: Option<PathBuf>,
+    /// A snapshotter of its own.
+    pub snapshotter: Option<String>,
+    /// Whether a privileged container gets no host devices.
+    pub privileged_without_host_devices: bool,
+    /// Globs of pod annotations that go into specs.
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations that go into specs.
+    pub container_annotations: Vec<String>,
+    /// Whether the pod runs in a virtual machine: its network comes before its task.
+    pub virtual_machine: bool,
+}

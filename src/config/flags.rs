@@ -1,0 +1,65 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::File;
+
+/// A CRI server between kubelet and containerd.
+#[derive(Debug, Parser)]
+#[command(name = "pontoon", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Pontoon's commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve CRI until SIGTERM
+    Serve(ServeFlags),
+}
+
+/// Flags of `pontoon serve`; each wins over the file's key.
+#[derive(Debug, Default, Args)]
+pub struct ServeFlags {
+    /// Configuration file (TOML); without it every key has its default
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Socket to serve CRI on [default: /run/pontoon/pontoon.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Directory of what survives a reboot [default: /var/lib/pontoon]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Directory of what does not [default: /run/pontoon]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// containerd's socket [default: /run/containerd/containerd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub containerd: Option<PathBuf>,
+    /// Log level or directives, such as `info` or `info,pontoon::network=debug`
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl ServeFlags {
+    pub(super) fn override_file(&self, file: &mut File) {
+        let paths = [
+            (&self.socket, &mut file.socket),
+            (&self.root, &mut file.root),
+            (&self.state, &mut file.state),
+            (&self.containerd, &mut file.containerd.address),
+        ];
+        for (flag, key) in paths {
+            if let Some(path) = flag {
+                key.clone_from(path);
+            }
+        }
+        if let Some(level) = &self.log_level {
+            file.log.level.clone_from(level);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Runtime handlers: what a RuntimeClass's name stands for.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+
+use super::Error;
+use super::file::Runtime;
+use crate::containerd::Options;
+
+const RUNC: &str = "io.containerd.runc.v2";
+
+/// A runtime handler, resolved.
+#[derive(Debug, Clone)]
+pub struct Handler {
+    /// Its name in the configuration and in RunPodSandbox.
+    pub name: String,
+    /// containerd's runtime type.
+    pub kind: String,
+    /// Options for the shim.
+    pub options: Options,
+    /// Whether its cgroups are made by systemd.
+    pub systemd_cgroup: bool,
+    /// Spec that specs of this handler start from.
+    pub base_spec: Option<Spec>,
+    /// Snapshotter of its own.
+    pub snapshotter: Option<String>,
+    /// Whether a privileged container gets no host devices.
+    pub privileged_without_host_devices: bool,
+    /// Globs of pod annotations that go into specs.
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations that go into specs.
+    pub container_annotations: Vec<String>,
+    /// Whether the pod runs in a virtual machine.
+    pub virtual_machine: bool,
+}
+
+/// The table of handlers.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    default: String,
+    by_name: BTreeMap<String, Handler>,
+}
+
+impl Handlers {
+    /// The handler of a name; the empty name is the default's.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Handler> {
+        let name = if name.is_empty() { &self.default } else { name };
+        self.by_name.get(name)
+    }
+
+    /// The handler of pods that name none.
+    #[must_use]
+    pub fn default_handler(&self) -> &Handler {
+        &self.by_name[&self.default]
+    }
+
+    /// All handlers, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Handler> {
+        self.by_name.values()
+    }
+
+    pub(super) fn resolve(default: &str, table: &BTreeMap<String, Runtime>) -> Result<Self, Error> {
+        let mut by_name = BTreeMap::new();
+        for (name, runtime) in table {
+            by_name.insert(name.clone(), handler(name, runtime)?);
+        }
+        // The one handler that needs no table: runc with containerd's own defaults.
+        if table.is_empty() {
+            by_name.insert("runc".to_owned(), handler("runc", &Runtime::default())?);
+        }
+        let Some(chosen) = by_name.get(default) else {
+            let problem = format!("there is no [runtimes.{default}]");
+            return Err(Error::Value { key: "default_runtime".to_owned(), problem });
+        };
+        // kubelet asks for one cgroup driver and never again (RuntimeConfig).
+        if let Some(other) = by_name.values().find(|other| other.systemd_cgroup != chosen.systemd_cgroup) {
+            let problem = format!("differs from that of [runtimes.{default}]; kubelet knows one cgroup driver only");
+            return Err(Error::Value { key: format!("runtimes.{}.options.SystemdCgroup", other.name), problem });
+        }
+        Ok(Self { default: default.to_owned(), by_name })
+    }
+}
+
+fn handler(name: &str, runtime: &Runtime) -> Result<Handler, Error> {
+    let kind = runtime.kind.clone().unwrap_or_else(|| RUNC.to_owned());
+    let options = Options::new(&kind, &runtime.options)
+        .map_err(|problem| Error::Value { key: format!("runtimes.{name}.options"), problem: problem.to_string() })?;
+    let base_spec = match &runtime.base_runtime_spec {
+        Some(path) => Some(base_spec(name, path)?),
+        None => None,
+    };
+    Ok(Handler {
+        name: name.to_owned(),
+        systemd_cgroup: runtime.options.get("SystemdCgroup").and_then(toml::Value::as_bool).unwrap_or(false),
+        kind,
+        options,
+        base_spec,
+        snapshotter: runtime.snapshotter.clone(),
+        privileged_without_host_devices: runtime.privileged_without_host_devices,
+        pod_annotations: runtime.pod_annotations.clone(),
+        container_annotations: runtime.container_annotations.clone(),
+        virtual_machine: runtime.virtual_machine,
+    })
+}
+
+fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {
+    let key = format!("runtimes.{name}.base_runtime_spec");
+    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|error| Error::Value { key, problem: format!("{}: {error}", path.display()) })
+}

@@ -1,0 +1,123 @@
+//! File and flags become one immutable [`Config`]; nothing else reads either.
+//!
+//! The file's keys are documented in `examples/config.toml`, which a test parses.
+
+mod file;
+mod flags;
+mod handlers;
+
+use std::path::PathBuf;
+
+pub use file::{Cni, ContainerdSection, File, Images, Log, LogFormat};
+pub use flags::{Cli, Command, ServeFlags};
+pub use handlers::{Handler, Handlers};
+
+/// What a configuration can be wrong in; each names the file, line or key.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read.
+    #[error("read config {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML or has a key that does not exist; the message names the line.
+    #[error("config {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be used.
+    #[error("config key {key}: {problem}")]
+    Value {
+        /// The key, with its table.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The whole configuration, resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where CRI is served.
+    pub socket: PathBuf,
+    /// What survives a reboot: volumes, the pause root.
+    pub root: PathBuf,
+    /// What does not: FIFOs, pod files.
+    pub state: PathBuf,
+    /// Where network namespaces are pinned.
+    pub netns_dir: PathBuf,
+    /// The name that kubelet shows as the container runtime.
+    pub runtime_name: String,
+    /// Image of the pause container; `None` for the built-in root.
+    pub sandbox_image: Option<String>,
+    /// Whether a `host_path` that does not exist is made or refused.
+    pub create_missing_host_path: bool,
+    /// Start although pods of containerd's own CRI are running in the namespace.
+    pub allow_foreign_pods: bool,
+    /// Logging.
+    pub log: Log,
+    /// The way to containerd.
+    pub containerd: ContainerdSection,
+    /// Pod networks.
+    pub cni: Cni,
+    /// Pulls and snapshots.
+    pub images: Images,
+    /// The runtime handlers.
+    pub handlers: Handlers,
+}
+
+impl Config {
+    /// Reads the file that the flags name, lets the flags win, and checks the whole.
+    ///
+    /// # Errors
+    /// [`Error`] names the file's line, or the key.
+    pub fn load(flags: &ServeFlags) -> Result<Self, Error> {
+        let mut file = match &flags.config {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        flags.override_file(&mut file);
+        Self::resolve(file)
+    }
+
+    fn resolve(file: File) -> Result<Self, Error> {
+        for (key, path) in [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)] {
+            if !path.is_absolute() {
+                return Err(Error::Value { key: key.to_owned(), problem: format!("{} is not an absolute path", path.display()) });
+            }
+        }
+        let create_missing_host_path = match file.missing_host_path.as_str() {
+            "create" => true,
+            "error" => false,
+            other => {
+                let problem = format!("{other:?} is neither \"create\" nor \"error\"");
+                return Err(Error::Value { key: "missing_host_path".to_owned(), problem });
+            }
+        };
+        let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
+        Ok(Self {
+            socket: file.socket,
+            root: file.root,
+            state: file.state,
+            netns_dir: file.netns_dir,
+            runtime_name: file.runtime_name,
+            sandbox_image: file.sandbox_image.filter(|image| !image.is_empty()),
+            create_missing_host_path,
+            allow_foreign_pods: file.allow_foreign_pods,
+            log: file.log,
+            containerd: file.containerd,
+            cni: file.cni,
+            images: file.images,
+            handlers,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

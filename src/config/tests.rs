@@ -1,0 +1,47 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, Error> {
+    let file = toml::from_str(text).map_err(|source| Error::Parse { path: "x.toml".into(), source: Box::new(source) })?;
+    Config::resolve(file)
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_its_line() {
+    let error = parse("socket = \"/run/x.sock\"\n\n[log]\ncolour = true\n").unwrap_err().to_string();
+    assert!(error.contains("line 4") && error.contains("colour"), "{error}");
+}
+
+#[test]
+fn an_unknown_runtime_option_names_its_handler() {
+    let error = parse("[runtimes.runc.options]\nSystemdCgroups = true\n").unwrap_err().to_string();
+    assert!(error.contains("runtimes.runc.options") && error.contains("SystemdCgroups"), "{error}");
+}
+
+#[test]
+fn the_default_handler_has_to_exist() {
+    let error = parse("default_runtime = \"kata\"\n").unwrap_err().to_string();
+    assert!(error.contains("default_runtime"), "{error}");
+}
+
+#[test]
+fn handlers_cannot_differ_in_their_cgroup_driver() {
+    let text = "[runtimes.runc.options]\nSystemdCgroup = true\n[runtimes.other]\n";
+    let error = parse(text).unwrap_err().to_string();
+    assert!(error.contains("runtimes.other.options.SystemdCgroup"), "{error}");
+}
+
+#[test]
+fn an_empty_file_is_a_configuration() {
+    let config = parse("").unwrap();
+    assert_eq!(config.handlers.get("").unwrap().name, "runc");
+    assert_eq!(config.handlers.get("runc").unwrap().kind, "io.containerd.runc.v2");
+    assert!(config.handlers.get("kata").is_none());
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let mut file = File::default();
+    let flags = ServeFlags { socket: Some("/tmp/y.sock".into()), ..ServeFlags::default() };
+    flags.override_file(&mut file);
+    assert_eq!(Config::resolve(file).unwrap().socket, PathBuf::from("/tmp/y.sock"));
+}
