@@ -5,5 +5,6 @@ pub mod cgroup;
 pub mod config;
 pub mod containerd;
 pub mod ids;
+pub mod sandbox;
 pub mod tasks;
 pub mod undo;

@@ -1,0 +1,210 @@
+//! The files of a pod that its containers see: hostname, hosts, resolv.conf and /dev/shm.
+//!
+//! They live in the state directory: a pod does not outlive a reboot, nor do they.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
+use crate::ids::SandboxId;
+
+/// Size of a pod's /dev/shm, as in containerd and CRI-O.
+const SHM_SIZE: &str = "size=67108864";
+const HOST_SHM: &str = "/dev/shm";
+/// kubelet allows 63 characters; the kernel's own limit is 64 (utsname).
+const HOSTNAME_LIMIT: usize = 64;
+
+/// Where the files of one sandbox are; all derived from the id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxPaths {
+    /// The directory that holds them.
+    pub directory: PathBuf,
+    /// /etc/hostname
+    pub hostname: PathBuf,
+    /// /etc/hosts
+    pub hosts: PathBuf,
+    /// /etc/resolv.conf
+    pub resolv_conf: PathBuf,
+    /// /dev/shm: the pod's own tmpfs, or the host's
+    pub shm: PathBuf,
+}
+
+/// A file of a pod that could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A field that cannot be used.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Name of the CRI field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The operating system's.
+    #[error("{operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl SandboxPaths {
+    /// The paths of a sandbox below the state directory.
+    #[must_use]
+    pub fn new(state: &Path, id: &SandboxId, namespaces: &NamespaceOption) -> Self {
+        let directory = state.join("sandboxes").join(id.as_str());
+        let shm = match namespaces.ipc() {
+            NamespaceMode::Node => PathBuf::from(HOST_SHM),
+            NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Target => directory.join("shm"),
+        };
+        Self {
+            hostname: directory.join("hostname"),
+            hosts: directory.join("hosts"),
+            resolv_conf: directory.join("resolv.conf"),
+            shm,
+            directory,
+        }
+    }
+
+    /// Makes them all.
+    ///
+    /// # Errors
+    /// [`FilesError`]; what was made so far is for [`SandboxPaths::remove`].
+    pub fn create(&self, config: &PodSandboxConfig, hostname: &str) -> Result<(), FilesError> {
+        let resolv_conf = resolv_conf(config.dns_config.as_ref())?;
+        make_directory(&self.directory)?;
+        write(&self.hostname, format!("{hostname}\n").as_bytes())?;
+        write(&self.hosts, &read("/etc/hosts")?)?;
+        write(&self.resolv_conf, &resolv_conf)?;
+        if self.shm.starts_with(&self.directory) {
+            make_directory(&self.shm)?;
+            let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            let data = format!("mode=1777,{SHM_SIZE}");
+            mount(Some("shm"), &self.shm, Some("tmpfs"), flags, Some(data.as_str()))
+                .map_err(|errno| io_error("mount", &self.shm, errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes them all away; what is not there is removed already.
+    ///
+    /// # Errors
+    /// [`FilesError::Io`] with the first thing that stays.
+    pub fn remove(&self) -> Result<(), FilesError> {
+        if self.shm.starts_with(&self.directory) {
+            unmount(&self.shm)?;
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &self.directory, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The pod's hostname: the config's, or on the host's network the node's.
+///
+/// # Errors
+/// [`FilesError::Invalid`] for one that the kernel would not take.
+pub(crate) fn hostname(config: &PodSandboxConfig, on_host_network: bool) -> Result<String, FilesError> {
+    let name = if config.hostname.is_empty() && on_host_network {
+        let name = nix::unistd::gethostname().map_err(|errno| io_error("read", Path::new("hostname"), errno.into()))?;
+        name.to_string_lossy().into_owned()
+    } else {
+        config.hostname.clone()
+    };
+    if name.len() > HOSTNAME_LIMIT || name.bytes().any(|byte| byte.is_ascii_control() || byte == b'/') {
+        let problem = format!("has to be at most {HOSTNAME_LIMIT} characters, none of them a control character or a slash");
+        return Err(FilesError::Invalid { field: "hostname", problem });
+    }
+    Ok(name)
+}
+
+/// No dns_config means the host's file; an empty one means an empty file.
+fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
+    let Some(dns) = dns else { return read("/etc/resolv.conf") };
+    let parts = [("dns_config.servers", &dns.servers), ("dns_config.searches", &dns.searches), ("dns_config.options", &dns.options)];
+    for (field, values) in parts {
+        // A newline would add a line of the tenant's choice.
+        if values.iter().any(|value| value.bytes().any(|byte| byte.is_ascii_control())) {
+            return Err(FilesError::Invalid { field, problem: "has a control character".to_owned() });
+        }
+    }
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    Ok(text.into_bytes())
+}
+
+fn make_directory(path: &Path) -> Result<(), FilesError> {
+    // 0711: containers' users reach the files by their mounts, nobody on the node lists them.
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
+    made.map_err(|error| io_error("make directory", path, error))
+}
+
+/// A host without the file gives an empty one.
+fn read(path: &str) -> Result<Vec<u8>, FilesError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|error| io_error("read", Path::new(path), error)),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
+    fs::write(path, bytes).map_err(|error| io_error("write", path, error))
+}
+
+fn unmount(path: &Path) -> Result<(), FilesError> {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // EINVAL: not a mount any more.
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        Err(errno) => Err(io_error("unmount", path, errno.into())),
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> FilesError {
+    FilesError::Io { operation, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_dns_config_is_an_empty_file_and_none_is_the_hosts() {
+        assert!(resolv_conf(Some(&DnsConfig::default())).unwrap().is_empty());
+        assert_eq!(resolv_conf(None).unwrap(), fs::read("/etc/resolv.conf").unwrap_or_default());
+    }
+
+    #[test]
+    fn a_dns_value_cannot_add_a_line() {
+        let dns = DnsConfig { searches: vec!["a\nnameserver 1.2.3.4".to_owned()], ..DnsConfig::default() };
+        let error = resolv_conf(Some(&dns)).unwrap_err().to_string();
+        assert!(error.starts_with("dns_config.searches"), "{error}");
+    }
+
+    #[test]
+    fn a_dns_config_is_written_in_resolvers_order() {
+        let dns = DnsConfig {
+            servers: vec!["10.0.0.10".to_owned()],
+            searches: vec!["a.b".to_owned(), "b".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        };
+        let text = String::from_utf8(resolv_conf(Some(&dns)).unwrap()).unwrap();
+        assert_eq!(text, "search a.b b\nnameserver 10.0.0.10\noptions ndots:5\n");
+    }
+}

@@ -1,0 +1,119 @@
+//! The sandbox in memory.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Denied, Event, Record, State};
+use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxMetadata};
+use crate::cgroup;
+use crate::ids::SandboxId;
+
+/// A sandbox: what never changes of it, and its state.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// What is known for its whole life.
+    pub record: Record,
+    /// Its state; a watch, so that a Stop sees the pause process end.
+    state: watch::Sender<State>,
+    /// Addresses of the pod, the primary first; empty on the host's network.
+    addresses: Mutex<Vec<IpAddr>>,
+}
+
+impl Sandbox {
+    /// A sandbox in a state.
+    #[must_use]
+    pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
+        Self { record, state: watch::Sender::new(state), addresses: Mutex::new(addresses) }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.record.id
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Tells it of an event.
+    ///
+    /// # Errors
+    /// [`Denied`] when the state does not allow it.
+    pub fn on(&self, event: Event) -> Result<State, Denied> {
+        let mut result = Ok(self.state());
+        self.state.send_if_modified(|state| {
+            result = state.on(event);
+            let changed = matches!(result, Ok(next) if next != *state);
+            if let Ok(next) = result {
+                *state = next;
+            }
+            changed
+        });
+        result
+    }
+
+    /// Host PID of the pause process while the sandbox is ready.
+    #[must_use]
+    pub fn pause_pid(&self) -> Option<u32> {
+        match self.state() {
+            State::Ready { pid } => Some(pid),
+            State::Dead | State::Stopping | State::Stopped => None,
+        }
+    }
+
+    /// The pod's addresses, the primary first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.lock_addresses().clone()
+    }
+
+    /// Remembers what the network gave.
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        *self.lock_addresses() = addresses;
+    }
+
+    /// The request's metadata; checked when the sandbox was made.
+    #[must_use]
+    pub fn metadata(&self) -> PodSandboxMetadata {
+        self.record.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// The namespaces that the pod asked for, with CRI's defaults.
+    #[must_use]
+    pub fn namespaces(&self) -> NamespaceOption {
+        let linux = self.record.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+    }
+
+    /// Whether the pod uses the host's network.
+    #[must_use]
+    pub fn on_host_network(&self) -> bool {
+        self.namespaces().network() == NamespaceMode::Node
+    }
+
+    /// Where its network namespace is pinned; derived from the id, never stored.
+    /// `None` on the host's network.
+    #[must_use]
+    pub fn netns(&self, netns_dir: &Path) -> Option<PathBuf> {
+        let name = format!("pontoon-{}", self.id());
+        (!self.on_host_network()).then(|| netns_dir.join(name))
+    }
+
+    /// The OCI `cgroupsPath` of a container of this pod, or of its pause container.
+    #[must_use]
+    pub fn cgroups_path(&self, id: &str) -> String {
+        let parent = self.record.config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+        cgroup::cgroups_path(parent, id)
+    }
+
+    fn lock_addresses(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

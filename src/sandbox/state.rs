@@ -1,0 +1,111 @@
+//! ```text
+//!            PauseExited            StopRequested
+//!   Ready ─────────────────► Dead ────────────────► Stopping
+//!     │        StopRequested                           │  ▲ StopRequested (a retry)
+//!     └────────────────────────────────────────────────┤──┘
+//!                                            Reclaimed ▼
+//!                                                   Stopped
+//! ```
+//! CRI shows `Ready` as SANDBOX_READY and the rest as SANDBOX_NOTREADY.
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its pause task runs and its network is up.
+    Ready {
+        /// Host PID of the pause process, whose /proc entry holds the namespaces.
+        pid: u32,
+    },
+    /// Its pause task is over without a Stop; the network is still attached.
+    Dead,
+    /// A Stop has begun; it may have failed half-way, and then goes on when it is repeated.
+    Stopping,
+    /// No process and no network is left; what remains are its records.
+    Stopped,
+}
+
+/// What happens to a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The pause process ended.
+    PauseExited,
+    /// StopPodSandbox, or RemovePodSandbox, began.
+    StopRequested,
+    /// Processes and network are gone.
+    Reclaimed,
+}
+
+/// An event that the state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{event:?} is not possible in {state:?}")]
+pub struct Denied {
+    state: State,
+    event: Event,
+}
+
+impl State {
+    /// The state after an event. A harmless repeat gives the state as it is.
+    ///
+    /// # Errors
+    /// [`Denied`] for what cannot happen.
+    pub fn on(self, event: Event) -> Result<Self, Denied> {
+        match (self, event) {
+            (Self::Ready { .. } | Self::Dead, Event::PauseExited) => Ok(Self::Dead),
+            (Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => Ok(Self::Stopping),
+            // The pause process ends because of the Stop.
+            (Self::Stopping, Event::PauseExited) => Ok(Self::Stopping),
+            (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
+            (Self::Stopped, Event::PauseExited | Event::StopRequested) => Ok(Self::Stopped),
+            (Self::Ready { .. } | Self::Dead, Event::Reclaimed) => Err(Denied { state: self, event }),
+        }
+    }
+
+    /// Whether containers may be made and started in it.
+    #[must_use]
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let one = prop_oneof![Just(Event::PauseExited), Just(Event::StopRequested), Just(Event::Reclaimed)];
+        prop::collection::vec(one, 0..10)
+    }
+
+    /// How far along its life a state is: no event leads back.
+    fn rank(state: State) -> u8 {
+        match state {
+            State::Ready { .. } => 0,
+            State::Dead => 1,
+            State::Stopping => 2,
+            State::Stopped => 3,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_leads_back_and_repeats_are_harmless(events in events()) {
+            let mut state = State::Ready { pid: 1 };
+            for event in events {
+                let Ok(next) = state.on(event) else { continue };
+                prop_assert!(rank(next) >= rank(state));
+                if event != Event::Reclaimed || rank(next) == 3 {
+                    prop_assert_eq!(next.on(event), Ok(next));
+                }
+                state = next;
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_reclaimed_without_a_stop() {
+        assert!(State::Ready { pid: 1 }.on(Event::Reclaimed).is_err());
+        assert!(State::Dead.on(Event::Reclaimed).is_err());
+    }
+}
