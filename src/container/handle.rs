@@ -1,0 +1,163 @@
+//! The container in memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
+
+use super::io::Streams;
+use super::{Denied, Event, Record, State, Stop};
+use crate::api::v1::ContainerMetadata;
+use crate::ids::{ContainerId, SandboxId};
+
+/// A container: what never changes of it, its state and its streams.
+pub struct Container {
+    /// What is known for its whole life.
+    pub record: Record,
+    /// Where its root comes from.
+    pub root: Root,
+    /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
+    spec: ArcSwap<Vec<u8>>,
+    /// Its state; a watch, so that a Stop and a Remove see the exit.
+    state: watch::Sender<State>,
+    /// Whether containerd's task of an ended container is deleted too.
+    cleaned: watch::Sender<bool>,
+    /// Standard streams while its task lives.
+    streams: ArcSwapOption<Streams>,
+    /// The stop that runs, so that a second one with a shorter grace shortens it.
+    stop: Mutex<Option<Arc<Stop>>>,
+}
+
+/// Where a container's root comes from.
+#[derive(Debug, Clone)]
+pub struct Root {
+    /// The snapshotter that has the root.
+    pub snapshotter: String,
+    /// Chain id of the image, the snapshot's parent.
+    pub chain_id: String,
+    /// The OCI `cgroupsPath`.
+    pub cgroups_path: String,
+}
+
+impl Container {
+    /// A container in a state.
+    #[must_use]
+    pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
+        let cleaned = !state.is_alive();
+        Self {
+            record,
+            root,
+            spec: ArcSwap::from_pointee(spec),
+            state: watch::Sender::new(state),
+            cleaned: watch::Sender::new(cleaned),
+            streams: ArcSwapOption::empty(),
+            stop: Mutex::new(None),
+        }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &ContainerId {
+        &self.record.id
+    }
+
+    /// The sandbox it is in.
+    #[must_use]
+    pub fn sandbox(&self) -> &SandboxId {
+        &self.record.sandbox
+    }
+
+    /// The request's metadata; checked when the container was made.
+    #[must_use]
+    pub fn metadata(&self) -> ContainerMetadata {
+        self.record.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Follows the state.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Tells it of an event.
+    ///
+    /// # Errors
+    /// [`Denied`] when the state does not allow it.
+    pub fn on(&self, event: Event) -> Result<State, Denied> {
+        let mut result = Err(Denied(State::Unknown));
+        self.state.send_if_modified(|state| {
+            result = state.clone().on(event);
+            match &result {
+                Ok(next) if next != state => {
+                    state.clone_from(next);
+                    true
+                }
+                Ok(_) | Err(_) => false,
+            }
+        });
+        result
+    }
+
+    /// Resolves when no process of it may be alive.
+    pub async fn ended(&self) {
+        // The sender lives as long as self, so this cannot fail.
+        let _ = self.state.subscribe().wait_for(|state| !state.is_alive()).await;
+    }
+
+    /// Says that its task is to be deleted (false), or is deleted (true).
+    pub fn set_cleaned(&self, cleaned: bool) {
+        self.cleaned.send_replace(cleaned);
+    }
+
+    /// Resolves when containerd's task of it is deleted.
+    pub async fn cleaned(&self) {
+        let _ = self.cleaned.subscribe().wait_for(|cleaned| *cleaned).await;
+    }
+
+    /// The OCI spec as JSON.
+    #[must_use]
+    pub fn spec(&self) -> Arc<Vec<u8>> {
+        self.spec.load_full()
+    }
+
+    /// Replaces the spec, after an update of its resources.
+    pub fn set_spec(&self, spec: Vec<u8>) {
+        self.spec.store(Arc::new(spec));
+    }
+
+    /// Its standard streams while its task lives.
+    #[must_use]
+    pub fn streams(&self) -> Option<Arc<Streams>> {
+        self.streams.load_full()
+    }
+
+    /// Hands it its streams, or takes them away.
+    pub fn set_streams(&self, streams: Option<Arc<Streams>>) {
+        self.streams.store(streams);
+    }
+
+    /// Joins the stop that runs, shortening its grace, or takes the place of the first.
+    /// The flag says whether the caller is the one to carry it out.
+    #[must_use]
+    pub fn join_stop(&self, grace: super::Grace) -> (Arc<Stop>, bool) {
+        let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = slot.as_ref().filter(|stop| stop.shorten(grace)) {
+            return (Arc::clone(stop), false);
+        }
+        let stop = Arc::new(Stop::new(grace));
+        *slot = Some(Arc::clone(&stop));
+        (stop, true)
+    }
+}
+
+impl std::fmt::Debug for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Container").field("id", self.id()).field("state", &self.state()).finish_non_exhaustive()
+    }
+}

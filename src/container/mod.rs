@@ -1,0 +1,17 @@
+//! The container: a process with a root of its own in a sandbox's namespaces.
+//!
+//! The object decides what may happen to it ([`state`]); its durable form is a containerd
+//! container record ([`record`]). It never knows of the sandbox object, only of its id.
+
+pub mod devices;
+mod handle;
+pub mod io;
+pub mod mounts;
+mod record;
+mod state;
+mod stop;
+
+pub use handle::{Container, Root};
+pub use record::{About, Record, RecordError, exit_extension, spec_any};
+pub use state::{Denied, Event, Exit, Reason, State};
+pub use stop::{Grace, Stop};

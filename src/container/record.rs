@@ -1,0 +1,119 @@
+//! A container's durable form: a containerd container record, written before its snapshot
+//! (which the record's snapshot_key then keeps from containerd's GC).
+
+use std::collections::HashMap;
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::{Exit, State};
+use crate::api::v1::ContainerConfig;
+use crate::containerd::{self, Any};
+use crate::ids::{ContainerId, SandboxId};
+
+/// Key of the CRI config. Its bytes are written once: prost would drop fields of a newer API.
+const CONFIG: &str = "pontoon.container.config";
+/// Key of what CRI's config does not say.
+const ABOUT: &str = "pontoon.container.about";
+/// Key of the exit, written before the task is deleted so that it survives a reboot.
+const EXIT: &str = "pontoon.container.exit";
+const CONFIG_TYPE: &str = "runtime.v1.ContainerConfig";
+const ABOUT_TYPE: &str = "pontoon.v1.ContainerAbout";
+const EXIT_TYPE: &str = "pontoon.v1.ContainerExit";
+/// Type name under which containerd knows an OCI spec.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// What is known of a container for its whole life.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The id; also the snapshot's key and the task's id.
+    pub id: ContainerId,
+    /// The sandbox it is in.
+    pub sandbox: SandboxId,
+    /// The request's config.
+    pub config: ContainerConfig,
+    /// What was resolved when it was made.
+    pub about: About,
+}
+
+/// What was resolved when the container was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct About {
+    /// The sandbox it is in.
+    pub sandbox: String,
+    /// A tag of the image, as ContainerStatus.image shows it.
+    pub image: String,
+    /// Its repository digest, as ContainerStatus.image_ref shows it.
+    pub image_ref: String,
+    /// Config digest.
+    pub image_id: String,
+    /// Absolute path of the log; empty for none.
+    pub log_path: String,
+    /// Number of the signal that asks it to stop.
+    pub stop_signal: u32,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+}
+
+/// Why a container record is not one of ours, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Somebody else's.
+    #[error("it has no extension {ABOUT}")]
+    Foreign,
+    /// Ours, but damaged.
+    #[error("its extension {0} cannot be read")]
+    Damaged(&'static str),
+}
+
+impl Record {
+    /// The extensions of its containerd record.
+    #[must_use]
+    pub fn extensions(&self) -> HashMap<String, Any> {
+        // A struct of strings and numbers always serializes.
+        let about = serde_json::to_vec(&self.about).unwrap_or_default();
+        HashMap::from([
+            (CONFIG.to_owned(), Any { type_url: CONFIG_TYPE.to_owned(), value: self.config.encode_to_vec() }),
+            (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: about }),
+        ])
+    }
+
+    /// Labels of our own making: kubelet's cAdvisor looks at them. The pod's labels and the
+    /// image's stay away: containerd acts on labels of its objects.
+    #[must_use]
+    pub fn labels() -> HashMap<String, String> {
+        HashMap::from([("io.cri-containerd.kind".to_owned(), "container".to_owned())])
+    }
+
+    /// Reads a record back, with the exit if it has ended.
+    ///
+    /// # Errors
+    /// [`RecordError::Foreign`] for somebody else's, [`RecordError::Damaged`] for ours that cannot be read.
+    pub fn decode(container: &containerd::Container) -> Result<(Self, State), RecordError> {
+        let about = container.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
+        let id = ContainerId::parse(&container.id).map_err(|_| RecordError::Foreign)?;
+        let about: About = serde_json::from_slice(&about.value).map_err(|_| RecordError::Damaged(ABOUT))?;
+        let sandbox = SandboxId::parse(&about.sandbox).map_err(|_| RecordError::Damaged(ABOUT))?;
+        let config = container.extensions.get(CONFIG).ok_or(RecordError::Damaged(CONFIG))?;
+        let config = ContainerConfig::decode(config.value.as_slice()).map_err(|_| RecordError::Damaged(CONFIG))?;
+        let state = match container.extensions.get(EXIT) {
+            Some(exit) => State::Exited(serde_json::from_slice(&exit.value).map_err(|_| RecordError::Damaged(EXIT))?),
+            None => State::Created,
+        };
+        Ok((Self { id, sandbox, config, about }, state))
+    }
+}
+
+/// The extension that says how a container ended, and the field mask's path of it.
+#[must_use]
+pub fn exit_extension(exit: &Exit) -> (HashMap<String, Any>, String) {
+    let value = serde_json::to_vec(exit).unwrap_or_default();
+    let any = Any { type_url: EXIT_TYPE.to_owned(), value };
+    (HashMap::from([(EXIT.to_owned(), any)]), format!("extensions.{EXIT}"))
+}
+
+/// An OCI spec as containerd's records take it.
+#[must_use]
+pub fn spec_any(spec: &[u8]) -> Any {
+    Any { type_url: SPEC_TYPE.to_owned(), value: spec.to_vec() }
+}

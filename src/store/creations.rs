@@ -1,0 +1,239 @@
+//! Operations that make an object: identical requests join, and what nobody took is taken back.
+//!
+//! ```text
+//!   Running ──► Unclaimed ──claim──► (listed)
+//!      │ another config     │ another config, or 4 minutes
+//!      └────► Abandoned ◄───┘ ──► rolled back
+//! ```
+//! An object is listed only once a live caller has its id: kubelet answers a listed sandbox that
+//! it knows nothing of with the next attempt, and a retry would never join (rulings.md 1-3).
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use crate::tasks::Tasks;
+use crate::undo::{Leftovers, Undo};
+
+/// How long an object that nobody took is kept for a retry.
+const UNCLAIMED: Duration = Duration::from_secs(240);
+
+/// What a successful operation leaves: the object, and how to take it back.
+pub struct Creation<T> {
+    /// The object, not listed yet.
+    pub object: Arc<T>,
+    /// Takes it back; run when nobody takes the object.
+    pub undo: Undo,
+}
+
+/// What a caller gets.
+#[derive(Debug)]
+pub enum Outcome<T, E> {
+    /// The object, now listed.
+    Made(Arc<T>),
+    /// The operation failed and was rolled back.
+    Failed(Arc<E>),
+    /// An operation of this name with another config was in the way and is being taken back.
+    Conflict,
+}
+
+/// What became of the operation, for its waiters.
+enum Progress<T, E> {
+    Running,
+    Done(Arc<T>),
+    Failed(Arc<E>),
+}
+
+impl<T, E> Clone for Progress<T, E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Running => Self::Running,
+            Self::Done(object) => Self::Done(Arc::clone(object)),
+            Self::Failed(error) => Self::Failed(Arc::clone(error)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Open,
+    Claimed,
+    Abandoned,
+}
+
+struct Flight<T, E> {
+    fingerprint: Vec<u8>,
+    progress: watch::Sender<Progress<T, E>>,
+    claim: watch::Sender<Claim>,
+}
+
+/// The operations of one kind that are in flight or unclaimed, by the object's name.
+pub struct Creations<T, E> {
+    flights: Arc<Mutex<HashMap<String, Arc<Flight<T, E>>>>>,
+    tasks: Tasks,
+}
+
+impl<T, E> Creations<T, E>
+where
+    T: Send + Sync + 'static,
+    E: Send + Sync + 'static,
+{
+    /// None runs.
+    #[must_use]
+    pub fn new(tasks: Tasks) -> Self {
+        Self { flights: Arc::default(), tasks }
+    }
+
+    /// Joins the operation of this name and fingerprint, or starts it. `list` is called once,
+    /// by the first caller that is still there when the object is made. `leftovers` hears of
+    /// what a late rollback could not undo.
+    pub async fn run<F>(
+        &self,
+        name: &str,
+        fingerprint: Vec<u8>,
+        list: impl Fn(&Arc<T>),
+        start: impl FnOnce() -> F,
+        leftovers: impl FnOnce(Arc<T>, Leftovers) + Send + 'static,
+    ) -> Outcome<T, E>
+    where
+        F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
+    {
+        let flight = {
+            let mut flights = self.lock();
+            match flights.get(name) {
+                Some(flight) if flight.fingerprint == fingerprint && *flight.claim.borrow() != Claim::Abandoned => {
+                    Arc::clone(flight)
+                }
+                Some(flight) => {
+                    flight.abandon();
+                    return Outcome::Conflict;
+                }
+                None => {
+                    let flight = Arc::new(Flight::new(fingerprint));
+                    flights.insert(name.to_owned(), Arc::clone(&flight));
+                    self.start(name.to_owned(), Arc::clone(&flight), start(), leftovers);
+                    flight
+                }
+            }
+        };
+        flight.outcome(list).await
+    }
+
+    /// How many are in flight or unclaimed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn start<F>(
+        &self,
+        name: String,
+        flight: Arc<Flight<T, E>>,
+        work: F,
+        leftovers: impl FnOnce(Arc<T>, Leftovers) + Send + 'static,
+    ) where
+        F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
+    {
+        let flights = Arc::clone(&self.flights);
+        let tasks = self.tasks.clone();
+        self.tasks.operation(async move {
+            // A panic must not leave a name that is joined for ever; the caller sees it as its own.
+            let result = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+            let land = move || flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            match result {
+                Ok(Ok(creation)) => {
+                    flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
+                    // Not an operation: a drain does not wait four minutes for a claim.
+                    tasks.background(async move {
+                        flight.settle(creation, leftovers).await;
+                        land();
+                    });
+                }
+                Ok(Err(error)) => {
+                    flight.progress.send_replace(Progress::Failed(Arc::new(error)));
+                    land();
+                }
+                Err(panic) => {
+                    land();
+                    drop(flight);
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Flight<T, E>>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T, E> Flight<T, E> {
+    fn new(fingerprint: Vec<u8>) -> Self {
+        Self { fingerprint, progress: watch::Sender::new(Progress::Running), claim: watch::Sender::new(Claim::Open) }
+    }
+
+    fn abandon(&self) {
+        self.claim.send_if_modified(|claim| {
+            let open = *claim == Claim::Open;
+            if open {
+                *claim = Claim::Abandoned;
+            }
+            open
+        });
+    }
+
+    /// Waits for the operation and takes the object.
+    async fn outcome(&self, list: impl Fn(&Arc<T>)) -> Outcome<T, E> {
+        let mut progress = self.progress.subscribe();
+        let done = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
+        let done = match done {
+            Ok(done) => done.clone(),
+            Err(_) => return Outcome::Conflict,
+        };
+        match done {
+            Progress::Running => Outcome::Conflict,
+            Progress::Failed(error) => Outcome::Failed(error),
+            Progress::Done(object) => {
+                let mut taken = false;
+                self.claim.send_if_modified(|claim| {
+                    taken = *claim != Claim::Abandoned;
+                    let first = *claim == Claim::Open;
+                    if first {
+                        // Inside the lock: no retry sees the name free before it is listed.
+                        list(&object);
+                        *claim = Claim::Claimed;
+                    }
+                    first
+                });
+                if taken { Outcome::Made(object) } else { Outcome::Conflict }
+            }
+        }
+    }
+
+    /// Waits for a claim; without one, takes the object back.
+    async fn settle(&self, creation: Creation<T>, leftovers: impl FnOnce(Arc<T>, Leftovers)) {
+        let mut claim = self.claim.subscribe();
+        let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };
+        if tokio::time::timeout(UNCLAIMED, settled).await.is_err() {
+            self.abandon();
+        }
+        if *self.claim.borrow() == Claim::Claimed {
+            creation.undo.commit();
+        } else if let Err(left) = creation.undo.roll_back().await {
+            leftovers(creation.object, left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::*;
+
+#[derive(Default)]
+struct Counts {
+    made: AtomicU32,
+    listed: AtomicU32,
+    undone: AtomicU32,
+}
+
+struct Bench {
+    creations: Creations<u32, String>,
+    counts: Arc<Counts>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { creations: Creations::new(Tasks::default()), counts: Arc::default() }
+    }
+
+    async fn run(&self, fingerprint: u8, seconds: u64, fails: bool) -> Outcome<u32, String> {
+        let counts = Arc::clone(&self.counts);
+        let work = || async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            if fails {
+                return Err("no".to_owned());
+            }
+            let number = counts.made.fetch_add(1, Relaxed);
+            let mut undo = Undo::new();
+            undo.push("made", async move {
+                counts.undone.fetch_add(1, Relaxed);
+                Ok::<_, String>(())
+            });
+            Ok(Creation { object: Arc::new(number), undo })
+        };
+        let list = |_: &Arc<u32>| {
+            self.counts.listed.fetch_add(1, Relaxed);
+        };
+        self.creations.run("name", vec![fingerprint], list, work, |_, _| {}).await
+    }
+
+    fn counts(&self) -> (u32, u32, u32) {
+        let Counts { made, listed, undone } = &*self.counts;
+        (made.load(Relaxed), listed.load(Relaxed), undone.load(Relaxed))
+    }
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn identical_requests_join_and_are_listed_once() {
+    let bench = Bench::new();
+    let (a, b) = tokio::join!(bench.run(1, 1, false), bench.run(1, 1, false));
+    assert!(matches!((a, b), (Outcome::Made(a), Outcome::Made(b)) if a == b));
+    settle().await;
+    assert_eq!(bench.counts(), (1, 1, 0));
+    assert!(bench.creations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_a_client_left_gets_the_object() {
+    let bench = Bench::new();
+    let left = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
+    assert!(left.is_err());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.counts(), (1, 0, 0));
+    assert!(matches!(bench.run(1, 5, false).await, Outcome::Made(_)));
+    settle().await;
+    assert_eq!(bench.counts(), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_took_is_taken_back_after_four_minutes() {
+    let bench = Bench::new();
+    let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(bench.counts(), (1, 0, 1));
+    assert!(bench.creations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_config_conflicts_once_and_then_succeeds() {
+    let bench = Bench::new();
+    let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
+    assert!(matches!(bench.run(2, 5, false).await, Outcome::Conflict));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.counts(), (1, 0, 1));
+    assert!(matches!(bench.run(2, 5, false).await, Outcome::Made(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_reaches_all_and_frees_the_name() {
+    let bench = Bench::new();
+    let (a, b) = tokio::join!(bench.run(1, 1, true), bench.run(1, 1, true));
+    assert!(matches!((a, b), (Outcome::Failed(_), Outcome::Failed(_))));
+    assert!(matches!(bench.run(2, 1, false).await, Outcome::Made(_)));
+}

@@ -1,0 +1,72 @@
+//! The objects by id, short id and name, and the operations in flight.
+//!
+//! Memory is an index over containerd's records, rebuilt from them at start. Reads take an
+//! immutable snapshot and never wait for an operation.
+
+mod creations;
+mod index;
+mod joins;
+mod names;
+
+use std::sync::Arc;
+
+pub use creations::{Creation, Creations, Outcome};
+pub use index::{Index, Lookup, Object};
+pub use joins::Joins;
+pub use names::{container_name, sandbox_name};
+
+use crate::container::Container;
+use crate::ids::{ContainerId, SandboxId};
+use crate::sandbox::Sandbox;
+
+/// All sandboxes and containers that are listed.
+#[derive(Default)]
+pub struct Store {
+    /// Sandboxes.
+    pub sandboxes: Index<Sandbox>,
+    /// Containers.
+    pub containers: Index<Container>,
+}
+
+impl Object for Sandbox {
+    fn id(&self) -> &str {
+        Sandbox::id(self).as_str()
+    }
+
+    fn name(&self) -> String {
+        sandbox_name(&self.metadata())
+    }
+}
+
+impl Object for Container {
+    fn id(&self) -> &str {
+        Container::id(self).as_str()
+    }
+
+    fn name(&self) -> String {
+        container_name(self.sandbox(), &self.metadata())
+    }
+}
+
+impl Store {
+    /// The containers of a sandbox, oldest first.
+    #[must_use]
+    pub fn containers_of(&self, sandbox: &SandboxId) -> Vec<Arc<Container>> {
+        let all = self.containers.all();
+        let mut of: Vec<_> = all.iter().filter(|container| container.sandbox() == sandbox).cloned().collect();
+        of.sort_by_key(|container| container.record.about.created_at);
+        of
+    }
+
+    /// The container of a whole id.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
+        self.containers.get(id.as_str())
+    }
+
+    /// The sandbox of a whole id.
+    #[must_use]
+    pub fn sandbox(&self, id: &SandboxId) -> Option<Arc<Sandbox>> {
+        self.sandboxes.get(id.as_str())
+    }
+}
