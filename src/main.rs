@@ -1,2 +1,30 @@
-//! placeholder of the first commit
-fn main() {}
+//! The `pontoon` command: flags → daemon → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pontoon::config::{Cli, Command};
+use pontoon::daemon;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("pontoon: the kernel gives no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(flags) => runtime.block_on(daemon::serve(flags)),
+    };
+    // Background work, such as waiting for tasks, has no end of its own.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pontoon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

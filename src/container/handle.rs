@@ -142,17 +142,16 @@ impl Container {
         self.streams.store(streams);
     }
 
-    /// Joins the stop that runs, shortening its grace, or takes the place of the first.
-    /// The flag says whether the caller is the one to carry it out.
+    /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.
     #[must_use]
-    pub fn join_stop(&self, grace: super::Grace) -> (Arc<Stop>, bool) {
+    pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
         let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stop) = slot.as_ref().filter(|stop| stop.shorten(grace)) {
-            return (Arc::clone(stop), false);
+            return Arc::clone(stop);
         }
         let stop = Arc::new(Stop::new(grace));
         *slot = Some(Arc::clone(&stop));
-        (stop, true)
+        stop
     }
 }
 

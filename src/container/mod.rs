@@ -8,6 +8,8 @@ mod handle;
 pub mod io;
 pub mod mounts;
 mod record;
+pub mod signal;
+pub mod started;
 mod state;
 mod stop;
 

@@ -7,7 +7,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::{Exit, State};
-use crate::api::v1::ContainerConfig;
+use crate::api::v1::{ContainerConfig, ContainerMetadata};
 use crate::containerd::{self, Any};
 use crate::ids::{ContainerId, SandboxId};
 
@@ -37,7 +37,7 @@ pub struct Record {
 }
 
 /// What was resolved when the container was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct About {
     /// The sandbox it is in.
     pub sandbox: String,
@@ -53,6 +53,9 @@ pub struct About {
     pub stop_signal: u32,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
+    /// The boot it was made in: what was started before a reboot has ended, seen by nobody.
+    #[serde(default)]
+    pub boot: String,
 }
 
 /// Why a container record is not one of ours, or cannot be read.
@@ -67,6 +70,19 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// What can be said of a damaged record: enough to list and remove it. `None` when even
+    /// its sandbox is not known.
+    #[must_use]
+    pub fn nameless(container: &containerd::Container) -> Option<Self> {
+        let id = ContainerId::parse(&container.id).ok()?;
+        let sandbox = SandboxId::parse(&container.sandbox).ok()?;
+        // A name of its own, so that two damaged records do not share one.
+        let metadata = ContainerMetadata { name: format!("damaged-{id}"), attempt: 0 };
+        let config = ContainerConfig { metadata: Some(metadata), ..ContainerConfig::default() };
+        let about = About { sandbox: sandbox.to_string(), created_at: container.created_at, ..About::default() };
+        Some(Self { id, sandbox, config, about })
+    }
+
     /// The extensions of its containerd record.
     #[must_use]
     pub fn extensions(&self) -> HashMap<String, Any> {

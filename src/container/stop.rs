@@ -34,12 +34,6 @@ impl Grace {
     /// Kill at once.
     pub const NONE: Self = Self(Duration::ZERO);
 
-    /// Whether there is no grace at all.
-    #[must_use]
-    pub fn is_none(self) -> bool {
-        self.0.is_zero()
-    }
-
     fn deadline(self) -> Option<Instant> {
         Instant::now().checked_add(self.0)
     }
@@ -48,6 +42,12 @@ impl Grace {
 impl Stop {
     pub(super) fn new(grace: Grace) -> Self {
         Self { phase: watch::Sender::new(Phase::Until(grace.deadline())) }
+    }
+
+    /// Whether the grace is over already: then no stop signal is sent.
+    #[must_use]
+    pub fn is_immediate(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Until(Some(deadline)) if deadline <= Instant::now())
     }
 
     /// Brings the deadline forward if `grace` from now is earlier. False when this stop is over.

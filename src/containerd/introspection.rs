@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
+use containerd_client::types;
+use prost::Message;
 
 use super::{Any, Containerd, Error, Result};
 
@@ -19,6 +21,15 @@ pub struct Plugin {
     pub exports: HashMap<String, String>,
     /// Why it did not load; `None` when it did.
     pub init_error: Option<String>,
+}
+
+/// What a runtime can do that pods may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Mounts that are read-only down to the mounts below them.
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces together with id-mapped mounts.
+    pub user_namespaces: bool,
 }
 
 /// The containerd process.
@@ -73,20 +84,37 @@ impl Containerd {
         })
     }
 
-    /// What a runtime says of itself: the raw answer of the shim to `-info`, whose features are OCI's.
+    /// What a runtime says it can do: containerd executes the shim with `-info` for it.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] when the shim's binary is not there.
-    pub async fn runtime_info(&self, options: Option<Any>) -> Result<Option<Any>> {
+    pub async fn runtime_features(&self, runtime: &str, options: Any) -> Result<RuntimeFeatures> {
         let mut client = IntrospectionClient::new(self.unary.clone());
+        let wanted = types::RuntimeRequest { runtime_path: runtime.to_owned(), options: Some(options.into()) };
         let request = pb::PluginInfoRequest {
             r#type: "io.containerd.runtime.v2".to_owned(),
             id: "task".to_owned(),
-            options: options.map(Into::into),
+            options: Some(containerd_client::to_any(&wanted)),
         };
         let reply = client.plugin_info(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("info of", "the runtime", &status))?;
-        Ok(reply.into_inner().extra.map(Any::from))
+        let reply = reply.map_err(|status| Error::status("features of runtime", runtime, &status))?.into_inner();
+        let info = reply.extra.and_then(|any| types::RuntimeInfo::decode(any.value.as_slice()).ok());
+        let features = info.and_then(|info| info.features).map(|any| any.value).unwrap_or_default();
+        Ok(RuntimeFeatures::parse(&features))
+    }
+}
+
+impl RuntimeFeatures {
+    /// From an OCI features document (runtime-spec, features.md); one that cannot be read says nothing.
+    fn parse(document: &[u8]) -> Self {
+        let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
+        let mount_options = document["mountOptions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let id_mapped = document["linux"]["mountExtensions"]["idmap"]["enabled"].as_bool().unwrap_or(false);
+        let namespaces = document["linux"]["namespaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Self {
+            recursive_read_only_mounts: mount_options.iter().any(|option| option == "rro"),
+            user_namespaces: id_mapped && namespaces.iter().any(|namespace| namespace == "user"),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
-pub use introspection::{Plugin, Server};
+pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use mount::Mount;
 pub use options::{Options, OptionsError};
 pub use sandboxes::Sandbox;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::api::v1::PodSandboxConfig;
+use crate::api::v1::{PodSandboxConfig, PodSandboxMetadata};
 use crate::containerd::{self, Any};
 use crate::ids::SandboxId;
 
@@ -47,6 +47,16 @@ struct About {
 }
 
 impl Record {
+    /// What can be said of a damaged record: enough to list and remove it.
+    #[must_use]
+    pub fn nameless(sandbox: &containerd::Sandbox) -> Option<Self> {
+        let id = SandboxId::parse(&sandbox.id).ok()?;
+        // A name of its own, so that two damaged records do not share one.
+        let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
+        let config = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
+        Some(Self { id, config, handler: String::new(), created_at: 0 })
+    }
+
     /// As containerd stores it. `labels` are of our own making; the pod's labels and annotations
     /// stay inside the config, since containerd acts on labels of its objects.
     #[must_use]

@@ -1,0 +1,39 @@
+//! ImageService. What is not here answers Unimplemented, by the proto's default methods.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::Cri;
+use super::log::{answered, logged};
+use crate::api::v1::image_service_server::ImageService;
+use crate::api::v1::*;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl ImageService for Cri {
+    async fn list_images(self: Arc<Self>, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        answered(self.node.images.list_images(request.into_inner()).await)
+    }
+
+    async fn image_status(self: Arc<Self>, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
+        answered(self.node.images.image_status(request.into_inner()).await)
+    }
+
+    async fn pull_image(self: Arc<Self>, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
+        let request = request.into_inner();
+        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        logged("PullImage", object, self.node.images.pull_image(request)).await
+    }
+
+    async fn remove_image(self: Arc<Self>, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
+        let request = request.into_inner();
+        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        logged("RemoveImage", object, self.node.images.remove_image(request)).await
+    }
+
+    async fn image_fs_info(self: Arc<Self>, request: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
+        answered(self.node.images.image_fs_info(request.into_inner()).await)
+    }
+}

@@ -1,0 +1,47 @@
+//! The gRPC edge: two services of three-line methods over the verbs of `runtime` and `images`.
+//!
+//! Only this room names CRI's service traits and tonic's Status. It decides nothing.
+
+mod image_service;
+mod log;
+mod runtime_service;
+mod status;
+
+use std::sync::Arc;
+
+use crate::api::v1::image_service_server::ImageServiceServer;
+use crate::api::v1::runtime_service_server::RuntimeServiceServer;
+use crate::runtime::Node;
+
+/// Largest message in either direction; kubelet has the same.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// CRI v1 over a node.
+#[derive(Clone)]
+pub struct Cri {
+    node: Arc<Node>,
+}
+
+impl Cri {
+    /// Serves a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// RuntimeService, for a tonic server.
+    #[must_use]
+    pub fn runtime_service(&self) -> RuntimeServiceServer<Self> {
+        RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// ImageService, for a tonic server.
+    #[must_use]
+    pub fn image_service(&self) -> ImageServiceServer<Self> {
+        ImageServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    }
+}

@@ -1,0 +1,109 @@
+//! RuntimeService. What is not here answers Unimplemented, by the proto's default methods.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::Cri;
+use super::log::{answered, logged};
+use crate::api::v1::runtime_service_server::RuntimeService;
+use crate::api::v1::*;
+use crate::runtime;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl RuntimeService for Cri {
+    async fn version(self: Arc<Self>, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        answered::<_, Infallible>(Ok(runtime::version(&self.node)))
+    }
+
+    async fn status(self: Arc<Self>, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        answered::<_, Infallible>(Ok(runtime::status(&self.node, request.get_ref())))
+    }
+
+    async fn runtime_config(self: Arc<Self>, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        answered::<_, Infallible>(Ok(runtime::runtime_config(&self.node)))
+    }
+
+    async fn update_runtime_config(self: Arc<Self>, request: Request<UpdateRuntimeConfigRequest>) -> Answer<UpdateRuntimeConfigResponse> {
+        let request = request.into_inner();
+        logged("UpdateRuntimeConfig", String::new(), runtime::update_runtime_config(&self.node, request)).await
+    }
+
+    async fn run_pod_sandbox(self: Arc<Self>, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
+        let object = metadata.map(crate::store::sandbox_name).unwrap_or_default();
+        logged("RunPodSandbox", object, runtime::run_pod_sandbox(&self.node, request)).await
+    }
+
+    async fn stop_pod_sandbox(self: Arc<Self>, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+        let request = request.into_inner();
+        logged("StopPodSandbox", request.pod_sandbox_id.clone(), runtime::stop_pod_sandbox(&self.node, request)).await
+    }
+
+    async fn remove_pod_sandbox(self: Arc<Self>, request: Request<RemovePodSandboxRequest>) -> Answer<RemovePodSandboxResponse> {
+        let request = request.into_inner();
+        logged("RemovePodSandbox", request.pod_sandbox_id.clone(), runtime::remove_pod_sandbox(&self.node, request)).await
+    }
+
+    async fn pod_sandbox_status(self: Arc<Self>, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
+        answered(runtime::pod_sandbox_status(&self.node, request.get_ref()))
+    }
+
+    async fn list_pod_sandbox(self: Arc<Self>, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+        answered::<_, Infallible>(Ok(runtime::list_pod_sandbox(&self.node, request.get_ref())))
+    }
+
+    async fn create_container(self: Arc<Self>, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+        let request = request.into_inner();
+        let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
+        let name = metadata.map(|metadata| metadata.name.as_str()).unwrap_or_default();
+        let object = format!("{name} in {}", request.pod_sandbox_id);
+        logged("CreateContainer", object, runtime::create_container(&self.node, request)).await
+    }
+
+    async fn start_container(self: Arc<Self>, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+        let request = request.into_inner();
+        logged("StartContainer", request.container_id.clone(), runtime::start_container(&self.node, request)).await
+    }
+
+    async fn stop_container(self: Arc<Self>, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        let request = request.into_inner();
+        logged("StopContainer", request.container_id.clone(), runtime::stop_container(&self.node, request)).await
+    }
+
+    async fn remove_container(self: Arc<Self>, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+        let request = request.into_inner();
+        logged("RemoveContainer", request.container_id.clone(), runtime::remove_container(&self.node, request)).await
+    }
+
+    async fn list_containers(self: Arc<Self>, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+        answered::<_, Infallible>(Ok(runtime::list_containers(&self.node, request.get_ref())))
+    }
+
+    async fn container_status(self: Arc<Self>, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
+        answered(runtime::container_status(&self.node, request.get_ref()))
+    }
+
+    async fn update_container_resources(
+        self: Arc<Self>,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let object = request.container_id.clone();
+        logged("UpdateContainerResources", object, runtime::update_container_resources(&self.node, request)).await
+    }
+
+    async fn reopen_container_log(self: Arc<Self>, request: Request<ReopenContainerLogRequest>) -> Answer<ReopenContainerLogResponse> {
+        let request = request.into_inner();
+        logged("ReopenContainerLog", request.container_id.clone(), runtime::reopen_container_log(&self.node, request)).await
+    }
+
+    async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await
+    }
+}

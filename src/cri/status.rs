@@ -1,0 +1,92 @@
+//! Errors become gRPC codes here and nowhere else.
+
+use tonic::{Code, Status};
+
+use crate::containerd::Kind;
+use crate::{container, images, network, runtime, sandbox, spec};
+
+/// An error that has a gRPC code.
+pub(super) trait ToStatus {
+    /// The code, and the whole chain of causes as the message.
+    fn to_status(&self) -> Status;
+}
+
+impl ToStatus for runtime::Error {
+    fn to_status(&self) -> Status {
+        make(code(self), self.chain())
+    }
+}
+
+impl ToStatus for images::Error {
+    fn to_status(&self) -> Status {
+        make(image_code(self), chain(self))
+    }
+}
+
+impl ToStatus for std::convert::Infallible {
+    fn to_status(&self) -> Status {
+        match *self {}
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the one place that makes codes")]
+fn make(code: Code, message: String) -> Status {
+    Status::new(code, message)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn code(error: &runtime::Error) -> Code {
+    use runtime::Error;
+    match error {
+        Error::Invalid { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
+        Error::Missing { .. } => Code::NotFound,
+        Error::Exists { .. } | Error::Conflict { .. } => Code::AlreadyExists,
+        Error::State { .. } => Code::FailedPrecondition,
+        Error::ContainerdAway(_) => Code::Unavailable,
+        Error::ExecTimeout { .. } => Code::DeadlineExceeded,
+        Error::Containerd(error) => containerd_code(error.kind()),
+        Error::Network { source, .. } => network_code(source),
+        Error::Netns { .. } | Error::System { .. } => Code::Internal,
+        Error::Files { source, .. } => files_code(source),
+        Error::Spec(error) => spec_code(error),
+        Error::Mounts(error) => mounts_code(error),
+        Error::Devices(_) => Code::InvalidArgument,
+        Error::Io { source, .. } => io_code(source),
+        Error::Image(error) => image_code(error),
+        Error::HalfUndone { cause, .. } => code(cause),
+        Error::Joined(error) => code(error),
+    }
+}
+
+fn containerd_code(kind: Kind) -> Code {
+    match kind {
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Denied => Code::PermissionDenied,
+        Kind::Unimplemented | Kind::Cancelled | Kind::Other => Code::Internal,
+    }
+}
+
+fn files_code(error: &sandbox::FilesError) -> Code {
+    match error {
+        sandbox::FilesError::Invalid { .. } => Code::InvalidArgument,
+        sandbox::FilesError::Io { .. } => Code::Internal,
+    }
+}

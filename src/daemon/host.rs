@@ -1,0 +1,63 @@
+//! Facts of this host that specs depend on, read once.
+
+use std::fs;
+use std::path::Path;
+
+use crate::cgroup;
+use crate::containerd::Server;
+use crate::spec::Host;
+
+/// CAP_SYS_RESOURCE's bit (capabilities(7)): who has it may lower an oom_score_adj.
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+/// Reads them. `server` is containerd: its shims start runc, which writes oom_score_adj.
+pub(super) fn facts(server: &Server) -> Host {
+    let unified = cgroup::is_unified();
+    let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
+    Host {
+        cgroup_v2: unified,
+        oom_score_floor: oom_score_floor(server),
+        swap: !unified && memory.join("memory.memsw.limit_in_bytes").exists() || unified && has_swap_controller(),
+        hugetlb: hugetlb(unified),
+        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with('Y')),
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        kernel: kernel(),
+        cpu_count: std::thread::available_parallelism().map_or(1, usize::from),
+        ..Host::default()
+    }
+}
+
+/// The lowest oom_score_adj that runc may write: any with CAP_SYS_RESOURCE, else no lower than containerd's own.
+fn oom_score_floor(server: &Server) -> i32 {
+    let process = format!("/proc/{}", server.pid);
+    let status = fs::read_to_string(format!("{process}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    if effective.is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
+        return -1000;
+    }
+    let own = fs::read_to_string(format!("{process}/oom_score_adj")).ok().and_then(|text| text.trim().parse().ok());
+    let floor = own.unwrap_or(0);
+    tracing::warn!(floor, "containerd lacks CAP_SYS_RESOURCE: lower values of oom_score_adj are raised to its own");
+    floor
+}
+
+/// The root cgroup has no memory.swap.max; a child has it when the controller is there.
+fn has_swap_controller() -> bool {
+    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
+    controllers.split_whitespace().any(|name| name == "memory") && Path::new("/proc/swaps").exists()
+}
+
+fn hugetlb(unified: bool) -> bool {
+    if !unified {
+        return Path::new(cgroup::ROOT).join("hugetlb").is_dir();
+    }
+    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
+    controllers.split_whitespace().any(|name| name == "hugetlb")
+}
+
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}

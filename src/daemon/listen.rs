@@ -1,0 +1,97 @@
+//! The CRI socket: 0660, in a directory that others may pass but not list; one instance only.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+/// A bound socket that nobody else serves.
+pub(super) struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held while the process lives: two that start at once cannot both find the socket stale.
+    lock: Flock<fs::File>,
+}
+
+impl Listener {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The listener for the runtime; the lock stays until the process ends.
+    pub(super) fn into_listener(self) -> anyhow::Result<tokio::net::UnixListener> {
+        std::mem::forget(self.lock);
+        self.listener.set_nonblocking(true)?;
+        Ok(tokio::net::UnixListener::from_std(self.listener)?)
+    }
+}
+
+/// Binds the socket. One that nobody answers on is a leftover of a killed process and removed.
+pub(super) fn bind(path: &Path) -> anyhow::Result<Listener> {
+    let parent = path.parent().context("socket: has no directory")?;
+    DirBuilder::new().recursive(true).mode(0o711).create(parent).with_context(|| format!("make {}", parent.display()))?;
+    // Also after an upgrade from whoever made it wider (CVE-2024-25621).
+    fs::set_permissions(parent, Permissions::from_mode(0o711))?;
+    let lock = lock(path)?;
+    clear(path)?;
+    let listener = UnixListener::bind(path).with_context(|| format!("bind {}", path.display()))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(Listener { listener, path: path.to_owned(), lock })
+}
+
+fn lock(path: &Path) -> anyhow::Result<Flock<fs::File>> {
+    let lock = path.with_extension("lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock);
+    let file = file.with_context(|| format!("open {}", lock.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::Error::EWOULDBLOCK)) => bail!("another pontoon serves {}", path.display()),
+        Err((_, errno)) => Err(errno).with_context(|| format!("lock {}", lock.display())),
+    }
+}
+
+fn clear(path: &Path) -> anyhow::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
+        Ok(there) if !there.file_type().is_socket() => bail!("{} is there and is not a socket", path.display()),
+        Ok(_) => {}
+    }
+    if UnixStream::connect(path).is_ok() {
+        bail!("another server answers on {}", path.display());
+    }
+    fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_instance_is_refused_and_a_stale_socket_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run").join("x.sock");
+        let first = bind(&path).unwrap();
+        let second = bind(&path).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(second.starts_with("another pontoon serves"), "{second}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o711);
+        // As after kill -9: the file stays, nobody answers.
+        drop(first);
+        assert!(path.exists());
+        bind(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_a_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(bind(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+}

@@ -1,0 +1,66 @@
+//! Wiring and life of the process: build, check containerd, listen, recover, serve, drain.
+
+mod checks;
+mod host;
+mod listen;
+mod logging;
+mod notify;
+mod wiring;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::config::{Config, ServeFlags};
+use crate::cri::Cri;
+use crate::runtime;
+use crate::tasks::Tasks;
+
+/// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// `pontoon serve`: runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, in a sentence for the operator.
+pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
+    let config = Config::load(&flags)?;
+    logging::start(&config.log)?;
+    // Before anything else is touched: a second instance must not come further.
+    let listener = listen::bind(&config.socket)?;
+    let tasks = Tasks::default();
+    let node = wiring::node(config, tasks.clone()).await?;
+    let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
+    tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
+    tracing::info!("NRI plugins, checkpoints, stats and streaming are not served by this version");
+
+    let cri = Cri::new(node.clone());
+    let server = Server::builder().add_service(cri.runtime_service()).add_service(cri.image_service());
+    let socket = listener.path().to_owned();
+    let incoming = UnixListenerStream::new(listener.into_listener()?);
+    tracing::info!(socket = %socket.display(), "serving CRI v1");
+    notify::ready();
+    server.serve_with_incoming_shutdown(incoming, stopped()).await?;
+
+    notify::stopping();
+    tracing::info!(operations = tasks.in_flight(), "draining");
+    if tokio::time::timeout(DRAIN, tasks.drained()).await.is_err() {
+        tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}");
+    }
+    // Only now: until the socket is gone, a new instance is refused.
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+async fn stopped() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return tracing::error!("signals cannot be caught; stopping");
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM"),
+        _ = int.recv() => tracing::info!("SIGINT"),
+    }
+}

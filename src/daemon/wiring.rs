@@ -1,0 +1,109 @@
+//! From a configuration to a node: directories, containerd, network, images, event pump.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use super::{checks, host};
+use crate::config::Config;
+use crate::containerd::{Containerd, Event, RuntimeFeatures};
+use crate::events::{self, Listener};
+use crate::images::{self, Images};
+use crate::network::{self, Network};
+use crate::runtime::{Node, Parts};
+use crate::sandbox::pause;
+use crate::tasks::Tasks;
+
+/// Builds a node whose store is still empty.
+pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Node>> {
+    // Root 0700: volumes' set-uid files are not for the node's users (CVE-2021-41103).
+    private_directory(&config.root, 0o700)?;
+    private_directory(&config.state, 0o711)?;
+    let pause_root = pause::install(&config.root).context("install the pause root")?;
+    let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?;
+    let version = checks::wait_for(&containerd, &config).await?;
+    checks::plugins(&containerd, &version).await?;
+    checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
+    let server = containerd.server().await.context("ask containerd about itself")?;
+    tracing::info!(version, pid = server.pid, "containerd is there");
+
+    let network = Network::start(network_settings(&config), tasks.clone()).await;
+    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone()).await;
+    let features = features(&containerd, &config).await;
+    let (health, is_healthy) = watch::channel(false);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+    let node = Node::new(Parts {
+        host: host::facts(&server),
+        containerd: containerd.clone(),
+        images,
+        network,
+        pause_root,
+        boot: boot.trim().to_owned(),
+        tasks: tasks.clone(),
+        health: is_healthy,
+        features,
+        config,
+    });
+    tasks.background(events::pump(containerd, health, NodeListener(Arc::clone(&node))));
+    Ok(node)
+}
+
+struct NodeListener(Arc<Node>);
+
+impl Listener for NodeListener {
+    async fn connected(&self) {
+        self.0.images.refresh().await;
+    }
+
+    async fn event(&self, event: Event) {
+        match event {
+            Event::TaskExit { id, exit } => self.0.hint_exit(id, exit),
+            // The kernel's own counter is read at the exit; the event may be late or lost.
+            Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
+            Event::Image { name } => self.0.images.on_event(&name).await,
+        }
+    }
+}
+
+/// Asked once: each question executes a shim.
+async fn features(containerd: &Containerd, config: &Config) -> HashMap<String, RuntimeFeatures> {
+    let mut all = HashMap::new();
+    for handler in config.handlers.iter() {
+        match containerd.runtime_features(&handler.kind, handler.options.any()).await {
+            Ok(features) => drop(all.insert(handler.name.clone(), features)),
+            Err(error) => tracing::warn!(handler = handler.name, %error, "its features are not known"),
+        }
+    }
+    all
+}
+
+fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("make {}", path.display()))?;
+    // Also after an upgrade from whoever made it wider (CVE-2024-25621).
+    fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("chmod {}", path.display()))
+}
+
+fn network_settings(config: &Config) -> network::Settings {
+    network::Settings {
+        conf_dir: config.cni.conf_dir.clone(),
+        bin_dirs: config.cni.bin_dirs.clone(),
+        cache_dir: config.cni.cache_dir.clone(),
+        max_conf_num: config.cni.max_conf_num,
+        conf_template: config.cni.conf_template.clone(),
+        ..network::Settings::default()
+    }
+}
+
+fn image_settings(config: &Config) -> images::Settings {
+    images::Settings {
+        registry_config_path: config.images.registry_config_path.clone(),
+        snapshotter: config.images.snapshotter.clone(),
+        ..images::Settings::default()
+    }
+}

@@ -1,0 +1,99 @@
+//! ContainerStatus.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::{Node, Result};
+use crate::api::v1::{
+    ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec,
+};
+use crate::container::{Container, State, signal};
+use crate::spec;
+
+/// What is known of a container; with `verbose` also what the built-in's `info` tells.
+///
+/// # Errors
+/// [`super::Error::Missing`] for an unknown id.
+pub fn container_status(node: &Node, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse> {
+    let container = node.container(&request.container_id)?;
+    Ok(ContainerStatusResponse {
+        status: Some(status_of(&container)),
+        info: if request.verbose { info(node, &container) } else { HashMap::new() },
+    })
+}
+
+/// CRI's word for a container's state. One that is being removed is shown as what it was.
+pub(super) fn cri_state(state: &State) -> ContainerState {
+    match state {
+        State::Created | State::Starting | State::Removing { exit: None } => ContainerState::ContainerCreated,
+        State::Running { .. } => ContainerState::ContainerRunning,
+        State::Exited(_) | State::Removing { exit: Some(_) } => ContainerState::ContainerExited,
+        State::Unknown => ContainerState::ContainerUnknown,
+    }
+}
+
+/// The image as the container knows it: a tag where there is one.
+pub(super) fn image_spec(container: &Container) -> ImageSpec {
+    let requested = container.record.config.image.clone().unwrap_or_default();
+    ImageSpec { image: container.record.about.image.clone(), ..requested }
+}
+
+/// The status of one container.
+pub(super) fn status_of(container: &Container) -> ContainerStatus {
+    let record = &container.record;
+    let state = container.state();
+    let mut status = ContainerStatus {
+        id: container.id().to_string(),
+        metadata: record.config.metadata.clone(),
+        state: cri_state(&state).into(),
+        created_at: record.about.created_at,
+        image: Some(image_spec(container)),
+        image_ref: record.about.image_ref.clone(),
+        image_id: record.about.image_id.clone(),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.clone(),
+        log_path: record.about.log_path.clone(),
+        stop_signal: signal::to_cri(record.about.stop_signal),
+        ..ContainerStatus::default()
+    };
+    if let State::Running { started_at, .. } = state {
+        status.started_at = started_at;
+    }
+    if let Some(exit) = state.exit() {
+        status.started_at = exit.started_at;
+        status.finished_at = exit.finished_at;
+        status.exit_code = exit.code;
+        exit.reason.as_str().clone_into(&mut status.reason);
+        status.message.clone_from(&exit.message);
+    }
+    if let Ok(spec) = serde_json::from_slice(&container.spec()) {
+        status.resources = Some(spec::reported_resources(&spec));
+        status.user = Some(spec::reported_user(&spec));
+    }
+    status
+}
+
+/// One JSON document under `info`, with the keys of containerd's.
+fn info(node: &Node, container: &Container) -> HashMap<String, String> {
+    let record = &container.record;
+    let sandbox = node.store.sandbox(container.sandbox());
+    let handler = sandbox.and_then(|sandbox| node.config.handlers.get(&sandbox.record.handler).cloned());
+    let pid = match container.state() {
+        State::Running { pid, .. } => pid,
+        State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
+    };
+    let spec: serde_json::Value = serde_json::from_slice(&container.spec()).unwrap_or_default();
+    let info = json!({
+        "sandboxID": container.sandbox().as_str(),
+        "pid": pid,
+        "removing": matches!(container.state(), State::Removing { .. }),
+        "snapshotKey": container.id().as_str(),
+        "snapshotter": container.root.snapshotter,
+        "runtimeType": handler.as_ref().map(|handler| handler.kind.as_str()),
+        "config": record.config,
+        "runtimeSpec": spec,
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}

@@ -1,0 +1,274 @@
+//! CreateContainer: image, user, mounts and devices → spec → record → root → volumes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::pause::{encode, files, spec_handler};
+use super::run_pod_sandbox::blocking;
+use super::{Error, Node, Result, now};
+use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
+use crate::config::Handler;
+use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
+use crate::containerd;
+use crate::ids::ContainerId;
+use crate::images::Image;
+use crate::sandbox::Sandbox;
+use crate::spec;
+use crate::store::{Creation, Outcome, container_name};
+use crate::undo::{Leftovers, Undo};
+
+/// Makes a container in a ready sandbox. An identical request meanwhile joins and gets the same id.
+///
+/// # Errors
+/// [`Error::Exists`] when the name is listed; [`Error::Invalid`] names a field; otherwise what
+/// failed, after everything was taken back.
+pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
+    node.containerd_ready().await?;
+    let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    require_ready(&sandbox)?;
+    let fingerprint = request.encode_to_vec();
+    let config = checked(request)?;
+    let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
+    if let Some(container) = node.store.containers.named(&name) {
+        return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
+    }
+    let list = |container: &Arc<Container>| node.store.containers.insert(Arc::clone(container));
+    let start = || make(Arc::clone(node), Arc::clone(&sandbox), config);
+    let leftovers = {
+        let node = Arc::clone(node);
+        move |container: Arc<Container>, left| node.keep_container_listed(container, &left)
+    };
+    match node.new_containers.run(&name, fingerprint, list, start, leftovers).await {
+        Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
+        Outcome::Failed(error) => Err(error.into()),
+        Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
+    }
+}
+
+fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
+    let config = request.config.ok_or(Error::missing_field("config"))?;
+    let metadata = config.metadata.as_ref().ok_or(Error::missing_field("config.metadata"))?;
+    if metadata.name.is_empty() {
+        return Err(Error::missing_field("config.metadata.name"));
+    }
+    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
+        return Err(Error::missing_field("config.image.image"));
+    }
+    Ok(config)
+}
+
+pub(super) fn require_ready(sandbox: &Sandbox) -> Result<u32> {
+    sandbox.pause_pid().ok_or_else(|| Error::State {
+        kind: "sandbox",
+        id: sandbox.id().to_string(),
+        state: "not ready".to_owned(),
+        wanted: "ready",
+    })
+}
+
+async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {
+    let mut undo = Undo::new();
+    // Everything that can be refused is looked at before anything is made.
+    let container = Arc::new(plan(&node, &sandbox, config).await?);
+    match steps(&node, &sandbox, &container, &mut undo).await {
+        Ok(()) => Ok(Creation { object: container, undo }),
+        Err(cause) => match undo.roll_back().await {
+            Ok(()) => Err(cause),
+            Err(leftovers) => {
+                node.keep_container_listed(container, &leftovers);
+                Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
+            }
+        },
+    }
+}
+
+/// Resolves all that the request names and makes the spec; leaves nothing behind.
+async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result<Container> {
+    let pause_pid = require_ready(sandbox)?;
+    let handler = node.handler(&sandbox.record.handler)?;
+    let snapshotter = handler.snapshotter.clone().unwrap_or_else(|| node.config.images.snapshotter.clone());
+    let requested = config.image.clone().unwrap_or_default();
+    let image = node.images.resolve(&requested.image).await?;
+    node.images.ensure_unpacked(&image, &snapshotter).await?;
+
+    let id = ContainerId::random();
+    let about = About { boot: node.boot.clone(), ..about(sandbox, &config, &image, &requested.user_specified_image) };
+    let record = Record { id, sandbox: sandbox.id().clone(), config, about };
+    let spec = container_spec(node, sandbox, handler, Draft { record: &record, image: &image, snapshotter: &snapshotter, pause_pid }).await?;
+    let root = Root {
+        snapshotter,
+        chain_id: image.chain_id.clone(),
+        cgroups_path: sandbox.cgroups_path(record.id.as_str()),
+    };
+    Ok(Container::new(record, root, encode(&spec)?, State::Created))
+}
+
+struct Draft<'a> {
+    record: &'a Record,
+    image: &'a Image,
+    snapshotter: &'a str,
+    pause_pid: u32,
+}
+
+async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft: Draft<'_>) -> Result<oci_spec::runtime::Spec> {
+    let config = &draft.record.config;
+    let missing = if node.config.create_missing_host_path { mounts::MissingHostPath::Create } else { mounts::MissingHostPath::Error };
+    let host_mounts = mounts::resolve(&config.mounts, missing).await?;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let privileged = context.is_some_and(|context| context.privileged);
+    let host_devices = devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
+    let image_config = spec::ImageConfig::from(&draft.image.config);
+    let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
+    let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
+    let volumes = volumes(node, draft.record, &image_config);
+    let netns = sandbox.netns(&node.config.netns_dir);
+    Ok(spec::container(&spec::ContainerInput {
+        id: &draft.record.id,
+        sandbox_id: sandbox.id(),
+        config,
+        sandbox: &sandbox.record.config,
+        sandbox_pid: draft.pause_pid,
+        netns: netns.as_deref(),
+        target_pid: node.target_pid(sandbox, config)?,
+        image: &image_config,
+        image_name: &draft.record.about.image,
+        user: &user,
+        files: &files(node.paths(sandbox)),
+        mounts: &host_mounts,
+        devices: &host_devices,
+        volumes: &volumes,
+        host: &node.host,
+        handler: &spec_handler(handler),
+        cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
+    })?)
+}
+
+/// The story. Each step pushes its undo before it starts.
+async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, undo: &mut Undo) -> Result<()> {
+    let handler = node.handler(&sandbox.record.handler)?;
+    let id = container.id().to_string();
+    let root = &container.root;
+
+    let (containerd, key) = (node.containerd.clone(), id.clone());
+    undo.push("delete container record", async move { containerd.delete_container(&key).await });
+    node.containerd.create_container(containerd_record(container, handler)).await?;
+
+    let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
+    undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
+    node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id).await?;
+
+    let directory = node.container_directory(container.id());
+    undo.push("remove container directory", async move { remove_directory(directory).await });
+    node.fill_volumes(container).await?;
+    // A Stop of the sandbox that began meanwhile has not seen this container.
+    require_ready(sandbox).map(drop)
+}
+
+fn containerd_record(container: &Container, handler: &Handler) -> containerd::Container {
+    let record = &container.record;
+    containerd::Container {
+        id: record.id.to_string(),
+        labels: Record::labels(),
+        image: record.about.image.clone(),
+        runtime: handler.kind.clone(),
+        runtime_options: Some(handler.options.any()),
+        spec: Some(spec_any(&container.spec())),
+        snapshotter: container.root.snapshotter.clone(),
+        snapshot_key: record.id.to_string(),
+        extensions: record.extensions(),
+        // The pause container's shim runs this one too: no second shim is executed.
+        sandbox: record.sandbox.to_string(),
+        created_at: 0,
+    }
+}
+
+fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> About {
+    let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
+    let by_digest = image.digests.first();
+    let fallback = image.id.clone();
+    let signal = signal::from_cri(config.stop_signal)
+        .or_else(|| image.config.config().as_ref().and_then(|config| signal::parse(config.stop_signal().as_deref()?)))
+        .unwrap_or(signal::SIGTERM);
+    About {
+        sandbox: sandbox.id().to_string(),
+        image: by_tag.or(by_digest).cloned().unwrap_or_else(|| fallback.clone()),
+        image_ref: by_digest.cloned().unwrap_or_else(|| fallback.clone()),
+        image_id: fallback,
+        log_path: log_path(sandbox, config),
+        stop_signal: signal,
+        created_at: now(),
+        boot: String::new(),
+    }
+}
+
+/// Where the log goes; empty when the pod has no log directory or the container no log path.
+fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> String {
+    let directory = &sandbox.record.config.log_directory;
+    if directory.is_empty() || config.log_path.is_empty() {
+        return String::new();
+    }
+    PathBuf::from(directory).join(&config.log_path).display().to_string()
+}
+
+/// The image's VOLUMEs that no mount of the request covers, each with a directory of the container's.
+fn volumes(node: &Node, record: &Record, image: &spec::ImageConfig) -> Vec<(String, PathBuf)> {
+    let directory = node.container_directory(&record.id).join("volumes");
+    let covered = |path: &str| record.config.mounts.iter().any(|mount| mount.container_path == path);
+    let wanted = image.volumes.iter().filter(|path| !covered(path)).enumerate();
+    wanted.map(|(number, path)| (path.clone(), directory.join(number.to_string()))).collect()
+}
+
+pub(super) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
+    blocking(move || match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    })
+    .await
+}
+
+impl Node {
+    /// Host PID of the container whose PID namespace is asked for (namespace mode TARGET).
+    pub(super) fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<u32>> {
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let Some(options) = context.and_then(|context| context.namespace_options.as_ref()) else { return Ok(None) };
+        if options.pid() != NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.container(&options.target_id)?;
+        match target.state() {
+            State::Running { pid, .. } if target.sandbox() == sandbox.id() => Ok(Some(pid)),
+            State::Running { .. } => Err(Error::Invalid {
+                field: "config.linux.security_context.namespace_options.target_id",
+                problem: format!("container {} is in another sandbox", target.id()),
+            }),
+            state @ (State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. }) => {
+                Err(Error::State {
+                    kind: "container",
+                    id: target.id().to_string(),
+                    state: state.name().to_owned(),
+                    wanted: "running",
+                })
+            }
+        }
+    }
+
+    /// Copies what the image has at its VOLUMEs into the container's directories.
+    async fn fill_volumes(&self, container: &Container) -> Result<()> {
+        let image = self.images.resolve(&container.record.about.image_id).await?;
+        let wanted = volumes(self, &container.record, &spec::ImageConfig::from(&image.config));
+        for (path, directory) in wanted {
+            self.images.copy_volume(&image, &container.root.snapshotter, &path, &directory).await?;
+        }
+        Ok(())
+    }
+
+    /// What could not be undone stays listed until Stop and Remove finish it.
+    fn keep_container_listed(&self, container: Arc<Container>, leftovers: &Leftovers) {
+        tracing::error!(container = %container.id(), %leftovers, "a failed container could not be taken back whole");
+        // From Created a removal is always allowed, and it cannot be started any more.
+        let _ = container.on(Event::RemoveRequested);
+        self.store.containers.insert(container);
+    }
+}

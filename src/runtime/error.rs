@@ -1,0 +1,172 @@
+//! How a verb fails. `cri/status.rs` makes the gRPC code of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::undo::Leftovers;
+use crate::{containerd, container, images, netns, network, sandbox, spec};
+
+/// A verb's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Name of the CRI field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No object of that id.
+    #[error("{kind} {id:?} is not there")]
+    Missing {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// The id of the request.
+        id: String,
+    },
+    /// A short id that stands for more than one object.
+    #[error("{kind} id {id:?} is ambiguous")]
+    Ambiguous {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// The id of the request.
+        id: String,
+    },
+    /// The name is taken.
+    #[error("{kind} {name} exists already with id {id}")]
+    Exists {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: String,
+    },
+    /// An earlier request of the same name with another config is being taken back.
+    #[error("an earlier request for {kind} {name} with another config is being rolled back; try again")]
+    Conflict {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The object's state forbids the verb.
+    #[error("{kind} {id} is {state}, not {wanted}")]
+    State {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// What it is.
+        state: String,
+        /// What it has to be.
+        wanted: &'static str,
+    },
+    /// containerd does not answer.
+    #[error("containerd is away: no answer within {0:?}")]
+    ContainerdAway(Duration),
+    /// A command ran longer than its request allowed.
+    #[error("command in container {id} timed out after {limit:?}")]
+    ExecTimeout {
+        /// The container.
+        id: String,
+        /// The request's timeout.
+        limit: Duration,
+    },
+    /// A call to containerd.
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
+    /// The pod's network.
+    #[error("network of sandbox {id}")]
+    Network {
+        /// The sandbox.
+        id: String,
+        /// Why.
+        source: network::Error,
+    },
+    /// The pod's network namespace.
+    #[error("network namespace of sandbox {id}")]
+    Netns {
+        /// The sandbox.
+        id: String,
+        /// Why.
+        source: netns::Error,
+    },
+    /// The pod's files.
+    #[error("files of sandbox {id}")]
+    Files {
+        /// The sandbox.
+        id: String,
+        /// Why.
+        source: sandbox::FilesError,
+    },
+    /// The OCI spec could not be made of the request.
+    #[error(transparent)]
+    Spec(#[from] spec::Error),
+    /// A mount of the request.
+    #[error(transparent)]
+    Mounts(#[from] container::mounts::Error),
+    /// A device of the request.
+    #[error(transparent)]
+    Devices(#[from] container::devices::Error),
+    /// The container's streams or log.
+    #[error("streams of container {id}")]
+    Io {
+        /// The container.
+        id: String,
+        /// Why.
+        source: container::io::Error,
+    },
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] images::Error),
+    /// The operating system's, on a path of ours.
+    #[error("{operation} {path}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The operation failed and not all of it could be undone.
+    #[error("{cause}; and could not be undone: {leftovers}")]
+    HalfUndone {
+        /// Why it failed.
+        cause: Box<Error>,
+        /// What stays, listed, until it is stopped and removed.
+        leftovers: Leftovers,
+    },
+    /// The failure of an operation that this caller had joined.
+    #[error(transparent)]
+    Joined(#[from] Arc<Error>),
+}
+
+impl Error {
+    pub(super) fn missing_field(field: &'static str) -> Self {
+        Self::Invalid { field, problem: "is required".to_owned() }
+    }
+
+    pub(super) fn system(operation: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::System { operation, path: path.display().to_string(), source }
+    }
+
+    /// The error with all its causes in one line, as logs and gRPC messages have it.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let next = error.to_string();
+            // A transparent wrapper repeats its source.
+            if !text.ends_with(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+            source = error.source();
+        }
+        text
+    }
+}

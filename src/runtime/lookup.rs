@@ -1,0 +1,40 @@
+//! From the ids of requests, short ones too, to objects.
+
+use std::sync::Arc;
+
+use super::{Error, Node, Result};
+use crate::container::Container;
+use crate::sandbox::Sandbox;
+use crate::store::Lookup;
+
+impl Node {
+    /// The sandbox of an id or of its unambiguous beginning.
+    pub(super) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        resolve("sandbox", "pod_sandbox_id", id, self.store.sandboxes.find(id))
+    }
+
+    /// The container of an id or of its unambiguous beginning.
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        resolve("container", "container_id", id, self.store.containers.find(id))
+    }
+}
+
+fn resolve<T>(kind: &'static str, field: &'static str, id: &str, found: Lookup<T>) -> Result<Arc<T>> {
+    if id.is_empty() {
+        return Err(Error::missing_field(field));
+    }
+    match found {
+        Lookup::Found(object) => Ok(object),
+        Lookup::Missing => Err(Error::Missing { kind, id: id.to_owned() }),
+        Lookup::Ambiguous => Err(Error::Ambiguous { kind, id: id.to_owned() }),
+    }
+}
+
+/// "Not there" as `None`, for Stop and Remove, which are idempotent.
+pub(super) fn unless_missing<T>(found: Result<Arc<T>>) -> Result<Option<Arc<T>>> {
+    match found {
+        Ok(object) => Ok(Some(object)),
+        Err(Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

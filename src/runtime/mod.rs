@@ -1,0 +1,61 @@
+//! RuntimeService, one file a verb. A verb tells its story; objects decide what may happen,
+//! the rooms below do it. Verbs know nothing of gRPC: `cri` calls them and makes codes of
+//! their errors.
+
+mod container_status;
+mod create_container;
+mod error;
+mod exec_sync;
+mod exits;
+mod list_containers;
+mod list_pod_sandbox;
+mod lookup;
+mod network;
+mod node;
+mod pause;
+mod pod_sandbox_status;
+mod recovery;
+mod remove_container;
+mod remove_pod_sandbox;
+mod reopen_container_log;
+mod run_pod_sandbox;
+mod runtime_config;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod_sandbox;
+mod task;
+mod update_container_resources;
+mod update_runtime_config;
+mod version;
+
+pub use container_status::container_status;
+pub use create_container::create_container;
+pub use error::Error;
+pub use exec_sync::exec_sync;
+pub use exits::ExitHints;
+pub use list_containers::list_containers;
+pub use list_pod_sandbox::list_pod_sandbox;
+pub use node::{Change, Node, Parts};
+pub use pod_sandbox_status::pod_sandbox_status;
+pub use recovery::recover;
+pub use remove_container::remove_container;
+pub use remove_pod_sandbox::remove_pod_sandbox;
+pub use reopen_container_log::reopen_container_log;
+pub use run_pod_sandbox::run_pod_sandbox;
+pub use runtime_config::runtime_config;
+pub use start_container::start_container;
+pub use status::status;
+pub use stop_container::stop_container;
+pub use stop_pod_sandbox::stop_pod_sandbox;
+pub use update_container_resources::update_container_resources;
+pub use update_runtime_config::update_runtime_config;
+pub use version::version;
+
+/// What verbs give.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Nanoseconds since the epoch, now.
+fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,40 @@
+//! The pod's network, as the verbs use it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Error, Node, Result};
+use crate::network::Attachment;
+use crate::sandbox::Sandbox;
+use crate::undo::Undo;
+
+impl Node {
+    /// CNI DEL on failure: always, even when ADD gave no result, and never under the caller's deadline.
+    pub(super) fn push_network_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        undo.push("detach network", async move { node.detach_network(&sandbox).await.map_err(|error| error.chain()) });
+    }
+
+    /// CNI ADD; gives the pod's addresses, the primary first. Nothing on the host's network.
+    pub(super) async fn attach_network(&self, sandbox: &Sandbox) -> Result<Vec<IpAddr>> {
+        let Some(attachment) = self.attachment(sandbox) else { return Ok(Vec::new()) };
+        match self.network.attach(attachment).await {
+            Ok(attached) => Ok(attached.ips),
+            Err(source) => Err(Error::Network { id: sandbox.id().to_string(), source }),
+        }
+    }
+
+    /// CNI DEL, with the network namespace's path only while it is pinned.
+    pub(super) async fn detach_network(&self, sandbox: &Sandbox) -> Result<()> {
+        let Some(mut attachment) = self.attachment(sandbox) else { return Ok(()) };
+        attachment.netns = attachment.netns.filter(|path| crate::netns::is_pinned(path));
+        let detached = self.network.detach(attachment).await;
+        detached.map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
+    }
+
+    fn attachment(&self, sandbox: &Sandbox) -> Option<Attachment> {
+        let netns = sandbox.netns(&self.config.netns_dir)?;
+        let cgroups_path = sandbox.cgroups_path(sandbox.id().as_str());
+        Some(Attachment::new(sandbox.id(), &sandbox.record.config, Some(netns), cgroups_path))
+    }
+}

@@ -1,0 +1,150 @@
+//! What the verbs share: the store, the rooms below, and the operations in flight.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Error, ExitHints, Result};
+use crate::config::{Config, Handler};
+use crate::container::Container;
+use crate::containerd::{Containerd, RuntimeFeatures};
+use crate::ids::{ContainerId, SandboxId};
+use crate::images::Images;
+use crate::network::Network;
+use crate::sandbox::{Sandbox, SandboxPaths};
+use crate::spec;
+use crate::store::{Creations, Joins, Store};
+use crate::tasks::Tasks;
+
+/// How long a new mutating call waits for containerd to come back (rulings.md 10).
+const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One node's runtime.
+pub struct Node {
+    /// The configuration.
+    pub config: Config,
+    /// containerd.
+    pub containerd: Containerd,
+    /// The image room.
+    pub images: Images,
+    /// The pods' network.
+    pub network: Network,
+    /// Facts of the host that specs depend on.
+    pub host: spec::Host,
+    /// The built-in pause root.
+    pub pause_root: PathBuf,
+    /// The kernel's id of this boot.
+    pub boot: String,
+    /// Tracks operations.
+    pub tasks: Tasks,
+    /// Whether containerd answers.
+    pub health: watch::Receiver<bool>,
+    /// What each runtime handler's runtime can do, by the handler's name.
+    pub features: HashMap<String, RuntimeFeatures>,
+    /// What is listed.
+    pub store: Store,
+    /// Exits that the event stream told of.
+    pub hints: ExitHints,
+    pub(super) new_sandboxes: Creations<Sandbox, Error>,
+    pub(super) new_containers: Creations<Container, Error>,
+    pub(super) changes: Joins<Change, Error>,
+}
+
+/// What a [`Node`] is made of.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// containerd.
+    pub containerd: Containerd,
+    /// The image room.
+    pub images: Images,
+    /// The pods' network.
+    pub network: Network,
+    /// Facts of the host.
+    pub host: spec::Host,
+    /// The built-in pause root.
+    pub pause_root: PathBuf,
+    /// The kernel's id of this boot.
+    pub boot: String,
+    /// Tracks operations.
+    pub tasks: Tasks,
+    /// Whether containerd answers.
+    pub health: watch::Receiver<bool>,
+    /// What each runtime handler's runtime can do, by the handler's name.
+    pub features: HashMap<String, RuntimeFeatures>,
+}
+
+/// Repeatable operations on one object; a second caller joins the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// StopPodSandbox.
+    StopSandbox(SandboxId),
+    /// RemovePodSandbox.
+    RemoveSandbox(SandboxId),
+    /// StopContainer.
+    StopContainer(ContainerId),
+    /// RemoveContainer.
+    RemoveContainer(ContainerId),
+}
+
+impl Node {
+    /// A node with an empty store; [`super::recover`] fills it.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let tasks = parts.tasks;
+        Arc::new(Self {
+            config: parts.config,
+            containerd: parts.containerd,
+            images: parts.images,
+            network: parts.network,
+            host: parts.host,
+            pause_root: parts.pause_root,
+            boot: parts.boot,
+            features: parts.features,
+            health: parts.health,
+            store: Store::default(),
+            hints: ExitHints::default(),
+            new_sandboxes: Creations::new(tasks.clone()),
+            new_containers: Creations::new(tasks.clone()),
+            changes: Joins::new(tasks.clone()),
+            tasks,
+        })
+    }
+
+    /// Waits for containerd, so that a mutating call does not start without it.
+    ///
+    /// # Errors
+    /// [`Error::ContainerdAway`] after 5 seconds.
+    pub(super) async fn containerd_ready(&self) -> Result<()> {
+        let mut health = self.health.clone();
+        let up = health.wait_for(|up| *up);
+        match tokio::time::timeout(CONTAINERD_PATIENCE, up).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::ContainerdAway(CONTAINERD_PATIENCE)),
+        }
+    }
+
+    /// The files of a sandbox.
+    pub(super) fn paths(&self, sandbox: &Sandbox) -> SandboxPaths {
+        SandboxPaths::new(&self.config.state, sandbox.id(), &sandbox.namespaces())
+    }
+
+    /// A container's directory of what survives a reboot: its image's volumes.
+    pub(super) fn container_directory(&self, id: &ContainerId) -> PathBuf {
+        self.config.root.join("containers").join(id.as_str())
+    }
+
+    /// The runtime handler that a sandbox was made with.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when nobody configured it (any more).
+    pub(super) fn handler(&self, name: &str) -> Result<&Handler> {
+        self.config.handlers.get(name).ok_or_else(|| Error::Invalid {
+            field: "runtime_handler",
+            problem: format!("no runtime handler {name:?} is configured"),
+        })
+    }
+}

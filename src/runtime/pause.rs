@@ -1,0 +1,106 @@
+//! The pause container of a sandbox.
+
+use std::sync::Arc;
+
+use super::{Error, Node, Result, task};
+use crate::config::Handler;
+use crate::containerd::{Container, CreateTask, Stdio};
+use crate::container::spec_any;
+use crate::sandbox::{Event, Sandbox, pause};
+use crate::spec;
+use crate::undo::Undo;
+
+impl Node {
+    /// The OCI spec of the pause container as JSON.
+    pub(super) fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
+        let netns = sandbox.netns(&self.config.netns_dir);
+        let paths = self.paths(sandbox);
+        let spec = spec::sandbox(&spec::SandboxInput {
+            id: sandbox.id(),
+            config: &sandbox.record.config,
+            handler: &spec_handler(handler),
+            host: &self.host,
+            cgroup_path: sandbox.cgroups_path(sandbox.id().as_str()),
+            netns: netns.as_deref(),
+            root: &self.pause_root,
+            args: vec![pause::COMMAND.to_owned()],
+            hostname: hostname.to_owned(),
+            files: &files(paths),
+        })?;
+        encode(&spec)
+    }
+
+    pub(super) fn push_pause_undo(&self, sandbox: &Sandbox, undo: &mut Undo) {
+        let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
+        undo.push("remove pause container", async move {
+            task::destroy(&containerd, id.as_str()).await?;
+            containerd.delete_container(id.as_str()).await
+        });
+    }
+
+    /// Creates and starts the pause container; gives its host PID. Its `sandbox` stays empty:
+    /// containerd would look for a shim that is not there yet (rulings.md 8).
+    pub(super) async fn start_pause(&self, sandbox: &Sandbox, handler: &Handler, spec: Vec<u8>) -> Result<u32> {
+        let id = sandbox.id().as_str();
+        let container = Container {
+            id: id.to_owned(),
+            labels: sandbox_labels(),
+            runtime: handler.kind.clone(),
+            runtime_options: Some(handler.options.any()),
+            spec: Some(spec_any(&spec)),
+            ..Container::default()
+        };
+        self.containerd.create_container(container).await?;
+        let create = CreateTask {
+            id: id.to_owned(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+            options: Some(handler.options.any()),
+        };
+        let pid = self.containerd.create_task(create).await?;
+        self.containerd.start_task(id, "").await?;
+        Ok(pid)
+    }
+
+    /// Follows the pause process to its end: then the sandbox is not ready any more.
+    pub(super) fn watch_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        self.tasks.background(async move {
+            let id = sandbox.id().as_str();
+            let wait = node.containerd.wait_task(id, "").await;
+            let exit = node.exit_of(id, wait).await;
+            tracing::info!(sandbox = id, code = exit.code, "pause process ended");
+            // Denied only after a Stop that has reclaimed everything already.
+            let _ = sandbox.on(Event::PauseExited);
+            task::delete(&node.containerd, id).await;
+        });
+    }
+}
+
+/// Labels that kubelet's cAdvisor looks at, made by us: containerd acts on labels of its
+/// objects, so none of the pod's is ever copied.
+fn sandbox_labels() -> std::collections::HashMap<String, String> {
+    std::collections::HashMap::from([("io.cri-containerd.kind".to_owned(), "sandbox".to_owned())])
+}
+
+pub(super) fn encode(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>> {
+    serde_json::to_vec(spec).map_err(|error| Error::System {
+        operation: "encode",
+        path: "OCI spec".to_owned(),
+        source: error.into(),
+    })
+}
+
+pub(super) fn spec_handler(handler: &Handler) -> spec::Handler {
+    spec::Handler {
+        name: handler.name.clone(),
+        base_spec: handler.base_spec.clone(),
+        privileged_without_host_devices: handler.privileged_without_host_devices,
+        pod_annotations: handler.pod_annotations.clone(),
+        container_annotations: handler.container_annotations.clone(),
+    }
+}
+
+pub(super) fn files(paths: crate::sandbox::SandboxPaths) -> spec::SandboxFiles {
+    spec::SandboxFiles { hostname: paths.hostname, hosts: paths.hosts, resolv_conf: paths.resolv_conf, shm: paths.shm }
+}

@@ -1,0 +1,191 @@
+//! Recovery at start: containerd's records and tasks become the store again. It never refuses:
+//! what cannot be read is listed as NOTREADY or UNKNOWN and can be removed; what is
+//! somebody else's is left alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Node, Result, now};
+use crate::container::io::Streams;
+use crate::container::{self, Container, Exit, Reason, Root, State, started};
+use crate::containerd::{self, Process, ProcessStatus};
+use crate::sandbox::{self, Sandbox};
+
+type Tasks = HashMap<String, Process>;
+
+/// What recovery found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recovered {
+    /// Sandboxes listed.
+    pub sandboxes: usize,
+    /// Containers listed.
+    pub containers: usize,
+    /// Records of somebody else, left alone.
+    pub foreign: usize,
+}
+
+/// Fills the node's store and follows what still runs.
+///
+/// # Errors
+/// Only containerd's, when it cannot list its records.
+pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
+    let (sandboxes, containers, tasks) = tokio::join!(
+        node.containerd.list_sandboxes(),
+        node.containerd.list_containers(""),
+        node.containerd.list_tasks(),
+    );
+    let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
+    let mut found = Recovered::default();
+    for record in sandboxes? {
+        node.recover_sandbox(&record, &tasks, &mut found);
+    }
+    for record in containers? {
+        node.recover_container(&record, &tasks, &mut found).await;
+    }
+    Ok(found)
+}
+
+impl Node {
+    fn recover_sandbox(self: &Arc<Self>, record: &containerd::Sandbox, tasks: &Tasks, found: &mut Recovered) {
+        let record = match sandbox::Record::decode(record) {
+            Ok(record) => record,
+            Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
+            Err(error @ sandbox::RecordError::Damaged(_)) => {
+                tracing::error!(sandbox = record.id, %error, "listed without its config");
+                match sandbox::Record::nameless(record) {
+                    Some(record) => record,
+                    None => return found.foreign += 1,
+                }
+            }
+        };
+        let task = tasks.get(record.id.as_str());
+        let running = task.filter(|task| task.status == ProcessStatus::Running);
+        let addresses = self.network.attached(&record.id).map(|attached| attached.ips).unwrap_or_default();
+        let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
+        let sandbox = Arc::new(Sandbox::new(record, state, addresses));
+        if running.is_some() {
+            self.watch_pause(&sandbox);
+        }
+        self.store.sandboxes.insert(sandbox);
+        found.sandboxes += 1;
+    }
+
+    async fn recover_container(self: &Arc<Self>, stored: &containerd::Container, tasks: &Tasks, found: &mut Recovered) {
+        let (record, state) = match container::Record::decode(stored) {
+            Ok(decoded) => decoded,
+            Err(container::RecordError::Foreign) => {
+                // The pause containers of our own sandboxes have no extension either.
+                let ours = self.store.sandboxes.get(&stored.id).is_some();
+                return found.foreign += usize::from(!ours);
+            }
+            Err(error @ container::RecordError::Damaged(_)) => {
+                tracing::error!(container = stored.id, %error, "listed as unknown");
+                match container::Record::nameless(stored) {
+                    Some(record) => (record, State::Unknown),
+                    None => return found.foreign += 1,
+                }
+            }
+        };
+        let sandbox = self.store.sandbox(&record.sandbox);
+        let root = Root {
+            snapshotter: stored.snapshotter.clone(),
+            chain_id: String::new(),
+            cgroups_path: sandbox.map(|sandbox| sandbox.cgroups_path(record.id.as_str())).unwrap_or_default(),
+        };
+        let spec = stored.spec.as_ref().map(|spec| spec.value.clone()).unwrap_or_default();
+        let task = tasks.get(record.id.as_str());
+        let evidence = Evidence {
+            started_at: started::read(&self.config.state, &record.id),
+            same_boot: record.about.boot == self.boot,
+            recorded: state.clone(),
+            task,
+        };
+        let new = evidence.state();
+        let container = Arc::new(Container::new(record, root, spec, new.clone()));
+        self.store.containers.insert(Arc::clone(&container));
+        found.containers += 1;
+        if let (State::Created, State::Exited(exit)) = (state, &new) {
+            // An exit once told never changes, so it is written before anybody asks.
+            self.persist_exit(&container, exit).await;
+        }
+        self.resume(&container, task).await;
+    }
+
+    /// Brings a container and its task together again.
+    async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>) {
+        let id = container.id().to_string();
+        match (container.state(), task.map(|task| task.status)) {
+            (State::Running { .. }, Some(status)) => {
+                self.reattach(container).await;
+                match status {
+                    // It ended while nobody watched; the exit is settled as ever.
+                    ProcessStatus::Stopped => {
+                        let exit = task.map_or(containerd::Exit { code: 255, at: 0 }, |task| task.exit);
+                        self.settle_exit(container, exit).await;
+                    }
+                    ProcessStatus::Created | ProcessStatus::Running | ProcessStatus::Unknown => {
+                        let containerd = self.containerd.clone();
+                        self.watch_container(container, async move { containerd.wait_task(&id, "").await });
+                    }
+                }
+            }
+            // A task that was made and never started, or one whose exit is written: not needed.
+            (State::Created | State::Exited(_) | State::Removing { .. }, Some(_)) => {
+                container.set_cleaned(false);
+                let (node, container) = (Arc::clone(self), Arc::clone(container));
+                self.tasks.background(async move {
+                    if let Err(error) = super::task::destroy(&node.containerd, container.id().as_str()).await {
+                        tracing::warn!(container = %container.id(), %error, "an idle task could not be deleted yet");
+                    }
+                    node.clean_task(&container).await;
+                });
+            }
+            (State::Created | State::Exited(_) | State::Removing { .. }, None) => self.remove_streams(container).await,
+            (State::Starting | State::Unknown, _) | (State::Running { .. }, None) => {}
+        }
+    }
+
+    async fn reattach(&self, container: &Arc<Container>) {
+        match Streams::reattach(self.streams_config(container)).await {
+            Ok(streams) => container.set_streams(Some(Arc::new(streams))),
+            Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
+        }
+    }
+
+    async fn remove_streams(&self, container: &Container) {
+        if let Err(error) = Streams::remove(self.streams_config(container)).await {
+            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+        }
+    }
+}
+
+/// What record, task and state directory tell together.
+struct Evidence<'a> {
+    recorded: State,
+    task: Option<&'a Process>,
+    /// When it was started, if that was since the last boot.
+    started_at: Option<i64>,
+    same_boot: bool,
+}
+
+impl Evidence<'_> {
+    fn state(self) -> State {
+        if self.recorded != State::Created {
+            return self.recorded;
+        }
+        match self.task.map(|task| (task.status, task.pid)) {
+            Some((ProcessStatus::Running | ProcessStatus::Stopped | ProcessStatus::Unknown, pid)) => {
+                State::Running { pid, started_at: self.started_at.unwrap_or_else(now) }
+            }
+            // A start that did not come to its end; it can be repeated.
+            Some((ProcessStatus::Created, _)) => State::Created,
+            None if self.started_at.is_some() || !self.same_boot => State::Exited(unseen_exit(self.started_at.unwrap_or(0))),
+            None => State::Created,
+        }
+    }
+}
+
+/// The exit of a container whose end nobody saw.
+fn unseen_exit(started_at: i64) -> Exit {
+    Exit { code: 255, started_at, finished_at: now(), reason: Reason::Unknown, message: String::new() }
+}

@@ -1,0 +1,51 @@
+//! RemoveContainer: end it → task deleted → root → record.
+
+use std::sync::Arc;
+
+use super::create_container::remove_directory;
+use super::lookup::unless_missing;
+use super::{Change, Error, Node, Result};
+use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
+use crate::container::{Container, Event, Grace, started};
+
+/// Removes a container; a running one is killed. An unknown one is a success. Its log stays: it is kubelet's.
+///
+/// # Errors
+/// The first thing that could not be taken away; the container stays listed, repeat the call.
+pub async fn remove_container(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse> {
+    if let Some(container) = unless_missing(node.container(&request.container_id))? {
+        node.containerd_ready().await?;
+        node.remove(&container).await?;
+    }
+    Ok(RemoveContainerResponse {})
+}
+
+impl Node {
+    /// Joins the removal that runs, or starts one.
+    pub(super) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let change = Change::RemoveContainer(container.id().clone());
+        let (node, container) = (Arc::clone(self), Arc::clone(container));
+        let start = || async move { steps(&node, &container).await };
+        Ok(self.changes.run(change, start).await?)
+    }
+}
+
+async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    node.end_container(container, Grace::NONE).await?;
+    let id = container.id().as_str();
+    // Denied when somebody started it in between: kubelet repeats the call.
+    container.on(Event::RemoveRequested).map_err(|denied| Error::State {
+        kind: "container",
+        id: id.to_owned(),
+        state: denied.0.name().to_owned(),
+        wanted: "ended",
+    })?;
+    container.cleaned().await;
+    node.containerd.remove_snapshot(&container.root.snapshotter, id).await?;
+    let directory = node.container_directory(container.id());
+    remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
+    node.containerd.delete_container(id).await?;
+    started::remove(&node.config.state, container.id());
+    node.store.containers.remove(id);
+    Ok(())
+}

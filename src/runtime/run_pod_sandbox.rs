@@ -1,0 +1,148 @@
+//! RunPodSandbox: record → netns and files → network beside the pause task → ready.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::{Error, Node, Result, now};
+use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
+use crate::config::Handler;
+use crate::ids::SandboxId;
+use crate::netns;
+use crate::sandbox::{self, Event, Record, Sandbox, State};
+use crate::store::{Creation, Outcome, sandbox_name};
+use crate::undo::{Leftovers, Undo};
+
+/// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
+///
+/// # Errors
+/// [`Error::Exists`] when the name is listed; [`Error::Invalid`] names a field; otherwise what
+/// failed, after everything was taken back.
+pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
+    node.containerd_ready().await?;
+    let fingerprint = request.encode_to_vec();
+    let record = record(node, request)?;
+    let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
+    if let Some(sandbox) = node.store.sandboxes.named(&name) {
+        return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
+    }
+    let list = |sandbox: &Arc<Sandbox>| node.store.sandboxes.insert(Arc::clone(sandbox));
+    let start = || make(Arc::clone(node), record);
+    let leftovers = {
+        let node = Arc::clone(node);
+        move |sandbox: Arc<Sandbox>, left| node.keep_listed(sandbox, &left)
+    };
+    match node.new_sandboxes.run(&name, fingerprint, list, start, leftovers).await {
+        Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
+        Outcome::Failed(error) => Err(error.into()),
+        Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
+    }
+}
+
+/// Checks the request as far as it can be checked without doing anything.
+fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
+    let config = request.config.ok_or(Error::missing_field("config"))?;
+    let metadata = config.metadata.as_ref().ok_or(Error::missing_field("config.metadata"))?;
+    for (field, value) in [
+        ("config.metadata.name", &metadata.name),
+        ("config.metadata.namespace", &metadata.namespace),
+        ("config.metadata.uid", &metadata.uid),
+    ] {
+        if value.is_empty() {
+            return Err(Error::missing_field(field));
+        }
+    }
+    let handler = node.handler(&request.runtime_handler)?.name.clone();
+    Ok(Record { id: SandboxId::random(), config, handler, created_at: now() })
+}
+
+async fn make(node: Arc<Node>, record: Record) -> Result<Creation<Sandbox>> {
+    // Not ready yet; it becomes so with the pause task. Nobody sees it until then.
+    let sandbox = Arc::new(Sandbox::new(record, State::Ready { pid: 0 }, Vec::new()));
+    let mut undo = Undo::new();
+    match steps(&node, &sandbox, &mut undo).await {
+        Ok(sandbox) => Ok(Creation { object: sandbox, undo }),
+        Err(cause) => match undo.roll_back().await {
+            Ok(()) => Err(cause),
+            Err(leftovers) => {
+                node.keep_listed(sandbox, &leftovers);
+                Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
+            }
+        },
+    }
+}
+
+/// The story. Each step pushes its undo before it starts.
+async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Result<Arc<Sandbox>> {
+    let handler = node.handler(&draft.record.handler)?;
+    let hostname = sandbox::hostname(&draft.record.config, draft.on_host_network())
+        .map_err(|source| Error::Files { id: draft.id().to_string(), source })?;
+    // The spec first: a config that cannot be run leaves no trace at all.
+    let spec = node.pause_spec(draft, handler, &hostname)?;
+
+    node.write_sandbox_record(draft, handler, undo).await?;
+    node.make_netns(draft, undo).await?;
+    node.make_files(draft, hostname, undo).await?;
+    node.push_network_undo(draft, undo);
+    node.push_pause_undo(draft, undo);
+    let (addresses, pid) = if network_comes_first(handler, &draft.record.config) {
+        (node.attach_network(draft).await?, node.start_pause(draft, handler, spec).await?)
+    } else {
+        // join, not try_join: neither is dropped in the middle when the other fails.
+        let (network, pause) = tokio::join!(node.attach_network(draft), node.start_pause(draft, handler, spec));
+        (network?, pause?)
+    };
+    let sandbox = Arc::new(Sandbox::new(draft.record.clone(), State::Ready { pid }, addresses));
+    node.watch_pause(&sandbox);
+    Ok(sandbox)
+}
+
+/// VM handlers read the network when the VM starts; runc's init writes net.* sysctls, whose
+/// interfaces have to be there (rulings.md 7).
+fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
+    let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
+    handler.virtual_machine || sysctls.is_some_and(|all| all.keys().any(|key| key.starts_with("net.")))
+}
+
+impl Node {
+    async fn write_sandbox_record(&self, sandbox: &Sandbox, handler: &Handler, undo: &mut Undo) -> Result<()> {
+        let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
+        undo.push("delete sandbox record", async move { containerd.delete_sandbox(id.as_str()).await });
+        let record = sandbox.record.encode(handler.kind.clone(), handler.options.any());
+        Ok(self.containerd.create_sandbox(record).await?)
+    }
+
+    async fn make_netns(&self, sandbox: &Sandbox, undo: &mut Undo) -> Result<()> {
+        let Some(path) = sandbox.netns(&self.config.netns_dir) else { return Ok(()) };
+        let pinned = path.clone();
+        undo.push("remove network namespace", async move { netns::remove(&pinned).await });
+        netns::create(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })
+    }
+
+    async fn make_files(&self, sandbox: &Arc<Sandbox>, hostname: String, undo: &mut Undo) -> Result<()> {
+        let paths = self.paths(sandbox);
+        let made = paths.clone();
+        undo.push("remove sandbox files", async move { blocking(move || made.remove()).await });
+        let config = Arc::clone(sandbox);
+        blocking(move || paths.create(&config.record.config, &hostname))
+            .await
+            .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })
+    }
+
+    /// What could not be undone stays listed, not ready, until Stop and Remove finish it.
+    fn keep_listed(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
+        tracing::error!(sandbox = %sandbox.id(), %leftovers, "a failed sandbox could not be taken back whole");
+        // From Ready and Dead alike a Stop is always allowed.
+        let _ = sandbox.on(Event::PauseExited);
+        self.store.sandboxes.insert(sandbox);
+    }
+}
+
+/// File-system work on a thread where it may block.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // The closure is never cancelled, so the only error is its own panic.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

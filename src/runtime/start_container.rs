@@ -1,0 +1,114 @@
+//! StartContainer: streams → task → wait → start.
+
+use std::sync::Arc;
+
+use super::create_container::require_ready;
+use super::{Error, Node, Result, now, task};
+use crate::api::v1::{StartContainerRequest, StartContainerResponse};
+use crate::container::io::{LogPath, Streams, StreamsConfig};
+use crate::container::{Container, Event, Exit, Reason, started};
+use crate::containerd::CreateTask;
+
+/// Exit code of a container that could not be started, as kubelet knows it.
+const START_ERROR: i32 = 128;
+
+/// Starts a created container.
+///
+/// # Errors
+/// [`Error::State`] unless it is created and its sandbox is ready; otherwise what failed: the container is then
+/// exited with reason StartError, and nothing of its task is left.
+pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse> {
+    let container = node.container(&request.container_id)?;
+    node.containerd_ready().await?;
+    require_ready(&*node.sandbox(container.sandbox().as_str())?)?;
+    container.on(Event::Start).map_err(|denied| Error::State {
+        kind: "container",
+        id: container.id().to_string(),
+        state: denied.0.name().to_owned(),
+        wanted: "created",
+    })?;
+    let operation = node.tasks.operation(carry_out(Arc::clone(node), container));
+    // The operation is never aborted; its panic becomes the caller's.
+    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    Ok(StartContainerResponse {})
+}
+
+async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
+    container.set_cleaned(false);
+    match steps(&node, &container).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            node.give_up(&container, &error).await;
+            Err(error)
+        }
+    }
+}
+
+async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    let id = container.id().as_str();
+    let sandbox = node.sandbox(container.sandbox().as_str())?;
+    // The target of a shared PID namespace may have ended since the container was made.
+    node.target_pid(&sandbox, &container.record.config)?;
+    let handler = node.handler(&sandbox.record.handler)?;
+    let rootfs = node.containerd.snapshot_mounts(&container.root.snapshotter, id).await?;
+
+    let streams = Streams::prepare(node.streams_config(container)).await;
+    let streams = Arc::new(streams.map_err(|source| Error::Io { id: id.to_owned(), source })?);
+    container.set_streams(Some(Arc::clone(&streams)));
+
+    let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(handler.options.any()) };
+    node.containerd.create_task(create).await?;
+    streams.task_created();
+
+    // Waited for before it is started, so that no exit is too early to be seen.
+    let containerd = node.containerd.clone();
+    let waited = id.to_owned();
+    let wait = node.tasks.background(async move { containerd.wait_task(&waited, "").await });
+    let pid = node.containerd.start_task(id, "").await?;
+    let at = now();
+    if let Err(error) = started::write(&node.config.state, container.id(), at) {
+        tracing::warn!(container = id, %error, "a restart of Pontoon will not know when it was started");
+    }
+    // From Starting this is always allowed.
+    let _ = container.on(Event::Started { pid, at });
+    node.watch_container(container, async move {
+        wait.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    });
+    Ok(())
+}
+
+impl Node {
+    /// What a container's streams are made of.
+    pub(super) fn streams_config(&self, container: &Container) -> StreamsConfig {
+        let config = &container.record.config;
+        let sandbox = self.store.sandbox(container.sandbox());
+        let directory = sandbox.map(|sandbox| sandbox.record.config.log_directory.clone()).unwrap_or_default();
+        let logged = !directory.is_empty() && !config.log_path.is_empty();
+        StreamsConfig {
+            id: container.id().clone(),
+            state_dir: self.config.state.join("io"),
+            log: logged.then(|| LogPath { directory: directory.into(), relative: config.log_path.clone().into() }),
+            tty: config.tty,
+            stdin: config.stdin,
+            stdin_once: config.stdin_once,
+        }
+    }
+
+    /// A failed start leaves no task, and a container that says why.
+    async fn give_up(self: &Arc<Self>, container: &Arc<Container>, error: &Error) {
+        let id = container.id().as_str();
+        if let Err(left) = task::destroy(&self.containerd, id).await {
+            tracing::warn!(container = id, error = %left, "the task of a failed start could not be deleted yet");
+        }
+        let exit = Exit {
+            code: START_ERROR,
+            started_at: 0,
+            finished_at: now(),
+            reason: Reason::StartError,
+            message: error.chain(),
+        };
+        self.persist_exit(container, &exit).await;
+        let _ = container.on(Event::Ended(exit));
+        self.clean_task(container).await;
+    }
+}

@@ -1,0 +1,77 @@
+//! Status: conditions, runtime handlers, features. It never waits for containerd.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::Node;
+use crate::api::v1::{
+    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest, StatusResponse,
+};
+
+/// kubelet asks every 5 seconds; a condition that is false makes the node NotReady.
+#[must_use]
+pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
+    StatusResponse {
+        status: Some(RuntimeStatus { conditions: vec![runtime_ready(node), network_ready(node)] }),
+        info: if request.verbose { info(node) } else { HashMap::new() },
+        runtime_handlers: handlers(node),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+            mount_options: true,
+        }),
+    }
+}
+
+fn runtime_ready(node: &Node) -> RuntimeCondition {
+    let up = *node.health.borrow();
+    RuntimeCondition {
+        r#type: "RuntimeReady".to_owned(),
+        status: up,
+        reason: if up { String::new() } else { "ContainerdAway".to_owned() },
+        message: if up { String::new() } else { format!("no answer from containerd at {}", node.config.containerd.address.display()) },
+    }
+}
+
+fn network_ready(node: &Node) -> RuntimeCondition {
+    let ready = node.network.ready();
+    RuntimeCondition {
+        r#type: "NetworkReady".to_owned(),
+        status: ready.is_ok(),
+        reason: ready.as_ref().err().map(|not| not.reason.clone()).unwrap_or_default(),
+        message: ready.err().map(|not| not.message).unwrap_or_default(),
+    }
+}
+
+/// Each handler by its name, and the default once more under the empty one.
+fn handlers(node: &Node) -> Vec<RuntimeHandler> {
+    let default = (String::new(), node.config.handlers.default_handler());
+    let named = node.config.handlers.iter().map(|handler| (handler.name.clone(), handler));
+    let all = std::iter::once(default).chain(named);
+    all.map(|(name, handler)| RuntimeHandler { name, features: Some(features(node, &handler.name)) }).collect()
+}
+
+/// What the runtime says it can do and the specs make use of; user namespaces are refused today.
+fn features(node: &Node, handler: &str) -> RuntimeHandlerFeatures {
+    let features = node.features.get(handler).copied().unwrap_or_default();
+    RuntimeHandlerFeatures { recursive_read_only_mounts: features.recursive_read_only_mounts, user_namespaces: false }
+}
+
+fn info(node: &Node) -> HashMap<String, String> {
+    let config = json!({
+        "root": node.config.root,
+        "state": node.config.state,
+        "socket": node.config.socket,
+        "containerd": { "address": node.config.containerd.address, "namespace": node.config.containerd.namespace },
+        "cni": { "confDir": node.config.cni.conf_dir, "binDirs": node.config.cni.bin_dirs },
+        "snapshotter": node.config.images.snapshotter,
+        "registryConfigPath": node.config.images.registry_config_path,
+        "operationsInFlight": node.tasks.in_flight(),
+    });
+    HashMap::from([
+        ("config".to_owned(), config.to_string()),
+        ("cniconfig".to_owned(), node.network.config_json().to_string()),
+        ("runtimeVersion".to_owned(), json!(env!("CARGO_PKG_VERSION")).to_string()),
+    ])
+}

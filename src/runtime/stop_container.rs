@@ -1,0 +1,78 @@
+//! StopContainer: stop signal → grace → SIGKILL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lookup::unless_missing;
+use super::{Change, Node, Result, task};
+use crate::api::v1::{StopContainerRequest, StopContainerResponse};
+use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
+
+/// How often a SIGKILL is repeated until the process is gone.
+const KILL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Stops a container within its grace period. An unknown or ended one is a success.
+///
+/// # Errors
+/// containerd's, when the signal could not be sent.
+pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
+    if let Some(container) = unless_missing(node.container(&request.container_id))? {
+        if container.state().is_alive() {
+            node.containerd_ready().await?;
+        }
+        node.end_container(&container, Grace::seconds(request.timeout)).await?;
+    }
+    Ok(StopContainerResponse {})
+}
+
+impl Node {
+    /// Resolves when no process of the container is alive. A stop that runs already is joined,
+    /// and shortened when this grace ends earlier.
+    pub(super) async fn end_container(self: &Arc<Self>, container: &Arc<Container>, grace: Grace) -> Result<()> {
+        // A start in progress ends soon, one way or the other.
+        let _ = container.watch().wait_for(|state| *state != State::Starting).await;
+        if !container.state().is_alive() {
+            return Ok(());
+        }
+        let stop = container.join_stop(grace);
+        let change = Change::StopContainer(container.id().clone());
+        let (node, container) = (Arc::clone(self), Arc::clone(container));
+        let start = || async move {
+            let result = steps(&node, &container, &stop).await;
+            stop.finish();
+            result
+        };
+        Ok(self.changes.run(change, start).await?)
+    }
+}
+
+async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Result<()> {
+    let id = container.id().as_str();
+    if container.state() == State::Unknown {
+        return destroy_unknown(node, container).await;
+    }
+    if !stop.is_immediate() {
+        node.containerd.kill_task(id, "", container.record.about.stop_signal, false).await?;
+        tokio::select! {
+            () = container.ended() => return Ok(()),
+            () = stop.grace_over() => {}
+        }
+    }
+    // Processes that share the pod's PID namespace do not die with the container's first.
+    loop {
+        node.containerd.kill_task(id, "", task::SIGKILL, true).await?;
+        if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {
+            return Ok(());
+        }
+        tracing::warn!(container = id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+    }
+}
+
+/// Nobody watches a container whose record could not be read.
+async fn destroy_unknown(node: &Node, container: &Container) -> Result<()> {
+    task::destroy(&node.containerd, container.id().as_str()).await?;
+    let exit = Exit { code: 255, started_at: 0, finished_at: super::now(), reason: Reason::Unknown, message: String::new() };
+    let _ = container.on(Event::Ended(exit));
+    container.set_cleaned(true);
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! StopPodSandbox: containers in parallel → pause killed beside CNI DEL → netns unmounted.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::lookup::unless_missing;
+use super::run_pod_sandbox::blocking;
+use super::{Change, Error, Node, Result, task};
+use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
+use crate::container::Grace;
+use crate::netns;
+use crate::sandbox::{Event, Sandbox, State};
+
+/// Stops every process of a sandbox and gives its network back. An unknown or stopped sandbox is a success.
+///
+/// # Errors
+/// The first thing that could not be taken away; repeat the call.
+pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse> {
+    if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
+        if sandbox.state() != State::Stopped {
+            node.containerd_ready().await?;
+        }
+        node.stop_sandbox(&sandbox).await?;
+    }
+    Ok(StopPodSandboxResponse {})
+}
+
+impl Node {
+    /// Joins the stop that runs, or starts one.
+    pub(super) async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let change = Change::StopSandbox(sandbox.id().clone());
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        let start = || async move { steps(&node, &sandbox).await };
+        Ok(self.changes.run(change, start).await?)
+    }
+}
+
+async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    // From now on no container is made or started in it.
+    if sandbox.on(Event::StopRequested) == Ok(State::Stopped) {
+        return Ok(());
+    }
+    let containers = node.store.containers_of(sandbox.id());
+    let stops = containers.iter().map(|container| node.end_container(container, Grace::NONE));
+    join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
+
+    // Both to their end, whatever the other says.
+    let (paused, detached) = tokio::join!(
+        task::destroy(&node.containerd, sandbox.id().as_str()),
+        node.detach_network(sandbox),
+    );
+    paused?;
+    detached?;
+
+    if let Some(path) = sandbox.netns(&node.config.netns_dir) {
+        netns::remove(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
+    }
+    let paths = node.paths(sandbox);
+    blocking(move || paths.remove()).await.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
+    // A Stop has begun, so this is allowed.
+    let _ = sandbox.on(Event::Reclaimed);
+    Ok(())
+}

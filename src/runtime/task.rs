@@ -1,0 +1,43 @@
+//! Small acts on containerd tasks that more than one verb needs.
+
+use std::time::Duration;
+
+use crate::containerd::{Containerd, Kind, Result};
+
+/// SIGKILL's number.
+pub(super) const SIGKILL: u32 = 9;
+/// Between two tries to delete a task that will not go.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest pause between two such tries.
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Kills whatever runs of a task, waits for its end and deletes it. No task is a success.
+pub(super) async fn destroy(containerd: &Containerd, id: &str) -> Result<()> {
+    if containerd.delete_task(id).await.is_ok() {
+        return Ok(());
+    }
+    containerd.kill_task(id, "", SIGKILL, true).await?;
+    match containerd.wait_task(id, "").await {
+        Err(error) if !error.is_not_found() => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    containerd.delete_task(id).await.map(drop)
+}
+
+/// Deletes the task of a process that has ended, as often as it takes.
+pub(super) async fn delete(containerd: &Containerd, id: &str) {
+    let mut pause = RETRY;
+    loop {
+        match containerd.delete_task(id).await {
+            Ok(_) => return,
+            Err(error) => tracing::warn!(task = id, %error, "a task that has ended cannot be deleted yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LIMIT);
+    }
+}
+
+/// Whether a call failed because the connection or containerd itself went, not because of the call.
+pub(super) fn is_away(error: &crate::containerd::Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Cancelled)
+}

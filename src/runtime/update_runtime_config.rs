@@ -1,0 +1,23 @@
+//! UpdateRuntimeConfig: the node has got its pod CIDRs.
+
+use super::{Error, Node, Result};
+use crate::api::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
+
+/// Writes the CNI configuration from a template where one is configured; otherwise says what it heard.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is no CIDR; [`Error::Network`] when the file cannot be written.
+pub async fn update_runtime_config(node: &Node, request: UpdateRuntimeConfigRequest) -> Result<UpdateRuntimeConfigResponse> {
+    let network = request.runtime_config.and_then(|config| config.network_config);
+    let cidrs = network.map(|network| network.pod_cidr).unwrap_or_default();
+    if cidrs.is_empty() {
+        return Ok(UpdateRuntimeConfigResponse {});
+    }
+    let cidrs: Vec<String> = cidrs.split(',').map(|cidr| cidr.trim().to_owned()).collect();
+    let written = node.network.write_from_template(&cidrs).await;
+    match written.map_err(|source| Error::Network { id: "of the node".to_owned(), source })? {
+        Some(path) => tracing::info!(?cidrs, path = %path.display(), "wrote the CNI configuration"),
+        None => tracing::info!(?cidrs, "pod CIDRs heard; no cni.conf_template is configured"),
+    }
+    Ok(UpdateRuntimeConfigResponse {})
+}
