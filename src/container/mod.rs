@@ -1,0 +1,3 @@
+//! The container: its state, its record, its streams.
+
+pub mod io;
