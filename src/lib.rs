@@ -1,12 +1,29 @@
 //! Pontoon: a CRI server between kubelet and containerd.
+//!
+//! ```text
+//! kubelet ──CRI──► cri ──► runtime, images ──► sandbox, container, store
+//!                                    │
+//!                                    └──► spec, network, netns, cgroup, containerd ──► containerd
+//! ```
+//! Each room's `mod.rs` says what it does, what it must not do and who calls it;
+//! docs/architecture.md follows one RunPodSandbox through them.
 
 pub mod api;
 pub mod cgroup;
 pub mod config;
 pub mod container;
 pub mod containerd;
+pub mod cri;
+pub mod daemon;
+pub mod events;
 pub mod ids;
+pub mod images;
+pub mod netns;
+pub mod network;
+pub mod runtime;
 pub mod sandbox;
+pub mod spec;
 pub mod store;
+pub mod sys;
 pub mod tasks;
 pub mod undo;

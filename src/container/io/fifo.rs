@@ -1,0 +1,289 @@
+//! The FIFO driver: named pipes that containerd's shim opens by path and this process reads.
+//!
+//! The shim opens each FIFO for both reading and writing, so a container neither notices when
+//! the daemon dies nor loses what is in the pipe; it waits once the pipe is full. It wants
+//! paths for both stdout and stderr or for neither, and with a terminal only stdout.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use rustix::io::Errno;
+use tokio::net::unix::pipe;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::log_file::{LogFile, LogWriter};
+use super::pump::Pump;
+use super::{Chunk, Counters, Driver, Error, Lines, LogPath, Result, StreamName, Streams, StreamsConfig};
+use crate::containerd::Stdio;
+use crate::ids::ContainerId;
+use crate::sys::fifo::{self, End};
+use crate::tasks::Tasks;
+
+/// How many reads a subscriber may be behind; at most 64 KiB each.
+const SUBSCRIBER_LAG: usize = 16;
+/// How long a reopened log waits for the end of a line.
+const LINE_END: Duration = Duration::from_millis(500);
+/// How long a close waits for the last write.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Makes streams of FIFOs.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    tasks: Tasks,
+    counters: Arc<Counters>,
+}
+
+impl Fifo {
+    /// Starts its readers with `tasks`.
+    #[must_use]
+    pub fn new(tasks: Tasks) -> Self {
+        Self { tasks, counters: Arc::default() }
+    }
+
+    /// What went through its logs.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    async fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>) -> Result<Arc<dyn Streams>> {
+        let directory = directory(&config.state_dir, &config.id);
+        // The write end of stdin cannot be had when the shim has closed its read end; that is
+        // a container without stdin from now on.
+        let stdin = if config.stdin { open_stdin(&directory)? } else { None };
+        let log = match &config.log {
+            Some(path) => Some(watch::Sender::new(Arc::new(open_log(path, &self.counters).await?))),
+            None => None,
+        };
+        let (chunks, stop) = (broadcast::Sender::new(SUBSCRIBER_LAG), CancellationToken::new());
+        let names = output_names(config.tty);
+        let mut pumps = Vec::with_capacity(names.len());
+        for &name in names {
+            let path = directory.join(name.as_str());
+            let fails = |source| Error::fifo("open FIFO", &path, source);
+            let pipe = fifo::open(&path, End::Read).map_err(fails)?;
+            let writer = log.as_ref().map(LogWriter::new);
+            pumps.push(Pump::new(pipe, Lines::new(name, config.tty), writer, chunks.clone()).map_err(fails)?);
+        }
+        let live = watch::Sender::new(pumps.len());
+        for pump in pumps {
+            let (live, stop) = (live.clone(), stop.clone());
+            self.tasks.background(async move {
+                pump.run(stop).await;
+                live.send_modify(|count| *count -= 1);
+            });
+        }
+        Ok(Arc::new(FifoStreams {
+            stdio: stdio(&directory, &config),
+            live: live.subscribe(),
+            log,
+            chunks,
+            keep: Mutex::new(keep),
+            stdin: Mutex::new(stdin),
+            reopening: tokio::sync::Mutex::new(()),
+            counters: Arc::clone(&self.counters),
+            stop: stop.clone(),
+            _stop_on_drop: stop.drop_guard(),
+            config,
+        }))
+    }
+}
+
+impl Driver for Fifo {
+    fn prepare(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
+        async move {
+            let (state_dir, id) = (config.state_dir.clone(), config.id.clone());
+            let made = match make(&config) {
+                Ok(keep) => self.open(config, keep).await,
+                Err(error) => Err(error),
+            };
+            if made.is_err() {
+                // The error that counts is the one above; a leftover is replaced by a next prepare.
+                let _ = self.remove(&state_dir, &id);
+            }
+            made
+        }
+        .boxed()
+    }
+
+    fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
+        self.open(config, Vec::new()).boxed()
+    }
+
+    fn remove(&self, state_dir: &Path, id: &ContainerId) -> Result<()> {
+        let path = directory(state_dir, id);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::fifo("remove FIFOs in", &path, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+struct FifoStreams {
+    config: StreamsConfig,
+    stdio: Stdio,
+    /// The file that every stream should be in.
+    log: Option<watch::Sender<Arc<LogFile>>>,
+    chunks: broadcast::Sender<Chunk>,
+    /// Ends that keep a FIFO from being at its end while the shim has not opened it yet.
+    keep: Mutex<Vec<OwnedFd>>,
+    stdin: Mutex<Option<Arc<pipe::Sender>>>,
+    /// How many streams have not ended.
+    live: watch::Receiver<usize>,
+    /// One reopening at a time: each waits for its own old file.
+    reopening: tokio::sync::Mutex<()>,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+impl FifoStreams {
+    async fn reopen(&self) -> Result<()> {
+        let Some(log) = (self.config.log.as_ref()).zip(self.log.as_ref()) else { return Ok(()) };
+        let (path, target) = log;
+        let _one = self.reopening.lock().await;
+        if *self.live.borrow() == 0 {
+            return Err(Error::Finished(self.config.id.clone()));
+        }
+        let newer = Arc::new(open_log(path, &self.counters).await?);
+        let old = target.send_replace(newer);
+        let (released, old) = (old.released(), Arc::downgrade(&old));
+        if tokio::time::timeout(LINE_END, released.cancelled()).await.is_err()
+            && let Some(old) = old.upgrade()
+        {
+            // A line that does not end, or a write that hangs.
+            old.abandon();
+            target.send_modify(|_| {});
+        }
+        Ok(())
+    }
+
+    async fn all_ended(&self, limit: Duration) -> bool {
+        let mut live = self.live.clone();
+        // The sender goes when the last stream has ended, after it counted down.
+        tokio::time::timeout(limit, live.wait_for(|&count| count == 0)).await.is_ok_and(|ended| ended.is_ok())
+    }
+}
+
+impl Streams for FifoStreams {
+    fn stdio(&self) -> Stdio {
+        self.stdio.clone()
+    }
+
+    fn task_created(&self) {
+        lock(&self.keep).clear();
+    }
+
+    fn reopen_log(&self) -> BoxFuture<'_, Result<()>> {
+        self.reopen().boxed()
+    }
+
+    fn barrier(&self, limit: Duration) -> BoxFuture<'_, bool> {
+        async move {
+            let ended = self.all_ended(limit).await;
+            if !ended {
+                self.counters.barrier_missed();
+            }
+            ended
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Chunk> {
+        self.chunks.subscribe()
+    }
+
+    fn stdin(&self) -> Option<Arc<pipe::Sender>> {
+        lock(&self.stdin).clone()
+    }
+
+    fn close_stdin(&self) {
+        *lock(&self.stdin) = None;
+    }
+
+    fn stdin_once(&self) -> bool {
+        self.config.stdin_once
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.stop.cancel();
+            if !self.all_ended(CLOSE_LIMIT).await {
+                tracing::warn!(container = %self.config.id, "the log's last write did not end in time");
+            }
+        }
+        .boxed()
+    }
+}
+
+fn directory(state_dir: &Path, id: &ContainerId) -> PathBuf {
+    state_dir.join("io").join(id.as_str())
+}
+
+fn output_names(tty: bool) -> &'static [StreamName] {
+    if tty { &[StreamName::Stdout] } else { &[StreamName::Stdout, StreamName::Stderr] }
+}
+
+fn stdio(directory: &Path, config: &StreamsConfig) -> Stdio {
+    let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    Stdio {
+        stdin: if config.stdin { path("stdin") } else { String::new() },
+        stdout: path("stdout"),
+        stderr: if config.tty { String::new() } else { path("stderr") },
+        terminal: config.tty,
+    }
+}
+
+/// Makes the FIFOs. Gives the ends that must stay open until the shim has opened its own:
+/// a read end that never had a writer is at its end, and stdin has no writer without a reader.
+fn make(config: &StreamsConfig) -> Result<Vec<OwnedFd>> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let directory = directory(&config.state_dir, &config.id);
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(&directory);
+    made.map_err(|source| Error::fifo("make directory", &directory, source))?;
+    let stdin = config.stdin.then_some("stdin");
+    let names = output_names(config.tty).iter().map(|name| name.as_str()).chain(stdin);
+    let open = |name| {
+        let path = directory.join(name);
+        fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
+        let end = fifo::open(&path, End::Both).map_err(|source| Error::fifo("open FIFO", &path, source))?;
+        fifo::enlarge(&end);
+        Ok(end)
+    };
+    names.map(open).collect()
+}
+
+fn open_stdin(directory: &Path) -> Result<Option<Arc<pipe::Sender>>> {
+    let path = directory.join("stdin");
+    let fails = |source| Error::fifo("open FIFO", &path, source);
+    match fifo::open(&path, End::Write) {
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(None),
+        opened => {
+            let sender = opened.and_then(pipe::Sender::from_owned_fd).map_err(fails)?;
+            Ok(Some(Arc::new(sender)))
+        }
+    }
+}
+
+async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
+    let at = path.clone();
+    let opened = tokio::task::spawn_blocking(move || at.open()).await;
+    let file = opened.map_err(|_| Error::Thread("open the log"))??;
+    Ok(LogFile::new(path, file, counters))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these guard is replaced whole, so a panic elsewhere leaves it sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The log on disk: opened where it belongs and nowhere else, appended to, survived when full.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Component, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Batch, Error, Result};
+use crate::sys::beneath;
+
+/// kubelet and log collectors of its group read it; containerd makes it the same.
+const LOG_MODE: u32 = 0o640;
+/// Of the directory, should kubelet not have made it; containerd makes it the same.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Where a container's log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPath {
+    /// The sandbox's `log_directory`: absolute, trusted.
+    pub directory: PathBuf,
+    /// The container's `log_path` below it.
+    pub relative: PathBuf,
+}
+
+impl LogPath {
+    /// From the two fields of the CRI. Either one empty means that there is no log.
+    ///
+    /// # Errors
+    /// [`Error::LogDirectory`] unless the directory is absolute; [`Error::LogPath`] when the
+    /// path is absolute, has `..` in it or names nothing. containerd just joins the two.
+    pub fn new(log_directory: &str, log_path: &str) -> Result<Option<Self>> {
+        if log_directory.is_empty() || log_path.is_empty() {
+            return Ok(None);
+        }
+        let path = Self { directory: log_directory.into(), relative: log_path.into() };
+        path.check()?;
+        Ok(Some(path))
+    }
+
+    /// The whole path, as ContainerStatus reports it.
+    #[must_use]
+    pub fn full(&self) -> PathBuf {
+        self.directory.join(&self.relative)
+    }
+
+    fn check(&self) -> Result<()> {
+        let fails = |reason| Err(Error::LogPath { path: self.relative.clone(), reason });
+        if !self.directory.is_absolute() {
+            return Err(Error::LogDirectory { path: self.directory.clone(), reason: "is not absolute" });
+        }
+        if self.relative.as_os_str().as_encoded_bytes().contains(&0) {
+            return fails("has a zero byte in it");
+        }
+        if self.relative.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return fails("is a directory");
+        }
+        for component in self.relative.components() {
+            match component {
+                Component::Normal(_) | Component::CurDir => {}
+                Component::ParentDir => return fails("has .. in it"),
+                Component::RootDir | Component::Prefix(_) => return fails("is absolute"),
+            }
+        }
+        if self.relative.file_name().is_none() { fails("names no file") } else { Ok(()) }
+    }
+
+    /// Opens the log to append to it, and makes it and its directories if they are not there.
+    /// Blocks.
+    pub(super) fn open(&self) -> Result<File> {
+        self.check()?;
+        let fails = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::LOOP) => Error::LogSymlink(self.full()),
+            None if source.kind() == io::ErrorKind::InvalidInput => Error::LogNotRegular(self.full()),
+            _ => Error::Log { path: self.full(), source },
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&self.directory).map_err(fails)?;
+        let root = beneath::directory(&self.directory).map_err(fails)?;
+        if let Some(parent) = self.relative.parent() {
+            beneath::make_directories(&root, parent, Mode::from_raw_mode(DIRECTORY_MODE)).map_err(fails)?;
+        }
+        beneath::append(&root, &self.relative, Mode::from_raw_mode(LOG_MODE)).map_err(fails)
+    }
+}
+
+/// What went through all logs of this process, for the metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    written: AtomicU64,
+    dropped_bytes: AtomicU64,
+    dropped_records: AtomicU64,
+    missed_barriers: AtomicU64,
+}
+
+/// [`Counters`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes written to logs.
+    pub written: u64,
+    /// Bytes of records that no disk took.
+    pub dropped_bytes: u64,
+    /// Records of which at least the end was dropped.
+    pub dropped_records: u64,
+    /// Barriers that ended before the streams did.
+    pub missed_barriers: u64,
+}
+
+impl Counters {
+    /// All of them now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            written: self.written.load(Ordering::Relaxed),
+            dropped_bytes: self.dropped_bytes.load(Ordering::Relaxed),
+            dropped_records: self.dropped_records.load(Ordering::Relaxed),
+            missed_barriers: self.missed_barriers.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn barrier_missed(&self) {
+        self.missed_barriers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An open log that both streams of a container append to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    /// Held while writing, so that a record which took two writes is not cut by the other stream.
+    appender: Mutex<Appender>,
+    counters: Arc<Counters>,
+    /// Set when a newer file waits and no line's end is to be waited for any more.
+    abandoned: AtomicBool,
+    /// Cancelled when the last stream let go of the file.
+    released: CancellationToken,
+    _release: DropGuard,
+}
+
+#[derive(Debug)]
+struct Appender {
+    file: File,
+    /// The file ends in the middle of a record: the disk filled up there.
+    torn: bool,
+    /// Records dropped since a write last succeeded.
+    dropped: u64,
+}
+
+impl LogFile {
+    pub(super) fn new(path: &LogPath, file: File, counters: &Arc<Counters>) -> Self {
+        let released = CancellationToken::new();
+        Self {
+            path: path.full(),
+            appender: Mutex::new(Appender { file, torn: false, dropped: 0 }),
+            counters: Arc::clone(counters),
+            abandoned: AtomicBool::new(false),
+            _release: released.clone().drop_guard(),
+            released,
+        }
+    }
+
+    /// Cancelled when this file has been closed.
+    pub(super) fn released(&self) -> CancellationToken {
+        self.released.clone()
+    }
+
+    /// Lets streams leave it in the middle of a line.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// Appends whole records. What the disk does not take is dropped and counted: a container
+    /// must neither wait nor die for its log. Blocks as long as the disk does.
+    fn append(&self, records: &[u8]) {
+        if records.is_empty() {
+            return;
+        }
+        let mut appender = self.lock();
+        let (written, outcome) = appender.write(records);
+        self.counters.written.fetch_add(written as u64, Ordering::Relaxed);
+        let lost = &records[written..];
+        let Err(error) = outcome else {
+            if appender.dropped > 0 {
+                tracing::warn!(log = %self.path.display(), records = appender.dropped, "log goes on, records were dropped");
+                appender.dropped = 0;
+            }
+            return;
+        };
+        let count = lost.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.counters.dropped_bytes.fetch_add(lost.len() as u64, Ordering::Relaxed);
+        self.counters.dropped_records.fetch_add(count, Ordering::Relaxed);
+        if appender.dropped == 0 {
+            tracing::warn!(log = %self.path.display(), %error, "log cannot be written, records are dropped");
+        }
+        appender.dropped += count;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Appender> {
+        // A panic of the other stream's thread leaves at worst a torn record.
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Appender {
+    /// How many bytes were written, and why not all.
+    fn write(&mut self, records: &[u8]) -> (usize, io::Result<()>) {
+        if self.torn {
+            // Ends the record that the full disk cut. Truncating it away instead would move
+            // the end under a reader that follows the file.
+            if let (_, Err(error)) = write_all(&mut self.file, b"\n") {
+                return (0, Err(error));
+            }
+            self.torn = false;
+        }
+        let (written, outcome) = write_all(&mut self.file, records);
+        self.torn = written > 0 && records[written - 1] != b'\n';
+        (written, outcome)
+    }
+}
+
+fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+/// One stream's way to the log: the file it is in, and the one it should be in.
+#[derive(Debug)]
+pub(super) struct LogWriter {
+    file: Arc<LogFile>,
+    target: watch::Receiver<Arc<LogFile>>,
+}
+
+impl LogWriter {
+    pub(super) fn new(target: &watch::Sender<Arc<LogFile>>) -> Self {
+        let target = target.subscribe();
+        let file = Arc::clone(&target.borrow());
+        Self { file, target }
+    }
+
+    /// For whoever waits for a switch.
+    pub(super) fn target(&self) -> watch::Receiver<Arc<LogFile>> {
+        self.target.clone()
+    }
+
+    /// Writes a batch, and switches to the newer file as soon as the line allows.
+    pub(super) fn write(&mut self, batch: &Batch) {
+        let newer = Arc::clone(&self.target.borrow());
+        if Arc::ptr_eq(&newer, &self.file) {
+            return self.file.append(batch.bytes());
+        }
+        let (old, new) = batch.split();
+        if old.is_empty() || self.file.abandoned.load(Ordering::Acquire) {
+            self.file = newer;
+            return self.file.append(batch.bytes());
+        }
+        self.file.append(old);
+        if !new.is_empty() {
+            self.file = newer;
+            self.file.append(new);
+        }
+    }
+
+    /// Switches without anything to write; `inside` is whether the file ends within a line of ours.
+    pub(super) fn settle(&mut self, inside: bool) {
+        if !inside || self.file.abandoned.load(Ordering::Acquire) {
+            let newer = Arc::clone(&self.target.borrow());
+            self.file = newer;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_path_that_could_leave_is_refused_by_name() {
+        for bad in ["../x", "../../../../etc/cron.d/x", "/etc/x", "a/../../x", "a/..", "..", "a\0b", "a/", "."] {
+            let error = LogPath::new("/var/log/pods/p", bad).unwrap_err();
+            assert!(matches!(error, Error::LogPath { .. }), "{bad}");
+            assert!(error.to_string().starts_with("log_path "), "{error}");
+        }
+        assert!(LogPath::new("logs", "0.log").unwrap_err().to_string().starts_with("log_directory "));
+        assert_eq!(LogPath::new("", "0.log").unwrap(), None);
+        assert_eq!(LogPath::new("/logs", "").unwrap(), None);
+        assert_eq!(LogPath::new("/logs", "c/0.log").unwrap().unwrap().full(), Path::new("/logs/c/0.log"));
+    }
+}

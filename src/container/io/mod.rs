@@ -1,0 +1,183 @@
+//! Container standard streams: who makes the pipes, reads them and writes the CRI log.
+//!
+//! A [`Driver`] makes [`Streams`] before Tasks.Create and finds them again after a restart.
+//! [`Fifo`] reads FIFOs in this process. It knows nothing of a container's state: whether a
+//! log may be reopened now is for the verb. It never makes a container wait for anything but its
+//! own log: reading, formatting and writing of one stream are one job on a blocking thread.
+//!
+//! A stream's life:
+//! ```text
+//! prepare --> held open by us --task_created--> read --EOF-----> drained (barrier is true)
+//! reattach ---------------------------------->  read --close---> stopped, FIFOs left as they are
+//! ```
+
+mod exec;
+mod fifo;
+mod log_file;
+mod pump;
+mod record;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::net::unix::pipe;
+use tokio::sync::broadcast;
+
+pub use exec::{Collected, ExecIo, Limits};
+pub use fifo::Fifo;
+pub use log_file::{Counters, Counts, LogPath};
+pub use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
+
+use crate::containerd::Stdio;
+use crate::ids::ContainerId;
+
+/// What calls of this room give.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a container's streams are made from.
+#[derive(Clone, Debug)]
+pub struct StreamsConfig {
+    /// Whose they are.
+    pub id: ContainerId,
+    /// Where the daemon keeps what a reboot may take; FIFOs go to `io/<id>` below it.
+    pub state_dir: PathBuf,
+    /// Where the log goes; without it output is read and discarded.
+    pub log: Option<LogPath>,
+    /// One stream with a terminal's line ends instead of two.
+    pub tty: bool,
+    /// Whether the container has a standard input at all.
+    pub stdin: bool,
+    /// Whether stdin ends when the first client that attached leaves.
+    pub stdin_once: bool,
+}
+
+/// Bytes as a container wrote them, for whoever is attached.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Which stream they came from; a terminal's are stdout's.
+    pub stream: StreamName,
+    /// The bytes of one read.
+    pub bytes: Arc<[u8]>,
+}
+
+/// One way to carry streams.
+pub trait Driver: Send + Sync {
+    /// Makes everything that must be there before Tasks.Create, and starts reading. What it
+    /// made is gone again when it fails.
+    ///
+    /// # Errors
+    /// [`Error::LogPath`] for a log path that leaves its directory, [`Error::LogSymlink`] and
+    /// [`Error::LogNotRegular`] for what is in its place, else what the file system said.
+    fn prepare(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>>;
+
+    /// Finds the streams of a task that lives on while the daemon was away, and goes on
+    /// reading. The log is appended to.
+    ///
+    /// # Errors
+    /// As [`Driver::prepare`]; [`Error::Fifo`] when the FIFOs are gone.
+    fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>>;
+
+    /// Removes what [`Driver::prepare`] left on disk, but not the log. Nothing there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] with what the file system said.
+    fn remove(&self, state_dir: &Path, id: &ContainerId) -> Result<()>;
+}
+
+/// A container's streams while its task lives.
+pub trait Streams: Send + Sync {
+    /// What Tasks.Create is to be given.
+    fn stdio(&self) -> Stdio;
+
+    /// Tells that Tasks.Create returned: from now on the end of a stream is its real end.
+    fn task_created(&self);
+
+    /// Makes a new log file at the log's path and goes on there: each stream at the end of the
+    /// line it is in, or in the middle of a line that does not end within half a second. After
+    /// an error the old file stays in use and no new one is left.
+    ///
+    /// # Errors
+    /// [`Error::Finished`] when every stream has ended; else as [`Driver::prepare`].
+    fn reopen_log(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Waits until every stream has ended and all of it is written, at most for `limit`. False
+    /// when it was not so; that is counted.
+    fn barrier(&self, limit: Duration) -> BoxFuture<'_, bool>;
+
+    /// Output from now on. A subscriber that does not keep up loses chunks and is told so; it
+    /// never slows the log down.
+    fn subscribe(&self) -> broadcast::Receiver<Chunk>;
+
+    /// The write end of stdin, while it is open.
+    fn stdin(&self) -> Option<Arc<pipe::Sender>>;
+
+    /// Closes our write end of stdin; the container sees the end when all that hold it let go.
+    fn close_stdin(&self);
+
+    /// Whether stdin is to be closed when the first client that attached leaves.
+    fn stdin_once(&self) -> bool;
+
+    /// Stops reading and writes out the line that is in memory. The FIFOs stay, with all that
+    /// is in them, for [`Driver::reattach`]. Returns after at most two seconds.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why streams could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log path in the container's config is not one. An invalid argument.
+    #[error("log_path {path:?} {reason}")]
+    LogPath {
+        /// As it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The log directory in the sandbox's config is not one. An invalid argument.
+    #[error("log_directory {path:?} {reason}")]
+    LogDirectory {
+        /// As it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A component of the log's path is a symlink, which a log never goes through.
+    #[error("log file {0:?} is behind a symlink")]
+    LogSymlink(PathBuf),
+    /// Something else than a file is where the log should be.
+    #[error("log file {0:?} is not a regular file")]
+    LogNotRegular(PathBuf),
+    /// The log could not be opened.
+    #[error("open log file {path:?}")]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// A FIFO could not be made, opened or removed.
+    #[error("{operation} {path:?}")]
+    Fifo {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// All streams have ended; there is nothing to be logged any more.
+    #[error("the output of container {0} has ended")]
+    Finished(ContainerId),
+    /// A thread of ours ended before its work was done.
+    #[error("the thread that should {0} is gone")]
+    Thread(&'static str),
+}
+
+impl Error {
+    fn fifo(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Fifo { operation, path: path.to_owned(), source }
+    }
+}

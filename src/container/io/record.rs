@@ -1,0 +1,241 @@
+//! Bytes of a stream to records of the CRI log.
+//!
+//! A record is `<time> <stdout|stderr> <P|F> <bytes>\n`; kubelet's parser is
+//! k8s.io/cri-client/pkg/logs. `P` says that the line goes on in the stream's next record. No
+//! I/O and no runtime in here: the log writer process uses it as well.
+
+use std::time::{Duration, SystemTime};
+
+/// Most bytes of a line in one record; the same as containerd's `max_container_log_line_size`.
+pub const RECORD_LIMIT: usize = 16 * 1024;
+/// What one read may bring; a line that has not ended, of at most [`RECORD_LIMIT`], shares it.
+const READ_BUFFER: usize = 64 * 1024;
+/// What one write to the log may take.
+const WRITE_BUFFER: usize = 64 * 1024;
+/// Room for all of a record but its bytes.
+const FRAME: usize = 64;
+
+/// One of the two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamName {
+    /// Standard output, and all that a terminal shows.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl StreamName {
+    /// As a record, and a FIFO's name, spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// The time in a record: RFC 3339 in UTC with nine digits. The date and time of day are
+/// formatted once a second.
+#[derive(Debug)]
+pub struct Stamp {
+    second: Option<u64>,
+    text: Vec<u8>,
+}
+
+impl Stamp {
+    /// The time now.
+    #[must_use]
+    pub fn now() -> Self {
+        let mut stamp = Self { second: None, text: Vec::with_capacity(32) };
+        stamp.renew();
+        stamp
+    }
+
+    /// Sets it to the time now.
+    pub fn renew(&mut self) {
+        // A clock before 1970 gives 1970: a log line is worth more than its time.
+        self.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    }
+
+    fn set(&mut self, since_epoch: Duration) {
+        let second = since_epoch.as_secs();
+        if self.second != Some(second) {
+            self.second = Some(second);
+            let time = i64::try_from(second).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+            let text = time.unwrap_or_default().to_string();
+            self.text.clear();
+            self.text.extend_from_slice(text.trim_end_matches('Z').as_bytes());
+            self.text.extend_from_slice(b".000000000Z");
+        }
+        let mut rest = since_epoch.subsec_nanos();
+        let end = self.text.len() - 1;
+        for digit in self.text[end - 9..end].iter_mut().rev() {
+            *digit = b"0123456789"[(rest % 10) as usize];
+            rest /= 10;
+        }
+    }
+}
+
+/// Whole records, to be written at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    inside: bool,
+    line_end: Option<usize>,
+}
+
+impl Batch {
+    /// The records.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The records in two parts: those that end the line which an earlier batch began, and
+    /// all others. A log may be switched between them.
+    #[must_use]
+    pub fn split(&self) -> (&[u8], &[u8]) {
+        match (self.inside, self.line_end) {
+            (false, _) => self.bytes.split_at(0),
+            (true, end) => self.bytes.split_at(end.unwrap_or(self.bytes.len())),
+        }
+    }
+
+    /// Empties it, and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.line_end = None;
+    }
+
+    /// Empties it and gives its memory back.
+    pub fn rest(&mut self) {
+        *self = Self::default();
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() + RECORD_LIMIT + FRAME <= WRITE_BUFFER
+    }
+}
+
+/// A stream's bytes that are not records yet.
+#[derive(Debug)]
+pub struct Lines {
+    stream: StreamName,
+    /// A terminal turns each `\n` of the container into `\r\n`; that `\r` is not the container's.
+    tty: bool,
+    buffer: Vec<u8>,
+    /// Where in the buffer the first byte is that is not in a record yet.
+    start: usize,
+    /// How many bytes from there on are known to have no newline.
+    scanned: usize,
+    /// Whether the last record was a `P`.
+    inside: bool,
+}
+
+impl Lines {
+    /// For one stream.
+    #[must_use]
+    pub fn new(stream: StreamName, tty: bool) -> Self {
+        Self { stream, tty, buffer: Vec::new(), start: 0, scanned: 0, inside: false }
+    }
+
+    /// Which stream it is.
+    #[must_use]
+    pub fn stream(&self) -> StreamName {
+        self.stream
+    }
+
+    /// Whether the records so far end within a line.
+    #[must_use]
+    pub fn inside(&self) -> bool {
+        self.inside
+    }
+
+    /// The buffer, to read into its spare capacity, of which there are at least 48 KiB when
+    /// [`Lines::records`] was drained.
+    pub fn space(&mut self) -> &mut Vec<u8> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.reserve_exact(READ_BUFFER.saturating_sub(self.buffer.len()));
+        &mut self.buffer
+    }
+
+    /// Drops all bytes: there is no log.
+    pub fn discard(&mut self) {
+        self.buffer.clear();
+        self.start = 0;
+        self.scanned = 0;
+    }
+
+    /// Gives back the memory that an idle stream does not need.
+    pub fn rest(&mut self) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.shrink_to_fit();
+    }
+
+    /// Moves records into an empty batch until it is full or there is no whole record left.
+    /// True when there may be more.
+    pub fn records(&mut self, stamp: &Stamp, batch: &mut Batch) -> bool {
+        self.open(batch);
+        while batch.has_room() {
+            let Some((length, full)) = self.next() else { return false };
+            self.push(stamp, batch, length, full);
+        }
+        true
+    }
+
+    /// The stream has ended: the rest of it, a line without a newline, becomes a `P` record,
+    /// as with containerd. To be called when [`Lines::records`] gave all it had.
+    pub fn finish(&mut self, stamp: &Stamp, batch: &mut Batch) {
+        self.open(batch);
+        let length = self.buffer.len() - self.start;
+        if length > 0 {
+            self.push(stamp, batch, length, false);
+        }
+    }
+
+    fn open(&self, batch: &mut Batch) {
+        batch.clear();
+        batch.inside = self.inside;
+        batch.bytes.reserve_exact(WRITE_BUFFER);
+    }
+
+    /// The next record: how many bytes of the buffer are its content, and whether a newline follows.
+    fn next(&mut self) -> Option<(usize, bool)> {
+        let bytes = &self.buffer[self.start..];
+        let window = &bytes[..bytes.len().min(RECORD_LIMIT + 1)];
+        match window[self.scanned..].iter().position(|&byte| byte == b'\n') {
+            Some(found) => Some((self.scanned + found, true)),
+            None if bytes.len() > RECORD_LIMIT => Some((RECORD_LIMIT, false)),
+            None => {
+                self.scanned = bytes.len();
+                None
+            }
+        }
+    }
+
+    fn push(&mut self, stamp: &Stamp, batch: &mut Batch, length: usize, full: bool) {
+        let mut content = &self.buffer[self.start..self.start + length];
+        if full && self.tty {
+            content = content.strip_suffix(b"\r").unwrap_or(content);
+        }
+        let out = &mut batch.bytes;
+        out.extend_from_slice(&stamp.text);
+        out.push(b' ');
+        out.extend_from_slice(self.stream.as_str().as_bytes());
+        out.extend_from_slice(if full { b" F " } else { b" P " });
+        out.extend_from_slice(content);
+        out.push(b'\n');
+        if full && batch.line_end.is_none() {
+            batch.line_end = Some(batch.bytes.len());
+        }
+        self.start += length + usize::from(full);
+        self.scanned = 0;
+        self.inside = !full;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Opening files below a directory without ever leaving it: openat2(2).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// How often the kernel may say that the tree moved under it before that is an error.
+const TRIES: usize = 16;
+
+/// Opens a directory by an absolute path that we trust, symlinks included.
+///
+/// # Errors
+/// What open(2) says.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens `relative` below `root`. Neither `..` nor any symlink, in whatever component, is
+/// followed. Close-on-exec.
+///
+/// # Errors
+/// `ELOOP` for a symlink, `EXDEV` for a path that leaves `root`, else what openat2(2) says.
+pub fn open(root: impl AsFd, relative: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = TRIES;
+    loop {
+        match rustix::fs::openat2(root.as_fd(), relative, flags | OFlags::CLOEXEC, mode, resolve) {
+            // A rename raced with the walk and the kernel could not prove that it stayed inside.
+            Err(Errno::AGAIN | Errno::INTR) if tries > 0 => tries -= 1,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Makes every directory of `relative` below `root` that is not there yet.
+///
+/// # Errors
+/// As [`open`], and what mkdir(2) says.
+pub fn make_directories(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<()> {
+    let mut parent: Option<OwnedFd> = None;
+    for name in relative.components() {
+        let at = parent.as_ref().map_or_else(|| root.as_fd(), AsFd::as_fd);
+        match rustix::fs::mkdirat(at, name.as_os_str(), mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let next = open(at, Path::new(name.as_os_str()), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        parent = Some(next);
+    }
+    Ok(())
+}
+
+/// Opens a regular file below `root` to append to, and makes it with `mode` if it is not there.
+/// A device or FIFO in its place is refused, and not waited for.
+///
+/// # Errors
+/// As [`open`]; `InvalidInput` when it is not a regular file.
+pub fn append(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<File> {
+    // NONBLOCK: a FIFO without a reader answers ENXIO instead of blocking us.
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let file = match open(root, relative, flags, mode) {
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(not_regular()),
+        other => File::from(other?),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode() -> Mode {
+        Mode::from_raw_mode(0o640)
+    }
+
+    #[test]
+    fn no_path_leaves_the_directory() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        symlink(outer.path(), inner.join("up")).unwrap();
+        let root = directory(&inner).unwrap();
+        for path in ["../x", "/etc/x", "up/x"] {
+            assert!(append(&root, Path::new(path), mode()).is_err(), "{path}");
+        }
+        assert!(!outer.path().join("x").exists());
+        assert!(make_directories(&root, Path::new("up/made"), mode()).is_err());
+        assert!(!outer.path().join("made").exists());
+    }
+
+    #[test]
+    fn only_a_regular_file_is_appended_to() {
+        let directory_path = tempfile::tempdir().unwrap();
+        let root = directory(directory_path.path()).unwrap();
+        crate::sys::fifo::make(&directory_path.path().join("fifo")).unwrap();
+        std::fs::create_dir(directory_path.path().join("dir")).unwrap();
+        assert_eq!(append(&root, Path::new("fifo"), mode()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(append(&root, Path::new("dir"), mode()).is_err());
+        // A FIFO that does have a reader opens, and is refused all the same.
+        let _reader = crate::sys::fifo::open(&directory_path.path().join("fifo"), crate::sys::fifo::End::Read).unwrap();
+        assert_eq!(append(&root, Path::new("fifo"), mode()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn directories_are_made_once_and_again() {
+        let directory_path = tempfile::tempdir().unwrap();
+        let root = directory(directory_path.path()).unwrap();
+        for _ in 0..2 {
+            make_directories(&root, Path::new("a/b/c"), Mode::from_raw_mode(0o755)).unwrap();
+        }
+        append(&root, Path::new("a/b/c/log"), mode()).unwrap();
+        assert!(directory_path.path().join("a/b/c/log").is_file());
+    }
+}

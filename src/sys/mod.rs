@@ -1,0 +1,4 @@
+//! The kernel's calls that neither std nor tokio wraps, and every line of `unsafe`.
+
+pub mod beneath;
+pub mod fifo;
