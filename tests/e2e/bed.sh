@@ -6,6 +6,7 @@
 #   bed.sh down NAME              removes it and all it did to the node; also cleans up after a bed that half started
 #   bed.sh daemon NAME start|stop|kill      Pontoon alone; kill is SIGKILL
 #   bed.sh containerd NAME start|stop|kill  containerd alone
+#   bed.sh registry NAME start|stop  a docker-registry of the bed's own on REGISTRY_PORT
 #   bed.sh env NAME               prints the path of its variables:  . "$(bed.sh env NAME)"
 #   bed.sh list                   slot, name and directory of each
 #
@@ -54,21 +55,26 @@ bed_dir_of() {
     cat "$beds/$slot/dir"
 }
 
-# bed_reserve NAME DIR: the lowest free slot. The first bed of all notes the node's state that beds share.
+# bed_reserve NAME DIR: the lowest free slot. The first bed of all notes the node's state that beds share. Both appear
+# whole, by a rename, whenever we are interrupted.
 bed_reserve() {
     local slot=0
+    rm -rf "$beds.new" "$beds/new"
     if [[ ! -d $beds ]]; then
-        mkdir -p "$beds/before"
-        bed_note_shared "$beds/before"
+        mkdir -p "$beds.new/before"
+        bed_note_shared "$beds.new/before"
+        mv -T "$beds.new" "$beds"
     fi
     if bed_slot "$1" >/dev/null; then
         bed_die "bed '$1' is up already: bed.sh down $1"
     fi
-    while ! mkdir "$beds/$slot" 2>/dev/null; do
+    while [[ -e $beds/$slot ]]; do
         slot=$((slot + 1))
     done
-    printf '%s\n' "$1" >"$beds/$slot/name"
-    printf '%s\n' "$2" >"$beds/$slot/dir"
+    mkdir "$beds/new"
+    printf '%s\n' "$1" >"$beds/new/name"
+    printf '%s\n' "$2" >"$beds/new/dir"
+    mv -T "$beds/new" "$beds/$slot"
     printf '%s\n' "$slot"
 }
 
@@ -79,7 +85,7 @@ bed_shared_dirs=(/var/lib/cni /var/run/netns /run/containerd /run/pontoon /var/l
 
 bed_note_shared() {
     local to=$1 path
-    sysctl "${bed_shared_sysctls[@]}" >"$to/sysctls" 2>/dev/null || true
+    sysctl --ignore "${bed_shared_sysctls[@]}" >"$to/sysctls"
     iptables-save >"$to/iptables"
     ip6tables-save >"$to/ip6tables"
     ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' >"$to/links"
@@ -314,6 +320,7 @@ EOF
 bed_spawn() {
     local name=$1
     shift
+    # shellcheck disable=SC2016  # the inner shell's words
     PATH=$BIN:$PATH setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' - "$BED/$name.pid" "$@" \
         >>"$BED/logs/$name.log" 2>&1 </dev/null
 }
@@ -374,6 +381,23 @@ bed_start_pontoon() {
     bed_wait_ready pontoon bed_cri_ready
 }
 
+# bed_start_registry: an empty one, on the port that every registry's name leads to. A bed has none unless asked, since
+# several beds may share one with all the tests' images.
+bed_start_registry() {
+    cat >"$BED/registry.yml" <<EOF
+version: 0.1
+log:
+  level: warn
+storage:
+  filesystem:
+    rootdirectory: $BED/registry
+http:
+  addr: 127.0.0.1:$REGISTRY_PORT
+EOF
+    bed_spawn registry docker-registry serve "$BED/registry.yml"
+    bed_wait_ready registry curl -sf "http://127.0.0.1:$REGISTRY_PORT/v2/"
+}
+
 # RuntimeReady and NetworkReady, so that the first pod of a test does not fail.
 bed_cri_ready() {
     local status
@@ -402,12 +426,14 @@ bed_up() {
     [[ $TARGET == builtin || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
 
     # Short, for containerd's socket_dir and the 108 bytes of a unix socket's path.
-    BED=$(mktemp -d "/var/tmp/pt-$NAME.XXXXXX")
-    SLOT=$(bed_locked bed_reserve "$NAME" "$BED") || { rmdir "$BED"; exit 1; }
-    # kubelet's user namespaced pods and critest's nonroot ones go through it to their volumes.
-    chmod 755 "$BED"
+    BED=$(mktemp --dry-run "/var/tmp/pt-$NAME.XXXXXX")
+    SLOT=$(bed_locked bed_reserve "$NAME" "$BED") || exit 1
+    # Open to all: pods in user namespaces and with other users go through it to their volumes.
+    mkdir -m 755 "$BED"
     mkdir -p "$BED"/{logs,tmp,pods,run,root,s,runc,containerd/opt,containerd/verifiers}
-    BRIDGE=ptbed$SLOT CGROUP_PARENT=/ptbed$SLOT
+    BRIDGE=ptbed$SLOT
+    # shellcheck disable=SC2034  # written to the environment file by its name
+    CGROUP_PARENT=/ptbed$SLOT
     CONTAINERD_ADDRESS=$BED/containerd.sock CRI_SOCKET=$BED/pontoon.sock
     [[ $TARGET == pontoon ]] || CRI_SOCKET=$CONTAINERD_ADDRESS
 
@@ -429,7 +455,7 @@ bed_down() {
     local slot
     slot=$(bed_slot "$1") || { bed_say "there is no bed '$1'"; return 0; }
     BED=$(<"$beds/$slot/dir") SLOT=$slot
-    BRIDGE=ptbed$SLOT CGROUP_PARENT=/ptbed$SLOT
+    BRIDGE=ptbed$SLOT
     # The env of a bed that never got that far may be missing: then nothing was started either.
     if [[ -s $BED/env ]]; then
         # shellcheck disable=SC1091
@@ -438,6 +464,7 @@ bed_down() {
         bed_end pontoon TERM
         bed_remove_containers
         bed_end containerd TERM
+        bed_end registry TERM
     fi
     bed_collect_ids
     bed_kill_processes
@@ -627,7 +654,7 @@ bed_main() {
     up) bed_up "${2:?name}" "${3:-}" ;;
     down) bed_down "${2:?name}" ;;
     daemon) bed_process pontoon "${2:?name}" "${3:-}" ;;
-    containerd) bed_process containerd "${2:?name}" "${3:-}" ;;
+    containerd | registry) bed_process "$1" "${2:?name}" "${3:-}" ;;
     env) printf '%s/env\n' "$(bed_dir_of "${2:?name}")" ;;
     list) bed_list ;;
     *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
