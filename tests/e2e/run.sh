@@ -9,6 +9,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 target=${TARGET:-pontoon}
 bed_name=run-$$
+sleeper=
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
@@ -31,6 +32,7 @@ clean_up() {
     local status=$?
     trap '' INT TERM HUP
     step "Cleaning up"
+    [[ -z $sleeper ]] || kill "$sleeper"
     "$repo/tests/e2e/bed.sh" down "$bed_name"
     exit "$status"
 }
@@ -135,8 +137,9 @@ if [[ -z ${ONCE:-} ]]; then
     echo "$BIN/crictl --config $BED/crictl.yaml ps"
     echo "$BIN/crictl --config $BED/crictl.yaml exec -it $web sh"
     echo "$BIN/crictl --config $BED/crictl.yaml logs -f $writer"
-    echo "tail -f $BED/logs/$target.log"
+    echo "tail -f $BED/logs/*.log"
     # In the background, because bash runs a trap only between commands, and `wait` can be interrupted.
     sleep infinity &
-    wait $!
+    sleeper=$!
+    wait "$sleeper"
 fi
