@@ -1,0 +1,677 @@
+#!/usr/bin/env bash
+# A bed: a private containerd, and on it either Pontoon or containerd's built-in CRI, with everything they keep in one
+# directory, so that a test starts from nothing and leaves nothing.
+#
+#   bed.sh up NAME [--builtin]    makes and starts it; the last line on stdout is its directory
+#   bed.sh down NAME              removes it and all it did to the node; also cleans up after a bed that half started
+#   bed.sh daemon NAME start|stop|kill      Pontoon alone; kill is SIGKILL
+#   bed.sh containerd NAME start|stop|kill  containerd alone
+#   bed.sh registry NAME start|stop  a docker-registry of the bed's own on REGISTRY_PORT
+#   bed.sh env NAME               prints the path of its variables:  . "$(bed.sh env NAME)"
+#   bed.sh list                   slot, name and directory of each
+#
+# Also to be sourced, for bed_up, bed_down and the rest. Wanted from outside, all with defaults:
+#   PONTOON_BIN        the daemon (target/release/pontoon)
+#   BIN                the tools (tests/tools/build.sh core)
+#   REGISTRY_PORT      port of the local registry that every registry's name leads to (5000)
+#   PAUSE_IMAGE        the built-in's sandbox image (registry.k8s.io/pause:3.9)
+#
+# Beds can stand side by side: each has a slot, and from it its bridge, subnets, CNI network name and cgroup parent. What
+# beds share (sysctls, top-level iptables chains, /var/lib/cni) is noted by the first and put back by the last.
+# shellcheck disable=SC2030,SC2031  # bed_down is a subshell on purpose, its variables are its own
+set -euo pipefail
+
+bed_here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bed_repo=$(cd "$bed_here/../.." && pwd)
+beds=/run/pontoon-beds
+
+bed_say() { printf 'bed: %s\n' "$*" >&2; }
+bed_die() { bed_say "$*"; exit 1; }
+
+# ---- slots: one directory a bed in $beds -------------------------------------------------------------------------------
+
+# bed_locked COMMAND...: alone among all beds of this machine. The lock is on the directory /run/lock, so that no file stays.
+bed_locked() {
+    (
+        flock 8
+        "$@" 8>&-
+    ) 8</run/lock
+}
+
+# bed_slot NAME: its slot, or failure.
+bed_slot() {
+    local slot
+    for slot in "$beds"/[0-9]*; do
+        if [[ -e $slot/name && $(<"$slot/name") == "$1" ]]; then
+            basename "$slot"
+            return 0
+        fi
+    done
+    return 1
+}
+
+bed_dir_of() {
+    local slot
+    slot=$(bed_slot "$1") || bed_die "there is no bed '$1'"
+    cat "$beds/$slot/dir"
+}
+
+# bed_reserve NAME DIR: the lowest free slot. The first bed of all notes the node's state that beds share. Both appear
+# whole, by a rename, whenever we are interrupted.
+bed_reserve() {
+    local slot=0
+    rm -rf "$beds.new" "$beds/new"
+    if [[ ! -d $beds ]]; then
+        mkdir -p "$beds.new/before"
+        bed_note_shared "$beds.new/before"
+        mv -T "$beds.new" "$beds"
+    fi
+    if bed_slot "$1" >/dev/null; then
+        bed_die "bed '$1' is up already: bed.sh down $1"
+    fi
+    while [[ -e $beds/$slot ]]; do
+        slot=$((slot + 1))
+    done
+    mkdir "$beds/new"
+    printf '%s\n' "$1" >"$beds/new/name"
+    printf '%s\n' "$2" >"$beds/new/dir"
+    mv -T "$beds/new" "$beds/$slot"
+    printf '%s\n' "$slot"
+}
+
+# ---- what beds share ----------------------------------------------------------------------------------------------------
+
+bed_shared_sysctls=(net.ipv4.ip_forward net.ipv6.conf.all.forwarding)
+bed_shared_dirs=(/var/lib/cni /var/run/netns /run/containerd /run/pontoon /var/lib/pontoon /opt/containerd)
+
+bed_note_shared() {
+    local to=$1 path
+    sysctl --ignore "${bed_shared_sysctls[@]}" >"$to/sysctls"
+    iptables-save >"$to/iptables"
+    ip6tables-save >"$to/ip6tables"
+    ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' >"$to/links"
+    for path in "${bed_shared_dirs[@]}" /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
+        if [[ -e $path ]]; then printf '%s\n' "$path"; fi
+    done >"$to/paths"
+    ls -A /var/run/netns >"$to/netns" 2>/dev/null || true
+}
+
+# bed_restore_shared: by the last bed, when nothing of any bed runs any more.
+bed_restore_shared() {
+    local before=$beds/before path link name
+    sysctl -q -p "$before/sysctls" >/dev/null || bed_say "could not restore the sysctls in $before/sysctls"
+    bed_restore_chains iptables "$before/iptables"
+    bed_restore_chains ip6tables "$before/ip6tables"
+    # Interfaces of pods whose CNI DEL never ran. A host end of a pair that is already gone is no error.
+    while read -r link; do
+        grep -qxF "$link" "$before/links" || ip link delete "$link" 2>/dev/null || true
+    done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep -E '^(veth|bwp|ptbed)')
+    for path in /var/run/netns/pontoon-* /var/run/netns/cni-*; do
+        name=$(basename "$path")
+        [[ -e $path ]] || continue
+        grep -qxF "$name" "$before/netns" || bed_remove_netns "$path"
+    done
+    for path in /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
+        [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && bed_remove_cgroup "$path"
+    done
+    # What may be a mount point or hold another's files is removed only when empty; CNI's own folders are known by name.
+    rm -f /var/lib/cni/*/last_reserved_ip.* /var/lib/cni/*/lock
+    for path in "${bed_shared_dirs[@]}"; do
+        [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && find "$path" -xdev -depth -type d -empty -delete
+    done
+    rm -rf "$beds"
+}
+
+# bed_restore_chains COMMAND BEFORE: deletes the CNI plugins' top-level chains, and the jumps to them, that were not there.
+bed_restore_chains() {
+    local command=$1 before=$2 table
+    for table in filter nat mangle; do
+        # shellcheck disable=SC2046  # a list of chains
+        bed_delete_chains "$command" $table $("$command-save" -t $table 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p' |
+            while read -r chain; do grep -q "^:$chain " "$before" || printf '%s\n' "$chain"; done)
+    done
+}
+
+# bed_delete_chains COMMAND TABLE [CHAIN...]: with the rules that lead to them, in one transaction. iptables-restore reads
+# rules quoted as iptables-save prints them; a shell would have to take the quotes apart.
+bed_delete_chains() {
+    local command=$1 table=$2
+    shift 2
+    (($# > 0)) || return 0
+    {
+        printf '*%s\n' "$table"
+        "$command-save" -t "$table" | grep -E -- "^-A .* -j ($(IFS='|'; printf '%s' "$*"))( |\$)" | sed 's/^-A/-D/'
+        printf -- '-F %s\n' "$@"
+        printf -- '-X %s\n' "$@"
+        printf 'COMMIT\n'
+    } | "$command-restore" --wait 5 --noflush || bed_say "$command: could not delete $*"
+}
+
+# ---- configuration ------------------------------------------------------------------------------------------------------
+
+# Whether pods can have IPv6 here: addresses, and a nat table for ipMasq.
+bed_has_ipv6() {
+    [[ -d /proc/sys/net/ipv6 && $(</proc/sys/net/ipv6/conf/all/disable_ipv6) == 0 ]] &&
+        ip6tables -w 5 -t nat -S >/dev/null 2>&1
+}
+
+bed_write_cni() {
+    local ranges='[{"subnet": "10.213.'$SLOT'.0/24"}]' routes='{"dst": "0.0.0.0/0"}'
+    if bed_has_ipv6; then
+        ranges+=', [{"subnet": "fd00:70:6f:'$SLOT'::/64"}]'
+        routes+=', {"dst": "::/0"}'
+    fi
+    mkdir -p "$BED/cni/net.d" "$BED/cni/cache" "$BED/cni/ipam"
+    cat >"$BED/cni/net.d/10-bed.conflist" <<EOF
+{
+  "cniVersion": "1.0.0",
+  "name": "$BRIDGE",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "$BRIDGE",
+      "isGateway": true,
+      "ipMasq": true,
+      "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "dataDir": "$BED/cni/ipam",
+        "ranges": [$ranges],
+        "routes": [$routes]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}},
+    {"type": "bandwidth", "capabilities": {"bandwidth": true}}
+  ]
+}
+EOF
+}
+
+# Every registry's name leads to the local registry, so that images keep their real names and nothing leaves the machine.
+bed_write_certs() {
+    local host
+    for host in registry.k8s.io gcr.io k8s.gcr.io public.ecr.aws docker.io quay.io "127.0.0.1:$REGISTRY_PORT"; do
+        mkdir -p "$BED/certs.d/$host"
+        cat >"$BED/certs.d/$host/hosts.toml" <<EOF
+server = "http://127.0.0.1:$REGISTRY_PORT"
+
+[host."http://127.0.0.1:$REGISTRY_PORT"]
+capabilities = ["pull", "resolve"]
+EOF
+    done
+}
+
+# What both kinds of containerd have: nothing outside the bed. socket_dir must stay under 43 bytes.
+bed_write_containerd_common() {
+    cat <<EOF
+version = 4
+root = "$BED/containerd/root"
+state = "$BED/containerd/state"
+temp = "$BED/tmp"
+imports = []
+$1
+
+[plugins."io.containerd.server.v1.grpc"]
+address = "$CONTAINERD_ADDRESS"
+
+[plugins."io.containerd.server.v1.ttrpc"]
+address = "$CONTAINERD_ADDRESS.ttrpc"
+
+[plugins."io.containerd.shim.v1.manager"]
+socket_dir = "$BED/s"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "$BED/containerd/opt"
+
+[plugins."io.containerd.image-verifier.v1.bindir"]
+bin_dir = "$BED/containerd/verifiers"
+
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+
+EOF
+}
+
+bed_write_containerd() {
+    bed_write_containerd_common 'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]' \
+        >"$BED/containerd.toml"
+}
+
+bed_write_containerd_builtin() {
+    {
+        bed_write_containerd_common 'disabled_plugins = []'
+        # restrict_oom_score_adj: without CAP_SYS_RESOURCE every sandbox fails otherwise.
+        # netns under the bed, not in /var/run/netns, so that two built-in beds can be told apart.
+        cat <<EOF
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "overlayfs"
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "$PAUSE_IMAGE"
+
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "$BED/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = "$BIN/runc"
+Root = "$BED/runc"
+SystemdCgroup = false
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["$BIN/cni"]
+conf_dir = "$BED/cni/net.d"
+EOF
+    } >"$BED/containerd.toml"
+}
+
+bed_write_pontoon() {
+    cat >"$BED/pontoon.toml" <<EOF
+socket = "$BED/pontoon.sock"
+root = "$BED/root"
+state = "$BED/run"
+
+[log]
+level = "info"
+format = "text"
+
+[containerd]
+address = "$CONTAINERD_ADDRESS"
+namespace = "k8s.io"
+
+[cni]
+conf_dir = "$BED/cni/net.d"
+bin_dirs = ["$BIN/cni"]
+cache_dir = "$BED/cni/cache"
+
+[images]
+registry_config_path = "$BED/certs.d"
+snapshotter = "overlayfs"
+
+[runtimes.runc]
+type = "io.containerd.runc.v2"
+
+[runtimes.runc.options]
+BinaryName = "$BIN/runc"
+Root = "$BED/runc"
+SystemdCgroup = false
+EOF
+}
+
+bed_write_env() {
+    local variable
+    for variable in BED NAME SLOT TARGET BIN PONTOON_BIN BRIDGE CGROUP_PARENT CONTAINERD_ADDRESS CRI_SOCKET REGISTRY_PORT; do
+        printf 'export %s=%q\n' "$variable" "${!variable}"
+    done >"$BED/env"
+    cat >>"$BED/env" <<EOF
+export CONTAINER_RUNTIME_ENDPOINT=unix://$CRI_SOCKET
+export IMAGE_SERVICE_ENDPOINT=unix://$CRI_SOCKET
+export CONTAINERD_NAMESPACE=k8s.io
+export CRI_CONFIG_FILE=$BED/crictl.yaml
+export PATH=$BIN:\$PATH
+EOF
+    # A file of its own, so that the machine's /etc/crictl.yaml has no say.
+    printf 'runtime-endpoint: unix://%s\nimage-endpoint: unix://%s\ntimeout: 60\n' "$CRI_SOCKET" "$CRI_SOCKET" >"$BED/crictl.yaml"
+}
+
+# ---- the two daemons ----------------------------------------------------------------------------------------------------
+
+# bed_spawn NAME COMMAND...: in a session of its own, so that a Ctrl-C on the test's terminal does not reach it (the bed
+# stops its daemons itself, in order); pid in NAME.pid, output in logs/NAME.log.
+bed_spawn() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2016  # the inner shell's words
+    PATH=$BIN:$PATH setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' - "$BED/$name.pid" "$@" \
+        >>"$BED/logs/$name.log" 2>&1 </dev/null
+}
+
+bed_alive() {
+    [[ -s $BED/$1.pid ]] && bed_is_ours "$(<"$BED/$1.pid")"
+}
+
+# bed_wait_ready NAME WHAT COMMAND...: until COMMAND succeeds; fails at once when the process of NAME is gone.
+bed_wait_ready() {
+    local name=$1 deadline=$((SECONDS + 30))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name"; }; then
+            bed_say "$name does not answer; the end of its log:"
+            tail -n 40 "$BED/logs/$name.log" >&2 || true
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# bed_end NAME SIGNAL: waits at most 20 s for it to end, then SIGKILL.
+bed_end() {
+    local name=$1 signal=$2 pid turns=0
+    [[ -s $BED/$name.pid ]] || return 0
+    pid=$(<"$BED/$name.pid")
+    ! bed_is_ours "$pid" || kill "-$signal" "$pid" 2>/dev/null || true
+    while bed_is_ours "$pid"; do
+        turns=$((turns + 1))
+        if ((turns == 400)); then
+            bed_say "$name (pid $pid) did not end in 20 s: SIGKILL"
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+        sleep 0.05
+    done
+    rm -f "$BED/$name.pid"
+}
+
+# bed_is_ours PID: a pid file may be stale and its number another's; ours have the bed's path among their arguments. A
+# process that ended but was not reaped yet has none: kill -0 would wait for it, and here init takes seconds to reap.
+bed_is_ours() {
+    local word
+    [[ -r /proc/$1/cmdline ]] || return 1
+    while read -r -d '' word; do
+        [[ $word == *"$BED/"* ]] && return 0
+    done 2>/dev/null <"/proc/$1/cmdline"
+    return 1
+}
+
+bed_start_containerd() {
+    bed_spawn containerd "$BIN/containerd" --config "$BED/containerd.toml"
+    # ctr version answers when the API is served, with every plugin loaded.
+    bed_wait_ready containerd "$BIN/ctr" --address "$CONTAINERD_ADDRESS" --connect-timeout 1s version
+    if [[ $TARGET == builtin ]]; then
+        bed_wait_ready containerd bed_cri_ready
+    fi
+}
+
+bed_start_pontoon() {
+    bed_spawn pontoon "$PONTOON_BIN" serve --config "$BED/pontoon.toml"
+    bed_wait_ready pontoon bed_cri_ready
+}
+
+# bed_start_registry: an empty one, on the port that every registry's name leads to. A bed has none unless asked, since
+# several beds may share one with all the tests' images.
+bed_start_registry() {
+    cat >"$BED/registry.yml" <<EOF
+version: 0.1
+log:
+  level: warn
+storage:
+  filesystem:
+    rootdirectory: $BED/registry
+http:
+  addr: 127.0.0.1:$REGISTRY_PORT
+EOF
+    bed_spawn registry docker-registry serve "$BED/registry.yml"
+    bed_wait_ready registry curl -sf "http://127.0.0.1:$REGISTRY_PORT/v2/"
+}
+
+# RuntimeReady and NetworkReady, so that the first pod of a test does not fail.
+bed_cri_ready() {
+    local status
+    status=$(bed_crictl --timeout 2s info --output json) &&
+        [[ $(jq -r '[.status.conditions[] | select(.type == "RuntimeReady" or .type == "NetworkReady") | .status] | all' <<<"$status") == true ]]
+}
+
+bed_crictl() { "$BIN/crictl" --config "$BED/crictl.yaml" "$@"; }
+bed_ctr() { "$BIN/ctr" --address "$CONTAINERD_ADDRESS" --connect-timeout 2s --namespace k8s.io "$@"; }
+
+# ---- up -----------------------------------------------------------------------------------------------------------------
+
+bed_up() {
+    NAME=$1 TARGET=pontoon
+    [[ $NAME =~ ^[a-z0-9-]{1,12}$ ]] || bed_die "a bed's name is 1 to 12 of a-z 0-9 -, not '$NAME'"
+    case ${2:-} in
+    '') ;;
+    --builtin) TARGET=builtin ;;
+    *) bed_die "unknown option '$2'" ;;
+    esac
+    [[ $(id -u) == 0 ]] || bed_die "must be root"
+    REGISTRY_PORT=${REGISTRY_PORT:-5000}
+    PAUSE_IMAGE=${PAUSE_IMAGE:-registry.k8s.io/pause:3.9}
+    PONTOON_BIN=${PONTOON_BIN:-$bed_repo/target/release/pontoon}
+    BIN=${BIN:-$("$bed_repo/tests/tools/build.sh" core)}
+    [[ $TARGET == builtin || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
+
+    # Short, for containerd's socket_dir and the 108 bytes of a unix socket's path.
+    BED=$(mktemp --dry-run "/var/tmp/pt-$NAME.XXXXXX")
+    SLOT=$(bed_locked bed_reserve "$NAME" "$BED") || exit 1
+    # Open to all: pods in user namespaces and with other users go through it to their volumes.
+    mkdir -m 755 "$BED"
+    mkdir -p "$BED"/{logs,tmp,pods,run,root,s,runc,containerd/opt,containerd/verifiers}
+    BRIDGE=ptbed$SLOT
+    # shellcheck disable=SC2034  # written to the environment file by its name
+    CGROUP_PARENT=/ptbed$SLOT
+    CONTAINERD_ADDRESS=$BED/containerd.sock CRI_SOCKET=$BED/pontoon.sock
+    [[ $TARGET == pontoon ]] || CRI_SOCKET=$CONTAINERD_ADDRESS
+
+    bed_write_env
+    bed_write_cni
+    bed_write_certs
+    if [[ $TARGET == builtin ]]; then bed_write_containerd_builtin; else bed_write_containerd; bed_write_pontoon; fi
+    if ! { bed_start_containerd && { [[ $TARGET == builtin ]] || bed_start_pontoon; }; }; then
+        bed_say "removing the bed; BED_KEEP=1 keeps it"
+        [[ -n ${BED_KEEP:-} ]] || bed_down "$NAME"
+        exit 1
+    fi
+    printf '%s\n' "$BED"
+}
+
+# ---- down ---------------------------------------------------------------------------------------------------------------
+
+# In a subshell without errexit: a step that fails must not keep the others from cleaning up, and processes, mounts and
+# cgroups vanish while they are looked at.
+bed_down() (
+    set +e
+    slot=$(bed_slot "$1") || { bed_say "there is no bed '$1'"; exit 0; }
+    BED=$(<"$beds/$slot/dir") SLOT=$slot
+    BRIDGE=ptbed$SLOT
+    # The env of a bed that never got that far may be missing: then nothing was started either.
+    if [[ -s $BED/env ]]; then
+        # shellcheck disable=SC1091
+        . "$BED/env"
+        bed_remove_pods
+        bed_end pontoon TERM
+        bed_remove_containers
+        bed_end containerd TERM
+        bed_end registry TERM
+    fi
+    bed_collect_ids
+    bed_kill_processes
+    bed_remove_netns_of_ids
+    bed_unmount
+    bed_remove_links
+    bed_remove_rules iptables
+    bed_remove_rules ip6tables
+    bed_remove_cgroups
+    bed_remove_cni_cache
+    rm -rf "$BED"
+    bed_locked bed_release
+    [[ ! -e $BED ]]
+)
+
+bed_release() {
+    local slots
+    rm -rf "${beds:?}/$SLOT"
+    slots=("$beds"/[0-9]*)
+    [[ -e ${slots[0]} ]] || bed_restore_shared
+}
+
+# The proper way first, bounded: a CRI that hangs must not keep the bed standing.
+bed_remove_pods() {
+    local daemon=pontoon
+    [[ $TARGET == pontoon ]] || daemon=containerd
+    bed_alive "$daemon" || return 0
+    timeout 60 "$BIN/crictl" --config "$BED/crictl.yaml" --timeout 30s rmp --all --force >>"$BED/logs/down.log" 2>&1 ||
+        bed_say "crictl rmp --all --force failed: $(tail -n 1 "$BED/logs/down.log")"
+}
+
+# What the CRI left in containerd: its tasks end while containerd can still tell their shims to.
+bed_remove_containers() {
+    local task
+    bed_alive containerd || return 0
+    while read -r task; do
+        timeout 20 "$BIN/ctr" --address "$CONTAINERD_ADDRESS" -n k8s.io task delete --force "$task" >>"$BED/logs/down.log" 2>&1 || true
+    done < <(timeout 20 "$BIN/ctr" --address "$CONTAINERD_ADDRESS" -n k8s.io task list --quiet 2>/dev/null)
+}
+
+# Every 64 hex digits in containerd's database and the bed's directories are the ids that this bed may have made netns,
+# cgroups and CNI results for. Digests are among them and do no harm: nothing on the node has a digest's name. Read from
+# the file, because containerd may be dead; containers that were deleted are still in its free pages.
+bed_collect_ids() {
+    {
+        find "$BED/containerd/root" -maxdepth 2 -name meta.db -exec cat {} + 2>/dev/null
+        find "$BED/containerd/state" "$BED/run" "$BED/root" "$BED/runc" "$BED/cni" -maxdepth 4 2>/dev/null
+    } | grep -oaE '[0-9a-f]{64}' | sort -u >"$beds/$SLOT/ids" || true
+}
+
+# bed_matching_ids: of the lines on stdin, those that contain an id of this bed.
+bed_matching_ids() { grep -F -f "$beds/$SLOT/ids" || true; }
+
+# bed_pids: this bed's processes. Daemons, shims, loggers and runc name the bed in an argument or their working directory
+# (a shim's is the bundle); container processes are in a cgroup of this bed. A reader of the bed's logs is none of them.
+bed_pids() {
+    local pid
+    {
+        while read -r pid; do
+            ! bed_is_ours "$pid" || printf '%s\n' "$pid"
+        done < <(ps -eo pid=,comm= | awk '$2 ~ /^(containerd|pontoon|runc|docker-registry)/ { print $1 }')
+        find /proc/[0-9]*/cwd -maxdepth 0 -lname "$BED/containerd/*" 2>/dev/null | cut -d/ -f3
+        # shellcheck disable=SC2062  # the glob names the files
+        {
+            cat "$beds/$SLOT/ids"
+            printf '/ptbed%s/\n' "$SLOT"
+        } | grep -lF -f - /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3
+    } | sort -u | while read -r pid; do
+        # Not those that have ended and wait to be reaped.
+        [[ -z $(tr -d '\0' 2>/dev/null <"/proc/$pid/cmdline") ]] || printf '%s\n' "$pid"
+    done
+}
+
+bed_kill_processes() {
+    local turns pids
+    for turns in {1..100}; do
+        pids=$(bed_pids)
+        [[ -n $pids ]] || return 0
+        ((turns > 1)) || bed_say "still running, killed:$(bed_names "$pids")"
+        # shellcheck disable=SC2086  # a list of numbers
+        kill -KILL $pids 2>/dev/null || true
+        sleep 0.1
+    done
+    bed_say "processes that SIGKILL does not end:$(bed_names "$pids")"
+}
+
+bed_names() {
+    local pid
+    for pid in $1; do
+        printf ' %s(%s)' "$(cat "/proc/$pid/comm" 2>/dev/null || echo gone)" "$pid"
+    done
+}
+
+bed_remove_netns() {
+    umount --lazy "$1" 2>/dev/null || true
+    rm -f "$1"
+}
+
+bed_remove_netns_of_ids() {
+    local path
+    while read -r path; do
+        bed_remove_netns "$path"
+    done < <(find /var/run/netns -maxdepth 1 -name 'pontoon-*' 2>/dev/null | bed_matching_ids)
+}
+
+# Deepest first; twice over for mounts on mounts. Lazily, because a dying process may still hold one.
+bed_unmount() {
+    local path
+    while read -r path; do
+        umount --lazy "$path" 2>/dev/null || true
+    done < <(awk -v bed="$BED/" 'index($5, bed) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+}
+
+bed_remove_links() {
+    local link
+    ip link show "$BRIDGE" >/dev/null 2>&1 || return 0
+    while read -r link; do
+        ip link delete "$link" 2>/dev/null || true
+    done < <(ip -o link show master "$BRIDGE" | awk -F': ' '{ sub("@.*", "", $2); print $2 }')
+    ip link delete "$BRIDGE"
+}
+
+# bed_remove_rules COMMAND: the rules of attachments whose DEL never ran. Each has chains of its own, and the rules that
+# lead to them name the network in their comment.
+bed_remove_rules() {
+    local command=$1 table
+    for table in filter nat mangle; do
+        # shellcheck disable=SC2046  # a list of chains
+        bed_delete_chains "$command" $table $("$command-save" -t $table 2>/dev/null | grep -F "name: \\\"$BRIDGE\\\"" |
+            sed -nE 's/.* -j (CNI-(DN-)?[0-9a-f]{16,})( .*)?$/\1/p' | sort -u)
+    done
+}
+
+bed_remove_cgroup() {
+    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || [[ ! -d $1 ]] || bed_say "cgroup $1 cannot be removed"
+}
+
+bed_remove_cgroups() {
+    local path
+    while read -r path; do
+        [[ -d $path ]] && bed_remove_cgroup "$path"
+    done < <(
+        exec 2>/dev/null
+        find /sys/fs/cgroup -maxdepth 2 -type d -name "ptbed$SLOT"
+        find /sys/fs/cgroup -mindepth 2 -type d -regextype posix-extended -regex '.*[0-9a-f]{64}[^/]*' | bed_matching_ids
+    )
+}
+
+# The built-in cannot be told where to keep its CNI results.
+bed_remove_cni_cache() {
+    local path
+    while read -r path; do
+        rm -f "$path"
+    done < <(find /var/lib/cni/results -type f 2>/dev/null | { grep -F "/$BRIDGE-" || true; })
+    while read -r path; do
+        rm -f "$path"
+    done < <(find /var/lib/cni/results -type f 2>/dev/null | bed_matching_ids)
+}
+
+# ---- verbs --------------------------------------------------------------------------------------------------------------
+
+# bed_process pontoon|containerd NAME start|stop|kill
+bed_process() {
+    local process=$1
+    BED=$(bed_dir_of "$2")
+    # shellcheck disable=SC1091
+    . "$BED/env"
+    case ${3:-} in
+    start) "bed_start_$process" ;;
+    stop) bed_end "$process" TERM ;;
+    kill) bed_end "$process" KILL ;;
+    *) bed_die "start, stop or kill, not '${3:-}'" ;;
+    esac
+}
+
+bed_list() {
+    local slot
+    for slot in "$beds"/[0-9]*; do
+        [[ ! -e $slot/name ]] || printf '%s\t%s\t%s\n' "$(basename "$slot")" "$(<"$slot/name")" "$(<"$slot/dir")"
+    done
+}
+
+bed_main() {
+    case ${1:-} in
+    up) bed_up "${2:?name}" "${3:-}" ;;
+    down) bed_down "${2:?name}" ;;
+    daemon) bed_process pontoon "${2:?name}" "${3:-}" ;;
+    containerd | registry) bed_process "$1" "${2:?name}" "${3:-}" ;;
+    env) printf '%s/env\n' "$(bed_dir_of "${2:?name}")" ;;
+    list) bed_list ;;
+    *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    esac
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    bed_main "$@"
+fi

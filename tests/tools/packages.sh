@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and testing need, those that are missing only; asks for no update of the
+# package lists unless something is.
+set -euo pipefail
+
+wanted=(
+    # building: containerd-client's protobufs, runc's seccomp
+    gcc libc6-dev pkg-config libseccomp-dev protobuf-compiler make git
+    # pods: their network, their images, the local registry
+    iptables iproute2 procps busybox-static docker-registry skopeo umoci mmdebstrap
+    # the scripts
+    jq curl ca-certificates util-linux
+    "$@"
+)
+
+missing() {
+    local package
+    for package in "${wanted[@]}"; do
+        [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || printf '%s\n' "$package"
+    done
+}
+
+# Packages such as docker-registry start their service on install; nothing may hold the ports that tests use. This is
+# Debian's way to forbid it, and where a policy exists already it stays the administrator's.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    if [[ -e $policy ]]; then
+        "$@"
+        return 0
+    fi
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+    "$@" || status=$?
+    rm -f $policy
+    return $status
+}
+
+mapfile -t packages < <(missing)
+[[ ${#packages[@]} -gt 0 ]] || exit 0
+echo "packages: installing ${packages[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq >&2
+without_services apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
