@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::io::Streams;
@@ -23,7 +23,7 @@ pub struct Container {
     /// Whether containerd's task of an ended container is deleted too.
     cleaned: watch::Sender<bool>,
     /// Standard streams while its task lives.
-    streams: ArcSwapOption<Streams>,
+    streams: Mutex<Option<Arc<dyn Streams>>>,
     /// The stop that runs, so that a second one with a shorter grace shortens it.
     stop: Mutex<Option<Arc<Stop>>>,
 }
@@ -50,7 +50,7 @@ impl Container {
             spec: ArcSwap::from_pointee(spec),
             state: watch::Sender::new(state),
             cleaned: watch::Sender::new(cleaned),
-            streams: ArcSwapOption::empty(),
+            streams: Mutex::new(None),
             stop: Mutex::new(None),
         }
     }
@@ -133,13 +133,13 @@ impl Container {
 
     /// Its standard streams while its task lives.
     #[must_use]
-    pub fn streams(&self) -> Option<Arc<Streams>> {
-        self.streams.load_full()
+    pub fn streams(&self) -> Option<Arc<dyn Streams>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hands it its streams, or takes them away.
-    pub fn set_streams(&self, streams: Option<Arc<Streams>>) {
-        self.streams.store(streams);
+    pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
     }
 
     /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{checks, host};
 use crate::config::Config;
+use crate::container::io::Fifo;
 use crate::containerd::{Containerd, Event, RuntimeFeatures};
 use crate::events::{self, Listener};
 use crate::images::{self, Images};
@@ -44,6 +45,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         network,
         pause_root,
         boot: boot.trim().to_owned(),
+        streams: Arc::new(Fifo::new(tasks.clone())),
         tasks: tasks.clone(),
         health: is_healthy,
         features,

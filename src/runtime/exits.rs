@@ -112,7 +112,15 @@ impl Node {
             streams.close().await;
         }
         container.set_streams(None);
+        self.remove_streams(container);
         container.set_cleaned(true);
+    }
+
+    /// Removes the FIFOs of a container whose task is gone.
+    pub(super) fn remove_streams(&self, container: &Container) {
+        if let Err(error) = self.streams.remove(&self.config.state, container.id()) {
+            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+        }
     }
 
     /// The exit is in containerd's record before the task goes, so that it survives a reboot.

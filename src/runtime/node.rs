@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{Error, ExitHints, Result};
 use crate::config::{Config, Handler};
 use crate::container::Container;
+use crate::container::io::Driver;
 use crate::containerd::{Containerd, RuntimeFeatures};
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
@@ -38,6 +39,8 @@ pub struct Node {
     pub pause_root: PathBuf,
     /// The kernel's id of this boot.
     pub boot: String,
+    /// How containers' standard streams are carried.
+    pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
     /// Whether containerd answers.
@@ -69,6 +72,8 @@ pub struct Parts {
     pub pause_root: PathBuf,
     /// The kernel's id of this boot.
     pub boot: String,
+    /// How containers' standard streams are carried.
+    pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
     /// Whether containerd answers.
@@ -103,6 +108,7 @@ impl Node {
             host: parts.host,
             pause_root: parts.pause_root,
             boot: parts.boot,
+            streams: parts.streams,
             features: parts.features,
             health: parts.health,
             store: Store::default(),

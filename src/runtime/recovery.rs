@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
-use crate::container::io::Streams;
 use crate::container::{self, Container, Exit, Reason, Root, State, started};
 use crate::containerd::{self, Process, ProcessStatus};
 use crate::sandbox::{self, Sandbox};
@@ -140,23 +139,22 @@ impl Node {
                     node.clean_task(&container).await;
                 });
             }
-            (State::Created | State::Exited(_) | State::Removing { .. }, None) => self.remove_streams(container).await,
+            (State::Created | State::Exited(_) | State::Removing { .. }, None) => self.remove_streams(container),
             (State::Starting | State::Unknown, _) | (State::Running { .. }, None) => {}
         }
     }
 
     async fn reattach(&self, container: &Arc<Container>) {
-        match Streams::reattach(self.streams_config(container)).await {
-            Ok(streams) => container.set_streams(Some(Arc::new(streams))),
+        let streams = match self.streams_config(container) {
+            Ok(config) => self.streams.reattach(config).await,
+            Err(error) => Err(error),
+        };
+        match streams {
+            Ok(streams) => container.set_streams(Some(streams)),
             Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
         }
     }
 
-    async fn remove_streams(&self, container: &Container) {
-        if let Err(error) = Streams::remove(self.streams_config(container)).await {
-            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
-        }
-    }
 }
 
 /// What record, task and state directory tell together.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::create_container::require_ready;
 use super::{Error, Node, Result, now, task};
 use crate::api::v1::{StartContainerRequest, StartContainerResponse};
-use crate::container::io::{LogPath, Streams, StreamsConfig};
+use crate::container::io::{self, LogPath, StreamsConfig};
 use crate::container::{Container, Event, Exit, Reason, started};
 use crate::containerd::CreateTask;
 
@@ -52,8 +52,8 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let handler = node.handler(&sandbox.record.handler)?;
     let rootfs = node.containerd.snapshot_mounts(&container.root.snapshotter, id).await?;
 
-    let streams = Streams::prepare(node.streams_config(container)).await;
-    let streams = Arc::new(streams.map_err(|source| Error::Io { id: id.to_owned(), source })?);
+    let fails = |source| Error::Io { id: id.to_owned(), source };
+    let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?).await.map_err(fails)?;
     container.set_streams(Some(Arc::clone(&streams)));
 
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(handler.options.any()) };
@@ -79,19 +79,21 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
 
 impl Node {
     /// What a container's streams are made of.
-    pub(super) fn streams_config(&self, container: &Container) -> StreamsConfig {
+    ///
+    /// # Errors
+    /// For a log path that leaves its directory.
+    pub(super) fn streams_config(&self, container: &Container) -> io::Result<StreamsConfig> {
         let config = &container.record.config;
         let sandbox = self.store.sandbox(container.sandbox());
         let directory = sandbox.map(|sandbox| sandbox.record.config.log_directory.clone()).unwrap_or_default();
-        let logged = !directory.is_empty() && !config.log_path.is_empty();
-        StreamsConfig {
+        Ok(StreamsConfig {
             id: container.id().clone(),
-            state_dir: self.config.state.join("io"),
-            log: logged.then(|| LogPath { directory: directory.into(), relative: config.log_path.clone().into() }),
+            state_dir: self.config.state.clone(),
+            log: LogPath::new(&directory, &config.log_path)?,
             tty: config.tty,
             stdin: config.stdin,
             stdin_once: config.stdin_once,
-        }
+        })
     }
 
     /// A failed start leaves no task, and a container that says why.
