@@ -3,5 +3,7 @@
 pub mod api;
 pub mod containerd;
 pub mod ids;
+pub mod netns;
+pub mod network;
 pub mod tasks;
 pub mod undo;
