@@ -1,0 +1,52 @@
+//! Threads that are thrown away after they changed their namespace.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+use super::{Error, mounts};
+
+/// Runs `work` within the network namespace that is pinned at `path`, on an OS thread of its
+/// own. Sockets that `work` opens stay in that namespace after it returned.
+///
+/// # Errors
+/// [`Error::Enter`] when no namespace is there; [`Error::Thread`] when `work` panicked.
+pub async fn enter<T, F>(path: &Path, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let at = path.to_owned();
+    let failed = |source: io::Error| Error::Enter { path: path.to_owned(), source };
+    let done = on_thread(path, move || -> io::Result<T> {
+        // A plain file where the mount was gives setns an EINVAL that says nothing.
+        let file = File::open(&at)?;
+        if !mounts::is_nsfs_file(&file) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no namespace is mounted there"));
+        }
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    });
+    done.await?.map_err(failed)
+}
+
+/// Runs `work` on a thread that ends with it. A future that is dropped does not stop it.
+pub(super) async fn on_thread<T, F>(path: &Path, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let failed = |source: io::Error| Error::Thread { path: path.to_owned(), source };
+    let (answer, answered) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("netns".to_owned());
+    thread
+        .spawn(move || {
+            // Nobody may be waiting any more; the work is done all the same.
+            let _ = answer.send(work());
+        })
+        .map_err(failed)?;
+    answered.await.map_err(|_| failed(io::Error::other("it panicked")))
+}

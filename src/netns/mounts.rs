@@ -1,0 +1,126 @@
+//! The mounts that pin a namespace, and the directory they are in.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, fstatfs, statfs, statx};
+
+/// `f_type` of the filesystem of namespace files (linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NONE: Option<&str> = None;
+
+/// The directory that was last found to be on a shared mount, and the mount's id. Reading
+/// mountinfo takes milliseconds on a node with many pods; this check takes one statx.
+static SHARED: Mutex<Option<(PathBuf, u64)>> = Mutex::new(None);
+
+/// Makes the directory, and a shared mount of it unless it is on one already.
+///
+/// As `ip netns` does (iproute2, ip/ipnetns.c): agents mount this directory into their own
+/// mount namespace, and only over a shared mount does a later unmount of ours reach them;
+/// else they hold dead pods' namespaces. A later `ip netns add` finds its work done.
+pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    if known_shared(directory) {
+        return Ok(());
+    }
+    // Two that bind at once, of ours or with `ip netns`, would stack two mounts.
+    let lock = File::open(directory)?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    let shared = MsFlags::MS_SHARED;
+    match mount(NONE, directory, NONE, shared, NONE) {
+        Ok(()) => {}
+        // Not a mount point of its own. On a shared one there is nothing to do: a mount on
+        // it is shared too.
+        Err(Errno::EINVAL) if is_on_shared_mount(directory)? => {}
+        Err(Errno::EINVAL) => {
+            mount(Some(directory), directory, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
+            if let Err(errno) = mount(NONE, directory, NONE, shared, NONE) {
+                let _ = umount2(directory, MntFlags::MNT_DETACH);
+                return Err(errno.into());
+            }
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    let found = mount_id(directory).map(|id| (directory.to_owned(), id));
+    *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    Ok(())
+}
+
+/// Pins the calling thread's network namespace on the file at `path`.
+pub(super) fn pin_current(path: &Path) -> io::Result<()> {
+    // Not /proc/self: that is the namespace of the process's first thread.
+    let own = Path::new("/proc/thread-self/ns/net");
+    mount(Some(own), path, NONE, MsFlags::MS_BIND, NONE).map_err(Into::into)
+}
+
+/// Unmounts all that is mounted on `path` and unlinks it; absent is fine.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // Again: a crash between two attempts may have stacked them.
+            Ok(()) => {}
+            // EINVAL: no mount is there (any more).
+            Err(Errno::EINVAL) => break,
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the path leads to a namespace file.
+pub(super) fn is_nsfs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+}
+
+/// Whether the open file is a namespace file.
+pub(super) fn is_nsfs_file(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+}
+
+fn known_shared(directory: &Path) -> bool {
+    let known = SHARED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    known.is_some_and(|(path, id)| path == directory && mount_id(directory) == Some(id))
+}
+
+/// The id of the mount that the directory is on; `None` before Linux 5.8.
+fn mount_id(directory: &Path) -> Option<u64> {
+    let found = statx(CWD, directory, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    let given = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    given.then_some(found.stx_mnt_id)
+}
+
+fn is_on_shared_mount(directory: &Path) -> io::Result<bool> {
+    // Without the id nothing can be said: a bind mount of our own is right in any case.
+    let Some(id) = mount_id(directory) else { return Ok(false) };
+    Ok(is_shared(&fs::read_to_string("/proc/thread-self/mountinfo")?, id))
+}
+
+/// Whether mountinfo has an optional field `shared:N` for the mount (proc_pid_mountinfo(5)).
+fn is_shared(mountinfo: &str, id: u64) -> bool {
+    let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(&id.to_string()));
+    let optional = line.map(|line| line.split(' ').skip(6).take_while(|field| *field != "-"));
+    optional.is_some_and(|mut fields| fields.any(|field| field.starts_with("shared:")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_optional_fields_say_that_a_mount_is_shared() {
+        let mountinfo = "22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
+                         23 22 0:21 / /run rw - tmpfs shared:9 rw\n\
+                         24 22 0:22 / /mnt rw master:1 shared:7 - tmpfs t rw\n";
+        assert_eq!([22, 23, 24, 2].map(|id| is_shared(mountinfo, id)), [true, false, true, false]);
+    }
+}

@@ -1,0 +1,371 @@
+//! The network of sandboxes: CNI, spec 0.3.1 to 1.1.0, as libcni does it.
+//!
+//! Plugins are run one exec per plugin and verb; their chain, the injected `prevResult` and
+//! `runtimeConfig`, and the cache files are libcni's, so that its other users on a node
+//! (Multus, `cnitool`) see what they expect. Who calls: `crate::runtime` attaches and
+//! detaches, `crate::cri` asks for the conditions, `crate::daemon` starts it. This room never
+//! makes or removes a namespace.
+//!
+//! ```text
+//! conf_dir --watch--> Loaded --attach--> write-ahead cache -> ADD a, b, c -> cache with result
+//!                                detach: cached config and result -> DEL c, b, a -> no cache
+//! ```
+//!
+//! What a pod's attachment was made with is what takes it down: the config in the directory
+//! may be another, invalid or gone by then.
+
+mod attachment;
+mod bandwidth;
+mod cache;
+mod chain;
+mod config;
+mod error;
+mod exec;
+mod health;
+mod result;
+mod state;
+mod template;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::ids::SandboxId;
+use crate::tasks::Tasks;
+
+pub use attachment::{Attachment, Dns, PortMapping};
+pub use bandwidth::Bandwidth;
+pub use error::{Error, PluginFailure, TemplateError};
+pub use exec::Verb;
+pub use result::{Attached, IpPreference};
+pub use state::NotReady;
+pub use template::{InvalidCidr, IpCidr};
+
+use cache::{Cache, Entry};
+use chain::{Chain, RuntimeConf};
+use config::NetworkConfig;
+use exec::Plugins;
+use state::State;
+
+/// How many ADDs, and separately how many DELs, run at once. More only queue on the kernel's
+/// rtnl lock; and DELs that hang must not keep other pods from starting.
+const AT_ONCE: usize = 16;
+
+/// How long the whole chain of plugins may take for one verb.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// ADD; below the 4 minutes that kubelet gives RunPodSandbox.
+    pub add: Duration,
+    /// DEL.
+    pub del: Duration,
+    /// CHECK and GC.
+    pub check: Duration,
+    /// STATUS.
+    pub status: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            add: Duration::from_secs(220),
+            del: Duration::from_secs(220),
+            check: Duration::from_secs(60),
+            status: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where CNI's files are, and how they are used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Network configs; it need not exist yet.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked for, in this order.
+    pub bin_dirs: Vec<PathBuf>,
+    /// libcni's cache; the files are in its directory `results`.
+    pub cache_dir: PathBuf,
+    /// How many configs of `conf_dir` a sandbox is attached to, one interface each; 0 is all.
+    pub max_conf_num: usize,
+    /// A template of a config for nodes without a CNI daemon.
+    pub conf_template: Option<PathBuf>,
+    /// Which address of a dual-stack sandbox is its primary one.
+    pub ip_preference: IpPreference,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into()],
+            cache_dir: "/var/lib/cni".into(),
+            max_conf_num: 1,
+            conf_template: None,
+            ip_preference: IpPreference::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// CNI with one set of settings. Clones share everything.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    plugins: Plugins,
+    cache: Cache,
+    state: State,
+    adds: Semaphore,
+    dels: Semaphore,
+}
+
+impl Network {
+    /// Loads what is in the directory now, and from then on follows it in the background
+    /// within a second.
+    #[must_use]
+    pub fn start(settings: Settings, tasks: &Tasks) -> Self {
+        let inner = Arc::new(Inner {
+            plugins: Plugins::new(settings.bin_dirs.clone()),
+            cache: Cache::new(&settings.cache_dir),
+            state: State::load(&settings.conf_dir, settings.max_conf_num),
+            adds: Semaphore::new(AT_ONCE),
+            dels: Semaphore::new(AT_ONCE),
+            settings,
+        });
+        // The tasks hold the network weakly, so that they end with its last user.
+        tasks.background(watch::follow(Arc::downgrade(&inner)));
+        tasks.background(health::poll(Arc::downgrade(&inner)));
+        Self { inner }
+    }
+
+    /// Whether sandboxes can be attached: a valid config is loaded, and for spec 1.1 its
+    /// plugins' last STATUS was good. Never waits.
+    ///
+    /// # Errors
+    /// [`NotReady`] with the reason and message for CRI's condition NetworkReady.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        self.inner.state.ready()
+    }
+
+    /// What is loaded, in the form that containerd shows as `cniconfig`.
+    #[must_use]
+    pub fn config_json(&self) -> Value {
+        state::config_json(&self.inner.settings, &self.inner.state.loaded())
+    }
+
+    /// Runs ADD along the chain. The config is cached before the first plugin runs and the
+    /// result after the last, so that [`Network::detach`] works wherever this ends. Dropping
+    /// the future kills the running plugin.
+    ///
+    /// # Errors
+    /// Whatever the config, a plugin or the cache failed with. The caller must then detach.
+    pub async fn attach(&self, attachment: &Attachment) -> Result<Attached, Error> {
+        let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
+        let args = attachment.cni_args()?;
+        let capabilities = attachment.capability_args()?;
+        let permit = self.inner.adds.acquire().await;
+        let deadline = Instant::now() + self.inner.settings.timeouts.add;
+        let mut primary = None;
+        for (index, network) in networks.iter().enumerate() {
+            let runtime = RuntimeConf {
+                id: attachment.id.to_string(),
+                netns: attachment.netns.clone(),
+                interface: interface(index),
+                args: args.clone(),
+                capabilities: capabilities.clone(),
+            };
+            let result = self.inner.add(network, &runtime, deadline).await?;
+            primary.get_or_insert((runtime.interface, result));
+        }
+        drop(permit);
+        let (interface, result) = primary.ok_or_else(|| Error::NotReady(NotReady::no_config(&self.inner.settings)))?;
+        let attached = Attached::new(result, &interface, self.inner.settings.ip_preference)?;
+        if attached.ips.is_empty() {
+            return Err(Error::NoAddress { interface });
+        }
+        Ok(attached)
+    }
+
+    /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
+    /// the loaded config when there are none. A sandbox that was never attached is fine, and
+    /// with neither cache nor config there is nothing to do.
+    ///
+    /// # Errors
+    /// Whatever a plugin failed with; the cache stays for the next try.
+    pub async fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
+        let mut entries = self.inner.entries(&attachment.id).await?;
+        if entries.is_empty() {
+            entries = self.inner.uncached_entries(attachment);
+        }
+        let _permit = self.inner.dels.acquire().await;
+        let deadline = Instant::now() + self.inner.settings.timeouts.del;
+        let mut failed = None;
+        for mut entry in entries.into_iter().rev() {
+            // Empty where the namespace is gone: the plugins then give back what is not in it.
+            entry.runtime.netns.clone_from(&attachment.netns);
+            // One network's failure must not keep the others' addresses.
+            if let Err(error) = self.inner.del(&entry, deadline).await {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// What a sandbox was attached with, from the cache. `None` when there is no result there;
+    /// the addresses can still be read in its namespace ([`Network::in_order`]).
+    ///
+    /// # Errors
+    /// [`Error::Cache`] when the directory cannot be read.
+    pub async fn attached(&self, id: &SandboxId) -> Result<Option<Attached>, Error> {
+        let entries = self.inner.entries(id).await?;
+        let first = entries.into_iter().find(|entry| entry.runtime.interface == interface(0));
+        let Some((result, name)) = first.and_then(|entry| Some((entry.result?, entry.runtime.interface))) else {
+            return Ok(None);
+        };
+        // A result that was good at ADD is good now; one that is not is as good as lost.
+        Ok(Attached::new(result, &name, self.inner.settings.ip_preference).ok())
+    }
+
+    /// The sandboxes that have cache files of ours, attached or half-way; one that is unknown
+    /// otherwise is stale and wants a [`Network::detach`].
+    ///
+    /// # Errors
+    /// [`Error::Cache`] when the directory cannot be read.
+    pub async fn cached(&self) -> Result<Vec<SandboxId>, Error> {
+        let mut ids: Vec<_> = self.inner.cache.ours().await?.into_iter().collect();
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Addresses with the primary one first, as the settings want it.
+    #[must_use]
+    pub fn in_order(&self, ips: Vec<std::net::IpAddr>) -> Vec<std::net::IpAddr> {
+        self.inner.settings.ip_preference.sort(ips)
+    }
+
+    /// Asks the plugins whether a sandbox's attachment is still as its result says (CHECK,
+    /// since spec 0.4.0; configs can switch it off). Without a cached result it asks nothing.
+    ///
+    /// # Errors
+    /// Whatever a plugin found.
+    pub async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
+        let deadline = Instant::now() + self.inner.settings.timeouts.check;
+        for mut entry in self.inner.entries(&attachment.id).await? {
+            let Some(result) = entry.result.take() else { continue };
+            entry.runtime.netns.clone_from(&attachment.netns);
+            let chain = self.inner.chain(&entry.config, deadline);
+            chain.check(&entry.runtime, &result).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the plugins which attachments are valid, so that they free all others (GC, since
+    /// spec 1.1.0). Off by default and never called by itself: on a network name that is shared
+    /// it takes the attachments of another runtime.
+    ///
+    /// # Errors
+    /// The first plugin's failure; the others are asked all the same.
+    pub async fn gc(&self, valid: &[SandboxId]) -> Result<(), Error> {
+        let deadline = Instant::now() + self.inner.settings.timeouts.check;
+        let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
+        let mut outcome = Ok(());
+        for (index, network) in networks.iter().enumerate() {
+            let name = interface(index);
+            let valid: Vec<_> = valid.iter().map(|id| (id.as_str(), name.as_str())).collect();
+            outcome = outcome.and(self.inner.chain(network, deadline).gc(&valid).await);
+        }
+        outcome
+    }
+
+    /// Writes `10-pontoon.conflist` from the template in the settings, for the CIDRs that
+    /// kubelet was given for its pods. `None` without a template, without CIDRs, and when
+    /// somebody else's config is loaded. The directory's watch then loads it.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the template cannot be read, uses what is not supported or
+    /// gives no valid config, or when the file cannot be written.
+    pub async fn write_from_template(&self, pod_cidrs: &[IpCidr]) -> Result<Option<PathBuf>, Error> {
+        let Some(source) = self.inner.settings.conf_template.clone() else { return Ok(None) };
+        let target = self.inner.settings.conf_dir.join(template::FILE_NAME);
+        let others = self.inner.state.loaded().is_ok_and(|networks| networks.iter().any(|n| n.source != target));
+        if pod_cidrs.is_empty() || others {
+            return Ok(None);
+        }
+        let cidrs = pod_cidrs.to_vec();
+        blocking(move || template::write(&source, &target, &cidrs)).await
+    }
+}
+
+impl Inner {
+    async fn add(&self, network: &Arc<NetworkConfig>, runtime: &RuntimeConf, until: Instant) -> Result<Value, Error> {
+        let mut entry = Entry { config: Arc::clone(network), runtime: runtime.clone(), result: None };
+        self.cache.write(&entry, cache::Durability::Process).await?;
+        let result = self.chain(network, until).add(runtime).await?;
+        entry.result = Some(result.clone());
+        self.cache.write(&entry, cache::Durability::Disk).await?;
+        Ok(result)
+    }
+
+    async fn del(&self, entry: &Entry, until: Instant) -> Result<(), Error> {
+        self.chain(&entry.config, until).del(&entry.runtime, entry.result.as_ref()).await?;
+        self.cache.remove(entry).await
+    }
+
+    fn chain<'a>(&'a self, network: &'a NetworkConfig, deadline: Instant) -> Chain<'a> {
+        Chain { plugins: &self.plugins, network, deadline }
+    }
+
+    async fn entries(&self, id: &SandboxId) -> Result<Vec<Entry>, Error> {
+        let known = self.state.loaded().unwrap_or_default();
+        let names = known.iter().enumerate().map(|(index, network)| (network.name.clone(), interface(index)));
+        self.cache.find(id, names.collect()).await
+    }
+
+    /// What would have been cached had the sandbox been attached with the loaded config.
+    fn uncached_entries(&self, attachment: &Attachment) -> Vec<Entry> {
+        let networks = self.state.loaded().unwrap_or_default();
+        let entry = |(index, network)| Entry {
+            config: network,
+            runtime: RuntimeConf {
+                id: attachment.id.to_string(),
+                netns: attachment.netns.clone(),
+                interface: interface(index),
+                // What attach refuses was never given to a plugin; DEL goes without it.
+                args: attachment.cni_args().unwrap_or_default(),
+                capabilities: attachment.capability_args().unwrap_or_else(|_| Map::new()),
+            },
+            result: None,
+        };
+        networks.into_iter().enumerate().map(entry).collect()
+    }
+}
+
+/// The interface for the network with this number, as go-cni names them.
+fn interface(index: usize) -> String {
+    format!("eth{index}")
+}
+
+/// File work off the runtime's threads.
+async fn blocking<T, F>(work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(stopped) => Err(Error::Stopped(stopped.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
