@@ -45,3 +45,15 @@ fn a_flag_wins_over_the_file() {
     flags.override_file(&mut file);
     assert_eq!(Config::resolve(file).unwrap().socket, PathBuf::from("/tmp/y.sock"));
 }
+
+/// Removes the comment signs of optional keys, so that the example shows every key there is.
+#[test]
+fn the_example_shows_each_key_with_its_default() {
+    let text = include_str!("../../examples/config.toml");
+    let example: File = toml::from_str(text).unwrap();
+    let default = File::default();
+    assert_eq!(format!("{:?}", File { runtimes: default.runtimes.clone(), ..example.clone() }), format!("{default:?}"));
+    let whole: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").filter(|key| key.contains(" = \"/") || key.starts_with("snapshotter =")).unwrap_or(line))).collect();
+    assert!(whole.contains("\nconf_template") && whole.contains("\nbase_runtime_spec"));
+    toml::from_str::<File>(&whole).unwrap();
+}
