@@ -2,4 +2,3 @@
 
 pub mod beneath;
 pub mod fifo;
-pub mod netns;
