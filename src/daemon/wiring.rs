@@ -33,7 +33,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let server = containerd.server().await.context("ask containerd about itself")?;
     tracing::info!(version, pid = server.pid, "containerd is there");
 
-    let network = Network::start(network_settings(&config), tasks.clone()).await;
+    let network = Network::start(network_settings(&config), &tasks);
     let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone()).await;
     let features = features(&containerd, &config).await;
     let (health, is_healthy) = watch::channel(false);
@@ -98,6 +98,7 @@ fn network_settings(config: &Config) -> network::Settings {
         cache_dir: config.cni.cache_dir.clone(),
         max_conf_num: config.cni.max_conf_num,
         conf_template: config.cni.conf_template.clone(),
+        ip_preference: config.cni.ip_preference,
         ..network::Settings::default()
     }
 }
