@@ -24,7 +24,8 @@ pub struct Attachment {
     pub name: String,
     /// The pod's uid.
     pub uid: String,
-    /// Where the network namespace is pinned; `None` when it is gone, for a detach.
+    /// Where the network namespace is pinned; `None` for a detach when it is gone or no longer
+    /// a namespace, so that plugins do not try to enter it.
     pub netns: Option<PathBuf>,
     /// Ports to publish on the host; only those with a host port.
     pub port_mappings: Vec<PortMapping>,

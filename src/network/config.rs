@@ -94,8 +94,8 @@ fn read(file: &Path) -> Result<NetworkConfig, InvalidConfig> {
     let invalid = |reason: String| InvalidConfig::new(file, reason);
     let bytes = read_bounded(file).map_err(|error| invalid(error.to_string()))?;
     let list = file.extension().is_some_and(|extension| extension == "conflist");
-    let mut network = if list { NetworkConfig::from_list(&bytes) } else { NetworkConfig::from_plugin(&bytes) }
-        .map_err(invalid)?;
+    let mut network =
+        if list { NetworkConfig::from_list(&bytes) } else { NetworkConfig::from_plugin(&bytes) }.map_err(invalid)?;
     if list {
         network.add_plugins_beside(file)?;
     }

@@ -123,7 +123,9 @@ pub enum TemplateError {
     #[error(transparent)]
     File(#[from] io::Error),
     /// It has an action of Go's templates beyond those that are documented.
-    #[error("unsupported or misplaced {{{{{0}}}}}: .PodCIDR, range over .PodCIDRRanges or .Routes, their variables, if and end are")]
+    #[error(
+        "unsupported or misplaced {{{{{0}}}}}: .PodCIDR, range over .PodCIDRRanges or .Routes, their variables, if and end are"
+    )]
     Unsupported(String),
     /// An action is not closed, or a range or if has no end.
     #[error("{0} is not closed")]

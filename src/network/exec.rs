@@ -234,7 +234,8 @@ impl ProcessGroup {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
     }
 
-    /// The leader is still a child that nobody has waited for, so the id cannot be another's.
+    /// The id is not another's: it is not reused while the group has a member, and after the
+    /// leader was waited for this is armed for [`PIPES_GRACE`] at most.
     fn kill(&mut self) {
         if let Some(leader) = self.0.take() {
             let _ = killpg(leader, Signal::SIGKILL);

@@ -20,8 +20,13 @@ const WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 /// Loads again after each change, until the network has no user any more.
 pub(super) async fn follow(network: Weak<Inner>) {
     let mut complained = false;
+    let Some(inner) = network.upgrade() else { return };
+    let (dir, mut changes) = (inner.settings.conf_dir.clone(), inner.state.changes());
+    drop(inner);
+    // An inotify instance is dear (128 a user): it must not wait for an event to be given back.
+    let gone = async move { while changes.changed().await.is_ok() {} };
+    tokio::pin!(gone);
     loop {
-        let Some(dir) = network.upgrade().map(|network| network.settings.conf_dir.clone()) else { return };
         // Watch first and read then: a change in between is seen twice, and never missed.
         let watch = Watch::arm(&dir);
         let Some(inner) = network.upgrade() else { return };
@@ -32,8 +37,10 @@ pub(super) async fn follow(network: Weak<Inner>) {
         let _ = loading.await;
         match watch {
             Ok(mut watch) => {
-                watch.change().await;
-                sleep(SETTLE).await;
+                tokio::select! {
+                    () = watch.change() => sleep(SETTLE).await,
+                    () = &mut gone => return,
+                }
             }
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {

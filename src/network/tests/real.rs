@@ -39,7 +39,8 @@ async fn bridge_and_host_local_attach_and_give_back() {
     let attached = network.attach(&sandbox).await.unwrap();
     let read = network.in_order(netns::addresses(&path, "eth0").await.unwrap());
     network.check(&sandbox).await.unwrap();
-    let held = || fs::read_dir(leases.join("pontoon-test")).unwrap().flatten().filter(|e| e.file_name() != "lock").count();
+    let held =
+        || fs::read_dir(leases.join("pontoon-test")).unwrap().flatten().filter(|e| e.file_name() != "lock").count();
     let before = held();
     network.detach(&sandbox).await.unwrap();
     network.detach(&sandbox).await.unwrap();
