@@ -121,3 +121,20 @@ fn io_code(error: &container::io::Error) -> Code {
         Error::Log { .. } | Error::Fifo { .. } | Error::Thread(_) => Code::Internal,
     }
 }
+
+fn image_code(error: &images::Error) -> Code {
+    use images::Kind;
+    match error.kind() {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+fn spec_code(_: &spec::Error) -> Code { Code::Internal }
+fn mounts_code(_: &container::mounts::Error) -> Code { Code::Internal }

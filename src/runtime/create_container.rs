@@ -186,7 +186,7 @@ fn containerd_record(container: &Container, handler: &Handler) -> containerd::Co
 
 fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> About {
     let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
-    let by_digest = image.digests.first();
+    let by_digest = image.repo_digests.first();
     let fallback = image.id.clone();
     let signal = signal::from_cri(config.stop_signal)
         .or_else(|| image.config.config().as_ref().and_then(|config| signal::parse(config.stop_signal().as_deref()?)))
