@@ -135,6 +135,3 @@ fn image_code(error: &images::Error) -> Code {
         Kind::Internal => Code::Internal,
     }
 }
-
-fn spec_code(_: &spec::Error) -> Code { Code::Internal }
-fn mounts_code(_: &container::mounts::Error) -> Code { Code::Internal }
