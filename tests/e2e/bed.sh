@@ -342,7 +342,8 @@ bed_wait_ready() {
     local name=$1 deadline=$((SECONDS + 30))
     shift
     until "$@" >/dev/null 2>&1; do
-        if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name"; }; then
+        # Twice, because in the middle of its exec a process has no arguments.
+        if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name" && sleep 0.2 && ! bed_alive "$name"; }; then
             bed_say "$name does not answer; the end of its log:"
             tail -n 40 "$BED/logs/$name.log" >&2 || true
             return 1
@@ -399,7 +400,7 @@ bed_start_registry() {
     cat >"$BED/registry.yml" <<EOF
 version: 0.1
 log:
-  level: warn
+  level: info
 storage:
   filesystem:
     rootdirectory: $BED/registry
@@ -407,7 +408,12 @@ http:
   addr: 127.0.0.1:$REGISTRY_PORT
 EOF
     bed_spawn registry docker-registry serve "$BED/registry.yml"
-    bed_wait_ready registry curl -sf "http://127.0.0.1:$REGISTRY_PORT/v2/"
+    bed_wait_ready registry bed_registry_ready
+}
+
+# Its log first: on a port that was taken, another registry answers.
+bed_registry_ready() {
+    grep -q 'listening on' "$BED/logs/registry.log" && curl --silent --fail "http://127.0.0.1:$REGISTRY_PORT/v2/"
 }
 
 # RuntimeReady and NetworkReady, so that the first pod of a test does not fail.

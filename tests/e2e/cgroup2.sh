@@ -83,7 +83,7 @@ boot() {
     chmod 755 "$scratch/init"
     # The terminal stays ours: the guest's console would put it into raw mode, and Ctrl-C could not end it.
     # shellcheck disable=SC2086  # a list of parameters
-    linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" umid="pontoon-$$" init="$scratch/init" quiet loglevel=1 \
+    linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
         con=null con0=fd:0,fd:1 ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat
     [[ -s $scratch/status ]] || { echo "cgroup2: the guest died; its last words:" >&2; tail -n 20 "$scratch/stderr" >&2; return 1; }
     return "$(<"$scratch/status")"
