@@ -135,3 +135,6 @@ fn image_code(error: &images::Error) -> Code {
         Kind::Internal => Code::Internal,
     }
 }
+
+fn spec_code(_: &spec::Error) -> Code { Code::InvalidArgument }
+fn mounts_code(_: &container::mounts::Error) -> Code { Code::InvalidArgument }
