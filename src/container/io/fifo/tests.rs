@@ -117,11 +117,12 @@ async fn two_streams_share_a_log_and_no_record_is_cut() {
     let bed = Bed::new();
     let (streams, shim) = bed.prepare(bed.config()).await;
     let Shim { outputs, _readers } = shim;
-    let text = |name: char| (0..40_000).map(|n| format!("{n}{}\n", name.to_string().repeat(n % 97))).collect::<String>();
+    let text =
+        |name: char| (0..40_000).map(|n| format!("{n}{}\n", name.to_string().repeat(n % 97))).collect::<String>();
     let writers: Vec<_> = outputs
         .into_iter()
         .zip(['o', 'e'])
-        .map(|(mut file, name)| (thread::spawn(move || file.write_all(text(name).as_bytes()).unwrap())))
+        .map(|(mut file, name)| thread::spawn(move || file.write_all(text(name).as_bytes()).unwrap()))
         .collect();
     drop(_readers);
     assert!(streams.barrier(SOON).await);
