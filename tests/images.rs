@@ -112,7 +112,9 @@ async fn a_mirror_is_used_and_gets_the_credentials() {
     bed.push(&small(&bed, "one"), &format!("{mirror}/library/a:1"));
     let directory = bed.dir.path().join("certs.d/registry.example");
     std::fs::create_dir(&directory).unwrap();
-    let file = format!("server = \"https://registry.invalid\"\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+    let file = format!(
+        "server = \"https://registry.invalid\"\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+    );
     std::fs::write(directory.join("hosts.toml"), file).unwrap();
     bed.pull_as("registry.example/library/a:1", Some("hunter22")).await.unwrap();
     assert_eq!(bed.list().await[0].repo_tags, ["registry.example/library/a:1"]);
@@ -158,12 +160,22 @@ async fn what_other_tools_do_shows_within_a_second() {
     let archive = bed.dir.path().join("one.tar");
     let tar = std::process::Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&image.layout).arg(".").status();
     assert!(tar.unwrap().success());
-    bed.ctr(&["images", "import", "--no-unpack", "--index-name", "docker.io/library/foreign:1", &archive.display().to_string()]);
+    bed.ctr(&[
+        "images",
+        "import",
+        "--no-unpack",
+        "--index-name",
+        "docker.io/library/foreign:1",
+        &archive.display().to_string(),
+    ]);
     let deadline = Instant::now() + Duration::from_secs(1);
     until("it is listed", || async { bed.status("foreign:1").await.is_some() }).await;
     let id = bed.status("foreign:1").await.unwrap().id;
     assert!(Instant::now() < deadline);
-    until("it is adopted", || async { bed.records().await.get(&id).is_some_and(|labels| labels.contains_key(MANAGED)) }).await;
+    until("it is adopted", || async {
+        bed.records().await.get(&id).is_some_and(|labels| labels.contains_key(MANAGED))
+    })
+    .await;
 
     // Imported without unpacking: CreateContainer unpacks, for whichever snapshotter.
     let image = bed.images.resolve(&id).await.unwrap();
@@ -218,7 +230,14 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
     std::fs::write(&secret, "of the host").unwrap();
 
     let device = fresh("device");
-    rustix::fs::mknodat(rustix::fs::CWD, device.join("etc/passwd"), rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::RUSR, rustix::fs::makedev(1, 5)).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        device.join("etc/passwd"),
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::RUSR,
+        rustix::fs::makedev(1, 5),
+    )
+    .unwrap();
     let fifo = fresh("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, fifo.join("etc/passwd"), rustix::fs::Mode::RUSR).unwrap();
     let huge = fresh("huge");

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use containerd_client::events as ev;
-use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::types::Envelope;
 use prost::Message;
 use tonic::Streaming;

@@ -94,7 +94,9 @@ impl Bed {
     pub fn push(&self, image: &Built, reference: &str) {
         let source = format!("oci:{}:latest", image.layout.display());
         let target = format!("docker://{reference}");
-        run(Command::new("skopeo").args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds=u:hunter22"]).args([source, target]));
+        run(Command::new("skopeo")
+            .args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds=u:hunter22"])
+            .args([source, target]));
     }
 
     pub fn ctr(&self, arguments: &[&str]) {
@@ -239,7 +241,8 @@ pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
         "config": config, "layers": descriptors});
     let mut manifest = blob(&layout, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
-    std::fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
+    std::fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())
+        .unwrap();
     std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     Built { layout }
 }
@@ -264,7 +267,7 @@ pub fn small(bed: &Bed, name: &str) -> Built {
 pub fn install_verifier(bed: &Bed) {
     use std::os::unix::fs::PermissionsExt;
     let path = bed.dir.path().join("verifiers/check");
-    std::fs::write(&path, "#!/bin/sh\ncat >/dev/null\ncase \"$*\" in *refused*) echo not signed; exit 1;; esac\n").unwrap();
+    std::fs::write(&path, "#!/bin/sh\ncat >/dev/null\ncase \"$*\" in *refused*) echo not signed; exit 1;; esac\n")
+        .unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
-
