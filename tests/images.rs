@@ -2,6 +2,8 @@
 //!
 //! Needs root, docker-registry, skopeo, and in `PONTOON_BIN_DIR` containerd and ctr.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper may fail the test")]
+
 #[path = "images/bed.rs"]
 mod bed;
 
@@ -244,7 +246,7 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
     std::fs::File::create(huge.join("etc/passwd")).unwrap().set_len(11 << 20).unwrap();
     for (name, path) in [("device", &device), ("fifo", &fifo), ("huge", &huge)] {
         let tag = format!("{host}/{name}:1");
-        bed.push(&build(&bed.dir.path().join(format!("layout-{name}")), &[path.clone()], &json!({})), &tag);
+        bed.push(&build(&bed.dir.path().join(format!("layout-{name}")), std::slice::from_ref(path), &json!({})), &tag);
         let image = bed.images.resolve(&bed.pull(&tag).await.unwrap()).await.unwrap();
         let start = Instant::now();
         let error = bed.images.user_db(&image, "overlayfs").await.unwrap_err();
