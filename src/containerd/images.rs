@@ -77,11 +77,8 @@ impl Containerd {
     pub async fn update_image(&self, record: ImageRecord, fields: &[&str]) -> Result<()> {
         let name = record.name.clone();
         let mask = prost_types::FieldMask { paths: fields.iter().map(ToString::to_string).collect() };
-        let request = pb::UpdateImageRequest {
-            image: Some(encode(record)),
-            update_mask: Some(mask),
-            source_date_epoch: None,
-        };
+        let request =
+            pb::UpdateImageRequest { image: Some(encode(record)), update_mask: Some(mask), source_date_epoch: None };
         let reply = self.images().update(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("update image", &name, &status))
     }
@@ -126,9 +123,5 @@ fn encode(record: ImageRecord) -> pb::Image {
 }
 
 fn decode(image: pb::Image) -> ImageRecord {
-    ImageRecord {
-        name: image.name,
-        labels: image.labels,
-        target: image.target.unwrap_or_default().into(),
-    }
+    ImageRecord { name: image.name, labels: image.labels, target: image.target.unwrap_or_default().into() }
 }

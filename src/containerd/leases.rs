@@ -15,9 +15,8 @@ impl Containerd {
     /// # Errors
     /// [`Kind::AlreadyExists`] for the id.
     pub async fn leased(&self, id: &str, expires: &str) -> Result<Self> {
-        let lease = id.parse().map_err(|_| {
-            Error::new("create lease", id, Kind::InvalidArgument, "the id is not ASCII")
-        })?;
+        let lease =
+            id.parse().map_err(|_| Error::new("create lease", id, Kind::InvalidArgument, "the id is not ASCII"))?;
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expires.to_owned())]);
         let request = pb::CreateRequest { id: id.to_owned(), labels };
         let reply = LeasesClient::new(self.unary.clone()).create(self.request(request)).await;

@@ -30,8 +30,7 @@ impl Containerd {
         let (send, queue) = mpsc::channel(QUEUE);
         // The queue is empty and its other end is here: this cannot fail.
         let _ = send.try_send(to_any(&StreamInit { id: id.clone() }));
-        let mut client =
-            StreamingClient::new(self.bulk.clone()).max_decoding_message_size(super::MESSAGE_LIMIT);
+        let mut client = StreamingClient::new(self.bulk.clone()).max_decoding_message_size(super::MESSAGE_LIMIT);
         let reply = client.stream(self.request(ReceiverStream::new(queue))).await;
         let mut receive = reply.map_err(error)?.into_inner();
         if receive.message().await.map_err(error)?.is_none() {

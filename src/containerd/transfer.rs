@@ -236,7 +236,9 @@ fn decode(event: pb::Progress) -> Progress {
 fn failed(status: &Status) -> PullError {
     let failure = match status.code() {
         Code::NotFound => PullFailure::NotFound,
-        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::Unimplemented => PullFailure::Invalid,
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::Unimplemented => {
+            PullFailure::Invalid
+        }
         Code::PermissionDenied | Code::Unauthenticated => PullFailure::Denied,
         Code::ResourceExhausted => PullFailure::Exhausted,
         Code::Unavailable => PullFailure::Away,
@@ -313,7 +315,8 @@ mod tests {
 
     #[test]
     fn a_url_keeps_neither_user_nor_query() {
-        let text = "failed to do request: Head \"https://u:p@r.example/v2/a?X-Amz-Signature=S\": EOF, see http://h/x?q=1: 401";
+        let text =
+            "failed to do request: Head \"https://u:p@r.example/v2/a?X-Amz-Signature=S\": EOF, see http://h/x?q=1: 401";
         assert_eq!(
             redact(text),
             "failed to do request: Head \"https://r.example/v2/a?...\": EOF, see http://h/x?...: 401"
@@ -325,10 +328,22 @@ mod tests {
         let cases = [
             ("image verifier bindir blocked pull of a with digest b for reason: c", PullFailure::Refused),
             ("blocking pull of a with digest b: image verifier bindir returned error: c", PullFailure::Refused),
-            ("failed to resolve image: failed to do request: Head \"https://h/v2/\": dial tcp 127.0.0.1:1: connect: connection refused", PullFailure::Unreachable),
-            ("failed to resolve image: unexpected status from HEAD request to https://h/v2/a: 503 Service Unavailable", PullFailure::Unreachable),
-            ("failed to resolve image: unexpected status from HEAD request to https://h:5000/v2/a: 401 Unauthorized", PullFailure::Denied),
-            ("failed to resolve image: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed", PullFailure::Denied),
+            (
+                "failed to resolve image: failed to do request: Head \"https://h/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+                PullFailure::Unreachable,
+            ),
+            (
+                "failed to resolve image: unexpected status from HEAD request to https://h/v2/a: 503 Service Unavailable",
+                PullFailure::Unreachable,
+            ),
+            (
+                "failed to resolve image: unexpected status from HEAD request to https://h:5000/v2/a: 401 Unauthorized",
+                PullFailure::Denied,
+            ),
+            (
+                "failed to resolve image: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+                PullFailure::Denied,
+            ),
             ("anything else, image verifier bindir blocked pull of", PullFailure::Other),
         ];
         for (message, failure) in cases {

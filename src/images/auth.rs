@@ -1,8 +1,8 @@
 //! Credentials of a pull: which they are, and which hosts may have them.
 
 use base64::Engine;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::Error;
 use crate::api::v1::AuthConfig;

@@ -23,17 +23,26 @@ const XATTR: usize = 65536;
 pub(super) fn copy_directory(from: OwnedFd, to: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let to = openat(CWD, to, flags, Mode::empty())?;
-    Copy { links: HashMap::new(), to: to.try_clone()? }.directory(&from, &to, CString::default(), 0)
+    CopyTree { links: HashMap::new(), to: to.try_clone()? }.directory(&from, &to, CString::default(), 0)
 }
 
-struct Copy {
+struct CopyTree {
     /// The root of the copy.
     to: OwnedFd,
     /// Where in it the file of an inode with more than one name went.
     links: HashMap<(u64, u64), CString>,
 }
 
-impl Copy {
+/// One entry: the directories on both sides, its name in them, and its path in the copy.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    from: &'a OwnedFd,
+    to: &'a OwnedFd,
+    name: &'a CStr,
+    path: &'a CStr,
+}
+
+impl CopyTree {
     fn directory(&mut self, from: &OwnedFd, to: &OwnedFd, path: CString, depth: usize) -> io::Result<()> {
         if depth > DEEPEST {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "directories too deep"));
@@ -42,23 +51,25 @@ impl Copy {
             let entry = entry?;
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..") {
-                self.entry(from, to, name, &join(&path, name), depth)?;
+                let place = Place { from, to, name, path: &join(&path, name) };
+                self.entry(place, depth)?;
             }
         }
         // Last: making its entries would have changed the times.
         like(from, to, &fstat(from)?)
     }
 
-    fn entry(&mut self, from: &OwnedFd, to: &OwnedFd, name: &CStr, path: &CString, depth: usize) -> io::Result<()> {
+    fn entry(&mut self, place: Place<'_>, depth: usize) -> io::Result<()> {
+        let Place { from, to, name, path } = place;
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 mkdirat(to, name, Mode::RWXU)?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let (from, to) = (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
-                self.directory(&from, &to, path.clone(), depth + 1)
+                self.directory(&from, &to, path.to_owned(), depth + 1)
             }
-            FileType::RegularFile => self.file(from, to, name, path, &stat),
+            FileType::RegularFile => self.file(place, &stat),
             FileType::Symlink => {
                 let target = readlinkat(from, name, Vec::new())?;
                 symlinkat(target.as_c_str(), to, name)?;
@@ -75,13 +86,14 @@ impl Copy {
         }
     }
 
-    fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &CStr, path: &CString, stat: &Stat) -> io::Result<()> {
+    fn file(&mut self, place: Place<'_>, stat: &Stat) -> io::Result<()> {
+        let Place { from, to, name, path } = place;
         let inode = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&inode) {
                 return Ok(linkat(&self.to, first.as_c_str(), to, name, AtFlags::empty())?);
             }
-            self.links.insert(inode, path.clone());
+            self.links.insert(inode, path.to_owned());
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = openat(from, name, flags, Mode::empty())?;
@@ -129,9 +141,8 @@ fn xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     for name in names[..length].split_inclusive(|b| *b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let bytes = name.to_bytes();
-        let wanted = bytes.starts_with(b"user.")
-            || bytes == b"security.capability"
-            || bytes.starts_with(b"system.posix_acl_");
+        let wanted =
+            bytes.starts_with(b"user.") || bytes == b"security.capability" || bytes.starts_with(b"system.posix_acl_");
         if !wanted {
             continue;
         }

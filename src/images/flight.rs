@@ -56,7 +56,8 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
             }
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
-                let flight = Arc::new(Flight { result: watch::Sender::new(Outcome::Flying), waiters: watch::Sender::new(1) });
+                let flight =
+                    Arc::new(Flight { result: watch::Sender::new(Outcome::Flying), waiters: watch::Sender::new(1) });
                 entry.insert(Arc::clone(&flight));
                 let pilot = Pilot { key, flight: Arc::clone(&flight), flights: Arc::clone(&self.flights) };
                 (Seat { flight }, Some(pilot))

@@ -11,9 +11,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Error, Images};
-use crate::api::v1::{
-    FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, UInt64Value,
-};
+use crate::api::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, UInt64Value};
 use crate::containerd::{SnapshotInfo, SnapshotKind, Usage};
 
 /// What measuring may take: the snapshotter walks the files of every writable snapshot.
@@ -88,7 +86,8 @@ impl Images {
         let plugins = self.inner.containerd.plugins().await?;
         let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == settings.snapshotter);
         let told = plugin.and_then(|plugin| plugin.exports.get("root")).map(PathBuf::from);
-        let standard = || PathBuf::from("/var/lib/containerd/io.containerd.snapshotter.v1.".to_owned() + &settings.snapshotter);
+        let standard =
+            || PathBuf::from("/var/lib/containerd/io.containerd.snapshotter.v1.".to_owned() + &settings.snapshotter);
         let root = told.or_else(|| settings.snapshotter_root.clone()).unwrap_or_else(standard);
         let mountpoint = root.display().to_string();
         self.inner.usages.lock().mountpoint = Some(mountpoint.clone());

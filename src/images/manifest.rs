@@ -117,7 +117,8 @@ impl Contents {
             return Err(Error::malformed(&config.digest, format!("diff id {bad:?} is no digest")));
         }
         let chain_ids = chain_ids(diff_ids);
-        let size = blobs.iter().fold(size.saturating_add(bytes(config.size)), |sum, l| sum.saturating_add(bytes(l.size)));
+        let size =
+            blobs.iter().fold(size.saturating_add(bytes(config.size)), |sum, l| sum.saturating_add(bytes(l.size)));
         let chain_id = chain_ids.last().cloned().unwrap_or_default();
         let layers = blobs.into_iter().zip(diff_ids.iter().cloned()).zip(chain_ids);
         let layers = layers.map(|((blob, diff_id), chain_id)| Layer { blob: blob.into(), diff_id, chain_id }).collect();

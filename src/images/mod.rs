@@ -156,6 +156,11 @@ impl Images {
                 Some(contents) => Arc::clone(contents),
                 None => match self.contents(&record).await {
                     Ok(contents) => contents,
+                    // containerd went away over it: what is known is better than half of it.
+                    Err(error) if error.kind() == Kind::Unavailable => {
+                        self.inner.index.abandon(ticket);
+                        return Err(error);
+                    }
                     Err(error) => {
                         tracing::warn!(name = record.name, %error, "an image cannot be read");
                         continue;

@@ -53,7 +53,8 @@ impl Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (rest, None),
         };
-        let path = if host == DEFAULT_HOST && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+        let path =
+            if host == DEFAULT_HOST && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         if !is_host(&host) {
             return Err(refuse("has no valid registry host"));
         }
@@ -111,9 +112,7 @@ fn split_host(text: &str) -> (String, &str) {
     match text.split_once('/') {
         Some((LEGACY_DEFAULT_HOST, rest)) => (DEFAULT_HOST.to_owned(), rest),
         Some((first, rest))
-            if first == "localhost"
-                || first.contains(['.', ':'])
-                || first.chars().any(char::is_uppercase) =>
+            if first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase) =>
         {
             (first.to_owned(), rest)
         }
@@ -200,10 +199,35 @@ mod tests {
     fn what_could_climb_or_confuse_is_refused() {
         let id = "a".repeat(64);
         for text in [
-            "", "r.example/../evil/x", "r.example/a/..", "../x", "r.example/a//b", "r.example/", "/a", "a:",
-            "a@", "a@sha256:abc", "r.example/A", "a b", "a\nb", "r.example/a?x=1", "r.example/a#b", "user@r.example/a",
-            "r.example:99999/a", "r.example:/a", "-r.example/a", "r.example/a:-t", "http://r.example/a", "a/.b", "a/b.",
-            "a/b___c", "a/b..c", "[::1/x", "%2e%2e/x", "r.example/a/%2e%2e/b", id.as_str(),
+            "",
+            "r.example/../evil/x",
+            "r.example/a/..",
+            "../x",
+            "r.example/a//b",
+            "r.example/",
+            "/a",
+            "a:",
+            "a@",
+            "a@sha256:abc",
+            "r.example/A",
+            "a b",
+            "a\nb",
+            "r.example/a?x=1",
+            "r.example/a#b",
+            "user@r.example/a",
+            "r.example:99999/a",
+            "r.example:/a",
+            "-r.example/a",
+            "r.example/a:-t",
+            "http://r.example/a",
+            "a/.b",
+            "a/b.",
+            "a/b___c",
+            "a/b..c",
+            "[::1/x",
+            "%2e%2e/x",
+            "r.example/a/%2e%2e/b",
+            id.as_str(),
         ] {
             let error = Reference::parse(text).unwrap_err();
             assert!(error.to_string().starts_with("image.image: "), "{text}: {error}");

@@ -84,10 +84,5 @@ pub(super) fn in_future(after: Duration) -> String {
 }
 
 pub(super) fn root_error(operation: &'static str, path: &Path, image: &str, error: impl ToString) -> Error {
-    Error::Root {
-        operation,
-        path: path.display().to_string(),
-        image: image.to_owned(),
-        message: error.to_string(),
-    }
+    Error::Root { operation, path: path.display().to_string(), image: image.to_owned(), message: error.to_string() }
 }

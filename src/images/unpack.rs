@@ -80,10 +80,10 @@ async fn unpack_layer(leased: &Containerd, layer: &Layer, parent: &str, snapshot
         Err(error) => return Err(error.into()),
     };
     let result = apply(leased, layer, &key, mounts, snapshotter).await;
-    if result.is_err() {
-        if let Err(error) = leased.remove_snapshot(snapshotter, &key).await {
-            tracing::warn!(%error, "a snapshot stays until its lease ends");
-        }
+    if result.is_err()
+        && let Err(error) = leased.remove_snapshot(snapshotter, &key).await
+    {
+        tracing::warn!(%error, "a snapshot stays until its lease ends");
     }
     result
 }

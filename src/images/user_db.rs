@@ -17,21 +17,24 @@ const LARGEST_KEPT: usize = 256 << 10;
 /// How many images' are kept.
 const KEPT: usize = 128;
 
+/// passwd and group.
 type Files = (Vec<u8>, Vec<u8>);
+/// Snapshotter and chain id.
+type Key = (String, String);
 
 /// The last ones read, by snapshotter and chain id: the content of a chain id never changes.
 #[derive(Default)]
 pub(super) struct UserDbs {
-    kept: Mutex<VecDeque<((String, String), Arc<Files>)>>,
+    kept: Mutex<VecDeque<(Key, Arc<Files>)>>,
 }
 
 impl UserDbs {
-    fn get(&self, key: &(String, String)) -> Option<Arc<Files>> {
+    fn get(&self, key: &Key) -> Option<Arc<Files>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|(other, _)| other == key).map(|(_, files)| Arc::clone(files))
     }
 
-    fn keep(&self, key: (String, String), files: &Files) {
+    fn keep(&self, key: Key, files: &Files) {
         if files.0.len() + files.1.len() > LARGEST_KEPT {
             return;
         }

@@ -6,10 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 /// Where the private namespace mounts; a directory that every Linux node has, and that the
 /// mounts of a snapshot are never made from.
@@ -17,6 +20,10 @@ const TARGET: &str = "/proc";
 
 /// The kernel takes one page of options.
 const LONGEST_OPTIONS: usize = 4095;
+
+/// openat2 gives up on a `..` when anything at all was mounted or renamed meanwhile, anywhere
+/// on the node; a node that starts many pods can keep that up for a while.
+const RACES: Duration = Duration::from_secs(10);
 
 /// A mount to make, in the words of mount(8).
 #[derive(Clone, Debug)]
@@ -33,6 +40,10 @@ pub struct MountSpec {
 #[derive(Debug)]
 pub struct MountedRoot {
     root: OwnedFd,
+    /// Dropped to let the thread go, and with it its mount namespace. The namespace must live
+    /// as long as the root: in a mount that has none any more, openat2 answers every `..` with
+    /// EAGAIN for ever (seen on Linux 6.18).
+    _release: mpsc::Sender<()>,
 }
 
 impl MountedRoot {
@@ -43,9 +54,16 @@ impl MountedRoot {
     /// than one mount(2).
     pub fn mount(spec: MountSpec) -> io::Result<Self> {
         // The thread leaves the host's mount namespace for good, so it may not be one of a pool.
-        let thread = std::thread::Builder::new().name("mount".to_owned()).spawn(move || mount_privately(&spec))?;
-        let root = thread.join().map_err(|_| io::Error::other("the mounting thread panicked"))??;
-        Ok(Self { root })
+        let (mounted, result) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
+            if mounted.send(mount_privately(&spec)).is_ok() {
+                // Ends with an error when the sender is dropped; nothing is ever sent.
+                let _ = released.recv();
+            }
+        })?;
+        let root = result.recv().map_err(|_| io::Error::other("the mounting thread panicked"))??;
+        Ok(Self { root, _release: release })
     }
 
     /// Opens a path as a process whose root this is would, symlinks and `..` included, but
@@ -82,8 +100,20 @@ impl MountedRoot {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        Ok(openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how)?)
+        let deadline = Instant::now() + RACES;
+        loop {
+            match openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+                Err(Errno::AGAIN) if Instant::now() < deadline => rest(),
+                other => return Ok(other?),
+            }
+        }
     }
+}
+
+/// Lets whoever mounts get on with it. The thread is one that may block.
+fn rest() {
+    #[allow(clippy::disallowed_methods, reason = "never on a thread of the runtime, see MountedRoot::mount")]
+    std::thread::sleep(Duration::from_micros(200));
 }
 
 fn mount_privately(spec: &MountSpec) -> io::Result<OwnedFd> {
@@ -115,8 +145,20 @@ impl Options {
         let flag = |option: &str| {
             matches!(
                 option,
-                "ro" | "rw" | "bind" | "rbind" | "defaults" | "nosuid" | "suid" | "nodev" | "dev" | "noexec" | "exec"
-                    | "noatime" | "relatime" | "sync" | "async"
+                "ro" | "rw"
+                    | "bind"
+                    | "rbind"
+                    | "defaults"
+                    | "nosuid"
+                    | "suid"
+                    | "nodev"
+                    | "dev"
+                    | "noexec"
+                    | "exec"
+                    | "noatime"
+                    | "relatime"
+                    | "sync"
+                    | "async"
             )
         };
         Self(options.iter().filter(|option| !flag(option)).cloned().collect())
@@ -166,6 +208,30 @@ mod tests {
         assert!(common_directory(&["/a/1", "/b/1"].map(PathBuf::from)).is_none());
         assert!(common_directory(&[PathBuf::from("/a/b/c")]).is_none());
         assert!(common_directory(&["a/1", "a/2"].map(PathBuf::from)).is_none());
+    }
+
+    #[test]
+    fn a_root_is_a_root() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::fs::write(dir.path().join("real/file"), "in the image").unwrap();
+        std::os::unix::fs::symlink("/../../real", dir.path().join("lnk")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("out")).unwrap();
+        let source = dir.path().display().to_string();
+        let root = MountedRoot::mount(MountSpec { fs_type: "bind".to_owned(), source, options: Vec::new() }).unwrap();
+        for path in ["/real/file", "/lnk/file", "/../../lnk/file", "../real/../real/file"] {
+            let text = io::read_to_string(root.open_file(Path::new(path)).unwrap()).unwrap();
+            assert_eq!(text, "in the image", "{path}");
+        }
+        root.open_directory(Path::new("/lnk")).unwrap();
+        assert_eq!(root.open_file(Path::new("/out")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(root.open_file(Path::new("/lnk")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let here = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!here.contains(&dir.path().display().to_string()), "no mount on the host");
     }
 
     #[test]
