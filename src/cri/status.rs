@@ -63,7 +63,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),
         Error::Mounts(error) => mounts_code(error),
-        Error::Devices(_) => Code::InvalidArgument,
+        Error::Devices(error) => devices_code(error),
         Error::Io { source, .. } => io_code(source),
         Error::Image(error) => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
@@ -143,4 +143,21 @@ fn spec_code(error: &spec::Error) -> Code {
     }
 }
 
-fn mounts_code(_: &container::mounts::Error) -> Code { Code::InvalidArgument }
+fn mounts_code(error: &container::mounts::Error) -> Code {
+    use container::mounts::Error;
+    match error {
+        Error::Invalid { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
+        Error::Stuck { .. } => Code::DeadlineExceeded,
+        Error::Io { .. } => Code::Internal,
+    }
+}
+
+fn devices_code(error: &container::devices::Error) -> Code {
+    use container::devices::Error;
+    match error {
+        Error::Invalid { .. } => Code::InvalidArgument,
+        Error::Stuck { .. } => Code::DeadlineExceeded,
+        Error::Io { .. } => Code::Internal,
+    }
+}
+
