@@ -18,6 +18,7 @@
 #
 # Beds can stand side by side: each has a slot, and from it its bridge, subnets, CNI network name and cgroup parent. What
 # beds share (sysctls, top-level iptables chains, /var/lib/cni) is noted by the first and put back by the last.
+# shellcheck disable=SC2030,SC2031  # bed_down is a subshell on purpose, its variables are its own
 set -euo pipefail
 
 bed_here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,7 +44,7 @@ bed_slot() {
     for slot in "$beds"/[0-9]*; do
         if [[ -e $slot/name && $(<"$slot/name") == "$1" ]]; then
             basename "$slot"
-            return
+            return 0
         fi
     done
     return 1
@@ -326,7 +327,7 @@ bed_spawn() {
 }
 
 bed_alive() {
-    [[ -s $BED/$1.pid ]] && kill -0 "$(<"$BED/$1.pid")" 2>/dev/null
+    [[ -s $BED/$1.pid ]] && bed_is_ours "$(<"$BED/$1.pid")"
 }
 
 # bed_wait_ready NAME WHAT COMMAND...: until COMMAND succeeds; fails at once when the process of NAME is gone.
@@ -348,23 +349,27 @@ bed_end() {
     local name=$1 signal=$2 pid turns=0
     [[ -s $BED/$name.pid ]] || return 0
     pid=$(<"$BED/$name.pid")
-    if bed_is_ours "$pid"; then
-        kill "-$signal" "$pid" 2>/dev/null || true
-        while kill -0 "$pid" 2>/dev/null; do
-            turns=$((turns + 1))
-            if ((turns == 400)); then
-                bed_say "$name (pid $pid) did not end in 20 s: SIGKILL"
-                kill -KILL "$pid" 2>/dev/null || true
-            fi
-            sleep 0.05
-        done
-    fi
+    ! bed_is_ours "$pid" || kill "-$signal" "$pid" 2>/dev/null || true
+    while bed_is_ours "$pid"; do
+        turns=$((turns + 1))
+        if ((turns == 400)); then
+            bed_say "$name (pid $pid) did not end in 20 s: SIGKILL"
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+        sleep 0.05
+    done
     rm -f "$BED/$name.pid"
 }
 
-# bed_is_ours PID: a pid file may be stale and its number another's; ours have the bed's path among their arguments.
+# bed_is_ours PID: a pid file may be stale and its number another's; ours have the bed's path among their arguments. A
+# process that ended but was not reaped yet has none: kill -0 would wait for it, and here init takes seconds to reap.
 bed_is_ours() {
-    grep -qaF "$BED/" "/proc/$1/cmdline" 2>/dev/null
+    local word
+    [[ -r /proc/$1/cmdline ]] || return 1
+    while read -r -d '' word; do
+        [[ $word == *"$BED/"* ]] && return 0
+    done 2>/dev/null <"/proc/$1/cmdline"
+    return 1
 }
 
 bed_start_containerd() {
@@ -451,9 +456,11 @@ bed_up() {
 
 # ---- down ---------------------------------------------------------------------------------------------------------------
 
-bed_down() {
-    local slot
-    slot=$(bed_slot "$1") || { bed_say "there is no bed '$1'"; return 0; }
+# In a subshell without errexit: a step that fails must not keep the others from cleaning up, and processes, mounts and
+# cgroups vanish while they are looked at.
+bed_down() (
+    set +e
+    slot=$(bed_slot "$1") || { bed_say "there is no bed '$1'"; exit 0; }
     BED=$(<"$beds/$slot/dir") SLOT=$slot
     BRIDGE=ptbed$SLOT
     # The env of a bed that never got that far may be missing: then nothing was started either.
@@ -477,7 +484,8 @@ bed_down() {
     bed_remove_cni_cache
     rm -rf "$BED"
     bed_locked bed_release
-}
+    [[ ! -e $BED ]]
+)
 
 bed_release() {
     local slots
@@ -517,21 +525,23 @@ bed_collect_ids() {
 # bed_matching_ids: of the lines on stdin, those that contain an id of this bed.
 bed_matching_ids() { grep -F -f "$beds/$SLOT/ids" || true; }
 
-# bed_pids: this bed's processes. Shims, loggers and runc name the bed in an argument, their environment or their working
-# directory (the shim's is the bundle); container processes are in a cgroup of this bed.
+# bed_pids: this bed's processes. Daemons, shims, loggers and runc name the bed in an argument or their working directory
+# (a shim's is the bundle); container processes are in a cgroup of this bed. A reader of the bed's logs is none of them.
 bed_pids() {
-    local pid dir
-    for dir in /proc/[0-9]*; do
-        pid=${dir#/proc/}
-        ((pid == $$ || pid == BASHPID || pid == PPID)) && continue
-        [[ -r $dir/cmdline ]] || continue
-        if [[ $(readlink "$dir/cwd" 2>/dev/null) == "$BED"/containerd/* ]] ||
-            { [[ $(readlink "$dir/exe" 2>/dev/null) =~ /(containerd|containerd-shim-runc-v2|pontoon|pontoon-logger|runc)( |$) ]] &&
-                bed_is_ours "$pid"; } ||
-            grep -qE ":(/ptbed$SLOT)(/|\$)" "$dir/cgroup" 2>/dev/null ||
-            [[ -n $(bed_matching_ids 2>/dev/null <"$dir/cgroup") ]]; then
-            printf '%s\n' "$pid"
-        fi
+    local pid
+    {
+        while read -r pid; do
+            ! bed_is_ours "$pid" || printf '%s\n' "$pid"
+        done < <(ps -eo pid=,comm= | awk '$2 ~ /^(containerd|pontoon|runc|docker-registry)/ { print $1 }')
+        find /proc/[0-9]*/cwd -maxdepth 0 -lname "$BED/containerd/*" 2>/dev/null | cut -d/ -f3
+        # shellcheck disable=SC2062  # the glob names the files
+        {
+            cat "$beds/$SLOT/ids"
+            printf '/ptbed%s/\n' "$SLOT"
+        } | grep -lF -f - /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3
+    } | sort -u | while read -r pid; do
+        # Not those that have ended and wait to be reaped.
+        [[ -z $(tr -d '\0' 2>/dev/null <"/proc/$pid/cmdline") ]] || printf '%s\n' "$pid"
     done
 }
 
@@ -602,7 +612,7 @@ bed_remove_rules() {
 }
 
 bed_remove_cgroup() {
-    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || bed_say "cgroup $1 cannot be removed"
+    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || [[ ! -d $1 ]] || bed_say "cgroup $1 cannot be removed"
 }
 
 bed_remove_cgroups() {

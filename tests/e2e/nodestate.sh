@@ -39,9 +39,9 @@ cgroups() {
         -regex '.*/([^/]*(pontoon|ptbed|k8s\.io|kubepods|cri-containerd|critest|crictl)[^/]*|[^/]*[0-9a-f]{64}[^/]*)(/.*)?' 2>/dev/null | sort || true
 }
 
-# How many of each; by name, since a pid says nothing.
+# How many of each; by name, since a pid says nothing. Not the dead that init has yet to reap.
 processes() {
-    ps -eo comm= | { grep -E '^(containerd|containerd-shim|pontoon|runc|crun|conmon|pause|docker-registry)' || true; } | sort | uniq -c
+    ps -eo stat=,comm= | awk '$1 !~ /^Z/ && $2 ~ /^(containerd|pontoon|runc|crun|conmon|pause|docker-registry)/ { print $2 }' | sort | uniq -c
 }
 
 files() {

@@ -8,7 +8,7 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 target=${TARGET:-pontoon}
-name=run-$$
+bed_name=run-$$
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
@@ -25,11 +25,13 @@ prepare() {
     fi
 }
 
+# A trap runs in the middle of whatever function it interrupts, with that function's local variables: the bed is taken
+# down by a process of its own instead. It inherits that signals are ignored, so a second Ctrl-C does not stop it.
 clean_up() {
     local status=$?
     trap '' INT TERM HUP
     step "Cleaning up"
-    bed_down "$name"
+    "$repo/tests/e2e/bed.sh" down "$bed_name"
     exit "$status"
 }
 
@@ -37,7 +39,7 @@ free_port() {
     local port
     for port in {5000..5099}; do
         # Refused means that nobody listens.
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s\n' "$port"; return; }
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s\n' "$port"; return 0; }
     done
     return 1
 }
@@ -47,7 +49,7 @@ start_bed() {
     [[ $target == pontoon ]] || option=--builtin
     step "Starting containerd and $target"
     REGISTRY_PORT=$(free_port)
-    bed_up "$name" $option
+    bed_up "$bed_name" $option
     # shellcheck disable=SC1091
     . "$BED/env"
     step "Starting a local registry and pushing the example's image to it"

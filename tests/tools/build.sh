@@ -104,7 +104,7 @@ build_kubelet() {
 # was interrupted is built again and a running program is never overwritten in place.
 make_set() {
     local name=$1 dir=$cache/$key start=$SECONDS scratch file
-    [[ -e $dir/$name.built ]] && return
+    [[ -e $dir/$name.built ]] && return 0
     scratch=$(mktemp -d "$dir/.build.XXXXXX")
     # shellcheck disable=SC2064  # the directory of now
     trap "rm -rf '$scratch'" EXIT

@@ -26,7 +26,7 @@ without_services() {
     local policy=/usr/sbin/policy-rc.d status=0
     if [[ -e $policy ]]; then
         "$@"
-        return
+        return 0
     fi
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod 755 $policy

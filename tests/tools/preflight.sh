@@ -18,7 +18,7 @@ try() {
 }
 
 check_kernel() {
-    unshare --mount --net true 2>/dev/null || { lacks "new mount and network namespaces: refused (in a container? it must be privileged)"; return; }
+    unshare --mount --net true 2>/dev/null || { lacks "new mount and network namespaces: refused (in a container? it must be privileged)"; return 0; }
     unshare --pid --uts --ipc --fork true 2>/dev/null || lacks "new pid, uts and ipc namespaces: refused"
     try "overlayfs: cannot be mounted (modprobe overlay)" \
         'mkdir a b c d; mount -t overlay -o lowerdir=a,upperdir=b,workdir=c none d'
