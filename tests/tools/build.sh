@@ -93,7 +93,7 @@ build_critest() {
 
 build_kubelet() {
     local out=$1 version stamp=k8s.io/component-base/version
-    version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$here/kubernetes/go.mod")
+    version=$(sed -n 's|^require k8s.io/kubernetes ||p' "$here/kubernetes/go.mod")
     say "kubelet $version"
     # Without the stamp it calls itself v0.0.0-master+$Format:%H$, and compares API versions with that.
     build_at "$here/kubernetes" "$out/kubelet" k8s.io/kubernetes/cmd/kubelet \
