@@ -94,29 +94,24 @@ bed_note_shared() {
     for path in "${bed_shared_dirs[@]}" /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
         if [[ -e $path ]]; then printf '%s\n' "$path"; fi
     done >"$to/paths"
-    ls -A /var/run/netns >"$to/netns" 2>/dev/null || true
 }
 
 # bed_restore_shared: by the last bed, when nothing of any bed runs any more.
 bed_restore_shared() {
-    local before=$beds/before path link name
+    local before=$beds/before path link
     sysctl -q -p "$before/sysctls" >/dev/null || bed_say "could not restore the sysctls in $before/sysctls"
     bed_restore_chains iptables "$before/iptables"
     bed_restore_chains ip6tables "$before/ip6tables"
-    # Interfaces of pods whose CNI DEL never ran. A host end of a pair that is already gone is no error.
+    # The bandwidth plugin's interfaces, whose names do not tell the pod. Nothing else is swept by a pattern: what this
+    # removes could be another program's, and hide a leak besides.
     while read -r link; do
         grep -qxF "$link" "$before/links" || ip link delete "$link" 2>/dev/null || true
-    done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep -E '^(veth|bwp|ptbed)')
-    for path in /var/run/netns/pontoon-* /var/run/netns/cni-*; do
-        name=$(basename "$path")
-        [[ -e $path ]] || continue
-        grep -qxF "$name" "$before/netns" || bed_remove_netns "$path"
-    done
+    done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep '^bwp')
     for path in /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && bed_remove_cgroup "$path"
     done
-    # What may be a mount point or hold another's files is removed only when empty; CNI's own folders are known by name.
-    rm -f /var/lib/cni/*/last_reserved_ip.* /var/lib/cni/*/lock
+    # Shared directories go only when they are empty. Where ip-netns made /var/run/netns, it is a mount on itself.
+    grep -qxF /var/run/netns "$before/paths" || umount /var/run/netns 2>/dev/null || true
     for path in "${bed_shared_dirs[@]}"; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && find "$path" -xdev -depth -type d -empty -delete
     done
