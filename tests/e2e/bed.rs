@@ -38,8 +38,6 @@ pub struct Bed {
     pub target: Target,
     /// Below which pods' cgroups go, as kubelet's cgroup driver "cgroupfs" names them.
     pub cgroup_parent: String,
-    /// Port of the registry that all names lead to.
-    pub registry_port: String,
     env: HashMap<String, String>,
     channel: Channel,
 }
@@ -61,7 +59,6 @@ impl Bed {
             name: get("NAME")?,
             target,
             cgroup_parent: get("CGROUP_PARENT")?,
-            registry_port: get("REGISTRY_PORT")?,
             channel: connect(socket)?,
             env,
         })
