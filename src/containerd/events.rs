@@ -46,7 +46,7 @@ impl Containerd {
     pub async fn subscribe(&self) -> Result<Events> {
         let namespace = self.namespace();
         let topics = ["/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
-        let filters = topics.map(|topic| format!("topic=={topic},namespace=={namespace}")).to_vec();
+        let filters = topics.map(|topic| format!("topic==\"{topic}\",namespace==\"{namespace}\"")).to_vec();
         let mut client = EventsClient::new(self.watch.clone());
         let reply = client.subscribe(self.request(pb::SubscribeRequest { filters })).await;
         let reply = reply.map_err(|status| Error::status("subscribe to events of", namespace, &status))?;

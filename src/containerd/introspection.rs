@@ -7,6 +7,7 @@ use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::types;
 use prost::Message;
+use tonic::transport::Channel;
 
 use super::{Any, Containerd, Error, Result};
 
@@ -51,7 +52,20 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::Unavailable`] when nobody answers.
     pub async fn version(&self) -> Result<String> {
-        let mut client = VersionClient::new(self.unary.clone());
+        self.version_over(self.unary.clone()).await
+    }
+
+    /// The same over the connection that waits and subscriptions are on: an answer means that
+    /// what was sent before it has arrived.
+    ///
+    /// # Errors
+    /// [`super::Kind::Unavailable`] when nobody answers.
+    pub async fn watch_version(&self) -> Result<String> {
+        self.version_over(self.watch.clone()).await
+    }
+
+    async fn version_over(&self, channel: Channel) -> Result<String> {
+        let mut client = VersionClient::new(channel);
         let reply = client.version(self.request(())).await;
         let reply = reply.map_err(|status| Error::status("version of", "containerd", &status))?;
         Ok(reply.into_inner().version)

@@ -90,3 +90,51 @@ fn files_code(error: &sandbox::FilesError) -> Code {
         sandbox::FilesError::Io { .. } => Code::Internal,
     }
 }
+
+fn network_code(error: &network::Error) -> Code {
+    use network::Error;
+    match error {
+        Error::InvalidField { .. } | Error::Bandwidth(_) => Code::InvalidArgument,
+        Error::NotReady(_) => Code::FailedPrecondition,
+        Error::TimedOut { .. } => Code::DeadlineExceeded,
+        Error::PluginMissing { .. }
+        | Error::PluginNotExecutable { .. }
+        | Error::Run { .. }
+        | Error::Plugin(_)
+        | Error::OutputTooLarge { .. }
+        | Error::Garbage { .. }
+        | Error::InvalidResult(_)
+        | Error::NoAddress { .. }
+        | Error::Cache { .. }
+        | Error::Template { .. }
+        | Error::Stopped(_) => Code::Internal,
+    }
+}
+
+fn io_code(error: &container::io::Error) -> Code {
+    use container::io::Error;
+    match error {
+        Error::LogPath { .. } | Error::LogDirectory { .. } | Error::LogSymlink(_) | Error::LogNotRegular(_) => {
+            Code::InvalidArgument
+        }
+        Error::Finished(_) => Code::FailedPrecondition,
+        Error::Log { .. } | Error::Fifo { .. } | Error::Thread(_) => Code::Internal,
+    }
+}
+
+fn image_code(error: &images::Error) -> Code {
+    use images::Kind;
+    match error.kind() {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+fn spec_code(_: &spec::Error) -> Code { Code::InvalidArgument }
+fn mounts_code(_: &container::mounts::Error) -> Code { Code::InvalidArgument }

@@ -272,6 +272,7 @@ bed_write_pontoon() {
 socket = "$BED/pontoon.sock"
 root = "$BED/root"
 state = "$BED/run"
+netns_dir = "$BED/netns"
 
 [log]
 level = "info"
