@@ -124,21 +124,27 @@ bed_restore_shared() {
 
 # bed_restore_chains COMMAND BEFORE: deletes the CNI plugins' top-level chains, and the jumps to them, that were not there.
 bed_restore_chains() {
-    local command=$1 before=$2 table chain rule
-    local -a words
+    local command=$1 before=$2 table
     for table in filter nat mangle; do
-        while read -r chain; do
-            grep -q "^:$chain " "$before" && continue
-            while read -r rule; do
-                mapfile -t words < <(xargs -n1 <<<"${rule/#-A/-D}")
-                "$command" -w 5 -t "$table" "${words[@]}" || true
-            done < <("$command" -w 5 -t "$table" -S | grep -E -- "^-A .*-j $chain( |\$)")
-            "$command" -w 5 -t "$table" -F "$chain" || true
-        done < <("$command" -w 5 -t "$table" -S 2>/dev/null | sed -n 's/^-N \(CNI-.*\)/\1/p')
-        while read -r chain; do
-            grep -q "^:$chain " "$before" || "$command" -w 5 -t "$table" -X "$chain" || true
-        done < <("$command" -w 5 -t "$table" -S 2>/dev/null | sed -n 's/^-N \(CNI-.*\)/\1/p')
+        # shellcheck disable=SC2046  # a list of chains
+        bed_delete_chains "$command" $table $("$command-save" -t $table 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p' |
+            while read -r chain; do grep -q "^:$chain " "$before" || printf '%s\n' "$chain"; done)
     done
+}
+
+# bed_delete_chains COMMAND TABLE [CHAIN...]: with the rules that lead to them, in one transaction. iptables-restore reads
+# rules quoted as iptables-save prints them; a shell would have to take the quotes apart.
+bed_delete_chains() {
+    local command=$1 table=$2
+    shift 2
+    (($# > 0)) || return 0
+    {
+        printf '*%s\n' "$table"
+        "$command-save" -t "$table" | grep -E -- "^-A .* -j ($(IFS='|'; printf '%s' "$*"))( |\$)" | sed 's/^-A/-D/'
+        printf -- '-F %s\n' "$@"
+        printf -- '-X %s\n' "$@"
+        printf 'COMMIT\n'
+    } | "$command-restore" --wait 5 --noflush || bed_say "$command: could not delete $*"
 }
 
 # ---- configuration ------------------------------------------------------------------------------------------------------
@@ -594,20 +600,14 @@ bed_remove_links() {
     ip link delete "$BRIDGE"
 }
 
-# bed_remove_rules COMMAND: the rules of attachments whose DEL never ran, known by the network's name in their comment,
-# and the chains they lead to.
+# bed_remove_rules COMMAND: the rules of attachments whose DEL never ran. Each has chains of its own, and the rules that
+# lead to them name the network in their comment.
 bed_remove_rules() {
-    local command=$1 table rule chain
-    local -a words
+    local command=$1 table
     for table in filter nat mangle; do
-        while read -r rule; do
-            mapfile -t words < <(xargs -n1 <<<"${rule/#-A/-D}")
-            "$command" -w 5 -t "$table" "${words[@]}" || true
-            chain=$(sed -n 's/.* -j \(CNI-[^ ]*\).*/\1/p' <<<"$rule")
-            [[ $chain =~ ^CNI-(DN-)?[0-9a-f]{16,}$ ]] || continue
-            "$command" -w 5 -t "$table" -F "$chain" 2>/dev/null || true
-            "$command" -w 5 -t "$table" -X "$chain" 2>/dev/null || true
-        done < <("$command" -w 5 -t "$table" -S 2>/dev/null | grep -F "name: \\\"$BRIDGE\\\"")
+        # shellcheck disable=SC2046  # a list of chains
+        bed_delete_chains "$command" $table $("$command-save" -t $table 2>/dev/null | grep -F "name: \\\"$BRIDGE\\\"" |
+            sed -nE 's/.* -j (CNI-(DN-)?[0-9a-f]{16,})( .*)?$/\1/p' | sort -u)
     done
 }
 
@@ -620,6 +620,7 @@ bed_remove_cgroups() {
     while read -r path; do
         [[ -d $path ]] && bed_remove_cgroup "$path"
     done < <(
+        exec 2>/dev/null
         find /sys/fs/cgroup -maxdepth 2 -type d -name "ptbed$SLOT"
         find /sys/fs/cgroup -mindepth 2 -type d -regextype posix-extended -regex '.*[0-9a-f]{64}[^/]*' | bed_matching_ids
     )

@@ -24,9 +24,10 @@ cache_key() {
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 
-# version_of MODULE: the version that go.mod pins.
+# version_of MODULE [DIRECTORY]: the version that its go.mod pins; fails when it pins none.
 version_of() {
-    awk -v module="$1" '$1 == module { print $2; found = 1 } END { exit !found }' "$here/go.mod"
+    awk -v module="$1" '{ sub(/^require /, "") } $1 == module && $2 ~ /^v/ { print $2; found = 1 } END { exit !found }' \
+        "${2:-$here}/go.mod"
 }
 
 # source_of MODULE: its folder in the module cache. Run in our module, so that the download is checked against go.sum.
@@ -93,9 +94,9 @@ build_critest() {
 
 build_kubelet() {
     local out=$1 version stamp=k8s.io/component-base/version
-    version=$(sed -n 's|^require k8s.io/kubernetes ||p' "$here/kubernetes/go.mod")
+    version=$(version_of k8s.io/kubernetes "$here/kubernetes")
     say "kubelet $version"
-    # Without the stamp it calls itself v0.0.0-master+$Format:%H$, and compares API versions with that.
+    # Without the stamp it calls itself v0.0.0-master and refuses what needs a real version.
     build_at "$here/kubernetes" "$out/kubelet" k8s.io/kubernetes/cmd/kubelet \
         -ldflags "-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
 }
@@ -136,4 +137,7 @@ flock --nonblock 9 || { say "another build is running, waiting"; flock 9; }
 for name in "${sets[@]}"; do
     make_set "$name"
 done
+# Tools of pins that no checkout has asked for in two weeks.
+touch "$cache/$key"
+find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
 printf '%s\n' "$cache/$key/bin"

@@ -1,0 +1,40 @@
+# Everything a contributor types. `make` alone prints this list.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## From this checkout to a running pod, until Ctrl-C (ONCE=1: then stop; TARGET=builtin: containerd's own CRI)
+	@tests/e2e/run.sh
+
+.PHONY: run-cgroup2
+run-cgroup2: ## The same in a User Mode Linux with cgroup v2, and stop
+	@tests/e2e/cgroup2.sh
+
+.PHONY: test
+test: ## All tests (tests/run.sh names them)
+	@tests/run.sh
+
+.PHONY: lint
+lint: ## Formatting, clippy, shellcheck
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- --deny warnings
+	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); \
+	else echo "shellcheck is not installed: scripts not checked (apt-get install shellcheck)"; fi
+
+.PHONY: critest
+critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: containerd's own CRI)
+	@tests/e2e/critest.sh
+
+.PHONY: bench-critest
+bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
+	@tests/e2e/bench-critest.sh
+
+.PHONY: clean
+clean: ## Take down beds that still stand and remove what cargo built; the tools' cache stays
+	@tests/e2e/bed.sh list | while IFS=$$'\t' read -r _ name _; do tests/e2e/bed.sh down "$$name"; done
+	cargo clean
