@@ -8,12 +8,13 @@
 #   TIMEOUT=seconds          for critest as a whole (1800)
 set -euo pipefail
 
-# shellcheck source=tests/e2e/with-bed.sh
+# shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
 
 target=${TARGET:-pontoon}
 out=${OUT:-$repo/target/critest/$target}
 timeout=${TIMEOUT:-1800}
+bed=ct-$$
 
 # Skipped for every target: name (a regex) and why.
 EXCLUDE=(
@@ -61,12 +62,14 @@ count() { specs "$1" | wc -l; }
 
 # Those that ginkgo filtered have no message, those that critest skipped in the middle have its reason.
 failed='.State == "failed" or .State == "panicked" or .State == "interrupted" or .State == "timedout" or .State == "aborted"'
-skipped_by_us='.State == "skipped" and (.Failure.Message // "") == "" and (.name | test("benchmark") | not)'
+filtered='.State == "skipped" and (.Failure.Message // "") == "" and (.name | test("benchmark") | not)'
 skipped_by_critest='.State == "skipped" and (.Failure.Message // "") != ""'
 
+# Which of what ginkgo filtered is ours, and why; the rest is outside FOCUS.
 print_skipped_by_us() {
     local index name
-    specs "$skipped_by_us" | cut -f1 | while read -r name; do
+    specs "$filtered" | cut -f1 | while read -r name; do
+        [[ $name =~ ${FOCUS:-} ]] || continue
         for ((index = 0; index < ${#excluded[@]}; index += 2)); do
             if [[ $name =~ ${excluded[index]} ]]; then
                 printf 'skipped by us  %s (%s)\n' "$name" "${excluded[index + 1]}"
@@ -89,7 +92,7 @@ print_results() {
     jq -r '.[] | (.SpecialSuiteFailureReasons // [])[], (.SpecReports[] | select(.LeafNodeType != "It" and .State == "failed") |
         "\(.LeafNodeType): \(.Failure.Message)")' "$out/critest.json" | grep -v '^Detected' || true
     printf '%s on %s: %d passed, %d failed, %d skipped by critest, %d skipped by us, %d s\n' "critest $version" "$target" \
-        "$(count '.State == "passed"')" "$(count "$failed")" "$(count "$skipped_by_critest")" "$(count "$skipped_by_us")" "$1"
+        "$(count '.State == "passed"')" "$(count "$failed")" "$(count "$skipped_by_critest")" "$(print_skipped_by_us | wc -l)" "$1"
 }
 
 mkdir -p "$out"
@@ -103,7 +106,8 @@ version=$("$BIN/critest" --version 2>/dev/null | sed -n 's/^critest version: //p
 exec 9<"$BIN/critest"
 flock --nonblock 9 || { echo "another critest is running on this machine, waiting" >&2; flock 9; }
 
-bed_with_images "critest" "$target"
+# Without the lock: what the bed starts may outlive us, if we are killed.
+bed_with_images "$bed" "$target" 9>&-
 start=$SECONDS status=0
 run_critest || status=$?
 rm -rf "$out/logs"

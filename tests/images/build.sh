@@ -95,7 +95,7 @@ layer_hostnet() {
 layer_httpd() {
     local module
     add_program "$1" usr/sbin/apache2 usr/local/apache2/bin/httpd
-    for module in mpm_event authz_core dir; do
+    for module in mpm_prefork authz_core dir; do
         add_program "$1" "usr/lib/apache2/modules/mod_$module.so" "usr/local/apache2/modules/mod_$module.so"
     done
     mkdir -p "$1"/usr/local/apache2/{conf,htdocs,logs}
@@ -243,7 +243,7 @@ make_images() {
 
     image index "$shell" 'busybox extras' e2e-test-images/busybox:1.29-{1,2,4} library/busybox:{1,1.36,latest}
     image docker "$nginx" 'busybox nginx' e2e-test-images/nginx:1.14-{1,2,4} library/nginx:{1,latest}
-    image oci '{"Cmd": ["/usr/local/apache2/bin/httpd", "-DFOREGROUND"], "ExposedPorts": {"80/tcp": {}}}' 'busybox httpd' \
+    image oci '{"Cmd": ["/usr/local/apache2/bin/httpd", "-DFOREGROUND", "-f", "/usr/local/apache2/conf/httpd.conf"], "ExposedPorts": {"80/tcp": {}}}' 'busybox httpd' \
         e2e-test-images/httpd:2.4.39-4
     image oci '{"Entrypoint": ["/nonewprivs"]}' nonewprivs e2e-test-images/nonewprivs:1.3
 
