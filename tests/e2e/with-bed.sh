@@ -42,15 +42,17 @@ bed_with_images() {
     pontoon) ;;
     *) echo "TARGET is pontoon or builtin, not '$target'" >&2; exit 2 ;;
     esac
-    with_beds+=("$name")
+    [[ " ${with_beds[*]} " == *" $name "* ]] || with_beds+=("$name")
     REGISTRY_PORT=$("$repo/tests/images/registry.sh" up "$with_scratch/registry-$name")
     # Not 3.9: critest removes that one, and the built-in would have to pull its sandbox image again.
-    REGISTRY_PORT=$REGISTRY_PORT PAUSE_IMAGE=registry.k8s.io/pause:3.10.2 "$e2e/bed.sh" up "$name" "${option[@]}" >/dev/null
+    # Nor the endpoints of a bed before this one: crictl prefers them to its configuration.
+    env -u CONTAINER_RUNTIME_ENDPOINT -u IMAGE_SERVICE_ENDPOINT -u CRI_CONFIG_FILE \
+        REGISTRY_PORT="$REGISTRY_PORT" PAUSE_IMAGE=registry.k8s.io/pause:3.10.2 "$e2e/bed.sh" up "$name" "${option[@]}" >/dev/null
     # shellcheck disable=SC1090
     . "$("$e2e/bed.sh" env "$name")"
 }
 
 bed_without() {
-    "$e2e/bed.sh" down "$1"
+    "$e2e/bed.sh" down "$1" 2> >(grep -v "there is no bed" >&2)
     "$repo/tests/images/registry.sh" down "$with_scratch/registry-$1"
 }
