@@ -4,11 +4,13 @@
 #
 #   ONCE=1           do not stay
 #   TARGET=builtin   containerd's own CRI instead of Pontoon, to compare
+#   PREPARED=1       packages, tools and daemon are there (in BIN and PONTOON_BIN): for cgroup2.sh
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 target=${TARGET:-pontoon}
 bed_name=run-$$
+sleeper=
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
@@ -16,6 +18,7 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 prepare() {
     step "Checking this machine"
     "$repo/tests/tools/preflight.sh"
+    [[ -z ${PREPARED:-} ]] || return 0
     "$repo/tests/tools/packages.sh"
     step "Building the tools (the first time, some minutes)"
     BIN=$("$repo/tests/tools/build.sh" core)
@@ -31,6 +34,7 @@ clean_up() {
     local status=$?
     trap '' INT TERM HUP
     step "Cleaning up"
+    [[ -z $sleeper ]] || kill "$sleeper"
     "$repo/tests/e2e/bed.sh" down "$bed_name"
     exit "$status"
 }
@@ -135,8 +139,9 @@ if [[ -z ${ONCE:-} ]]; then
     echo "$BIN/crictl --config $BED/crictl.yaml ps"
     echo "$BIN/crictl --config $BED/crictl.yaml exec -it $web sh"
     echo "$BIN/crictl --config $BED/crictl.yaml logs -f $writer"
-    echo "tail -f $BED/logs/$target.log"
+    echo "tail -f $BED/logs/*.log"
     # In the background, because bash runs a trap only between commands, and `wait` can be interrupted.
     sleep infinity &
-    wait $!
+    sleeper=$!
+    wait "$sleeper"
 fi
