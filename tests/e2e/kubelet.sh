@@ -8,13 +8,14 @@
 #                              times the built-in's + 1 s
 #   TARGET=pontoon|builtin     for one run
 #   A=, B=                     the two that --compare compares (pontoon, builtin)
+#   GRACE=seconds              the pod's grace period, within which it must end (10)
 #   OUT=directory              for kubelet.log and the daemons' logs (target/kubelet/TARGET)
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
 
-grace=10
+grace=${GRACE:-10}
 node=bed
 bed=kl-$$
 ready_times=
@@ -230,7 +231,7 @@ end_pod() {
     local start
     start=$(now_ms)
     rm "$BED/kubelet/manifests/web.yaml"
-    within $grace 'the end' is_gone
+    within "$grace" 'the end' is_gone
     say "$target: ended in $(($(now_ms) - start)) ms"
 }
 
