@@ -44,7 +44,7 @@ turn() {
     bed_with_images "$bed" "$target" 9>&-
     # The images that every container has, so that no sample has the pull of it.
     "$BIN/crictl" --config "$BED/crictl.yaml" pull registry.k8s.io/e2e-test-images/busybox:1.29-2 >/dev/null
-    if ! TMPDIR=$BED/tmp timeout --signal=INT --kill-after=60 600 "$BIN/critest" -benchmark --ginkgo.no-color --ginkgo.seed=1 \
+    if ! TMPDIR=$BED/tmp interruptible timeout --kill-after=60 600 "$BIN/critest" -benchmark --ginkgo.no-color --ginkgo.seed=1 \
         --config "$BED/crictl.yaml" --runtime-endpoint "unix://$CRI_SOCKET" --image-endpoint "unix://$CRI_SOCKET" \
         --benchmarking-params-file "$out/parameters.yaml" --benchmarking-output-dir "$dir" >"$dir/critest.log" 2>&1; then
         echo "critest failed; the end of its output:" >&2

@@ -43,9 +43,9 @@ run_critest() {
         options+=(--ginkgo.skip="${excluded[index]}")
     done
     [[ -z ${FOCUS:-} ]] || options+=(--ginkgo.focus="$FOCUS")
-    # SIGINT: ginkgo then names the spec it was in and still writes its reports. critest leaves its pods' log directories
-    # in TMPDIR.
-    TMPDIR=$BED/tmp timeout --signal=INT --kill-after=60 "$timeout" \
+    # On SIGTERM ginkgo names the spec it was in, cleans up after it and still writes its reports. critest leaves
+    # its pods' log directories in TMPDIR.
+    TMPDIR=$BED/tmp interruptible timeout --kill-after=60 "$timeout" \
         "$BIN/critest" --config "$BED/crictl.yaml" --runtime-endpoint "unix://$CRI_SOCKET" --image-endpoint "unix://$CRI_SOCKET" \
         "${options[@]}" >"$out/critest.log" 2>&1 || status=$?
     [[ $status != 124 ]] || echo "critest was stopped after $timeout s"

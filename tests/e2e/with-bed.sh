@@ -3,17 +3,30 @@
 # however that comes.
 #
 #   bed_with_images NAME TARGET    sets BED, BIN, CRI_SOCKET and the rest of bed.sh's variables
+#   registry_with_password HOST USER:PASSWORD   names HOST/... lead to a registry with the same images that wants them
 #   bed_without NAME               takes them down early; at exit that is done for all that still stand
 #   at_exit COMMAND...             runs it before that, last registered first
+#   interruptible COMMAND...       runs it so that a signal to us ends it at once
 
 e2e=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$e2e/../.." && pwd)
 
 with_beds=()
 with_exits=()
+with_child=
 with_scratch=$(mktemp -d /var/tmp/pt-images.XXXXXX)
 
 at_exit() { with_exits+=("$(printf '%q ' "$@")"); }
+
+# bash runs a trap only between commands, but it lets a wait be interrupted.
+interruptible() {
+    local status=0
+    "$@" &
+    with_child=$!
+    wait "$with_child" || status=$?
+    with_child=
+    return $status
+}
 
 # Signals are ignored from here on, so that an impatient second Ctrl-C does not leave half of it behind.
 with_clean_up() {
@@ -21,6 +34,10 @@ with_clean_up() {
     trap '' INT TERM HUP
     trap - EXIT
     set +e
+    if [[ -n $with_child ]]; then
+        kill "$with_child" 2>/dev/null
+        wait "$with_child"
+    fi
     for ((index = ${#with_exits[@]} - 1; index >= 0; index--)); do
         eval "${with_exits[index]}"
     done
@@ -50,6 +67,14 @@ bed_with_images() {
         REGISTRY_PORT="$REGISTRY_PORT" PAUSE_IMAGE=registry.k8s.io/pause:3.10.2 "$e2e/bed.sh" up "$name" "${option[@]}" >/dev/null
     # shellcheck disable=SC1090
     . "$("$e2e/bed.sh" env "$name")"
+}
+
+registry_with_password() {
+    local port
+    at_exit "$repo/tests/images/registry.sh" down "$with_scratch/password-$1"
+    port=$("$repo/tests/images/registry.sh" up "$with_scratch/password-$1" --auth "$2")
+    mkdir -p "$BED/certs.d/$1"
+    printf 'server = "http://127.0.0.1:%s"\n' "$port" >"$BED/certs.d/$1/hosts.toml"
 }
 
 bed_without() {
