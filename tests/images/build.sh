@@ -5,7 +5,7 @@
 #   build.sh          prints the directory, which has  storage/ (of docker-registry) and images (name, digest, bytes)
 #
 # Kept in a cache that all checkouts of one machine share, by a key of everything that goes in; a second call costs
-# nothing. Nothing is installed: the packages are unpacked into a directory and only the files wanted are taken.
+# nothing. DEBIAN_MIRROR=url takes the packages from there. Nothing is installed: the packages are unpacked into a directory and only the files wanted are taken.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -35,7 +35,7 @@ unpack_packages() {
         --skip=chroot/mount,check/qemu,cleanup \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/perl/*' \
-        "$suite" "$debian" >&2
+        "$suite" "$debian" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >&2
 }
 
 # libraries_of FILE: what it needs, as paths below $debian. Asked of that tree's own loader: no chroot, and the machine's
@@ -299,6 +299,8 @@ if [[ ! -d $cache/$key ]]; then
 fi
 if [[ ! -d $cache/$key ]]; then
     start=$SECONDS
+    # Of a builder that was killed: with the lock ours, there is no other.
+    rm -rf "$cache"/.build.*
     work=$(mktemp -d "$cache/.build.XXXXXX")
     # apt in mmdebstrap drops to the user _apt, who must get through.
     chmod 755 "$work"
@@ -308,4 +310,7 @@ if [[ ! -d $cache/$key ]]; then
     mv "$work/out" "$cache/$key"
     say "$(wc -l <"$cache/$key/images") names, $(du -sh "$cache/$key" | cut -f1), built in $((SECONDS - start)) s"
 fi
+# Images of a build.sh that no checkout has used in two weeks.
+touch "$cache/$key"
+find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
 printf '%s\n' "$cache/$key"
