@@ -5,7 +5,8 @@
 #   build.sh          prints the directory, which has  storage/ (of docker-registry) and images (name, digest, bytes)
 #
 # Kept in a cache that all checkouts of one machine share, by a key of everything that goes in; a second call costs
-# nothing. DEBIAN_MIRROR=url takes the packages from there. Nothing is installed: the packages are unpacked into a directory and only the files wanted are taken.
+# nothing. DEBIAN_MIRROR=url takes the packages from there. Nothing is installed: they are unpacked into a directory and
+# only the files wanted are taken.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
