@@ -34,6 +34,14 @@ critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: container
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh
 
+.PHONY: kubelet
+kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)
+	@tests/e2e/kubelet.sh
+
+.PHONY: bench-kubelet
+bench-kubelet: ## How fast kubelet's pods are ready, Pontoon beside containerd's own CRI
+	@tests/e2e/kubelet.sh --compare
+
 .PHONY: clean
 clean: ## Take down beds that still stand and remove what cargo built; the tools' cache stays
 	@tests/e2e/bed.sh list | while IFS=$$'\t' read -r _ name _; do tests/e2e/bed.sh down "$$name"; done

@@ -5,7 +5,8 @@
 #   build.sh          prints the directory, which has  storage/ (of docker-registry) and images (name, digest, bytes)
 #
 # Kept in a cache that all checkouts of one machine share, by a key of everything that goes in; a second call costs
-# nothing. Nothing is installed: the packages are unpacked into a directory and only the files wanted are taken.
+# nothing. DEBIAN_MIRROR=url takes the packages from there. Nothing is installed: they are unpacked into a directory and
+# only the files wanted are taken.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -35,7 +36,7 @@ unpack_packages() {
         --skip=chroot/mount,check/qemu,cleanup \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/perl/*' \
-        "$suite" "$debian" >&2
+        "$suite" "$debian" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >&2
 }
 
 # libraries_of FILE: what it needs, as paths below $debian. Asked of that tree's own loader: no chroot, and the machine's
@@ -95,7 +96,7 @@ layer_hostnet() {
 layer_httpd() {
     local module
     add_program "$1" usr/sbin/apache2 usr/local/apache2/bin/httpd
-    for module in mpm_event authz_core dir; do
+    for module in mpm_prefork authz_core dir; do
         add_program "$1" "usr/lib/apache2/modules/mod_$module.so" "usr/local/apache2/modules/mod_$module.so"
     done
     mkdir -p "$1"/usr/local/apache2/{conf,htdocs,logs}
@@ -243,7 +244,7 @@ make_images() {
 
     image index "$shell" 'busybox extras' e2e-test-images/busybox:1.29-{1,2,4} library/busybox:{1,1.36,latest}
     image docker "$nginx" 'busybox nginx' e2e-test-images/nginx:1.14-{1,2,4} library/nginx:{1,latest}
-    image oci '{"Cmd": ["/usr/local/apache2/bin/httpd", "-DFOREGROUND"], "ExposedPorts": {"80/tcp": {}}}' 'busybox httpd' \
+    image oci '{"Cmd": ["/usr/local/apache2/bin/httpd", "-DFOREGROUND", "-f", "/usr/local/apache2/conf/httpd.conf"], "ExposedPorts": {"80/tcp": {}}}' 'busybox httpd' \
         e2e-test-images/httpd:2.4.39-4
     image oci '{"Entrypoint": ["/nonewprivs"]}' nonewprivs e2e-test-images/nonewprivs:1.3
 
@@ -299,6 +300,8 @@ if [[ ! -d $cache/$key ]]; then
 fi
 if [[ ! -d $cache/$key ]]; then
     start=$SECONDS
+    # Of a builder that was killed: with the lock ours, there is no other.
+    rm -rf "$cache"/.build.*
     work=$(mktemp -d "$cache/.build.XXXXXX")
     # apt in mmdebstrap drops to the user _apt, who must get through.
     chmod 755 "$work"
@@ -308,4 +311,7 @@ if [[ ! -d $cache/$key ]]; then
     mv "$work/out" "$cache/$key"
     say "$(wc -l <"$cache/$key/images") names, $(du -sh "$cache/$key" | cut -f1), built in $((SECONDS - start)) s"
 fi
+# Images of a build.sh that no checkout has used in two weeks.
+touch "$cache/$key"
+find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
 printf '%s\n' "$cache/$key"
