@@ -26,6 +26,10 @@ lint: ## Formatting, clippy, shellcheck
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); \
 	else echo "shellcheck is not installed: scripts not checked (apt-get install shellcheck)"; fi
 
+.PHONY: e2e
+e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
+	@tests/e2e/suite.sh
+
 .PHONY: critest
 critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
