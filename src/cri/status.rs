@@ -136,5 +136,11 @@ fn image_code(error: &images::Error) -> Code {
     }
 }
 
-fn spec_code(_: &spec::Error) -> Code { Code::InvalidArgument }
+fn spec_code(error: &spec::Error) -> Code {
+    match error {
+        // Both name a field that the caller can change; Unimplemented would tell kubelet that the RPC is missing.
+        spec::Error::Invalid { .. } | spec::Error::Unsupported { .. } => Code::InvalidArgument,
+    }
+}
+
 fn mounts_code(_: &container::mounts::Error) -> Code { Code::InvalidArgument }

@@ -1,83 +1,175 @@
-#![allow(missing_docs)]
-use std::path::{Path,PathBuf};
-use serde_json::{json,Value};
-use crate::ids::*; use crate::api::v1; use oci_spec::runtime::{Spec,Process};
-#[derive(Default)] pub struct Host { pub cgroup_v2: bool, pub oom_score_floor: i32, pub swap: bool, pub hugetlb: bool, pub apparmor: bool, pub selinux: bool, pub seccomp: bool, pub kernel: (u32,u32), pub cpu_count: usize }
-pub struct Handler { pub name: String, pub base_spec: Option<Spec>, pub privileged_without_host_devices: bool, pub pod_annotations: Vec<String>, pub container_annotations: Vec<String> }
-pub struct SandboxFiles { pub hostname: PathBuf, pub hosts: PathBuf, pub resolv_conf: PathBuf, pub shm: PathBuf }
-pub struct SandboxInput<'a> { pub id:&'a SandboxId, pub config:&'a v1::PodSandboxConfig, pub handler:&'a Handler, pub host:&'a Host, pub cgroup_path:String, pub netns: Option<&'a Path>, pub root:&'a Path, pub args: Vec<String>, pub hostname: String, pub files:&'a SandboxFiles }
-#[derive(Debug, thiserror::Error)] #[error("{0}")] pub struct Error(pub String);
+//! From a CRI config, an image's config and facts of the host to an OCI spec: pure functions,
+//! no I/O, golden-tested. Verbs resolve what needs the file system (paths, devices, users) and
+//! hand it in.
+//!
+//! Where the proto is silent, the reference is what containerd's built-in CRI makes.
 
-fn caps(all:bool)->Vec<String>{ let names=if all {"CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP"} else {"CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"}; names.split(' ').map(|n|format!("CAP_{n}")).collect() }
-fn base(args:&[String],env:Vec<String>,cwd:&str,uid:u32,gid:u32,gids:&[u32],privileged:bool,oom:i32)->Value{
- let c=caps(privileged);
- json!({"ociVersion":"1.3.0","process":{"terminal":false,"user":{"uid":uid,"gid":gid,"additionalGids":gids},"args":args,"env":env,"cwd":cwd,"capabilities":{"bounding":c,"effective":c,"permitted":c},"noNewPrivileges":false,"oomScoreAdj":oom},
- "root":{"path":"rootfs","readonly":false},"mounts":[
- {"destination":"/proc","type":"proc","source":"proc","options":["nosuid","noexec","nodev"]},
- {"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","strictatime","mode=755","size=65536k"]},
- {"destination":"/dev/pts","type":"devpts","source":"devpts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"]},
- {"destination":"/dev/mqueue","type":"mqueue","source":"mqueue","options":["nosuid","noexec","nodev"]},
- {"destination":"/sys","type":"sysfs","source":"sysfs","options":["nosuid","noexec","nodev",if privileged{"rw"}else{"ro"}]},
- {"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup","options":["nosuid","noexec","nodev","relatime",if privileged{"rw"}else{"ro"}]}],
- "annotations":{}, "linux":{"resources":{"devices":[{"allow":privileged,"access":"rwm"}]}}})
+mod annotations;
+mod capabilities;
+mod container;
+mod devices;
+mod image;
+mod mounts;
+mod namespaces;
+mod process;
+mod report;
+mod resources;
+mod sandbox;
+pub mod seccomp;
+mod security;
+mod sysctls;
+mod user;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub use container::{ContainerInput, container};
+pub use image::ImageConfig;
+pub use process::exec_process;
+pub use report::{reported_resources, reported_user};
+pub use resources::update_resources;
+pub use sandbox::{SandboxInput, sandbox};
+pub use user::{User, UserDb, user};
+
+use crate::api::v1::{LinuxContainerSecurityContext, NamespaceMode, NamespaceOption};
+
+/// OCI runtime spec version of what is made; runc 1.5 knows it.
+const OCI_VERSION: &str = "1.2.1";
+
+/// Facts of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The unified cgroup hierarchy.
+    pub cgroup_v2: bool,
+    /// The lowest oom_score_adj that a process we start may get.
+    pub oom_score_floor: i32,
+    /// Whether cgroups count swap.
+    pub swap: bool,
+    /// Whether cgroups count huge pages.
+    pub hugetlb: bool,
+    /// Whether AppArmor is the kernel's security module.
+    pub apparmor: bool,
+    /// Whether SELinux is.
+    pub selinux: bool,
+    /// Whether the kernel has seccomp filters.
+    pub seccomp: bool,
+    /// Major and minor version.
+    pub kernel: (u32, u32),
+    /// Processors, each of which has a thermal_throttle directory to be masked.
+    pub cpu_count: usize,
 }
-fn ns(opts:Option<&v1::NamespaceOption>,netns:Option<&Path>,pid:Option<u32>,target:Option<u32>)->Value{
- let d=v1::NamespaceOption::default(); let o=opts.unwrap_or(&d); let node=v1::NamespaceMode::Node;
- let mut v=vec![json!({"type":"mount"})];
- let join=|t:&str,f:&str|match pid{Some(p)=>json!({"type":t,"path":format!("/proc/{p}/ns/{f}")}),None=>json!({"type":t})};
- if let Some(n)=netns { v.push(json!({"type":"network","path":n})); v.push(join("uts","uts")); }
- if o.ipc()!=node { v.push(join("ipc","ipc")); }
- match o.pid(){ v1::NamespaceMode::Node=>{}, v1::NamespaceMode::Pod=>v.push(join("pid","pid")), v1::NamespaceMode::Target=>v.push(json!({"type":"pid","path":format!("/proc/{}/ns/pid",target.unwrap_or(0))})), v1::NamespaceMode::Container=>v.push(json!({"type":"pid"})) }
- Value::Array(v)
+
+/// What a runtime handler adds.
+#[derive(Clone, Debug, Default)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// A spec to start from instead of an empty one.
+    pub base_spec: Option<Spec>,
+    /// Whether a privileged container gets no host devices.
+    pub privileged_without_host_devices: bool,
+    /// Globs of pod annotations that go into specs.
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations that go into specs.
+    pub container_annotations: Vec<String>,
 }
-fn finish(v:Value)->Result<Spec,Error>{serde_json::from_value(v).map_err(|e|Error(e.to_string()))}
-pub fn sandbox(i:&SandboxInput<'_>)->Result<Spec,Error>{
- let mut v=base(&i.args,vec!["PATH=/".into()],"/",65535,65535,&[],false,(-998).max(i.host.oom_score_floor));
- v["root"]=json!({"path":i.root,"readonly":true});
- v["process"]["noNewPrivileges"]=json!(true);
- let sc=i.config.linux.as_ref().and_then(|l|l.security_context.as_ref());
- v["linux"]["namespaces"]=ns(sc.and_then(|s|s.namespace_options.as_ref()),i.netns,None,None);
- v["linux"]["cgroupsPath"]=json!(i.cgroup_path);
- if i.netns.is_some(){v["hostname"]=json!(i.hostname); v["linux"]["sysctl"]=json!({"net.ipv4.ip_unprivileged_port_start":"0","net.ipv4.ping_group_range":"0 2147483647"});}
- if let Some(l)=i.config.linux.as_ref(){for (k,val) in &l.sysctls{v["linux"]["sysctl"][k]=json!(val);}}
- v["annotations"]=json!({"io.kubernetes.cri.container-type":"sandbox","io.kubernetes.cri.sandbox-id":i.id.as_str()});
- if let Some(m)=v["mounts"].as_array_mut(){ m.push(json!({"destination":"/dev/shm","type":"bind","source":i.files.shm,"options":["rbind","ro"]})); m.push(json!({"destination":"/etc/resolv.conf","type":"bind","source":i.files.resolv_conf,"options":["rbind","ro"]})); }
- finish(v)
+
+/// The pod's files that its containers see.
+#[derive(Clone, Debug)]
+pub struct SandboxFiles {
+    /// For /etc/hostname.
+    pub hostname: PathBuf,
+    /// For /etc/hosts.
+    pub hosts: PathBuf,
+    /// For /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// For /dev/shm.
+    pub shm: PathBuf,
 }
-pub struct ImageConfig{pub user:String,pub volumes:Vec<String>,pub entry:Vec<String>,pub cmd:Vec<String>,pub env:Vec<String>,pub cwd:String}
-impl From<&oci_spec::image::ImageConfiguration> for ImageConfig{fn from(c:&oci_spec::image::ImageConfiguration)->Self{
- let c=c.config().clone().unwrap_or_default();
- Self{user:c.user().clone().unwrap_or_default(),volumes:c.volumes().clone().map(|v|v.into_iter().collect()).unwrap_or_default(),entry:c.entrypoint().clone().unwrap_or_default(),cmd:c.cmd().clone().unwrap_or_default(),env:c.env().clone().unwrap_or_default(),cwd:c.working_dir().clone().unwrap_or_default()}
-}}
-pub struct UserDb; impl UserDb{pub fn parse(_:&[u8],_:&[u8])->Self{Self}}
-pub struct User{pub uid:u32,pub gid:u32}
-pub fn user(_:&UserDb,image:&str,sc:Option<&v1::LinuxContainerSecurityContext>)->Result<User,Error>{
- let uid=sc.and_then(|s|s.run_as_user).map(|u|u.value).or(image.parse().ok()).unwrap_or(0); let gid=sc.and_then(|s|s.run_as_group).map(|u|u.value).unwrap_or(0);
- Ok(User{uid:u32::try_from(uid).unwrap_or(0),gid:u32::try_from(gid).unwrap_or(0)})}
-pub struct ContainerInput<'a> { pub id:&'a ContainerId, pub sandbox_id:&'a SandboxId, pub config:&'a v1::ContainerConfig, pub sandbox:&'a v1::PodSandboxConfig, pub sandbox_pid:u32, pub netns:Option<&'a Path>, pub target_pid:Option<u32>, pub image:&'a ImageConfig, pub image_name:&'a str, pub user:&'a User, pub files:&'a SandboxFiles, pub mounts:&'a [crate::container::mounts::HostMount], pub devices:&'a [crate::container::devices::HostDevice], pub volumes:&'a [(String,PathBuf)], pub host:&'a Host, pub handler:&'a Handler, pub cgroup_path:String }
-pub fn container(i:&ContainerInput<'_>)->Result<Spec,Error>{
- let c=i.config; let sc=c.linux.as_ref().and_then(|l|l.security_context.as_ref());
- let mut args=if c.command.is_empty(){i.image.entry.clone()}else{c.command.clone()};
- if !c.args.is_empty(){args.extend(c.args.clone());}else if c.command.is_empty(){args.extend(i.image.cmd.clone());}
- let mut env=i.image.env.clone(); if !env.iter().any(|e|e.starts_with("PATH=")){env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());}
- for kv in &c.envs{env.push(format!("{}={}",kv.key,String::from_utf8_lossy(&kv.value)));}
- let cwd=[&c.working_dir,&i.image.cwd].into_iter().find(|s|!s.is_empty()).cloned().unwrap_or("/".into());
- let privileged=sc.is_some_and(|s|s.privileged);
- let oom=c.linux.as_ref().and_then(|l|l.resources.as_ref()).map_or(0,|r|i32::try_from(r.oom_score_adj).unwrap_or(0)).max(i.host.oom_score_floor);
- let mut v=base(&args,env,&cwd,i.user.uid,i.user.gid,&[],privileged,oom);
- v["process"]["terminal"]=json!(c.tty);
- v["linux"]["namespaces"]=ns(sc.and_then(|s|s.namespace_options.as_ref()),i.netns,Some(i.sandbox_pid),i.target_pid);
- v["linux"]["cgroupsPath"]=json!(i.cgroup_path);
- v["annotations"]=json!({"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":i.sandbox_id.as_str()});
- if let Some(m)=v["mounts"].as_array_mut(){
-  for (d,s) in [("/dev/shm",&i.files.shm),("/etc/hosts",&i.files.hosts),("/etc/hostname",&i.files.hostname),("/etc/resolv.conf",&i.files.resolv_conf)]{ m.push(json!({"destination":d,"type":"bind","source":s,"options":["rbind","rw"]})); }
-  for h in i.mounts { m.push(json!({"destination":h.0.container_path,"type":"bind","source":h.0.host_path,"options":["rbind",if h.0.readonly{"ro"}else{"rw"}]})); }
-  for (d,s) in i.volumes { m.push(json!({"destination":d,"type":"bind","source":s,"options":["rbind","rw"]})); }
- }
- if let Some(r)=c.linux.as_ref().and_then(|l|l.resources.as_ref()){ if r.memory_limit_in_bytes>0{v["linux"]["resources"]["memory"]=json!({"limit":r.memory_limit_in_bytes});} if r.cpu_quota!=0{v["linux"]["resources"]["cpu"]=json!({"quota":r.cpu_quota,"period":r.cpu_period});} }
- finish(v)
+
+/// A config that no spec can be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A field is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Name of the CRI field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field asks for what this host or this version does not have. Nothing is silently dropped.
+    #[error("{field}: {problem}")]
+    Unsupported {
+        /// Name of the CRI field.
+        field: String,
+        /// What is missing.
+        problem: String,
+    },
 }
-pub fn exec_process(s:&Spec,cmd:&[String],tty:bool)->Process{let mut p=s.process().clone().unwrap_or_default(); p.set_args(Some(cmd.to_vec())); p.set_terminal(Some(tty)); p}
-pub fn reported_resources(_:&Spec)->v1::ContainerResources{v1::ContainerResources::default()}
-pub fn reported_user(_:&Spec)->v1::ContainerUser{v1::ContainerUser::default()}
-pub fn update_resources(_:&mut Spec,_:&v1::LinuxContainerResources,_:&Host)->Result<(),Error>{Err(Error("stopgap".into()))}
+
+impl Error {
+    fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    fn unsupported(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Unsupported { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// A spec with nothing in it, or the handler's own.
+fn start(handler: &Handler) -> Spec {
+    if let Some(base) = &handler.base_spec {
+        return base.clone();
+    }
+    let mut spec = Spec::default();
+    let mut process = oci_spec::runtime::Process::default();
+    process.set_capabilities(None).set_rlimits(None).set_env(None).set_args(None).set_no_new_privileges(Some(false));
+    let mut linux = oci_spec::runtime::Linux::default();
+    linux.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None).set_resources(None).set_devices(None);
+    spec.set_version(OCI_VERSION.to_owned()).set_hostname(None).set_mounts(None).set_annotations(None);
+    spec.set_process(Some(process)).set_linux(Some(linux));
+    spec
+}
+
+/// Changes a part of a spec that is there in every spec of ours.
+fn with_process(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Process)) {
+    let mut process = spec.process().clone().unwrap_or_default();
+    change(&mut process);
+    spec.set_process(Some(process));
+}
+
+fn with_linux(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Linux)) {
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    change(&mut linux);
+    spec.set_linux(Some(linux));
+}
+
+/// oom_score_adj within the kernel's range and above what the process may set (rulings.md 23).
+fn oom_score(wanted: i64, host: &Host) -> i32 {
+    let wanted = wanted.clamp(-1000, 1000);
+    i32::try_from(wanted).unwrap_or(0).max(host.oom_score_floor)
+}
+
+/// Namespace options with CRI's defaults where the config has none.
+fn namespace_options(options: Option<&NamespaceOption>) -> NamespaceOption {
+    options.cloned().unwrap_or_default()
+}
+
+fn is_privileged(context: Option<&LinuxContainerSecurityContext>) -> bool {
+    context.is_some_and(|context| context.privileged)
+}
+
+fn is_node(mode: NamespaceMode) -> bool {
+    mode == NamespaceMode::Node
+}
+
+/// A path as OCI wants it: absolute, without `..`.
+fn is_clean_absolute(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
+}
+
+#[cfg(test)]
+mod tests;
