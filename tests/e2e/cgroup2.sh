@@ -5,6 +5,7 @@
 #   cgroup2.sh [COMMAND...]       (none: `make run` once); its exit status is the command's
 #
 #   UML_APPEND="lsm=apparmor ..."   more kernel parameters
+#   UML_TIMEOUT=seconds             the guest is killed then (3600)
 #   TARGET=builtin                  as in run.sh
 #
 # The root file system is the host's, writable. Whatever containers are made of is on tmpfs there: /run, /var/tmp,
@@ -58,6 +59,9 @@ for module in overlay veth bridge br_netfilter ip_tables iptable_nat iptable_fil
     modprobe -q -d /run/uml "$module"
 done
 ip link set lo up
+# cAdvisor, and with it kubelet, refuses a CPU without a clock speed.
+{ cat /proc/cpuinfo; printf 'cpu MHz\t: 1000.000\n'; } >/run/cpuinfo
+mount --bind /run/cpuinfo /proc/cpuinfo
 # This kernel's nf_tables has no nat table.
 mkdir /run/legacy
 for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
@@ -83,8 +87,8 @@ boot() {
     chmod 755 "$scratch/init"
     # The terminal stays ours: the guest's console would put it into raw mode, and Ctrl-C could not end it.
     # shellcheck disable=SC2086  # a list of parameters
-    linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
-        con=null con0=fd:0,fd:1 ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat
+    timeout --foreground --kill-after=10 "${UML_TIMEOUT:-3600}" linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
+        con=null con0=fd:0,fd:1 ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat || true
     [[ -s $scratch/status ]] || { echo "cgroup2: the guest died; its last words:" >&2; tail -n 20 "$scratch/stderr" >&2; return 1; }
     return "$(<"$scratch/status")"
 }
