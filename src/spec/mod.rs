@@ -1,4 +1,5 @@
 #![allow(missing_docs)]
+pub mod seccomp;
 use std::path::{Path,PathBuf};
 use serde_json::{json,Value};
 use crate::ids::*; use crate::api::v1; use oci_spec::runtime::{Spec,Process};
