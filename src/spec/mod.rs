@@ -72,7 +72,7 @@ pub fn container(i:&ContainerInput<'_>)->Result<Spec,Error>{
  v["annotations"]=json!({"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":i.sandbox_id.as_str()});
  if let Some(m)=v["mounts"].as_array_mut(){
   for (d,s) in [("/dev/shm",&i.files.shm),("/etc/hosts",&i.files.hosts),("/etc/hostname",&i.files.hostname),("/etc/resolv.conf",&i.files.resolv_conf)]{ m.push(json!({"destination":d,"type":"bind","source":s,"options":["rbind","rw"]})); }
-  for h in i.mounts { m.push(json!({"destination":h.0.container_path,"type":"bind","source":h.0.host_path,"options":["rbind",if h.0.readonly{"ro"}else{"rw"}]})); }
+  for h in i.mounts { m.push(json!({"destination":h.mount.container_path,"type":"bind","source":h.source,"options":["rbind",if h.mount.readonly{"ro"}else{"rw"}]})); }
   for (d,s) in i.volumes { m.push(json!({"destination":d,"type":"bind","source":s,"options":["rbind","rw"]})); }
  }
  if let Some(r)=c.linux.as_ref().and_then(|l|l.resources.as_ref()){ if r.memory_limit_in_bytes>0{v["linux"]["resources"]["memory"]=json!({"limit":r.memory_limit_in_bytes});} if r.cpu_quota!=0{v["linux"]["resources"]["cpu"]=json!({"quota":r.cpu_quota,"period":r.cpu_period});} }
