@@ -87,7 +87,7 @@ where
     F: FnOnce(&Progress) -> Result<T, E> + Send + 'static,
 {
     let progress = Progress::default();
-    (progress.doing().operation, progress.doing().path) = ("start a thread", PathBuf::from("-"));
+    progress.doing().operation = "start a thread for host paths";
     let (done, result) = oneshot::channel();
     let own = Ended(progress.clone());
     let body = move || {
@@ -95,10 +95,7 @@ where
         drop(own);
         let _ = done.send(outcome);
     };
-    std::thread::Builder::new()
-        .name("host-paths".to_owned())
-        .spawn(body)
-        .map_err(|source| progress.failed(source))?;
+    std::thread::Builder::new().name("host-paths".to_owned()).spawn(body).map_err(|source| progress.failed(source))?;
     let _waiter = Waiter(progress.clone());
     match tokio::time::timeout(deadline, result).await {
         Ok(Ok(outcome)) => outcome,
@@ -168,8 +165,6 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(20);
-
     impl From<Failure> for String {
         fn from(failure: Failure) -> Self {
             match failure {
@@ -183,32 +178,51 @@ mod tests {
         run(DEADLINE, move |progress| Ok(progress.step("stat", Path::new(path), |_| Ok(()))?)).await
     }
 
-    #[tokio::test]
-    async fn a_call_that_does_not_return_is_named_and_nobody_follows_it() {
+    /// A request whose stat of the path returns when the sender is dropped, and that has
+    /// waited in vain; and what then becomes of its next step.
+    async fn stuck_on(path: &'static str) -> (mpsc::Sender<()>, oneshot::Receiver<bool>, String) {
         let (release, held) = mpsc::channel::<()>();
-        let (ended, end) = oneshot::channel();
-        let work = move |progress: &Progress| {
-            progress.step("stat", Path::new("/stuck/here"), |_| Ok(drop(held.recv())))?;
+        let ((entered, inside), (ended, end)) = (oneshot::channel(), oneshot::channel());
+        let work = move |progress: &Progress| -> Result<(), String> {
+            progress.step("stat", Path::new(path), |_| {
+                let _ = entered.send(());
+                let _ = held.recv();
+                Ok(())
+            })?;
             let next = progress.step("stat", Path::new("/next"), |_| Ok(()));
-            let _ = ended.send(next.is_err());
+            let _ = ended.send(next.is_ok());
             Ok(())
         };
-        let outcome: Result<(), String> = run(SHORT, work).await;
-        assert_eq!(outcome.unwrap_err(), "stuck in stat(/stuck/here)");
+        let deadline = async {
+            inside.await.unwrap();
+            tokio::time::pause();
+            tokio::time::advance(DEADLINE).await;
+            tokio::time::resume();
+        };
+        let (outcome, ()) = tokio::join!(run(DEADLINE, work), deadline);
+        (release, end, outcome.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_call_that_does_not_return_is_named_and_nobody_follows_it() {
+        let (_held, _, error) = stuck_on("/stuck/here").await;
+        assert_eq!(error, "stuck in stat(/stuck/here)");
         assert_eq!(stat("/stuck/here").await.unwrap_err(), "stuck in stat(/stuck/here)");
         assert_eq!(stat("/stuck").await, Ok(()));
+    }
 
-        drop(release);
-        assert!(end.await.unwrap(), "the thread that was left behind goes no further");
+    #[tokio::test]
+    async fn a_thread_that_was_left_behind_goes_no_further() {
+        let (held, end, _) = stuck_on("/left").await;
+        drop(held);
+        assert!(!end.await.unwrap());
     }
 
     #[tokio::test]
     async fn a_path_is_free_again_when_its_call_returned() {
-        let (release, held) = mpsc::channel::<()>();
-        let work = move |progress: &Progress| Ok(progress.step("stat", Path::new("/slow"), |_| Ok(drop(held.recv())))?);
-        let outcome: Result<(), String> = run(SHORT, work).await;
-        assert!(outcome.is_err());
-        drop(release);
+        let (held, _, _) = stuck_on("/slow").await;
+        assert!(stat("/slow").await.is_err());
+        drop(held);
         while stat("/slow").await.is_err() {
             tokio::task::yield_now().await;
         }

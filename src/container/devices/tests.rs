@@ -39,7 +39,8 @@ async fn a_symlink_stands_for_its_device() {
 
 #[tokio::test]
 async fn permissions_are_some_of_rwm() {
-    let with = |permissions: &str| Device { permissions: permissions.to_owned(), ..wanted(Path::new("/dev/null"), "/x") };
+    let with =
+        |permissions: &str| Device { permissions: permissions.to_owned(), ..wanted(Path::new("/dev/null"), "/x") };
     assert_eq!(one(with("mwr")).await.unwrap()[0].access, "rwm");
     assert_eq!(one(with("r")).await.unwrap()[0].access, "r");
     assert_eq!(one(with("rx")).await.unwrap_err(), "devices[0].permissions: 'x' is none of r, w and m");

@@ -45,7 +45,7 @@ async fn symlinks_of_the_source_are_followed_and_files_are_sources_too() {
     std::fs::write(&file, "").unwrap();
     symlink("file", &link).unwrap();
     let wanted = Mount { container_path: "//etc/x/../hosts".to_owned(), readonly: true, ..mount(&link) };
-    let found = resolve(&[wanted.clone()], MissingHostPath::Error).await.unwrap();
+    let found = resolve(std::slice::from_ref(&wanted), MissingHostPath::Error).await.unwrap();
     assert_eq!(found[0].source, file.canonicalize().unwrap());
     assert_eq!(found[0].mount, Mount { container_path: "/etc/hosts".to_owned(), ..wanted });
 }
@@ -83,7 +83,7 @@ async fn what_is_not_served_is_named() {
 #[tokio::test]
 async fn recursive_read_only_is_readonly_and_private() {
     let rro = Mount { recursive_read_only: true, readonly: true, ..mount(Path::new("/")) };
-    assert!(resolve(&[rro.clone()], MissingHostPath::Error).await.is_ok());
+    assert!(resolve(std::slice::from_ref(&rro), MissingHostPath::Error).await.is_ok());
     let writable = Mount { readonly: false, ..rro.clone() };
     assert_eq!(refused(writable).await, "mounts[1].recursive_read_only: requires readonly");
     let shared = Mount { propagation: MountPropagation::PropagationBidirectional.into(), ..rro };

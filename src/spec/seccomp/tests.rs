@@ -58,7 +58,10 @@ fn mounts_and_namespaces_need_sys_admin() {
 fn clone_makes_threads_and_processes_but_no_namespaces() {
     let (plain, admin) = (profile(&[]), profile(&["CAP_SYS_ADMIN"]));
     let (thread, user_namespace, net_namespace) = (0x003d_0f00, 0x1000_0000 | 17, 0x4000_0000);
-    assert_eq!([17, thread, user_namespace, net_namespace].map(|flags| verdict(&plain, "clone", &[flags])), [0, 0, 1, 1]);
+    assert_eq!(
+        [17, thread, user_namespace, net_namespace].map(|flags| verdict(&plain, "clone", &[flags])),
+        [0, 0, 1, 1]
+    );
     assert_eq!(verdict(&admin, "clone", &[user_namespace]), 0);
 }
 
@@ -101,7 +104,8 @@ fn a_capability_adds_only_its_own_calls() {
         ("CAP_PERFMON", "perf_event_open"),
     ];
     for (capability, _) in pairs {
-        let added: Vec<&str> = pairs.iter().filter(|(_, name)| allowed(&[capability], name)).map(|(of, _)| *of).collect();
+        let added: Vec<&str> =
+            pairs.iter().filter(|(_, name)| allowed(&[capability], name)).map(|(of, _)| *of).collect();
         assert_eq!(added, [capability]);
     }
 }
@@ -115,7 +119,9 @@ fn tracing_is_free_since_linux_4_8() {
 
 #[test]
 fn key_rings_uring_and_new_system_calls_are_refused() {
-    for name in ["keyctl", "add_key", "request_key", "io_uring_setup", "userfaultfd", "kexec_load", "swapon", "pivot_root"] {
+    for name in
+        ["keyctl", "add_key", "request_key", "io_uring_setup", "userfaultfd", "kexec_load", "swapon", "pivot_root"]
+    {
         assert!(!allowed(&["CAP_SYS_CHROOT"], name), "{name}");
     }
     for name in ["read", "openat2", "futex", "statx", "memfd_secret", "landlock_restrict_self", "fchmodat2"] {
@@ -127,7 +133,8 @@ fn key_rings_uring_and_new_system_calls_are_refused() {
 fn architectures_have_their_own_calls_and_their_32_bit_kin() {
     let calls = |arch| {
         let profile = profile_for(arch, &[], (6, 1));
-        ["arch_prctl", "set_tls", "swapcontext", "riscv_hwprobe", "s390_runtime_instr"].map(|name| verdict(&profile, name, &[]) == 0)
+        ["arch_prctl", "set_tls", "swapcontext", "riscv_hwprobe", "s390_runtime_instr"]
+            .map(|name| verdict(&profile, name, &[]) == 0)
     };
     assert_eq!(calls("x86_64"), [true, false, false, false, false]);
     assert_eq!(calls("aarch64"), [false, true, false, false, false]);
