@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, now};
+use super::{Error, Node, Result, now, profile};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::config::Handler;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
@@ -123,6 +123,7 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
+    let seccomp = profile::read(spec::seccomp_file(context)?).await?;
     let netns = sandbox.netns(&node.config.netns_dir);
     Ok(spec::container(&spec::ContainerInput {
         id: &draft.record.id,
@@ -133,6 +134,7 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
         netns: netns.as_deref(),
         target_pid: node.target_pid(sandbox, config)?,
         image: &image_config,
+        seccomp: seccomp.as_deref(),
         image_name: &draft.record.about.image,
         user: &user,
         files: &files(node.paths(sandbox)),

@@ -60,6 +60,10 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     let handler = node.config.handlers.get(&sandbox.record.handler);
     let netns = sandbox.netns(&node.config.netns_dir);
     let closed = netns.as_ref().is_some_and(|path| !crate::netns::is_pinned(path));
+    let spec = match handler {
+        Some(handler) => spec(node, sandbox, handler).await,
+        None => None,
+    };
     let attached = node.network.attached(sandbox.id()).await.ok().flatten();
     let info = json!({
         "pid": sandbox.pause_pid().unwrap_or(0),
@@ -71,7 +75,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
         "runtimeHandler": sandbox.record.handler,
         "runtimeType": handler.map(|handler| handler.kind.as_str()),
         "config": config,
-        "runtimeSpec": handler.and_then(|handler| spec(node, sandbox, handler)),
+        "runtimeSpec": spec,
         "cniResult": attached.map(|attached| attached.result),
         "sandboxMetadata": {
             "ID": sandbox.id().as_str(),
@@ -85,7 +89,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
 }
 
 /// The spec is a function of the config, so it is made again and not kept.
-fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
+async fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
     let hostname = crate::sandbox::hostname(&sandbox.record.config, sandbox.on_host_network()).ok()?;
-    serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).ok()?).ok()
+    serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).await.ok()?).ok()
 }

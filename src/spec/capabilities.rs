@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
-use super::{Error, is_privileged};
+use super::{Error, Host, is_privileged};
 use crate::api::v1::LinuxContainerSecurityContext;
 
 const FIELD: &str = "config.linux.security_context.capabilities";
@@ -28,50 +28,56 @@ const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
-/// All that Linux has; the runtime drops with a warning what this kernel does not know.
+/// All that Linux has, in the order of the kernel's numbers (linux/capability.h).
 const EVERY: [Capability; 41] = [
-    Capability::AuditControl,
-    Capability::AuditRead,
-    Capability::AuditWrite,
-    Capability::BlockSuspend,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
     Capability::Chown,
     Capability::DacOverride,
     Capability::DacReadSearch,
     Capability::Fowner,
     Capability::Fsetid,
-    Capability::IpcLock,
-    Capability::IpcOwner,
     Capability::Kill,
-    Capability::Lease,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
     Capability::LinuxImmutable,
-    Capability::MacAdmin,
-    Capability::MacOverride,
-    Capability::Mknod,
-    Capability::NetAdmin,
     Capability::NetBindService,
     Capability::NetBroadcast,
+    Capability::NetAdmin,
     Capability::NetRaw,
-    Capability::Perfmon,
-    Capability::Setgid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::Setuid,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
     Capability::SysAdmin,
     Capability::SysBoot,
-    Capability::SysChroot,
-    Capability::SysModule,
     Capability::SysNice,
-    Capability::SysPacct,
-    Capability::SysPtrace,
-    Capability::SysRawio,
     Capability::SysResource,
     Capability::SysTime,
     Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
     Capability::Syslog,
     Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
 ];
+
+/// What "all" means on this host: a process cannot give away what it does not have.
+fn every(host: &Host) -> HashSet<Capability> {
+    let has = |number: usize| host.capabilities >> number & 1 == 1;
+    EVERY.into_iter().enumerate().filter(|(number, _)| has(*number)).map(|(_, capability)| capability).collect()
+}
 
 /// The set of a container that asks for nothing.
 pub(super) fn default() -> LinuxCapabilities {
@@ -79,14 +85,14 @@ pub(super) fn default() -> LinuxCapabilities {
 }
 
 /// ALL first, then the names, additions before drops.
-pub(super) fn container(context: Option<&LinuxContainerSecurityContext>) -> Result<LinuxCapabilities, Error> {
+pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<LinuxCapabilities, Error> {
     if is_privileged(context) {
-        return Ok(sets(EVERY.into(), HashSet::new()));
+        return Ok(sets(every(host), HashSet::new()));
     }
     let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else { return Ok(default()) };
     let mut set: HashSet<Capability> = DEFAULT.into();
     if wanted.add_capabilities.iter().any(|name| name == ALL) {
-        set = EVERY.into();
+        set = every(host);
     }
     if wanted.drop_capabilities.iter().any(|name| name == ALL) {
         set.clear();

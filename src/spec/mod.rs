@@ -32,7 +32,7 @@ pub use resources::update_resources;
 pub use sandbox::{SandboxInput, sandbox};
 pub use user::{User, UserDb, user};
 
-use crate::api::v1::{LinuxContainerSecurityContext, NamespaceMode, NamespaceOption};
+use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
 
 /// OCI runtime spec version of what is made; runc 1.5 knows it.
 const OCI_VERSION: &str = "1.2.1";
@@ -44,6 +44,8 @@ pub struct Host {
     pub cgroup_v2: bool,
     /// The lowest oom_score_adj that a process we start may get.
     pub oom_score_floor: i32,
+    /// The capabilities that containerd has, as the kernel's bit mask: more cannot be given away.
+    pub capabilities: u64,
     /// Whether cgroups count swap.
     pub swap: bool,
     /// Whether cgroups count huge pages.
@@ -117,6 +119,22 @@ impl Error {
     fn unsupported(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Unsupported { field: field.into(), problem: problem.into() }
     }
+}
+
+/// The file of the Localhost seccomp profile that a container asks for; the verb reads it.
+///
+/// # Errors
+/// [`Error::Invalid`] unless it is a clean absolute path.
+pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<PathBuf>, Error> {
+    security::seccomp_file(&security::Wanted::container(context))
+}
+
+/// The same for a pod's pause container.
+///
+/// # Errors
+/// As [`seccomp_file`].
+pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
+    security::seccomp_file(&security::Wanted::sandbox(context))
 }
 
 /// A spec with nothing in it, or the handler's own.

@@ -38,6 +38,8 @@ pub struct SandboxInput<'a> {
     pub args: Vec<String>,
     /// The pod's hostname.
     pub hostname: String,
+    /// The seccomp profile that [`super::seccomp_file`] names, read.
+    pub seccomp: Option<&'a [u8]>,
     /// The pod's files.
     pub files: &'a SandboxFiles,
 }
@@ -52,7 +54,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     namespaces::check(&options)?;
     let sysctls = sysctls::sandbox(input.config, &options)?;
     let (uid, gid, groups) = user(context)?;
-    let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host)?;
+    let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
 
     let mut spec = start(input.handler);
     let mut root = Root::default();

@@ -1,5 +1,7 @@
 //! Seccomp, AppArmor, SELinux, masked and read-only paths.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::{Error, Host, is_privileged, seccomp};
@@ -32,23 +34,47 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The filter. Nothing asked for is unconfined, as in containerd; what is asked for and cannot
-/// be had is an error, never unconfined.
-pub(super) fn seccomp(wanted: &Wanted<'_>, capabilities: &[String], host: &Host) -> Result<Option<LinuxSeccomp>, Error> {
-    let kind = match (wanted.profile, wanted.old) {
-        (Some(profile), _) => Some(profile.profile_type()),
-        (None, "" | "unconfined") => None,
-        (None, "runtime/default" | "docker/default") => Some(ProfileType::RuntimeDefault),
-        (None, _) => Some(ProfileType::Localhost),
-    };
-    match kind {
-        None | Some(ProfileType::Unconfined) => Ok(None),
-        Some(_) if !host.seccomp => Err(Error::unsupported(format!("{FIELD}.seccomp"), "this kernel has no seccomp filters")),
-        Some(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(capabilities, host.kernel))),
-        Some(ProfileType::Localhost) => {
-            Err(Error::unsupported(format!("{FIELD}.seccomp"), "Localhost profiles are not supported by this version"))
+impl Wanted<'_> {
+    fn kind(&self) -> Option<ProfileType> {
+        match (self.profile, self.old) {
+            (Some(profile), _) => Some(profile.profile_type()),
+            (None, "" | "unconfined") => None,
+            (None, "runtime/default" | "docker/default") => Some(ProfileType::RuntimeDefault),
+            (None, _) => Some(ProfileType::Localhost),
         }
     }
+}
+
+/// The filter. Nothing asked for is unconfined, as in containerd; what is asked for and cannot
+/// be had is an error, never unconfined.
+pub(super) fn seccomp(wanted: &Wanted<'_>, capabilities: &[String], host: &Host, file: Option<&[u8]>) -> Result<Option<LinuxSeccomp>, Error> {
+    let field = || format!("{FIELD}.seccomp");
+    match wanted.kind() {
+        None | Some(ProfileType::Unconfined) => Ok(None),
+        Some(_) if !host.seccomp => Err(Error::unsupported(field(), "this kernel has no seccomp filters")),
+        Some(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(capabilities, host.kernel))),
+        Some(ProfileType::Localhost) => {
+            let profile = seccomp::from_json(file.unwrap_or_default());
+            profile.map(Some).map_err(|error| Error::invalid(field(), format!("the profile cannot be read: {error}")))
+        }
+    }
+}
+
+/// The file of a Localhost seccomp profile, for the verb to read.
+///
+/// # Errors
+/// [`Error::Invalid`] unless it is an absolute path without `..`.
+pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error> {
+    if wanted.kind() != Some(ProfileType::Localhost) {
+        return Ok(None);
+    }
+    let text = wanted.profile.map_or(wanted.old, |profile| profile.localhost_ref.as_str());
+    // Old clients write `localhost/` before the path.
+    let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
+    if !super::is_clean_absolute(&path) {
+        return Err(Error::invalid(format!("{FIELD}.seccomp.localhost_ref"), format!("{text:?} is not a clean absolute path")));
+    }
+    Ok(Some(path))
 }
 
 /// The AppArmor profile's name. On a host without AppArmor only a Localhost profile is refused, as in containerd.

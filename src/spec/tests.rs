@@ -8,7 +8,7 @@ use crate::api::v1::{
 use crate::ids::{ContainerId, SandboxId};
 
 fn host() -> Host {
-    Host { oom_score_floor: -1000, seccomp: true, kernel: (6, 1), cpu_count: 2, ..Host::default() }
+    Host { oom_score_floor: -1000, capabilities: u64::MAX, seccomp: true, kernel: (6, 1), cpu_count: 2, ..Host::default() }
 }
 
 fn files() -> SandboxFiles {
@@ -50,6 +50,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         mounts: &[],
         devices: &[],
         volumes: &[],
+        seccomp: None,
         host,
         handler: &Handler::default(),
         cgroup_path: "/pods/c".to_owned(),
