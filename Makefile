@@ -26,6 +26,10 @@ lint: ## Formatting, clippy, shellcheck
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); \
 	else echo "shellcheck is not installed: scripts not checked (apt-get install shellcheck)"; fi
 
+.PHONY: e2e
+e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
+	@tests/e2e/suite.sh
+
 .PHONY: critest
 critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
@@ -33,6 +37,14 @@ critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: container
 .PHONY: bench-critest
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh
+
+.PHONY: kubelet
+kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)
+	@tests/e2e/kubelet.sh
+
+.PHONY: bench-kubelet
+bench-kubelet: ## How fast kubelet's pods are ready, Pontoon beside containerd's own CRI
+	@tests/e2e/kubelet.sh --compare
 
 .PHONY: clean
 clean: ## Take down beds that still stand and remove what cargo built; the tools' cache stays

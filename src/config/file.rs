@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Error;
+use crate::network::IpPreference;
 
 /// The file as it is written. `examples/config.toml` shows each key with its default.
 #[derive(Debug, Clone, Deserialize)]
@@ -117,7 +118,8 @@ pub struct Cni {
     /// A template that UpdateRuntimeConfig fills with the node's pod CIDRs.
     pub conf_template: Option<PathBuf>,
     /// Which address is a pod's first: `ipv4`, `ipv6`, or `cni` for the plugin's order.
-    pub ip_pref: String,
+    #[serde(rename = "ip_pref", deserialize_with = "ip_preference")]
+    pub ip_preference: IpPreference,
 }
 
 impl Default for Cni {
@@ -128,8 +130,17 @@ impl Default for Cni {
             cache_dir: "/var/lib/cni".into(),
             max_conf_num: 1,
             conf_template: None,
-            ip_pref: "ipv4".to_owned(),
+            ip_preference: IpPreference::default(),
         }
+    }
+}
+
+fn ip_preference<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<IpPreference, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "ipv4" => Ok(IpPreference::Ipv4),
+        "ipv6" => Ok(IpPreference::Ipv6),
+        "cni" => Ok(IpPreference::Cni),
+        other => Err(serde::de::Error::unknown_variant(other, &["ipv4", "ipv6", "cni"])),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod devices;
 mod handle;
+mod host_paths;
 pub mod io;
 pub mod mounts;
 mod record;

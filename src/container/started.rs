@@ -1,6 +1,6 @@
 //! When a container was started, as a file in the state directory: it has to survive this
 //! process but not a reboot, and a write to containerd's database costs two fdatasync per start.
-//! See docs/adr/0002-start-time-in-state.md.
+//! See docs/adr/0003-start-time-in-state.md.
 
 use std::io;
 use std::path::{Path, PathBuf};

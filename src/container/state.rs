@@ -210,7 +210,8 @@ mod tests {
             for event in events {
                 let alive = matches!(state, State::Starting | State::Running { .. });
                 if let Ok(next) = state.clone().on(event) {
-                    prop_assert!(!(alive && matches!(next, State::Removing { .. })));
+                    let removing = matches!(next, State::Removing { .. });
+                    prop_assert!(!(alive && removing));
                     state = next;
                 }
             }

@@ -1,14 +1,20 @@
 //! The event stream. It has no replay: what happened while nobody listened is not told, so
 //! an event is a hint and a list is the truth.
 
+use std::time::Duration;
+
 use containerd_client::events as ev;
-use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::types::Envelope;
 use prost::Message;
 use tonic::Streaming;
 
 use super::{Containerd, Error, Exit, Kind, Result, nanoseconds};
+
+/// Topic of the event that shows that a subscription works.
+const PROBE: &str = "/pontoon/subscribed";
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What Pontoon listens to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,18 +45,37 @@ pub struct Events {
 }
 
 impl Containerd {
-    /// Subscribes to exits, OOMs and image changes of the namespace.
+    /// Subscribes to exits, OOMs and image changes of the namespace. When it returns, no later
+    /// event is missed: containerd says nothing before the first event, so one of our own is
+    /// published until it comes back.
     ///
     /// # Errors
     /// [`Kind::Unavailable`] while containerd is away.
     pub async fn subscribe(&self) -> Result<Events> {
         let namespace = self.namespace();
-        let topics = ["/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
-        let filters = topics.map(|topic| format!("topic=={topic},namespace=={namespace}")).to_vec();
+        let topics = [PROBE, "/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
+        // A slash must be quoted in containerd's filters.
+        let filters = topics.map(|topic| format!("topic==\"{topic}\",namespace==\"{namespace}\"")).to_vec();
         let mut client = EventsClient::new(self.watch.clone());
-        let reply = client.subscribe(self.request(pb::SubscribeRequest { filters })).await;
+        let reply = tokio::select! {
+            reply = client.subscribe(self.request(pb::SubscribeRequest { filters })) => reply,
+            failed = self.probe() => Err(failed),
+        };
         let reply = reply.map_err(|status| Error::status("subscribe to events of", namespace, &status))?;
         Ok(Events { stream: reply.into_inner(), namespace: namespace.to_owned() })
+    }
+
+    /// Publishes an event of no meaning again and again; gives only the error of doing so.
+    async fn probe(&self) -> tonic::Status {
+        let mut client = EventsClient::new(self.unary.clone());
+        loop {
+            let event = prost_types::Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
+            let request = pb::PublishRequest { topic: PROBE.to_owned(), event: Some(event) };
+            if let Err(status) = client.publish(self.request(request)).await {
+                return status;
+            }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
     }
 }
 

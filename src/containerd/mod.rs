@@ -6,14 +6,20 @@
 
 mod connect;
 mod containers;
+mod content;
+mod diff;
 mod error;
 mod events;
+mod images;
 mod introspection;
+mod leases;
 mod mount;
 mod options;
 mod sandboxes;
 mod snapshots;
+mod streaming;
 mod tasks;
+mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,12 +31,14 @@ use tonic::transport::Channel;
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
+pub use images::{Descriptor, ImageRecord};
 pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use mount::Mount;
 pub use options::{Options, OptionsError};
 pub use sandboxes::Sandbox;
 pub use snapshots::{SnapshotInfo, SnapshotKind, Usage};
 pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
+pub use transfer::{Login, Platform, Progress, Pull, PullError, PullFailure, Step};
 
 /// Largest message in either direction; kubelet has the same.
 const MESSAGE_LIMIT: usize = 16 << 20;
@@ -58,6 +66,8 @@ pub struct Containerd {
     bulk: Channel,
     namespace: AsciiMetadataValue,
     name: Arc<str>,
+    /// Whatever a call makes is held by this lease.
+    lease: Option<AsciiMetadataValue>,
 }
 
 impl Containerd {
@@ -76,6 +86,7 @@ impl Containerd {
             bulk: connect::lazy(socket),
             namespace: value,
             name: namespace.into(),
+            lease: None,
         })
     }
 
@@ -88,6 +99,9 @@ impl Containerd {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.clone());
+        }
         request
     }
 }

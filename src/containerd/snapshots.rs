@@ -63,6 +63,29 @@ impl Containerd {
         Ok(mounts(reply.into_inner().mounts))
     }
 
+    /// Makes the writable snapshot that a layer is unpacked into. A snapshotter that already has
+    /// the layer named in the labels may say [`super::Kind::AlreadyExists`] and commit it itself.
+    ///
+    /// # Errors
+    /// As [`Containerd::prepare_snapshot`].
+    pub async fn prepare_layer(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<Mount>> {
+        let request = pb::PrepareSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            labels,
+        };
+        let reply = self.snapshots().prepare(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("prepare layer", key, &status))?;
+        Ok(mounts(reply.into_inner().mounts))
+    }
+
     /// Makes a read-only view of `parent`. containerd's GC keeps it until `expires`, an RFC 3339
     /// time, and takes it after: a view whose owner died is not a leak.
     ///

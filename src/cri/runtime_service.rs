@@ -50,7 +50,7 @@ impl RuntimeService for Cri {
     }
 
     async fn pod_sandbox_status(self: Arc<Self>, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
-        answered(runtime::pod_sandbox_status(&self.node, request.get_ref()))
+        answered(runtime::pod_sandbox_status(&self.node, request.get_ref()).await)
     }
 
     async fn list_pod_sandbox(self: Arc<Self>, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {

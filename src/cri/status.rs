@@ -63,7 +63,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),
         Error::Mounts(error) => mounts_code(error),
-        Error::Devices(_) => Code::InvalidArgument,
+        Error::Devices(error) => devices_code(error),
         Error::Io { source, .. } => io_code(source),
         Error::Image(error) => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
@@ -90,3 +90,74 @@ fn files_code(error: &sandbox::FilesError) -> Code {
         sandbox::FilesError::Io { .. } => Code::Internal,
     }
 }
+
+fn network_code(error: &network::Error) -> Code {
+    use network::Error;
+    match error {
+        Error::InvalidField { .. } | Error::Bandwidth(_) => Code::InvalidArgument,
+        Error::NotReady(_) => Code::FailedPrecondition,
+        Error::TimedOut { .. } => Code::DeadlineExceeded,
+        Error::PluginMissing { .. }
+        | Error::PluginNotExecutable { .. }
+        | Error::Run { .. }
+        | Error::Plugin(_)
+        | Error::OutputTooLarge { .. }
+        | Error::Garbage { .. }
+        | Error::InvalidResult(_)
+        | Error::NoAddress { .. }
+        | Error::Cache { .. }
+        | Error::Template { .. }
+        | Error::Stopped(_) => Code::Internal,
+    }
+}
+
+fn io_code(error: &container::io::Error) -> Code {
+    use container::io::Error;
+    match error {
+        Error::LogPath { .. } | Error::LogDirectory { .. } | Error::LogSymlink(_) | Error::LogNotRegular(_) => {
+            Code::InvalidArgument
+        }
+        Error::Finished(_) => Code::FailedPrecondition,
+        Error::Log { .. } | Error::Fifo { .. } | Error::Thread(_) => Code::Internal,
+    }
+}
+
+fn image_code(error: &images::Error) -> Code {
+    use images::Kind;
+    match error.kind() {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+fn spec_code(error: &spec::Error) -> Code {
+    match error {
+        // Both name a field that the caller can change; Unimplemented would tell kubelet that the RPC is missing.
+        spec::Error::Invalid { .. } | spec::Error::Unsupported { .. } => Code::InvalidArgument,
+    }
+}
+
+fn mounts_code(error: &container::mounts::Error) -> Code {
+    use container::mounts::Error;
+    match error {
+        Error::Invalid { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
+        Error::Stuck { .. } => Code::DeadlineExceeded,
+        Error::Io { .. } => Code::Internal,
+    }
+}
+
+fn devices_code(error: &container::devices::Error) -> Code {
+    use container::devices::Error;
+    match error {
+        Error::Invalid { .. } => Code::InvalidArgument,
+        Error::Stuck { .. } => Code::DeadlineExceeded,
+        Error::Io { .. } => Code::Internal,
+    }
+}
+

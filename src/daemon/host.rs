@@ -16,6 +16,7 @@ pub(super) fn facts(server: &Server) -> Host {
     let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
     Host {
         cgroup_v2: unified,
+        capabilities: effective_capabilities(server).unwrap_or(u64::MAX),
         oom_score_floor: oom_score_floor(server),
         swap: !unified && memory.join("memory.memsw.limit_in_bytes").exists() || unified && has_swap_controller(),
         hugetlb: hugetlb(unified),
@@ -30,16 +31,19 @@ pub(super) fn facts(server: &Server) -> Host {
 
 /// The lowest oom_score_adj that runc may write: any with CAP_SYS_RESOURCE, else no lower than containerd's own.
 fn oom_score_floor(server: &Server) -> i32 {
-    let process = format!("/proc/{}", server.pid);
-    let status = fs::read_to_string(format!("{process}/status")).unwrap_or_default();
-    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
-    if effective.is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
+    if effective_capabilities(server).is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
         return -1000;
     }
-    let own = fs::read_to_string(format!("{process}/oom_score_adj")).ok().and_then(|text| text.trim().parse().ok());
+    let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", server.pid)).ok().and_then(|text| text.trim().parse().ok());
     let floor = own.unwrap_or(0);
     tracing::warn!(floor, "containerd lacks CAP_SYS_RESOURCE: lower values of oom_score_adj are raised to its own");
     floor
+}
+
+/// The capabilities that containerd's shims, and so runc, start with.
+fn effective_capabilities(server: &Server) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid)).ok()?;
+    status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
 }
 
 /// The root cgroup has no memory.swap.max; a child has it when the controller is there.

@@ -1,6 +1,6 @@
 //! From a configuration to a node: directories, containerd, network, images, event pump.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::{checks, host};
-use crate::config::Config;
+use crate::config::{Config, Handler};
 use crate::container::io::Fifo;
 use crate::containerd::{Containerd, Event, RuntimeFeatures};
 use crate::events::{self, Listener};
@@ -33,8 +33,8 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let server = containerd.server().await.context("ask containerd about itself")?;
     tracing::info!(version, pid = server.pid, "containerd is there");
 
-    let network = Network::start(network_settings(&config), tasks.clone()).await;
-    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone()).await;
+    let network = Network::start(network_settings(&config), &tasks);
+    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone());
     let features = features(&containerd, &config).await;
     let (health, is_healthy) = watch::channel(false);
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
@@ -59,7 +59,9 @@ struct NodeListener(Arc<Node>);
 
 impl Listener for NodeListener {
     async fn connected(&self) {
-        self.0.images.refresh().await;
+        if let Err(error) = self.0.images.refresh().await {
+            tracing::warn!(%error, "the images could not be listed");
+        }
     }
 
     async fn event(&self, event: Event) {
@@ -98,6 +100,7 @@ fn network_settings(config: &Config) -> network::Settings {
         cache_dir: config.cni.cache_dir.clone(),
         max_conf_num: config.cni.max_conf_num,
         conf_template: config.cni.conf_template.clone(),
+        ip_preference: config.cni.ip_preference,
         ..network::Settings::default()
     }
 }
@@ -106,6 +109,13 @@ fn image_settings(config: &Config) -> images::Settings {
     images::Settings {
         registry_config_path: config.images.registry_config_path.clone(),
         snapshotter: config.images.snapshotter.clone(),
+        handler_snapshotters: handler_snapshotters(config),
+        pinned_images: config.sandbox_image.iter().cloned().collect(),
         ..images::Settings::default()
     }
+}
+
+fn handler_snapshotters(config: &Config) -> BTreeMap<String, String> {
+    let own = |handler: &Handler| Some((handler.name.clone(), handler.snapshotter.clone()?));
+    config.handlers.iter().filter_map(own).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::containerd::{Containerd, Event};
+use crate::containerd::{Containerd, Error, Event};
 
 /// Between two tries to subscribe.
 const RETRY: Duration = Duration::from_millis(500);
@@ -20,22 +20,31 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Subscribes for ever. `health` is true while a subscription lasts.
 pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, listener: impl Listener) {
+    let mut told = String::new();
     loop {
-        match containerd.subscribe().await {
-            Ok(mut events) => {
-                health.send_replace(true);
-                listener.connected().await;
-                let error = loop {
-                    match events.next().await {
-                        Ok(event) => listener.event(event).await,
-                        Err(error) => break error,
-                    }
-                };
-                health.send_replace(false);
-                tracing::warn!(%error, "containerd is away");
-            }
-            Err(error) => tracing::debug!(%error, "containerd cannot be subscribed to yet"),
+        let error = follow(&containerd, &health, &listener).await.to_string();
+        health.send_replace(false);
+        // A lasting trouble is told once, not twice a second.
+        if error != told {
+            tracing::warn!(error, "containerd is away");
         }
+        told = error;
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Listens until the stream ends, and says why it did.
+async fn follow(containerd: &Containerd, health: &watch::Sender<bool>, listener: &impl Listener) -> Error {
+    let mut events = match containerd.subscribe().await {
+        Ok(events) => events,
+        Err(error) => return error,
+    };
+    health.send_replace(true);
+    listener.connected().await;
+    loop {
+        match events.next().await {
+            Ok(event) => listener.event(event).await,
+            Err(error) => return error,
+        }
     }
 }

@@ -101,8 +101,7 @@ pub async fn create(path: &Path) -> Result<(), Error> {
 fn create_here(path: &Path) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Create { path: path.to_owned(), source };
     let directory = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    mounts::prepare_directory(directory)
-        .map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+    mounts::prepare_directory(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
     std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).map_err(failed)?;
     let pinned = unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|errno| failed(errno.into()))

@@ -130,7 +130,7 @@ async fn addresses_are_the_global_ones_of_the_interface() {
     create(&path).await.unwrap();
     assert_eq!(addresses(&path, "lo").await.unwrap(), Vec::<IpAddr>::new(), "host scope does not count");
     assert!(matches!(addresses(&path, "eth0").await, Err(Error::Link { .. })));
-    let script = "ip link add eth0 type dummy && ip addr add 10.9.8.7/24 dev eth0 && ip link set eth0 up \
+    let script = "ip link add eth0 type bridge && ip addr add 10.9.8.7/24 dev eth0 && ip link set eth0 up \
                   && ip -6 addr add fd00::7/64 dev eth0 nodad";
     let made = enter(&path, move || std::process::Command::new("sh").args(["-c", script]).status()).await;
     assert!(made.unwrap().unwrap().success());

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, now};
+use super::{Error, Node, Result, now, profile};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::config::Handler;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
@@ -119,10 +119,11 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let privileged = context.is_some_and(|context| context.privileged);
     let host_devices = devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
-    let image_config = spec::ImageConfig::from(&draft.image.config);
+    let image_config = spec::ImageConfig::from(&*draft.image.config);
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
+    let seccomp = profile::read(spec::seccomp_file(context)?).await?;
     let netns = sandbox.netns(&node.config.netns_dir);
     Ok(spec::container(&spec::ContainerInput {
         id: &draft.record.id,
@@ -133,6 +134,7 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
         netns: netns.as_deref(),
         target_pid: node.target_pid(sandbox, config)?,
         image: &image_config,
+        seccomp: seccomp.as_deref(),
         image_name: &draft.record.about.image,
         user: &user,
         files: &files(node.paths(sandbox)),
@@ -186,7 +188,7 @@ fn containerd_record(container: &Container, handler: &Handler) -> containerd::Co
 
 fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> About {
     let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
-    let by_digest = image.digests.first();
+    let by_digest = image.repo_digests.first();
     let fallback = image.id.clone();
     let signal = signal::from_cri(config.stop_signal)
         .or_else(|| image.config.config().as_ref().and_then(|config| signal::parse(config.stop_signal().as_deref()?)))
@@ -257,7 +259,7 @@ impl Node {
     /// Copies what the image has at its VOLUMEs into the container's directories.
     async fn fill_volumes(&self, container: &Container) -> Result<()> {
         let image = self.images.resolve(&container.record.about.image_id).await?;
-        let wanted = volumes(self, &container.record, &spec::ImageConfig::from(&image.config));
+        let wanted = volumes(self, &container.record, &spec::ImageConfig::from(&*image.config));
         for (path, directory) in wanted {
             self.images.copy_volume(&image, &container.root.snapshotter, &path, &directory).await?;
         }

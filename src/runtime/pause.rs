@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Node, Result, task};
+use super::{Error, Node, Result, profile, task};
 use crate::config::Handler;
 use crate::containerd::{Container, CreateTask, Stdio};
 use crate::container::spec_any;
@@ -12,7 +12,10 @@ use crate::undo::Undo;
 
 impl Node {
     /// The OCI spec of the pause container as JSON.
-    pub(super) fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
+    pub(super) async fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
+        let linux = sandbox.record.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        let seccomp = profile::read(spec::sandbox_seccomp_file(context)?).await?;
         let netns = sandbox.netns(&self.config.netns_dir);
         let paths = self.paths(sandbox);
         let spec = spec::sandbox(&spec::SandboxInput {
@@ -25,6 +28,7 @@ impl Node {
             root: &self.pause_root,
             args: vec![pause::COMMAND.to_owned()],
             hostname: hostname.to_owned(),
+            seccomp: seccomp.as_deref(),
             files: &files(paths),
         })?;
         encode(&spec)

@@ -18,12 +18,12 @@ use crate::sandbox::Sandbox;
 ///
 /// # Errors
 /// [`super::Error::Missing`] for an unknown id.
-pub fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
+pub async fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     let containers = node.store.containers_of(sandbox.id());
     Ok(PodSandboxStatusResponse {
         status: Some(status(&sandbox)),
-        info: if request.verbose { info(node, &sandbox) } else { HashMap::new() },
+        info: if request.verbose { info(node, &sandbox).await } else { HashMap::new() },
         containers_statuses: containers.iter().map(|container| status_of(container)).collect(),
         timestamp: now(),
     })
@@ -55,12 +55,16 @@ fn network(sandbox: &Sandbox) -> PodSandboxNetworkStatus {
 }
 
 /// One JSON document under `info`, with the keys of containerd's.
-fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
+async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     let config = &sandbox.record.config;
     let handler = node.config.handlers.get(&sandbox.record.handler);
     let netns = sandbox.netns(&node.config.netns_dir);
     let closed = netns.as_ref().is_some_and(|path| !crate::netns::is_pinned(path));
-    let attached = node.network.attached(sandbox.id());
+    let spec = match handler {
+        Some(handler) => spec(node, sandbox, handler).await,
+        None => None,
+    };
+    let attached = node.network.attached(sandbox.id()).await.ok().flatten();
     let info = json!({
         "pid": sandbox.pause_pid().unwrap_or(0),
         "processStatus": if sandbox.state().is_ready() { "running" } else { "deleted" },
@@ -71,7 +75,7 @@ fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
         "runtimeHandler": sandbox.record.handler,
         "runtimeType": handler.map(|handler| handler.kind.as_str()),
         "config": config,
-        "runtimeSpec": handler.and_then(|handler| spec(node, sandbox, handler)),
+        "runtimeSpec": spec,
         "cniResult": attached.map(|attached| attached.result),
         "sandboxMetadata": {
             "ID": sandbox.id().as_str(),
@@ -85,7 +89,7 @@ fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
 }
 
 /// The spec is a function of the config, so it is made again and not kept.
-fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
+async fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
     let hostname = crate::sandbox::hostname(&sandbox.record.config, sandbox.on_host_network()).ok()?;
-    serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).ok()?).ok()
+    serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).await.ok()?).ok()
 }

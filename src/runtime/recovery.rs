@@ -36,7 +36,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {
-        node.recover_sandbox(&record, &tasks, &mut found);
+        node.recover_sandbox(&record, &tasks, &mut found).await;
     }
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
@@ -45,7 +45,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
 }
 
 impl Node {
-    fn recover_sandbox(self: &Arc<Self>, record: &containerd::Sandbox, tasks: &Tasks, found: &mut Recovered) {
+    async fn recover_sandbox(self: &Arc<Self>, record: &containerd::Sandbox, tasks: &Tasks, found: &mut Recovered) {
         let record = match sandbox::Record::decode(record) {
             Ok(record) => record,
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
@@ -59,9 +59,9 @@ impl Node {
         };
         let task = tasks.get(record.id.as_str());
         let running = task.filter(|task| task.status == ProcessStatus::Running);
-        let addresses = self.network.attached(&record.id).map(|attached| attached.ips).unwrap_or_default();
         let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
-        let sandbox = Arc::new(Sandbox::new(record, state, addresses));
+        let sandbox = Arc::new(Sandbox::new(record, state, Vec::new()));
+        sandbox.set_addresses(self.recovered_addresses(&sandbox).await);
         if running.is_some() {
             self.watch_pause(&sandbox);
         }

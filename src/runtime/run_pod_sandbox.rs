@@ -78,7 +78,8 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
     let hostname = sandbox::hostname(&draft.record.config, draft.on_host_network())
         .map_err(|source| Error::Files { id: draft.id().to_string(), source })?;
     // The spec first: a config that cannot be run leaves no trace at all.
-    let spec = node.pause_spec(draft, handler, &hostname)?;
+    let spec = node.pause_spec(draft, handler, &hostname).await?;
+    node.check_network(draft)?;
 
     node.write_sandbox_record(draft, handler, undo).await?;
     node.make_netns(draft, undo).await?;

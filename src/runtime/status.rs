@@ -39,7 +39,7 @@ fn network_ready(node: &Node) -> RuntimeCondition {
     RuntimeCondition {
         r#type: "NetworkReady".to_owned(),
         status: ready.is_ok(),
-        reason: ready.as_ref().err().map(|not| not.reason.clone()).unwrap_or_default(),
+        reason: ready.as_ref().err().map(|not| not.reason.to_owned()).unwrap_or_default(),
         message: ready.err().map(|not| not.message).unwrap_or_default(),
     }
 }

@@ -8,18 +8,26 @@ use crate::containerd::{Containerd, Kind, Result};
 pub(super) const SIGKILL: u32 = 9;
 /// Between two tries to delete a task that will not go.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a task is killed and deleted before its deletion counts as failed.
+const DESTROY_TRIES: u32 = 5;
 /// The longest pause between two such tries.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Kills whatever runs of a task, waits for its end and deletes it. No task is a success.
+///
+/// Others may delete the same task at the same time, and a shim that goes with its last task breaks the calls that are
+/// under way ("ttrpc: closed"): only Delete's own answer counts.
 pub(super) async fn destroy(containerd: &Containerd, id: &str) -> Result<()> {
-    if containerd.delete_task(id).await.is_ok() {
-        return Ok(());
-    }
-    containerd.kill_task(id, "", SIGKILL, true).await?;
-    match containerd.wait_task(id, "").await {
-        Err(error) if !error.is_not_found() => return Err(error),
-        Ok(_) | Err(_) => {}
+    let mut pause = Duration::from_millis(10);
+    for _ in 1..DESTROY_TRIES {
+        let killed = containerd.kill_task(id, "", SIGKILL, true).await;
+        let waited = containerd.wait_task(id, "").await;
+        match containerd.delete_task(id).await {
+            Ok(_) => return Ok(()),
+            Err(error) => tracing::debug!(task = id, ?killed, ?waited, %error, "not deleted yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 4;
     }
     containerd.delete_task(id).await.map(drop)
 }

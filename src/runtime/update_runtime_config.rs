@@ -2,6 +2,7 @@
 
 use super::{Error, Node, Result};
 use crate::api::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
+use crate::network::IpCidr;
 
 /// Writes the CNI configuration from a template where one is configured; otherwise says what it heard.
 ///
@@ -13,11 +14,15 @@ pub async fn update_runtime_config(node: &Node, request: UpdateRuntimeConfigRequ
     if cidrs.is_empty() {
         return Ok(UpdateRuntimeConfigResponse {});
     }
-    let cidrs: Vec<String> = cidrs.split(',').map(|cidr| cidr.trim().to_owned()).collect();
-    let written = node.network.write_from_template(&cidrs).await;
+    let parsed: std::result::Result<Vec<IpCidr>, _> = cidrs.split(',').map(|cidr| cidr.trim().parse()).collect();
+    let parsed = parsed.map_err(|error| Error::Invalid {
+        field: "runtime_config.network_config.pod_cidr",
+        problem: error.to_string(),
+    })?;
+    let written = node.network.write_from_template(&parsed).await;
     match written.map_err(|source| Error::Network { id: "of the node".to_owned(), source })? {
-        Some(path) => tracing::info!(?cidrs, path = %path.display(), "wrote the CNI configuration"),
-        None => tracing::info!(?cidrs, "pod CIDRs heard; no cni.conf_template is configured"),
+        Some(path) => tracing::info!(cidrs, path = %path.display(), "wrote the CNI configuration"),
+        None => tracing::info!(cidrs, "pod CIDRs heard; no cni.conf_template is configured"),
     }
     Ok(UpdateRuntimeConfigResponse {})
 }

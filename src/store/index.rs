@@ -126,7 +126,9 @@ mod tests {
 
     fn index() -> Index<Thing> {
         let index = Index::default();
-        ["ab1", "ab2", "c"].map(|id| index.insert(Arc::new(Thing(id))));
+        for id in ["ab1", "ab2", "c"] {
+            index.insert(Arc::new(Thing(id)));
+        }
         index
     }
 

@@ -2,3 +2,4 @@
 
 pub mod beneath;
 pub mod fifo;
+pub mod mounts;

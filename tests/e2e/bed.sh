@@ -2,7 +2,8 @@
 # A bed: a private containerd, and on it either Pontoon or containerd's built-in CRI, with everything they keep in one
 # directory, so that a test starts from nothing and leaves nothing.
 #
-#   bed.sh up NAME [--builtin]    makes and starts it; the last line on stdout is its directory
+#   bed.sh up NAME [--builtin|--containerd]  makes and starts it; the last line on stdout is its directory.
+#                                 --containerd: without Pontoon, whose configuration is there for `daemon NAME start`
 #   bed.sh down NAME              removes it and all it did to the node; also cleans up after a bed that half started
 #   bed.sh daemon NAME start|stop|kill      Pontoon alone; kill is SIGKILL
 #   bed.sh containerd NAME start|stop|kill  containerd alone
@@ -93,29 +94,24 @@ bed_note_shared() {
     for path in "${bed_shared_dirs[@]}" /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
         if [[ -e $path ]]; then printf '%s\n' "$path"; fi
     done >"$to/paths"
-    ls -A /var/run/netns >"$to/netns" 2>/dev/null || true
 }
 
 # bed_restore_shared: by the last bed, when nothing of any bed runs any more.
 bed_restore_shared() {
-    local before=$beds/before path link name
+    local before=$beds/before path link
     sysctl -q -p "$before/sysctls" >/dev/null || bed_say "could not restore the sysctls in $before/sysctls"
     bed_restore_chains iptables "$before/iptables"
     bed_restore_chains ip6tables "$before/ip6tables"
-    # Interfaces of pods whose CNI DEL never ran. A host end of a pair that is already gone is no error.
+    # The bandwidth plugin's interfaces, whose names do not tell the pod. Nothing else is swept by a pattern: what this
+    # removes could be another program's, and hide a leak besides.
     while read -r link; do
         grep -qxF "$link" "$before/links" || ip link delete "$link" 2>/dev/null || true
-    done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep -E '^(veth|bwp|ptbed)')
-    for path in /var/run/netns/pontoon-* /var/run/netns/cni-*; do
-        name=$(basename "$path")
-        [[ -e $path ]] || continue
-        grep -qxF "$name" "$before/netns" || bed_remove_netns "$path"
-    done
+    done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep '^bwp')
     for path in /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && bed_remove_cgroup "$path"
     done
-    # What may be a mount point or hold another's files is removed only when empty; CNI's own folders are known by name.
-    rm -f /var/lib/cni/*/last_reserved_ip.* /var/lib/cni/*/lock
+    # Shared directories go only when they are empty. Where ip-netns made /var/run/netns, it is a mount on itself.
+    grep -qxF /var/run/netns "$before/paths" || umount /var/run/netns 2>/dev/null || true
     for path in "${bed_shared_dirs[@]}"; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && find "$path" -xdev -depth -type d -empty -delete
     done
@@ -276,6 +272,7 @@ bed_write_pontoon() {
 socket = "$BED/pontoon.sock"
 root = "$BED/root"
 state = "$BED/run"
+netns_dir = "$BED/netns"
 
 [log]
 level = "info"
@@ -341,7 +338,8 @@ bed_wait_ready() {
     local name=$1 deadline=$((SECONDS + 30))
     shift
     until "$@" >/dev/null 2>&1; do
-        if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name"; }; then
+        # Twice, because in the middle of its exec a process has no arguments.
+        if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name" && sleep 0.2 && ! bed_alive "$name"; }; then
             bed_say "$name does not answer; the end of its log:"
             tail -n 40 "$BED/logs/$name.log" >&2 || true
             return 1
@@ -398,7 +396,7 @@ bed_start_registry() {
     cat >"$BED/registry.yml" <<EOF
 version: 0.1
 log:
-  level: warn
+  level: info
 storage:
   filesystem:
     rootdirectory: $BED/registry
@@ -406,7 +404,12 @@ http:
   addr: 127.0.0.1:$REGISTRY_PORT
 EOF
     bed_spawn registry docker-registry serve "$BED/registry.yml"
-    bed_wait_ready registry curl -sf "http://127.0.0.1:$REGISTRY_PORT/v2/"
+    bed_wait_ready registry bed_registry_ready
+}
+
+# Its log first: on a port that was taken, another registry answers.
+bed_registry_ready() {
+    grep -q 'listening on' "$BED/logs/registry.log" && curl --silent --fail "http://127.0.0.1:$REGISTRY_PORT/v2/"
 }
 
 # RuntimeReady and NetworkReady, so that the first pod of a test does not fail.
@@ -422,11 +425,13 @@ bed_ctr() { "$BIN/ctr" --address "$CONTAINERD_ADDRESS" --connect-timeout 2s --na
 # ---- up -----------------------------------------------------------------------------------------------------------------
 
 bed_up() {
+    local with_daemon=yes
     NAME=$1 TARGET=pontoon
     [[ $NAME =~ ^[a-z0-9-]{1,12}$ ]] || bed_die "a bed's name is 1 to 12 of a-z 0-9 -, not '$NAME'"
     case ${2:-} in
     '') ;;
-    --builtin) TARGET=builtin ;;
+    --builtin) TARGET=builtin with_daemon= ;;
+    --containerd) with_daemon= ;;
     *) bed_die "unknown option '$2'" ;;
     esac
     [[ $(id -u) == 0 ]] || bed_die "must be root"
@@ -434,7 +439,7 @@ bed_up() {
     PAUSE_IMAGE=${PAUSE_IMAGE:-registry.k8s.io/pause:3.9}
     PONTOON_BIN=${PONTOON_BIN:-$bed_repo/target/release/pontoon}
     BIN=${BIN:-$("$bed_repo/tests/tools/build.sh" core)}
-    [[ $TARGET == builtin || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
+    [[ -z $with_daemon || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
 
     # Short, for containerd's socket_dir and the 108 bytes of a unix socket's path.
     BED=$(mktemp --dry-run "/var/tmp/pt-$NAME.XXXXXX")
@@ -452,7 +457,7 @@ bed_up() {
     bed_write_cni
     bed_write_certs
     if [[ $TARGET == builtin ]]; then bed_write_containerd_builtin; else bed_write_containerd; bed_write_pontoon; fi
-    if ! { bed_start_containerd && { [[ $TARGET == builtin ]] || bed_start_pontoon; }; }; then
+    if ! { bed_start_containerd && { [[ -z $with_daemon ]] || bed_start_pontoon; }; }; then
         bed_say "removing the bed; BED_KEEP=1 keeps it"
         [[ -n ${BED_KEEP:-} ]] || bed_down "$NAME"
         exit 1
@@ -488,7 +493,7 @@ bed_down() (
     bed_remove_rules ip6tables
     bed_remove_cgroups
     bed_remove_cni_cache
-    rm -rf "$BED"
+    bed_remove_dir
     bed_locked bed_release
     [[ ! -e $BED ]]
 )
@@ -583,12 +588,23 @@ bed_remove_netns_of_ids() {
     done < <(find /var/run/netns -maxdepth 1 -name 'pontoon-*' 2>/dev/null | bed_matching_ids)
 }
 
-# Deepest first; twice over for mounts on mounts. Lazily, because a dying process may still hold one.
+bed_mounts() { awk -v bed="$BED/" 'index($5, bed) == 1 { print $5 }' /proc/self/mountinfo | sort -r; }
+
+# Deepest first. Lazily, because a dying process may still hold one.
 bed_unmount() {
     local path
     while read -r path; do
         umount --lazy "$path" 2>/dev/null || true
-    done < <(awk -v bed="$BED/" 'index($5, bed) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
+    done < <(bed_mounts)
+}
+
+# With a mount left below it, rm would delete what is mounted there: a host's directory, perhaps.
+bed_remove_dir() {
+    if [[ -n $(bed_mounts) ]]; then
+        bed_say "mounts that do not go away, so $BED stays: $(bed_mounts | paste -sd ' ')"
+        return 1
+    fi
+    rm -rf --one-file-system "$BED"
 }
 
 bed_remove_links() {
@@ -668,7 +684,7 @@ bed_main() {
     containerd | registry) bed_process "$1" "${2:?name}" "${3:-}" ;;
     env) printf '%s/env\n' "$(bed_dir_of "${2:?name}")" ;;
     list) bed_list ;;
-    *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
 }
 

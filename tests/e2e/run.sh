@@ -4,6 +4,7 @@
 #
 #   ONCE=1           do not stay
 #   TARGET=builtin   containerd's own CRI instead of Pontoon, to compare
+#   PREPARED=1       packages, tools and daemon are there (in BIN and PONTOON_BIN): for cgroup2.sh
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -17,6 +18,7 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 prepare() {
     step "Checking this machine"
     "$repo/tests/tools/preflight.sh"
+    [[ -z ${PREPARED:-} ]] || return 0
     "$repo/tests/tools/packages.sh"
     step "Building the tools (the first time, some minutes)"
     BIN=$("$repo/tests/tools/build.sh" core)

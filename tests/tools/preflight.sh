@@ -34,7 +34,7 @@ check_kernel() {
 
 check_cgroups() {
     local controller name
-    for controller in cpu cpuset memory pids; do
+    for controller in cpu memory pids; do
         if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
             grep -qw "$controller" /sys/fs/cgroup/cgroup.controllers || lacks "cgroup v2 controller $controller: not enabled"
         else

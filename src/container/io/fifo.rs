@@ -153,11 +153,13 @@ impl FifoStreams {
             return Err(Error::Finished(self.config.id.clone()));
         }
         let newer = Arc::new(open_log(path, &self.counters).await?);
-        let old = target.send_replace(newer);
-        let (released, old) = (old.released(), Arc::downgrade(&old));
-        if tokio::time::timeout(LINE_END, released.cancelled()).await.is_err()
-            && let Some(old) = old.upgrade()
-        {
+        let (old, released) = {
+            // Only the streams may hold the old file: it is waited for until they let go.
+            let old = target.send_replace(newer);
+            (Arc::downgrade(&old), old.released())
+        };
+        let switched = tokio::time::timeout(LINE_END, released.cancelled()).await.is_ok();
+        if let Some(old) = old.upgrade().filter(|_| !switched) {
             // A line that does not end, or a write that hangs.
             old.abandon();
             target.send_modify(|_| {});

@@ -177,9 +177,6 @@ impl LogFile {
     /// Appends whole records. What the disk does not take is dropped and counted: a container
     /// must neither wait nor die for its log. Blocks as long as the disk does.
     fn append(&self, records: &[u8]) {
-        if records.is_empty() {
-            return;
-        }
         let mut appender = self.lock();
         let (written, outcome) = appender.write(records);
         self.counters.written.fetch_add(written as u64, Ordering::Relaxed);
@@ -257,6 +254,9 @@ impl LogWriter {
 
     /// Writes a batch, and switches to the newer file as soon as the line allows.
     pub(super) fn write(&mut self, batch: &Batch) {
+        if batch.bytes().is_empty() {
+            return;
+        }
         let newer = Arc::clone(&self.target.borrow());
         if Arc::ptr_eq(&newer, &self.file) {
             return self.file.append(batch.bytes());

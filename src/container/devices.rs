@@ -1,0 +1,224 @@
+//! The device nodes of a container: those of the request, and for a privileged one all of the host.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use super::host_paths::{self, Failure, Progress, absolute, cleaned};
+use crate::api::v1::Device;
+
+/// Directories below which no devices are looked for: the container gets pts, shm, fd and mqueue
+/// of its own, the others belong to whoever made the node a container itself (lxc/lxd#2825,
+/// opencontainers/runc#2093).
+const SKIPPED_DIRECTORIES: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
+/// What a cgroup can allow of a device: read, write, mknod.
+const ACCESSES: &str = "rwm";
+
+/// A device node to be made in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// In the container.
+    pub path: PathBuf,
+    /// As in the OCI runtime spec: `c` or `u`, `b`, `p`.
+    pub kind: char,
+    /// Major number.
+    pub major: i64,
+    /// Minor number.
+    pub minor: i64,
+    /// Permission bits on the host, without the file's type.
+    pub mode: u32,
+    /// Owner on the host.
+    pub uid: u32,
+    /// Group on the host.
+    pub gid: u32,
+    /// What the container's cgroup is to allow: some of `rwm`, in this order.
+    pub access: String,
+}
+
+/// Why a device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// As `devices[0].host_path`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file system does not answer. The call goes on without us.
+    #[error("stuck in {operation}({})", path.display())]
+    Stuck {
+        /// The system call.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The file system answered with an error.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Stuck { operation, path } => Self::Stuck { operation, path },
+            Failure::Io { operation, path, source } => Self::Io { operation, path, source },
+        }
+    }
+}
+
+/// Finds the devices of a request, and with `all_host_devices` every device below /dev at its
+/// own path. A directory stands for all devices below it. Of two with one path in the container
+/// the first is taken, and the request's come first. Gives up after a minute.
+///
+/// # Errors
+/// [`Error::Invalid`] names the field of the request; the others the path.
+pub async fn resolve(devices: &[Device], all_host_devices: bool) -> Result<Vec<HostDevice>, Error> {
+    let wanted: Vec<Wanted> =
+        devices.iter().enumerate().map(|(index, device)| Wanted::new(index, device)).collect::<Result<_, _>>()?;
+    if wanted.is_empty() && !all_host_devices {
+        return Ok(Vec::new());
+    }
+    let work = move |progress: &Progress| {
+        let mut found = Vec::new();
+        for one in &wanted {
+            found.extend(one.find(progress)?);
+        }
+        if all_host_devices {
+            found.extend(below(progress, Path::new("/dev"), Path::new("/dev"), ACCESSES)?);
+        }
+        let mut paths = HashSet::new();
+        found.retain(|device| paths.insert(device.path.clone()));
+        Ok(found)
+    };
+    host_paths::run(host_paths::DEADLINE, work).await
+}
+
+/// A device of the request whose fields are in order.
+struct Wanted {
+    index: usize,
+    host_path: PathBuf,
+    /// Where it is to be; at the path that `host_path` leads to if the request does not say.
+    container_path: Option<PathBuf>,
+    access: String,
+}
+
+impl Wanted {
+    fn new(index: usize, device: &Device) -> Result<Self, Error> {
+        let host_path = absolute(&device.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
+        let container_path = match device.container_path.as_str() {
+            "" => None,
+            path => Some(cleaned(path).map_err(|problem| invalid(index, "container_path", problem))?),
+        };
+        let access = access(&device.permissions).map_err(|problem| invalid(index, "permissions", problem))?;
+        Ok(Self { index, host_path: host_path.to_owned(), container_path, access })
+    }
+
+    fn find(&self, progress: &Progress) -> Result<Vec<HostDevice>, Error> {
+        let shown = self.host_path.display();
+        let path = match progress.step("resolve", &self.host_path, |path| std::fs::canonicalize(path)) {
+            Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(invalid(self.index, "host_path", format!("{shown} does not exist")));
+            }
+            other => other?,
+        };
+        let stat = progress.step("stat", &path, |path| std::fs::symlink_metadata(path))?;
+        let in_container = self.container_path.as_deref().unwrap_or(&path);
+        if stat.is_dir() {
+            return below(progress, &path, in_container, &self.access);
+        }
+        match device(&stat, in_container.to_owned(), &self.access) {
+            Some(device) => Ok(vec![device]),
+            None => Err(invalid(self.index, "host_path", format!("{shown} is neither a device nor a directory"))),
+        }
+    }
+}
+
+fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
+    Error::Invalid { field: format!("devices[{index}].{name}"), problem: problem.into() }
+}
+
+fn access(permissions: &str) -> Result<String, String> {
+    match permissions.chars().find(|one| !ACCESSES.contains(*one)) {
+        Some(other) => Err(format!("{other:?} is none of r, w and m")),
+        // api.proto has one or more; a device that may not even be read is of no use.
+        None if permissions.is_empty() => Err("one or more of r, w and m are required".to_owned()),
+        None => Ok(ACCESSES.chars().filter(|one| permissions.contains(*one)).collect()),
+    }
+}
+
+/// Every device below a directory, but no symlinks, FIFOs and consoles: /dev/console is the
+/// container's own terminal. What goes away meanwhile was never there.
+fn below(progress: &Progress, directory: &Path, in_container: &Path, access: &str) -> Result<Vec<HostDevice>, Error> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(directory.to_owned(), in_container.to_owned())];
+    while let Some((directory, in_container)) = waiting.pop() {
+        let Some(names) = unless_gone(progress.step("read directory", &directory, names))? else { continue };
+        for name in names {
+            let (path, in_container) = (directory.join(&name), in_container.join(&name));
+            let Some(stat) = unless_gone(progress.step("lstat", &path, |path| std::fs::symlink_metadata(path)))? else {
+                continue;
+            };
+            let name = name.to_str().unwrap_or_default();
+            if stat.is_dir() {
+                if !SKIPPED_DIRECTORIES.contains(&name) {
+                    waiting.push((path, in_container));
+                }
+            } else if name != "console" && !stat.file_type().is_fifo() {
+                found.extend(device(&stat, in_container, access));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn unless_gone<T>(outcome: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match outcome {
+        Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Sorted, so that one request always makes one spec.
+fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// `None` for what is no device. The kernel has no unbuffered character devices apart, so `u`
+/// is never found.
+fn device(stat: &Metadata, path: PathBuf, access: &str) -> Option<HostDevice> {
+    let file_type = stat.file_type();
+    let kind = match () {
+        () if file_type.is_char_device() => 'c',
+        () if file_type.is_block_device() => 'b',
+        () if file_type.is_fifo() => 'p',
+        () => return None,
+    };
+    Some(HostDevice {
+        path,
+        kind,
+        major: rustix::fs::major(stat.rdev()).into(),
+        minor: rustix::fs::minor(stat.rdev()).into(),
+        mode: stat.mode() & 0o7777,
+        uid: stat.uid(),
+        gid: stat.gid(),
+        access: access.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! The host's side of a container's mounts: what a request may ask for, and the paths it leads to.
+//!
+//! All fields of all mounts are checked before any path is looked at, and so before any is made.
+//! The paths themselves are kubelet's to choose: nothing is refused for where it leads. What
+//! the container's side may be over /proc is the runtime's to judge, over /sys it is allowed.
+
+mod mountinfo;
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use self::mountinfo::MountInfo;
+use super::host_paths::{self, Failure, Progress, absolute, cleaned};
+use crate::api::v1::{Mount, MountPropagation};
+
+/// What to do about a `host_path` that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingHostPath {
+    /// Make a directory of mode 0755, with parents, as containerd and CRI-O do.
+    Create,
+    /// Refuse the container, as api.proto says.
+    Error,
+}
+
+/// A mount of a request whose source is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostMount {
+    /// On the host, with all symlinks resolved.
+    pub source: PathBuf,
+    /// As requested, but for a cleaned `container_path`.
+    pub mount: Mount,
+}
+
+/// Why a mount cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// As `mounts[0].host_path`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field asks for what is not there yet.
+    #[error("{field}: {problem}")]
+    Unsupported {
+        /// As `mounts[0].image`.
+        field: String,
+        /// What is asked for.
+        problem: String,
+    },
+    /// The file system does not answer. The call goes on without us.
+    #[error("stuck in {operation}({})", path.display())]
+    Stuck {
+        /// The system call.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The file system answered with an error.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Stuck { operation, path } => Self::Stuck { operation, path },
+            Failure::Io { operation, path, source } => Self::Io { operation, path, source },
+        }
+    }
+}
+
+/// Checks the mounts of a request and finds their sources, in the order of the request. A
+/// directory that was made stays, also when a later mount fails. Gives up after a minute.
+///
+/// # Errors
+/// [`Error::Invalid`] and [`Error::Unsupported`] name the field; the others the path.
+pub async fn resolve(mounts: &[Mount], missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
+    let wanted: Vec<Mount> =
+        mounts.iter().enumerate().map(|(index, mount)| checked(index, mount)).collect::<Result<_, _>>()?;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    host_paths::run(host_paths::DEADLINE, move |progress| find_all(progress, wanted, missing)).await
+}
+
+fn field(index: usize, name: &str) -> String {
+    format!("mounts[{index}].{name}")
+}
+
+fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
+    Error::Invalid { field: field(index, name), problem: problem.into() }
+}
+
+/// All that can be said without a look at the host.
+fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
+    let container_path = cleaned(&mount.container_path).map_err(|problem| invalid(index, "container_path", problem))?;
+    let unsupported = |name: &str, problem: String| Err(Error::Unsupported { field: field(index, name), problem });
+    if let Some(image) = &mount.image {
+        return unsupported("image", format!("image volumes are not served: {:?}", image.image));
+    }
+    absolute(&mount.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
+    // Without the mapping the container would see files of other owners.
+    if !mount.uid_mappings.is_empty() {
+        return unsupported("uidMappings", "id-mapped mounts are not served".to_owned());
+    }
+    if !mount.gid_mappings.is_empty() {
+        return unsupported("gidMappings", "id-mapped mounts are not served".to_owned());
+    }
+    let propagation = MountPropagation::try_from(mount.propagation)
+        .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
+    if mount.recursive_read_only && !mount.readonly {
+        return Err(invalid(index, "recursive_read_only", "requires readonly"));
+    }
+    if mount.recursive_read_only && propagation != MountPropagation::PropagationPrivate {
+        return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE"));
+    }
+    Ok(Mount { container_path: container_path.display().to_string(), ..mount.clone() })
+}
+
+fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
+    let mut found = Vec::with_capacity(wanted.len());
+    for (index, mount) in wanted.into_iter().enumerate() {
+        let source = source(progress, index, &mount, missing)?;
+        found.push(HostMount { source, mount });
+    }
+    if found.iter().any(|one| one.mount.propagation() != MountPropagation::PropagationPrivate) {
+        let table = progress.step("read", Path::new("/proc/self/mountinfo"), |path| std::fs::read(path))?;
+        let table = MountInfo::parse(&table);
+        for (index, one) in found.iter().enumerate() {
+            check_propagation(progress, &table, index, one)?;
+        }
+    }
+    Ok(found)
+}
+
+fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHostPath) -> Result<PathBuf, Error> {
+    let path = Path::new(&mount.host_path);
+    match progress.step("stat", path, |path| std::fs::metadata(path)) {
+        Ok(_) => {}
+        Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => match missing {
+            MissingHostPath::Error => {
+                return Err(invalid(index, "host_path", format!("{} does not exist", path.display())));
+            }
+            MissingHostPath::Create => progress.step("create directory", path, |path| {
+                std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+            })?,
+        },
+        Err(failure) => return Err(failure.into()),
+    }
+    // The runtime would follow symlinks as well, but at another time: what was checked is what
+    // is mounted.
+    Ok(progress.step("resolve", path, |path| std::fs::canonicalize(path))?)
+}
+
+/// Without this the mount would be made and mounts below it silently not appear on the other side.
+fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), Error> {
+    let wanted = one.mount.propagation();
+    if wanted == MountPropagation::PropagationPrivate {
+        return Ok(());
+    }
+    let refused = |problem: String| Err(invalid(index, "propagation", problem));
+    let (name, path) = (wanted.as_str_name(), one.source.display());
+    let id = progress.step("statx", &one.source, mount_id)?;
+    let Some(mount) = table.of(&one.source, id) else {
+        return refused(format!("{name}: {path} is on no mount of this mount namespace"));
+    };
+    let point = mount.point.display();
+    match wanted {
+        MountPropagation::PropagationBidirectional if !mount.shared => {
+            refused(format!("{name}: {path} is on {point}, which is not a shared mount"))
+        }
+        MountPropagation::PropagationHostToContainer if !mount.shared && !mount.slave => {
+            refused(format!("{name}: {path} is on {point}, which is neither a shared nor a slave mount"))
+        }
+        MountPropagation::PropagationBidirectional
+        | MountPropagation::PropagationHostToContainer
+        | MountPropagation::PropagationPrivate => Ok(()),
+    }
+}
+
+/// The id of the mount that a path is on; `None` before Linux 5.8.
+fn mount_id(path: &Path) -> io::Result<Option<u64>> {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
+    let given = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(given.then_some(found.stx_mnt_id))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+use crate::api::v1::{IdMapping, ImageSpec};
+
+fn mount(host_path: &Path) -> Mount {
+    Mount { container_path: "/data".to_owned(), host_path: host_path.display().to_string(), ..Mount::default() }
+}
+
+async fn refused(mount: Mount) -> String {
+    let good = self::mount(Path::new("/"));
+    resolve(&[good, mount], MissingHostPath::Error).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_missing_host_path_is_made_with_its_parents() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b");
+    let found = resolve(&[mount(&path)], MissingHostPath::Create).await.unwrap();
+    assert_eq!(found[0].source, path.canonicalize().unwrap());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7700, 0o700);
+}
+
+#[tokio::test]
+async fn a_missing_host_path_is_refused_where_it_is_not_to_be_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing");
+    assert_eq!(refused(mount(&path)).await, format!("mounts[1].host_path: {} does not exist", path.display()));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn nothing_is_made_when_another_mount_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing");
+    let bad = Mount { container_path: "data".to_owned(), ..mount(directory.path()) };
+    assert!(resolve(&[mount(&path), bad], MissingHostPath::Create).await.is_err());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn symlinks_of_the_source_are_followed_and_files_are_sources_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+    std::fs::write(&file, "").unwrap();
+    symlink("file", &link).unwrap();
+    let wanted = Mount { container_path: "//etc/x/../hosts".to_owned(), readonly: true, ..mount(&link) };
+    let found = resolve(std::slice::from_ref(&wanted), MissingHostPath::Error).await.unwrap();
+    assert_eq!(found[0].source, file.canonicalize().unwrap());
+    assert_eq!(found[0].mount, Mount { container_path: "/etc/hosts".to_owned(), ..wanted });
+}
+
+#[tokio::test]
+async fn a_symlink_to_nowhere_is_an_error_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("link");
+    symlink("nowhere", &link).unwrap();
+    let error = resolve(&[mount(&link)], MissingHostPath::Create).await.unwrap_err();
+    assert!(matches!(error, Error::Io { operation: "create directory", path, .. } if path == link));
+}
+
+#[tokio::test]
+async fn paths_are_absolute_on_both_sides() {
+    let container = |path: &str| Mount { container_path: path.to_owned(), ..mount(Path::new("/")) };
+    assert_eq!(refused(container("")).await, "mounts[1].container_path: is required");
+    assert_eq!(refused(container("a/b")).await, "mounts[1].container_path: is not absolute");
+    assert_eq!(refused(mount(Path::new(""))).await, "mounts[1].host_path: is required");
+    assert_eq!(refused(mount(Path::new("var"))).await, "mounts[1].host_path: is not absolute");
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_named() {
+    let base = mount(Path::new("/"));
+    let image = Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() });
+    let error = refused(Mount { image, host_path: String::new(), ..base.clone() }).await;
+    assert_eq!(error, "mounts[1].image: image volumes are not served: \"sha256:0a\"");
+    let mapping = vec![IdMapping { host_id: 1, container_id: 0, length: 1 }];
+    let uids = Mount { uid_mappings: mapping.clone(), ..base.clone() };
+    assert!(refused(uids).await.starts_with("mounts[1].uidMappings: "));
+    assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("mounts[1].gidMappings: "));
+}
+
+#[tokio::test]
+async fn recursive_read_only_is_readonly_and_private() {
+    let rro = Mount { recursive_read_only: true, readonly: true, ..mount(Path::new("/")) };
+    assert!(resolve(std::slice::from_ref(&rro), MissingHostPath::Error).await.is_ok());
+    let writable = Mount { readonly: false, ..rro.clone() };
+    assert_eq!(refused(writable).await, "mounts[1].recursive_read_only: requires readonly");
+    let shared = Mount { propagation: MountPropagation::PropagationBidirectional.into(), ..rro };
+    assert_eq!(refused(shared).await, "mounts[1].recursive_read_only: requires PROPAGATION_PRIVATE");
+}
+
+#[tokio::test]
+async fn an_unknown_propagation_is_not_taken_for_private() {
+    assert!(refused(Mount { propagation: 7, ..mount(Path::new("/")) }).await.starts_with("mounts[1].propagation: 7"));
+}
+
+#[test]
+fn propagation_needs_a_mount_that_propagates() {
+    let check = |optional: &str, propagation: MountPropagation| {
+        // With no id of the real mount in it, the path decides.
+        let table = MountInfo::parse(format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n").as_bytes());
+        let mount = Mount { propagation: propagation.into(), ..mount(Path::new("/")) };
+        check_propagation(&Progress::default(), &table, 3, &HostMount { source: "/".into(), mount })
+    };
+    let all = |propagation| ["", "master:1 ", "shared:1 "].map(|optional| check(optional, propagation).is_ok());
+    assert_eq!(all(MountPropagation::PropagationPrivate), [true, true, true]);
+    assert_eq!(all(MountPropagation::PropagationHostToContainer), [false, true, true]);
+    assert_eq!(all(MountPropagation::PropagationBidirectional), [false, false, true]);
+    let error = check("", MountPropagation::PropagationBidirectional).unwrap_err().to_string();
+    assert_eq!(error, "mounts[3].propagation: PROPAGATION_BIDIRECTIONAL: / is on /, which is not a shared mount");
+}
+
+#[test]
+fn a_stuck_call_is_told_as_a_call() {
+    let error = Error::from(Failure::Stuck { operation: "stat", path: "/mnt/nfs".into() });
+    assert_eq!(error.to_string(), "stuck in stat(/mnt/nfs)");
+}

@@ -1,0 +1,51 @@
+//! The Content service: blobs by digest. Reads go over the bulk channel.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::content_client::ContentClient;
+use tonic::transport::Channel;
+
+use super::{Containerd, Error, Kind, Result};
+
+impl Containerd {
+    fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.bulk.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+    }
+
+    /// A whole blob of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when it is not there, [`Kind::Exhausted`] when it is larger: a
+    /// manifest of a gigabyte must not become a gigabyte of memory (CVE-2023-25153).
+    pub async fn read_blob(&self, digest: &str, limit: usize) -> Result<Vec<u8>> {
+        let error = |status| Error::status("read content", digest, &status);
+        let request = pb::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
+        let mut stream = self.content().read(self.request(request)).await.map_err(error)?.into_inner();
+        let mut blob = Vec::new();
+        while let Some(part) = stream.message().await.map_err(error)? {
+            if blob.len() + part.data.len() > limit {
+                let message = format!("larger than {limit} bytes");
+                return Err(Error::new("read content", digest, Kind::Exhausted, message));
+            }
+            blob.extend_from_slice(&part.data);
+        }
+        Ok(blob)
+    }
+
+    /// Sets one label of a blob; containerd's GC follows labels to what the blob needs.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when it is not there.
+    pub async fn label_blob(&self, digest: &str, key: &str, value: &str) -> Result<()> {
+        let info = pb::Info {
+            digest: digest.to_owned(),
+            labels: HashMap::from([(key.to_owned(), value.to_owned())]),
+            ..pb::Info::default()
+        };
+        let mask = prost_types::FieldMask { paths: vec![format!("labels.{key}")] };
+        let request = pb::UpdateRequest { info: Some(info), update_mask: Some(mask) };
+        let reply = ContentClient::new(self.unary.clone()).update(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("label content", digest, &status))
+    }
+}

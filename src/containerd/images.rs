@@ -1,0 +1,127 @@
+//! The Images service: names for content. A record keeps what it points to from containerd's GC.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::types;
+use tonic::transport::Channel;
+
+use super::error::gone_is_fine;
+use super::{Containerd, Error, Result};
+
+/// What a name or a manifest points to. Annotations stay behind: they are the image's
+/// author's words, and containerd acts on some of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Media type.
+    pub media_type: String,
+    /// Digest, `algorithm:hex`.
+    pub digest: String,
+    /// Bytes; may be wrong or negative in a hostile image.
+    pub size: i64,
+}
+
+/// A name in containerd's image store.
+#[derive(Clone, Debug, Default)]
+pub struct ImageRecord {
+    /// The name: a tag, a repository digest, or a config digest.
+    pub name: String,
+    /// Labels of ours and of other tools; never those of the image's config.
+    pub labels: HashMap<String, String>,
+    /// The manifest or index.
+    pub target: Descriptor,
+}
+
+impl Containerd {
+    fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+    }
+
+    /// One image record.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown name.
+    pub async fn get_image(&self, name: &str) -> Result<ImageRecord> {
+        let request = pb::GetImageRequest { name: name.to_owned() };
+        let reply = self.images().get(self.request(request)).await;
+        let reply = reply.map_err(|status| Error::status("get image", name, &status))?;
+        Ok(decode(reply.into_inner().image.unwrap_or_default()))
+    }
+
+    /// All image records of the namespace.
+    ///
+    /// # Errors
+    /// [`super::Kind::Unavailable`] while containerd is away.
+    pub async fn list_images(&self) -> Result<Vec<ImageRecord>> {
+        let reply = self.images().list(self.request(pb::ListImagesRequest::default())).await;
+        let reply = reply.map_err(|status| Error::status("list images of", self.namespace(), &status))?;
+        Ok(reply.into_inner().images.into_iter().map(decode).collect())
+    }
+
+    /// Writes a new image record.
+    ///
+    /// # Errors
+    /// [`super::Kind::AlreadyExists`] for the name.
+    pub async fn create_image(&self, record: ImageRecord) -> Result<()> {
+        let name = record.name.clone();
+        let request = pb::CreateImageRequest { image: Some(encode(record)), source_date_epoch: None };
+        let reply = self.images().create(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("create image", &name, &status))
+    }
+
+    /// Replaces parts of a record: `fields` names them (`target`, `labels.KEY`); the rest stays.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown name.
+    pub async fn update_image(&self, record: ImageRecord, fields: &[&str]) -> Result<()> {
+        let name = record.name.clone();
+        let mask = prost_types::FieldMask { paths: fields.iter().map(ToString::to_string).collect() };
+        let request =
+            pb::UpdateImageRequest { image: Some(encode(record)), update_mask: Some(mask), source_date_epoch: None };
+        let reply = self.images().update(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("update image", &name, &status))
+    }
+
+    /// Deletes a name; one that is not there is deleted already. `synchronous` waits for the GC
+    /// that frees what only this name held.
+    ///
+    /// # Errors
+    /// [`super::Kind::Unavailable`] while containerd is away.
+    pub async fn delete_image(&self, name: &str, synchronous: bool) -> Result<()> {
+        let request = pb::DeleteImageRequest { name: name.to_owned(), sync: synchronous, target: None };
+        let reply = self.images().delete(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete image", name, &status)))
+    }
+}
+
+impl From<Descriptor> for types::Descriptor {
+    fn from(descriptor: Descriptor) -> Self {
+        Self {
+            media_type: descriptor.media_type,
+            digest: descriptor.digest,
+            size: descriptor.size,
+            annotations: HashMap::new(),
+        }
+    }
+}
+
+impl From<types::Descriptor> for Descriptor {
+    fn from(descriptor: types::Descriptor) -> Self {
+        Self { media_type: descriptor.media_type, digest: descriptor.digest, size: descriptor.size }
+    }
+}
+
+fn encode(record: ImageRecord) -> pb::Image {
+    pb::Image {
+        name: record.name,
+        labels: record.labels,
+        target: Some(record.target.into()),
+        created_at: None,
+        updated_at: None,
+    }
+}
+
+fn decode(image: pb::Image) -> ImageRecord {
+    ImageRecord { name: image.name, labels: image.labels, target: image.target.unwrap_or_default().into() }
+}

@@ -1,0 +1,36 @@
+//! The Leases service: what is made under a lease is safe from containerd's GC until the
+//! lease expires, so that work that was cut short leaks nothing.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::services::v1::leases_client::LeasesClient;
+
+use super::error::gone_is_fine;
+use super::{Containerd, Error, Kind, Result};
+
+impl Containerd {
+    /// Makes a lease that ends at `expires` (RFC 3339) and gives a client whose calls are under it.
+    ///
+    /// # Errors
+    /// [`Kind::AlreadyExists`] for the id.
+    pub async fn leased(&self, id: &str, expires: &str) -> Result<Self> {
+        let lease =
+            id.parse().map_err(|_| Error::new("create lease", id, Kind::InvalidArgument, "the id is not ASCII"))?;
+        let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expires.to_owned())]);
+        let request = pb::CreateRequest { id: id.to_owned(), labels };
+        let reply = LeasesClient::new(self.unary.clone()).create(self.request(request)).await;
+        reply.map_err(|status| Error::status("create lease", id, &status))?;
+        Ok(Self { lease: Some(lease), ..self.clone() })
+    }
+
+    /// Ends a lease; one that is not there has ended already.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] while containerd is away.
+    pub async fn delete_lease(&self, id: &str) -> Result<()> {
+        let request = pb::DeleteRequest { id: id.to_owned(), sync: false };
+        let reply = LeasesClient::new(self.unary.clone()).delete(self.request(request)).await;
+        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete lease", id, &status)))
+    }
+}

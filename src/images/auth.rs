@@ -1,0 +1,170 @@
+//! Credentials of a pull: which they are, and which hosts may have them.
+
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+
+use super::Error;
+use crate::api::v1::AuthConfig;
+use crate::containerd::Login;
+
+/// Docker writes padding, some credential helpers do not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What a pull may answer when a registry asks. Has no Debug: it is a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Credentials {
+    secret: Secret,
+    /// The only host they are for; `None` is the reference's host and its mirrors.
+    server: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Secret {
+    Password { username: String, password: String },
+    IdentityToken(String),
+}
+
+impl Credentials {
+    /// `None` for an anonymous pull. User name and password go before the identity token, and
+    /// that before `auth`, as in containerd.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what cannot be used; never with a value in it.
+    pub(super) fn from_config(config: Option<&AuthConfig>) -> Result<Option<Self>, Error> {
+        let Some(config) = config else { return Ok(None) };
+        let secret = if !config.username.is_empty() {
+            Secret::Password { username: config.username.clone(), password: config.password.clone() }
+        } else if !config.identity_token.is_empty() {
+            Secret::IdentityToken(config.identity_token.clone())
+        } else if !config.auth.is_empty() {
+            decode(&config.auth)?
+        } else if !config.registry_token.is_empty() {
+            // Transfer reads only user and secret of what we answer: a bearer token would be
+            // dropped in silence and the pull go on as nobody.
+            let reason = "a bearer token cannot be handed to containerd's Transfer service; use identity_token";
+            return Err(Error::Invalid { field: "auth.registry_token", reason: reason.to_owned() });
+        } else {
+            return Ok(None);
+        };
+        let server = host_of(&config.server_address);
+        Ok(Some(Self { secret, server }))
+    }
+
+    /// What to tell `host`; `allowed` are the reference's host and its configured mirrors.
+    pub(super) fn login(&self, host: &str, allowed: &[String]) -> Login {
+        let host = canonical(host);
+        let known = allowed.iter().any(|other| canonical(other) == host);
+        let meant = self.server.as_deref().is_none_or(|server| canonical(server) == host);
+        if !known || !meant {
+            return Login::Anonymous;
+        }
+        match &self.secret {
+            Secret::Password { username, password } => {
+                Login::Password { username: username.clone(), password: password.clone() }
+            }
+            Secret::IdentityToken(token) => Login::IdentityToken(token.clone()),
+        }
+    }
+
+    /// The text without the secret, should a registry have echoed it into its error.
+    pub(super) fn redact(&self, text: &str) -> String {
+        let secret = match &self.secret {
+            Secret::Password { password, .. } => password,
+            Secret::IdentityToken(token) => token,
+        };
+        // A secret of a few letters would only make the message unreadable, and say what it is.
+        if secret.len() < 4 { text.to_owned() } else { text.replace(secret.as_str(), "[redacted]") }
+    }
+}
+
+fn decode(auth: &str) -> Result<Secret, Error> {
+    let refuse = || Error::Invalid { field: "auth.auth", reason: "not base64 of user:password".to_owned() };
+    let decoded = BASE64.decode(auth.trim()).map_err(|_| refuse())?;
+    let text = String::from_utf8(decoded).map_err(|_| refuse())?;
+    let (username, password) = text.split_once(':').ok_or_else(refuse)?;
+    let password = password.trim_matches('\0').to_owned();
+    Ok(Secret::Password { username: username.to_owned(), password })
+}
+
+/// `https://index.docker.io/v1/` is `index.docker.io`.
+fn host_of(address: &str) -> Option<String> {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    (!host.is_empty()).then(|| host.to_owned())
+}
+
+/// Docker Hub has three names.
+fn canonical(host: &str) -> String {
+    match host {
+        "registry-1.docker.io" | "index.docker.io" => "docker.io".to_owned(),
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(config: &AuthConfig, host: &str, allowed: &[&str]) -> String {
+        let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        match Credentials::from_config(Some(config)).map(|c| c.map(|c| c.login(host, &allowed))) {
+            Ok(Some(Login::Password { username, password })) => format!("{username}:{password}"),
+            Ok(Some(Login::IdentityToken(token))) => format!("token {token}"),
+            Ok(Some(Login::Anonymous) | None) => "nobody".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn user() -> AuthConfig {
+        AuthConfig { username: "u".to_owned(), password: "p".to_owned(), ..AuthConfig::default() }
+    }
+
+    #[test]
+    fn the_order_is_password_then_token_then_auth() {
+        let all = AuthConfig { auth: "YTpi".to_owned(), identity_token: "t".to_owned(), ..user() };
+        assert_eq!(who(&all, "r", &["r"]), "u:p");
+        let two = AuthConfig { username: String::new(), ..all };
+        assert_eq!(who(&two, "r", &["r"]), "token t");
+        let one = AuthConfig { identity_token: String::new(), ..two };
+        assert_eq!(who(&one, "r", &["r"]), "a:b");
+        assert_eq!(who(&AuthConfig::default(), "r", &["r"]), "nobody");
+    }
+
+    #[test]
+    fn no_other_host_gets_them() {
+        assert_eq!(who(&user(), "evil.example", &["r.example", "mirror.example"]), "nobody");
+        assert_eq!(who(&user(), "mirror.example", &["r.example", "mirror.example"]), "u:p");
+        assert_eq!(who(&user(), "registry-1.docker.io", &["docker.io"]), "u:p");
+    }
+
+    #[test]
+    fn a_server_address_is_the_only_host() {
+        let hub = AuthConfig { server_address: "https://index.docker.io/v1/".to_owned(), ..user() };
+        assert_eq!(who(&hub, "registry-1.docker.io", &["docker.io"]), "u:p");
+        assert_eq!(who(&hub, "r.example", &["r.example"]), "nobody");
+        let bare = AuthConfig { server_address: "r.example:5000".to_owned(), ..user() };
+        assert_eq!(who(&bare, "r.example:5000", &["r.example:5000"]), "u:p");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_and_not_shown() {
+        let token = AuthConfig { registry_token: "SECRET".to_owned(), ..AuthConfig::default() };
+        let error = who(&token, "r", &["r"]);
+        assert!(error.starts_with("auth.registry_token: ") && !error.contains("SECRET"), "{error}");
+        for auth in ["!!!", "bm9jb2xvbg=="] {
+            let error = who(&AuthConfig { auth: auth.to_owned(), ..AuthConfig::default() }, "r", &["r"]);
+            assert!(error.starts_with("auth.auth: ") && !error.contains(auth), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_echoed_secret_is_taken_out() {
+        let config = AuthConfig { password: "hunter22".to_owned(), ..user() };
+        let credentials = Credentials::from_config(Some(&config)).unwrap().unwrap();
+        assert_eq!(credentials.redact("no hunter22 here"), "no [redacted] here");
+    }
+}

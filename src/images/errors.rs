@@ -1,0 +1,178 @@
+//! Everything that an image operation can fail with.
+
+use crate::containerd;
+
+/// A failed image operation: what was tried, on what, and why.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request was refused.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field, as CRI spells it.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The image is not on this node.
+    #[error("image {0:?} is not here")]
+    NotFound(String),
+    /// The registry does not have the image.
+    #[error("pull {reference}: not found: {message}")]
+    NotInRegistry {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// The registry refuses these credentials, or asks for some.
+    #[error("pull {reference}: {host} denies access: {message}")]
+    Denied {
+        /// The normalised reference.
+        reference: String,
+        /// The registry.
+        host: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// The registry cannot be reached. kubelet looks for the prefix.
+    #[error("RegistryUnavailable: pull {reference}: {message}")]
+    RegistryUnavailable {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// An image verifier said no. kubelet looks for the prefix.
+    #[error("SignatureValidationFailed: pull {reference}: {message}")]
+    SignatureValidationFailed {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// A download that came in too slowly.
+    #[error("pull {reference}: less than {bytes_per_second} bytes a second over {seconds} s; waiting for {waiting}")]
+    TooSlow {
+        /// The normalised reference.
+        reference: String,
+        /// The least rate.
+        bytes_per_second: u64,
+        /// Over how long.
+        seconds: u64,
+        /// The blobs that had not come.
+        waiting: String,
+    },
+    /// Nobody waited for the pull any more.
+    #[error("pull {0}: cancelled, nobody waited for it")]
+    Abandoned(String),
+    /// A limit, of containerd's or of ours.
+    #[error("pull {reference}: {message}")]
+    Exhausted {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// A pull that failed in some other way.
+    #[error("pull {reference}: {message}")]
+    Pull {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// containerd is away.
+    #[error("containerd is away: {0}")]
+    Away(String),
+    /// A manifest or a config that is not what it should be.
+    #[error("image {digest} is malformed: {reason}")]
+    Malformed {
+        /// The document.
+        digest: String,
+        /// Why.
+        reason: String,
+    },
+    /// A call to containerd.
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
+    /// A layer's content is not what the config says.
+    #[error("unpack layer {layer}: its content is {found}, the config says {expected}")]
+    WrongLayer {
+        /// The layer's digest.
+        layer: String,
+        /// Digest of what was unpacked.
+        found: String,
+        /// The diff id.
+        expected: String,
+    },
+    /// Looking into an image's root.
+    #[error("{operation} {path} of image {image}: {message}")]
+    Root {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path in the image.
+        path: String,
+        /// The image's id.
+        image: String,
+        /// The kernel's words.
+        message: String,
+    },
+}
+
+/// What the gRPC edge makes a code of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A field of the request.
+    InvalidArgument,
+    /// No such image.
+    NotFound,
+    /// Try again later.
+    Unavailable,
+    /// Other credentials, or another image.
+    PermissionDenied,
+    /// A limit.
+    ResourceExhausted,
+    /// Took too long.
+    DeadlineExceeded,
+    /// The caller went away.
+    Cancelled,
+    /// Everything else.
+    Internal,
+}
+
+impl Error {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid { .. } => Kind::InvalidArgument,
+            Self::NotFound(_) | Self::NotInRegistry { .. } => Kind::NotFound,
+            Self::Denied { .. } | Self::SignatureValidationFailed { .. } => Kind::PermissionDenied,
+            Self::RegistryUnavailable { .. } | Self::Away(_) => Kind::Unavailable,
+            Self::TooSlow { .. } => Kind::DeadlineExceeded,
+            Self::Abandoned(_) => Kind::Cancelled,
+            Self::Exhausted { .. } => Kind::ResourceExhausted,
+            Self::Pull { .. } | Self::Malformed { .. } | Self::WrongLayer { .. } | Self::Root { .. } => Kind::Internal,
+            Self::Containerd(error) => match error.kind() {
+                containerd::Kind::Unavailable => Kind::Unavailable,
+                containerd::Kind::Exhausted => Kind::ResourceExhausted,
+                containerd::Kind::Cancelled => Kind::Cancelled,
+                containerd::Kind::NotFound
+                | containerd::Kind::AlreadyExists
+                | containerd::Kind::InvalidArgument
+                | containerd::Kind::FailedPrecondition
+                | containerd::Kind::Unimplemented
+                | containerd::Kind::Denied
+                | containerd::Kind::Other => Kind::Internal,
+            },
+        }
+    }
+
+    pub(super) fn image(reason: impl Into<String>) -> Self {
+        Self::Invalid { field: "image.image", reason: reason.into() }
+    }
+
+    pub(super) fn malformed(digest: &str, reason: impl Into<String>) -> Self {
+        Self::Malformed { digest: digest.to_owned(), reason: reason.into() }
+    }
+}

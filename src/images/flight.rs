@@ -1,0 +1,196 @@
+//! One flight for callers that want the same thing: the first starts it, later ones join, each
+//! may leave. It runs detached; it learns when nobody has waited for it for a while.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// The flights under way, by what they are for.
+pub(super) struct Flights<K, T> {
+    flights: Arc<Mutex<HashMap<K, Arc<Flight<T>>>>>,
+}
+
+struct Flight<T> {
+    result: watch::Sender<Outcome<T>>,
+    waiters: watch::Sender<usize>,
+}
+
+enum Outcome<T> {
+    Flying,
+    Landed(T),
+    /// The pilot was dropped in the middle: a panic.
+    Crashed,
+}
+
+/// A place in a flight; dropping it is leaving.
+pub(super) struct Seat<T> {
+    flight: Arc<Flight<T>>,
+}
+
+/// What a flight itself holds.
+pub(super) struct Pilot<K: Eq + Hash, T> {
+    key: K,
+    flight: Arc<Flight<T>>,
+    flights: Arc<Mutex<HashMap<K, Arc<Flight<T>>>>>,
+}
+
+impl<K, T> Default for Flights<K, T> {
+    fn default() -> Self {
+        Self { flights: Arc::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
+    /// A seat in the flight for `key`, and the controls of it if it is to be started.
+    pub(super) fn join(&self, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
+        let mut flights = lock(&self.flights);
+        match flights.entry(key) {
+            Entry::Occupied(entry) => {
+                let flight = Arc::clone(entry.get());
+                flight.waiters.send_modify(|waiters| *waiters += 1);
+                (Seat { flight }, None)
+            }
+            Entry::Vacant(entry) => {
+                let key = entry.key().clone();
+                let flight =
+                    Arc::new(Flight { result: watch::Sender::new(Outcome::Flying), waiters: watch::Sender::new(1) });
+                entry.insert(Arc::clone(&flight));
+                let pilot = Pilot { key, flight: Arc::clone(&flight), flights: Arc::clone(&self.flights) };
+                (Seat { flight }, Some(pilot))
+            }
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.flights).len()
+    }
+}
+
+impl<T: Clone> Seat<T> {
+    /// Waits for the end; `None` when the flight was dropped in the middle.
+    pub(super) async fn arrive(self) -> Option<T> {
+        let mut result = self.flight.result.subscribe();
+        let outcome = result.wait_for(|outcome| !matches!(outcome, Outcome::Flying)).await;
+        match outcome.as_deref() {
+            Ok(Outcome::Landed(value)) => Some(value.clone()),
+            Ok(Outcome::Flying | Outcome::Crashed) | Err(_) => None,
+        }
+    }
+}
+
+impl<T> Drop for Seat<T> {
+    fn drop(&mut self) {
+        self.flight.waiters.send_modify(|waiters| *waiters = waiters.saturating_sub(1));
+    }
+}
+
+impl<K: Eq + Hash, T> Pilot<K, T> {
+    /// Resolves when nobody has waited for `patience`; from then on nobody can join any more.
+    pub(super) async fn abandoned(&self, patience: Duration) {
+        let mut waiters = self.flight.waiters.subscribe();
+        loop {
+            if waiters.wait_for(|waiters| *waiters == 0).await.is_err() {
+                return;
+            }
+            let back = tokio::time::timeout(patience, waiters.wait_for(|waiters| *waiters > 0)).await.is_ok();
+            if !back && self.close_if_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Under the lock under which others join: either they came in time, or they start anew.
+    fn close_if_empty(&self) -> bool {
+        let mut flights = lock(&self.flights);
+        let empty = *self.flight.waiters.borrow() == 0;
+        if empty {
+            flights.remove(&self.key);
+        }
+        empty
+    }
+
+    /// The end: whoever waits gets the result, and the next one starts anew.
+    pub(super) fn land(self, result: T) {
+        self.remove();
+        self.flight.result.send_replace(Outcome::Landed(result));
+    }
+
+    fn remove(&self) {
+        let mut flights = lock(&self.flights);
+        // After `close_if_empty` the key may be another flight's.
+        if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Pilot<K, T> {
+    fn drop(&mut self) {
+        self.remove();
+        self.flight.result.send_if_modified(|outcome| {
+            let crashed = matches!(outcome, Outcome::Flying);
+            if crashed {
+                *outcome = Outcome::Crashed;
+            }
+            crashed
+        });
+    }
+}
+
+fn lock<K, T>(flights: &Mutex<HashMap<K, Arc<Flight<T>>>>) -> MutexGuard<'_, HashMap<K, Arc<Flight<T>>>> {
+    flights.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Test = Flights<&'static str, u32>;
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_caller_joins_and_gets_the_same() {
+        let flights = Test::default();
+        let (first, pilot) = flights.join("a");
+        let (second, none) = flights.join("a");
+        assert!(none.is_none());
+        assert!(flights.join("b").1.is_some());
+        pilot.unwrap().land(7);
+        assert_eq!((first.arrive().await, second.arrive().await), (Some(7), Some(7)));
+        assert_eq!(flights.len(), 0);
+        assert!(flights.join("a").1.is_some(), "a landed flight is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_abandoned_a_minute_after_the_last_left() {
+        let flights = Test::default();
+        let (first, pilot) = flights.join("a");
+        let pilot = pilot.unwrap();
+        let start = tokio::time::Instant::now();
+        let leaving = async {
+            tokio::time::sleep(MINUTE).await;
+            drop(first);
+            tokio::time::sleep(MINUTE / 2).await;
+            let back = flights.join("a");
+            assert!(back.1.is_none());
+            tokio::time::sleep(MINUTE * 2).await;
+        };
+        tokio::join!(leaving, pilot.abandoned(MINUTE));
+        assert_eq!(start.elapsed(), MINUTE + MINUTE / 2 + MINUTE * 2 + MINUTE);
+        assert!(flights.join("a").1.is_some(), "a new caller does not board a closed flight");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_ends_the_wait() {
+        let flights = Test::default();
+        let (seat, pilot) = flights.join("a");
+        drop(pilot);
+        assert_eq!(seat.arrive().await, None);
+        assert_eq!(flights.len(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! One image on this node, as the other rooms see it.
+
+use std::sync::Arc;
+
+use oci_spec::image::ImageConfiguration;
+
+use super::manifest::{Contents, Layer};
+use crate::api::v1 as cri;
+use crate::containerd::Descriptor;
+
+/// An image. Immutable: a change of its names makes a new one.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Digest of the config, `sha256:...`; the image's id in every API.
+    pub id: String,
+    /// `host/path:tag`, sorted.
+    pub tags: Vec<String>,
+    /// `host/path@digest`, sorted.
+    pub repo_digests: Vec<String>,
+    /// The config, without its history. Its labels are the author's words: they never become
+    /// labels of a containerd object.
+    pub config: Arc<ImageConfiguration>,
+    /// Name of the committed snapshot that is the parent of a container's root; empty for an
+    /// image without layers.
+    pub chain_id: String,
+    /// Compressed bytes.
+    pub size: u64,
+    /// Not for kubelet's garbage collection.
+    pub pinned: bool,
+    pub(super) layers: Vec<Layer>,
+    pub(super) config_blob: Descriptor,
+    /// All names in containerd's store, whatever their form.
+    pub(super) names: Vec<String>,
+}
+
+/// The user that the config names, as CRI tells it: a number or a name, never both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// No user: root.
+    None,
+    /// A number.
+    Uid(i64),
+    /// A name, to be looked up in the image's own passwd.
+    Name(String),
+}
+
+impl Image {
+    pub(super) fn new(contents: &Contents, mut names: Vec<String>, pinned: bool) -> Self {
+        names.sort();
+        let tags = names.iter().filter(|name| !name.contains('@') && is_named(name)).cloned().collect();
+        let repo_digests = names.iter().filter(|name| name.contains('@')).cloned().collect();
+        Self {
+            id: contents.config.digest.clone(),
+            tags,
+            repo_digests,
+            config: Arc::clone(&contents.configuration),
+            chain_id: contents.chain_id.clone(),
+            size: contents.size,
+            pinned,
+            layers: contents.layers.clone(),
+            config_blob: contents.config.clone(),
+            names,
+        }
+    }
+
+    /// The user of the config without its group.
+    #[must_use]
+    pub fn user(&self) -> User {
+        let user = self.config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
+        let user = user.split(':').next().unwrap_or_default();
+        match user.parse::<i64>() {
+            _ if user.is_empty() => User::None,
+            Ok(uid) => User::Uid(uid),
+            Err(_) => User::Name(user.to_owned()),
+        }
+    }
+
+    /// As ListImages and ImageStatus show it.
+    #[must_use]
+    pub fn to_cri(&self) -> cri::Image {
+        let (uid, username) = match self.user() {
+            User::None => (None, String::new()),
+            User::Uid(value) => (Some(cri::Int64Value { value }), String::new()),
+            User::Name(name) => (None, name),
+        };
+        cri::Image {
+            id: self.id.clone(),
+            repo_tags: self.tags.clone(),
+            repo_digests: self.repo_digests.clone(),
+            size: self.size,
+            uid,
+            username,
+            spec: Some(cri::ImageSpec { image: self.id.clone(), ..cri::ImageSpec::default() }),
+            pinned: self.pinned,
+        }
+    }
+}
+
+/// Whether a name is `repository:tag` and no digest.
+fn is_named(name: &str) -> bool {
+    !super::reference::is_digest(name)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::images) fn contents(id: &str, user: &str) -> Contents {
+        let text = format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{{"User":{user:?}}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+        );
+        Contents {
+            config: Descriptor { digest: id.to_owned(), ..Descriptor::default() },
+            configuration: Arc::new(serde_json::from_str(&text).unwrap()),
+            layers: Vec::new(),
+            chain_id: String::new(),
+            size: 7,
+        }
+    }
+
+    #[test]
+    fn names_are_told_apart_by_form() {
+        let id = format!("sha256:{}", "a".repeat(64));
+        let names = vec![format!("r/a@{id}"), "r/a:t".to_owned(), id.clone(), "b:t".to_owned()];
+        let image = Image::new(&contents(&id, ""), names, false).to_cri();
+        assert_eq!(image.repo_tags, ["b:t", "r/a:t"]);
+        assert_eq!(image.repo_digests, [format!("r/a@{id}")]);
+        assert_eq!(image.id, id);
+    }
+
+    #[test]
+    fn a_user_is_a_number_or_a_name() {
+        for (user, expected) in [
+            ("", User::None),
+            ("1000", User::Uid(1000)),
+            ("1000:5", User::Uid(1000)),
+            ("web:web", User::Name("web".to_owned())),
+            (":5", User::None),
+            ("99999999999999999999", User::Name("99999999999999999999".to_owned())),
+        ] {
+            assert_eq!(Image::new(&contents("x", user), Vec::new(), false).user(), expected, "{user}");
+        }
+    }
+}

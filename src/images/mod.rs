@@ -1,0 +1,332 @@
+//! ImageService: one file a verb. containerd pulls, verifies and unpacks; its image records are
+//! the truth, and [`Images`] is an index of them that lists are served from.
+//!
+//! It must not do registry or archive work of its own, must not put an image's labels or
+//! annotations on a containerd object, and must not believe what an image says of itself.
+//! Called by the gRPC edge (verbs), by CreateContainer ([`Images::resolve`] and what follows from
+//! it), and by whoever reads containerd's event stream ([`Images::on_event`], [`Images::refresh`]).
+
+mod auth;
+mod copy;
+mod copy_volume;
+mod errors;
+mod flight;
+mod hosts;
+mod image;
+mod image_fs_info;
+mod image_status;
+mod index;
+mod list_images;
+mod manifest;
+mod progress;
+mod pull_image;
+mod reference;
+mod remove_image;
+mod root;
+mod unpack;
+mod user_db;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+pub use errors::{Error, Kind};
+pub use image::{Image, User};
+pub use progress::Pace;
+
+use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::tasks::Tasks;
+use flight::Flights;
+use image_fs_info::Usages;
+use index::{Index, Named};
+use manifest::Contents;
+use user_db::UserDbs;
+
+/// The label that says that a record's image has its id as a record too; containerd's own CRI
+/// plugin and other tools know it.
+const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
+/// The label of an image that kubelet's garbage collection spares.
+const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
+/// A new mutating call waits this long for a containerd that is away.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directories with `<host>/hosts.toml`, separated by colons.
+    pub registry_config_path: String,
+    /// The default snapshotter.
+    pub snapshotter: String,
+    /// Snapshotters of runtime handlers that have another one.
+    pub handler_snapshotters: BTreeMap<String, String>,
+    /// When a download is too slow.
+    pub pace: Pace,
+    /// Pulls that run at a time; further ones wait.
+    pub max_concurrent_pulls: usize,
+    /// A pull is cancelled this long after its last waiter left.
+    pub patience: Duration,
+    /// References, normalised, that kubelet's garbage collection is to spare.
+    pub pinned_images: Vec<String>,
+    /// Where the default snapshotter keeps its data, if it does not tell itself.
+    pub snapshotter_root: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            registry_config_path: "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            handler_snapshotters: BTreeMap::new(),
+            pace: Pace::default(),
+            max_concurrent_pulls: 64,
+            patience: Duration::from_secs(60),
+            pinned_images: Vec::new(),
+            snapshotter_root: None,
+        }
+    }
+}
+
+/// The images of this node. Clones are the same.
+#[derive(Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    containerd: Containerd,
+    settings: Settings,
+    tasks: Tasks,
+    platform: Platform,
+    index: Index,
+    pulls: Flights<pull_image::Key, Result<String, Error>>,
+    pull_places: Semaphore,
+    /// Bytes of all pulls.
+    downloaded: AtomicU64,
+    unpacks: Flights<(String, String), Result<(), Error>>,
+    user_dbs: UserDbs,
+    usages: Usages,
+}
+
+impl Images {
+    /// With an empty index: call [`Images::refresh`] next.
+    #[must_use]
+    pub fn start(containerd: Containerd, settings: Settings, tasks: Tasks) -> Self {
+        let places = settings.max_concurrent_pulls.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            inner: Arc::new(Inner {
+                containerd,
+                settings,
+                tasks,
+                platform: manifest::host_platform(),
+                index: Index::default(),
+                pulls: Flights::default(),
+                pull_places: Semaphore::new(places),
+                downloaded: AtomicU64::new(0),
+                unpacks: Flights::default(),
+                user_dbs: UserDbs::default(),
+                usages: Usages::default(),
+            }),
+        }
+    }
+
+    /// Reads all image records. To be called at start, and whenever the event stream has been
+    /// subscribed to anew: it has no replay. An image that cannot be read is left out, and one
+    /// without a record by its id gets that.
+    ///
+    /// # Errors
+    /// [`Error::Containerd`] when there is no list; the index stays as it was.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let ticket = self.inner.index.ticket();
+        let records = match self.inner.containerd.list_images().await {
+            Ok(records) => records,
+            Err(error) => {
+                self.inner.index.abandon(ticket);
+                return Err(error.into());
+            }
+        };
+        let names: std::collections::HashSet<String> = records.iter().map(|record| record.name.clone()).collect();
+        let (mut found, mut known) = (Vec::new(), HashMap::new());
+        let mut adopt = Vec::new();
+        for record in records {
+            let contents = match known.get(&record.target.digest) {
+                Some(contents) => Arc::clone(contents),
+                None => match self.contents(&record).await {
+                    Ok(contents) => contents,
+                    // containerd went away over it: what is known is better than half of it.
+                    Err(error) if error.kind() == Kind::Unavailable => {
+                        self.inner.index.abandon(ticket);
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::warn!(name = record.name, %error, "an image cannot be read");
+                        continue;
+                    }
+                },
+            };
+            known.insert(record.target.digest.clone(), Arc::clone(&contents));
+            if !is_managed(&record) || !names.contains(&contents.config.digest) {
+                adopt.push((record.clone(), Arc::clone(&contents)));
+            }
+            found.push((record.name.clone(), named(&record, contents)));
+        }
+        self.inner.index.apply_all(ticket, found);
+        for (record, contents) in adopt {
+            self.adopt(&record, &contents).await;
+        }
+        Ok(())
+    }
+
+    /// A record of this name was made, changed or removed, by us or by somebody else.
+    pub async fn on_event(&self, name: &str) {
+        if let Err(error) = self.converge(name).await {
+            tracing::warn!(name, %error, "an image cannot be read");
+        }
+    }
+
+    /// The image that a reference, an id, or the unambiguous beginning of an id means.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] for no text or an ambiguous one.
+    pub async fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
+        self.lookup(reference_or_id)
+    }
+
+    /// As [`Images::resolve`], which is async only so that it may ask containerd one day.
+    fn lookup(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
+        if reference_or_id.is_empty() {
+            return Err(Error::image("no image reference"));
+        }
+        self.inner.index.resolve(reference_or_id)
+    }
+
+    /// How many pulls run or wait.
+    #[must_use]
+    pub fn pulls_in_flight(&self) -> usize {
+        self.inner.pulls.len()
+    }
+
+    /// Makes the index say of one name what containerd says.
+    async fn converge(&self, name: &str) -> Result<(), Error> {
+        let index = &self.inner.index;
+        let ticket = index.ticket();
+        match self.read(name).await {
+            Ok(Some((record, contents))) => {
+                index.apply(ticket, name, Some(named(&record, Arc::clone(&contents))));
+                if !is_managed(&record) {
+                    self.adopt(&record, &contents).await;
+                }
+                Ok(())
+            }
+            Ok(None) => {
+                index.apply(ticket, name, None);
+                Ok(())
+            }
+            // Its content is gone or is nonsense: it is no image any more.
+            Err(error @ Error::Malformed { .. }) => {
+                index.apply(ticket, name, None);
+                Err(error)
+            }
+            Err(error) => {
+                index.abandon(ticket);
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<(ImageRecord, Arc<Contents>)>, Error> {
+        let record = match self.inner.containerd.get_image(name).await {
+            Ok(record) => record,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match self.contents(&record).await {
+            Ok(contents) => Ok(Some((record, contents))),
+            Err(Error::Containerd(error)) if error.is_not_found() => {
+                Err(Error::malformed(&record.target.digest, "its content is not here"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn contents(&self, record: &ImageRecord) -> Result<Arc<Contents>, Error> {
+        if let Some(contents) = self.inner.index.contents(&record.target.digest) {
+            return Ok(contents);
+        }
+        let contents = Contents::read(&self.inner.containerd, &record.target, &self.inner.platform).await?;
+        Ok(Arc::new(contents))
+    }
+
+    /// Gives an image that another tool brought a record by its id, then the label on the one
+    /// it came with: kubelet refers to it by id, and a moved tag must not take it away.
+    async fn adopt(&self, record: &ImageRecord, contents: &Contents) {
+        for name in [&contents.config.digest, &record.name] {
+            let pinned = record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1);
+            if let Err(error) = self.write_record(name, record, pinned).await {
+                tracing::warn!(name, %error, "an image cannot be adopted");
+                return;
+            }
+            if *name != record.name {
+                let ticket = self.inner.index.ticket();
+                let contents = self.inner.index.contents(&record.target.digest);
+                match contents {
+                    Some(contents) => self.inner.index.apply(ticket, name, Some(named(record, contents))),
+                    None => self.inner.index.abandon(ticket),
+                }
+            }
+        }
+    }
+
+    /// Makes `name` point to where `like` points, with our labels; other labels on it stay.
+    async fn write_record(&self, name: &str, like: &ImageRecord, pinned: bool) -> Result<(), containerd::Error> {
+        let mut labels = HashMap::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]);
+        let managed = format!("labels.{}", MANAGED.0);
+        let pin = format!("labels.{}", PINNED.0);
+        let mut fields = vec!["target", managed.as_str()];
+        if pinned {
+            labels.insert(PINNED.0.to_owned(), PINNED.1.to_owned());
+            fields.push(&pin);
+        }
+        let record = ImageRecord { name: name.to_owned(), labels, target: like.target.clone() };
+        // The record may come or go between two calls of ours; each round sees one state.
+        for _ in 0..3 {
+            match self.inner.containerd.update_image(record.clone(), &fields).await {
+                Err(error) if error.is_not_found() => {}
+                other => return other,
+            }
+            match self.inner.containerd.create_image(record.clone()).await {
+                Err(error) if error.kind() == containerd::Kind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        self.inner.containerd.update_image(record, &fields).await
+    }
+
+    /// Waits a little for a containerd that is away.
+    async fn containerd_is_there(&self) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + AWAY;
+        loop {
+            match self.inner.containerd.version().await {
+                Err(error) if error.kind() == containerd::Kind::Unavailable => {
+                    if tokio::time::Instant::now() >= deadline {
+                        return Err(Error::Away(error.to_string()));
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+fn is_managed(record: &ImageRecord) -> bool {
+    record.labels.get(MANAGED.0).is_some_and(|value| value == MANAGED.1)
+}
+
+fn named(record: &ImageRecord, contents: Arc<Contents>) -> Named {
+    let pinned = record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1);
+    Named { target: record.target.digest.clone(), contents, pinned }
+}

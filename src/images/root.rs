@@ -1,0 +1,88 @@
+//! A look into an image's root file system: a view snapshot under a lease that expires, its
+//! mounts made privately, both gone when the look is over.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Error, Image, Images};
+use crate::containerd::Mount;
+use crate::sys::mounts::{MountSpec, MountedRoot};
+
+/// containerd's GC takes the view this long after a daemon that died over it.
+const LEASE: Duration = Duration::from_secs(600);
+
+impl Images {
+    /// Runs `look` on the image's root, on a thread that may block.
+    pub(super) async fn look_into<T: Send + 'static>(
+        &self,
+        image: &Image,
+        snapshotter: &str,
+        look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.ensure_unpacked(image, snapshotter).await?;
+        let images = self.clone();
+        let (chain_id, id, snapshotter) = (image.chain_id.clone(), image.id.clone(), snapshotter.to_owned());
+        // Detached: a caller that leaves must not leave the view behind.
+        let work = async move { images.look_at_view(&id, &chain_id, &snapshotter, look).await };
+        match self.inner.tasks.operation(work).await {
+            Ok(result) => result,
+            Err(error) => Err(root_error("look into", Path::new("/"), &image.id, error)),
+        }
+    }
+
+    async fn look_at_view<T: Send + 'static>(
+        &self,
+        image: &str,
+        chain_id: &str,
+        snapshotter: &str,
+        look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let containerd = &self.inner.containerd;
+        let name = format!("pontoon-look-{}", crate::ids::ExecId::random());
+        let leased = containerd.leased(&name, &in_future(LEASE)).await?;
+        let result = match leased.view_snapshot(snapshotter, &name, chain_id, Default::default()).await {
+            Ok(mounts) => look_at_mounts(image, mounts, look).await,
+            Err(error) => Err(error.into()),
+        };
+        // Both, whatever came of it; what fails here the lease's end takes.
+        if let Err(error) = containerd.remove_snapshot(snapshotter, &name).await {
+            tracing::warn!(%error, "a view stays until its lease ends");
+        }
+        if let Err(error) = containerd.delete_lease(&name).await {
+            tracing::warn!(%error, "a lease stays until it ends");
+        }
+        result
+    }
+}
+
+async fn look_at_mounts<T: Send + 'static>(
+    image: &str,
+    mounts: Vec<Mount>,
+    look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let failed = |error: String| root_error("mount", Path::new("/"), image, error);
+    let spec = match <[Mount; 1]>::try_from(mounts) {
+        Ok([mount]) => MountSpec { fs_type: mount.fs_type, source: mount.source, options: mount.options },
+        Err(mounts) => return Err(failed(format!("{} mounts for one root", mounts.len()))),
+    };
+    let image = image.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        let root = MountedRoot::mount(spec).map_err(|error| root_error("mount", Path::new("/"), &image, error))?;
+        look(&root)
+    });
+    work.await.map_err(|error| failed(error.to_string()))?
+}
+
+/// `after` from now, as containerd's labels want it.
+pub(super) fn in_future(after: Duration) -> String {
+    let now = Timestamp::now();
+    let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
+    let then = Timestamp::from_second(now.as_second().saturating_add(seconds)).unwrap_or(now);
+    then.to_string()
+}
+
+pub(super) fn root_error(operation: &'static str, path: &Path, image: &str, error: impl ToString) -> Error {
+    Error::Root { operation, path: path.display().to_string(), image: image.to_owned(), message: error.to_string() }
+}

@@ -1,0 +1,113 @@
+//! Unpacking what Transfer did not: it knows only the snapshotters of its own configuration,
+//! and an image that was imported has not been through it at all.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::manifest::Layer;
+use super::root::in_future;
+use super::{Error, Image, Images};
+use crate::containerd::{Containerd, Kind};
+
+/// What a daemon that died over it leaves is collected after this; a layer takes minutes at most.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
+
+impl Images {
+    /// Makes the snapshots of all layers that are missing in `snapshotter`.
+    ///
+    /// # Errors
+    /// [`Error::Containerd`] with `NotFound` when a layer's blob is not here either.
+    pub async fn ensure_unpacked(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
+        if image.chain_id.is_empty() || self.is_unpacked(&image.chain_id, snapshotter).await? {
+            return Ok(());
+        }
+        let key = (image.chain_id.clone(), snapshotter.to_owned());
+        let (seat, pilot) = self.inner.unpacks.join(key);
+        if let Some(pilot) = pilot {
+            let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
+            // Never dropped in the middle: it ends, and the next container has it.
+            self.inner.tasks.operation(async move {
+                let result = images.unpack(&image, &snapshotter).await;
+                pilot.land(result);
+            });
+        }
+        let crashed = || Err(Error::malformed(&image.id, "unpacking it failed"));
+        seat.arrive().await.unwrap_or_else(crashed)
+    }
+
+    async fn is_unpacked(&self, chain_id: &str, snapshotter: &str) -> Result<bool, Error> {
+        match self.inner.containerd.stat_snapshot(snapshotter, chain_id).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn unpack(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
+        let containerd = &self.inner.containerd;
+        let lease = format!("pontoon-unpack-{}", crate::ids::ExecId::random());
+        let leased = containerd.leased(&lease, &in_future(LEASE)).await?;
+        let result = self.unpack_layers(&leased, image, snapshotter).await;
+        if let Err(error) = containerd.delete_lease(&lease).await {
+            tracing::warn!(%error, "a lease stays until it ends");
+        }
+        result
+    }
+
+    async fn unpack_layers(&self, leased: &Containerd, image: &Image, snapshotter: &str) -> Result<(), Error> {
+        let mut parent = "";
+        for layer in &image.layers {
+            if !self.is_unpacked(&layer.chain_id, snapshotter).await? {
+                unpack_layer(leased, layer, parent, snapshotter).await?;
+            }
+            parent = &layer.chain_id;
+        }
+        // From here on containerd's GC finds the snapshots through the config.
+        let label = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
+        leased.label_blob(&image.config_blob.digest, &label, &image.chain_id).await?;
+        Ok(())
+    }
+}
+
+async fn unpack_layer(leased: &Containerd, layer: &Layer, parent: &str, snapshotter: &str) -> Result<(), Error> {
+    let key = format!("extract-{} {}", crate::ids::ExecId::random(), layer.chain_id);
+    // Digests only: no annotation of the layer may reach the snapshotter (uid mappings).
+    let labels = HashMap::from([("containerd.io/snapshot.ref".to_owned(), layer.chain_id.clone())]);
+    let mounts = match leased.prepare_layer(snapshotter, &key, parent, labels.clone()).await {
+        Ok(mounts) => mounts,
+        // A remote snapshotter had it and has committed it.
+        Err(error) if error.kind() == Kind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let result = apply(leased, layer, &key, mounts, snapshotter).await;
+    if result.is_err()
+        && let Err(error) = leased.remove_snapshot(snapshotter, &key).await
+    {
+        tracing::warn!(%error, "a snapshot stays until its lease ends");
+    }
+    result
+}
+
+async fn apply(
+    leased: &Containerd,
+    layer: &Layer,
+    key: &str,
+    mounts: Vec<crate::containerd::Mount>,
+    snapshotter: &str,
+) -> Result<(), Error> {
+    let found = leased.apply_diff(layer.blob.clone(), mounts).await?;
+    if found != layer.diff_id {
+        let (layer, expected) = (layer.blob.digest.clone(), layer.diff_id.clone());
+        return Err(Error::WrongLayer { layer, found, expected });
+    }
+    let labels = HashMap::from([("containerd.io/snapshot.ref".to_owned(), layer.chain_id.clone())]);
+    match leased.commit_snapshot(snapshotter, &layer.chain_id, key, labels).await {
+        Ok(()) => Ok(()),
+        // Somebody else was faster; theirs is the same.
+        Err(error) if error.kind() == Kind::AlreadyExists => {
+            leased.remove_snapshot(snapshotter, key).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

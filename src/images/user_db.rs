@@ -1,0 +1,86 @@
+//! /etc/passwd and /etc/group of an image, read as hostile (CVE-2026-47262: one of two
+//! gigabytes, a device, or a FIFO) and kept for the next container of the same layers.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::root::root_error;
+use super::{Error, Image, Images};
+use crate::sys::mounts::MountedRoot;
+
+/// Largest file that is read.
+const LARGEST: u64 = 10 << 20;
+/// Largest that is kept; a real one has a few kilobytes.
+const LARGEST_KEPT: usize = 256 << 10;
+/// How many images' are kept.
+const KEPT: usize = 128;
+
+/// passwd and group.
+type Files = (Vec<u8>, Vec<u8>);
+/// Snapshotter and chain id.
+type Key = (String, String);
+
+/// The last ones read, by snapshotter and chain id: the content of a chain id never changes.
+#[derive(Default)]
+pub(super) struct UserDbs {
+    kept: Mutex<VecDeque<(Key, Arc<Files>)>>,
+}
+
+impl UserDbs {
+    fn get(&self, key: &Key) -> Option<Arc<Files>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(other, _)| other == key).map(|(_, files)| Arc::clone(files))
+    }
+
+    fn keep(&self, key: Key, files: &Files) {
+        if files.0.len() + files.1.len() > LARGEST_KEPT {
+            return;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(other, _)| *other != key);
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((key, Arc::new(files.clone())));
+    }
+}
+
+impl Images {
+    /// The image's /etc/passwd and /etc/group; empty for one that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Root`] when one is no regular file, or larger than 10 MiB.
+    pub async fn user_db(&self, image: &Image, snapshotter: &str) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        if image.chain_id.is_empty() {
+            return Ok(Files::default());
+        }
+        let key = (snapshotter.to_owned(), image.chain_id.clone());
+        if let Some(files) = self.inner.user_dbs.get(&key) {
+            return Ok((*files).clone());
+        }
+        let id = image.id.clone();
+        let look = move |root: &MountedRoot| Ok((read(root, "/etc/passwd", &id)?, read(root, "/etc/group", &id)?));
+        let files = self.look_into(image, snapshotter, look).await?;
+        self.inner.user_dbs.keep(key, &files);
+        Ok(files)
+    }
+}
+
+fn read(root: &MountedRoot, path: &str, image: &str) -> Result<Vec<u8>, Error> {
+    let failed = |error: String| root_error("read", Path::new(path), image, error);
+    let file = match root.open_file(Path::new(path)) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(error.to_string())),
+    };
+    let mut content = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut content).map_err(|error| failed(error.to_string()))?;
+    if content.len() as u64 > LARGEST {
+        return Err(failed(format!("larger than {LARGEST} bytes")));
+    }
+    Ok(content)
+}

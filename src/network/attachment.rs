@@ -1,0 +1,240 @@
+//! What a sandbox asks of its network, in CNI's words.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::bandwidth::Bandwidth;
+use super::error::Error;
+use crate::api::v1;
+use crate::ids::SandboxId;
+
+/// Capability under which containerd passes a pod's annotations; plugins know this name.
+const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+
+/// A sandbox and what its network needs to know of it.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// CNI's container id.
+    pub id: SandboxId,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// Where the network namespace is pinned; `None` for a detach when it is gone or no longer
+    /// a namespace, so that plugins do not try to enter it.
+    pub netns: Option<PathBuf>,
+    /// Ports to publish on the host; only those with a host port.
+    pub port_mappings: Vec<PortMapping>,
+    /// `None` leaves the node's resolver in place; empty is something else.
+    pub dns: Option<Dns>,
+    /// The pod's annotations; those on bandwidth are read when it is attached.
+    pub annotations: HashMap<String, String>,
+    /// The sandbox's cgroup parent, for plugins that mark traffic by cgroup.
+    pub cgroup_path: Option<String>,
+}
+
+/// A port of the sandbox that is published on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Port on the host, above 0.
+    pub host_port: i32,
+    /// Port in the sandbox.
+    pub container_port: i32,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: &'static str,
+    /// Address on the host; empty for all.
+    pub host_ip: String,
+}
+
+/// A sandbox's resolver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options of resolv.conf.
+    pub options: Vec<String>,
+}
+
+impl Attachment {
+    /// Takes what concerns the network from a sandbox's config.
+    #[must_use]
+    pub fn new(
+        id: &SandboxId,
+        config: &v1::PodSandboxConfig,
+        netns: Option<PathBuf>,
+        cgroup_path: Option<String>,
+    ) -> Self {
+        let metadata = config.metadata.clone().unwrap_or_default();
+        Self {
+            id: id.clone(),
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            netns,
+            port_mappings: config.port_mappings.iter().filter_map(port_mapping).collect(),
+            dns: config.dns_config.as_ref().map(|dns| Dns {
+                servers: dns.servers.clone(),
+                searches: dns.searches.clone(),
+                options: dns.options.clone(),
+            }),
+            annotations: config.annotations.clone().into_iter().collect(),
+            cgroup_path: cgroup_path.filter(|path| !path.is_empty()),
+        }
+    }
+
+    /// Whether [`super::Network::attach`] would refuse it for what its config says, for an
+    /// answer before anything is made.
+    ///
+    /// # Errors
+    /// [`Error::InvalidField`] and [`Error::Bandwidth`].
+    pub fn validate(&self) -> Result<(), Error> {
+        self.cni_args()?;
+        Bandwidth::from_annotations(&self.annotations)?;
+        Ok(())
+    }
+
+    /// `CNI_ARGS`, in containerd's keys.
+    pub(super) fn cni_args(&self) -> Result<Vec<(String, String)>, Error> {
+        let pairs = [
+            ("IgnoreUnknown", "1", ""),
+            ("K8S_POD_NAMESPACE", self.namespace.as_str(), "metadata.namespace"),
+            ("K8S_POD_NAME", self.name.as_str(), "metadata.name"),
+            ("K8S_POD_INFRA_CONTAINER_ID", self.id.as_str(), "id"),
+            ("K8S_POD_UID", self.uid.as_str(), "metadata.uid"),
+        ];
+        let pair = |(key, value, field): (&str, &str, &'static str)| {
+            // There is no quoting in CNI_ARGS: a name with a `;` would add arguments.
+            let unfit = |c: char| c == ';' || c == '=' || c.is_control();
+            if value.contains(unfit) {
+                return Err(Error::InvalidField { field });
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        };
+        pairs.into_iter().map(pair).collect()
+    }
+
+    /// All capability arguments; each plugin gets those that its config asks for. `ips`, `mac`
+    /// and the like have no field in CRI.
+    pub(super) fn capability_args(&self) -> Result<Map<String, Value>, Error> {
+        let mut args = Map::new();
+        args.insert(ANNOTATIONS.to_owned(), json!(self.annotations));
+        if !self.port_mappings.is_empty() {
+            let all = self.port_mappings.iter().map(PortMapping::to_json).collect();
+            args.insert("portMappings".to_owned(), Value::Array(all));
+        }
+        if let Some(bandwidth) = Bandwidth::from_annotations(&self.annotations)? {
+            args.insert("bandwidth".to_owned(), bandwidth_json(bandwidth));
+        }
+        if let Some(dns) = &self.dns {
+            let dns = json!({ "servers": dns.servers, "searches": dns.searches, "options": dns.options });
+            args.insert("dns".to_owned(), dns);
+        }
+        if let Some(path) = &self.cgroup_path {
+            args.insert("cgroupPath".to_owned(), json!(path));
+        }
+        Ok(args)
+    }
+}
+
+impl PortMapping {
+    fn to_json(&self) -> Value {
+        json!({
+            "hostPort": self.host_port,
+            "containerPort": self.container_port,
+            "protocol": self.protocol,
+            "hostIP": self.host_ip,
+        })
+    }
+}
+
+/// 0 means that no host port is wanted (api.proto, PortMapping.host_port).
+fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
+    let protocol = match mapping.protocol() {
+        v1::Protocol::Tcp => "tcp",
+        v1::Protocol::Udp => "udp",
+        v1::Protocol::Sctp => "sctp",
+    };
+    (mapping.host_port > 0).then(|| PortMapping {
+        host_port: mapping.host_port,
+        container_port: mapping.container_port,
+        protocol,
+        host_ip: mapping.host_ip.clone(),
+    })
+}
+
+/// The burst is the largest that the plugin takes, as containerd has it: a rate alone is refused.
+fn bandwidth_json(bandwidth: Bandwidth) -> Value {
+    let mut limits = Map::new();
+    for (direction, rate) in [("ingress", bandwidth.ingress), ("egress", bandwidth.egress)] {
+        if let Some(rate) = rate {
+            limits.insert(format!("{direction}Rate"), json!(rate));
+            limits.insert(format!("{direction}Burst"), json!(u32::MAX));
+        }
+    }
+    Value::Object(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> v1::PodSandboxConfig {
+        let metadata = v1::PodSandboxMetadata {
+            name: "web-0".to_owned(),
+            namespace: "shop".to_owned(),
+            uid: "u-1".to_owned(),
+            attempt: 0,
+        };
+        v1::PodSandboxConfig { metadata: Some(metadata), ..v1::PodSandboxConfig::default() }
+    }
+
+    fn attachment(config: &v1::PodSandboxConfig) -> Attachment {
+        Attachment::new(&SandboxId::random(), config, None, Some("/kubepods/pod1".to_owned()))
+    }
+
+    #[test]
+    fn ports_without_a_host_port_are_not_published() {
+        let port = |protocol: v1::Protocol, host_port| v1::PortMapping {
+            protocol: protocol.into(),
+            container_port: 80,
+            host_port,
+            host_ip: "192.0.2.1".to_owned(),
+        };
+        let mut config = config();
+        config.port_mappings =
+            vec![port(v1::Protocol::Tcp, 0), port(v1::Protocol::Sctp, 8080), port(v1::Protocol::Udp, -1)];
+        let args = attachment(&config).capability_args().unwrap();
+        let expected = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp", "hostIP": "192.0.2.1"}]);
+        assert_eq!(args["portMappings"], expected);
+    }
+
+    #[test]
+    fn capabilities_are_those_that_containerd_passes() {
+        let mut config = config();
+        config.annotations.insert("kubernetes.io/egress-bandwidth".to_owned(), "1M".to_owned());
+        config.dns_config = Some(v1::DnsConfig { servers: vec!["10.0.0.10".to_owned()], ..Default::default() });
+        let args = attachment(&config).capability_args().unwrap();
+        let expected = json!({
+            "io.kubernetes.cri.pod-annotations": {"kubernetes.io/egress-bandwidth": "1M"},
+            "bandwidth": {"egressRate": 1_000_000, "egressBurst": u32::MAX},
+            "dns": {"servers": ["10.0.0.10"], "searches": [], "options": []},
+            "cgroupPath": "/kubepods/pod1",
+        });
+        assert_eq!(Value::Object(args), expected);
+    }
+
+    #[test]
+    fn a_name_cannot_add_arguments() {
+        let mut config = config();
+        let pod = config.metadata.as_mut().unwrap();
+        pod.name = "web;IgnoreUnknown=0".to_owned();
+        let error = attachment(&config).validate().unwrap_err();
+        assert!(error.to_string().starts_with("metadata.name "), "{error}");
+    }
+}

@@ -1,0 +1,212 @@
+//! libcni's cache of attachments: one file each, `results/<network>-<container>-<interface>`.
+//!
+//! libcni writes it after ADD. Here it is also written before, without a result, so that a
+//! crash in the middle of ADD still gives a DEL with the config that ADD had. Multus keeps its
+//! delegates' files in the same directory under the same container ids: files of ours say
+//! whose they are in a field that libcni does not know and ignores.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::blocking;
+use super::chain::RuntimeConf;
+use super::config::NetworkConfig;
+use super::error::Error;
+use crate::ids::SandboxId;
+
+const KIND: &str = "cniCacheV1";
+const OWNER: &str = "pontoon";
+
+/// What a written entry must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Our death.
+    Process,
+    /// The node's as well: addresses outlive it in the IPAM's own files.
+    Disk,
+}
+
+/// One attachment.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub config: Arc<NetworkConfig>,
+    pub runtime: RuntimeConf,
+    /// `None` until ADD has succeeded.
+    pub result: Option<Value>,
+}
+
+/// The file's form (libcni/api.go, cachedInfo).
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CachedInfo {
+    kind: String,
+    container_id: String,
+    /// The conflist in base64.
+    config: String,
+    if_name: String,
+    network_name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    netns: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capability_args: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    /// Ours alone.
+    #[serde(default)]
+    owner: String,
+}
+
+/// The directory of the cache.
+#[derive(Clone)]
+pub(super) struct Cache {
+    results: PathBuf,
+}
+
+impl Cache {
+    pub(super) fn new(cache_dir: &Path) -> Self {
+        Self { results: cache_dir.join("results") }
+    }
+
+    /// Writes an entry in place of the one before; never half of it.
+    pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
+        let (results, target) = (self.results.clone(), self.path(entry));
+        let bytes = encode(entry);
+        blocking(move || {
+            let written = replace(&results, &target, &bytes, durability);
+            written.map_err(|source| Error::Cache { path: target, source })
+        })
+        .await
+    }
+
+    /// Forgets an entry; absent is fine.
+    pub(super) async fn remove(&self, entry: &Entry) -> Result<(), Error> {
+        let target = self.path(entry);
+        blocking(move || match fs::remove_file(&target) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Cache { path: target, source }),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// A sandbox's entries in the order of their interfaces: ours, and others' that are on
+    /// one of the `known` networks and its interface.
+    pub(super) async fn find(&self, id: &SandboxId, known: Vec<(String, String)>) -> Result<Vec<Entry>, Error> {
+        let (results, id) = (self.results.clone(), id.clone());
+        blocking(move || {
+            let mut found = Vec::new();
+            let part = format!("-{id}-");
+            for path in list(&results)?.into_iter().filter(|path| name(path).contains(&part)) {
+                let Some(info) = read(&path) else { continue };
+                let known = known.iter().any(|(network, name)| *network == info.network_name && *name == info.if_name);
+                if info.container_id == id.as_str() && (info.owner == OWNER || known) {
+                    found.extend(decode(info, &path));
+                }
+            }
+            found.sort_by(|a, b| a.runtime.interface.cmp(&b.runtime.interface));
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The sandboxes that entries of ours are about.
+    pub(super) async fn ours(&self) -> Result<BTreeSet<SandboxId>, Error> {
+        let results = self.results.clone();
+        blocking(move || {
+            let all = list(&results)?.into_iter().filter_map(|path| read(&path));
+            let ours = all.filter(|info| info.owner == OWNER);
+            Ok(ours.filter_map(|info| SandboxId::parse(&info.container_id).ok()).collect())
+        })
+        .await
+    }
+
+    fn path(&self, entry: &Entry) -> PathBuf {
+        let (network, runtime) = (&entry.config.name, &entry.runtime);
+        self.results.join(format!("{network}-{}-{}", runtime.id, runtime.interface))
+    }
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn list(results: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(results).and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
+    match entries {
+        // A dot begins what is being written.
+        Ok(entries) => Ok(Vec::into_iter(entries).filter(|path| !name(path).starts_with('.')).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::Cache { path: results.to_owned(), source }),
+    }
+}
+
+/// A file of libcni's, or `None` for what is not (any more): others write here as well.
+fn read(path: &Path) -> Option<CachedInfo> {
+    let bytes = fs::read(path).ok()?;
+    let info: Option<CachedInfo> = serde_json::from_slice(&bytes).ok();
+    if info.is_none() && !bytes.is_empty() {
+        tracing::warn!(path = %path.display(), "cni cache file is not readable, the loaded config is used instead");
+    }
+    info.filter(|info| info.kind == KIND)
+}
+
+fn decode(info: CachedInfo, path: &Path) -> Option<Entry> {
+    let bytes = BASE64_STANDARD.decode(&info.config).map_err(|error| error.to_string());
+    let config = match bytes.and_then(|bytes| NetworkConfig::from_list(&bytes)) {
+        Ok(config) => config,
+        Err(reason) => {
+            tracing::warn!(path = %path.display(), reason, "cni cache file has no valid config, the loaded one is used");
+            return None;
+        }
+    };
+    let runtime = RuntimeConf {
+        id: info.container_id,
+        netns: (!info.netns.is_empty()).then(|| info.netns.into()),
+        interface: info.if_name,
+        args: info.cni_args.unwrap_or_default(),
+        capabilities: info.capability_args.unwrap_or_default(),
+    };
+    Some(Entry { config: Arc::new(config), runtime, result: info.result.filter(Value::is_object) })
+}
+
+fn encode(entry: &Entry) -> Vec<u8> {
+    let runtime = entry.runtime.clone();
+    let info = CachedInfo {
+        kind: KIND.to_owned(),
+        container_id: runtime.id,
+        config: BASE64_STANDARD.encode(&entry.config.bytes),
+        if_name: runtime.interface,
+        network_name: entry.config.name.clone(),
+        netns: runtime.netns.map(|path| path.display().to_string()).unwrap_or_default(),
+        cni_args: Some(runtime.args),
+        capability_args: Some(runtime.capabilities),
+        result: entry.result.clone(),
+        owner: OWNER.to_owned(),
+    };
+    // Texts and maps with text keys always have a JSON form.
+    serde_json::to_vec(&info).unwrap_or_default()
+}
+
+fn replace(results: &Path, target: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(results)?;
+    // The same name each time: what a crash leaves is overwritten or at worst stays one file.
+    let unfinished = results.join(format!(".{}.tmp", name(target)));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(bytes)?;
+    if durability == Durability::Disk {
+        // The directory is not synced: a rename that a power cut takes back leaves the entry
+        // before it, which is enough for DEL.
+        file.sync_data()?;
+    }
+    fs::rename(&unfinished, target)
+}

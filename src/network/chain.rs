@@ -1,0 +1,172 @@
+//! A network's plugins, verb by verb: what libcni's AddNetworkList and the like do.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::config::{NetworkConfig, PluginConfig, Version};
+use super::error::Error;
+use super::exec::{Call, Plugins, Verb, cut, path_value};
+
+/// DEL is given the result, and CHECK exists, since this version.
+const WITH_CHECK: Version = Version(0, 4, 0);
+/// GC and STATUS exist since this version.
+const WITH_STATUS: Version = Version(1, 1, 0);
+
+/// What one attachment of a container to a network is made with (libcni's RuntimeConf).
+#[derive(Clone, Debug)]
+pub(super) struct RuntimeConf {
+    pub id: String,
+    /// `None` when the namespace is gone.
+    pub netns: Option<PathBuf>,
+    /// The interface in the container.
+    pub interface: String,
+    /// `CNI_ARGS`.
+    pub args: Vec<(String, String)>,
+    /// All of them; each plugin gets those it asks for.
+    pub capabilities: Map<String, Value>,
+}
+
+/// A network and where its plugins are.
+pub(super) struct Chain<'a> {
+    pub plugins: &'a Plugins,
+    pub network: &'a NetworkConfig,
+    /// For all plugins together.
+    pub deadline: Instant,
+}
+
+impl Chain<'_> {
+    /// ADD, each plugin with the result of the one before; gives the last one's.
+    pub(super) async fn add(&self, runtime: &RuntimeConf) -> Result<Value, Error> {
+        let mut result = None;
+        for plugin in &self.network.plugins {
+            let config = self.config(plugin, result.as_ref(), runtime);
+            let output = self.run(plugin, Verb::Add, config, Some(runtime)).await?;
+            result = Some(self.parse(plugin, &output)?);
+        }
+        // A loaded network has at least one plugin.
+        result.ok_or_else(|| Error::InvalidResult("the network has no plugins".to_owned()))
+    }
+
+    /// DEL, the last plugin first. The first error ends it, as in libcni: the plugins before
+    /// must not give back what a later one still uses.
+    pub(super) async fn del(&self, runtime: &RuntimeConf, result: Option<&Value>) -> Result<(), Error> {
+        let result = result.filter(|_| self.network.version >= WITH_CHECK);
+        for plugin in self.network.plugins.iter().rev() {
+            let config = self.config(plugin, result, runtime);
+            self.run(plugin, Verb::Del, config, Some(runtime)).await?;
+        }
+        Ok(())
+    }
+
+    /// CHECK, where the version has it and the config wants it.
+    pub(super) async fn check(&self, runtime: &RuntimeConf, result: &Value) -> Result<(), Error> {
+        if self.network.version < WITH_CHECK || self.network.disable_check {
+            return Ok(());
+        }
+        for plugin in &self.network.plugins {
+            let config = self.config(plugin, Some(result), runtime);
+            self.run(plugin, Verb::Check, config, Some(runtime)).await?;
+        }
+        Ok(())
+    }
+
+    /// GC of all but the valid attachments, (container id, interface). All plugins are asked.
+    pub(super) async fn gc(&self, valid: &[(&str, &str)]) -> Result<(), Error> {
+        if self.network.version < WITH_STATUS || self.network.disable_gc {
+            return Ok(());
+        }
+        let attachment = |(id, interface): &(&str, &str)| json!({ "containerID": id, "ifname": interface });
+        let valid = Value::Array(valid.iter().map(attachment).collect());
+        let mut outcome = Ok(());
+        for plugin in &self.network.plugins {
+            let mut config = self.named(plugin);
+            // The spec's text and its later correction have different keys (cni#1101).
+            for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+                config.insert(key.to_owned(), valid.clone());
+            }
+            outcome = outcome.and(self.run(plugin, Verb::Gc, config, None).await.map(drop));
+        }
+        outcome
+    }
+
+    /// STATUS: whether ADD would work now.
+    pub(super) async fn status(&self) -> Result<(), Error> {
+        for plugin in &self.network.plugins {
+            self.run(plugin, Verb::Status, self.named(plugin), None).await?;
+        }
+        Ok(())
+    }
+
+    /// The plugin's config with the network's name and version.
+    fn named(&self, plugin: &PluginConfig) -> Map<String, Value> {
+        let mut config = plugin.raw.clone();
+        config.insert("name".to_owned(), json!(self.network.name));
+        config.insert("cniVersion".to_owned(), json!(self.network.cni_version));
+        config
+    }
+
+    fn config(&self, plugin: &PluginConfig, previous: Option<&Value>, runtime: &RuntimeConf) -> Map<String, Value> {
+        let mut config = self.named(plugin);
+        if let Some(previous) = previous {
+            config.insert("prevResult".to_owned(), previous.clone());
+        }
+        let wanted = |name: &String| Some((name.clone(), runtime.capabilities.get(name)?.clone()));
+        let granted: Map<_, _> = plugin.capabilities.iter().filter_map(wanted).collect();
+        if !granted.is_empty() {
+            config.insert("runtimeConfig".to_owned(), Value::Object(granted));
+        }
+        config
+    }
+
+    async fn run(
+        &self,
+        plugin: &PluginConfig,
+        verb: Verb,
+        config: Map<String, Value>,
+        runtime: Option<&RuntimeConf>,
+    ) -> Result<Vec<u8>, Error> {
+        let call = Call {
+            plugin: &plugin.kind,
+            verb,
+            stdin: Value::Object(config).to_string().into_bytes(),
+            environment: environment(runtime),
+            deadline: self.deadline,
+        };
+        self.plugins.run(call).await
+    }
+
+    /// A result must be an object. One that does not say its version has the config's.
+    fn parse(&self, plugin: &PluginConfig, output: &[u8]) -> Result<Value, Error> {
+        let garbage = |reason: &str| Error::Garbage {
+            plugin: plugin.kind.clone(),
+            verb: Verb::Add,
+            reason: reason.to_owned(),
+            output: cut(output),
+        };
+        let mut result: Value = serde_json::from_slice(output).map_err(|_| garbage("its result is no JSON"))?;
+        let fields = result.as_object_mut().ok_or_else(|| garbage("its result is no JSON object"))?;
+        let said = fields.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+        if said.is_empty() {
+            fields.insert("cniVersion".to_owned(), json!(self.network.cni_version));
+        }
+        Ok(result)
+    }
+}
+
+/// All of the spec's variables, empty where they do not apply: none is to be inherited.
+fn environment(runtime: Option<&RuntimeConf>) -> Vec<(&'static str, OsString)> {
+    let text = |value: Option<&String>| value.map(OsString::from).unwrap_or_default();
+    let pairs = |runtime: &RuntimeConf| {
+        let pairs: Vec<_> = runtime.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        pairs.join(";")
+    };
+    vec![
+        ("CNI_CONTAINERID", text(runtime.map(|runtime| &runtime.id))),
+        ("CNI_NETNS", path_value(runtime.and_then(|runtime| runtime.netns.as_deref()))),
+        ("CNI_IFNAME", text(runtime.map(|runtime| &runtime.interface))),
+        ("CNI_ARGS", OsString::from(runtime.map(pairs).unwrap_or_default())),
+    ]
+}

@@ -1,0 +1,290 @@
+//! Network configs: conflist files, and the older conf files of one plugin.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+/// A config larger than this is none.
+const LARGEST_FILE: u64 = 1 << 20;
+/// What libcni takes for a config, in whichever order their names sort.
+const EXTENSIONS: [&str; 3] = ["conflist", "conf", "json"];
+/// The newest spec that this room speaks.
+const NEWEST: Version = Version(1, 1, 0);
+/// A config that says no version is of this one (CNI spec, "Version considerations").
+const UNSAID: &str = "0.1.0";
+
+/// A version of the CNI spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(pub u32, pub u32, pub u32);
+
+/// A network: a name and the chain of its plugins.
+#[derive(Clone, Debug)]
+pub(super) struct NetworkConfig {
+    /// The network's name; safe in a file's name.
+    pub name: String,
+    /// The spec's version, as the config spells it.
+    pub cni_version: String,
+    /// The same, to compare.
+    pub version: Version,
+    /// CHECK is not to be called.
+    pub disable_check: bool,
+    /// GC is not to be called.
+    pub disable_gc: bool,
+    /// In the order of ADD; never empty.
+    pub plugins: Vec<PluginConfig>,
+    /// The config as one conflist, for the cache.
+    pub bytes: Vec<u8>,
+    /// The file it is from; empty for one from the cache.
+    pub source: PathBuf,
+}
+
+/// One plugin of a chain.
+#[derive(Clone, Debug)]
+pub(super) struct PluginConfig {
+    /// The name of its executable; without a `/`.
+    pub kind: String,
+    /// The capabilities it asks for.
+    pub capabilities: Vec<String>,
+    /// All of its config.
+    pub raw: Map<String, Value>,
+}
+
+/// A file that is no network config.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {reason}", .file.display())]
+pub(super) struct InvalidConfig {
+    pub file: PathBuf,
+    pub reason: String,
+}
+
+/// The first `most` configs of the directory (0 is all), by file name; none when the
+/// directory is not there.
+///
+/// One invalid file among them is an error. Going on to the next would put sandboxes on
+/// whatever network comes after the one that is wanted.
+pub(super) fn load(dir: &Path, most: usize) -> Result<Vec<Arc<NetworkConfig>>, InvalidConfig> {
+    let limit = if most == 0 { usize::MAX } else { most };
+    let files = files(dir, &EXTENSIONS).map_err(|error| InvalidConfig::new(dir, error))?;
+    files.iter().take(limit).map(|file| read(file).map(Arc::new)).collect()
+}
+
+fn files(dir: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        let fits = path.extension().is_some_and(|given| extensions.iter().any(|known| given == *known));
+        if fits && !entry.file_type()?.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read(file: &Path) -> Result<NetworkConfig, InvalidConfig> {
+    let invalid = |reason: String| InvalidConfig::new(file, reason);
+    let bytes = read_bounded(file).map_err(|error| invalid(error.to_string()))?;
+    let list = file.extension().is_some_and(|extension| extension == "conflist");
+    let mut network =
+        if list { NetworkConfig::from_list(&bytes) } else { NetworkConfig::from_plugin(&bytes) }.map_err(invalid)?;
+    if list {
+        network.add_plugins_beside(file)?;
+    }
+    if network.plugins.is_empty() {
+        return Err(invalid("it has no plugins".to_owned()));
+    }
+    network.source = file.to_owned();
+    Ok(network)
+}
+
+fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::other(format!("larger than {LARGEST_FILE} bytes")));
+    }
+    Ok(bytes)
+}
+
+impl NetworkConfig {
+    /// Reads a conflist. Its plugins may be empty, for those in files of their own.
+    pub(super) fn from_list(bytes: &[u8]) -> Result<Self, String> {
+        let raw = object(bytes)?;
+        let name = text(&raw, "name")?.ok_or("it has no \"name\"")?;
+        valid_name(&name)?;
+        let (cni_version, version) = choose_version(&raw)?;
+        let plugins = match raw.get("plugins") {
+            None => Vec::new(),
+            Some(Value::Array(all)) if all.is_empty() => return Err("its list of plugins is empty".to_owned()),
+            Some(Value::Array(all)) => {
+                let numbered = all.iter().enumerate();
+                let parse = |(index, plugin): (usize, &Value)| {
+                    PluginConfig::parse(plugin).map_err(|reason| format!("plugin {index}: {reason}"))
+                };
+                numbered.map(parse).collect::<Result<_, String>>()?
+            }
+            Some(_) => return Err("\"plugins\" is no list".to_owned()),
+        };
+        Ok(Self {
+            name,
+            cni_version,
+            version,
+            disable_check: flag(&raw, "disableCheck")?,
+            disable_gc: flag(&raw, "disableGC")?,
+            plugins,
+            bytes: bytes.to_owned(),
+            source: PathBuf::new(),
+        })
+    }
+
+    /// Reads the config of one plugin as a list of one.
+    fn from_plugin(bytes: &[u8]) -> Result<Self, String> {
+        let raw = object(bytes)?;
+        if !raw.contains_key("type") {
+            return Err("it has no \"type\" (a list of plugins belongs in a .conflist file)".to_owned());
+        }
+        let mut list = Map::new();
+        for key in ["name", "cniVersion"] {
+            if let Some(value) = raw.get(key) {
+                list.insert(key.to_owned(), value.clone());
+            }
+        }
+        list.insert("plugins".to_owned(), json!([raw]));
+        Self::from_list(Value::Object(list).to_string().as_bytes())
+    }
+
+    /// Adds the plugins of `<name>/*.conf` beside the file (since libcni 1.3), and keeps them in
+    /// the bytes: what is cached must take the sandbox down when those files are gone.
+    fn add_plugins_beside(&mut self, file: &Path) -> Result<(), InvalidConfig> {
+        let invalid = |file: &Path, reason: String| InvalidConfig::new(file, reason);
+        let mut raw = object(&self.bytes).map_err(|reason| invalid(file, reason))?;
+        if flag(&raw, "loadOnlyInlinedPlugins").map_err(|reason| invalid(file, reason))? {
+            return Ok(());
+        }
+        let dir = file.with_file_name(&self.name);
+        for file in files(&dir, &["conf"]).map_err(|error| invalid(&dir, error.to_string()))? {
+            let plugin = read_bounded(&file).map_err(|error| error.to_string());
+            let plugin = plugin.and_then(|bytes| PluginConfig::parse(&Value::Object(object(&bytes)?)));
+            self.plugins.push(plugin.map_err(|reason| invalid(&file, reason))?);
+        }
+        let all: Vec<_> = self.plugins.iter().map(|plugin| Value::Object(plugin.raw.clone())).collect();
+        if raw.get("plugins").and_then(Value::as_array) != Some(&all) {
+            raw.insert("plugins".to_owned(), Value::Array(all));
+            raw.insert("loadOnlyInlinedPlugins".to_owned(), Value::Bool(true));
+            self.bytes = Value::Object(raw).to_string().into_bytes();
+        }
+        Ok(())
+    }
+}
+
+impl PluginConfig {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let raw = value.as_object().ok_or("it is no object")?.clone();
+        let kind = text(&raw, "type")?.filter(|kind| !kind.is_empty()).ok_or("it has no \"type\"")?;
+        // It is joined to a directory and run.
+        if kind.contains(['/', '\0']) || kind == "." || kind == ".." {
+            return Err(format!("type {kind:?} is no file name"));
+        }
+        let capabilities = match raw.get("capabilities") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Object(all)) => {
+                if all.values().any(|wanted| !wanted.is_boolean()) {
+                    return Err("\"capabilities\" are not all true or false".to_owned());
+                }
+                all.iter().filter(|(_, wanted)| **wanted == Value::Bool(true)).map(|(name, _)| name.clone()).collect()
+            }
+            Some(_) => return Err("\"capabilities\" is no object".to_owned()),
+        };
+        Ok(Self { kind, capabilities, raw })
+    }
+}
+
+impl InvalidConfig {
+    fn new(file: &Path, reason: impl ToString) -> Self {
+        Self { file: file.to_owned(), reason: reason.to_string() }
+    }
+}
+
+impl Version {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('.').map(str::parse::<u32>);
+        let mut part = || parts.next().transpose().ok().flatten();
+        // "1.1" is 1.1.0, as in libcni.
+        let version = part().map(|major| Self(major, part().unwrap_or(0), part().unwrap_or(0)));
+        version.ok_or_else(|| format!("{text:?} is no version of the CNI spec"))
+    }
+}
+
+/// The newest version that both the config and this room know.
+fn choose_version(raw: &Map<String, Value>) -> Result<(String, Version), String> {
+    let mut offered: Vec<String> = text(raw, "cniVersion")?.filter(|version| !version.is_empty()).into_iter().collect();
+    match raw.get("cniVersions") {
+        None | Some(Value::Null) => {}
+        Some(Value::Array(all)) => {
+            for version in all {
+                offered.push(version.as_str().ok_or("\"cniVersions\" is no list of texts")?.to_owned());
+            }
+        }
+        Some(_) => return Err("\"cniVersions\" is no list of texts".to_owned()),
+    }
+    if offered.is_empty() {
+        offered.push(UNSAID.to_owned());
+    }
+    let mut known = Vec::new();
+    for text in &offered {
+        let version = Version::parse(text)?;
+        if version <= NEWEST {
+            known.push((version, text));
+        }
+    }
+    let best = known.into_iter().max_by_key(|(version, _)| *version);
+    best.map(|(version, text)| (text.clone(), version))
+        .ok_or_else(|| format!("cniVersion {} is newer than 1.1.0", offered.join(", ")))
+}
+
+/// A JSON object. The error says where and never what, as a config may hold a secret.
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(raw)) => Ok(raw),
+        Ok(_) => Err("it is no JSON object".to_owned()),
+        Err(error) => Err(format!("it is no JSON at line {} column {}", error.line(), error.column())),
+    }
+}
+
+fn text(raw: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
+    match raw.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(format!("{key:?} is no text")),
+    }
+}
+
+/// A flag; libcni takes it as a text too.
+fn flag(raw: &Map<String, Value>, key: &str) -> Result<bool, String> {
+    match raw.get(key) {
+        None | Some(Value::Bool(false)) => Ok(false),
+        Some(Value::Bool(true)) => Ok(true),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
+        Some(_) => Err(format!("{key:?} is neither true nor false")),
+    }
+}
+
+/// The spec's rule for names, which also makes them safe in a path.
+fn valid_name(name: &str) -> Result<(), String> {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let fits = name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(rest);
+    if fits { Ok(()) } else { Err(format!("name {name:?} has other characters than a-z A-Z 0-9 _ . -")) }
+}
+
+#[cfg(test)]
+mod tests;

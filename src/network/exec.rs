@@ -1,0 +1,280 @@
+//! Runs one plugin for one verb: a process group of its own, bounded output, a deadline.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::error::{Error, PluginFailure};
+
+/// Most bytes of a result.
+pub(super) const STDOUT_LIMIT: usize = 1 << 20;
+/// Most bytes of stderr that are kept; the rest is read and dropped.
+const STDERR_LIMIT: usize = 8 << 10;
+/// Most bytes of a plugin's words in an error.
+const TEXT_LIMIT: usize = 4 << 10;
+/// How long an ended plugin's pipes may stay open: a process it left behind may hold them.
+const PIPES_GRACE: Duration = Duration::from_secs(1);
+/// How long a killed plugin is waited for, so that a DEL does not meet its dying ADD.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+/// How often and after what an executable that is being written is tried again.
+const BUSY_RETRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// The service manager's channels to us, which are no plugin's business.
+const NOT_INHERITED: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// For plugins that run tools, where our own environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a plugin is to do (CNI spec, "CNI operations").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Attach a container.
+    Add,
+    /// Undo an attachment.
+    Del,
+    /// Check an attachment.
+    Check,
+    /// Free what belongs to no valid attachment.
+    Gc,
+    /// Say whether ADD would work.
+    Status,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+        })
+    }
+}
+
+/// One run of a plugin.
+pub(super) struct Call<'a> {
+    pub plugin: &'a str,
+    pub verb: Verb,
+    /// The plugin's config.
+    pub stdin: Vec<u8>,
+    /// `CNI_CONTAINERID`, `CNI_NETNS` and so on.
+    pub environment: Vec<(&'static str, OsString)>,
+    pub deadline: Instant,
+}
+
+/// Where plugins are.
+pub(super) struct Plugins {
+    dirs: Vec<PathBuf>,
+    /// The same as `CNI_PATH`, for plugins that run others.
+    path: OsString,
+}
+
+impl Plugins {
+    pub(super) fn new(dirs: Vec<PathBuf>) -> Self {
+        let texts: Vec<_> = dirs.iter().map(|dir| dir.as_os_str()).collect();
+        let path = texts.join(":".as_ref());
+        Self { dirs, path }
+    }
+
+    /// Runs a plugin and gives what it printed. Dropping the future kills its process group.
+    pub(super) async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
+        let started = Instant::now();
+        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
+        let mut child = self.spawn(&call).await?;
+        let mut group = ProcessGroup::of(&child);
+        let done = timeout_at(call.deadline, converse(&mut child, &call.stdin)).await;
+        let Ok(done) = done else {
+            group.kill();
+            let _ = timeout(KILL_GRACE, child.wait()).await;
+            let after = started.elapsed();
+            return Err(Error::TimedOut { plugin: call.plugin.to_owned(), verb: call.verb, after });
+        };
+        let (status, stdout, stderr) = done.map_err(failed)?;
+        group.forget();
+        let took = started.elapsed();
+        tracing::debug!(plugin = call.plugin, verb = %call.verb, ?took, %status, stderr = cut(&stderr.kept), "cni plugin ran");
+        if !status.success() {
+            return Err(failure(&call, status, &stdout.kept, &stderr.kept));
+        }
+        if stdout.overflowed {
+            let plugin = call.plugin.to_owned();
+            return Err(Error::OutputTooLarge { plugin, verb: call.verb, limit: STDOUT_LIMIT });
+        }
+        Ok(stdout.kept)
+    }
+
+    async fn spawn(&self, call: &Call<'_>) -> Result<Child, Error> {
+        let executable = self.find(call.plugin)?;
+        let mut command = Command::new(&executable);
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
+        if std::env::var_os("PATH").is_none() {
+            command.env("PATH", DEFAULT_PATH);
+        }
+        command
+            .env("CNI_COMMAND", call.verb.to_string())
+            .env("CNI_PATH", &self.path)
+            .envs(call.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut retries = BUSY_RETRIES;
+        loop {
+            match command.spawn() {
+                // An installer is writing it just now (libcni waits as well).
+                Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && retries > 0 => {
+                    retries -= 1;
+                    sleep(BUSY_PAUSE).await;
+                }
+                spawned => {
+                    let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
+                    return spawned.map_err(failed);
+                }
+            }
+        }
+    }
+
+    fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
+        let mut unusable = None;
+        for path in self.dirs.iter().map(|dir| dir.join(plugin)) {
+            match std::fs::metadata(&path) {
+                Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => return Ok(path),
+                Ok(_) => unusable = unusable.or(Some(path)),
+                Err(_) => {}
+            }
+        }
+        let (plugin, dirs) = (plugin.to_owned(), self.dirs.clone());
+        Err(match unusable {
+            Some(path) => Error::PluginNotExecutable { plugin, path, dirs },
+            None => Error::PluginMissing { plugin, dirs },
+        })
+    }
+}
+
+/// What a pipe gave, up to a limit.
+struct Bounded {
+    kept: Vec<u8>,
+    limit: usize,
+    overflowed: bool,
+}
+
+impl Bounded {
+    fn new(limit: usize) -> Self {
+        Self { kept: Vec::new(), limit, overflowed: false }
+    }
+
+    /// Reads to the end. What is over the limit is read all the same: a plugin that blocks on
+    /// a full pipe would only end by its deadline.
+    async fn fill(&mut self, pipe: Option<impl AsyncRead + Unpin>) -> io::Result<()> {
+        let Some(mut pipe) = pipe else { return Ok(()) };
+        let mut chunk = vec![0; 8 << 10];
+        loop {
+            let read = pipe.read(&mut chunk).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let room = self.limit - self.kept.len();
+            self.kept.extend_from_slice(&chunk[..read.min(room)]);
+            self.overflowed |= read > room;
+        }
+    }
+}
+
+/// Gives the plugin its config, and collects its output and status.
+async fn converse(child: &mut Child, config: &[u8]) -> io::Result<(ExitStatus, Bounded, Bounded)> {
+    let (mut stdout, mut stderr) = (Bounded::new(STDOUT_LIMIT), Bounded::new(STDERR_LIMIT));
+    let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let status = {
+        let streams = async { tokio::join!(feed(stdin, config), stdout.fill(out), stderr.fill(err)) };
+        tokio::pin!(streams);
+        tokio::select! {
+            (_, out, err) = &mut streams => {
+                out.and(err)?;
+                child.wait().await?
+            }
+            status = child.wait() => {
+                if let Ok((_, out, err)) = timeout(PIPES_GRACE, &mut streams).await {
+                    out.and(err)?;
+                }
+                status?
+            }
+        }
+    };
+    Ok((status, stdout, stderr))
+}
+
+/// A plugin need not read its config: a closed pipe is fine.
+async fn feed(stdin: Option<ChildStdin>, config: &[u8]) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(config).await;
+        let _ = stdin.shutdown().await;
+    }
+}
+
+/// The plugin and what it started; killed when this goes unless the plugin has ended.
+struct ProcessGroup(Option<Pid>);
+
+impl ProcessGroup {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// The id is not another's: it is not reused while the group has a member, and after the
+    /// leader was waited for this is armed for [`PIPES_GRACE`] at most.
+    fn kill(&mut self) {
+        if let Some(leader) = self.0.take() {
+            let _ = killpg(leader, Signal::SIGKILL);
+        }
+    }
+
+    /// What an ended plugin leaves running, it means to.
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A plugin's error: the object it printed, or what can be told without one.
+fn failure(call: &Call<'_>, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Error {
+    let printed: Option<Value> = serde_json::from_slice(stdout).ok();
+    let field = |name: &str| printed.as_ref().and_then(|printed| printed.get(name));
+    let words = |name: &str| field(name).and_then(Value::as_str).map(|text| cut(text.as_bytes())).unwrap_or_default();
+    let (code, mut message) = (field("code").and_then(Value::as_u64).unwrap_or(0), words("msg"));
+    if message.is_empty() {
+        let other = if stdout.is_empty() { stderr } else { stdout };
+        message = format!("{status}, it printed {:?}", cut(other));
+    }
+    let (plugin, verb, details) = (call.plugin.to_owned(), call.verb, words("details"));
+    Error::Plugin(Box::new(PluginFailure { plugin, verb, code, message, details }))
+}
+
+/// The beginning of a plugin's words.
+pub(super) fn cut(text: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&text[..text.len().min(TEXT_LIMIT)]).trim().to_owned();
+    if text.len() > TEXT_LIMIT { format!("{shown}...") } else { shown }
+}
+
+/// The environment's value of a path that may be absent.
+pub(super) fn path_value(path: Option<&Path>) -> OsString {
+    path.map(|path| path.as_os_str().to_owned()).unwrap_or_default()
+}

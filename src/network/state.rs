@@ -1,0 +1,147 @@
+//! What is loaded, and whether sandboxes can be attached with it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::config::{self, NetworkConfig};
+use super::{Settings, interface};
+
+/// The networks that sandboxes are attached to, or why there are none.
+pub(super) type Loaded = Result<Vec<Arc<NetworkConfig>>, NotReady>;
+
+/// Why NetworkReady is false.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NotReady {
+    /// The condition's reason, one word.
+    pub reason: &'static str,
+    /// The condition's message.
+    pub message: String,
+}
+
+impl NotReady {
+    /// The reason that containerd and CRI-O give, which tools know.
+    const REASON: &str = "NetworkPluginNotReady";
+
+    pub(super) fn new(message: String) -> Self {
+        Self { reason: Self::REASON, message }
+    }
+
+    pub(super) fn no_config(settings: &Settings) -> Self {
+        Self::absent(&settings.conf_dir)
+    }
+
+    fn absent(dir: &Path) -> Self {
+        Self::new(format!("cni config uninitialized: no conflist in {}", dir.display()))
+    }
+}
+
+/// The loaded networks and their plugins' last STATUS.
+pub(super) struct State {
+    loaded: watch::Sender<Loaded>,
+    /// What STATUS last failed with; belongs to the networks that are loaded now.
+    status: Mutex<Option<NotReady>>,
+}
+
+impl State {
+    pub(super) fn load(dir: &Path, most: usize) -> Self {
+        let first = read(dir, most);
+        report(&first);
+        Self { loaded: watch::Sender::new(first), status: Mutex::new(None) }
+    }
+
+    /// Loads again. Nothing happens when the networks are the same.
+    pub(super) fn reload(&self, dir: &Path, most: usize) {
+        let found = read(dir, most);
+        let changed = self.loaded.send_if_modified(|loaded| {
+            let changed = !same(loaded, &found);
+            if changed {
+                loaded.clone_from(&found);
+            }
+            changed
+        });
+        if changed {
+            report(&found);
+        }
+    }
+
+    pub(super) fn loaded(&self) -> Loaded {
+        self.loaded.borrow().clone()
+    }
+
+    /// Tells of each change of the networks.
+    pub(super) fn changes(&self) -> watch::Receiver<Loaded> {
+        self.loaded.subscribe()
+    }
+
+    /// `None` when STATUS was good.
+    pub(super) fn set_status(&self, status: Option<NotReady>) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    pub(super) fn ready(&self) -> Result<(), NotReady> {
+        self.loaded()?;
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+    }
+}
+
+fn read(dir: &Path, most: usize) -> Loaded {
+    match config::load(dir, most) {
+        Ok(networks) if networks.is_empty() => Err(NotReady::absent(dir)),
+        Ok(networks) => Ok(networks),
+        Err(invalid) => Err(NotReady::new(format!("cni config uninitialized: {invalid}"))),
+    }
+}
+
+fn same(a: &Loaded, b: &Loaded) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.bytes == b.bytes && a.source == b.source)
+        }
+        (Err(a), Err(b)) => a == b,
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    }
+}
+
+fn report(loaded: &Loaded) {
+    match loaded {
+        Ok(networks) => {
+            for network in networks {
+                let source = network.source.display();
+                tracing::info!(network = network.name, version = network.cni_version, %source, "cni config loaded");
+            }
+        }
+        Err(not_ready) => tracing::warn!("{}", not_ready.message),
+    }
+}
+
+/// The form of containerd's `cniconfig` in the verbose Status, which `crictl info` users parse.
+pub(super) fn config_json(settings: &Settings, loaded: &Loaded) -> Value {
+    let network = |(index, network): (usize, &Arc<NetworkConfig>)| {
+        let plugins: Vec<_> = network
+            .plugins
+            .iter()
+            .map(|plugin| json!({ "Network": plugin.raw, "Source": Value::Object(plugin.raw.clone()).to_string() }))
+            .collect();
+        json!({
+            "Config": {
+                "Name": network.name,
+                "CNIVersion": network.cni_version,
+                "Plugins": plugins,
+                "Source": String::from_utf8_lossy(&network.bytes),
+            },
+            "IFName": interface(index),
+        })
+    };
+    let networks: Vec<_> = loaded.iter().flatten().enumerate().map(network).collect();
+    json!({
+        "PluginDirs": settings.bin_dirs,
+        "PluginConfDir": settings.conf_dir,
+        "PluginMaxConfNum": settings.max_conf_num,
+        "Prefix": "eth",
+        "Networks": networks,
+    })
+}

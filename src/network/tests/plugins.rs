@@ -1,0 +1,139 @@
+//! Plugins that misbehave.
+
+use super::*;
+
+/// A node whose one plugin does what the script says.
+fn with(script: &str) -> Node {
+    let node = Node::new();
+    node.plugin("only", script);
+    node.config("10-net.conflist", r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"only"}]}"#);
+    node
+}
+
+async fn refusal(node: &Node) -> Error {
+    node.start().attach(&sandbox()).await.unwrap_err()
+}
+
+const HANG: &str = "cat >/dev/null; sleep 300 & echo $! >$DIR/child; echo $$ >$DIR/leader; wait";
+
+fn pids(node: &Node) -> Vec<String> {
+    ["leader", "child"].map(|name| fs::read_to_string(node.path(name)).unwrap_or_default()).to_vec()
+}
+
+#[tokio::test]
+async fn a_deadline_kills_the_plugin_and_what_it_started() {
+    let mut node = with(HANG);
+    node.settings.timeouts.add = Duration::from_millis(500);
+    let error = refusal(&node).await;
+    assert!(matches!(error, Error::TimedOut { verb: Verb::Add, .. }), "{error}");
+    for pid in pids(&node) {
+        assert!(!pid.is_empty() && within(Duration::from_secs(2), || !is_alive(&pid)).await, "{pid}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_attach_leaves_no_process() {
+    let node = with(HANG);
+    let network = node.start();
+    let (one, until) = (sandbox(), node.path("leader"));
+    tokio::select! {
+        _ = network.attach(&one) => panic!("it hangs"),
+        started = within(Duration::from_secs(5), || fs::read(&until).is_ok_and(|pid| pid.ends_with(b"\n"))) => assert!(started),
+    }
+    for pid in pids(&node) {
+        assert!(within(Duration::from_secs(2), || !is_alive(&pid)).await, "{pid}");
+    }
+}
+
+#[tokio::test]
+async fn too_much_output_is_an_error_and_no_memory() {
+    let node = with("cat >/dev/null; head -c 8388608 /dev/zero");
+    let error = refusal(&node).await;
+    assert!(matches!(error, Error::OutputTooLarge { limit: exec::STDOUT_LIMIT, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn much_on_stderr_neither_blocks_nor_floods_the_error() {
+    let node = with("cat >/dev/null; head -c 8388608 /dev/zero | tr '\\0' x >&2; exit 3");
+    let error = refusal(&node).await.to_string();
+    assert!(error.starts_with("cni plugin only ADD failed: exit status: 3, it printed \"xxx"), "{error}");
+    assert!(error.len() < 5000, "{}", error.len());
+}
+
+#[tokio::test]
+async fn a_plugin_that_reads_no_config_and_leaves_a_process_is_fine() {
+    let answer = result("10.0.0.9");
+    let node = with(&format!("sleep 5 & cat <<'END'\n{answer}\nEND\nexit 0"));
+    let attached = node.start().attach(&sandbox()).await.unwrap();
+    assert_eq!(attached.ips.len(), 1);
+}
+
+#[tokio::test]
+async fn garbage_is_an_error_that_shows_its_beginning() {
+    for (script, reason) in [
+        ("echo hello world", "its result is no JSON, it printed \"hello world\""),
+        ("echo '[1]'", "its result is no JSON object"),
+        ("true", "its result is no JSON, it printed \"\""),
+    ] {
+        let error = refusal(&with(&format!("cat >/dev/null; {script}"))).await.to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn no_address_is_an_error_and_del_is_still_possible() {
+    let node = with("cat >/dev/null; echo '{\"cniVersion\": \"1.0.0\"}'");
+    let (network, sandbox) = (node.start(), sandbox());
+    let error = network.attach(&sandbox).await.unwrap_err();
+    assert!(matches!(error, Error::NoAddress { .. }), "{error}");
+    assert!(node.cached().get("result").is_some());
+    network.detach(&sandbox).await.unwrap();
+    assert!(node.cache_files().is_empty());
+}
+
+#[tokio::test]
+async fn a_plugins_error_keeps_its_code_and_words() {
+    let answer = json!({"cniVersion": "1.0.0", "code": 104, "msg": "no more addresses", "details": "10.0.0.0/24"});
+    let node = with(&format!("cat >/dev/null; echo '{answer}'; echo noise >&2; exit 1"));
+    let error = refusal(&node).await;
+    assert_eq!(error.to_string(), "cni plugin only ADD failed: no more addresses (code 104): 10.0.0.0/24");
+    let Error::Plugin(failure) = error else { panic!("{error}") };
+    assert_eq!((failure.code, failure.plugin.as_str()), (104, "only"));
+}
+
+#[tokio::test]
+async fn a_missing_plugin_is_named_with_the_directories_searched() {
+    let node = with("");
+    fs::remove_file(node.path("bin/only")).unwrap();
+    let error = refusal(&node).await.to_string();
+    let (other, bin) = (node.path("other"), node.path("bin"));
+    assert_eq!(error, format!("cni plugin only not found in {}:{}", other.display(), bin.display()));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_executable_is_named_with_its_path() {
+    let node = with("");
+    fs::set_permissions(node.path("bin/only"), fs::Permissions::from_mode(0o644)).unwrap();
+    let error = refusal(&node).await;
+    assert!(matches!(&error, Error::PluginNotExecutable { path, .. } if path.ends_with("bin/only")), "{error}");
+}
+
+#[tokio::test]
+async fn plugins_see_cnis_variables_and_not_the_service_managers() {
+    let answer = result("10.0.0.9");
+    let node = with(&format!("cat >/dev/null; env >$DIR/env\ncat <<'END'\n{answer}\nEND"));
+    node.start().attach(&sandbox()).await.unwrap();
+    let env = fs::read_to_string(node.path("env")).unwrap();
+    let path = format!("CNI_PATH={}:{}", node.path("other").display(), node.path("bin").display());
+    assert!(env.lines().any(|line| line == path) && env.lines().any(|line| line.starts_with("PATH=")), "{env}");
+    assert!(!env.contains("NOTIFY_SOCKET"));
+}
+
+#[tokio::test]
+async fn hanging_dels_do_not_keep_others_from_adding() {
+    let node = with(&noting(&result("10.0.0.1")));
+    let network = node.start();
+    let permits = network.inner.dels.acquire_many(16).await.unwrap();
+    network.attach(&sandbox()).await.unwrap();
+    drop(permits);
+}

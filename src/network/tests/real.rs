@@ -1,0 +1,55 @@
+//! The real bridge and host-local plugins, where `PONTOON_CNI_BIN` says where they are.
+
+use super::*;
+use crate::netns;
+
+/// Takes the bridge away, whatever happened.
+struct Bridge(&'static str);
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["link", "del", self.0]).status();
+    }
+}
+
+#[tokio::test]
+async fn bridge_and_host_local_attach_and_give_back() {
+    let Some(bin) = std::env::var_os("PONTOON_CNI_BIN") else {
+        println!("skipped: PONTOON_CNI_BIN does not name a directory with bridge and host-local");
+        return;
+    };
+    let mut node = Node::new();
+    let bridge = Bridge("pontoon-test0");
+    let leases = node.path("leases");
+    let ipam = json!({
+        "type": "host-local", "dataDir": leases,
+        "ranges": [[{"subnet": "10.233.211.0/24"}], [{"subnet": "fd00:233:211::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    });
+    let plugin = json!({"type": "bridge", "bridge": bridge.0, "isGateway": true, "ipam": ipam});
+    let config = json!({"cniVersion": "1.0.0", "name": "pontoon-test", "plugins": [plugin]});
+    node.config("10-net.conflist", &config.to_string());
+    node.settings.bin_dirs = vec![bin.into()];
+    let network = node.start();
+    let path = node.path("netns/one");
+    netns::create(&path).await.unwrap();
+    let mut sandbox = sandbox();
+    sandbox.netns = Some(path.clone());
+
+    let attached = network.attach(&sandbox).await.unwrap();
+    let read = network.in_order(netns::addresses(&path, "eth0").await.unwrap());
+    network.check(&sandbox).await.unwrap();
+    let held =
+        || fs::read_dir(leases.join("pontoon-test")).unwrap().flatten().filter(|e| e.file_name() != "lock").count();
+    let before = held();
+    network.detach(&sandbox).await.unwrap();
+    network.detach(&sandbox).await.unwrap();
+    let after = held();
+    netns::remove(&path).await.unwrap();
+    let _ = nix::mount::umount2(&node.path("netns"), nix::mount::MntFlags::MNT_DETACH);
+
+    assert_eq!(attached.ips.len(), 2);
+    assert!(attached.ips[0].is_ipv4() && attached.ips[1].is_ipv6());
+    assert_eq!(read, attached.ips, "what is lost from the cache can be read in the namespace");
+    assert!(after < before && node.cache_files().is_empty(), "{before} -> {after}");
+}

@@ -1,0 +1,134 @@
+//! Capabilities. Inheritable is always empty (CVE-2022-24769); ambient only as the request says.
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::{Capability, LinuxCapabilities};
+
+use super::{Error, Host, is_privileged};
+use crate::api::v1::LinuxContainerSecurityContext;
+
+const FIELD: &str = "config.linux.security_context.capabilities";
+const ALL: &str = "ALL";
+
+/// What a container has that asks for nothing, as in containerd and Docker.
+const DEFAULT: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
+
+/// All that Linux has, in the order of the kernel's numbers (linux/capability.h).
+const EVERY: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+/// What "all" means on this host: a process cannot give away what it does not have.
+fn every(host: &Host) -> HashSet<Capability> {
+    let has = |number: usize| host.capabilities >> number & 1 == 1;
+    EVERY.into_iter().enumerate().filter(|(number, _)| has(*number)).map(|(_, capability)| capability).collect()
+}
+
+/// The set of a container that asks for nothing.
+pub(super) fn default() -> LinuxCapabilities {
+    sets(DEFAULT.into(), HashSet::new())
+}
+
+/// ALL first, then the names, additions before drops.
+pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<LinuxCapabilities, Error> {
+    if is_privileged(context) {
+        return Ok(sets(every(host), HashSet::new()));
+    }
+    let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else { return Ok(default()) };
+    let mut set: HashSet<Capability> = DEFAULT.into();
+    if wanted.add_capabilities.iter().any(|name| name == ALL) {
+        set = every(host);
+    }
+    if wanted.drop_capabilities.iter().any(|name| name == ALL) {
+        set.clear();
+    }
+    set.extend(named("add_capabilities", &wanted.add_capabilities)?);
+    for dropped in named("drop_capabilities", &wanted.drop_capabilities)? {
+        set.remove(&dropped);
+    }
+    // An ambient capability has to be permitted and inheritable for the kernel; the runtime
+    // adds those that it raises. They are part of the other sets too.
+    let ambient: HashSet<Capability> = named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
+    set.extend(ambient.iter().copied());
+    Ok(sets(set, ambient))
+}
+
+/// The bounding set's names, as seccomp's table asks for them.
+pub(super) fn names(capabilities: &LinuxCapabilities) -> Vec<String> {
+    capabilities.bounding().iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
+}
+
+fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<Item = Capability> + use<'a>, Error> {
+    let mut all = Vec::new();
+    for name in names.iter().filter(|name| *name != ALL) {
+        let upper = name.to_ascii_uppercase();
+        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        let known = EVERY.into_iter().find(|capability| capability.to_string() == bare);
+        all.push(known.ok_or_else(|| Error::invalid(format!("{FIELD}.{list}"), format!("there is no capability {name:?}")))?);
+    }
+    Ok(all.into_iter())
+}
+
+fn sets(all: HashSet<Capability>, ambient: HashSet<Capability>) -> LinuxCapabilities {
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities.set_bounding(Some(all.clone())).set_permitted(Some(all.clone())).set_effective(Some(all));
+    let ambient = Some(ambient).filter(|ambient| !ambient.is_empty());
+    // Only with ambient ones, which the kernel takes from the inheritable set.
+    capabilities.set_inheritable(ambient.clone()).set_ambient(ambient);
+    capabilities
+}

@@ -1,0 +1,193 @@
+//! From a CRI config, an image's config and facts of the host to an OCI spec: pure functions,
+//! no I/O, golden-tested. Verbs resolve what needs the file system (paths, devices, users) and
+//! hand it in.
+//!
+//! Where the proto is silent, the reference is what containerd's built-in CRI makes.
+
+mod annotations;
+mod capabilities;
+mod container;
+mod devices;
+mod image;
+mod mounts;
+mod namespaces;
+mod process;
+mod report;
+mod resources;
+mod sandbox;
+pub mod seccomp;
+mod security;
+mod sysctls;
+mod user;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub use container::{ContainerInput, container};
+pub use image::ImageConfig;
+pub use process::exec_process;
+pub use report::{reported_resources, reported_user};
+pub use resources::update_resources;
+pub use sandbox::{SandboxInput, sandbox};
+pub use user::{User, UserDb, user};
+
+use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
+
+/// OCI runtime spec version of what is made; runc 1.5 knows it.
+const OCI_VERSION: &str = "1.2.1";
+
+/// Facts of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The unified cgroup hierarchy.
+    pub cgroup_v2: bool,
+    /// The lowest oom_score_adj that a process we start may get.
+    pub oom_score_floor: i32,
+    /// The capabilities that containerd has, as the kernel's bit mask: more cannot be given away.
+    pub capabilities: u64,
+    /// Whether cgroups count swap.
+    pub swap: bool,
+    /// Whether cgroups count huge pages.
+    pub hugetlb: bool,
+    /// Whether AppArmor is the kernel's security module.
+    pub apparmor: bool,
+    /// Whether SELinux is.
+    pub selinux: bool,
+    /// Whether the kernel has seccomp filters.
+    pub seccomp: bool,
+    /// Major and minor version.
+    pub kernel: (u32, u32),
+    /// Processors, each of which has a thermal_throttle directory to be masked.
+    pub cpu_count: usize,
+}
+
+/// What a runtime handler adds.
+#[derive(Clone, Debug, Default)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// A spec to start from instead of an empty one.
+    pub base_spec: Option<Spec>,
+    /// Whether a privileged container gets no host devices.
+    pub privileged_without_host_devices: bool,
+    /// Globs of pod annotations that go into specs.
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations that go into specs.
+    pub container_annotations: Vec<String>,
+}
+
+/// The pod's files that its containers see.
+#[derive(Clone, Debug)]
+pub struct SandboxFiles {
+    /// For /etc/hostname.
+    pub hostname: PathBuf,
+    /// For /etc/hosts.
+    pub hosts: PathBuf,
+    /// For /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// For /dev/shm.
+    pub shm: PathBuf,
+}
+
+/// A config that no spec can be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A field is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Name of the CRI field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field asks for what this host or this version does not have. Nothing is silently dropped.
+    #[error("{field}: {problem}")]
+    Unsupported {
+        /// Name of the CRI field.
+        field: String,
+        /// What is missing.
+        problem: String,
+    },
+}
+
+impl Error {
+    fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    fn unsupported(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Unsupported { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// The file of the Localhost seccomp profile that a container asks for; the verb reads it.
+///
+/// # Errors
+/// [`Error::Invalid`] unless it is a clean absolute path.
+pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<PathBuf>, Error> {
+    security::seccomp_file(&security::Wanted::container(context))
+}
+
+/// The same for a pod's pause container.
+///
+/// # Errors
+/// As [`seccomp_file`].
+pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
+    security::seccomp_file(&security::Wanted::sandbox(context))
+}
+
+/// A spec with nothing in it, or the handler's own.
+fn start(handler: &Handler) -> Spec {
+    if let Some(base) = &handler.base_spec {
+        return base.clone();
+    }
+    let mut spec = Spec::default();
+    let mut process = oci_spec::runtime::Process::default();
+    process.set_capabilities(None).set_rlimits(None).set_env(None).set_args(None).set_no_new_privileges(Some(false));
+    let mut linux = oci_spec::runtime::Linux::default();
+    linux.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None).set_resources(None).set_devices(None);
+    spec.set_version(OCI_VERSION.to_owned()).set_hostname(None).set_mounts(None).set_annotations(None);
+    spec.set_process(Some(process)).set_linux(Some(linux));
+    spec
+}
+
+/// Changes a part of a spec that is there in every spec of ours.
+fn with_process(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Process)) {
+    let mut process = spec.process().clone().unwrap_or_default();
+    change(&mut process);
+    spec.set_process(Some(process));
+}
+
+fn with_linux(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Linux)) {
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    change(&mut linux);
+    spec.set_linux(Some(linux));
+}
+
+/// oom_score_adj within the kernel's range and above what the process may set (rulings.md 23).
+fn oom_score(wanted: i64, host: &Host) -> i32 {
+    let wanted = wanted.clamp(-1000, 1000);
+    i32::try_from(wanted).unwrap_or(0).max(host.oom_score_floor)
+}
+
+/// Namespace options with CRI's defaults where the config has none.
+fn namespace_options(options: Option<&NamespaceOption>) -> NamespaceOption {
+    options.cloned().unwrap_or_default()
+}
+
+fn is_privileged(context: Option<&LinuxContainerSecurityContext>) -> bool {
+    context.is_some_and(|context| context.privileged)
+}
+
+fn is_node(mode: NamespaceMode) -> bool {
+    mode == NamespaceMode::Node
+}
+
+/// A path as OCI wants it: absolute, without `..`.
+fn is_clean_absolute(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Mounts: the kernel's own, the pod's files, the request's. The request's win over the defaults.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use super::{ContainerInput, Error, SandboxFiles, is_clean_absolute, is_privileged};
+use crate::api::v1::MountPropagation;
+use crate::container::mounts::HostMount;
+
+const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
+
+/// A mount of the kernel's: destination, type, source, options.
+type Kernel = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const KERNEL: [Kernel; 4] = [
+    ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+    ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+];
+
+/// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
+pub(super) fn sandbox(files: &SandboxFiles) -> Vec<Mount> {
+    let mut all: Vec<Mount> = KERNEL.iter().map(kernel).collect();
+    all.push(sysfs(false));
+    for (path, file) in [("/dev/shm", &files.shm), ("/etc/resolv.conf", &files.resolv_conf)] {
+        all.push(make(path, "bind", file, ["rbind", "ro"].into_iter().chain(SAFE)));
+    }
+    all
+}
+
+/// A container's, ordered so that none hides another, and the root's propagation.
+pub(super) fn container(input: &ContainerInput<'_>) -> Result<(Vec<Mount>, Option<String>), Error> {
+    let privileged = is_privileged(input.security());
+    let mut all: Vec<Mount> = KERNEL.iter().map(kernel).collect();
+    all.push(sysfs(privileged));
+    all.push(cgroup(privileged));
+    all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
+
+    let mut binds = pod_files(input);
+    binds.extend(input.volumes.iter().map(|(path, directory)| make(path, "bind", directory, ["rbind", "rprivate", "rw"])));
+    binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
+    for (index, user) in input.mounts.iter().enumerate() {
+        binds.push(bind(index, user)?);
+    }
+    // Parents before children; sort_by_key is stable, so equal depths keep their order.
+    binds.sort_by_key(|bind| bind.destination().components().count());
+    if let Some(bad) = binds.iter().find(|bind| !is_clean_absolute(bind.destination())) {
+        return Err(Error::invalid("mounts", format!("{} is not a clean absolute path", bad.destination().display())));
+    }
+    all.extend(binds);
+    Ok((all, root_propagation(input.mounts)))
+}
+
+/// A user's mount takes the place of the default of its path; one over /dev takes all below it.
+fn hides(user: &HostMount, default: &Path) -> bool {
+    let path = target(user);
+    path == default || path == Path::new("/dev") && default.starts_with("/dev")
+}
+
+fn target(user: &HostMount) -> PathBuf {
+    PathBuf::from(&user.mount.container_path)
+}
+
+fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
+    let readonly = input.security().is_some_and(|context| context.readonly_rootfs);
+    let access = if readonly { "ro" } else { "rw" };
+    let files = [
+        ("/etc/hostname", &input.files.hostname, access),
+        ("/etc/hosts", &input.files.hosts, access),
+        ("/etc/resolv.conf", &input.files.resolv_conf, access),
+        ("/dev/shm", &input.files.shm, "rw"),
+    ];
+    files.map(|(path, file, access)| make(path, "bind", file, ["rbind", "rprivate", access])).to_vec()
+}
+
+fn bind(index: usize, user: &HostMount) -> Result<Mount, Error> {
+    let mount = &user.mount;
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+        (false, true) => {
+            return Err(Error::invalid(format!("config.mounts[{index}].recursive_read_only"), "needs readonly"));
+        }
+    };
+    let propagation = match mount.propagation() {
+        MountPropagation::PropagationPrivate => "rprivate",
+        MountPropagation::PropagationHostToContainer => "rslave",
+        MountPropagation::PropagationBidirectional => "rshared",
+    };
+    let mut options = vec!["rbind", propagation, access];
+    for option in &mount.mount_options {
+        match SAFE.iter().find(|safe| *safe == option) {
+            Some(safe) => options.push(safe),
+            None => {
+                let problem = format!("{option:?} is none of {}", SAFE.join(", "));
+                return Err(Error::invalid(format!("config.mounts[{index}].mount_options"), problem));
+            }
+        }
+    }
+    Ok(make(&mount.container_path, "bind", &user.source, options))
+}
+
+/// The root has to let through what a mount in it is to pass on. The runtime's default is private.
+fn root_propagation(mounts: &[HostMount]) -> Option<String> {
+    let any = |wanted| mounts.iter().any(|user| user.mount.propagation() == wanted);
+    if any(MountPropagation::PropagationBidirectional) {
+        return Some("rshared".to_owned());
+    }
+    any(MountPropagation::PropagationHostToContainer).then(|| "rslave".to_owned())
+}
+
+fn kernel((path, kind, source, options): &Kernel) -> Mount {
+    make(path, kind, Path::new(source), options.iter().copied())
+}
+
+fn sysfs(writable: bool) -> Mount {
+    make("/sys", "sysfs", Path::new("sysfs"), SAFE.into_iter().chain([if writable { "rw" } else { "ro" }]))
+}
+
+fn cgroup(writable: bool) -> Mount {
+    let options = SAFE.into_iter().chain(["relatime", if writable { "rw" } else { "ro" }]);
+    make("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options)
+}
+
+fn make<'a>(path: &str, kind: &str, source: &Path, options: impl IntoIterator<Item = &'a str>) -> Mount {
+    let mut mount = Mount::default();
+    mount.set_destination(path.into()).set_typ(Some(kind.to_owned())).set_source(Some(source.to_owned()));
+    mount.set_options(Some(options.into_iter().map(str::to_owned).collect()));
+    mount
+}

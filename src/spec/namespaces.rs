@@ -1,0 +1,86 @@
+//! Namespaces: the sandbox makes or joins them, its containers join the sandbox's.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+
+use super::{ContainerInput, Error, is_node, is_privileged};
+use crate::api::v1::{NamespaceMode, NamespaceOption};
+
+const FIELD: &str = "config.linux.security_context.namespace_options";
+
+/// Refuses what cannot be.
+pub(super) fn check(options: &NamespaceOption) -> Result<(), Error> {
+    for (name, mode) in [("network", options.network()), ("ipc", options.ipc())] {
+        match mode {
+            NamespaceMode::Pod | NamespaceMode::Node => {}
+            // Neither has a meaning of its own for these (api.proto, NamespaceOption).
+            NamespaceMode::Container | NamespaceMode::Target => {
+                return Err(Error::invalid(format!("{FIELD}.{name}"), "has to be POD or NODE"));
+            }
+        }
+    }
+    let Some(user) = &options.userns_options else { return Ok(()) };
+    let field = format!("{FIELD}.userns_options");
+    match user.mode() {
+        NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(()),
+        NamespaceMode::Node => Err(Error::invalid(field, "mappings go with mode POD only")),
+        NamespaceMode::Pod => Err(Error::unsupported(field, "user namespaces are not supported by this version")),
+        NamespaceMode::Container | NamespaceMode::Target => Err(Error::invalid(field, "mode has to be POD or NODE")),
+    }
+}
+
+/// The pause container makes all but the network namespace, which is pinned before it.
+pub(super) fn sandbox(options: &NamespaceOption, netns: Option<&Path>) -> Vec<LinuxNamespace> {
+    let mut all = vec![fresh(LinuxNamespaceType::Mount)];
+    if let Some(netns) = netns {
+        all.push(joined(LinuxNamespaceType::Network, netns.to_owned()));
+        all.push(fresh(LinuxNamespaceType::Uts));
+    }
+    if !is_node(options.ipc()) {
+        all.push(fresh(LinuxNamespaceType::Ipc));
+    }
+    if !is_node(options.pid()) {
+        all.push(fresh(LinuxNamespaceType::Pid));
+    }
+    all
+}
+
+/// A container joins the pod's, through the pause process.
+pub(super) fn container(options: &NamespaceOption, input: &ContainerInput<'_>) -> Vec<LinuxNamespace> {
+    let of = |pid: u32, name: &str| PathBuf::from(format!("/proc/{pid}/ns/{name}"));
+    let pod = |name: &str| of(input.sandbox_pid, name);
+    let mut all = vec![fresh(LinuxNamespaceType::Mount)];
+    if input.netns.is_some() {
+        all.push(joined(LinuxNamespaceType::Network, pod("net")));
+        all.push(joined(LinuxNamespaceType::Uts, pod("uts")));
+    }
+    if !is_node(options.ipc()) {
+        all.push(joined(LinuxNamespaceType::Ipc, pod("ipc")));
+    }
+    match options.pid() {
+        NamespaceMode::Container => all.push(fresh(LinuxNamespaceType::Pid)),
+        NamespaceMode::Pod => all.push(joined(LinuxNamespaceType::Pid, pod("pid"))),
+        NamespaceMode::Target => {
+            all.push(joined(LinuxNamespaceType::Pid, of(input.target_pid.unwrap_or(input.sandbox_pid), "pid")));
+        }
+        NamespaceMode::Node => {}
+    }
+    // v1 has no use for one, and a privileged container is to see the host's.
+    if input.host.cgroup_v2 && !is_privileged(input.security()) {
+        all.push(fresh(LinuxNamespaceType::Cgroup));
+    }
+    all
+}
+
+fn fresh(kind: LinuxNamespaceType) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(None);
+    namespace
+}
+
+fn joined(kind: LinuxNamespaceType, path: PathBuf) -> LinuxNamespace {
+    let mut namespace = fresh(kind);
+    namespace.set_path(Some(path));
+    namespace
+}

@@ -1,0 +1,106 @@
+//! A container's process: arguments, environment, working directory.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::{ContainerInput, Error};
+
+/// What a shell without a profile has.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// `command` replaces the image's entrypoint and its cmd, `args` the cmd alone.
+pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
+    let (command, args) = (&input.config.command, &input.config.args);
+    let (first, rest) = match (command.is_empty(), args.is_empty()) {
+        (false, _) => (command, args.as_slice()),
+        (true, false) => (&input.image.entrypoint, args.as_slice()),
+        (true, true) => (&input.image.entrypoint, input.image.cmd.as_slice()),
+    };
+    let all: Vec<String> = first.iter().chain(rest).cloned().collect();
+    if all.is_empty() {
+        return Err(Error::invalid("config.command", "is empty, and the image has neither an entrypoint nor a cmd"));
+    }
+    Ok(all)
+}
+
+/// The image's, then HOSTNAME, then the request's; the last of a name wins, in the first one's place.
+pub(super) fn env(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
+    let mut env = Env(Vec::new());
+    env.set(DEFAULT_PATH.to_owned());
+    if input.config.tty {
+        env.set("TERM=xterm".to_owned());
+    }
+    if !input.sandbox.hostname.is_empty() {
+        env.set(format!("HOSTNAME={}", input.sandbox.hostname));
+    }
+    input.image.env.iter().for_each(|entry| env.set(entry.clone()));
+    for (index, entry) in input.config.envs.iter().enumerate() {
+        let field = format!("config.envs[{index}]");
+        if entry.key.is_empty() || entry.key.contains(['=', '\0']) {
+            return Err(Error::invalid(field + ".key", "is empty or has a = or a zero byte"));
+        }
+        // The OCI spec is JSON: what is no UTF-8 cannot be carried, and is not mangled.
+        let value = String::from_utf8(entry.value.clone())
+            .map_err(|_| Error::invalid(format!("{field}.value"), format!("of {} is not UTF-8", entry.key)))?;
+        if value.contains('\0') {
+            return Err(Error::invalid(field + ".value", "has a zero byte"));
+        }
+        env.set(format!("{}={value}", entry.key));
+    }
+    Ok(env.0)
+}
+
+struct Env(Vec<String>);
+
+impl Env {
+    fn set(&mut self, entry: String) {
+        let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+        let key = name(&entry);
+        match self.0.iter_mut().find(|other| name(other) == key) {
+            Some(other) => *other = entry,
+            None => self.0.push(entry),
+        }
+    }
+}
+
+/// The request's, the image's, or the root. Never a path through a process's open files: that
+/// is how a leaked descriptor of the host became a way out (CVE-2024-21626).
+pub(super) fn cwd(input: &ContainerInput<'_>) -> Result<PathBuf, Error> {
+    let asked = &input.config.working_dir;
+    let field = if asked.is_empty() { "the image's working directory" } else { "config.working_dir" };
+    let chosen = [asked, &input.image.working_dir].into_iter().find(|path| !path.is_empty());
+    let path = PathBuf::from(chosen.map_or("/", String::as_str));
+    if !path.is_absolute() {
+        return Err(Error::invalid(field, format!("{} is not absolute", path.display())));
+    }
+    if is_open_file(&path) {
+        return Err(Error::invalid(field, format!("{} leads through open files", path.display())));
+    }
+    Ok(path)
+}
+
+fn is_open_file(path: &Path) -> bool {
+    let mut clean: Vec<&std::ffi::OsStr> = Vec::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            std::path::Component::RootDir | std::path::Component::CurDir | std::path::Component::Prefix(_) => {}
+        }
+    }
+    clean.first().is_some_and(|first| *first == "proc") && clean.iter().any(|part| *part == "fd")
+}
+
+/// The process of a command in a running container: the container's user, environment, directory
+/// and capabilities, without inheritable ones (CVE-2022-29162).
+#[must_use]
+pub fn exec_process(spec: &Spec, cmd: &[String], tty: bool) -> Process {
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(cmd.to_vec())).set_terminal(Some(tty));
+    if let Some(mut capabilities) = process.capabilities().clone() {
+        capabilities.set_inheritable(None);
+        process.set_capabilities(Some(capabilities));
+    }
+    process
+}

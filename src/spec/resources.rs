@@ -1,0 +1,110 @@
+//! CPU, memory, huge pages: from CRI's numbers to OCI's. 0 means "not given".
+
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
+
+use super::{Error, Host, oom_score, with_linux, with_process};
+use crate::api::v1::{HugepageLimit, LinuxContainerResources};
+
+/// The resources of a new container.
+pub(super) fn container(wanted: Option<&LinuxContainerResources>, host: &Host) -> Result<LinuxResources, Error> {
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    if let Some(wanted) = wanted {
+        apply(&mut resources, wanted, host, "config.linux.resources")?;
+    }
+    Ok(resources)
+}
+
+/// Changes a spec as UpdateContainerResources asks: what is 0 or empty stays as it is.
+///
+/// # Errors
+/// [`Error`] names the field.
+pub fn update_resources(spec: &mut Spec, update: &LinuxContainerResources, host: &Host) -> Result<(), Error> {
+    let mut resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    apply(&mut resources, update, host, "linux")?;
+    with_linux(spec, |linux| {
+        linux.set_resources(Some(resources));
+    });
+    if update.oom_score_adj != 0 {
+        with_process(spec, |process| {
+            process.set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
+        });
+    }
+    Ok(())
+}
+
+fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host: &Host, field: &str) -> Result<(), Error> {
+    resources.set_cpu(Some(cpu(resources.cpu().clone().unwrap_or_default(), wanted, field)?));
+    resources.set_memory(Some(memory(*resources.memory(), wanted, host, field)?));
+    if !wanted.hugepage_limits.is_empty() && host.hugetlb {
+        let limits = wanted.hugepage_limits.iter().enumerate();
+        let limits = limits.map(|(index, limit)| huge_pages(limit, &format!("{field}.hugepage_limits[{index}]")));
+        resources.set_hugepage_limits(Some(limits.collect::<Result<_, _>>()?));
+    }
+    if !wanted.unified.is_empty() {
+        if !host.cgroup_v2 {
+            return Err(Error::unsupported(format!("{field}.unified"), "needs cgroup v2"));
+        }
+        let mut unified = resources.unified().clone().unwrap_or_default();
+        unified.extend(wanted.unified.clone());
+        resources.set_unified(Some(unified));
+    }
+    Ok(())
+}
+
+fn cpu(mut cpu: LinuxCpu, wanted: &LinuxContainerResources, field: &str) -> Result<LinuxCpu, Error> {
+    let positive = |name: &str, value: i64| {
+        u64::try_from(value).map_err(|_| Error::invalid(format!("{field}.{name}"), format!("{value} is negative")))
+    };
+    if wanted.cpu_period != 0 {
+        cpu.set_period(Some(positive("cpu_period", wanted.cpu_period)?));
+    }
+    if wanted.cpu_shares != 0 {
+        cpu.set_shares(Some(positive("cpu_shares", wanted.cpu_shares)?));
+    }
+    // -1 is no quota.
+    if wanted.cpu_quota < -1 {
+        return Err(Error::invalid(format!("{field}.cpu_quota"), format!("{} is below -1", wanted.cpu_quota)));
+    }
+    if wanted.cpu_quota != 0 {
+        cpu.set_quota(Some(wanted.cpu_quota));
+    }
+    if !wanted.cpuset_cpus.is_empty() {
+        cpu.set_cpus(Some(wanted.cpuset_cpus.clone()));
+    }
+    if !wanted.cpuset_mems.is_empty() {
+        cpu.set_mems(Some(wanted.cpuset_mems.clone()));
+    }
+    Ok(cpu)
+}
+
+/// memory_swap_limit_in_bytes counts memory and swap together, as OCI's swap does.
+fn memory(memory: Option<LinuxMemory>, wanted: &LinuxContainerResources, host: &Host, field: &str) -> Result<LinuxMemory, Error> {
+    let mut memory = memory.unwrap_or_default();
+    let limit = wanted.memory_limit_in_bytes;
+    if limit < -1 {
+        return Err(Error::invalid(format!("{field}.memory_limit_in_bytes"), format!("{limit} is below -1")));
+    }
+    if limit != 0 {
+        memory.set_limit(Some(limit));
+    }
+    let swap = wanted.memory_swap_limit_in_bytes;
+    if host.swap && swap != 0 {
+        memory.set_swap(Some(swap));
+    } else if host.swap && limit > 0 {
+        // No swap unless it is asked for.
+        memory.set_swap(Some(limit));
+    }
+    Ok(memory)
+}
+
+fn huge_pages(limit: &HugepageLimit, field: &str) -> Result<LinuxHugepageLimit, Error> {
+    let digits = limit.page_size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &limit.page_size[digits.len()..];
+    if digits.is_empty() || digits.parse::<u64>().is_err() || !["KB", "MB", "GB"].contains(&unit) {
+        return Err(Error::invalid(format!("{field}.page_size"), format!("{:?} is no size such as 2MB", limit.page_size)));
+    }
+    let mut oci = LinuxHugepageLimit::default();
+    oci.set_page_size(limit.page_size.clone()).set_limit(i64::try_from(limit.limit).unwrap_or(i64::MAX));
+    Ok(oci)
+}

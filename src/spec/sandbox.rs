@@ -1,0 +1,104 @@
+//! The spec of a pause container.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxCpu, LinuxResources, Root, Spec};
+
+use super::{
+    Error, Handler, Host, SandboxFiles, annotations, capabilities, devices, mounts, namespaces, oom_score, security,
+    start, sysctls, with_linux, with_process,
+};
+use crate::api::v1::{LinuxSandboxSecurityContext, PodSandboxConfig};
+use crate::ids::SandboxId;
+
+/// Below every container, above what the node needs; as in kubelet's own pause containers.
+const OOM_SCORE: i64 = -998;
+/// Weight of a process that sleeps.
+const CPU_SHARES: u64 = 2;
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the spec of a pause container is made of.
+#[derive(Debug)]
+pub struct SandboxInput<'a> {
+    /// The sandbox, and its pause container.
+    pub id: &'a SandboxId,
+    /// The request's config.
+    pub config: &'a PodSandboxConfig,
+    /// Its runtime handler.
+    pub handler: &'a Handler,
+    /// The host.
+    pub host: &'a Host,
+    /// The OCI `cgroupsPath`.
+    pub cgroup_path: String,
+    /// Its pinned network namespace; `None` on the host's network.
+    pub netns: Option<&'a Path>,
+    /// Absolute path of the read-only root.
+    pub root: &'a Path,
+    /// The command.
+    pub args: Vec<String>,
+    /// The pod's hostname.
+    pub hostname: String,
+    /// The seccomp profile that [`super::seccomp_file`] names, read.
+    pub seccomp: Option<&'a [u8]>,
+    /// The pod's files.
+    pub files: &'a SandboxFiles,
+}
+
+/// Makes the spec of a pause container.
+///
+/// # Errors
+/// [`Error`] names the field.
+pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
+    let context = input.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
+    namespaces::check(&options)?;
+    let sysctls = sysctls::sandbox(input.config, &options)?;
+    let (uid, gid, groups) = user(context)?;
+    let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
+
+    let mut spec = start(input.handler);
+    let mut root = Root::default();
+    root.set_path(input.root.to_owned()).set_readonly(Some(true));
+    spec.set_root(Some(root));
+    if input.netns.is_some() {
+        spec.set_hostname(Some(input.hostname.clone()));
+    }
+    with_process(&mut spec, |process| {
+        let mut user = oci_spec::runtime::User::default();
+        user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
+        process.set_user(user).set_args(Some(input.args.clone())).set_env(Some(vec![PATH.to_owned()]));
+        process.set_cwd("/".into()).set_no_new_privileges(Some(true));
+        process.set_capabilities(Some(capabilities::default()));
+        process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
+    });
+    with_linux(&mut spec, |linux| {
+        linux.set_namespaces(Some(namespaces::sandbox(&options, input.netns)));
+        linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
+        linux.set_sysctl(Some(sysctls)).set_seccomp(seccomp);
+        linux.set_masked_paths(Some(security::default_masked_paths(input.host)));
+        linux.set_readonly_paths(Some(security::default_readonly_paths()));
+        let mut cpu = LinuxCpu::default();
+        cpu.set_shares(Some(CPU_SHARES));
+        let mut resources = LinuxResources::default();
+        resources.set_cpu(Some(cpu)).set_devices(Some(devices::deny_all()));
+        linux.set_resources(Some(resources));
+    });
+    spec.set_mounts(Some(mounts::sandbox(input.files)));
+    spec.set_annotations(Some(annotations::sandbox(input)));
+    Ok(spec)
+}
+
+/// The pause process's user; a nobody unless the pod says otherwise.
+fn user(context: Option<&LinuxSandboxSecurityContext>) -> Result<(u32, u32, Vec<u32>), Error> {
+    const NOBODY: u32 = 65535;
+    let field = "config.linux.security_context";
+    let Some(context) = context else { return Ok((NOBODY, NOBODY, Vec::new())) };
+    let number = |name: &str, value: i64| super::user::id(&format!("{field}.{name}"), value);
+    let uid = context.run_as_user.as_ref().map(|user| number("run_as_user", user.value)).transpose()?;
+    let gid = context.run_as_group.as_ref().map(|group| number("run_as_group", group.value)).transpose()?;
+    if gid.is_some() && uid.is_none() {
+        return Err(Error::invalid(format!("{field}.run_as_group"), "needs run_as_user"));
+    }
+    let groups = context.supplemental_groups.iter().map(|group| number("supplemental_groups", *group));
+    Ok((uid.unwrap_or(NOBODY), gid.or(uid.map(|_| 0)).unwrap_or(NOBODY), groups.collect::<Result<_, _>>()?))
+}

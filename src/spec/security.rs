@@ -1,0 +1,146 @@
+//! Seccomp, AppArmor, SELinux, masked and read-only paths.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use super::{Error, Host, is_privileged, seccomp};
+use crate::api::v1::security_profile::ProfileType;
+use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig, SeLinuxOption, SecurityProfile};
+
+const FIELD: &str = "config.linux.security_context";
+
+/// What a config says of seccomp, in the field of today and in the one of old.
+pub(super) struct Wanted<'a> {
+    profile: Option<&'a SecurityProfile>,
+    old: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    #[allow(deprecated, reason = "old clients set seccomp_profile_path")]
+    pub(super) fn sandbox(context: Option<&'a LinuxSandboxSecurityContext>) -> Self {
+        Self {
+            profile: context.and_then(|context| context.seccomp.as_ref()),
+            old: context.map_or("", |context| context.seccomp_profile_path.as_str()),
+        }
+    }
+
+    #[allow(deprecated, reason = "old clients set seccomp_profile_path")]
+    pub(super) fn container(context: Option<&'a LinuxContainerSecurityContext>) -> Self {
+        Self {
+            profile: context.and_then(|context| context.seccomp.as_ref()),
+            old: context.map_or("", |context| context.seccomp_profile_path.as_str()),
+        }
+    }
+}
+
+impl Wanted<'_> {
+    fn kind(&self) -> Option<ProfileType> {
+        match (self.profile, self.old) {
+            (Some(profile), _) => Some(profile.profile_type()),
+            (None, "" | "unconfined") => None,
+            (None, "runtime/default" | "docker/default") => Some(ProfileType::RuntimeDefault),
+            (None, _) => Some(ProfileType::Localhost),
+        }
+    }
+}
+
+/// The filter. Nothing asked for is unconfined, as in containerd; what is asked for and cannot
+/// be had is an error, never unconfined.
+pub(super) fn seccomp(wanted: &Wanted<'_>, capabilities: &[String], host: &Host, file: Option<&[u8]>) -> Result<Option<LinuxSeccomp>, Error> {
+    let field = || format!("{FIELD}.seccomp");
+    match wanted.kind() {
+        None | Some(ProfileType::Unconfined) => Ok(None),
+        Some(_) if !host.seccomp => Err(Error::unsupported(field(), "this kernel has no seccomp filters")),
+        Some(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(capabilities, host.kernel))),
+        Some(ProfileType::Localhost) => {
+            let profile = seccomp::from_json(file.unwrap_or_default());
+            profile.map(Some).map_err(|error| Error::invalid(field(), format!("the profile cannot be read: {error}")))
+        }
+    }
+}
+
+/// The file of a Localhost seccomp profile, for the verb to read.
+///
+/// # Errors
+/// [`Error::Invalid`] unless it is an absolute path without `..`.
+pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error> {
+    if wanted.kind() != Some(ProfileType::Localhost) {
+        return Ok(None);
+    }
+    let text = wanted.profile.map_or(wanted.old, |profile| profile.localhost_ref.as_str());
+    // Old clients write `localhost/` before the path.
+    let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
+    if !super::is_clean_absolute(&path) {
+        return Err(Error::invalid(format!("{FIELD}.seccomp.localhost_ref"), format!("{text:?} is not a clean absolute path")));
+    }
+    Ok(Some(path))
+}
+
+/// The AppArmor profile's name. On a host without AppArmor only a Localhost profile is refused, as in containerd.
+pub(super) fn apparmor(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<Option<String>, Error> {
+    let field = || format!("{FIELD}.apparmor");
+    let Some(profile) = context.and_then(|context| context.apparmor.as_ref()) else { return Ok(None) };
+    match profile.profile_type() {
+        ProfileType::Unconfined => Ok(None),
+        ProfileType::RuntimeDefault if !host.apparmor => Ok(None),
+        ProfileType::Localhost if host.apparmor => Ok(Some(profile.localhost_ref.clone())),
+        ProfileType::Localhost => Err(Error::unsupported(field(), "this host has no AppArmor")),
+        ProfileType::RuntimeDefault => Err(Error::unsupported(field(), "the default profile is not supported by this version")),
+    }
+}
+
+/// The process's SELinux label: the container's options, or else its pod's. A host without SELinux has no labels.
+pub(super) fn selinux_label(context: Option<&LinuxContainerSecurityContext>, sandbox: &PodSandboxConfig, host: &Host) -> Option<String> {
+    let pod = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.selinux_options.as_ref()).or(pod.and_then(|pod| pod.selinux_options.as_ref()));
+    options.filter(|_| host.selinux && !is_privileged(context)).map(label)
+}
+
+fn label(options: &SeLinuxOption) -> String {
+    let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+    format!(
+        "{}:{}:{}:{}",
+        or(&options.user, "system_u"),
+        or(&options.role, "system_r"),
+        or(&options.r#type, "container_t"),
+        or(&options.level, "s0")
+    )
+}
+
+/// Masked and read-only paths of a container: none when it is privileged, the request's to the
+/// letter when it has a security context (kubelet sends the lists, and an empty one for
+/// procMount Unmasked), else the defaults.
+pub(super) fn paths(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> (Vec<String>, Vec<String>) {
+    match context {
+        Some(context) if context.privileged => (Vec::new(), Vec::new()),
+        Some(context) => (context.masked_paths.clone(), context.readonly_paths.clone()),
+        None => (default_masked_paths(host), default_readonly_paths()),
+    }
+}
+
+/// What no container has to see: containerd 2.4's list, with the power meter side channel
+/// (GHSA-7ww5-4wqc-m92c) closed on every processor.
+pub(super) fn default_masked_paths(host: &Host) -> Vec<String> {
+    const MASKED: [&str; 12] = [
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/sys/firmware",
+        "/sys/devices/virtual/powercap",
+    ];
+    let throttles = (0..host.cpu_count).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    MASKED.iter().map(ToString::to_string).chain(throttles).collect()
+}
+
+/// What no container may write.
+pub(super) fn default_readonly_paths() -> Vec<String> {
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(str::to_owned).to_vec()
+}

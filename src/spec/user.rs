@@ -1,0 +1,196 @@
+//! Who a container runs as: the request, or else the image, looked up in the image's own
+//! /etc/passwd and /etc/group.
+
+use super::Error;
+use crate::api::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
+
+const CONTEXT: &str = "config.linux.security_context";
+/// Kubernetes' and the kernel's largest id that is not "none": a larger one once wrapped to 0 (CVE-2024-40635).
+const MAX_ID: i64 = (1 << 31) - 1;
+/// Most lines of a file that are looked at; it is the image author's.
+const LINES: usize = 100_000;
+
+/// A resolved user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// All groups, the primary among them: a file may deny access by group (CVE-2023-25173).
+    pub groups: Vec<u32>,
+}
+
+/// The users and groups of an image.
+#[derive(Clone, Debug, Default)]
+pub struct UserDb {
+    users: Vec<Passwd>,
+    groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Passwd {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    name: String,
+    gid: u32,
+    members: Vec<String>,
+}
+
+impl UserDb {
+    /// Reads passwd(5) and group(5); lines that are broken are passed over.
+    #[must_use]
+    pub fn parse(passwd: &[u8], group: &[u8]) -> Self {
+        Self {
+            users: lines(passwd).filter_map(|fields| passwd_line(&fields)).collect(),
+            groups: lines(group).filter_map(|fields| group_line(&fields)).collect(),
+        }
+    }
+
+    fn by_name(&self, name: &str) -> Option<&Passwd> {
+        self.users.iter().find(|user| user.name == name)
+    }
+
+    fn by_uid(&self, uid: u32) -> Option<&Passwd> {
+        self.users.iter().find(|user| user.uid == uid)
+    }
+}
+
+fn lines(file: &[u8]) -> impl Iterator<Item = Vec<String>> {
+    let text = String::from_utf8_lossy(file).into_owned();
+    let all: Vec<Vec<String>> =
+        text.lines().take(LINES).map(|line| line.trim().split(':').map(str::to_owned).collect()).collect();
+    all.into_iter()
+}
+
+fn passwd_line(fields: &[String]) -> Option<Passwd> {
+    let [name, _, uid, gid, ..] = fields else { return None };
+    Some(Passwd { name: name.clone(), uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+}
+
+fn group_line(fields: &[String]) -> Option<Group> {
+    let [name, _, gid, rest @ ..] = fields else { return None };
+    let members = rest.first().map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    Some(Group { name: name.clone(), gid: gid.parse().ok()?, members })
+}
+
+/// Resolves the user of a request, or else of the image (`user[:group]`).
+///
+/// # Errors
+/// [`Error`] names the field, or the image's USER.
+pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecurityContext>) -> Result<User, Error> {
+    let (base, name) = match requested(db, context)? {
+        Some(found) => found,
+        None => from_image(db, image_user)?,
+    };
+    let mut groups = vec![base.1];
+    let strict = context.is_some_and(|context| context.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict);
+    if let Some(name) = name.filter(|_| !strict) {
+        groups.extend(db.groups.iter().filter(|group| group.members.contains(&name)).map(|group| group.gid));
+    }
+    for group in context.into_iter().flat_map(|context| &context.supplemental_groups) {
+        groups.push(id(&format!("{CONTEXT}.supplemental_groups"), *group)?);
+    }
+    let mut seen = std::collections::HashSet::new();
+    groups.retain(|group| seen.insert(*group));
+    Ok(User { uid: base.0, gid: base.1, groups })
+}
+
+/// Ids, and the name whose memberships count.
+type Found = ((u32, u32), Option<String>);
+
+fn requested(db: &UserDb, context: Option<&LinuxContainerSecurityContext>) -> Result<Option<Found>, Error> {
+    let Some(context) = context else { return Ok(None) };
+    let group = context.run_as_group.as_ref().map(|group| id(&format!("{CONTEXT}.run_as_group"), group.value)).transpose()?;
+    let (uid, known) = match (&context.run_as_user, context.run_as_username.as_str()) {
+        (Some(_), name) if !name.is_empty() => {
+            return Err(Error::invalid(format!("{CONTEXT}.run_as_username"), "and run_as_user exclude each other"));
+        }
+        (Some(user), _) => {
+            let uid = id(&format!("{CONTEXT}.run_as_user"), user.value)?;
+            (uid, db.by_uid(uid))
+        }
+        (None, "") if group.is_some() => {
+            return Err(Error::invalid(format!("{CONTEXT}.run_as_group"), "needs run_as_user or run_as_username"));
+        }
+        (None, "") => return Ok(None),
+        (None, name) => {
+            let known = lookup(db, name, &format!("{CONTEXT}.run_as_username"))?;
+            (known.uid, Some(known))
+        }
+    };
+    let gid = group.or(known.map(|known| known.gid)).unwrap_or(0);
+    Ok(Some(((uid, gid), known.map(|known| known.name.clone()))))
+}
+
+fn from_image(db: &UserDb, text: &str) -> Result<Found, Error> {
+    const FIELD: &str = "the image's USER";
+    if text.is_empty() {
+        // Root, and what the image's files say of root.
+        return Ok(((0, 0), db.by_uid(0).map(|root| root.name.clone())));
+    }
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let (uid, known) = match number(user, FIELD)? {
+        Some(uid) => (uid, db.by_uid(uid)),
+        None => {
+            let known = lookup(db, user, FIELD)?;
+            (known.uid, Some(known))
+        }
+    };
+    let gid = match group {
+        None => known.map_or(0, |known| known.gid),
+        Some(group) => match number(group, FIELD)? {
+            Some(gid) => gid,
+            None => {
+                let found = db.groups.iter().find(|known| known.name == group);
+                found.ok_or_else(|| Error::invalid(FIELD, format!("there is no group {group:?} in the image")))?.gid
+            }
+        },
+    };
+    Ok(((uid, gid), known.map(|known| known.name.clone())))
+}
+
+fn lookup<'a>(db: &'a UserDb, name: &str, field: &str) -> Result<&'a Passwd, Error> {
+    // A text of digits is a number and never a name, or an image could call its root 99999999999 (CVE-2026-46680).
+    let found = db.by_name(name).filter(|_| !is_number(name));
+    let found = found.ok_or_else(|| Error::invalid(field, format!("there is no user {name:?} in the image")))?;
+    id(field, found.uid.into())?;
+    id(field, found.gid.into())?;
+    Ok(found)
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A number within the range, `None` for what is a name.
+fn number(text: &str, field: &str) -> Result<Option<u32>, Error> {
+    if !is_number(text) {
+        return Ok(None);
+    }
+    let value = text.parse().map_err(|_| Error::invalid(field, format!("{text} is no id")))?;
+    id(field, value).map(Some)
+}
+
+/// An id from a number of the request's.
+pub(super) fn id(field: &str, value: i64) -> Result<u32, Error> {
+    let fits = (0..=MAX_ID).contains(&value).then(|| u32::try_from(value).ok()).flatten();
+    fits.ok_or_else(|| Error::invalid(field, format!("{value} is not between 0 and {MAX_ID}")))
+}
+
+impl User {
+    pub(super) fn to_oci(&self) -> oci_spec::runtime::User {
+        let mut user = oci_spec::runtime::User::default();
+        user.set_uid(self.uid).set_gid(self.gid).set_additional_gids(Some(self.groups.clone()));
+        user
+    }
+}
+
+#[cfg(test)]
+mod tests;

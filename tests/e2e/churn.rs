@@ -1,0 +1,131 @@
+//! Many pods come and go: nothing fails, nothing stays, nothing grows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, Target};
+use crate::harness::{Outcome, Test, rule};
+use crate::node::Node;
+use crate::scope::{Scope, sleeper};
+
+const PODS: usize = 100;
+const AT_A_TIME: usize = 8;
+const ROUNDS: usize = 3;
+/// tokio's threads for blocking calls end after 10 s of idleness.
+const SETTLED: Duration = Duration::from_secs(12);
+
+pub fn tests() -> Vec<Test> {
+    vec![rule!(a_hundred_pods_come_and_go_three_times).alone().within(900)]
+}
+
+/// What the daemon holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    files: usize,
+    threads: usize,
+}
+
+fn held(pid: u32) -> anyhow::Result<Held> {
+    let count = |what: &str| anyhow::Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+    Ok(Held { files: count("fd")?, threads: count("task")? })
+}
+
+/// What it holds when that has not changed for a while.
+async fn settled(pid: u32) -> anyhow::Result<Held> {
+    let start = Instant::now();
+    let (mut last, mut since) = (held(pid)?, Instant::now());
+    while since.elapsed() < SETTLED && start.elapsed() < 5 * SETTLED {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = held(pid)?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(last)
+}
+
+/// In KiB.
+fn rss_anon(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// How long each step of one pod took.
+#[derive(Clone, Copy)]
+struct Times([Duration; 4]);
+
+const STEPS: [&str; 4] = ["run", "create and start", "stop", "remove"];
+
+async fn one_pod(scope: &Scope) -> anyhow::Result<Times> {
+    let mut times = [Duration::ZERO; 4];
+    let mut start = Instant::now();
+    let mut lap = |step: usize| {
+        times[step] = start.elapsed();
+        start = Instant::now();
+    };
+    let pod = scope.pod().await?;
+    lap(0);
+    pod.start(sleeper("main")).await?;
+    lap(1);
+    pod.stop().await?;
+    lap(2);
+    pod.remove().await?;
+    lap(3);
+    Ok(Times(times))
+}
+
+async fn round(scope: &Arc<Scope>, number: usize) -> Outcome {
+    let start = Instant::now();
+    let mut waiting: VecDeque<_> = (0..PODS).collect();
+    let (mut running, mut all) = (JoinSet::new(), Vec::new());
+    loop {
+        while running.len() < AT_A_TIME && waiting.pop_front().is_some() {
+            let scope = scope.clone();
+            running.spawn(async move { one_pod(&scope).await });
+        }
+        let Some(done) = running.join_next().await else { break };
+        all.push(done??);
+    }
+    let took = start.elapsed().as_secs_f64();
+    print!("    round {number}: {:.2} pods/s;", all.len() as f64 / took);
+    for (step, name) in STEPS.iter().enumerate() {
+        let mut times: Vec<_> = all.iter().map(|times| times.0[step].as_millis()).collect();
+        times.sort_unstable();
+        print!(" {name} {} ms (at most {});", times[times.len() / 2], times[times.len() - 1]);
+    }
+    println!();
+    scope.remove_pods().await
+}
+
+fn daemon(bed: &Bed) -> anyhow::Result<u32> {
+    bed.pid(if bed.target == Target::Pontoon { "pontoon" } else { "containerd" })
+}
+
+async fn a_hundred_pods_come_and_go_three_times(scope: Arc<Scope>) -> Outcome {
+    let pid = daemon(&scope.bed)?;
+    // The bridge and the plugins' chains stay once they are made.
+    one_pod(&scope).await?;
+    scope.remove_pods().await?;
+    let before = Node::look(&scope.bed).await?;
+    let mut rounds = Vec::new();
+    for number in 1..=ROUNDS {
+        round(&scope, number).await.with_context(|| format!("round {number}"))?;
+        before.is_back(&scope.bed).await.with_context(|| format!("after round {number}"))?;
+        let (held, memory) = (settled(pid).await?, rss_anon(pid)?);
+        println!("    after it: {held:?}, {memory} KiB of memory");
+        rounds.push((held, memory));
+    }
+    ensure!(daemon(&scope.bed)? == pid, "the daemon was started again meanwhile");
+    // The built-in is all of containerd, and Go's collector frees when it likes.
+    if scope.bed.target == Target::Pontoon {
+        ensure!(rounds.iter().all(|(held, _)| *held == rounds[0].0), "{rounds:?}");
+        let growth = rounds[ROUNDS - 1].1 / rounds[0].1;
+        ensure!(growth < 1.05, "memory grew to {:.0} % of that after round 1", growth * 100.0);
+    }
+    Ok(())
+}

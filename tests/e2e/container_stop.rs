@@ -1,0 +1,151 @@
+//! StopContainer: which signal, how long the grace is, what shortens it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use pontoon::api::v1;
+use pontoon::api::v1::{ContainerConfig, Signal};
+
+use crate::bed::{SOON, image_spec, until};
+use crate::harness::{Outcome, Test, rule};
+use crate::logs;
+use crate::scope::{Pod, Scope, shell, sleeper};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(the_stop_signal_is_sigterm_by_default),
+        rule!(an_images_stop_signal_wins_over_sigterm),
+        rule!(cris_stop_signal_wins_over_the_images),
+        rule!(what_ends_in_its_grace_keeps_its_exit_code),
+        rule!(what_ignores_the_signal_is_killed_after_the_grace),
+        rule!(a_grace_of_zero_kills_at_once),
+        rule!(a_second_stop_with_less_grace_shortens_the_first)
+            .only_pontoon("the built-in sends one signal and waits for the first grace's end"),
+        rule!(a_created_container_can_be_stopped_and_removed),
+        rule!(stop_of_an_unknown_container_succeeds),
+    ]
+}
+
+/// Names the signal that ends it and exits with 5.
+fn reports(name: &str) -> ContainerConfig {
+    shell(
+        name,
+        "for s in TERM QUIT USR1 INT; do trap \"echo got $s; exit 5\" $s; done; echo ready; while :; do sleep 1000 & wait $!; done",
+    )
+}
+
+async fn start_and_wait(pod: &Pod, config: ContainerConfig) -> anyhow::Result<(String, std::path::PathBuf)> {
+    let log = pod.log(&config);
+    let id = pod.start(config).await?;
+    until(SOON, || async {
+        ensure!(logs::text(&log)?.starts_with("ready\n"));
+        Ok(())
+    })
+    .await?;
+    Ok((id, log))
+}
+
+async fn stops_by(scope: &Scope, config: ContainerConfig, signal: &str) -> Outcome {
+    let pod = scope.pod().await?;
+    let (id, log) = start_and_wait(&pod, config).await?;
+    scope.bed.stop(&id, 20).await?;
+    let status = scope.bed.exited(&id).await?;
+    let text = logs::text(&log)?;
+    ensure!(text.ends_with(&format!("got {signal}\n")), "{text}");
+    ensure!(status.exit_code == 5 && status.reason == "Error", "{} {}", status.exit_code, status.reason);
+    Ok(())
+}
+
+async fn the_stop_signal_is_sigterm_by_default(scope: Arc<Scope>) -> Outcome {
+    stops_by(&scope, reports("main"), "TERM").await
+}
+
+/// nginx's image says SIGQUIT, and has a shell.
+const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
+
+async fn an_images_stop_signal_wins_over_sigterm(scope: Arc<Scope>) -> Outcome {
+    scope.bed.pull(NGINX).await?;
+    let mut config = reports("main");
+    config.image = Some(image_spec(NGINX));
+    stops_by(&scope, config, "QUIT").await
+}
+
+async fn cris_stop_signal_wins_over_the_images(scope: Arc<Scope>) -> Outcome {
+    scope.bed.pull(NGINX).await?;
+    let mut config = reports("main");
+    config.image = Some(image_spec(NGINX));
+    config.stop_signal = Signal::Sigusr1.into();
+    stops_by(&scope, config, "USR1").await
+}
+
+async fn what_ends_in_its_grace_keeps_its_exit_code(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let config = shell("main", "trap 'sleep 1; echo done; exit 0' TERM; echo ready; while :; do sleep 1000 & wait $!; done");
+    let (id, log) = start_and_wait(&pod, config).await?;
+    scope.bed.stop(&id, 20).await?;
+    let status = scope.bed.exited(&id).await?;
+    ensure!(status.exit_code == 0 && status.reason == "Completed", "{} {}", status.exit_code, status.reason);
+    ensure!(logs::text(&log)? == "ready\ndone\n", "its last line is lost");
+    Ok(())
+}
+
+/// As pid 1, which ignores what it does not handle.
+fn stubborn(name: &str) -> ContainerConfig {
+    shell(name, "trap '' TERM; echo ready; while :; do sleep 1000 & wait $!; done")
+}
+
+async fn killed_after(scope: &Scope, grace: i64) -> anyhow::Result<Duration> {
+    let pod = scope.pod().await?;
+    let (id, _) = start_and_wait(&pod, stubborn("main")).await?;
+    let start = Instant::now();
+    scope.bed.stop(&id, grace).await?;
+    let took = start.elapsed();
+    let status = scope.bed.exited(&id).await?;
+    ensure!(status.exit_code == 137 && status.reason == "Error", "{} {}", status.exit_code, status.reason);
+    Ok(took)
+}
+
+async fn what_ignores_the_signal_is_killed_after_the_grace(scope: Arc<Scope>) -> Outcome {
+    let took = killed_after(&scope, 2).await?;
+    ensure!((2.0..6.0).contains(&took.as_secs_f64()), "after {took:?}");
+    Ok(())
+}
+
+async fn a_grace_of_zero_kills_at_once(scope: Arc<Scope>) -> Outcome {
+    let took = killed_after(&scope, 0).await?;
+    ensure!(took < Duration::from_secs(2), "after {took:?}");
+    Ok(())
+}
+
+async fn a_second_stop_with_less_grace_shortens_the_first(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let (id, _) = start_and_wait(&pod, stubborn("main")).await?;
+    let start = Instant::now();
+    let first = tokio::spawn({
+        let (bed, id) = (scope.bed.clone(), id.clone());
+        async move { bed.stop(&id, 60).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    scope.bed.stop(&id, 1).await?;
+    first.await??;
+    ensure!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
+    let status = scope.bed.status(&id).await?;
+    ensure!(status.state() == v1::ContainerState::ContainerExited && status.exit_code == 137, "{status:?}");
+    Ok(())
+}
+
+async fn a_created_container_can_be_stopped_and_removed(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.create(sleeper("main")).await?;
+    scope.bed.stop(&id, 5).await?;
+    scope.bed.remove(&id).await?;
+    ensure!(scope.bed.status(&id).await.is_err(), "it is still there");
+    Ok(())
+}
+
+async fn stop_of_an_unknown_container_succeeds(scope: Arc<Scope>) -> Outcome {
+    let unknown = "0123456789abcdef".repeat(4);
+    scope.bed.stop(&unknown, 5).await?;
+    scope.bed.remove(&unknown).await
+}

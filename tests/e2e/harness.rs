@@ -1,0 +1,216 @@
+//! Runs the tests: those that share the node some at a time, then those that want it for themselves one after the other.
+//!
+//! Not libtest, because a test can be skipped with a reason here, has a deadline, and can have the node for itself.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, Target};
+use crate::scope::Scope;
+
+/// Tests that run at the same time: most of them wait, for a grace period or a log line.
+const TOGETHER: usize = 4;
+
+/// What a test returns; the error says what was expected and what came.
+pub type Outcome = anyhow::Result<()>;
+
+type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// One test.
+pub struct Test {
+    name: String,
+    body: fn(Arc<Scope>) -> Running,
+    alone: bool,
+    deadline: Duration,
+    only_pontoon: Option<&'static str>,
+}
+
+impl Test {
+    /// For [`rules`] alone.
+    pub fn new(name: &str, body: fn(Arc<Scope>) -> Running) -> Self {
+        let name = name.strip_prefix("e2e::").unwrap_or(name).to_owned();
+        Self { name, body, alone: false, deadline: Duration::from_secs(90), only_pontoon: None }
+    }
+
+    /// Nothing else runs meanwhile: it compares the node before and after, or ends a daemon.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Another deadline than 90 s.
+    pub fn within(mut self, seconds: u64) -> Self {
+        self.deadline = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Not on the built-in CRI, and why.
+    pub fn only_pontoon(mut self, why: &'static str) -> Self {
+        self.only_pontoon = Some(why);
+        self
+    }
+
+    fn skipped(&self, target: Target) -> Option<&'static str> {
+        self.only_pontoon.filter(|_| target == Target::Builtin)
+    }
+}
+
+/// A [`Test`] of an `async fn(Arc<Scope>) -> Outcome`, named after it.
+macro_rules! rule {
+    ($body:ident) => {
+        $crate::harness::Test::new(concat!(module_path!(), "::", stringify!($body)), |scope| Box::pin($body(scope)))
+    };
+}
+pub(crate) use rule;
+
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: usize,
+}
+
+/// Runs what the arguments select, prints as `cargo test` does.
+pub fn main(tests: Vec<Test>) -> ExitCode {
+    // Options of libtest, which `cargo test` may pass, have no meaning here.
+    let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let all = tests.len();
+    let tests: Vec<Test> =
+        tests.into_iter().filter(|test| filters.is_empty() || filters.iter().any(|f| test.name.contains(f))).collect();
+    let filtered = all - tests.len();
+    println!("\nrunning {} tests", tests.len());
+    let start = Instant::now();
+    let counts = match run_all(tests) {
+        Ok(counts) => counts,
+        Err(error) => {
+            println!("the tests cannot run: {error:#}");
+            Counts { failed: vec!["setup".into()], ..Counts::default() }
+        }
+    };
+    let verdict = if counts.failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; {filtered} filtered out; finished in {:.2}s\n",
+        counts.passed,
+        counts.failed.len(),
+        counts.skipped,
+        start.elapsed().as_secs_f64()
+    );
+    if counts.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_all(tests: Vec<Test>) -> anyhow::Result<Counts> {
+    let mut counts = Counts::default();
+    let Some(env) = std::env::var_os("PONTOON_BED") else {
+        for test in &tests {
+            println!("test {} ... ignored, PONTOON_BED is not set", test.name);
+        }
+        counts.skipped = tests.len();
+        return Ok(counts);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let bed = Arc::new(Bed::open(env.as_ref()).with_context(|| format!("PONTOON_BED={}", env.display()))?);
+        println!("on {:?}", bed.target);
+        bed.pull_test_image().await?;
+        let (alone, together): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.alone);
+        run_together(&bed, together, &mut counts).await;
+        for test in alone {
+            report(&mut counts, run_one(bed.clone(), test).await);
+        }
+        anyhow::Ok(())
+    })?;
+    if !counts.failed.is_empty() {
+        println!("\nfailures:\n    {}", counts.failed.join("\n    "));
+    }
+    Ok(counts)
+}
+
+async fn run_together(bed: &Arc<Bed>, tests: Vec<Test>, counts: &mut Counts) {
+    let mut running = JoinSet::new();
+    for test in tests {
+        if running.len() == TOGETHER {
+            next(&mut running, counts).await;
+        }
+        running.spawn(run_one(bed.clone(), test));
+    }
+    while !running.is_empty() {
+        next(&mut running, counts).await;
+    }
+}
+
+async fn next(running: &mut JoinSet<Report>, counts: &mut Counts) {
+    if let Some(Ok(done)) = running.join_next().await {
+        report(counts, done);
+    }
+}
+
+struct Report {
+    name: String,
+    verdict: Verdict,
+    took: Duration,
+}
+
+enum Verdict {
+    Passed,
+    Failed(anyhow::Error),
+    Skipped(&'static str),
+}
+
+async fn run_one(bed: Arc<Bed>, test: Test) -> Report {
+    let start = Instant::now();
+    let verdict = match test.skipped(bed.target) {
+        Some(why) => Verdict::Skipped(why),
+        None => match run_body(bed, &test).await {
+            Ok(()) => Verdict::Passed,
+            Err(error) => Verdict::Failed(error),
+        },
+    };
+    Report { name: test.name, verdict, took: start.elapsed() }
+}
+
+/// In a task of its own, so that a panic is this test's failure; its pods go whatever happens, and must go.
+async fn run_body(bed: Arc<Bed>, test: &Test) -> Outcome {
+    let scope = Arc::new(Scope::new(bed, &test.name)?);
+    let mut body = JoinSet::new();
+    body.spawn((test.body)(scope.clone()));
+    let outcome = match tokio::time::timeout(test.deadline, body.join_next()).await {
+        Ok(Some(Ok(outcome))) => outcome,
+        Ok(Some(Err(panic))) => Err(anyhow!("{panic}")),
+        Ok(None) => Err(anyhow!("did not run")),
+        Err(_) => Err(anyhow!("not done within {:?}", test.deadline)),
+    };
+    body.shutdown().await;
+    let swept = tokio::time::timeout(Duration::from_secs(120), scope.sweep()).await;
+    let swept = swept.unwrap_or_else(|_| Err(anyhow!("not done within 120 s"))).context("removing the test's pods");
+    match (outcome, swept) {
+        (Ok(()), swept) => swept,
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(sweep)) => Err(error.context(format!("(and {sweep:#})"))),
+    }
+}
+
+fn report(counts: &mut Counts, done: Report) {
+    let seconds = done.took.as_secs_f64();
+    match done.verdict {
+        Verdict::Passed => {
+            counts.passed += 1;
+            println!("test {} ... ok ({seconds:.1} s)", done.name);
+        }
+        Verdict::Skipped(why) => {
+            counts.skipped += 1;
+            println!("test {} ... ignored, {why}", done.name);
+        }
+        Verdict::Failed(error) => {
+            println!("test {} ... FAILED ({seconds:.1} s)\n    {error:#}", done.name);
+            counts.failed.push(done.name);
+        }
+    }
+    let _ = std::io::stdout().flush();
+}

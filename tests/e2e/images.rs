@@ -1,0 +1,217 @@
+//! Images: pull, list, status, remove, and what `ctr` does beside us.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use pontoon::api::v1;
+use tokio::task::JoinSet;
+
+use crate::bed::{BUSYBOX, Bed, image_spec, output, until};
+use crate::harness::{Outcome, Test, rule};
+use crate::registry::{Registry, digest};
+use crate::scope::Scope;
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(a_pull_by_tag_and_by_digest_is_the_same_image),
+        rule!(an_image_is_found_by_each_of_its_names),
+        rule!(an_absent_image_has_no_status_and_no_error),
+        rule!(a_pull_with_the_right_password_works),
+        rule!(ten_pulls_of_one_image_fetch_it_once),
+        rule!(a_pull_again_fetches_no_layer),
+        rule!(the_list_is_filtered_by_reference).only_pontoon("the built-in ignores the filter"),
+        rule!(the_verbose_status_has_the_images_config),
+        rule!(a_removed_image_is_gone_with_all_its_tags),
+        rule!(image_fs_info_names_a_directory_that_exists),
+        rule!(what_ctr_imports_and_removes_is_seen_within_a_second),
+    ]
+}
+
+impl Bed {
+    /// ImageStatus, verbose.
+    pub async fn image_status(&self, image: &str) -> anyhow::Result<v1::ImageStatusResponse> {
+        let request = v1::ImageStatusRequest { image: Some(image_spec(image)), verbose: true };
+        Ok(self.images().image_status(request).await.with_context(|| format!("ImageStatus of {image}"))?.into_inner())
+    }
+
+    /// RemoveImage.
+    pub async fn remove_image(&self, image: &str) -> anyhow::Result<()> {
+        let request = v1::RemoveImageRequest { image: Some(image_spec(image)) };
+        self.images().remove_image(request).await.with_context(|| format!("RemoveImage of {image}"))?;
+        Ok(())
+    }
+
+    /// ListImages.
+    pub async fn list_images(&self, filter: &str) -> anyhow::Result<Vec<v1::Image>> {
+        let filter = (!filter.is_empty()).then(|| v1::ImageFilter { image: Some(image_spec(filter)) });
+        Ok(self.images().list_images(v1::ListImagesRequest { filter }).await.context("ListImages")?.into_inner().images)
+    }
+}
+
+/// A layer with one file: compressed, and the digest of what it unpacks to.
+pub async fn layer(scope: &Scope, content: &str) -> anyhow::Result<(Vec<u8>, String)> {
+    let root = scope.volume("layer")?;
+    std::fs::write(root.join("file"), content)?;
+    let tar = scope.dir().join("layer.tar");
+    let arguments = ["--owner=0", "--group=0", "-cf"];
+    output(tokio::process::Command::new("tar").args(arguments).arg(&tar).arg("-C").arg(&root).arg(".")).await?;
+    let diff_id = digest(&std::fs::read(&tar)?);
+    output(tokio::process::Command::new("gzip").arg("--force").arg(&tar)).await?;
+    Ok((std::fs::read(tar.with_extension("tar.gz"))?, diff_id))
+}
+
+const TAGS: &str = "gcr.io/k8s-staging-cri-tools/test-image-tags";
+
+async fn a_pull_by_tag_and_by_digest_is_the_same_image(scope: Arc<Scope>) -> Outcome {
+    let by_tag = scope.bed.pull(BUSYBOX).await?;
+    ensure!(by_tag.starts_with("sha256:") && by_tag.len() == 71, "{by_tag}");
+    let image = scope.bed.image_status(BUSYBOX).await?.image.context("no image")?;
+    ensure!(image.id == by_tag, "id {}, pulled {by_tag}", image.id);
+    ensure!(image.repo_tags.iter().any(|tag| tag == BUSYBOX), "{:?}", image.repo_tags);
+    let repository = BUSYBOX.rsplit_once(':').context("no tag")?.0;
+    let reference = image.repo_digests.iter().find(|d| d.starts_with(repository)).context("no repository digest")?;
+    let by_digest = scope.bed.pull(reference).await?;
+    ensure!(by_digest == by_tag, "{by_digest} and {by_tag}");
+    ensure!(image.size > 0, "size 0");
+    Ok(())
+}
+
+async fn an_image_is_found_by_each_of_its_names(scope: Arc<Scope>) -> Outcome {
+    let id = scope.bed.pull(BUSYBOX).await?;
+    // Of the same image, under its short name.
+    scope.bed.pull("docker.io/library/busybox:1.36").await?;
+    let digests = scope.bed.image_status(BUSYBOX).await?.image.context("no image")?.repo_digests;
+    let names = [BUSYBOX, &id, id.trim_start_matches("sha256:"), &id[7..20], "busybox:1.36", &digests[0]];
+    for name in names {
+        let found = scope.bed.image_status(name).await?.image;
+        ensure!(found.as_ref().is_some_and(|image| image.id == id), "{name}: {found:?}");
+    }
+    Ok(())
+}
+
+async fn an_absent_image_has_no_status_and_no_error(scope: Arc<Scope>) -> Outcome {
+    for name in ["registry.k8s.io/not-there:1".to_owned(), format!("sha256:{}", "0".repeat(64))] {
+        let status = scope.bed.image_status(&name).await?;
+        ensure!(status.image.is_none(), "{status:?}");
+        scope.bed.remove_image(&name).await?;
+    }
+    Ok(())
+}
+
+async fn a_pull_with_the_right_password_works(scope: Arc<Scope>) -> Outcome {
+    let registry = Registry::start(&scope.bed).await?;
+    // user:right
+    registry.require("dXNlcjpyaWdodA==")?;
+    let (layer, diff_id) = layer(&scope, "behind a password").await?;
+    let name = registry.image("private", &layer, &diff_id)?;
+    for auth in [
+        v1::AuthConfig { username: "user".into(), password: "right".into(), ..Default::default() },
+        v1::AuthConfig { auth: "dXNlcjpyaWdodA==".into(), ..Default::default() },
+    ] {
+        let request = v1::PullImageRequest { image: Some(image_spec(&name)), auth: Some(auth), ..Default::default() };
+        let pulled = scope.bed.images().pull_image(request).await.context("pull")?.into_inner();
+        ensure!(pulled.image_ref.starts_with("sha256:"), "{pulled:?}");
+        scope.bed.remove_image(&name).await?;
+    }
+    Ok(())
+}
+
+async fn ten_pulls_of_one_image_fetch_it_once(scope: Arc<Scope>) -> Outcome {
+    let registry = Registry::start(&scope.bed).await?;
+    let (layer, diff_id) = layer(&scope, "wanted by ten").await?;
+    let name = registry.image("popular", &layer, &diff_id)?;
+    let mut pulls = JoinSet::new();
+    for _ in 0..10 {
+        let (bed, name) = (scope.bed.clone(), name.clone());
+        pulls.spawn(async move { bed.pull(&name).await });
+    }
+    let ids = pulls.join_all().await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let gets = registry.gets("popular", &digest(&layer))?;
+    ensure!(gets == 1, "the layer was fetched {gets} times");
+    scope.bed.remove_image(&name).await
+}
+
+async fn a_pull_again_fetches_no_layer(scope: Arc<Scope>) -> Outcome {
+    let registry = Registry::start(&scope.bed).await?;
+    let (layer, diff_id) = layer(&scope, "wanted twice").await?;
+    let name = registry.image("again", &layer, &diff_id)?;
+    let (first, second) = (scope.bed.pull(&name).await?, scope.bed.pull(&name).await?);
+    ensure!(first == second, "{first} and {second}");
+    let gets = registry.gets("again", &digest(&layer))?;
+    ensure!(gets == 1, "the layer was fetched {gets} times");
+    scope.bed.remove_image(&name).await
+}
+
+async fn the_list_is_filtered_by_reference(scope: Arc<Scope>) -> Outcome {
+    let id = scope.bed.pull(BUSYBOX).await?;
+    let found = scope.bed.list_images(BUSYBOX).await?;
+    ensure!(found.len() == 1 && found[0].id == id, "{found:?}");
+    let found = scope.bed.list_images("registry.k8s.io/not-there:1").await?;
+    ensure!(found.is_empty(), "{found:?}");
+    let all = scope.bed.list_images("").await?;
+    ensure!(all.iter().filter(|image| image.id == id).count() == 1, "listed more than once, or not at all");
+    Ok(())
+}
+
+async fn the_verbose_status_has_the_images_config(scope: Arc<Scope>) -> Outcome {
+    let status = scope.bed.image_status(BUSYBOX).await?;
+    let info: serde_json::Value = serde_json::from_str(status.info.get("info").context("no key 'info'")?)?;
+    ensure!(info["chainID"].as_str().is_some_and(|id| id.starts_with("sha256:")), "chainID {}", info["chainID"]);
+    ensure!(info["imageSpec"]["config"]["Cmd"][0] == "sh", "imageSpec {}", info["imageSpec"]);
+    Ok(())
+}
+
+async fn a_removed_image_is_gone_with_all_its_tags(scope: Arc<Scope>) -> Outcome {
+    let id = scope.bed.pull(&format!("{TAGS}:1")).await?;
+    for tag in ["2", "3"] {
+        let other = scope.bed.pull(&format!("{TAGS}:{tag}")).await?;
+        ensure!(other == id, "tag {tag} is {other}");
+    }
+    let tags = scope.bed.image_status(&id).await?.image.context("no image")?.repo_tags;
+    ensure!(tags.len() == 3, "{tags:?}");
+    scope.bed.remove_image(&id).await?;
+    ensure!(!scope.bed.list_images("").await?.iter().any(|image| image.id == id), "it is still listed");
+    for name in tags.iter().chain([&id]) {
+        ensure!(scope.bed.image_status(name).await?.image.is_none(), "{name} is still there");
+    }
+    let records = scope.bed.ctr(&["images", "list", "--quiet"]).await?;
+    ensure!(!records.contains(TAGS) && !records.contains(&id), "containerd still has records of it");
+    scope.bed.remove_image(&id).await
+}
+
+async fn image_fs_info_names_a_directory_that_exists(scope: Arc<Scope>) -> Outcome {
+    // The built-in counts what is used every 10 s.
+    until(Duration::from_secs(30), || async {
+        let info = scope.bed.images().image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
+        let fs = info.image_filesystems.first().context("no image file system")?;
+        let mountpoint = fs.fs_id.as_ref().context("no fs_id")?.mountpoint.clone();
+        ensure!(Path::new(&mountpoint).is_dir(), "{mountpoint}");
+        ensure!(fs.used_bytes.is_some_and(|used| used.value > 0) && fs.timestamp > 0, "{fs:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn what_ctr_imports_and_removes_is_seen_within_a_second(scope: Arc<Scope>) -> Outcome {
+    let name = "gcr.io/k8s-staging-cri-tools/test-image-3:latest";
+    scope.bed.pull(name).await?;
+    let tar = scope.dir().join("image.tar").display().to_string();
+    scope.bed.ctr(&["images", "export", &tar, name]).await?;
+    scope.bed.remove_image(name).await?;
+    scope.bed.ctr(&["images", "import", &tar]).await?;
+    let second = Duration::from_secs(1);
+    let listed = async || -> anyhow::Result<bool> {
+        Ok(scope.bed.list_images("").await?.iter().any(|image| image.repo_tags.iter().any(|tag| tag == name)))
+    };
+    until(second, || async { Ok(ensure!(listed().await?, "the imported image is not listed")) }).await?;
+    ensure!(scope.bed.image_status(name).await?.image.is_some(), "it has no status");
+    let records = scope.bed.ctr(&["images", "list", "--quiet"]).await?;
+    let id = scope.bed.image_status(name).await?.image.context("no image")?.id;
+    for record in records.lines().filter(|r| *r == name || *r == id || r.contains("test-image-3")) {
+        scope.bed.ctr(&["images", "rm", record]).await?;
+    }
+    until(second, || async { Ok(ensure!(!listed().await?, "the removed image is still listed")) }).await
+}

@@ -1,0 +1,302 @@
+#!/usr/bin/env bash
+# kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
+# HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
+# Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed.
+#
+#   kubelet.sh                 one run; prints the time from manifest to Ready
+#   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
+#                              times the built-in's + 1 s
+#   TARGET=pontoon|builtin     for one run
+#   A=, B=                     the two that --compare compares (pontoon, builtin)
+#   GRACE=seconds              the pod's grace period, within which it must end (10)
+#   OUT=directory              for kubelet.log and the daemons' logs (target/kubelet/TARGET)
+set -euo pipefail
+
+# shellcheck source=with-bed.sh
+. "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+
+grace=${GRACE:-10}
+node=bed
+bed=kl-$$
+ready_times=
+
+say() { printf 'kubelet: %s\n' "$*" >&2; }
+fail() { say "FAILED: $*"; exit 1; }
+
+# ---- what kubelet does to a node and has no option against --------------------------------------------------------------
+
+kernel_settings=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
+fixed_directories=(/var/lib/kubelet /var/lib/kubelet/device-plugins /var/log/containers)
+
+note_node() {
+    local directory
+    sysctl --ignore "${kernel_settings[@]}" >"$with_scratch/sysctls"
+    for directory in "${fixed_directories[@]}"; do
+        [[ ! -e $directory ]] || printf '%s\n' "$directory"
+    done >"$with_scratch/directories"
+}
+
+restore_node() {
+    local index directory
+    sysctl -q -p "$with_scratch/sysctls" >/dev/null || say "cannot restore $(tr '\n' ' ' <"$with_scratch/sysctls")"
+    for ((index = ${#fixed_directories[@]} - 1; index >= 0; index--)); do
+        directory=${fixed_directories[index]}
+        grep -qxF "$directory" "$with_scratch/directories" || [[ ! -d $directory ]] || remove_fixed "$directory"
+    done
+}
+
+# Only what kubelet is known to put there, and only what is left of it.
+remove_fixed() {
+    rm -f "$1/kubelet.sock" "$1/DEPRECATION"
+    find "$1" -maxdepth 1 -type l -name "web*-${node}_*" -delete
+    rmdir "$1" || say "$1 is not empty: $(ls "$1")"
+}
+
+# ---- kubelet ------------------------------------------------------------------------------------------------------------
+
+free_port() {
+    local port
+    while port=$((RANDOM % 10000 + 20000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    printf '%s\n' "$port"
+}
+
+# kubelet wants its cgroup root to be there, in each hierarchy on cgroup v1. A new cpuset has no CPU until it is given some.
+make_cgroup_root() {
+    local hierarchy file
+    if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
+        mkdir -p "/sys/fs/cgroup$CGROUP_PARENT"
+        sed 's/[^ ]*/+&/g' "/sys/fs/cgroup$CGROUP_PARENT/cgroup.controllers" >"/sys/fs/cgroup$CGROUP_PARENT/cgroup.subtree_control"
+        return
+    fi
+    while read -r hierarchy; do
+        mkdir -p "$hierarchy$CGROUP_PARENT"
+        for file in cpuset.mems cpuset.cpus; do
+            [[ ! -e $hierarchy/$file ]] || cat "$hierarchy/$file" >"$hierarchy$CGROUP_PARENT/$file"
+        done
+    done < <(awk '$3 == "cgroup" { print $2 }' /proc/self/mounts)
+}
+
+write_config() {
+    cat >"$BED/kubelet/config.yaml" <<END
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: unix://$CRI_SOCKET
+staticPodPath: $BED/kubelet/manifests
+podLogsDir: $BED/kubelet/logs
+volumePluginDir: $BED/kubelet/plugins
+registerNode: false
+address: 127.0.0.1
+port: $port
+healthzPort: 0
+readOnlyPort: 0
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+cgroupRoot: $CGROUP_PARENT
+failCgroupV1: false
+failSwapOn: false
+enforceNodeAllocatable: []
+localStorageCapacityIsolation: false
+evictionHard: {memory.available: 10Mi}
+# A full disk of the machine must not start the collection of images.
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+makeIPTablesUtilChains: false
+oomScoreAdj: $(</proc/self/oom_score_adj)
+END
+}
+
+# No file of it outside $BED: root, certificates, logs of pods. --containerd is for its cAdvisor, which dials containerd
+# itself.
+start_kubelet() {
+    port=$(free_port)
+    mkdir -p "$BED"/kubelet/{manifests,logs,plugins,root,certs}
+    make_cgroup_root
+    write_config
+    setsid "$BIN/kubelet" --config="$BED/kubelet/config.yaml" --root-dir="$BED/kubelet/root" --cert-dir="$BED/kubelet/certs" \
+        --hostname-override=$node --containerd="$CONTAINERD_ADDRESS" >"$BED/logs/kubelet.log" 2>&1 9>&- &
+    kubelet=$!
+    until api healthz >/dev/null; do
+        kill -0 $kubelet 2>/dev/null || fail "it ended: $(grep -E '^[EF]' "$BED/logs/kubelet.log" | tail -n 3)"
+        sleep 0.1
+    done
+}
+
+# Ends it and what it mounted; pods that still run end with the bed.
+stop_kubelet() {
+    local turns=0 path
+    if [[ -n ${kubelet:-} ]]; then
+        kill "$kubelet" 2>/dev/null || true
+        while kill -0 "$kubelet" 2>/dev/null; do
+            turns=$((turns + 1))
+            ((turns != 200)) || kill -KILL "$kubelet"
+            sleep 0.05
+        done
+        wait "$kubelet" || true
+        kubelet=
+    fi
+    awk -v root="${BED:-/none}/kubelet/" 'index($5, root) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r path; do
+        umount --lazy "$path" || true
+    done
+    restore_node
+}
+
+api() { curl --silent --insecure --fail --max-time 5 "https://127.0.0.1:$port/$1"; }
+
+# ---- the pod ------------------------------------------------------------------------------------------------------------
+
+# write_manifest FILE NAME. The writer waits in the background, so that its shell runs the trap at once.
+write_manifest() {
+    cat >"$1" <<END
+apiVersion: v1
+kind: Pod
+metadata: {name: $2, namespace: default}
+spec:
+  terminationGracePeriodSeconds: $grace
+  initContainers:
+  - name: init
+    image: registry.k8s.io/e2e-test-images/busybox:1.29-2
+    command: [sh, -c, 'echo made by init >/page/init; echo init is done']
+    volumeMounts: [{name: page, mountPath: /page}]
+  containers:
+  - name: nginx
+    image: registry.k8s.io/e2e-test-images/nginx:1.14-2
+    ports: [{containerPort: 80}]
+    readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
+    livenessProbe: {exec: {command: [pidof, nginx]}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 5}
+    volumeMounts: [{name: page, mountPath: /usr/share/nginx/html}]
+  - name: writer
+    image: registry.k8s.io/e2e-test-images/busybox:1.29-2
+    command: [sh, -c, 'trap "echo writer ends; exit 0" TERM; echo page by writer >/page/index.html; echo page is written; sleep 3600 & wait']
+    volumeMounts: [{name: page, mountPath: /page}]
+  volumes: [{name: page, emptyDir: {}}]
+END
+}
+
+# field JQ: of the pod's status. ready is asked for often, so it is one string.
+field() { api pods | jq -r ".items[]? | select(.metadata.name == \"$pod\") | .status | $1"; }
+
+now_ms() { date +%s%3N; }
+
+# within SECONDS WHAT COMMAND...: until it succeeds.
+within() {
+    local deadline=$(($(now_ms) + $1 * 1000)) what=$2
+    shift 2
+    until "$@"; do
+        (($(now_ms) < deadline)) || fail "$what: not within the time; the pod: $(field '[.phase, .conditions, .containerStatuses]' 2>/dev/null | jq -c .)"
+        sleep 0.05
+    done
+}
+
+is_ready() { [[ $(field '[.phase, (.conditions[]? | select(.type == "Ready").status)] | join(" ")') == 'Running True' ]]; }
+# What the runtime has, and not only what kubelet thinks.
+is_gone() {
+    local phase containers
+    phase=$(field .phase) && containers=$("$BIN/crictl" --config "$BED/crictl.yaml" ps --quiet) && [[ -z $phase$containers ]]
+}
+
+# log CONTAINER TEXT: is in what kubelet's API gives.
+log_has() { api "containerLogs/default/$pod/$1" | grep -qF "$2"; }
+
+expect() { [[ $2 == "$3" ]] || fail "$1 is '$2', not '$3'"; }
+
+check_running_pod() {
+    local ip
+    ip=$(field .podIP)
+    expect 'the page' "$(curl --silent --max-time 5 "http://$ip/")" 'page by writer'
+    expect 'the file of the init container' "$(curl --silent --max-time 5 "http://$ip/init")" 'made by init'
+    within 5 "init's log" log_has init 'init is done'
+    within 5 "writer's log" log_has writer 'page is written'
+    within 5 "nginx's log" log_has nginx 'GET / HTTP'
+    expect "init's end" "$(field '.initContainerStatuses[0].state.terminated | "\(.reason) \(.exitCode)"')" 'Completed 0'
+    # Three periods of the probes later nothing was restarted, and it still is ready.
+    sleep 3
+    expect 'restarts' "$(field '[.initContainerStatuses[], .containerStatuses[]] | map(.restartCount) | add')" 0
+    is_ready || fail "it is no longer ready"
+}
+
+# start_pod NUMBER: sets ready_ms. Another name each time: kubelet would clean up after an earlier one of the same name first.
+start_pod() {
+    local start
+    pod=web$1-$node
+    write_manifest "$BED/kubelet/web.yaml" "web$1"
+    start=$(now_ms)
+    mv "$BED/kubelet/web.yaml" "$BED/kubelet/manifests/web.yaml"
+    within 60 'Ready' is_ready
+    ready_ms=$(($(now_ms) - start))
+    say "$target: time to Ready $ready_ms ms"
+}
+
+end_pod() {
+    local start
+    start=$(now_ms)
+    rm "$BED/kubelet/manifests/web.yaml"
+    within "$grace" 'the end' is_gone
+    say "$target: ended in $(($(now_ms) - start)) ms"
+}
+
+# run TARGET PODS: one after the other, on one kubelet; the first one is looked at. Adds to ready_times. kubelet looks at
+# the runtime once a second, so where in that second a pod comes moves its time by as much: the next one comes a random
+# while later.
+run() {
+    local target=$1 image number
+    bed_with_images "$bed" "$target" 9>&-
+    for image in busybox:1.29-2 nginx:1.14-2; do
+        "$BIN/crictl" --config "$BED/crictl.yaml" pull "registry.k8s.io/e2e-test-images/$image" >/dev/null
+    done
+    start_kubelet
+    for ((number = 1; number <= $2; number++)); do
+        start_pod "$number"
+        ready_times+="$ready_ms"$'\n'
+        ((number > 1)) || check_running_pod
+        end_pod
+        sleep "0.$((RANDOM % 1000))"
+    done
+    stop_kubelet
+    save_logs "$target"
+    bed_without "$bed"
+}
+
+save_logs() {
+    local to=${OUT:-$repo/target/kubelet/$1}
+    [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$to" && cp -r "$BED/logs/." "$to"; }
+}
+
+# After a failure the logs are what one wants.
+leave() {
+    stop_kubelet
+    save_logs "${TARGET:-failed}"
+}
+
+median() { sort -n | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'; }
+
+compare() {
+    local a=${A:-pontoon} b=${B:-builtin} side
+    local -A times=()
+    for side in a b b a a b; do
+        ready_times=
+        run "${!side}" 5
+        times[$side]+=$ready_times
+    done
+    local median_a median_b limit
+    median_a=$(median < <(printf '%s' "${times[a]}")) median_b=$(median < <(printf '%s' "${times[b]}"))
+    limit=$((median_b * 125 / 100 + 1000))
+    printf 'time to Ready, median of 15: %s %s ms, %s %s ms, at most %s ms\n' "$a" "$median_a" "$b" "$median_b" "$limit"
+    ((median_a <= limit)) || fail "$a takes more than 1.25 times the time of $b + 1 s"
+}
+
+BIN=$("$repo/tests/tools/build.sh" core kubelet)
+export BIN
+# One kubelet at a time: what it does to the node is noted before and restored after.
+exec 9<"$BIN/kubelet"
+flock --nonblock 9 || { say "another one is running on this machine, waiting"; flock 9; }
+note_node
+at_exit leave
+case ${1:-} in
+'')
+    run "${TARGET:-pontoon}" 1
+    printf 'time to Ready: %s ms\n' "$ready_ms"
+    ;;
+--compare) compare ;;
+*) say "unknown option '$1'"; exit 2 ;;
+esac

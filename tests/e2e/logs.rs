@@ -1,0 +1,59 @@
+//! The CRI log format, as kubelet reads it: `TIME STREAM TAG CONTENT`.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+
+/// A line of a log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// RFC 3339 with up to nine digits of a second.
+    pub time: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// Whether the line goes on in the next entry (tag `P`).
+    pub partial: bool,
+    /// Without the line's end.
+    pub content: Vec<u8>,
+}
+
+/// All lines; an error for the first that is not in the format.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    parse(&bytes)
+}
+
+/// The same, of a file's content.
+pub fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Line>> {
+    let Some(bytes) = bytes.strip_suffix(b"\n") else {
+        ensure!(bytes.is_empty(), "the last line does not end");
+        return Ok(Vec::new());
+    };
+    bytes.split(|byte| *byte == b'\n').map(line).collect()
+}
+
+fn line(bytes: &[u8]) -> anyhow::Result<Line> {
+    let shown = || format!("not a CRI log line: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+    let mut fields = bytes.splitn(4, |byte| *byte == b' ');
+    let mut field = || fields.next().with_context(shown);
+    let time = String::from_utf8(field()?.to_vec())?;
+    let stream = String::from_utf8(field()?.to_vec())?;
+    let tag = field()?;
+    let content = field()?.to_vec();
+    ensure!(stream == "stdout" || stream == "stderr", shown());
+    ensure!(tag == b"P" || tag == b"F", shown());
+    time.parse::<jiff::Timestamp>().with_context(shown)?;
+    Ok(Line { time, stream, partial: tag == b"P", content })
+}
+
+/// The contents of both streams in the log's order, one line each.
+pub fn text(path: &Path) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    for line in read(path)? {
+        text.extend(line.content);
+        if !line.partial {
+            text.push(b'\n');
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,287 @@
+//! The daemon is killed, or ends, and starts again: no pod notices.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use pontoon::api::v1;
+use pontoon::api::v1::{ContainerState, ContainerStatus};
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, SOON, output, until};
+use crate::harness::{Outcome, Test, rule};
+use crate::logs;
+use crate::node::Node;
+use crate::scope::{Pod, Scope, shell, sleeper};
+
+const BUILTIN: &str = "the built-in CRI is containerd: it cannot be killed alone";
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(after_a_kill_everything_is_as_it_was).alone().within(240).only_pontoon(BUILTIN),
+        rule!(after_a_sigterm_pods_run_on).alone().only_pontoon(BUILTIN),
+        rule!(an_exit_while_the_daemon_is_away_is_told).alone().only_pontoon(BUILTIN),
+        rule!(a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed).alone().within(180).only_pontoon(BUILTIN),
+        rule!(a_kill_in_the_middle_of_stops_leaves_nothing_that_cannot_be_removed).alone().within(180).only_pontoon(BUILTIN),
+        rule!(when_containerd_is_killed_and_back_pods_run_on).alone().within(120).only_pontoon(BUILTIN),
+    ]
+}
+
+impl Bed {
+    /// `bed.sh daemon|containerd NAME start|stop|kill`.
+    async fn daemon(&self, daemon: &str, verb: &str) -> anyhow::Result<()> {
+        output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
+    }
+
+    /// Starts the daemon; from its process's start to its first answer to ListPodSandbox.
+    async fn start_and_list(&self) -> anyhow::Result<(Duration, Vec<v1::PodSandbox>)> {
+        let started = async { self.daemon("daemon", "start").await };
+        let listed = async {
+            until(SOON, || async { self.pid("pontoon") }).await?;
+            let start = Instant::now();
+            let pods = until(SOON, || async {
+                Ok(self.runtime().list_pod_sandbox(v1::ListPodSandboxRequest { filter: None }).await?.into_inner().items)
+            });
+            anyhow::Ok((pods.await?, start.elapsed()))
+        };
+        let (started, listed) = tokio::join!(started, listed);
+        started?;
+        let (pods, took) = listed?;
+        Ok((took, pods))
+    }
+}
+
+/// Everything that CRI says of a test's pods and containers, by id.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    pods: BTreeMap<String, v1::PodSandboxStatus>,
+    containers: BTreeMap<String, ContainerStatus>,
+}
+
+impl Seen {
+    async fn now(scope: &Scope) -> anyhow::Result<Self> {
+        let mut seen = Self { pods: BTreeMap::new(), containers: BTreeMap::new() };
+        for pod in scope.pods().await? {
+            let request = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
+            let response = scope.bed.runtime().pod_sandbox_status(request).await?.into_inner();
+            seen.pods.insert(pod.id.clone(), response.status.context("status")?);
+            let filter = Some(v1::ContainerFilter { pod_sandbox_id: pod.id, ..Default::default() });
+            let listed = scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner();
+            for container in listed.containers {
+                let status = scope.bed.status(&container.id).await?;
+                seen.containers.insert(container.id, status);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The first difference, in words.
+    fn same(&self, later: &Self) -> Outcome {
+        let ids = |seen: &Self| -> Vec<String> { seen.pods.keys().chain(seen.containers.keys()).cloned().collect() };
+        ensure!(ids(self) == ids(later), "ids: {:?} and then {:?}", ids(self), ids(later));
+        for (id, pod) in &self.pods {
+            ensure!(*pod == later.pods[id], "pod {pod:?} and then {:?}", later.pods[id]);
+        }
+        for (id, container) in &self.containers {
+            ensure!(*container == later.containers[id], "container {container:?} and then {:?}", later.containers[id]);
+        }
+        Ok(())
+    }
+}
+
+/// Counts aloud, five times a second.
+fn counter(name: &str) -> v1::ContainerConfig {
+    shell(name, "trap 'exit 0' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.2; done")
+}
+
+/// That a counter's log has every number from 0 on, each once; how many there are.
+fn counted(log: &PathBuf) -> anyhow::Result<usize> {
+    let text = logs::text(log)?;
+    for (expected, line) in text.lines().enumerate() {
+        ensure!(line == expected.to_string(), "{}: {line} where {expected} should be", log.display());
+    }
+    Ok(text.lines().count())
+}
+
+/// Pods with a counter each, in parallel; the counters' logs. Every fourth has stdin, which is another driver.
+async fn counting_pods(scope: &Arc<Scope>, number: usize) -> anyhow::Result<(Vec<Pod>, Vec<PathBuf>)> {
+    let mut runs = JoinSet::new();
+    for turn in 0..number {
+        let scope = scope.clone();
+        runs.spawn(async move {
+            let pod = scope.pod().await?;
+            let mut config = counter("counter");
+            config.stdin = turn % 4 == 3;
+            let log = pod.log(&config);
+            pod.start(config).await?;
+            anyhow::Ok((pod, log))
+        });
+    }
+    Ok(runs.join_all().await.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip())
+}
+
+async fn after_a_kill_everything_is_as_it_was(scope: Arc<Scope>) -> Outcome {
+    let before = Node::look(&scope.bed).await?;
+    let (pods, logs) = counting_pods(&scope, 20).await?;
+    for (pod, code) in pods.iter().zip([0, 1, 7, 137, 255]) {
+        let id = pod.start(shell("ended", &format!("echo last words; exit {code}"))).await?;
+        ensure!(scope.bed.exited(&id).await?.exit_code == code, "exit code");
+    }
+    let seen = Seen::now(&scope).await?;
+    ensure!(seen.pods.len() == 20 && seen.containers.len() == 25, "{} and {}", seen.pods.len(), seen.containers.len());
+
+    scope.bed.daemon("daemon", "kill").await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (took, listed) = scope.bed.start_and_list().await?;
+    println!("    first list {} ms after the start, {} pods", took.as_millis(), listed.len());
+    ensure!(took < Duration::from_secs(1), "the first list took {took:?}");
+    seen.same(&Seen::now(&scope).await?)?;
+
+    let so_far = logs.iter().map(counted).collect::<anyhow::Result<Vec<_>>>()?;
+    for (log, so_far) in logs.iter().zip(so_far) {
+        until(SOON, || async { Ok(ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display())) }).await?;
+    }
+    for pod in &pods {
+        pod.stop().await?;
+    }
+    for log in &logs {
+        counted(log)?;
+    }
+    scope.remove_pods().await?;
+    before.is_back(&scope.bed).await
+}
+
+async fn after_a_sigterm_pods_run_on(scope: Arc<Scope>) -> Outcome {
+    let (_pods, logs) = counting_pods(&scope, 4).await?;
+    let seen = Seen::now(&scope).await?;
+    scope.bed.daemon("daemon", "stop").await?;
+    scope.bed.daemon("daemon", "start").await?;
+    seen.same(&Seen::now(&scope).await?)?;
+    for log in &logs {
+        let so_far = counted(log)?;
+        until(SOON, || async { Ok(ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display())) }).await?;
+    }
+    Ok(())
+}
+
+async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome {
+    let volume = scope.volume("data")?;
+    let pod = scope.pod().await?;
+    let mut config = shell("main", "while [ ! -e /data/go ]; do sleep 0.05; done; echo last words; exit 17");
+    config.mounts =
+        vec![v1::Mount { host_path: volume.display().to_string(), container_path: "/data".into(), ..Default::default() }];
+    let log = pod.log(&config);
+    let id = pod.start(config).await?;
+    let pid = scope.bed.pid_of(&id).await?;
+    scope.bed.daemon("daemon", "kill").await?;
+    std::fs::write(volume.join("go"), "")?;
+    let gone = || async { Ok(ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it still runs")) };
+    until(SOON, gone).await?;
+    scope.bed.daemon("daemon", "start").await?;
+    let status = scope.bed.exited(&id).await?;
+    ensure!(status.exit_code == 17 && status.reason == "Error", "{} {}", status.exit_code, status.reason);
+    ensure!(status.finished_at > status.started_at, "finished_at {}", status.finished_at);
+    let text = logs::text(&log)?;
+    ensure!(text == "last words\n", "{text}");
+    // And once more: now from what was written down.
+    scope.bed.daemon("daemon", "kill").await?;
+    scope.bed.daemon("daemon", "start").await?;
+    let again = scope.bed.status(&id).await?;
+    ensure!(again == status, "{status:?} and then {again:?}");
+    Ok(())
+}
+
+/// Kills the daemon while `calls` run, at a few moments; afterwards all that is listed can be removed.
+async fn killed_in_the_middle<F>(scope: &Arc<Scope>, mut calls: impl FnMut(Arc<Scope>) -> F) -> Outcome
+where
+    F: Future<Output = anyhow::Result<JoinSet<()>>>,
+{
+    // The bridge and the plugins' chains stay once they are made.
+    scope.pod().await?;
+    scope.remove_pods().await?;
+    let before = Node::look(&scope.bed).await?;
+    for after in [20, 80, 200, 500] {
+        let running = calls(scope.clone()).await?;
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        scope.bed.daemon("daemon", "kill").await?;
+        drop(running);
+        scope.bed.daemon("daemon", "start").await?;
+        scope.remove_pods().await.with_context(|| format!("killed after {after} ms"))?;
+        before.is_back(&scope.bed).await.with_context(|| format!("killed after {after} ms"))?;
+    }
+    Ok(())
+}
+
+async fn a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed(scope: Arc<Scope>) -> Outcome {
+    killed_in_the_middle(&scope, |scope| async move {
+        let mut running = JoinSet::new();
+        for _ in 0..6 {
+            let scope = scope.clone();
+            running.spawn(async move {
+                if let Ok(pod) = scope.pod().await {
+                    let _ = pod.start(sleeper("main")).await;
+                }
+            });
+        }
+        Ok(running)
+    })
+    .await
+}
+
+async fn a_kill_in_the_middle_of_stops_leaves_nothing_that_cannot_be_removed(scope: Arc<Scope>) -> Outcome {
+    killed_in_the_middle(&scope, |scope| async move {
+        let mut pods = Vec::new();
+        for _ in 0..4 {
+            let pod = scope.pod().await?;
+            pod.start(sleeper("main")).await?;
+            pods.push(pod);
+        }
+        let mut running = JoinSet::new();
+        for pod in pods {
+            running.spawn(async move {
+                let _ = pod.stop().await;
+                let _ = pod.remove().await;
+            });
+        }
+        Ok(running)
+    })
+    .await
+}
+
+async fn runtime_ready(bed: &Bed) -> anyhow::Result<bool> {
+    let status = bed.runtime().status(v1::StatusRequest { verbose: false }).await?.into_inner().status.context("status")?;
+    Ok(status.conditions.iter().any(|condition| condition.r#type == "RuntimeReady" && condition.status))
+}
+
+async fn when_containerd_is_killed_and_back_pods_run_on(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.start(counter("counter")).await?;
+    let seen = Seen::now(&scope).await?;
+    scope.bed.daemon("containerd", "kill").await?;
+    let away = away(&scope, &id).await;
+    scope.bed.daemon("containerd", "start").await?;
+    away?;
+    until(SOON, || async { Ok(ensure!(runtime_ready(&scope.bed).await?, "still not ready")) }).await?;
+    seen.same(&Seen::now(&scope).await?)?;
+    scope.bed.stop(&id, 5).await?;
+    let status = scope.bed.status(&id).await?;
+    ensure!(status.state() == ContainerState::ContainerExited && status.exit_code == 0, "{status:?}");
+    counted(&pod.log(&counter("counter")))?;
+    scope.pod().await.context("a new pod")?;
+    Ok(())
+}
+
+/// While containerd is away: reads are answered, writes are refused in time.
+async fn away(scope: &Scope, id: &str) -> Outcome {
+    until(SOON, || async { Ok(ensure!(!runtime_ready(&scope.bed).await?, "still ready")) }).await?;
+    scope.bed.status(id).await.context("while containerd is away")?;
+    ensure!(scope.pods().await?.len() == 1, "the pod is not listed while containerd is away");
+    let start = Instant::now();
+    let Err(error) = scope.pod().await else { bail!("a pod ran without containerd") };
+    let code = error.downcast_ref::<tonic::Status>().map(tonic::Status::code);
+    ensure!(code == Some(tonic::Code::Unavailable), "{error:#}");
+    ensure!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
+    Ok(())
+}

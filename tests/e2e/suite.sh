@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# `make e2e`: the level-5 suite (tests/e2e/*.rs) on a bed with all the tests' images.
+#
+#   suite.sh [FILTER...]    tests whose names contain one of these; all without
+#
+#   TARGET=pontoon|builtin  who serves CRI
+#   OUT=directory           for the daemons' logs (target/e2e/TARGET)
+#   E2E_BIN=file            the suite, when it is built already (cargo builds it)
+set -euo pipefail
+
+# shellcheck source=with-bed.sh
+. "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+
+target=${TARGET:-pontoon}
+out=${OUT:-$repo/target/e2e/$target}
+bed=e2e-$$
+
+save_logs() {
+    [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$out" && cp -r "$BED/logs/." "$out"; }
+}
+
+# The path of the suite as a program: cargo would hold its lock on the build directory as long as the suite runs.
+build_suite() {
+    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
+        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
+}
+
+E2E_BIN=${E2E_BIN:-$(build_suite)}
+bed_with_images "$bed" "$target"
+at_exit save_logs
+PONTOON_BED=$BED/env "$E2E_BIN" "$@"

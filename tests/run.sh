@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# `make test`: everything, from a fresh machine on. Ends with one line, `N passed, N failed, N skipped`, and fails when
+# anything failed. What was skipped, and why, stands above it.
+#
+#   run.sh [STAGE...]    only these, after the set-up; all without:
+STAGES=(
+    units       # levels 1 to 4: cargo test, without root's powers being used on the node
+    suite       # level 5: tests/e2e/*.rs on a bed
+    critest     # the CRI conformance tests
+    kubelet     # kubelet runs pods, timed beside the built-in CRI
+    run         # `make run`, once
+    cgroup2     # the same, and what concerns cgroups, under a kernel with cgroup v2
+    node        # that all of this left the node as it was
+)
+#
+# A stage's whole output is in target/test-logs/STAGE.log; the end of it is shown when it fails. A stage that cannot run
+# has failed. Each has a deadline, and all together take less than an hour.
+set -euo pipefail
+exec </dev/null
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+logs=$repo/target/test-logs
+passed=0 failed=0 skipped=0
+failures=()
+running=
+
+cd "$repo"
+mkdir -p "$logs"
+# Of an outer bed's environment nothing may reach the stages' own beds.
+unset BED BIN CRI_SOCKET CONTAINER_RUNTIME_ENDPOINT IMAGE_SERVICE_ENDPOINT CRI_CONFIG_FILE PONTOON_BED TARGET OUT
+
+say() { printf '%s\n' "$*"; }
+
+# ---- what is left on the node -------------------------------------------------------------------------------------------
+
+list_beds() { tests/e2e/bed.sh list | cut -f2 | sort; }
+list_registries() { find /var/tmp -maxdepth 1 -name 'pt-images.*' | sort; }
+
+# A stage takes down what it started, unless it was killed; then we do.
+take_down_leftovers() {
+    local name directory
+    comm -13 "$logs/beds.before" <(list_beds) | while read -r name; do
+        say "bed $name still stood"
+        tests/e2e/bed.sh down "$name"
+    done
+    comm -13 "$logs/registries.before" <(list_registries) | while read -r directory; do
+        say "registry $directory still stood"
+        find "$directory" -maxdepth 1 -name 'registry-*' -exec tests/images/registry.sh down {} \;
+        rm -rf "$directory"
+    done
+}
+
+# When we are stopped, so is the stage; it cleans up by itself.
+leave() {
+    local status=$?
+    trap '' INT TERM HUP
+    trap - EXIT
+    if [[ -n $running ]]; then
+        kill -TERM "$running" 2>/dev/null || true
+        wait "$running" || true
+    fi
+    [[ ! -e $logs/registries.before ]] || take_down_leftovers
+    exit $status
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# ---- running and counting -----------------------------------------------------------------------------------------------
+
+# run_logged NAME SECONDS COMMAND...: output into the log. In the background, since bash handles signals only then.
+run_logged() {
+    local name=$1 seconds=$2 status=0
+    shift 2
+    timeout --kill-after=120 "$seconds" "$@" >"$logs/$name.log" 2>&1 &
+    running=$!
+    wait "$running" || status=$?
+    running=
+    [[ $status != 124 && $status != 137 ]] || say "$name was stopped after $seconds s" | tee -a "$logs/$name.log"
+    return $status
+}
+
+# Counters: print "PASSED FAILED SKIPPED" of a log, or nothing when the exit status is all there is.
+count_one() { :; }
+
+# Of every test program that cargo ran, and of the suite.
+count_cargo() {
+    awk '/^test result: / { passed += $4; failed += $6; skipped += $8; seen = 1 } END { if (seen) print passed, failed, skipped }' "$1"
+}
+
+count_critest() {
+    sed -nE 's/^critest .*: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped by critest, ([0-9]+) skipped by us.*/\1 \2 \3 \4/p' "$1" |
+        awk '{ print $1, $2, $3 + $4 }'
+}
+
+print_skipped() {
+    sed -nE 's/^test (.*) \.\.\. ignored(, (.*))?$/    skipped: \1 (\3)/p; s/^skipped( by us)? +/    skipped: /p' "$1"
+}
+
+# stage NAME SECONDS COUNTER COMMAND...
+stage() {
+    local name=$1 seconds=$2 counter=$3 start=$SECONDS status=0 counts p f s
+    shift 3
+    say "== $name"
+    run_logged "$name" "$seconds" "$@" || status=$?
+    counts=$("$counter" "$logs/$name.log")
+    read -r p f s <<<"${counts:-$((status == 0 ? 1 : 0)) 0 0}"
+    # No test failed, but the whole did: it did not compile, or could not run, or was stopped. Nor may all be skipped.
+    if ((f == 0)) && { ((status != 0)) || ((p == 0)); }; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    print_skipped "$logs/$name.log"
+    if ((f > 0)); then
+        failures+=("$name")
+        say "   the end of $logs/$name.log:"
+        tail -n 60 "$logs/$name.log" | sed 's/^/   | /'
+    fi
+    say "   $name: $p passed, $f failed, $s skipped, $((SECONDS - start)) s"
+}
+
+# ---- the set-up ---------------------------------------------------------------------------------------------------------
+
+# prepare WHAT SECONDS COMMAND...: without it nothing can run.
+prepare() {
+    local what=$1 seconds=$2 start=$SECONDS
+    shift 2
+    say "-- $what"
+    if ! run_logged "setup-$what" "$seconds" "$@"; then
+        tail -n 40 "$logs/setup-$what.log" | sed 's/^/   | /'
+        say "   the set-up failed: $what"
+        finish_line 0 1 0
+        exit 1
+    fi
+    say "   $((SECONDS - start)) s"
+}
+
+set_up() {
+    local set
+    prepare packages 600 tests/tools/packages.sh user-mode-linux kmod
+    prepare preflight 60 tests/tools/preflight.sh
+    for set in core critest kubelet; do
+        prepare "tools-$set" 900 tests/tools/build.sh $set
+    done
+    prepare images 300 tests/images/build.sh
+    prepare daemon 1200 cargo build --release --locked
+    prepare tests 1200 cargo test --no-run --locked
+}
+
+# ---- the stages ---------------------------------------------------------------------------------------------------------
+
+# All test programs but the suite, which has a stage of its own.
+run_units() {
+    local file status=0
+    local -a targets=(--lib --bins)
+    for file in tests/*.rs; do
+        [[ ! -e $file ]] || targets+=(--test "$(basename "$file" .rs)")
+    done
+    cargo test --locked --no-fail-fast "${targets[@]}" || status=$?
+    cargo test --locked --doc || status=$?
+    return $status
+}
+
+# What `make run` promises: that nothing is left.
+run_run() {
+    tests/e2e/nodestate.sh >"$logs/node.before-run"
+    ONCE=1 tests/e2e/run.sh
+    tests/e2e/nodestate.sh >"$logs/node.after-run"
+    diff "$logs/node.before-run" "$logs/node.after-run"
+}
+
+# Slow there, so only what is different with cgroup v2.
+run_cgroup2() {
+    tests/e2e/cgroup2.sh
+}
+
+run_node() {
+    take_down_leftovers
+    tests/e2e/nodestate.sh >"$logs/node.after"
+    diff "$logs/node.before" "$logs/node.after"
+}
+
+run_stage() {
+    case $1 in
+    units) stage units 900 count_cargo "$repo/tests/run.sh" --body units ;;
+    suite) stage suite 1200 count_cargo env OUT="$logs/suite" tests/e2e/suite.sh ;;
+    critest) stage critest 900 count_critest env OUT="$logs/critest" TIMEOUT=600 tests/e2e/critest.sh ;;
+    kubelet) stage kubelet 600 count_one env OUT="$logs/kubelet" tests/e2e/kubelet.sh --compare ;;
+    run) stage run 300 count_one "$repo/tests/run.sh" --body run ;;
+    cgroup2) stage cgroup2 600 count_one "$repo/tests/run.sh" --body cgroup2 ;;
+    node) stage node 120 count_one "$repo/tests/run.sh" --body node ;;
+    *) say "unknown stage '$1': ${STAGES[*]}"; exit 2 ;;
+    esac
+}
+
+finish_line() { printf '%d passed, %d failed, %d skipped\n' "$1" "$2" "$3"; }
+
+# A stage's body that is no script of its own, so that `timeout` can run it.
+if [[ ${1:-} == --body ]]; then
+    trap - EXIT INT TERM HUP
+    "run_$2"
+    exit
+fi
+
+[[ $# -gt 0 ]] || set -- "${STAGES[@]}"
+for name in "$@"; do
+    [[ " ${STAGES[*]} " == *" $name "* ]] || { say "unknown stage '$name': ${STAGES[*]}"; exit 2; }
+done
+start=$SECONDS
+rm -f "$logs"/*.log
+set_up
+list_beds >"$logs/beds.before"
+list_registries >"$logs/registries.before"
+tests/e2e/nodestate.sh >"$logs/node.before"
+for name in "$@"; do
+    run_stage "$name"
+done
+say "$((SECONDS - start)) s in all${failures[*]:+; failed: ${failures[*]}}"
+finish_line "$passed" "$failed" "$skipped"
+((failed == 0))
