@@ -13,6 +13,42 @@ const CONTAINERD: [&str; 3] = [
     "proto/containerd/events_sandbox.proto",
 ];
 
+/// The two configs and all that is in them, for `info.config` of verbose statuses and for golden tests; names as in
+/// Go's JSON. All messages would double the time this crate takes to build.
+const JSON: [&str; 31] = [
+    "PodSandboxConfig",
+    "PodSandboxMetadata",
+    "DNSConfig",
+    "PortMapping",
+    "LinuxPodSandboxConfig",
+    "LinuxSandboxSecurityContext",
+    "NamespaceOption",
+    "UserNamespace",
+    "IDMapping",
+    "SELinuxOption",
+    "Int64Value",
+    "SecurityProfile",
+    "LinuxContainerResources",
+    "HugepageLimit",
+    "WindowsPodSandboxConfig",
+    "WindowsSandboxSecurityContext",
+    "WindowsNamespaceOption",
+    "ContainerConfig",
+    "ContainerMetadata",
+    "ImageSpec",
+    "KeyValue",
+    "Mount",
+    "Device",
+    "CDIDevice",
+    "LinuxContainerConfig",
+    "LinuxContainerSecurityContext",
+    "Capability",
+    "WindowsContainerConfig",
+    "WindowsContainerSecurityContext",
+    "WindowsContainerResources",
+    "WindowsCpuGroupAffinity",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=src/sandbox/pause/main.rs");
@@ -24,11 +60,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// CRI's messages and its two services, server and (for tests and the CLI) client.
 fn cri() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([CRI], ["proto/k8s.io/cri-api"])?;
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    for message in JSON {
+        let path = format!("runtime.v1.{message}");
+        builder = builder.message_attribute(path, "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]");
+    }
+    builder
         .use_arc_self(true)
         .generate_default_stubs(true)
-        // For `info.config` of verbose statuses and for the example files; names as in Go's JSON.
-        .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]")
         // prost ignores `debug_redact`: AuthConfig gets a Debug of our own in src/api.rs.
         .skip_debug(["runtime.v1.AuthConfig"])
         .compile_fds(descriptors)?;

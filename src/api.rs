@@ -5,6 +5,7 @@
 
 #[allow(missing_docs, reason = "generated code")]
 #[allow(unused_qualifications, reason = "generated code")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 #[allow(clippy::all, clippy::too_many_lines, clippy::cast_possible_truncation, reason = "generated code")]
 /// `package runtime.v1`.
 pub mod v1 {

@@ -54,8 +54,6 @@ pub struct Config {
     pub netns_dir: PathBuf,
     /// The name that kubelet shows as the container runtime.
     pub runtime_name: String,
-    /// Image of the pause container; `None` for the built-in root.
-    pub sandbox_image: Option<String>,
     /// Whether a `host_path` that does not exist is made or refused.
     pub create_missing_host_path: bool,
     /// Start although pods of containerd's own CRI are running in the namespace.
@@ -107,7 +105,6 @@ impl Config {
             state: file.state,
             netns_dir: file.netns_dir,
             runtime_name: file.runtime_name,
-            sandbox_image: file.sandbox_image.filter(|image| !image.is_empty()),
             create_missing_host_path,
             allow_foreign_pods: file.allow_foreign_pods,
             log: file.log,

@@ -7,12 +7,12 @@ use prost::Message;
 use super::Any;
 
 mod runc {
-    #![allow(missing_docs, reason = "generated code")]
+    #![allow(missing_docs, dead_code, reason = "generated code")]
     #![allow(clippy::all, reason = "generated code")]
     include!(concat!(env!("OUT_DIR"), "/containerd.runc.v1.rs"));
 }
 mod generic {
-    #![allow(missing_docs, reason = "generated code")]
+    #![allow(missing_docs, dead_code, reason = "generated code")]
     #![allow(clippy::all, reason = "generated code")]
     include!(concat!(env!("OUT_DIR"), "/runtimeoptions.v1.rs"));
 }

@@ -25,7 +25,6 @@ pub(super) fn facts(server: &Server) -> Host {
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         kernel: kernel(),
         cpu_count: std::thread::available_parallelism().map_or(1, usize::from),
-        ..Host::default()
     }
 }
 

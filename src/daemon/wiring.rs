@@ -110,7 +110,6 @@ fn image_settings(config: &Config) -> images::Settings {
         registry_config_path: config.images.registry_config_path.clone(),
         snapshotter: config.images.snapshotter.clone(),
         handler_snapshotters: handler_snapshotters(config),
-        pinned_images: config.sandbox_image.iter().cloned().collect(),
         ..images::Settings::default()
     }
 }

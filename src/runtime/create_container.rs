@@ -16,7 +16,7 @@ use crate::ids::ContainerId;
 use crate::images::Image;
 use crate::sandbox::Sandbox;
 use crate::spec;
-use crate::store::{Creation, Outcome, container_name};
+use crate::store::{Creation, Key, Outcome, Shelf, container_name};
 use crate::undo::{Leftovers, Undo};
 
 /// Makes a container in a ready sandbox. An identical request meanwhile joins and gets the same id.
@@ -34,13 +34,8 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
-    let list = |container: &Arc<Container>| node.store.containers.insert(Arc::clone(container));
-    let start = || make(Arc::clone(node), Arc::clone(&sandbox), config);
-    let leftovers = {
-        let node = Arc::clone(node);
-        move |container: Arc<Container>, left| node.keep_container_listed(container, &left)
-    };
-    match node.new_containers.run(&name, fingerprint, list, start, leftovers).await {
+    let key = Key { name: &name, fingerprint };
+    match node.new_containers.run(key, node, || make(Arc::clone(node), Arc::clone(&sandbox), config)).await {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
@@ -77,7 +72,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
         Err(cause) => match undo.roll_back().await {
             Ok(()) => Err(cause),
             Err(leftovers) => {
-                node.keep_container_listed(container, &leftovers);
+                node.keep(container, &leftovers);
                 Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
             }
         },
@@ -268,9 +263,14 @@ impl Node {
         }
         Ok(())
     }
+}
 
-    /// What could not be undone stays listed until Stop and Remove finish it.
-    fn keep_container_listed(&self, container: Arc<Container>, leftovers: &Leftovers) {
+impl Shelf<Container> for Node {
+    fn list(&self, container: &Arc<Container>) {
+        self.store.containers.insert(Arc::clone(container));
+    }
+
+    fn keep(&self, container: Arc<Container>, leftovers: &Leftovers) {
         tracing::error!(container = %container.id(), %leftovers, "a failed container could not be taken back whole");
         // From Created a removal is always allowed, and it cannot be started any more.
         let _ = container.on(Event::RemoveRequested);

@@ -69,7 +69,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
         "pid": sandbox.pause_pid().unwrap_or(0),
         "processStatus": if sandbox.state().is_ready() { "running" } else { "deleted" },
         "netNamespaceClosed": closed,
-        "image": node.config.sandbox_image.as_deref().unwrap_or("built-in"),
+        "image": "built-in",
         "snapshotKey": "",
         "snapshotter": "",
         "runtimeHandler": sandbox.record.handler,

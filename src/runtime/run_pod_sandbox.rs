@@ -10,7 +10,7 @@ use crate::config::Handler;
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::sandbox::{self, Event, Record, Sandbox, State};
-use crate::store::{Creation, Outcome, sandbox_name};
+use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
 use crate::undo::{Leftovers, Undo};
 
 /// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
@@ -26,13 +26,8 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
     if let Some(sandbox) = node.store.sandboxes.named(&name) {
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
-    let list = |sandbox: &Arc<Sandbox>| node.store.sandboxes.insert(Arc::clone(sandbox));
-    let start = || make(Arc::clone(node), record);
-    let leftovers = {
-        let node = Arc::clone(node);
-        move |sandbox: Arc<Sandbox>, left| node.keep_listed(sandbox, &left)
-    };
-    match node.new_sandboxes.run(&name, fingerprint, list, start, leftovers).await {
+    let key = Key { name: &name, fingerprint };
+    match node.new_sandboxes.run(key, node, || make(Arc::clone(node), record)).await {
         Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
@@ -65,7 +60,7 @@ async fn make(node: Arc<Node>, record: Record) -> Result<Creation<Sandbox>> {
         Err(cause) => match undo.roll_back().await {
             Ok(()) => Err(cause),
             Err(leftovers) => {
-                node.keep_listed(sandbox, &leftovers);
+                node.keep(sandbox, &leftovers);
                 Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
             }
         },
@@ -129,9 +124,14 @@ impl Node {
             .await
             .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })
     }
+}
 
-    /// What could not be undone stays listed, not ready, until Stop and Remove finish it.
-    fn keep_listed(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
+impl Shelf<Sandbox> for Node {
+    fn list(&self, sandbox: &Arc<Sandbox>) {
+        self.store.sandboxes.insert(Arc::clone(sandbox));
+    }
+
+    fn keep(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
         tracing::error!(sandbox = %sandbox.id(), %leftovers, "a failed sandbox could not be taken back whole");
         // From Ready and Dead alike a Stop is always allowed.
         let _ = sandbox.on(Event::PauseExited);

@@ -30,6 +30,22 @@ pub struct Creation<T> {
     pub undo: Undo,
 }
 
+/// What makes two requests the same.
+pub struct Key<'a> {
+    /// The object's name.
+    pub name: &'a str,
+    /// The whole request: another one of the same name is a conflict.
+    pub fingerprint: Vec<u8>,
+}
+
+/// Where objects go that were made.
+pub trait Shelf<T>: Send + Sync + 'static {
+    /// Lists an object that a live caller has taken.
+    fn list(&self, object: &Arc<T>);
+    /// Lists one that nobody took and that could not be taken back whole, for Stop and Remove to finish.
+    fn keep(&self, object: Arc<T>, leftovers: &Leftovers);
+}
+
 /// What a caller gets.
 #[derive(Debug)]
 pub enum Outcome<T, E> {
@@ -65,6 +81,8 @@ enum Claim {
     Abandoned,
 }
 
+type Flights<T, E> = Arc<Mutex<HashMap<String, Arc<Flight<T, E>>>>>;
+
 struct Flight<T, E> {
     fingerprint: Vec<u8>,
     progress: watch::Sender<Progress<T, E>>,
@@ -73,7 +91,7 @@ struct Flight<T, E> {
 
 /// The operations of one kind that are in flight or unclaimed, by the object's name.
 pub struct Creations<T, E> {
-    flights: Arc<Mutex<HashMap<String, Arc<Flight<T, E>>>>>,
+    flights: Flights<T, E>,
     tasks: Tasks,
 }
 
@@ -88,20 +106,13 @@ where
         Self { flights: Arc::default(), tasks }
     }
 
-    /// Joins the operation of this name and fingerprint, or starts it. `list` is called once,
-    /// by the first caller that is still there when the object is made. `leftovers` hears of
-    /// what a late rollback could not undo.
-    pub async fn run<F>(
-        &self,
-        name: &str,
-        fingerprint: Vec<u8>,
-        list: impl Fn(&Arc<T>),
-        start: impl FnOnce() -> F,
-        leftovers: impl FnOnce(Arc<T>, Leftovers) + Send + 'static,
-    ) -> Outcome<T, E>
+    /// Joins the operation of this name and fingerprint, or starts it. `shelf` is told once, by
+    /// the first caller that is still there when the object is made.
+    pub async fn run<F>(&self, key: Key<'_>, shelf: &Arc<impl Shelf<T>>, start: impl FnOnce() -> F) -> Outcome<T, E>
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
+        let Key { name, fingerprint } = key;
         let flight = {
             let mut flights = self.lock();
             match flights.get(name) {
@@ -115,12 +126,12 @@ where
                 None => {
                     let flight = Arc::new(Flight::new(fingerprint));
                     flights.insert(name.to_owned(), Arc::clone(&flight));
-                    self.start(name.to_owned(), Arc::clone(&flight), start(), leftovers);
+                    self.start(name.to_owned(), Arc::clone(&flight), start(), Arc::clone(shelf));
                     flight
                 }
             }
         };
-        flight.outcome(list).await
+        flight.outcome(&**shelf).await
     }
 
     /// How many are in flight or unclaimed.
@@ -135,13 +146,8 @@ where
         self.len() == 0
     }
 
-    fn start<F>(
-        &self,
-        name: String,
-        flight: Arc<Flight<T, E>>,
-        work: F,
-        leftovers: impl FnOnce(Arc<T>, Leftovers) + Send + 'static,
-    ) where
+    fn start<F>(&self, name: String, flight: Arc<Flight<T, E>>, work: F, shelf: Arc<impl Shelf<T>>)
+    where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
         let flights = Arc::clone(&self.flights);
@@ -155,7 +161,7 @@ where
                     flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
                     // Not an operation: a drain does not wait four minutes for a claim.
                     tasks.background(async move {
-                        flight.settle(creation, leftovers).await;
+                        flight.settle(creation, &*shelf).await;
                         land();
                     });
                 }
@@ -193,7 +199,7 @@ impl<T, E> Flight<T, E> {
     }
 
     /// Waits for the operation and takes the object.
-    async fn outcome(&self, list: impl Fn(&Arc<T>)) -> Outcome<T, E> {
+    async fn outcome(&self, shelf: &impl Shelf<T>) -> Outcome<T, E> {
         let mut progress = self.progress.subscribe();
         let done = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
         let done = match done {
@@ -210,7 +216,7 @@ impl<T, E> Flight<T, E> {
                     let first = *claim == Claim::Open;
                     if first {
                         // Inside the lock: no retry sees the name free before it is listed.
-                        list(&object);
+                        shelf.list(&object);
                         *claim = Claim::Claimed;
                     }
                     first
@@ -221,7 +227,7 @@ impl<T, E> Flight<T, E> {
     }
 
     /// Waits for a claim; without one, takes the object back.
-    async fn settle(&self, creation: Creation<T>, leftovers: impl FnOnce(Arc<T>, Leftovers)) {
+    async fn settle(&self, creation: Creation<T>, shelf: &impl Shelf<T>) {
         let mut claim = self.claim.subscribe();
         let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };
         if tokio::time::timeout(UNCLAIMED, settled).await.is_err() {
@@ -230,7 +236,7 @@ impl<T, E> Flight<T, E> {
         if *self.claim.borrow() == Claim::Claimed {
             creation.undo.commit();
         } else if let Err(left) = creation.undo.roll_back().await {
-            leftovers(creation.object, left);
+            shelf.keep(creation.object, &left);
         }
     }
 }

@@ -9,6 +9,14 @@ struct Counts {
     undone: AtomicU32,
 }
 
+impl Shelf<u32> for Counts {
+    fn list(&self, _: &Arc<u32>) {
+        self.listed.fetch_add(1, Relaxed);
+    }
+
+    fn keep(&self, _: Arc<u32>, _: &Leftovers) {}
+}
+
 struct Bench {
     creations: Creations<u32, String>,
     counts: Arc<Counts>,
@@ -34,10 +42,8 @@ impl Bench {
             });
             Ok(Creation { object: Arc::new(number), undo })
         };
-        let list = |_: &Arc<u32>| {
-            self.counts.listed.fetch_add(1, Relaxed);
-        };
-        self.creations.run("name", vec![fingerprint], list, work, |_, _| {}).await
+        let key = Key { name: "name", fingerprint: vec![fingerprint] };
+        self.creations.run(key, &self.counts, work).await
     }
 
     fn counts(&self) -> (u32, u32, u32) {
