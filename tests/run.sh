@@ -157,6 +157,9 @@ run_units() {
     for file in tests/*.rs; do
         [[ ! -e $file ]] || targets+=(--test "$(basename "$file" .rs)")
     done
+    # tests/images.rs starts a containerd of its own from there.
+    PONTOON_BIN_DIR=$(tests/tools/build.sh core)
+    export PONTOON_BIN_DIR
     cargo test --locked --no-fail-fast "${targets[@]}" || status=$?
     cargo test --locked --doc || status=$?
     return $status

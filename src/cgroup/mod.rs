@@ -1,12 +1,14 @@
 //! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2.
 //!
-//! It reads; pods' cgroups are made by kubelet and containers' by the runtime.
+//! It reads, and removes what an interrupted create left; pods' cgroups are made by kubelet and containers' by the runtime.
 
 mod memory;
 mod path;
+mod remove;
 
 pub use memory::oom_kills;
 pub use path::{cgroups_path, file_system_path};
+pub use remove::remove;
 
 use std::path::Path;
 

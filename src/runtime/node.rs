@@ -87,6 +87,8 @@ pub struct Parts {
 pub enum Change {
     /// StopPodSandbox.
     StopSandbox(SandboxId),
+    /// The end of a sandbox's pause task.
+    DestroyPause(SandboxId),
     /// RemovePodSandbox.
     RemoveSandbox(SandboxId),
     /// StopContainer.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Node, Result, profile, task};
+use super::{Change, Error, Node, Result, profile, task};
 use crate::config::Handler;
 use crate::containerd::{Container, CreateTask, Stdio};
 use crate::container::spec_any;
@@ -76,8 +76,20 @@ impl Node {
             tracing::info!(sandbox = id, code = exit.code, "pause process ended");
             // Denied only after a Stop that has reclaimed everything already.
             let _ = sandbox.on(Event::PauseExited);
-            task::delete(&node.containerd, id).await;
+            if let Err(error) = node.destroy_pause(&sandbox).await {
+                tracing::debug!(sandbox = id, %error, "the pause task");
+                task::delete(&node.containerd, id).await;
+            }
         });
+    }
+
+    /// Ends the pause process and deletes its task: once, for a Stop and for who saw it end. A second Delete at the same
+    /// time meets a shim that is going, and then its socket can stay.
+    pub(super) async fn destroy_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let change = Change::DestroyPause(sandbox.id().clone());
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        let start = || async move { Ok(task::destroy(&node.containerd, sandbox.id().as_str()).await?) };
+        Ok(self.changes.run(change, start).await?)
     }
 }
 

@@ -6,6 +6,7 @@ use super::create_container::remove_directory;
 use super::lookup::unless_missing;
 use super::{Change, Error, Node, Result};
 use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
+use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
 
 /// Removes a container; a running one is killed. An unknown one is a success. Its log stays: it is kubelet's.
@@ -41,6 +42,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         wanted: "ended",
     })?;
     container.cleaned().await;
+    cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
     node.containerd.remove_snapshot(&container.root.snapshotter, id).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;

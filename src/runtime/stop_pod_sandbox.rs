@@ -6,8 +6,9 @@ use futures_util::future::join_all;
 
 use super::lookup::unless_missing;
 use super::run_pod_sandbox::blocking;
-use super::{Change, Error, Node, Result, task};
+use super::{Change, Error, Node, Result};
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
+use crate::cgroup;
 use crate::container::Grace;
 use crate::netns;
 use crate::sandbox::{Event, Sandbox, State};
@@ -47,7 +48,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
 
     // Both to their end, whatever the other says.
     let (paused, detached) = tokio::join!(
-        task::destroy(&node.containerd, sandbox.id().as_str()),
+        node.destroy_pause(sandbox),
         node.detach_network(sandbox),
     );
     paused?;
@@ -56,6 +57,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     if let Some(path) = sandbox.netns(&node.config.netns_dir) {
         netns::remove(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
     }
+    cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
     let paths = node.paths(sandbox);
     blocking(move || paths.remove()).await.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
     // A Stop has begun, so this is allowed.

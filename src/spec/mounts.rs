@@ -21,9 +21,10 @@ const KERNEL: [Kernel; 4] = [
 ];
 
 /// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
-pub(super) fn sandbox(files: &SandboxFiles) -> Vec<Mount> {
+pub(super) fn sandbox(files: &SandboxFiles, privileged: bool) -> Vec<Mount> {
     let mut all: Vec<Mount> = KERNEL.iter().map(kernel).collect();
-    all.push(sysfs(false));
+    // There is one sysfs a network namespace, and the first to mount it makes it read-only for all, or not.
+    all.push(sysfs(privileged));
     for (path, file) in [("/dev/shm", &files.shm), ("/etc/resolv.conf", &files.resolv_conf)] {
         all.push(make(path, "bind", file, ["rbind", "ro"].into_iter().chain(SAFE)));
     }

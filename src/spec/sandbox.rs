@@ -83,7 +83,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
         resources.set_cpu(Some(cpu)).set_devices(Some(devices::deny_all()));
         linux.set_resources(Some(resources));
     });
-    spec.set_mounts(Some(mounts::sandbox(input.files)));
+    spec.set_mounts(Some(mounts::sandbox(input.files, context.is_some_and(|context| context.privileged))));
     spec.set_annotations(Some(annotations::sandbox(input)));
     Ok(spec)
 }

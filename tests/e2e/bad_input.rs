@@ -168,7 +168,7 @@ async fn a_container_with_a_relative_mount_path(scope: Arc<Scope>) -> Outcome {
                 ..Default::default()
             }];
         });
-        refused(&scope, result.await, Code::InvalidArgument, "relative/path")
+        refused(&scope, result.await, Code::InvalidArgument, "container_path")
     })
     .await
 }

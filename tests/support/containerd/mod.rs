@@ -24,7 +24,6 @@ use tonic::{Code, Status};
 
 pub use faults::{Call, Fault, Gate};
 pub use images::IMAGE;
-pub use process::Exit;
 
 use faults::Faults;
 use process::Process;
@@ -69,6 +68,9 @@ impl Containerd {
         let rootfs = directory.join("rootfs");
         std::fs::create_dir_all(rootfs.join("etc")).unwrap();
         std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        // At the image's VOLUME.
+        std::fs::create_dir(rootfs.join("data")).unwrap();
+        std::fs::write(rootfs.join("data/seed"), "").unwrap();
         let mut state = State::default();
         images::store_one(&mut state);
         let inner = Inner {
@@ -148,6 +150,13 @@ impl Containerd {
         all.extend(active.map(name("snapshot")));
         all.extend(state.tasks.iter().flat_map(|(_, task)| task.execs.keys()).map(name("exec")));
         all
+    }
+
+    /// What containerd does once leases have expired: they go, and with them the views that only they held.
+    pub fn collect_garbage(&self) {
+        let mut state = self.inner.lock();
+        state.leases.retain(|_, lease| !lease.labels.contains_key("containerd.io/gc.expire"));
+        state.snapshots.retain(|_, snapshot| snapshot.committed || !snapshot.read_only);
     }
 
     /// Ids of all sandbox records.
