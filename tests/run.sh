@@ -149,7 +149,10 @@ set_up() {
 
 # All test programs but the suite, which has a stage of its own.
 run_units() {
-    local file status=0
+    local bin file status=0
+    # Without these, the tests that need real parts would have nothing to run on.
+    bin=$(tests/tools/build.sh core)
+    export PONTOON_BIN_DIR=$bin PONTOON_CNI_BIN=$bin/cni
     local -a targets=(--lib --bins)
     for file in tests/*.rs; do
         [[ ! -e $file ]] || targets+=(--test "$(basename "$file" .rs)")

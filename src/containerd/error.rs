@@ -43,7 +43,11 @@ impl Error {
     }
 
     pub(super) fn status(operation: &'static str, object: &str, status: &Status) -> Self {
+        // What containerd answered has no source; a connection that was lost over the call has one, and tonic gives that
+        // no code of its own.
+        let answered = std::error::Error::source(status).is_none();
         let kind = match status.code() {
+            Code::Unknown | Code::Internal | Code::Cancelled if !answered => Kind::Unavailable,
             Code::NotFound => Kind::NotFound,
             Code::AlreadyExists => Kind::AlreadyExists,
             Code::InvalidArgument | Code::OutOfRange => Kind::InvalidArgument,

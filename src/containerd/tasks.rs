@@ -139,13 +139,13 @@ impl Containerd {
         Ok(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
     }
 
-    /// Sends a signal to a task's init process, or with an exec id to that process; with `all`
-    /// to every process of the task. One that has ended already is fine.
+    /// Sends a signal to a task's init process, or with an exec id to that process. One that has
+    /// ended already is fine.
     ///
     /// # Errors
     /// Whatever the shim answers.
-    pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
-        let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all };
+    pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32) -> Result<()> {
+        let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all: false };
         let reply = self.tasks().kill(self.request(request)).await;
         gone_is_fine(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
     }

@@ -256,6 +256,9 @@ impl Node {
         let image = self.images.resolve(&container.record.about.image_id).await?;
         let wanted = volumes(self, &container.record, &spec::ImageConfig::from(&*image.config));
         for (path, directory) in wanted {
+            // Also for a path that the image does not have: the directory is what is mounted there.
+            let made = tokio::fs::create_dir_all(&directory).await;
+            made.map_err(|source| Error::system("make", &directory, source))?;
             self.images.copy_volume(&image, &container.root.snapshotter, &path, &directory).await?;
         }
         Ok(())

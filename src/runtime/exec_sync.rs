@@ -83,7 +83,7 @@ impl Process<'_> {
         if let Ok(exit) = tokio::time::timeout(limit, wait).await {
             return Ok(exit?);
         }
-        containerd.kill_task(self.id, self.exec_id.as_str(), task::SIGKILL, false).await?;
+        containerd.kill_task(self.id, self.exec_id.as_str(), task::SIGKILL).await?;
         // It cannot be deleted before it is gone.
         containerd.wait_task(self.id, self.exec_id.as_str()).await?;
         Err(Error::ExecTimeout { id: self.id.to_owned(), limit })

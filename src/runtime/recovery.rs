@@ -33,6 +33,8 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
         node.containerd.list_containers(""),
         node.containerd.list_tasks(),
     );
+    // FIFOs of commands whose callers are gone with the process that served them.
+    let _ = std::fs::remove_dir_all(node.config.state.join("exec"));
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {

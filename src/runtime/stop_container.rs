@@ -52,15 +52,16 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
         return destroy_unknown(node, container).await;
     }
     if !stop.is_immediate() {
-        node.containerd.kill_task(id, "", container.record.about.stop_signal, false).await?;
+        node.containerd.kill_task(id, "", container.record.about.stop_signal).await?;
         tokio::select! {
             () = container.ended() => return Ok(()),
             () = stop.grace_over() => {}
         }
     }
-    // Processes that share the pod's PID namespace do not die with the container's first.
+    // Processes that share the pod's PID namespace do not die with the container's first: for a task without a PID
+    // namespace of its own, runc kills all of its cgroup by itself.
     loop {
-        node.containerd.kill_task(id, "", task::SIGKILL, true).await?;
+        node.containerd.kill_task(id, "", task::SIGKILL).await?;
         if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {
             return Ok(());
         }

@@ -20,7 +20,7 @@ const RETRY_LIMIT: Duration = Duration::from_secs(30);
 pub(super) async fn destroy(containerd: &Containerd, id: &str) -> Result<()> {
     let mut pause = Duration::from_millis(10);
     for _ in 1..DESTROY_TRIES {
-        let killed = containerd.kill_task(id, "", SIGKILL, true).await;
+        let killed = containerd.kill_task(id, "", SIGKILL).await;
         let waited = containerd.wait_task(id, "").await;
         match containerd.delete_task(id).await {
             Ok(_) => return Ok(()),

@@ -41,12 +41,14 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 ln -sf /proc/self/fd /dev/fd
-for dir in /run /var/tmp /var/lib/cni /var/lib/containerd /var/lib/pontoon; do
+for dir in /run /var/tmp /var/lib/cni /var/lib/containerd /var/lib/pontoon /var/cache/apparmor; do
     # A directory that the host lacks is left alone: made here, it would be made on the host.
     [[ ! -d $dir ]] || mount -t tmpfs -o mode=1777 tmpfs "$dir"
 done
 mkdir -p /run/lock /run/netns
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# With UML_APPEND="lsm=apparmor security=apparmor apparmor=1" critest's AppArmor specs run (packages apparmor and sudo).
+mount -t securityfs securityfs /sys/kernel/security
 # One at a time: an unknown name would refuse them all.
 for controller in cpu cpuset io memory pids; do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
@@ -55,10 +57,12 @@ done 2>/dev/null
 mkdir -p /run/uml/lib
 ln -s /usr/lib/uml/modules /run/uml/lib/modules
 for module in overlay veth bridge br_netfilter ip_tables iptable_nat iptable_filter ip6table_nat ip6table_filter \
-    xt_MASQUERADE xt_comment xt_mark xt_conntrack xt_addrtype xt_multiport xt_nat ifb sch_tbf sch_ingress act_mirred cls_u32; do
+    xt_MASQUERADE xt_comment xt_mark xt_conntrack xt_addrtype xt_multiport xt_nat xt_tcpudp ifb sch_tbf sch_ingress act_mirred cls_u32; do
     modprobe -q -d /run/uml "$module"
 done
 ip link set lo up
+# sudo complains about a name that it cannot resolve, and critest takes any complaint for a failure.
+echo localhost >/proc/sys/kernel/hostname
 # cAdvisor, and with it kubelet, refuses a CPU without a clock speed.
 { cat /proc/cpuinfo; printf 'cpu MHz\t: 1000.000\n'; } >/run/cpuinfo
 mount --bind /run/cpuinfo /proc/cpuinfo
@@ -98,4 +102,9 @@ prepare
 mkdir -p "$scratch_parent"
 scratch=$(mktemp -d "$scratch_parent/uml.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
+# The one directory that containerd's own CRI writes to whatever it is told: a tmpfs can only cover what is there.
+if [[ ! -d /var/lib/cni ]]; then
+    mkdir /var/lib/cni
+    trap 'rm -rf "$scratch"; rmdir --ignore-fail-on-non-empty /var/lib/cni' EXIT
+fi
 boot "$@"

@@ -1,0 +1,15 @@
+//! Level 3: the real server over a real socket, with a fake containerd below it.
+//!
+//! One crate, so that the fake is compiled once; one file a behaviour.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "a test is no operation of the server's, and the fake makes codes")]
+#![allow(dead_code, reason = "the fake has what the next test needs")]
+
+mod support;
+
+mod server {
+    mod create_container;
+    mod run_pod_sandbox;
+    mod start_container;
+}

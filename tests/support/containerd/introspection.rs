@@ -1,0 +1,87 @@
+//! What the fake says of itself, and its events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use containerd_client::services::v1 as pb;
+use containerd_client::to_any;
+use containerd_client::types::{Envelope, RuntimeInfo};
+use futures_util::{StreamExt as _, stream};
+use tonic::Status;
+
+use super::Inner;
+use super::rpc::{Messages, Request, Response};
+
+/// What a containerd 2 has of what anybody may ask for.
+const PLUGINS: [(&str, &str); 9] = [
+    ("io.containerd.grpc.v1", "containers"),
+    ("io.containerd.grpc.v1", "events"),
+    ("io.containerd.grpc.v1", "sandboxes"),
+    ("io.containerd.grpc.v1", "streaming"),
+    ("io.containerd.grpc.v1", "tasks"),
+    ("io.containerd.grpc.v1", "transfer"),
+    ("io.containerd.runtime.v2", "task"),
+    ("io.containerd.snapshotter.v1", "overlayfs"),
+    ("io.containerd.transfer.v1", "local"),
+];
+
+pub(super) async fn serve(call: Request) -> Response {
+    match call.method() {
+        "Plugins" => call.unary(|m: &pb::PluginsRequest| m.filters.join(" "), plugins).await,
+        "Server" => call.unary(|(): &()| String::new(), server).await,
+        "PluginInfo" => call.unary(|m: &pb::PluginInfoRequest| m.id.clone(), plugin_info).await,
+        _ => call.unimplemented(),
+    }
+}
+
+pub(super) async fn serve_version(call: Request) -> Response {
+    match call.method() {
+        "Version" => call.unary(|(): &()| String::new(), version).await,
+        _ => call.unimplemented(),
+    }
+}
+
+pub(super) async fn serve_events(call: Request) -> Response {
+    match call.method() {
+        "Subscribe" => call.streaming(|m: &pb::SubscribeRequest| m.filters.join(" "), subscribe).await,
+        "Publish" => call.unary(|m: &pb::PublishRequest| m.topic.clone(), publish).await,
+        _ => call.unimplemented(),
+    }
+}
+
+fn plugins(fake: &Arc<Inner>, _: pb::PluginsRequest) -> Result<pb::PluginsResponse, Status> {
+    let root = fake.rootfs.display().to_string();
+    let plugin = |(kind, id): (&str, &str)| pb::Plugin {
+        r#type: kind.to_owned(),
+        id: id.to_owned(),
+        exports: HashMap::from([("root".to_owned(), root.clone())]),
+        ..pb::Plugin::default()
+    };
+    Ok(pb::PluginsResponse { plugins: PLUGINS.map(plugin).to_vec() })
+}
+
+fn server(_: &Arc<Inner>, (): ()) -> Result<pb::ServerResponse, Status> {
+    let pid = u64::from(std::process::id());
+    Ok(pb::ServerResponse { uuid: "fake".to_owned(), pid, pidns: 0, deprecations: Vec::new() })
+}
+
+fn plugin_info(_: &Arc<Inner>, _: pb::PluginInfoRequest) -> Result<pb::PluginInfoResponse, Status> {
+    let features = prost_types::Any { type_url: String::new(), value: br#"{"mountOptions":["rro"]}"#.to_vec() };
+    let info = RuntimeInfo { features: Some(features), ..RuntimeInfo::default() };
+    Ok(pb::PluginInfoResponse { plugin: None, extra: Some(to_any(&info)) })
+}
+
+fn version(_: &Arc<Inner>, (): ()) -> Result<pb::VersionResponse, Status> {
+    Ok(pb::VersionResponse { version: "v2.4.2".to_owned(), revision: "fake".to_owned() })
+}
+
+/// Everything to everybody: a client has to stand events that it did not ask for.
+fn subscribe(fake: &Arc<Inner>, _: pb::SubscribeRequest) -> Result<Messages<Envelope>, Status> {
+    let events = fake.events.subscribe();
+    Ok(stream::unfold(events, |mut events| async { Some((Ok(events.recv().await.ok()?), events)) }).boxed())
+}
+
+fn publish(fake: &Arc<Inner>, request: pb::PublishRequest) -> Result<(), Status> {
+    fake.publish(&request.topic, request.event);
+    Ok(())
+}

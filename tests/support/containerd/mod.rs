@@ -1,0 +1,254 @@
+//! A containerd that keeps its objects in memory, and whose calls can be told to fail, to hang,
+//! to lose their connection or their reply. It judges as containerd does: names are unique, a
+//! running task is not deleted, a container that names a sandbox needs that sandbox's shim.
+
+mod containers;
+mod faults;
+mod images;
+mod introspection;
+mod process;
+mod rpc;
+mod sandboxes;
+mod snapshots;
+mod tasks;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use containerd_client::services::v1 as pb;
+use containerd_client::types::{self, Envelope};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+pub use faults::{Call, Fault, Gate};
+pub use images::IMAGE;
+
+use faults::Faults;
+use process::Process;
+use snapshots::Snapshot;
+
+/// The fake. It serves from [`Containerd::serve`] to [`Containerd::stop`], and its objects outlive both.
+pub struct Containerd {
+    socket: PathBuf,
+    inner: Arc<Inner>,
+    serving: Option<CancellationToken>,
+}
+
+/// What its services share.
+pub struct Inner {
+    state: Mutex<State>,
+    faults: Faults,
+    events: broadcast::Sender<Envelope>,
+    /// What every snapshot's mount shows.
+    rootfs: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    containers: BTreeMap<String, pb::Container>,
+    sandboxes: BTreeMap<String, types::Sandbox>,
+    tasks: BTreeMap<String, Task>,
+    snapshots: BTreeMap<String, Snapshot>,
+    images: BTreeMap<String, pb::Image>,
+    blobs: BTreeMap<String, Vec<u8>>,
+    leases: BTreeMap<String, pb::Lease>,
+}
+
+/// A container's first process and those that were added to it.
+struct Task {
+    init: Process,
+    execs: BTreeMap<String, Process>,
+}
+
+impl Containerd {
+    /// One image, nothing else; it does not serve yet.
+    pub fn new(directory: &Path) -> Self {
+        let rootfs = directory.join("rootfs");
+        std::fs::create_dir_all(rootfs.join("etc")).unwrap();
+        std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        // At the image's VOLUME.
+        std::fs::create_dir(rootfs.join("data")).unwrap();
+        std::fs::write(rootfs.join("data/seed"), "").unwrap();
+        let mut state = State::default();
+        images::store_one(&mut state);
+        let inner = Inner {
+            state: Mutex::new(state),
+            faults: Faults::default(),
+            events: broadcast::Sender::new(1024),
+            rootfs,
+        };
+        Self { socket: directory.join("containerd.sock"), inner: Arc::new(inner), serving: None }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Serves; what was there before a [`Containerd::stop`] is there again.
+    pub fn serve(&mut self) {
+        let stop = CancellationToken::new();
+        rpc::listen(&self.socket, &self.inner, stop.clone());
+        self.serving = Some(stop);
+    }
+
+    /// As `kill -9` of containerd: connections break, processes go on.
+    pub fn stop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.cancel();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    /// Makes a method, such as `Tasks/Create`, fail: its `nth` call from now on (1 is the next), or with 0 every call.
+    pub fn fault(&self, method: &str, nth: usize, fault: Fault) {
+        self.inner.faults.add(method, nth, fault);
+    }
+
+    /// Stops a method's `nth` call from now on until the gate is opened.
+    pub fn hang(&self, method: &str, nth: usize) -> Gate {
+        let gate = Gate::default();
+        self.fault(method, nth, Fault::Hang(gate.clone()));
+        gate
+    }
+
+    /// No more faults; what hangs goes on.
+    pub fn heal(&self) {
+        self.inner.faults.clear();
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.inner.faults.calls()
+    }
+
+    /// Which calls an operation made, each as method and how many of that method came before it
+    /// plus 1; without those of the watchers, that come when they come.
+    pub fn steps_since(&self, start: usize) -> Vec<(String, usize)> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let calls = self.calls();
+        let of_it = calls[start..].iter().filter(|call| !call.is_watch());
+        of_it
+            .map(|call| {
+                let count = counts.entry(call.method.clone()).or_default();
+                *count += 1;
+                (call.method.clone(), *count)
+            })
+            .collect()
+    }
+
+    /// All that is there beside the image: what a clean slate has none of.
+    pub fn leftovers(&self) -> Vec<String> {
+        let state = self.inner.lock();
+        let name = |kind: &'static str| move |id: &String| format!("containerd has {kind} {id}");
+        let active = state.snapshots.iter().filter(|(_, snapshot)| !snapshot.committed).map(|(key, _)| key);
+        let mut all: Vec<String> = state.containers.keys().map(name("container")).collect();
+        all.extend(state.sandboxes.keys().map(name("sandbox")));
+        all.extend(state.tasks.keys().map(name("task")));
+        all.extend(state.leases.keys().map(name("lease")));
+        all.extend(active.map(name("snapshot")));
+        all.extend(state.tasks.iter().flat_map(|(_, task)| task.execs.keys()).map(name("exec")));
+        all
+    }
+
+    /// What containerd does once leases have expired: they go, and with them the views that only they held.
+    pub fn collect_garbage(&self) {
+        let mut state = self.inner.lock();
+        state.leases.retain(|_, lease| !lease.labels.contains_key("containerd.io/gc.expire"));
+        state.snapshots.retain(|_, snapshot| snapshot.committed || !snapshot.read_only);
+    }
+
+    /// Ids of all sandbox records.
+    pub fn sandboxes(&self) -> Vec<String> {
+        self.inner.lock().sandboxes.keys().cloned().collect()
+    }
+
+    /// Ids of all container records, those of pause containers too.
+    pub fn containers(&self) -> Vec<String> {
+        self.inner.lock().containers.keys().cloned().collect()
+    }
+
+    /// A container's record.
+    pub fn container(&self, id: &str) -> Option<pb::Container> {
+        self.inner.lock().containers.get(id).cloned()
+    }
+
+    /// Changes records behind the server's back.
+    pub fn edit_container(&self, id: &str, edit: impl FnOnce(&mut pb::Container)) {
+        edit(self.inner.lock().containers.entry(id.to_owned()).or_insert_with(|| pb::Container {
+            id: id.to_owned(),
+            ..pb::Container::default()
+        }));
+    }
+
+    /// The same for a sandbox record.
+    pub fn edit_sandbox(&self, id: &str, edit: impl FnOnce(&mut types::Sandbox)) {
+        edit(self.inner.lock().sandboxes.entry(id.to_owned()).or_insert_with(|| types::Sandbox {
+            sandbox_id: id.to_owned(),
+            ..types::Sandbox::default()
+        }));
+    }
+
+    /// Ids of all tasks.
+    pub fn tasks(&self) -> Vec<String> {
+        self.inner.lock().tasks.keys().cloned().collect()
+    }
+
+    /// Signals that a task's first process got, and those that an exec of it got.
+    pub fn signals(&self, id: &str) -> Vec<u32> {
+        let state = self.inner.lock();
+        let Some(task) = state.tasks.get(id) else { return Vec::new() };
+        task.init.signals.iter().chain(task.execs.values().flat_map(|exec| &exec.signals)).copied().collect()
+    }
+
+    /// Ends a task's first process, as if it had returned.
+    pub fn end(&self, id: &str, code: u32) {
+        self.inner.finish(id, "", code);
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+fn not_found(kind: &str, id: &str) -> Status {
+    status(Code::NotFound, &format!("{kind} {id:?}: not found"))
+}
+
+fn already_exists(kind: &str, id: &str) -> Status {
+    status(Code::AlreadyExists, &format!("{kind} {id:?}: already exists"))
+}
+
+fn status(code: Code, message: &str) -> Status {
+    Status::new(code, message)
+}
+
+fn now() -> prost_types::Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+/// What one service answers, by the method's name.
+async fn serve(call: rpc::Request) -> rpc::Response {
+    match call.service() {
+        "containerd.services.containers.v1.Containers" => containers::serve(call).await,
+        "containerd.services.content.v1.Content" => images::serve_content(call).await,
+        "containerd.services.events.v1.Events" => introspection::serve_events(call).await,
+        "containerd.services.images.v1.Images" => images::serve(call).await,
+        "containerd.services.introspection.v1.Introspection" => introspection::serve(call).await,
+        "containerd.services.leases.v1.Leases" => images::serve_leases(call).await,
+        "containerd.services.sandbox.v1.Store" => sandboxes::serve(call).await,
+        "containerd.services.snapshots.v1.Snapshots" => snapshots::serve(call).await,
+        "containerd.services.tasks.v1.Tasks" => tasks::serve(call).await,
+        "containerd.services.version.v1.Version" => introspection::serve_version(call).await,
+        _ => call.unimplemented(),
+    }
+}

@@ -1,0 +1,165 @@
+//! gRPC without generated servers (containerd-client has none): requests are dispatched by
+//! their path, and each connection can be broken by itself.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tonic::server::Grpc;
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+use super::faults::{Fault, injected};
+use super::{Inner, status};
+
+pub(super) type Response = http::Response<tonic::body::Body>;
+/// The messages of a streamed answer.
+pub(super) type Messages<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
+
+/// One call: where it goes, and the connection it came by.
+pub(super) struct Request {
+    fake: Arc<Inner>,
+    connection: CancellationToken,
+    /// `package.Service`.
+    service: String,
+    method: String,
+    http: http::Request<Incoming>,
+}
+
+/// Accepts until it is stopped; then all connections break.
+pub(super) fn listen(socket: &Path, fake: &Arc<Inner>, stop: CancellationToken) {
+    let listener = UnixListener::bind(socket).unwrap();
+    let fake = Arc::clone(fake);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else { continue };
+            tokio::spawn(connection(stream, Arc::clone(&fake), stop.child_token()));
+        }
+    });
+}
+
+async fn connection(stream: UnixStream, fake: Arc<Inner>, alive: CancellationToken) {
+    let broken = alive.clone();
+    let service = service_fn(move |http: http::Request<Incoming>| {
+        let (fake, connection) = (Arc::clone(&fake), alive.clone());
+        let path = http.uri().path().trim_start_matches('/').to_owned();
+        let (service, method) = path.split_once('/').unwrap_or((path.as_str(), ""));
+        let request = Request { fake, connection, service: service.to_owned(), method: method.to_owned(), http };
+        async move { Ok::<_, Infallible>(super::serve(request).await) }
+    });
+    let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        biased;
+        () = broken.cancelled() => {}
+        _ = serving => broken.cancel(),
+    }
+}
+
+impl Request {
+    pub(super) fn service(&self) -> &str {
+        &self.service
+    }
+
+    pub(super) fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// One message for one message, at once.
+    pub(super) async fn unary<Q, R>(self, object: fn(&Q) -> String, handle: fn(&Arc<Inner>, Q) -> Result<R, Status>) -> Response
+    where
+        Q: Message + Default + Send + Sync + 'static,
+        R: Message + Default + Send + Sync + 'static,
+    {
+        self.waiting(object, move |fake, message| std::future::ready(handle(&fake, message))).await
+    }
+
+    /// One message for one message, in its own time.
+    pub(super) async fn waiting<Q, R, F>(self, object: fn(&Q) -> String, handle: impl Fn(Arc<Inner>, Q) -> F + Copy + Send) -> Response
+    where
+        Q: Message + Default + Send + Sync + 'static,
+        R: Message + Default + Send + Sync + 'static,
+        F: Future<Output = Result<R, Status>> + Send,
+    {
+        let name = self.name();
+        let (fake, connection) = (&self.fake, &self.connection);
+        let service = tower::service_fn(move |request: tonic::Request<Q>| {
+            let name = name.clone();
+            async move {
+                let message = request.into_inner();
+                let lose_reply = admit(fake, &name, object(&message), connection).await?;
+                let reply = handle(Arc::clone(fake), message).await?;
+                if lose_reply {
+                    connection.cancel();
+                    return std::future::pending().await;
+                }
+                Ok(tonic::Response::new(reply))
+            }
+        });
+        Grpc::new(ProstCodec::<R, Q>::default()).unary(service, self.http).await
+    }
+
+    /// Many messages for one.
+    pub(super) async fn streaming<Q, R>(
+        self,
+        object: fn(&Q) -> String,
+        handle: fn(&Arc<Inner>, Q) -> Result<Messages<R>, Status>,
+    ) -> Response
+    where
+        Q: Message + Default + Send + Sync + 'static,
+        R: Message + Default + Send + Sync + 'static,
+    {
+        let name = self.name();
+        let (fake, connection) = (&self.fake, &self.connection);
+        let service = tower::service_fn(move |request: tonic::Request<Q>| {
+            let name = name.clone();
+            async move {
+                let message = request.into_inner();
+                admit(fake, &name, object(&message), connection).await?;
+                handle(fake, message).map(tonic::Response::new)
+            }
+        });
+        Grpc::new(ProstCodec::<R, Q>::default()).server_streaming(service, self.http).await
+    }
+
+    /// For what nobody asks of the fake yet.
+    pub(super) fn unimplemented(self) -> Response {
+        status(Code::Unimplemented, &format!("the fake has no {}", self.name())).into_http()
+    }
+
+    /// `Service/Method`.
+    fn name(&self) -> String {
+        format!("{}/{}", self.service.rsplit('.').next().unwrap_or_default(), self.method)
+    }
+}
+
+/// Lets a call happen, or not; true when its reply is to be lost.
+async fn admit(fake: &Inner, method: &str, object: String, connection: &CancellationToken) -> Result<bool, Status> {
+    match fake.faults.note(method, object) {
+        None => Ok(false),
+        Some(Fault::Error(code)) => Err(injected(code)),
+        Some(Fault::LoseReply) => Ok(true),
+        Some(Fault::Disconnect) => {
+            connection.cancel();
+            std::future::pending().await
+        }
+        Some(Fault::Hang(gate)) => tokio::select! {
+            biased;
+            // What hung in a containerd that died is not carried out by the next one.
+            () = connection.cancelled() => Err(injected(Code::Unavailable)),
+            () = gate.pass() => Ok(false),
+        },
+    }
+}

@@ -1,0 +1,217 @@
+//! Tasks: processes under shims.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use containerd_client::events::TaskExit;
+use containerd_client::services::v1 as pb;
+use containerd_client::to_any;
+use containerd_client::types::Envelope;
+use tonic::{Code, Status};
+
+use super::process::{Exit, Process, Stdio};
+use super::rpc::{Request, Response};
+use super::{Inner, State, Task, already_exists, not_found, now, status};
+
+pub(super) async fn serve(call: Request) -> Response {
+    match call.method() {
+        "Create" => call.unary(|m: &pb::CreateTaskRequest| m.container_id.clone(), create).await,
+        "Start" => call.unary(|m: &pb::StartRequest| of(&m.container_id, &m.exec_id), start).await,
+        "Kill" => call.unary(|m: &pb::KillRequest| of(&m.container_id, &m.exec_id), kill).await,
+        "Wait" => call.waiting(|m: &pb::WaitRequest| of(&m.container_id, &m.exec_id), wait).await,
+        "Delete" => call.unary(|m: &pb::DeleteTaskRequest| m.container_id.clone(), delete).await,
+        "Get" => call.unary(|m: &pb::GetRequest| of(&m.container_id, &m.exec_id), get).await,
+        "List" => call.unary(|_: &pb::ListTasksRequest| String::new(), list).await,
+        "Exec" => call.unary(|m: &pb::ExecProcessRequest| of(&m.container_id, &m.exec_id), exec).await,
+        "DeleteProcess" => call.unary(|m: &pb::DeleteProcessRequest| of(&m.container_id, &m.exec_id), delete_process).await,
+        "CloseIO" => call.unary(|m: &pb::CloseIoRequest| of(&m.container_id, &m.exec_id), |_, _| Ok(())).await,
+        "Update" => call.unary(|m: &pb::UpdateTaskRequest| m.container_id.clone(), update).await,
+        _ => call.unimplemented(),
+    }
+}
+
+/// How the log names a process.
+fn of(id: &str, exec: &str) -> String {
+    if exec.is_empty() { id.to_owned() } else { format!("{id}/{exec}") }
+}
+
+impl State {
+    fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
+        let task = self.tasks.get_mut(id).ok_or_else(|| not_found("task", id))?;
+        if exec.is_empty() {
+            return Ok(&mut task.init);
+        }
+        task.execs.get_mut(exec).ok_or_else(|| not_found("exec", exec))
+    }
+}
+
+impl Inner {
+    /// Ends a process and tells of it. Nobody outlives the first process of his container.
+    pub(super) fn finish(&self, id: &str, exec: &str, code: u32) {
+        let mut state = self.lock();
+        let Ok(process) = state.process(id, exec) else { return };
+        if process.is_over() {
+            return;
+        }
+        let (pid, exit) = (process.pid(), process.finish(code));
+        if exec.is_empty() {
+            let others = state.tasks.get_mut(id).into_iter().flat_map(|task| task.execs.values_mut());
+            for other in others.filter(|other| !other.is_over()) {
+                other.finish(137);
+            }
+        }
+        let event = TaskExit {
+            container_id: id.to_owned(),
+            id: if exec.is_empty() { id } else { exec }.to_owned(),
+            pid,
+            exit_status: exit.code,
+            exited_at: Some(exit.at),
+        };
+        self.publish("/tasks/exit", Some(to_any(&event)));
+    }
+
+    pub(super) fn publish(&self, topic: &str, event: Option<prost_types::Any>) {
+        let envelope =
+            Envelope { timestamp: Some(now()), namespace: "k8s.io".to_owned(), topic: topic.to_owned(), event };
+        // Nobody may listen.
+        let _ = self.events.send(envelope);
+    }
+}
+
+fn create(fake: &Arc<Inner>, request: pb::CreateTaskRequest) -> Result<pb::CreateTaskResponse, Status> {
+    let id = request.container_id;
+    let mut state = fake.lock();
+    let container = state.containers.get(&id).ok_or_else(|| not_found("container", &id))?;
+    if state.tasks.contains_key(&id) {
+        return Err(already_exists("task", &id));
+    }
+    if !container.sandbox.is_empty() && !state.tasks.contains_key(&container.sandbox) {
+        return Err(not_found("shim of sandbox", &container.sandbox));
+    }
+    let spec = container.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
+    let spec: serde_json::Value = serde_json::from_slice(spec).map_err(|error| invalid(&error))?;
+    let stdio = Stdio {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    let init = process(&state, &spec["process"], stdio)?;
+    let pid = init.pid();
+    state.tasks.insert(id.clone(), Task { init, execs: BTreeMap::new() });
+    Ok(pb::CreateTaskResponse { container_id: id, pid })
+}
+
+/// What an OCI process says, made.
+fn process(state: &State, process: &serde_json::Value, stdio: Stdio) -> Result<Process, Status> {
+    let args = process["args"].as_array().into_iter().flatten();
+    let args: Vec<String> = args.filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
+    let number = state.tasks.values().map(|task| 1 + task.execs.len()).sum();
+    Process::new(number, &args, stdio).map_err(|error| status(Code::Unknown, &format!("open streams: {error}")))
+}
+
+fn invalid(error: &serde_json::Error) -> Status {
+    status(Code::InvalidArgument, &error.to_string())
+}
+
+fn start(fake: &Arc<Inner>, request: pb::StartRequest) -> Result<pb::StartResponse, Status> {
+    let mut state = fake.lock();
+    let process = state.process(&request.container_id, &request.exec_id)?;
+    if process.is_running() || process.is_over() {
+        return Err(status(Code::FailedPrecondition, "process was started already"));
+    }
+    let pid = process.pid();
+    if let Some(end) = process.start() {
+        fake.finish_later(request.container_id, request.exec_id, end);
+    }
+    Ok(pb::StartResponse { pid })
+}
+
+fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {
+    let (id, exec) = (request.container_id, request.exec_id);
+    let code = {
+        let mut state = fake.lock();
+        let process = state.process(&id, &exec)?;
+        if process.is_over() {
+            return Err(not_found("process", &id));
+        }
+        process.signal(request.signal)
+    };
+    if let Some(code) = code {
+        fake.finish(&id, &exec, code);
+    }
+    Ok(())
+}
+
+async fn wait(fake: Arc<Inner>, request: pb::WaitRequest) -> Result<pb::WaitResponse, Status> {
+    let mut exit = fake.lock().process(&request.container_id, &request.exec_id)?.exit.subscribe();
+    // Its maker goes when it is deleted before it was ever started.
+    let exit = exit.wait_for(Option::is_some).await.map(|exit| exit.clone());
+    let Ok(Some(Exit { code, at })) = exit else { return Err(not_found("process", &request.container_id)) };
+    Ok(pb::WaitResponse { exit_status: code, exited_at: Some(at) })
+}
+
+fn deleted(id: &str, process: &Process) -> pb::DeleteResponse {
+    let process = process.describe(id, id);
+    pb::DeleteResponse { id: process.id, pid: process.pid, exit_status: process.exit_status, exited_at: process.exited_at }
+}
+
+fn delete(fake: &Arc<Inner>, request: pb::DeleteTaskRequest) -> Result<pb::DeleteResponse, Status> {
+    let id = request.container_id;
+    let mut state = fake.lock();
+    if state.process(&id, "")?.is_running() {
+        return Err(status(Code::FailedPrecondition, "cannot delete a running process"));
+    }
+    let task = state.tasks.remove(&id).ok_or_else(|| not_found("task", &id))?;
+    Ok(deleted(&id, &task.init))
+}
+
+fn delete_process(fake: &Arc<Inner>, request: pb::DeleteProcessRequest) -> Result<pb::DeleteResponse, Status> {
+    let (id, exec) = (request.container_id, request.exec_id);
+    let mut state = fake.lock();
+    if state.process(&id, &exec)?.is_running() {
+        return Err(status(Code::FailedPrecondition, "cannot delete a running process"));
+    }
+    let process = state.tasks.get_mut(&id).and_then(|task| task.execs.remove(&exec));
+    Ok(deleted(&exec, &process.ok_or_else(|| not_found("exec", &exec))?))
+}
+
+fn get(fake: &Arc<Inner>, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
+    let (id, exec) = (request.container_id, request.exec_id);
+    let name = if exec.is_empty() { &id } else { &exec };
+    let process = fake.lock().process(&id, &exec)?.describe(&id, name);
+    Ok(pb::GetResponse { process: Some(process) })
+}
+
+fn list(fake: &Arc<Inner>, _: pb::ListTasksRequest) -> Result<pb::ListTasksResponse, Status> {
+    // As containerd: the container's id is only in `id`.
+    let tasks = fake.lock().tasks.iter().map(|(id, task)| task.init.describe("", id)).collect();
+    Ok(pb::ListTasksResponse { tasks })
+}
+
+fn exec(fake: &Arc<Inner>, request: pb::ExecProcessRequest) -> Result<(), Status> {
+    let (id, exec) = (request.container_id, request.exec_id);
+    let mut state = fake.lock();
+    if !state.process(&id, "")?.is_running() {
+        return Err(status(Code::FailedPrecondition, "cannot exec in a stopped task"));
+    }
+    let spec = request.spec.unwrap_or_default().value;
+    let spec: serde_json::Value = serde_json::from_slice(&spec).map_err(|error| invalid(&error))?;
+    let stdio = Stdio {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    let made = process(&state, &spec, stdio)?;
+    let task = state.tasks.get_mut(&id).ok_or_else(|| not_found("task", &id))?;
+    if task.execs.contains_key(&exec) {
+        return Err(already_exists("exec", &exec));
+    }
+    task.execs.insert(exec, made);
+    Ok(())
+}
+
+fn update(fake: &Arc<Inner>, request: pb::UpdateTaskRequest) -> Result<(), Status> {
+    fake.lock().process(&request.container_id, "").map(drop)
+}

@@ -1,0 +1,20 @@
+//! The real server, as a child process, between a CRI client and a fake containerd.
+
+pub mod cni;
+pub mod containerd;
+pub mod requests;
+pub mod server;
+
+use std::time::Duration;
+
+/// How long anything may take that has to happen at some time.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `is_so` holds; a test that waits in vain says for what.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,280 @@
+//! The server as a child process with directories, a network and a containerd of its own. It
+//! can be killed and started again; what it leaves behind on the node is seen.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use nix::mount::{MntFlags, umount2};
+use pontoon::api::v1::image_service_client::ImageServiceClient;
+use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
+use pontoon::api::v1::*;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::cni::Cni;
+use super::containerd::Containerd;
+use super::{PATIENCE, requests, until};
+
+/// A CRI client with a connection of its own.
+pub type Client = RuntimeServiceClient<Channel>;
+
+/// A node: the server and all that it works with.
+pub struct Node {
+    pub containerd: Containerd,
+    pub cni: Cni,
+    child: Option<Child>,
+    directory: TempDir,
+}
+
+impl Node {
+    /// Everything runs when it returns.
+    pub async fn start() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and mounts: run them as root");
+        let directory = tempfile::Builder::new().prefix("pontoon-server-").tempdir_in("/var/tmp").unwrap();
+        let path = directory.path();
+        for name in ["containerd", "logs"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        let mut containerd = Containerd::new(&path.join("containerd"));
+        containerd.serve();
+        let cni = Cni::install(&path.join("cni"));
+        let mut node = Self { containerd, cni, child: None, directory };
+        fs::write(node.path("config.toml"), node.config()).unwrap();
+        node.spawn().await;
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn config(&self) -> String {
+        let [socket, root, state, netns] = ["run/pontoon.sock", "root", "state", "netns"].map(|name| self.path(name));
+        let (conf, bin, cache) = (self.cni.conf_dir(), self.cni.bin_dir(), self.cni.cache_dir());
+        format!(
+            "socket = {socket:?}\nroot = {root:?}\nstate = {state:?}\nnetns_dir = {netns:?}\n\
+             [containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n",
+            self.containerd.socket()
+        )
+    }
+
+    /// Starts the server; it is ready when this returns.
+    pub async fn spawn(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_pontoon"))
+            .args(["serve", "--log-level", "debug,h2=info,hyper_util=info,tower=info", "--config"])
+            .arg(self.path("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.unwrap());
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.is_ready().await {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(ended.is_none(), "the server ended: {}", self.log());
+            assert!(tokio::time::Instant::now() < deadline, "the server is not ready: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether every condition of Status is true and the image is known.
+    pub async fn is_ready(&self) -> bool {
+        let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
+        let well = reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
+        let images = ImageServiceClient::new(self.channel()).list_images(ListImagesRequest::default()).await;
+        well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
+    }
+
+    /// `kill -9`, and it is dead when this returns.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// `kill -9` and a new start.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.spawn().await;
+    }
+
+    /// A client with a connection of its own.
+    pub fn cri(&self) -> Client {
+        RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
+    }
+
+    fn channel(&self) -> Channel {
+        let socket = self.path("run/pontoon.sock");
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://pontoon").connect_with_connector_lazy(connect)
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("server.log")).unwrap_or_default()
+    }
+
+    /// How many calls ended because their client left.
+    pub fn clients_left(&self) -> usize {
+        self.log().matches("client left").count()
+    }
+
+    /// A pod's log directory is below it.
+    pub fn logs(&self) -> PathBuf {
+        self.path("logs")
+    }
+
+    /// The request for a pod of this name.
+    pub fn pod(&self, name: &str) -> RunPodSandboxRequest {
+        requests::pod(&self.logs(), name)
+    }
+
+    /// Runs a pod; gives its id.
+    pub async fn run(&self, pod: &RunPodSandboxRequest) -> String {
+        self.cri().run_pod_sandbox(pod.clone()).await.unwrap().into_inner().pod_sandbox_id
+    }
+
+    /// Makes a container; gives its id.
+    pub async fn create(&self, request: &CreateContainerRequest) -> String {
+        self.cri().create_container(request.clone()).await.unwrap().into_inner().container_id
+    }
+
+    /// Starts a container.
+    pub async fn start_container(&self, id: &str) {
+        let request = StartContainerRequest { container_id: id.to_owned() };
+        self.cri().start_container(request).await.unwrap();
+    }
+
+    /// A pod with one container that runs a fake command; the ids of both.
+    pub async fn running(&self, name: &str, command: &[&str]) -> (String, String) {
+        let pod = self.pod(name);
+        let sandbox = self.run(&pod).await;
+        let container = self.create(&requests::container(&sandbox, &pod, "main", command)).await;
+        self.start_container(&container).await;
+        (sandbox, container)
+    }
+
+    /// A container's status.
+    pub async fn status(&self, id: &str) -> ContainerStatus {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        self.cri().container_status(request).await.unwrap().into_inner().status.unwrap()
+    }
+
+    /// Waits for the end of a container; gives its status then.
+    pub async fn ended(&self, id: &str) -> ContainerStatus {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(id).await;
+            if status.state() == ContainerState::ContainerExited {
+                return status;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "container {id} does not end: {status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Ids and states of all listed sandboxes.
+    pub async fn sandboxes(&self) -> Vec<(String, PodSandboxState)> {
+        let reply = self.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
+        reply.items.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+    }
+
+    /// Ids and states of all listed containers.
+    pub async fn containers(&self) -> Vec<(String, ContainerState)> {
+        let reply = self.cri().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
+        reply.containers.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+    }
+
+    /// As kubelet does away with a pod: Stop, then Remove.
+    pub async fn remove(&self, sandbox: &str) {
+        let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.cri().stop_pod_sandbox(stop).await.unwrap();
+        let remove = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.cri().remove_pod_sandbox(remove).await.unwrap();
+    }
+
+    /// Stops and removes all that is listed.
+    pub async fn remove_all(&self) {
+        for (sandbox, _) in self.sandboxes().await {
+            self.remove(&sandbox).await;
+        }
+    }
+
+    /// Names of the files in a container's volumes.
+    pub fn volume_files(&self, container: &str) -> Vec<String> {
+        let volumes = entries(&self.path("root/containers").join(container).join("volumes"));
+        let files = volumes.iter().flat_map(|volume| entries(volume));
+        files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+    }
+
+    /// Everything that is anywhere of any pod.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut all = self.containerd.leftovers();
+        all.extend(self.cni.leftovers());
+        let netns = entries(&self.path("netns"));
+        let of_rooms = ["state", "root/containers"].map(|name| self.path(name));
+        let [rooms, containers] = of_rooms.map(|path| entries(&path));
+        let state = rooms.iter().flat_map(|room| entries(room));
+        let paths = netns.into_iter().chain(containers).chain(state);
+        all.extend(paths.map(|path| format!("node has {}", path.display())));
+        let own = self.path("netns");
+        let mounts = mounts_below(self.directory.path()).into_iter().filter(|mount| *mount != own);
+        all.extend(mounts.map(|path| format!("node has a mount on {}", path.display())));
+        all
+    }
+
+    /// Nothing of any pod is left, in containerd, on the node, in the network, in the lists.
+    pub async fn assert_clean(&self, after: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let mut left = self.leftovers();
+            left.extend(self.sandboxes().await.into_iter().map(|(id, _)| format!("listed is sandbox {id}")));
+            left.extend(self.containers().await.into_iter().map(|(id, _)| format!("listed is container {id}")));
+            if left.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "left behind after {after}: {left:#?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Makes a call and leaves before the answer, once `reached` says that it is under way. The
+    /// server knows that nobody waits any more when this returns.
+    pub async fn call_and_leave<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static, reached: impl Future<Output = ()>) {
+        let before = self.clients_left();
+        let call = tokio::spawn(call);
+        reached.await;
+        call.abort();
+        until("the server sees that its client left", || self.clients_left() > before).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        // Also when a test has failed in the middle.
+        self.cni.heal();
+        for mount in mounts_below(self.directory.path()).iter().rev() {
+            let _ = umount2(mount, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn entries(path: &Path) -> Vec<PathBuf> {
+    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(directory)).collect()
+}
