@@ -34,12 +34,16 @@ impl Node {
             }
             lines.insert(format!("{section}: {line}"));
         }
-        for what in [&["containers", "list", "--quiet"][..], &["tasks", "list", "--quiet"], &["leases", "list", "--quiet"]] {
+        for what in
+            [&["containers", "list", "--quiet"][..], &["tasks", "list", "--quiet"], &["leases", "list", "--quiet"]]
+        {
             lines.extend(bed.ctr(what).await?.lines().map(|line| format!("{}: {line}", what[0])));
         }
         // KEY PARENT KIND: only what containers hold; an image's layers are committed.
         let snapshots = bed.ctr(&["snapshots", "list"]).await?;
-        lines.extend(snapshots.lines().filter(|line| !line.ends_with("Committed")).map(|line| format!("snapshots: {line}")));
+        lines.extend(
+            snapshots.lines().filter(|line| !line.ends_with("Committed")).map(|line| format!("snapshots: {line}")),
+        );
         for dir in ["run", "root", "runc", "cni", "containerd/state", "s"] {
             walk(&bed.dir.join(dir), &mut lines)?;
         }
