@@ -43,6 +43,11 @@ impl Node {
         }
     }
 
+    /// Of a removed object: an event that came after its Wait was kept for nobody.
+    pub(super) fn forget_exit(&self, id: &str) {
+        self.hints.take(id);
+    }
+
     /// The exit that a Tasks.Wait was for, whatever happened to the connection meanwhile.
     pub(super) async fn exit_of(&self, id: &str, first: containerd::Result<containerd::Exit>) -> containerd::Exit {
         let mut wait = first;
