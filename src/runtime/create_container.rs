@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use prost::Message;
-
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
 use super::{Error, Node, Result, now, profile};
@@ -28,13 +26,12 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     node.containerd_ready().await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
-    let fingerprint = request.encode_to_vec();
-    let config = checked(request)?;
+    let config = checked(request.clone())?;
     let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
-    let key = Key { name: &name, fingerprint };
+    let key = Key { name: &name, request };
     match node.new_containers.run(key, node, || make(Arc::clone(node), Arc::clone(&sandbox), config)).await {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),

@@ -6,8 +6,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
+use crate::api::v1::PodSandboxConfig;
 use crate::container::{self, Container, Exit, Reason, Root, State, started};
 use crate::containerd::{self, Process, ProcessStatus};
+use crate::ids::SandboxId;
+use crate::network::Attachment;
 use crate::sandbox::{self, Sandbox};
 
 type Tasks = HashMap<String, Process>;
@@ -43,6 +46,9 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
     }
+    // Listed before the first call is served, so that no attachment of a new sandbox is among them.
+    let attachments = node.network.cached().await.unwrap_or_default();
+    node.give_back_stale(attachments);
     Ok(found)
 }
 
@@ -110,6 +116,21 @@ impl Node {
             self.persist_exit(&container, exit).await;
         }
         self.resume(&container, task).await;
+    }
+
+    /// Attachments of ours whose sandbox is gone hold addresses: DEL gives them back (rulings.md 13).
+    fn give_back_stale(self: &Arc<Self>, attachments: Vec<SandboxId>) {
+        let node = Arc::clone(self);
+        let stale: Vec<SandboxId> = attachments.into_iter().filter(|id| node.store.sandbox(id).is_none()).collect();
+        self.tasks.background(async move {
+            for id in stale {
+                let attachment = Attachment::new(&id, &PodSandboxConfig::default(), None, None);
+                match node.network.detach(&attachment).await {
+                    Ok(()) => tracing::info!(sandbox = %id, "gave a stale network attachment back"),
+                    Err(error) => tracing::warn!(sandbox = %id, %error, "a stale network attachment stays"),
+                }
+            }
+        });
     }
 
     /// Brings a container and its task together again.

@@ -76,6 +76,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         let problem = "the sandbox is not privileged";
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
+    refuse_what_is_not_there(input)?;
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
     namespaces::check(&options)?;
     let capabilities = capabilities::container(context, input.host)?;
@@ -113,6 +114,18 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     spec.set_mounts(Some(mounts));
     spec.set_annotations(Some(annotations::container(input)));
     Ok(spec)
+}
+
+/// Nothing is silently dropped: what this version does not do is an error.
+fn refuse_what_is_not_there(input: &ContainerInput<'_>) -> Result<(), Error> {
+    let config = input.config;
+    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
+        return Err(Error::unsupported("config.cdi_devices", "CDI devices are not supported by this version"));
+    }
+    if input.host.selinux && config.mounts.iter().any(|mount| mount.selinux_relabel) {
+        return Err(Error::unsupported("config.mounts.selinux_relabel", "relabelling is not supported by this version"));
+    }
+    Ok(())
 }
 
 fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {
