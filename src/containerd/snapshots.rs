@@ -6,7 +6,7 @@ use containerd_client::services::v1::snapshots as pb;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use tonic::transport::Channel;
 
-use super::error::gone_is_fine;
+use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
 
 /// One snapshot as the snapshotter's metadata describes it.
@@ -134,9 +134,12 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::FailedPrecondition`] while another snapshot has it as its parent.
     pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<()> {
-        let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-        let reply = self.snapshots().remove(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status)))
+        removal(|| async {
+            let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+            let reply = self.snapshots().remove(self.request(request)).await;
+            reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status))
+        })
+        .await
     }
 
     /// What the snapshotter's metadata says of a snapshot.
