@@ -78,6 +78,18 @@ impl Cache {
         Self { results: cache_dir.join("results") }
     }
 
+    /// Removes what writes of a killed process left unfinished. Only for the start: later such a file is a write under
+    /// way. Files of others have no such names.
+    pub(super) fn sweep(&self) {
+        let unfinished = |path: &Path| {
+            let name = name(path);
+            name.starts_with('.') && name.ends_with(".tmp") && name.split('-').any(|part| SandboxId::parse(part).is_ok())
+        };
+        for entry in fs::read_dir(&self.results).into_iter().flatten().flatten().filter(|entry| unfinished(&entry.path())) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
     /// Writes an entry in place of the one before; never half of it.
     pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
         let (results, target) = (self.results.clone(), self.path(entry));

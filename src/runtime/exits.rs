@@ -29,6 +29,11 @@ impl ExitHints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, exit);
     }
 
+    /// Forgets an object that is removed: an event may come after whoever waited for it has gone.
+    pub(super) fn forget(&self, id: &str) {
+        drop(self.take(id));
+    }
+
     fn take(&self, id: &str) -> Option<containerd::Exit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }

@@ -3,6 +3,7 @@
 //! somebody else's is left alone.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
@@ -37,7 +38,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
         node.containerd.list_tasks(),
     );
     // FIFOs of commands whose callers are gone with the process that served them.
-    let _ = std::fs::remove_dir_all(node.config.state.join("exec"));
+    empty_directory(&node.config.state.join("exec"));
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {
@@ -178,6 +179,13 @@ impl Node {
         }
     }
 
+}
+
+/// Removes what is in a directory of ours; what stays is taken at the next start.
+fn empty_directory(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
 }
 
 /// What record, task and state directory tell together.

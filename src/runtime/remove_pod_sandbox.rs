@@ -33,5 +33,6 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     node.containerd.delete_container(id).await?;
     node.containerd.delete_sandbox(id).await?;
     node.store.sandboxes.remove(id);
+    node.hints.forget(id);
     Ok(())
 }
