@@ -19,6 +19,9 @@ use super::cni::Cni;
 use super::containerd::Containerd;
 use super::{PATIENCE, requests, until};
 
+/// What a call may take; a test that hangs says where.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 /// A CRI client with a connection of its own.
 pub type Client = RuntimeServiceClient<Channel>;
 
@@ -115,7 +118,7 @@ impl Node {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        Endpoint::from_static("http://pontoon").connect_with_connector_lazy(connect)
+        Endpoint::from_static("http://pontoon").timeout(DEADLINE).connect_with_connector_lazy(connect)
     }
 
     /// What the server has logged.
