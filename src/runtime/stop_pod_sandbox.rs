@@ -1,6 +1,7 @@
 //! StopPodSandbox: containers in parallel → pause killed beside CNI DEL → netns unmounted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -12,6 +13,10 @@ use crate::cgroup;
 use crate::container::Grace;
 use crate::netns;
 use crate::sandbox::{Event, Sandbox, State};
+
+/// How long the deletion of containers' tasks may keep that of the pause task waiting. They share a shim, which ends with
+/// its last task: with Deletes at the same time it can leave its socket, or the task's directory.
+const CLEANED: Duration = Duration::from_secs(5);
 
 /// Stops every process of a sandbox and gives its network back. An unknown or stopped sandbox is a success.
 ///
@@ -48,7 +53,11 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
 
     // Both to their end, whatever the other says.
     let (paused, detached) = tokio::join!(
-        node.destroy_pause(sandbox),
+        async {
+            let cleaned = join_all(containers.iter().map(|container| container.cleaned()));
+            let _ = tokio::time::timeout(CLEANED, cleaned).await;
+            node.destroy_pause(sandbox).await
+        },
         node.detach_network(sandbox),
     );
     paused?;

@@ -127,7 +127,8 @@ async fn create(scope: &Scope, change: impl FnOnce(&mut v1::CreateContainerReque
     change(&mut request);
     let created = scope.bed.runtime().create_container(request).await;
     let filter = Some(v1::ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() });
-    let listed = scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner().containers;
+    let listed =
+        scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner().containers;
     ensure!(created.is_ok() || listed.is_empty(), "the refused container is listed");
     Ok(created?.into_inner().container_id)
 }
@@ -222,7 +223,8 @@ async fn a_pull_with_a_wrong_password(scope: Arc<Scope>) -> Outcome {
     let (layer, diff_id) = layer(&scope, "behind a password").await?;
     let name = registry.image("locked", &layer, &diff_id)?;
     leaving_nothing(&scope, async {
-        let auth = Some(v1::AuthConfig { username: "user".into(), password: "wr0ng-passw0rd".into(), ..Default::default() });
+        let auth =
+            Some(v1::AuthConfig { username: "user".into(), password: "wr0ng-passw0rd".into(), ..Default::default() });
         let request = v1::PullImageRequest { image: Some(image_spec(&name)), auth, ..Default::default() };
         let result = scope.bed.images().pull_image(request).await;
         if let Err(status) = &result {

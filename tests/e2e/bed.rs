@@ -123,11 +123,7 @@ impl Bed {
     /// pid of a daemon of the bed's: `pontoon` or `containerd`.
     pub fn pid(&self, daemon: &str) -> anyhow::Result<u32> {
         let file = self.dir.join(format!("{daemon}.pid"));
-        std::fs::read_to_string(&file)
-            .with_context(|| format!("{}", file.display()))?
-            .trim()
-            .parse()
-            .context("pid")
+        std::fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?.trim().parse().context("pid")
     }
 }
 

@@ -108,9 +108,6 @@ fn daemon(bed: &Bed) -> anyhow::Result<u32> {
 
 async fn a_hundred_pods_come_and_go_three_times(scope: Arc<Scope>) -> Outcome {
     let pid = daemon(&scope.bed)?;
-    // The bridge and the plugins' chains stay once they are made.
-    one_pod(&scope).await?;
-    scope.remove_pods().await?;
     let before = Node::look(&scope.bed).await?;
     let mut rounds = Vec::new();
     for number in 1..=ROUNDS {

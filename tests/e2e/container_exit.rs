@@ -87,7 +87,8 @@ async fn a_status_names_image_id_and_reference(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     // As kubelet does it: by the id that the pull returned.
-    config.image = Some(v1::ImageSpec { image: image.clone(), user_specified_image: BUSYBOX.into(), ..Default::default() });
+    config.image =
+        Some(v1::ImageSpec { image: image.clone(), user_specified_image: BUSYBOX.into(), ..Default::default() });
     let id = pod.start(config).await?;
     let status = scope.bed.status(&id).await?;
     ensure!(status.image_id == image, "image_id {}, pulled {image}", status.image_id);
@@ -104,8 +105,16 @@ async fn containers_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
     scope.bed.exited(&ended).await?;
     let list = async |filter: v1::ContainerFilter| -> anyhow::Result<Vec<String>> {
         let request = v1::ListContainersRequest { filter: Some(filter) };
-        let mut ids: Vec<_> =
-            scope.bed.runtime().list_containers(request).await?.into_inner().containers.into_iter().map(|c| c.id).collect();
+        let mut ids: Vec<_> = scope
+            .bed
+            .runtime()
+            .list_containers(request)
+            .await?
+            .into_inner()
+            .containers
+            .into_iter()
+            .map(|c| c.id)
+            .collect();
         ids.sort();
         Ok(ids)
     };

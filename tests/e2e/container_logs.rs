@@ -32,7 +32,8 @@ async fn lines_have_time_stream_and_tag(scope: Arc<Scope>) -> Outcome {
     pod.says(config).await?;
     let lines = logs::read(&log)?;
     let seen: Vec<(&str, &[u8])> = lines.iter().map(|line| (line.stream.as_str(), line.content.as_slice())).collect();
-    let expected: [(&str, &[u8]); 4] = [("stdout", b"out"), ("stderr", b"err"), ("stdout", b""), ("stdout", b" spaces  ")];
+    let expected: [(&str, &[u8]); 4] =
+        [("stdout", b"out"), ("stderr", b"err"), ("stdout", b""), ("stdout", b" spaces  ")];
     ensure!(seen == expected, "{lines:?}");
     let times = lines.iter().map(|line| line.time.parse()).collect::<Result<Vec<jiff::Timestamp>, _>>()?;
     ensure!(times.is_sorted() && times[0] > before, "{times:?}");
@@ -106,7 +107,10 @@ async fn reopen(scope: &Scope, id: &str) -> anyhow::Result<()> {
 
 async fn after_a_reopen_lines_go_to_the_new_file(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    let config = shell("main", "trap 'exit 0' TERM; echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; sleep 1000 & wait $!");
+    let config = shell(
+        "main",
+        "trap 'exit 0' TERM; echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; sleep 1000 & wait $!",
+    );
     let log = pod.log(&config);
     let id = pod.start(config).await?;
     until(SOON, || async {

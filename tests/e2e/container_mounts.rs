@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{ensure, Context as _};
+use anyhow::{Context as _, ensure};
 use pontoon::api::v1;
 use pontoon::api::v1::MountPropagation;
 

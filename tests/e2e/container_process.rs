@@ -42,7 +42,8 @@ fn env(key: &str, value: &[u8]) -> v1::KeyValue {
 
 async fn environment_values_come_through_byte_for_byte(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    let mut config = shell("main", "printf %s \"$ODD\" | od -An -tx1; printf '<%s>' \"$EMPTY\"; printf '<%s>\\n' \"$LINES\"");
+    let mut config =
+        shell("main", "printf %s \"$ODD\" | od -An -tx1; printf '<%s>' \"$EMPTY\"; printf '<%s>\\n' \"$LINES\"");
     let odd = "=a \"b\" $c\\n\té€".as_bytes();
     config.envs = vec![env("ODD", odd), env("EMPTY", b""), env("LINES", b"one\ntwo")];
     let said = pod.says(config).await?;

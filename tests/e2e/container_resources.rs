@@ -106,7 +106,8 @@ fn wanted(memory: i64, shares: i64, quota: i64) -> v1::LinuxContainerResources {
 }
 
 async fn update(scope: &Scope, id: &str, linux: v1::LinuxContainerResources) -> anyhow::Result<()> {
-    let request = v1::UpdateContainerResourcesRequest { container_id: id.to_owned(), linux: Some(linux), ..Default::default() };
+    let request =
+        v1::UpdateContainerResourcesRequest { container_id: id.to_owned(), linux: Some(linux), ..Default::default() };
     scope.bed.runtime().update_container_resources(request).await.context("UpdateContainerResources")?;
     Ok(())
 }
@@ -120,7 +121,10 @@ async fn limits_are_in_the_cgroups_files(scope: Arc<Scope>) -> Outcome {
     let found = Limits::of(&scope, &id).await?;
     ensure!(found == Limits::expected(512, &limits), "{found:?}");
     let status = scope.bed.status(&id).await?.resources.and_then(|r| r.linux).context("resources in the status")?;
-    ensure!(status.memory_limit_in_bytes == 64 << 20 && status.cpu_quota == 50_000 && status.cpu_shares == 512, "{status:?}");
+    ensure!(
+        status.memory_limit_in_bytes == 64 << 20 && status.cpu_quota == 50_000 && status.cpu_shares == 512,
+        "{status:?}"
+    );
     Ok(())
 }
 

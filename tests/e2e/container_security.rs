@@ -144,7 +144,12 @@ async fn privileged_has_devices_capabilities_and_writable_sys(scope: Arc<Scope>)
     let linux = config.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default().privileged = true;
     let pod = scope.run(config).await?;
-    let mut config = shell("main", &format!("{STATUS}; [ -e /dev/kmsg ] && echo kmsg; grep -E ' /sys (sysfs|.* sysfs)' /proc/mounts; mount -t tmpfs none /mnt 2>&1 || mkdir /m && mount -t tmpfs none /m && echo mounted"));
+    let mut config = shell(
+        "main",
+        &format!(
+            "{STATUS}; [ -e /dev/kmsg ] && echo kmsg; grep -E ' /sys (sysfs|.* sysfs)' /proc/mounts; mount -t tmpfs none /mnt 2>&1 || mkdir /m && mount -t tmpfs none /m && echo mounted"
+        ),
+    );
     security(&mut config).privileged = true;
     let said = pod.says(config).await?;
     let own = std::fs::read_to_string("/proc/self/status")?;
@@ -196,7 +201,9 @@ async fn masked_and_read_only_paths_are(scope: Arc<Scope>) -> Outcome {
 async fn the_default_seccomp_profile_is_applied(scope: Arc<Scope>) -> Outcome {
     use v1::security_profile::ProfileType;
     let pod = scope.pod().await?;
-    for (name, profile, expected) in [("default", ProfileType::RuntimeDefault, "2"), ("none", ProfileType::Unconfined, "0")] {
+    for (name, profile, expected) in
+        [("default", ProfileType::RuntimeDefault, "2"), ("none", ProfileType::Unconfined, "0")]
+    {
         let said = status_as(&pod, name, |config| {
             security(config).seccomp = Some(v1::SecurityProfile { profile_type: profile.into(), ..Default::default() });
         })

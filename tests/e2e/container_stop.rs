@@ -81,7 +81,8 @@ async fn cris_stop_signal_wins_over_the_images(scope: Arc<Scope>) -> Outcome {
 
 async fn what_ends_in_its_grace_keeps_its_exit_code(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    let config = shell("main", "trap 'sleep 1; echo done; exit 0' TERM; echo ready; while :; do sleep 1000 & wait $!; done");
+    let config =
+        shell("main", "trap 'sleep 1; echo done; exit 0' TERM; echo ready; while :; do sleep 1000 & wait $!; done");
     let (id, log) = start_and_wait(&pod, config).await?;
     scope.bed.stop(&id, 20).await?;
     let status = scope.bed.exited(&id).await?;
@@ -122,13 +123,11 @@ async fn a_second_stop_with_less_grace_shortens_the_first(scope: Arc<Scope>) -> 
     let pod = scope.pod().await?;
     let (id, _) = start_and_wait(&pod, stubborn("main")).await?;
     let start = Instant::now();
-    let first = tokio::spawn({
-        let (bed, id) = (scope.bed.clone(), id.clone());
-        async move { bed.stop(&id, 60).await }
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    scope.bed.stop(&id, 1).await?;
-    first.await??;
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        scope.bed.stop(&id, 1).await
+    };
+    tokio::try_join!(scope.bed.stop(&id, 60), later)?;
     ensure!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
     let status = scope.bed.status(&id).await?;
     ensure!(status.state() == v1::ContainerState::ContainerExited && status.exit_code == 137, "{status:?}");

@@ -140,8 +140,16 @@ async fn info_has_runtime_spec_pid_and_sandbox_metadata(scope: Arc<Scope>) -> Ou
     scope.bed.crictl(&["start", &id]).await?;
     let inspected = user.json(&["inspect", "--output", "json", &id]).await?;
     let info = &inspected["info"];
-    ensure!(info["pid"].as_u64().is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()), "pid {}", info["pid"]);
-    ensure!(info["runtimeSpec"]["process"]["args"][0] == "sh", "runtimeSpec {}", info["runtimeSpec"]["process"]["args"]);
+    ensure!(
+        info["pid"].as_u64().is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()),
+        "pid {}",
+        info["pid"]
+    );
+    ensure!(
+        info["runtimeSpec"]["process"]["args"][0] == "sh",
+        "runtimeSpec {}",
+        info["runtimeSpec"]["process"]["args"]
+    );
     ensure!(info["sandboxID"] == user.pod.as_str(), "sandboxID {}", info["sandboxID"]);
     let inspected = user.json(&["inspectp", "--output", "json", &user.pod]).await?;
     let info = &inspected["info"];

@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::task::JoinSet;
 
 use crate::bed::{Bed, Target};
-use crate::scope::Scope;
+use crate::scope::{Scope, sleeper};
 
 /// Tests that run at the same time: most of them wait, for a grace period or a log line.
 const TOGETHER: usize = 4;
@@ -119,6 +119,7 @@ fn run_all(tests: Vec<Test>) -> anyhow::Result<Counts> {
         let bed = Arc::new(Bed::open(env.as_ref()).with_context(|| format!("PONTOON_BED={}", env.display()))?);
         println!("on {:?}", bed.target);
         bed.pull_test_image().await?;
+        warm_up(&bed).await.context("a first pod")?;
         let (alone, together): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.alone);
         run_together(&bed, together, &mut counts).await;
         for test in alone {
@@ -130,6 +131,14 @@ fn run_all(tests: Vec<Test>) -> anyhow::Result<Counts> {
         println!("\nfailures:\n    {}", counts.failed.join("\n    "));
     }
     Ok(counts)
+}
+
+/// A bridge, the plugins' chains and some directories stay once they are made: they are no leak of the first test's.
+async fn warm_up(bed: &Arc<Bed>) -> Outcome {
+    let scope = Scope::new(bed.clone(), "warm-up")?;
+    let pod = scope.pod().await?;
+    pod.start(sleeper("main")).await?;
+    scope.sweep().await
 }
 
 async fn run_together(bed: &Arc<Bed>, tests: Vec<Test>, counts: &mut Counts) {

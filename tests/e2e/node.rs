@@ -12,60 +12,59 @@ use crate::bed::{Bed, output, until};
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Everything that a pod may leave behind, one line each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node(BTreeSet<String>);
-
-/// A line that may be of another bed on this machine, which nobody can tell. Then only what names our bed counts.
-struct Others {
-    any: bool,
-    ours: [String; 2],
+pub struct Node {
+    lines: BTreeSet<String>,
+    /// Another bed stood on this machine: whose a line is, nobody can tell, so only those that name ours count.
+    shared: bool,
 }
 
-impl Others {
-    fn of(bed: &Bed) -> Self {
-        let beds = std::fs::read_dir("/run/pontoon-beds").into_iter().flatten().flatten();
-        let numbered = beds.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
-        let bridge = bed.cgroup_parent.trim_start_matches('/').to_owned();
-        Self { any: numbered.count() > 1, ours: [bed.dir.display().to_string(), bridge] }
-    }
-
-    fn may_have(&self, line: &str) -> bool {
-        self.any && !self.ours.iter().any(|ours| line.contains(ours))
-    }
+fn other_beds() -> bool {
+    let beds = std::fs::read_dir("/run/pontoon-beds").into_iter().flatten().flatten();
+    beds.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit())).count() > 1
 }
 
 impl Node {
     /// Looks at everything. Only for a test that is alone on the bed.
     pub async fn look(bed: &Bed) -> anyhow::Result<Self> {
         let mut lines = BTreeSet::new();
-        let others = Others::of(bed);
         let mut section = String::new();
         for line in output(&mut bed.script("nodestate.sh")).await?.lines() {
             if line.starts_with("== ") {
                 section = line[3..].to_owned();
             }
-            if !others.may_have(line) {
-                lines.insert(format!("{section}: {line}"));
-            }
+            lines.insert(format!("{section}: {line}"));
         }
-        for what in [&["containers", "list", "--quiet"][..], &["tasks", "list", "--quiet"], &["leases", "list", "--quiet"]] {
+        for what in
+            [&["containers", "list", "--quiet"][..], &["tasks", "list", "--quiet"], &["leases", "list", "--quiet"]]
+        {
             lines.extend(bed.ctr(what).await?.lines().map(|line| format!("{}: {line}", what[0])));
         }
         // KEY PARENT KIND: only what containers hold; an image's layers are committed.
         let snapshots = bed.ctr(&["snapshots", "list"]).await?;
-        lines.extend(snapshots.lines().filter(|line| !line.ends_with("Committed")).map(|line| format!("snapshots: {line}")));
+        lines.extend(
+            snapshots.lines().filter(|line| !line.ends_with("Committed")).map(|line| format!("snapshots: {line}")),
+        );
         for dir in ["run", "root", "runc", "cni", "containerd/state", "s"] {
             walk(&bed.dir.join(dir), &mut lines)?;
         }
-        Ok(Self(lines))
+        Ok(Self { lines, shared: other_beds() })
     }
 
     /// Waits until the node is as it was; fails with what came and what went.
     pub async fn is_back(&self, bed: &Bed) -> anyhow::Result<()> {
+        self.is_back_but_for(bed, |_| false).await
+    }
+
+    /// The same, whatever happened to lines that are `excused`.
+    pub async fn is_back_but_for(&self, bed: &Bed, excused: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        let ours = [bed.dir.display().to_string(), bed.cgroup_parent.trim_start_matches('/').to_owned()];
         until(SETTLED, || async {
             let now = Self::look(bed).await?;
-            let came: Vec<_> = now.0.difference(&self.0).collect();
-            let went: Vec<_> = self.0.difference(&now.0).collect();
+            let counts = |line: &&String| {
+                !excused(line) && (!(self.shared || now.shared) || ours.iter().any(|ours| line.contains(ours.as_str())))
+            };
+            let came: Vec<_> = now.lines.difference(&self.lines).filter(counts).collect();
+            let went: Vec<_> = self.lines.difference(&now.lines).filter(counts).collect();
             ensure!(came.is_empty() && went.is_empty(), "left behind: {came:#?}; gone: {went:#?}");
             Ok(())
         })

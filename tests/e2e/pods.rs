@@ -184,7 +184,8 @@ async fn cgroups_are_below_the_cgroup_parent(scope: Arc<Scope>) -> Outcome {
     let memory = cgroups.lines().find(|line| line.contains(":memory:") || line.starts_with("0::/ptbed"));
     ensure!(memory.is_some_and(|line| line.ends_with(&path)), "{path} is not in {cgroups}");
     // cAdvisor finds pods and containers by these names.
-    let pause = cgroup_hierarchies().iter().any(|root| root.join(parent.trim_start_matches('/')).join(&pod.id).is_dir());
+    let pause =
+        cgroup_hierarchies().iter().any(|root| root.join(parent.trim_start_matches('/')).join(&pod.id).is_dir());
     ensure!(pause, "the sandbox has no cgroup {parent}/{}", pod.id);
     Ok(())
 }
@@ -196,7 +197,10 @@ async fn sysctls_are_set(scope: Arc<Scope>) -> Outcome {
         wanted.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let pod = scope.run(config).await?;
     let said = pod
-        .says(shell("main", "cd /proc/sys; cat kernel/shm_rmid_forced net/ipv4/ip_local_port_range net/ipv4/ip_unprivileged_port_start"))
+        .says(shell(
+            "main",
+            "cd /proc/sys; cat kernel/shm_rmid_forced net/ipv4/ip_local_port_range net/ipv4/ip_unprivileged_port_start",
+        ))
         .await?;
     let said: Vec<&str> = said.split_whitespace().collect();
     ensure!(said == ["1", "20000", "21000", "0"], "{said:?}");
@@ -206,7 +210,8 @@ async fn sysctls_are_set(scope: Arc<Scope>) -> Outcome {
 async fn labels_annotations_and_attempt_come_back_as_they_were(scope: Arc<Scope>) -> Outcome {
     let mut config = scope.pod_config();
     let odd = "a \"quoted\" {json: [1]}\nüñí €";
-    config.annotations = HashMap::from([("example.com/odd".to_owned(), odd.to_owned()), ("empty".to_owned(), String::new())]);
+    config.annotations =
+        HashMap::from([("example.com/odd".to_owned(), odd.to_owned()), ("empty".to_owned(), String::new())]);
     config.labels.insert("example.com/label".to_owned(), "value".to_owned());
     config.metadata.get_or_insert_default().attempt = 7;
     let pod = scope.run(config.clone()).await?;
@@ -215,7 +220,10 @@ async fn labels_annotations_and_attempt_come_back_as_they_were(scope: Arc<Scope>
     ensure!(status.annotations == config.annotations, "{:?}", status.annotations);
     ensure!(status.metadata == config.metadata, "{:?}", status.metadata);
     let listed = scope.pods().await?;
-    ensure!(listed.len() == 1 && listed[0].annotations == config.annotations && listed[0].metadata == config.metadata, "{listed:?}");
+    ensure!(
+        listed.len() == 1 && listed[0].annotations == config.annotations && listed[0].metadata == config.metadata,
+        "{listed:?}"
+    );
 
     let mut container = sleeper("main");
     container.annotations.clone_from(&config.annotations);
@@ -232,7 +240,11 @@ async fn a_pods_status_is_complete(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let response = pod.status().await?;
     let status = response.status.context("status")?;
-    ensure!(status.id == pod.id && pod.id.len() == 64 && pod.id.bytes().all(|b| b.is_ascii_hexdigit()), "{}", status.id);
+    ensure!(
+        status.id == pod.id && pod.id.len() == 64 && pod.id.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{}",
+        status.id
+    );
     ensure!(status.state() == PodSandboxState::SandboxReady, "{:?}", status.state());
     let now = jiff::Timestamp::now().as_nanosecond();
     ensure!((before..=now).contains(&i128::from(status.created_at)), "created_at {}", status.created_at);
@@ -260,7 +272,9 @@ async fn pods_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
     ensure!(found == [one.id.clone()], "not ready: {found:?}");
     let found = list(v1::PodSandboxFilter { id: two.id[..13].to_owned(), ..Default::default() }).await?;
     ensure!(found == [two.id.clone()], "short id: {found:?}");
-    let found = list(v1::PodSandboxFilter { id: two.id.clone(), state: state(PodSandboxState::SandboxNotready), ..ours() }).await?;
+    let found =
+        list(v1::PodSandboxFilter { id: two.id.clone(), state: state(PodSandboxState::SandboxNotready), ..ours() })
+            .await?;
     ensure!(found.is_empty(), "id and other state: {found:?}");
     Ok(())
 }

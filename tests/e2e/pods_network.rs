@@ -96,7 +96,8 @@ async fn a_pod_on_the_hosts_network_has_its_interfaces_and_name(scope: Arc<Scope
     let linux = config.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default().namespace_options.clone_from(&options);
     let pod = scope.run(config).await?;
-    let mut container = busybox("main", &["sh", "-c", "readlink /proc/self/ns/net; hostname; readlink /proc/self/ns/uts"]);
+    let mut container =
+        busybox("main", &["sh", "-c", "readlink /proc/self/ns/net; hostname; readlink /proc/self/ns/uts"]);
     security(&mut container).namespace_options = options;
     let said = pod.says(container).await?;
     let said: Vec<&str> = said.lines().collect();

@@ -47,7 +47,8 @@ impl Registry {
         let host = listener.local_addr()?.to_string();
         let hosts_dir = bed.dir.join("certs.d").join(&host);
         std::fs::create_dir_all(&hosts_dir)?;
-        let toml = format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        let toml =
+            format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
         std::fs::write(hosts_dir.join("hosts.toml"), toml)?;
         let content = Arc::new(Mutex::new(Content::default()));
         let mut server = JoinSet::new();
@@ -136,7 +137,8 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
     let request = String::from_utf8_lossy(&request).into_owned();
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    let (status, extra, kind, body) = look_up(&mut *content.lock().map_err(|_| anyhow::anyhow!("poisoned"))?, method, path, &request);
+    let (status, extra, kind, body) =
+        look_up(&mut *content.lock().map_err(|_| anyhow::anyhow!("poisoned"))?, method, path, &request);
     if method == "GET" && path.contains("/blobs/") {
         // So that pulls that are not one overlap.
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -171,6 +173,10 @@ fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> (&
     if method == "GET" {
         *content.gets.entry(path.to_owned()).or_default() += 1;
     }
-    let header = if path.contains("/manifests/") { format!("Docker-Content-Digest: {}\r\n", digest(&body)) } else { String::new() };
+    let header = if path.contains("/manifests/") {
+        format!("Docker-Content-Digest: {}\r\n", digest(&body))
+    } else {
+        String::new()
+    };
     ("200 OK", header, kind, body)
 }

@@ -118,7 +118,8 @@ impl Scope {
             let parent = hierarchy.join(self.bed.cgroup_parent.trim_start_matches('/'));
             let Ok(entries) = std::fs::read_dir(parent) else { continue };
             for entry in entries.flatten() {
-                let numbered = entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(n, _)| n == self.name);
+                let numbered =
+                    entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(n, _)| n == self.name);
                 if numbered && entry.path().is_dir() {
                     // A cgroup stays busy for a moment after its last process has gone.
                     until(SOON, || async { remove_cgroup(&entry.path()) }).await?;
@@ -150,7 +151,12 @@ pub fn cgroup_hierarchies() -> Vec<PathBuf> {
 
 /// Namespace options with the modes that tests vary.
 pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> v1::NamespaceOption {
-    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: NamespaceMode::Pod.into(), ..Default::default() }
+    v1::NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..Default::default()
+    }
 }
 
 /// A pod that was run.
