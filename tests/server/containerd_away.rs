@@ -12,7 +12,11 @@ use crate::support::{PATIENCE, requests, until};
 
 async fn runtime_ready(node: &Node) -> bool {
     let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
-    status.conditions.iter().find(|condition| condition.r#type == "RuntimeReady").is_some_and(|condition| condition.status)
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == "RuntimeReady")
+        .is_some_and(|condition| condition.status)
 }
 
 async fn until_ready(node: &Node, wanted: bool) {

@@ -32,7 +32,7 @@ async fn remove(node: &Node, id: &str) {
 
 /// What only the pod itself may own.
 async fn assert_only_the_pod(node: &Node, before: &[String], after: &str) {
-    assert_eq!(node.leftovers(), before, "{after}\n{}", node.log());
+    assert_eq!(node.leftovers(), before, "{after}\n{}", node.last_words());
     assert_eq!(node.containers().await, [], "{after}");
 }
 

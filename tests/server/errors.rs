@@ -71,7 +71,8 @@ fn container(request: &mut CreateContainerRequest) -> &mut ContainerConfig {
 }
 
 fn mount(request: &mut CreateContainerRequest, container_path: &str, host_path: &str) {
-    let mount = Mount { container_path: container_path.to_owned(), host_path: host_path.to_owned(), ..Mount::default() };
+    let mount =
+        Mount { container_path: container_path.to_owned(), host_path: host_path.to_owned(), ..Mount::default() };
     container(request).mounts.push(mount);
 }
 
@@ -102,11 +103,15 @@ async fn unknown_ids_are_not_found_and_empty_ones_invalid() {
         let id = id.to_owned();
         let mut cri = node.cri();
         let answers = [
-            cri.pod_sandbox_status(PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false }).await.map(drop),
+            cri.pod_sandbox_status(PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false })
+                .await
+                .map(drop),
             cri.container_status(ContainerStatusRequest { container_id: id.clone(), verbose: false }).await.map(drop),
             cri.start_container(StartContainerRequest { container_id: id.clone() }).await.map(drop),
             cri.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).await.map(drop),
-            cri.exec_sync(ExecSyncRequest { container_id: id.clone(), cmd: vec!["x".to_owned()], timeout: 1 }).await.map(drop),
+            cri.exec_sync(ExecSyncRequest { container_id: id.clone(), cmd: vec!["x".to_owned()], timeout: 1 })
+                .await
+                .map(drop),
             cri.update_container_resources(UpdateContainerResourcesRequest {
                 container_id: id.clone(),
                 linux: Some(LinuxContainerResources::default()),

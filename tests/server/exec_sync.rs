@@ -25,7 +25,10 @@ async fn output_and_exit_code_are_the_command_s() {
     let (_, id) = node.running("web", &["fake"]).await;
     let before = node.leftovers();
     let reply = exec(&node, &id, &["fake", "out=to stdout", "err=to stderr", "exit=9"], 10).await.unwrap();
-    assert_eq!((reply.stdout.as_slice(), reply.stderr.as_slice(), reply.exit_code), (&b"to stdout"[..], &b"to stderr"[..], 9));
+    assert_eq!(
+        (reply.stdout.as_slice(), reply.stderr.as_slice(), reply.exit_code),
+        (&b"to stdout"[..], &b"to stderr"[..], 9)
+    );
     assert_no_exec(&node, &before);
 }
 
@@ -60,9 +63,12 @@ async fn a_failure_at_any_step_leaves_no_process() {
             let case = format!("{method}: {fault:?}");
             node.containerd.fault(method, 1, fault);
             let error = exec(&node, &id, &["fake"], 2).await.expect_err(&case);
-            assert!(matches!(error.code(), Code::Internal | Code::Unavailable | Code::DeadlineExceeded), "{case}: {error}");
+            assert!(
+                matches!(error.code(), Code::Internal | Code::Unavailable | Code::DeadlineExceeded),
+                "{case}: {error}"
+            );
             node.containerd.heal();
-            assert_eq!(node.leftovers(), before, "{case}\n{}", node.log());
+            assert_eq!(node.leftovers(), before, "{case}\n{}", node.last_words());
             // The container's own exit is still waited for.
             assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning, "{case}");
         }

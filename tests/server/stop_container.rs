@@ -122,7 +122,11 @@ async fn a_failure_at_any_step_of_stop_and_remove_is_made_good_by_a_repeat() {
             let remove = RemovePodSandboxRequest { pod_sandbox_id: sandbox.clone() };
             let removed = node.cri().remove_pod_sandbox(remove).await;
             if removed.is_err() {
-                assert_eq!(node.sandboxes().await.len(), 1, "{case}: {stopped:?} {removed:?}: what is left has to be listed");
+                assert_eq!(
+                    node.sandboxes().await.len(),
+                    1,
+                    "{case}: {stopped:?} {removed:?}: what is left has to be listed"
+                );
             }
             node.containerd.heal();
             node.remove(&sandbox).await;
