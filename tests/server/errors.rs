@@ -6,6 +6,9 @@ use tonic::{Code, Status};
 use crate::support::requests;
 use crate::support::server::Node;
 
+/// The field that is made wrong, and how.
+type Edit<R> = (&'static str, fn(&mut R));
+
 fn assert_is(status: &Status, code: Code, word: &str) {
     assert_eq!(status.code(), code, "{status}");
     assert!(status.message().contains(word), "{word:?} is not in {:?}", status.message());
@@ -14,7 +17,7 @@ fn assert_is(status: &Status, code: Code, word: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_names_its_field() {
     let node = Node::start().await;
-    let edits: [(&str, fn(&mut RunPodSandboxRequest)); 8] = [
+    let edits: [Edit<RunPodSandboxRequest>; 8] = [
         ("config", |r| r.config = None),
         ("metadata", |r| config(r).metadata = None),
         ("metadata.name", |r| metadata(r).name.clear()),
@@ -47,7 +50,7 @@ async fn a_bad_container_names_its_field() {
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
     let before = node.leftovers();
-    let edits: [(&str, fn(&mut CreateContainerRequest)); 7] = [
+    let edits: [Edit<CreateContainerRequest>; 7] = [
         ("pod_sandbox_id", |r| r.pod_sandbox_id.clear()),
         ("config", |r| r.config = None),
         ("metadata", |r| container(r).metadata = None),

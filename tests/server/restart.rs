@@ -125,7 +125,8 @@ async fn a_damaged_record_is_listed_and_can_be_removed() {
     node.spawn().await;
     let mut listed: Vec<String> = node.sandboxes().await.into_iter().map(|(id, _)| id).collect();
     let mut expected = vec![sandbox.clone(), other.clone()];
-    (listed.sort(), expected.sort());
+    listed.sort();
+    expected.sort();
     assert_eq!(listed, expected);
     assert!(node.containers().await.contains(&(container, ContainerState::ContainerUnknown)));
     node.remove(&sandbox).await;

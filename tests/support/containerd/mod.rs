@@ -144,7 +144,7 @@ impl Containerd {
         all.extend(state.tasks.keys().map(name("task")));
         all.extend(state.leases.keys().map(name("lease")));
         all.extend(active.map(name("snapshot")));
-        all.extend(state.tasks.iter().flat_map(|(_, task)| task.execs.keys()).map(name("exec")));
+        all.extend(state.tasks.values().flat_map(|task| task.execs.keys()).map(name("exec")));
         all
     }
 
