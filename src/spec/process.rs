@@ -24,10 +24,10 @@ pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     Ok(all)
 }
 
-/// The image's, then HOSTNAME, then the request's; the last of a name wins, in the first one's place.
-pub(super) fn env(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
-    let mut env = Env(Vec::new());
-    env.set(DEFAULT_PATH.to_owned());
+/// The handler's, the image's, then HOSTNAME, then the request's; the last of a name wins, in the first one's place.
+pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<String>, Error> {
+    let mut env = Env(vec![DEFAULT_PATH.to_owned()]);
+    base.into_iter().for_each(|entry| env.set(entry));
     if input.config.tty {
         env.set("TERM=xterm".to_owned());
     }

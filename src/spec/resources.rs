@@ -2,13 +2,12 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
 
-use super::{Error, Host, oom_score, with_linux, with_process};
+use super::{Error, Host, linux_of, oom_score, process_of};
 use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 
-/// The resources of a new container.
-pub(super) fn container(wanted: Option<&LinuxContainerResources>, host: &Host) -> Result<LinuxResources, Error> {
-    let mut resources = LinuxResources::default();
-    resources.set_devices(None);
+/// The resources of a new container, over those of its handler's spec.
+pub(super) fn container(base: Option<LinuxResources>, wanted: Option<&LinuxContainerResources>, host: &Host) -> Result<LinuxResources, Error> {
+    let mut resources = base.unwrap_or_else(bare);
     if let Some(wanted) = wanted {
         apply(&mut resources, wanted, host, "config.linux.resources")?;
     }
@@ -20,17 +19,18 @@ pub(super) fn container(wanted: Option<&LinuxContainerResources>, host: &Host) -
 /// # Errors
 /// [`Error`] names the field.
 pub fn update_resources(spec: &mut Spec, update: &LinuxContainerResources, host: &Host) -> Result<(), Error> {
-    let mut resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    apply(&mut resources, update, host, "linux")?;
-    with_linux(spec, |linux| {
-        linux.set_resources(Some(resources));
-    });
+    apply(linux_of(spec).resources_mut().get_or_insert_with(bare), update, host, "linux")?;
     if update.oom_score_adj != 0 {
-        with_process(spec, |process| {
-            process.set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
-        });
+        process_of(spec).set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
     }
     Ok(())
+}
+
+/// oci-spec's default has a rule about devices; this one has nothing.
+fn bare() -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    resources
 }
 
 fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host: &Host, field: &str) -> Result<(), Error> {
@@ -45,9 +45,7 @@ fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host:
         if !host.cgroup_v2 {
             return Err(Error::unsupported(format!("{field}.unified"), "needs cgroup v2"));
         }
-        let mut unified = resources.unified().clone().unwrap_or_default();
-        unified.extend(wanted.unified.clone());
-        resources.set_unified(Some(unified));
+        resources.unified_mut().get_or_insert_default().extend(wanted.unified.clone());
     }
     Ok(())
 }

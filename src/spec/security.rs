@@ -35,6 +35,11 @@ impl<'a> Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether nothing is said of seccomp.
+    pub(super) fn is_silent(&self) -> bool {
+        self.profile.is_none() && self.old.is_empty()
+    }
+
     fn kind(&self) -> Option<ProfileType> {
         match (self.profile, self.old) {
             (Some(profile), _) => Some(profile.profile_type()),
@@ -78,9 +83,16 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
 }
 
 /// The AppArmor profile's name. On a host without AppArmor only a Localhost profile is refused, as in containerd.
-pub(super) fn apparmor(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<Option<String>, Error> {
+/// Of a container that says nothing it is the one of the handler's spec.
+pub(super) fn apparmor(
+    context: Option<&LinuxContainerSecurityContext>,
+    host: &Host,
+    base: Option<String>,
+) -> Result<Option<String>, Error> {
     let field = || format!("{FIELD}.apparmor");
-    let Some(profile) = context.and_then(|context| context.apparmor.as_ref()) else { return Ok(None) };
+    let Some(profile) = context.and_then(|context| context.apparmor.as_ref()) else {
+        return Ok(base.filter(|_| !is_privileged(context)));
+    };
     match profile.profile_type() {
         ProfileType::Unconfined => Ok(None),
         ProfileType::RuntimeDefault if !host.apparmor => Ok(None),
