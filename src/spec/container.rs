@@ -81,7 +81,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    namespaces::check(&options)?;
+    namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
     root.set_path(ROOT.into()).set_readonly(Some(context.is_some_and(|context| context.readonly_rootfs)));

@@ -51,7 +51,7 @@ pub struct SandboxInput<'a> {
 pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     let context = input.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    namespaces::check(&options)?;
+    namespaces::check_sandbox(&options)?;
     let sysctls = sysctls::sandbox(input.config, &options)?;
     let (uid, gid, groups) = user(context)?;
     let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
