@@ -125,11 +125,14 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
     let volumes = volumes(node, draft.record, &image_config);
     let seccomp = profile::read(spec::seccomp_file(context)?).await?;
     let netns = sandbox.netns(&node.config.netns_dir);
+    let hostname = crate::sandbox::hostname(&sandbox.record.config)
+        .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
     Ok(spec::container(&spec::ContainerInput {
         id: &draft.record.id,
         sandbox_id: sandbox.id(),
         config,
         sandbox: &sandbox.record.config,
+        hostname: &hostname,
         sandbox_pid: draft.pause_pid,
         netns: netns.as_deref(),
         target_pid: node.target_pid(sandbox, config)?,

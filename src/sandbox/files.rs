@@ -109,12 +109,12 @@ impl SandboxPaths {
     }
 }
 
-/// The pod's hostname: the config's, or on the host's network the node's.
+/// The pod's hostname: the config's, or else the node's, which a new UTS namespace has anyway.
 ///
 /// # Errors
 /// [`FilesError::Invalid`] for one that the kernel would not take.
-pub(crate) fn hostname(config: &PodSandboxConfig, on_host_network: bool) -> Result<String, FilesError> {
-    let name = if config.hostname.is_empty() && on_host_network {
+pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> {
+    let name = if config.hostname.is_empty() {
         let name = nix::unistd::gethostname().map_err(|errno| io_error("read", Path::new("hostname"), errno.into()))?;
         name.to_string_lossy().into_owned()
     } else {

@@ -27,6 +27,8 @@ pub struct ContainerInput<'a> {
     pub config: &'a ContainerConfig,
     /// The sandbox's config.
     pub sandbox: &'a PodSandboxConfig,
+    /// The pod's hostname: the config's, or else the node's.
+    pub hostname: &'a str,
     /// Host PID of the pause process.
     pub sandbox_pid: u32,
     /// The pod's pinned network namespace; `None` on the host's network.

@@ -40,6 +40,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         sandbox_id: &SandboxId::parse(&"d".repeat(64)).unwrap(),
         config,
         sandbox,
+        hostname: "pod",
         sandbox_pid: 42,
         netns: Some(Path::new("/var/run/netns/x")),
         target_pid: None,
@@ -89,7 +90,7 @@ fn the_requests_environment_wins_in_the_images_place() {
     });
     let config = ContainerConfig { envs: envs.to_vec(), ..ContainerConfig::default() };
     let env = env_of(&plain(&config).unwrap());
-    assert_eq!(env[1..], ["A=image", "B=request", "C=y"]);
+    assert_eq!(env[1..], ["HOSTNAME=pod", "A=image", "B=request", "C=y"]);
 }
 
 #[test]
