@@ -33,7 +33,9 @@ fn oom_score_floor(server: &Server) -> i32 {
     if effective_capabilities(server).is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
         return -1000;
     }
-    let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", server.pid)).ok().and_then(|text| text.trim().parse().ok());
+    let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", server.pid))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     let floor = own.unwrap_or(0);
     tracing::warn!(floor, "containerd lacks CAP_SYS_RESOURCE: lower values of oom_score_adj are raised to its own");
     floor

@@ -83,9 +83,13 @@ impl Cache {
     pub(super) fn sweep(&self) {
         let unfinished = |path: &Path| {
             let name = name(path);
-            name.starts_with('.') && name.ends_with(".tmp") && name.split('-').any(|part| SandboxId::parse(part).is_ok())
+            name.starts_with('.')
+                && name.ends_with(".tmp")
+                && name.split('-').any(|part| SandboxId::parse(part).is_ok())
         };
-        for entry in fs::read_dir(&self.results).into_iter().flatten().flatten().filter(|entry| unfinished(&entry.path())) {
+        for entry in
+            fs::read_dir(&self.results).into_iter().flatten().flatten().filter(|entry| unfinished(&entry.path()))
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -109,7 +113,9 @@ impl Cache {
             // What a crash in the middle of a write left; DEL has been called, so nobody will write it again.
             for path in [unfinished, target] {
                 match fs::remove_file(&path) {
-                    Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Cache { path, source }),
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::Cache { path, source });
+                    }
                     _ => {}
                 }
             }

@@ -46,10 +46,16 @@ async fn run(node: &Node, container: &Container, cmd: &[String], limit: Option<D
     let exec_id = ExecId::random();
     let fails = |source| Error::Io { id: id.to_owned(), source };
     let (io, stdio) = ExecIo::prepare(&node.config.state.join("exec").join(exec_id.as_str())).map_err(fails)?;
-    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec())
-        .map_err(|error| Error::System { operation: "decode", path: "OCI spec".to_owned(), source: error.into() })?;
-    let process = serde_json::to_vec(&spec::exec_process(&spec, cmd, false))
-        .map_err(|error| Error::System { operation: "encode", path: "process".to_owned(), source: error.into() })?;
+    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec()).map_err(|error| Error::System {
+        operation: "decode",
+        path: "OCI spec".to_owned(),
+        source: error.into(),
+    })?;
+    let process = serde_json::to_vec(&spec::exec_process(&spec, cmd, false)).map_err(|error| Error::System {
+        operation: "encode",
+        path: "process".to_owned(),
+        source: error.into(),
+    })?;
     let exec = ExecTask { id: id.to_owned(), exec_id: exec_id.to_string(), process, stdio };
     let process = Process { node, id, exec_id: &exec_id };
     let result = match node.containerd.exec_task(exec).await {
@@ -84,7 +90,9 @@ impl Process<'_> {
     async fn ended(&self, limit: Option<Duration>) -> Result<Exit> {
         let wait = self.node.containerd.wait_task(self.id, self.exec_id.as_str());
         let ended = match limit {
-            Some(limit) => tokio::time::timeout(limit, wait).await.map_err(|_| Error::ExecTimeout { id: self.id.to_owned(), limit }),
+            Some(limit) => tokio::time::timeout(limit, wait)
+                .await
+                .map_err(|_| Error::ExecTimeout { id: self.id.to_owned(), limit }),
             None => Ok(wait.await),
         };
         let error = match ended {

@@ -31,7 +31,7 @@ impl ExitHints {
 
     /// Forgets an object that is removed: an event may come after whoever waited for it has gone.
     pub(super) fn forget(&self, id: &str) {
-        drop(self.take(id));
+        let _ = self.take(id);
     }
 
     fn take(&self, id: &str) -> Option<containerd::Exit> {
@@ -131,11 +131,8 @@ impl Node {
     /// The exit is in containerd's record before the task goes, so that it survives a reboot.
     pub(super) async fn persist_exit(&self, container: &Container, exit: &Exit) {
         let (extensions, field) = exit_extension(exit);
-        let record = containerd::Container {
-            id: container.id().to_string(),
-            extensions,
-            ..containerd::Container::default()
-        };
+        let record =
+            containerd::Container { id: container.id().to_string(), extensions, ..containerd::Container::default() };
         loop {
             match self.containerd.update_container(record.clone(), &[&field]).await {
                 Ok(()) => return,

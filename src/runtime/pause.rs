@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Change, Error, Node, Result, profile, task};
 use crate::config::Handler;
-use crate::containerd::{Container, CreateTask, Stdio};
 use crate::container::spec_any;
+use crate::containerd::{Container, CreateTask, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
 use crate::undo::Undo;

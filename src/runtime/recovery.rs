@@ -178,7 +178,6 @@ impl Node {
             Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
         }
     }
-
 }
 
 /// Removes what is in a directory of ours; what stays is taken at the next start.
@@ -208,7 +207,9 @@ impl Evidence<'_> {
             }
             // A start that did not come to its end; it can be repeated.
             Some((ProcessStatus::Created, _)) => State::Created,
-            None if self.started_at.is_some() || !self.same_boot => State::Exited(unseen_exit(self.started_at.unwrap_or(0))),
+            None if self.started_at.is_some() || !self.same_boot => {
+                State::Exited(unseen_exit(self.started_at.unwrap_or(0)))
+            }
             None => State::Created,
         }
     }

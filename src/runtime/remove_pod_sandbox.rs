@@ -13,7 +13,10 @@ use crate::sandbox::Sandbox;
 ///
 /// # Errors
 /// The first thing that could not be taken away; the sandbox stays listed, repeat the call.
-pub async fn remove_pod_sandbox(node: &Arc<Node>, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse> {
+pub async fn remove_pod_sandbox(
+    node: &Arc<Node>,
+    request: RemovePodSandboxRequest,
+) -> Result<RemovePodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         node.containerd_ready().await?;
         let change = Change::RemoveSandbox(sandbox.id().clone());

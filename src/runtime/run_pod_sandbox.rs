@@ -67,7 +67,7 @@ async fn make(node: Arc<Node>, record: Record) -> Result<Creation<Sandbox>> {
 /// The story. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Result<Arc<Sandbox>> {
     let handler = node.handler(&draft.record.handler)?;
-    let hostname = sandbox::hostname(&draft.record.config, draft.on_host_network())
+    let hostname = sandbox::hostname(&draft.record.config)
         .map_err(|source| Error::Files { id: draft.id().to_string(), source })?;
     // The spec first: a config that cannot be run leaves no trace at all.
     let spec = node.pause_spec(draft, handler, &hostname).await?;
@@ -94,7 +94,8 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
 /// interfaces have to be there (rulings.md 7).
 fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
     let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
-    handler.virtual_machine || sysctls.is_some_and(|all| all.keys().any(|key| key.starts_with("net.") || key.starts_with("net/")))
+    handler.virtual_machine
+        || sysctls.is_some_and(|all| all.keys().any(|key| key.starts_with("net.") || key.starts_with("net/")))
 }
 
 impl Node {

@@ -84,13 +84,22 @@ pub(super) fn default() -> LinuxCapabilities {
     sets(DEFAULT.into(), HashSet::new())
 }
 
-/// ALL first, then the names, additions before drops.
-pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<LinuxCapabilities, Error> {
+/// Over those of the handler's spec, or else the default: ALL first, then the names, additions before drops.
+///
+/// # Errors
+/// [`Error`] names the list with a name that Linux does not have.
+pub(super) fn container(
+    context: Option<&LinuxContainerSecurityContext>,
+    host: &Host,
+    base: Option<&LinuxCapabilities>,
+) -> Result<LinuxCapabilities, Error> {
     if is_privileged(context) {
         return Ok(sets(every(host), HashSet::new()));
     }
-    let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else { return Ok(default()) };
-    let mut set: HashSet<Capability> = DEFAULT.into();
+    let mut set = base.and_then(|base| base.bounding().clone()).unwrap_or_else(|| DEFAULT.into());
+    let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else {
+        return Ok(sets(set, HashSet::new()));
+    };
     if wanted.add_capabilities.iter().any(|name| name == ALL) {
         set = every(host);
     }
@@ -109,8 +118,9 @@ pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &
 }
 
 /// The bounding set's names, as seccomp's table asks for them.
-pub(super) fn names(capabilities: &LinuxCapabilities) -> Vec<String> {
-    capabilities.bounding().iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
+pub(super) fn names(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
+    let bounding = capabilities.and_then(|capabilities| capabilities.bounding().as_ref());
+    bounding.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
 }
 
 fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<Item = Capability> + use<'a>, Error> {
@@ -119,7 +129,10 @@ fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<It
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
         let known = EVERY.into_iter().find(|capability| capability.to_string() == bare);
-        all.push(known.ok_or_else(|| Error::invalid(format!("{FIELD}.{list}"), format!("there is no capability {name:?}")))?);
+        all.push(
+            known
+                .ok_or_else(|| Error::invalid(format!("{FIELD}.{list}"), format!("there is no capability {name:?}")))?,
+        );
     }
     Ok(all.into_iter())
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::api::v1::Int64Value;
 
-const PASSWD: &[u8] = b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:33::/:/\n99999999999:x:0:0::/:/bin/sh\nbig:x:4294967295:0::/:/\n";
+const PASSWD: &[u8] =
+    b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:33::/:/\n99999999999:x:0:0::/:/bin/sh\nbig:x:4294967295:0::/:/\n";
 const GROUP: &[u8] = b"root:x:0:\nweb:x:33:\ndisk:x:6:web,root\nextra:x:20:web\n";
 
 fn db() -> UserDb {
