@@ -145,7 +145,7 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
         devices: &host_devices,
         volumes: &volumes,
         host: &node.host,
-        handler: &spec_handler(handler),
+        handler: &spec_handler(node, handler),
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     })?)
 }

@@ -83,6 +83,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
+    refuse_cdi(input.config)?;
     namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
@@ -137,6 +138,16 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
     let (masked, readonly) = security::paths(context, input.host);
     linux.set_masked_paths(Some(masked)).set_readonly_paths(Some(readonly));
     Ok(())
+}
+
+/// Without its devices a container would start and fail in ways that nobody can read.
+fn refuse_cdi(config: &ContainerConfig) -> Result<(), Error> {
+    let field = match config.annotations.keys().find(|key| key.starts_with("cdi.k8s.io/")) {
+        _ if !config.cdi_devices.is_empty() => "config.CDI_devices".to_owned(),
+        Some(key) => format!("config.annotations[{key}]"),
+        None => return Ok(()),
+    };
+    Err(Error::unsupported(field, "CDI devices are not supported by this version"))
 }
 
 fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {
