@@ -299,7 +299,11 @@ fn handler(facts: &HandlerFacts) -> Handler {
 
 /// As if every host path were there and no symlink.
 fn mounts(config: &ContainerConfig) -> Vec<HostMount> {
-    config.mounts.iter().map(|mount| HostMount { source: mount.host_path.clone().into(), mount: mount.clone() }).collect()
+    config
+        .mounts
+        .iter()
+        .map(|mount| HostMount { source: mount.host_path.clone().into(), mount: mount.clone() })
+        .collect()
 }
 
 fn devices(document: &Document) -> Vec<HostDevice> {
@@ -341,8 +345,7 @@ fn difference(golden: &str, made: &str) -> String {
     let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
     for (i, from) in old.iter().enumerate().rev() {
         for (j, to) in new.iter().enumerate().rev() {
-            common[i][j] =
-                if from == to { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+            common[i][j] = if from == to { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let (mut i, mut j, mut text) = (0, 0, String::new());
