@@ -74,6 +74,7 @@ struct Facts {
     selinux: bool,
     seccomp: bool,
     cpu_count: usize,
+    cgroup_flags: Vec<String>,
 }
 
 impl Default for Facts {
@@ -88,17 +89,31 @@ impl Default for Facts {
             selinux: false,
             seccomp: true,
             cpu_count: 1,
+            cgroup_flags: vec!["nsdelegate".to_owned(), "memory_recursiveprot".to_owned()],
         }
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct HandlerFacts {
     base_spec: Option<oci_spec::runtime::Spec>,
+    recursive_read_only: bool,
     privileged_without_host_devices: bool,
     pod_annotations: Vec<String>,
     container_annotations: Vec<String>,
+}
+
+impl Default for HandlerFacts {
+    fn default() -> Self {
+        Self {
+            base_spec: None,
+            recursive_read_only: true,
+            privileged_without_host_devices: false,
+            pod_annotations: Vec::new(),
+            container_annotations: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -269,6 +284,7 @@ fn host(facts: &Facts) -> Host {
         seccomp: facts.seccomp,
         kernel: (6, 1),
         cpu_count: facts.cpu_count,
+        cgroup_flags: facts.cgroup_flags.clone(),
     }
 }
 
@@ -276,6 +292,7 @@ fn handler(facts: &HandlerFacts) -> Handler {
     Handler {
         name: "runc".to_owned(),
         base_spec: facts.base_spec.clone(),
+        recursive_read_only: facts.recursive_read_only,
         privileged_without_host_devices: facts.privileged_without_host_devices,
         pod_annotations: facts.pod_annotations.clone(),
         container_annotations: facts.container_annotations.clone(),

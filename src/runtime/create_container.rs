@@ -150,7 +150,7 @@ async fn container_spec(
         devices: &host_devices,
         volumes: &volumes,
         host: &node.host,
-        handler: &spec_handler(handler),
+        handler: &spec_handler(node, handler),
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     })?)
 }

@@ -1,4 +1,13 @@
-//! Capabilities. Inheritable is always empty (CVE-2022-24769); ambient only as the request says.
+//! Capabilities. None is inheritable but those that the request wants ambient.
+//!
+//! An inheritable capability is one that any binary with file capabilities may pick up, so
+//! containers get none (CVE-2022-24769). The kernel lets only what is permitted and inheritable
+//! be raised in the ambient set (capabilities(7)). runc sets the inheritable set to the letter,
+//! and an ambient one that cannot be raised is a warning in its log (libcontainer/capabilities,
+//! ApplyCaps): with an empty set `add_ambient_capabilities` would do nothing. So the inheritable
+//! set is the ambient one, whose capabilities every program of the container has as it is; and
+//! empty for all others, privileged ones too. containerd and CRI-O drop the request's ambient
+//! capabilities without a word, we serve them; kubelet does not send any.
 
 use std::collections::HashSet;
 
@@ -110,8 +119,7 @@ pub(super) fn container(
     for dropped in named("drop_capabilities", &wanted.drop_capabilities)? {
         set.remove(&dropped);
     }
-    // An ambient capability has to be permitted and inheritable for the kernel; the runtime
-    // adds those that it raises. They are part of the other sets too.
+    // Part of the other sets too, or the kernel would not raise them.
     let ambient: HashSet<Capability> = named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
     set.extend(ambient.iter().copied());
     Ok(sets(set, ambient))
@@ -141,7 +149,6 @@ fn sets(all: HashSet<Capability>, ambient: HashSet<Capability>) -> LinuxCapabili
     let mut capabilities = LinuxCapabilities::default();
     capabilities.set_bounding(Some(all.clone())).set_permitted(Some(all.clone())).set_effective(Some(all));
     let ambient = Some(ambient).filter(|ambient| !ambient.is_empty());
-    // Only with ambient ones, which the kernel takes from the inheritable set.
     capabilities.set_inheritable(ambient.clone()).set_ambient(ambient);
     capabilities
 }

@@ -82,8 +82,11 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         let problem = "the sandbox is not privileged";
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
-    refuse_what_is_not_there(input)?;
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
+    refuse_cdi(input.config)?;
+    if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
+        return Err(Error::unsupported("config.mounts.selinux_relabel", "relabelling is not supported by this version"));
+    }
     namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
@@ -144,19 +147,14 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
     Ok(())
 }
 
-/// Nothing is silently dropped: what this version does not do is an error.
-fn refuse_what_is_not_there(input: &ContainerInput<'_>) -> Result<(), Error> {
-    let config = input.config;
-    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
-        return Err(Error::unsupported("config.cdi_devices", "CDI devices are not supported by this version"));
-    }
-    if input.host.selinux && config.mounts.iter().any(|mount| mount.selinux_relabel) {
-        return Err(Error::unsupported(
-            "config.mounts.selinux_relabel",
-            "relabelling is not supported by this version",
-        ));
-    }
-    Ok(())
+/// Without its devices a container would start and fail in ways that nobody can read.
+fn refuse_cdi(config: &ContainerConfig) -> Result<(), Error> {
+    let field = match config.annotations.keys().find(|key| key.starts_with("cdi.k8s.io/")) {
+        _ if !config.cdi_devices.is_empty() => "config.CDI_devices".to_owned(),
+        Some(key) => format!("config.annotations[{key}]"),
+        None => return Ok(()),
+    };
+    Err(Error::unsupported(field, "CDI devices are not supported by this version"))
 }
 
 fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {

@@ -58,7 +58,9 @@ pub struct Host {
     pub seccomp: bool,
     /// Major and minor version.
     pub kernel: (u32, u32),
-    /// Processors, each of which has a thermal_throttle directory to be masked.
+    /// Flags of the host's cgroup2 mount that one in the host's cgroup namespace has to repeat.
+    pub cgroup_flags: Vec<String>,
+    /// Processors that may ever be there, each of which has a thermal_throttle directory to be masked.
     pub cpu_count: usize,
 }
 
@@ -69,6 +71,8 @@ pub struct Handler {
     pub name: String,
     /// A spec to start from instead of an empty one.
     pub base_spec: Option<Spec>,
+    /// Whether its runtime can make mounts read-only down to the mounts below them.
+    pub recursive_read_only: bool,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
     /// Globs of pod annotations that go into specs.

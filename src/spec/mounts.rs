@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{ContainerInput, Error, SandboxFiles, is_clean_absolute, is_privileged};
+use super::{ContainerInput, Error, Handler, Host, SandboxFiles, is_clean_absolute, is_privileged};
 use crate::api::v1::MountPropagation;
 use crate::container::mounts::HostMount;
 
@@ -37,7 +37,7 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     let privileged = is_privileged(input.security());
     // A handler's spec has /sys for containers that are not privileged.
     let base = base.into_iter().filter(|mount| !(privileged && mount.destination() == Path::new("/sys")));
-    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged), cgroup(privileged)]);
+    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged), cgroup(privileged, input.host)]);
     let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
 
@@ -47,7 +47,7 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     );
     binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
     for (index, user) in input.mounts.iter().enumerate() {
-        binds.push(bind(index, user)?);
+        binds.push(bind(index, user, input.handler)?);
     }
     all.retain(|mount| !binds.iter().any(|bind| bind.destination() == mount.destination()));
     // Parents before children; sort_by_key is stable, so equal depths keep their order.
@@ -95,10 +95,15 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
     files.map(|(path, file, access)| make(path, "bind", file, ["rbind", "rprivate", access])).to_vec()
 }
 
-fn bind(index: usize, user: &HostMount) -> Result<Mount, Error> {
+fn bind(index: usize, user: &HostMount, handler: &Handler) -> Result<Mount, Error> {
     let mount = &user.mount;
     let access = match (mount.readonly, mount.recursive_read_only) {
-        (true, true) => "rro",
+        (true, true) if handler.recursive_read_only => "rro",
+        // Clients look for the first word (cri-api, pkg/errors).
+        (true, true) => {
+            let problem = format!("RROUnsupported: the runtime of handler {:?} has no such mounts", handler.name);
+            return Err(Error::unsupported(format!("config.mounts[{index}].recursive_read_only"), problem));
+        }
         (true, false) => "ro",
         (false, false) => "rw",
         (false, true) => {
@@ -140,9 +145,12 @@ fn sysfs(writable: bool) -> Mount {
     make("/sys", "sysfs", Path::new("sysfs"), SAFE.into_iter().chain([if writable { "rw" } else { "ro" }]))
 }
 
-fn cgroup(writable: bool) -> Mount {
-    let options = SAFE.into_iter().chain(["relatime", if writable { "rw" } else { "ro" }]);
-    make("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options)
+/// A privileged container has the host's cgroup namespace, and mounting cgroup2 there sets the
+/// flags of the one superblock: what is not repeated, the host loses (cgroup-v2.rst, "Mounting").
+fn cgroup(privileged: bool, host: &Host) -> Mount {
+    let options = SAFE.into_iter().chain(["relatime", if privileged { "rw" } else { "ro" }]);
+    let flags = host.cgroup_flags.iter().filter(|_| privileged).map(String::as_str);
+    make("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options.chain(flags))
 }
 
 fn make<'a>(path: &str, kind: &str, source: &Path, options: impl IntoIterator<Item = &'a str>) -> Mount {

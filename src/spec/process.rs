@@ -98,14 +98,20 @@ fn is_open_file(path: &Path) -> bool {
 }
 
 /// The process of a command in a running container: the container's user, environment, directory
-/// and capabilities, without inheritable ones (CVE-2022-29162).
+/// and capabilities. Inheritable are the ambient ones only, whatever an old spec says (CVE-2022-29162).
 #[must_use]
 pub fn exec_process(spec: &Spec, cmd: &[String], tty: bool) -> Process {
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(cmd.to_vec())).set_terminal(Some(tty));
     if let Some(mut capabilities) = process.capabilities().clone() {
-        capabilities.set_inheritable(None);
+        let ambient = capabilities.ambient().clone();
+        capabilities.set_inheritable(ambient);
         process.set_capabilities(Some(capabilities));
+    }
+    if tty {
+        let mut env = Env(process.env_mut().take().unwrap_or_default());
+        env.set("TERM=xterm".to_owned());
+        process.set_env(Some(env.0));
     }
     process
 }

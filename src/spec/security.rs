@@ -92,25 +92,41 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
     Ok(Some(path))
 }
 
-/// The AppArmor profile's name. On a host without AppArmor only a Localhost profile is refused, as in containerd.
-/// Of a container that says nothing it is the one of the handler's spec.
+/// The AppArmor profile's name, from the field of today or the one of old. Of a container that
+/// says nothing it is the one of the handler's spec. A profile that cannot be had is an error, never unconfined.
 pub(super) fn apparmor(
     context: Option<&LinuxContainerSecurityContext>,
     host: &Host,
     base: Option<String>,
 ) -> Result<Option<String>, Error> {
     let field = || format!("{FIELD}.apparmor");
-    let Some(profile) = context.and_then(|context| context.apparmor.as_ref()) else {
-        return Ok(base.filter(|_| !is_privileged(context)));
+    let (kind, name) = match context.and_then(|context| apparmor_wanted(context)) {
+        Some((ProfileType::Unconfined, _)) => return Ok(None),
+        Some(_) if !host.apparmor => return Err(Error::unsupported(field(), "this host has no AppArmor")),
+        Some(wanted) => wanted,
+        None => return Ok(base.filter(|_| !is_privileged(context))),
     };
-    match profile.profile_type() {
+    match kind {
         ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault if !host.apparmor => Ok(None),
-        ProfileType::Localhost if host.apparmor => Ok(Some(profile.localhost_ref.clone())),
-        ProfileType::Localhost => Err(Error::unsupported(field(), "this host has no AppArmor")),
+        ProfileType::RuntimeDefault if is_privileged(context) => Ok(None),
         ProfileType::RuntimeDefault => {
             Err(Error::unsupported(field(), "the default profile is not supported by this version"))
         }
+        ProfileType::Localhost => match name.strip_prefix("localhost/").unwrap_or(name) {
+            "" => Err(Error::invalid(format!("{FIELD}.apparmor.localhost_ref"), "is empty")),
+            name => Ok(Some(name.to_owned())),
+        },
+    }
+}
+
+#[allow(deprecated, reason = "old clients set apparmor_profile")]
+fn apparmor_wanted(context: &LinuxContainerSecurityContext) -> Option<(ProfileType, &str)> {
+    match (&context.apparmor, context.apparmor_profile.as_str()) {
+        (Some(profile), _) => Some((profile.profile_type(), &profile.localhost_ref)),
+        (None, "") => None,
+        (None, "unconfined") => Some((ProfileType::Unconfined, "")),
+        (None, "runtime/default") => Some((ProfileType::RuntimeDefault, "")),
+        (None, name) => Some((ProfileType::Localhost, name)),
     }
 }
 

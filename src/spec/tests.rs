@@ -197,3 +197,22 @@ fn user_namespaces_are_refused_and_not_ignored() {
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     assert!(matches!(plain(&config(context)), Err(Error::Unsupported { .. })));
 }
+
+#[test]
+fn a_command_inherits_what_is_ambient_and_nothing_else() {
+    let exec = |add_ambient_capabilities: Vec<String>| {
+        let capabilities = crate::api::v1::Capability { add_ambient_capabilities, ..Default::default() };
+        let context = LinuxContainerSecurityContext { capabilities: Some(capabilities), ..Default::default() };
+        let mut spec = plain(&config(context)).unwrap();
+        // As an older version of ours, or a handler's spec, may have left it.
+        let mut sets = process_of(&mut spec).capabilities().clone().unwrap();
+        sets.set_inheritable(sets.bounding().clone());
+        process_of(&mut spec).set_capabilities(Some(sets));
+        exec_process(&spec, &["x".to_owned()], true)
+    };
+    let sets = exec(vec!["KILL".to_owned()]).capabilities().clone().unwrap();
+    assert_eq!(sets.inheritable(), &Some([oci_spec::runtime::Capability::Kill].into()));
+    let process = exec(Vec::new());
+    assert!(process.capabilities().as_ref().unwrap().inheritable().is_none());
+    assert!(process.env().as_ref().unwrap().contains(&"TERM=xterm".to_owned()));
+}

@@ -88,6 +88,8 @@ pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecuri
         Some(found) => found,
         None => from_image(db, image_user)?,
     };
+    // The group may be one that an image's file gives to a user or to a name.
+    id("the image's primary group", base.1.into())?;
     let mut groups = vec![base.1];
     let strict =
         context.is_some_and(|context| context.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict);

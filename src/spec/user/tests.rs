@@ -44,8 +44,13 @@ fn digits_are_a_number_and_never_a_name() {
 }
 
 #[test]
-fn a_name_with_an_id_out_of_range_is_refused() {
+fn an_id_of_the_images_files_out_of_range_is_refused() {
     assert!(resolve("big").is_err());
+    let db = UserDb::parse(b"wide:x:5:4294967295::/:\n", b"wide:x:4294967295:\n");
+    for text in ["5", "wide", "6:wide"] {
+        assert!(user(&db, text, None).is_err(), "{text}");
+    }
+    assert!(user(&db, "", Some(&context(Some(5), None, ""))).is_err());
 }
 
 #[test]
