@@ -85,7 +85,10 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
     refuse_cdi(input.config)?;
     if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
-        return Err(Error::unsupported("config.mounts.selinux_relabel", "relabelling is not supported by this version"));
+        return Err(Error::unsupported(
+            "config.mounts.selinux_relabel",
+            "relabelling is not supported by this version",
+        ));
     }
     namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
