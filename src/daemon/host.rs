@@ -26,7 +26,6 @@ pub(super) fn facts(server: &Server) -> Host {
         kernel: kernel(),
         cgroup_flags: fs::read_to_string("/proc/self/mountinfo").map(|table| cgroup_flags(&table)).unwrap_or_default(),
         cpu_count: possible_cpus(),
-        ..Host::default()
     }
 }
 
