@@ -3,11 +3,7 @@
 //! `UPDATE_GOLDEN=1 cargo test --test golden` writes the specs anew; what changed is then seen
 //! in the commit. A document has only what its feature needs; the rest is [`Document::default`].
 
-<<<<<<< HEAD
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-=======
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
->>>>>>> golden
 
 use std::collections::BTreeSet;
 use std::fs;
