@@ -15,8 +15,6 @@ pub mod v1 {
 impl std::fmt::Debug for v1::AuthConfig {
     /// Says whose credentials these are and never what they are.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AuthConfig")
-            .field("server_address", &self.server_address)
-            .finish_non_exhaustive()
+        f.debug_struct("AuthConfig").field("server_address", &self.server_address).finish_non_exhaustive()
     }
 }

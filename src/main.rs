@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pontoon::config::{Cli, Command};
-use pontoon::daemon;
+use pontoon::{daemon, sys};
 
 fn main() -> ExitCode {
+    sys::heap::limit_arenas();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -9,7 +9,12 @@
 mod support;
 
 mod server {
+    mod containerd_away;
     mod create_container;
+    mod errors;
+    mod exec_sync;
+    mod restart;
     mod run_pod_sandbox;
     mod start_container;
+    mod stop_container;
 }

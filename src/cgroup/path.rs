@@ -9,7 +9,8 @@ const SCOPE_PREFIX: &str = "cri-containerd";
 
 /// The OCI spec's `linux.cgroupsPath` of an id below a cgroup parent. kubelet writes a parent
 /// in the form of its own driver: a slice's name means systemd, whatever runc was told.
-/// An empty parent gives an empty path for systemd's and `/id` for cgroupfs.
+/// An empty parent gives `/id`, which runc takes with cgroupfs only: with systemd it wants
+/// `slice:prefix:name` and refuses the container, as it does behind containerd's own CRI.
 #[must_use]
 pub fn cgroups_path(parent: &str, id: &str) -> String {
     match slice_of(parent) {

@@ -85,9 +85,14 @@ impl Config {
     }
 
     fn resolve(file: File) -> Result<Self, Error> {
-        for (key, path) in [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)] {
+        for (key, path) in
+            [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)]
+        {
             if !path.is_absolute() {
-                return Err(Error::Value { key: key.to_owned(), problem: format!("{} is not an absolute path", path.display()) });
+                return Err(Error::Value {
+                    key: key.to_owned(),
+                    problem: format!("{} is not an absolute path", path.display()),
+                });
             }
         }
         let create_missing_host_path = match file.missing_host_path.as_str() {

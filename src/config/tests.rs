@@ -1,7 +1,8 @@
 use super::*;
 
 fn parse(text: &str) -> Result<Config, Error> {
-    let file = toml::from_str(text).map_err(|source| Error::Parse { path: "x.toml".into(), source: Box::new(source) })?;
+    let file =
+        toml::from_str(text).map_err(|source| Error::Parse { path: "x.toml".into(), source: Box::new(source) })?;
     Config::resolve(file)
 }
 
@@ -53,7 +54,17 @@ fn the_example_shows_each_key_with_its_default() {
     let example: File = toml::from_str(text).unwrap();
     let default = File::default();
     assert_eq!(format!("{:?}", File { runtimes: default.runtimes.clone(), ..example.clone() }), format!("{default:?}"));
-    let whole: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").filter(|key| key.contains(" = \"/") || key.starts_with("snapshotter =")).unwrap_or(line))).collect();
+    let whole: String = text
+        .lines()
+        .map(|line| {
+            format!(
+                "{}\n",
+                line.strip_prefix("# ")
+                    .filter(|key| key.contains(" = \"/") || key.starts_with("snapshotter ="))
+                    .unwrap_or(line)
+            )
+        })
+        .collect();
     assert!(whole.contains("\nconf_template") && whole.contains("\nbase_runtime_spec"));
     toml::from_str::<File>(&whole).unwrap();
 }

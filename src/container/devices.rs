@@ -44,7 +44,7 @@ pub enum Error {
     /// A field of the request is wrong.
     #[error("{field}: {problem}")]
     Invalid {
-        /// As `devices[0].host_path`.
+        /// As `config.devices[0].host_path`.
         field: String,
         /// What is wrong with it.
         problem: String,
@@ -146,7 +146,7 @@ impl Wanted {
 }
 
 fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
-    Error::Invalid { field: format!("devices[{index}].{name}"), problem: problem.into() }
+    Error::Invalid { field: format!("config.devices[{index}].{name}"), problem: problem.into() }
 }
 
 fn access(permissions: &str) -> Result<String, String> {

@@ -40,7 +40,7 @@ pub enum Error {
     /// A field of the request is wrong.
     #[error("{field}: {problem}")]
     Invalid {
-        /// As `mounts[0].host_path`.
+        /// As `config.mounts[0].host_path`.
         field: String,
         /// What is wrong with it.
         problem: String,
@@ -48,7 +48,7 @@ pub enum Error {
     /// A field asks for what is not there yet.
     #[error("{field}: {problem}")]
     Unsupported {
-        /// As `mounts[0].image`.
+        /// As `config.mounts[0].image`.
         field: String,
         /// What is asked for.
         problem: String,
@@ -97,7 +97,7 @@ pub async fn resolve(mounts: &[Mount], missing: MissingHostPath) -> Result<Vec<H
 }
 
 fn field(index: usize, name: &str) -> String {
-    format!("mounts[{index}].{name}")
+    format!("config.mounts[{index}].{name}")
 }
 
 fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {

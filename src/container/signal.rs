@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn images_write_signals_in_many_ways() {
-        for (text, number) in [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGRTMIN", 34)] {
+        for (text, number) in
+            [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGRTMIN", 34)]
+        {
             assert_eq!(parse(text), Some(number), "{text}");
         }
         for text in ["", "SIG", "SIGFOO", "0", "65", "-1", "SIGRTMIN+31", "SIGRTMAX-99", "SIGRTMIN3"] {

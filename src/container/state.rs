@@ -108,7 +108,8 @@ impl State {
             | (state @ (Self::Exited(_) | Self::Unknown | Self::Removing { .. }), Event::Start)
             | (state @ Self::Created, Event::Ended(_))
             | (
-                state @ (Self::Created | Self::Running { .. } | Self::Exited(_) | Self::Unknown | Self::Removing { .. }),
+                state
+                @ (Self::Created | Self::Running { .. } | Self::Exited(_) | Self::Unknown | Self::Removing { .. }),
                 Event::Started { .. },
             ) => Err(Denied(state)),
         }
@@ -132,7 +133,9 @@ impl State {
     pub fn exit(&self) -> Option<&Exit> {
         match self {
             Self::Exited(exit) | Self::Removing { exit: Some(exit) } => Some(exit),
-            Self::Created | Self::Starting | Self::Running { .. } | Self::Unknown | Self::Removing { exit: None } => None,
+            Self::Created | Self::Starting | Self::Running { .. } | Self::Unknown | Self::Removing { exit: None } => {
+                None
+            }
         }
     }
 

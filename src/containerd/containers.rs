@@ -6,7 +6,7 @@ use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use tonic::transport::Channel;
 
-use super::error::gone_is_fine;
+use super::error::removal;
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A container record.
@@ -97,9 +97,12 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::FailedPrecondition`] while a task of it lives.
     pub async fn delete_container(&self, id: &str) -> Result<()> {
-        let request = pb::DeleteContainerRequest { id: id.to_owned() };
-        let reply = self.containers().delete(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete container", id, &status)))
+        removal(|| async {
+            let request = pb::DeleteContainerRequest { id: id.to_owned() };
+            let reply = self.containers().delete(self.request(request)).await;
+            reply.map(drop).map_err(|status| Error::status("delete container", id, &status))
+        })
+        .await
     }
 }
 

@@ -1,5 +1,7 @@
 //! containerd's answers become typed here, once.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 
 /// A call to containerd that failed: what was tried, on which object, and how it failed.
@@ -72,6 +74,24 @@ impl Error {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.kind == Kind::NotFound
+    }
+}
+
+/// Pause before a removal is repeated.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A removal, tried twice: a call that goes into a connection that just breaks is lost unsent, and an undo has no
+/// other try. It may be repeated, since what is not there is removed.
+pub(super) async fn removal<F>(call: impl Fn() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    match gone_is_fine(call().await) {
+        Err(error) if error.kind == Kind::Unavailable => {
+            tokio::time::sleep(AGAIN).await;
+            gone_is_fine(call().await)
+        }
+        other => other,
     }
 }
 

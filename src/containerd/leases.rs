@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::leases_client::LeasesClient;
 
-use super::error::gone_is_fine;
+use super::error::removal;
 use super::{Containerd, Error, Kind, Result};
 
 impl Containerd {
@@ -29,8 +29,11 @@ impl Containerd {
     /// # Errors
     /// [`Kind::Unavailable`] while containerd is away.
     pub async fn delete_lease(&self, id: &str) -> Result<()> {
-        let request = pb::DeleteRequest { id: id.to_owned(), sync: false };
-        let reply = LeasesClient::new(self.unary.clone()).delete(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete lease", id, &status)))
+        removal(|| async {
+            let request = pb::DeleteRequest { id: id.to_owned(), sync: false };
+            let reply = LeasesClient::new(self.unary.clone()).delete(self.request(request)).await;
+            reply.map(drop).map_err(|status| Error::status("delete lease", id, &status))
+        })
+        .await
     }
 }

@@ -9,7 +9,7 @@ use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
 use tonic::transport::Channel;
 
-use super::error::gone_is_fine;
+use super::error::removal;
 use super::{Any, Containerd, Error, Result};
 
 /// A SandboxStore record.
@@ -59,9 +59,12 @@ impl Containerd {
     /// # Errors
     /// Whatever the store answers.
     pub async fn delete_sandbox(&self, id: &str) -> Result<()> {
-        let request = pb::StoreDeleteRequest { sandbox_id: id.to_owned() };
-        let reply = self.sandboxes().delete(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete sandbox record", id, &status)))
+        removal(|| async {
+            let request = pb::StoreDeleteRequest { sandbox_id: id.to_owned() };
+            let reply = self.sandboxes().delete(self.request(request)).await;
+            reply.map(drop).map_err(|status| Error::status("delete sandbox record", id, &status))
+        })
+        .await
     }
 }
 

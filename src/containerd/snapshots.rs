@@ -6,7 +6,7 @@ use containerd_client::services::v1::snapshots as pb;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use tonic::transport::Channel;
 
-use super::error::gone_is_fine;
+use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
 
 /// One snapshot as the snapshotter's metadata describes it.
@@ -91,7 +91,13 @@ impl Containerd {
     ///
     /// # Errors
     /// As [`Containerd::prepare_snapshot`].
-    pub async fn view_snapshot(&self, snapshotter: &str, key: &str, parent: &str, labels: HashMap<String, String>) -> Result<Vec<Mount>> {
+    pub async fn view_snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<Mount>> {
         let request = pb::ViewSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
             key: key.to_owned(),
@@ -118,7 +124,13 @@ impl Containerd {
     ///
     /// # Errors
     /// [`super::Kind::AlreadyExists`] when somebody else committed it first.
-    pub async fn commit_snapshot(&self, snapshotter: &str, name: &str, key: &str, labels: HashMap<String, String>) -> Result<()> {
+    pub async fn commit_snapshot(
+        &self,
+        snapshotter: &str,
+        name: &str,
+        key: &str,
+        labels: HashMap<String, String>,
+    ) -> Result<()> {
         let request = pb::CommitSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
             name: name.to_owned(),
@@ -134,9 +146,12 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::FailedPrecondition`] while another snapshot has it as its parent.
     pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<()> {
-        let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-        let reply = self.snapshots().remove(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status)))
+        removal(|| async {
+            let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+            let reply = self.snapshots().remove(self.request(request)).await;
+            reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status))
+        })
+        .await
     }
 
     /// What the snapshotter's metadata says of a snapshot.
@@ -174,10 +189,7 @@ impl Containerd {
         let request = pb::UsageRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         let reply = self.snapshots().usage(self.request(request)).await;
         let usage = reply.map_err(|status| Error::status("usage of snapshot", key, &status))?.into_inner();
-        Ok(Usage {
-            bytes: u64::try_from(usage.size).unwrap_or(0),
-            inodes: u64::try_from(usage.inodes).unwrap_or(0),
-        })
+        Ok(Usage { bytes: u64::try_from(usage.size).unwrap_or(0), inodes: u64::try_from(usage.inodes).unwrap_or(0) })
     }
 }
 

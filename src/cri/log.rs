@@ -8,7 +8,11 @@ use tonic::{Response, Status};
 use super::status::ToStatus;
 
 /// Runs a mutating verb and says what became of it.
-pub(super) async fn logged<T, E>(method: &'static str, object: String, verb: impl Future<Output = Result<T, E>>) -> Result<Response<T>, Status>
+pub(super) async fn logged<T, E>(
+    method: &'static str,
+    object: String,
+    verb: impl Future<Output = Result<T, E>>,
+) -> Result<Response<T>, Status>
 where
     E: ToStatus,
 {
@@ -40,7 +44,13 @@ impl Line {
             }
             Err(status) => {
                 let code = format!("{:?}", status.code());
-                tracing::warn!(method = self.method, object = self.object, result = code, error = status.message(), ms = self.milliseconds());
+                tracing::warn!(
+                    method = self.method,
+                    object = self.object,
+                    result = code,
+                    error = status.message(),
+                    ms = self.milliseconds()
+                );
                 Err(status)
             }
         }
@@ -54,7 +64,12 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.finished {
-            tracing::warn!(method = self.method, object = self.object, result = "client left", ms = self.milliseconds());
+            tracing::warn!(
+                method = self.method,
+                object = self.object,
+                result = "client left",
+                ms = self.milliseconds()
+            );
         }
     }
 }

@@ -27,7 +27,10 @@ impl RuntimeService for Cri {
         answered::<_, Infallible>(Ok(runtime::runtime_config(&self.node)))
     }
 
-    async fn update_runtime_config(self: Arc<Self>, request: Request<UpdateRuntimeConfigRequest>) -> Answer<UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        self: Arc<Self>,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
         let request = request.into_inner();
         logged("UpdateRuntimeConfig", String::new(), runtime::update_runtime_config(&self.node, request)).await
     }
@@ -39,25 +42,41 @@ impl RuntimeService for Cri {
         logged("RunPodSandbox", object, runtime::run_pod_sandbox(&self.node, request)).await
     }
 
-    async fn stop_pod_sandbox(self: Arc<Self>, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        self: Arc<Self>,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
         let request = request.into_inner();
         logged("StopPodSandbox", request.pod_sandbox_id.clone(), runtime::stop_pod_sandbox(&self.node, request)).await
     }
 
-    async fn remove_pod_sandbox(self: Arc<Self>, request: Request<RemovePodSandboxRequest>) -> Answer<RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        self: Arc<Self>,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
         let request = request.into_inner();
-        logged("RemovePodSandbox", request.pod_sandbox_id.clone(), runtime::remove_pod_sandbox(&self.node, request)).await
+        logged("RemovePodSandbox", request.pod_sandbox_id.clone(), runtime::remove_pod_sandbox(&self.node, request))
+            .await
     }
 
-    async fn pod_sandbox_status(self: Arc<Self>, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        self: Arc<Self>,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
         answered(runtime::pod_sandbox_status(&self.node, request.get_ref()).await)
     }
 
-    async fn list_pod_sandbox(self: Arc<Self>, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        self: Arc<Self>,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
         answered::<_, Infallible>(Ok(runtime::list_pod_sandbox(&self.node, request.get_ref())))
     }
 
-    async fn create_container(self: Arc<Self>, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+    async fn create_container(
+        self: Arc<Self>,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
         let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
         let name = metadata.map(|metadata| metadata.name.as_str()).unwrap_or_default();
@@ -65,7 +84,10 @@ impl RuntimeService for Cri {
         logged("CreateContainer", object, runtime::create_container(&self.node, request)).await
     }
 
-    async fn start_container(self: Arc<Self>, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+    async fn start_container(
+        self: Arc<Self>,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
         let request = request.into_inner();
         logged("StartContainer", request.container_id.clone(), runtime::start_container(&self.node, request)).await
     }
@@ -75,16 +97,25 @@ impl RuntimeService for Cri {
         logged("StopContainer", request.container_id.clone(), runtime::stop_container(&self.node, request)).await
     }
 
-    async fn remove_container(self: Arc<Self>, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+    async fn remove_container(
+        self: Arc<Self>,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
         let request = request.into_inner();
         logged("RemoveContainer", request.container_id.clone(), runtime::remove_container(&self.node, request)).await
     }
 
-    async fn list_containers(self: Arc<Self>, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+    async fn list_containers(
+        self: Arc<Self>,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
         answered::<_, Infallible>(Ok(runtime::list_containers(&self.node, request.get_ref())))
     }
 
-    async fn container_status(self: Arc<Self>, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
+    async fn container_status(
+        self: Arc<Self>,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
         answered(runtime::container_status(&self.node, request.get_ref()))
     }
 
@@ -97,9 +128,13 @@ impl RuntimeService for Cri {
         logged("UpdateContainerResources", object, runtime::update_container_resources(&self.node, request)).await
     }
 
-    async fn reopen_container_log(self: Arc<Self>, request: Request<ReopenContainerLogRequest>) -> Answer<ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        self: Arc<Self>,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
         let request = request.into_inner();
-        logged("ReopenContainerLog", request.container_id.clone(), runtime::reopen_container_log(&self.node, request)).await
+        logged("ReopenContainerLog", request.container_id.clone(), runtime::reopen_container_log(&self.node, request))
+            .await
     }
 
     async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {

@@ -160,4 +160,3 @@ fn devices_code(error: &container::devices::Error) -> Code {
         Error::Io { .. } => Code::Internal,
     }
 }
-

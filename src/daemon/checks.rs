@@ -56,7 +56,10 @@ pub(super) async fn plugins(containerd: &Containerd, version: &str) -> anyhow::R
     let missing: Vec<String> =
         REQUIRED.iter().filter(|(kind, id)| !loaded(kind, id)).map(|(kind, id)| format!("{kind}.{id}")).collect();
     if !missing.is_empty() {
-        bail!("containerd {version} lacks {}; Pontoon needs containerd 2.0 or newer with these plugins enabled", missing.join(", "));
+        bail!(
+            "containerd {version} lacks {}; Pontoon needs containerd 2.0 or newer with these plugins enabled",
+            missing.join(", ")
+        );
     }
     if loaded("io.containerd.grpc.v1", "cri") && containerd.namespace() == "k8s.io" {
         bail!(
@@ -66,7 +69,9 @@ pub(super) async fn plugins(containerd: &Containerd, version: &str) -> anyhow::R
     }
     for id in ["images", "runtime"] {
         if loaded("io.containerd.cri.v1", id) {
-            tracing::warn!("containerd's plugin io.containerd.cri.v1.{id} is active and does needless work; disable it: {DISABLE}");
+            tracing::warn!(
+                "containerd's plugin io.containerd.cri.v1.{id} is active and does needless work; disable it: {DISABLE}"
+            );
         }
     }
     Ok(plugins)

@@ -24,7 +24,8 @@ pub(super) fn facts(server: &Server) -> Host {
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         kernel: kernel(),
-        cpu_count: std::thread::available_parallelism().map_or(1, usize::from),
+        cgroup_flags: fs::read_to_string("/proc/self/mountinfo").map(|table| cgroup_flags(&table)).unwrap_or_default(),
+        cpu_count: possible_cpus(),
     }
 }
 
@@ -33,7 +34,9 @@ fn oom_score_floor(server: &Server) -> i32 {
     if effective_capabilities(server).is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
         return -1000;
     }
-    let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", server.pid)).ok().and_then(|text| text.trim().parse().ok());
+    let own = fs::read_to_string(format!("/proc/{}/oom_score_adj", server.pid))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     let floor = own.unwrap_or(0);
     tracing::warn!(floor, "containerd lacks CAP_SYS_RESOURCE: lower values of oom_score_adj are raised to its own");
     floor
@@ -59,8 +62,45 @@ fn hugetlb(unified: bool) -> bool {
     controllers.split_whitespace().any(|name| name == "hugetlb")
 }
 
+/// Of the unified hierarchy's superblock, the last field of its line (proc_pid_mountinfo(5)).
+fn cgroup_flags(mountinfo: &str) -> Vec<String> {
+    const FLAGS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
+    let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(cgroup::ROOT)).unwrap_or_default();
+    let options = line.rsplit(' ').next().unwrap_or_default().split(',');
+    options.filter(|option| FLAGS.contains(option)).map(str::to_owned).collect()
+}
+
+/// Those that may come later too: our own affinity says nothing about what a container could read.
+fn possible_cpus() -> usize {
+    let ranges = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    last_cpu(&ranges).map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |last| last + 1)
+}
+
+/// The last of `0-3,8-11`.
+fn last_cpu(ranges: &str) -> Option<usize> {
+    ranges.trim().rsplit([',', '-']).next()?.parse().ok()
+}
+
 fn kernel() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_cgroup_mount_are_the_superblocks() {
+        let table = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n\
+                     30 23 0:27 / /sys/fs/cgroup/x rw - tmpfs tmpfs rw\n";
+        assert_eq!(cgroup_flags(table), ["nsdelegate", "memory_recursiveprot"]);
+        assert!(cgroup_flags("25 23 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n").is_empty());
+    }
+
+    #[test]
+    fn the_last_possible_processor_counts() {
+        assert_eq!(["0", "0-3\n", "0-3,8-11", ""].map(last_cpu), [Some(0), Some(3), Some(11), None]);
+    }
 }

@@ -33,9 +33,11 @@ impl Listener {
 /// Binds the socket. One that nobody answers on is a leftover of a killed process and removed.
 pub(super) fn bind(path: &Path) -> anyhow::Result<Listener> {
     let parent = path.parent().context("socket: has no directory")?;
-    DirBuilder::new().recursive(true).mode(0o711).create(parent).with_context(|| format!("make {}", parent.display()))?;
-    // Also after an upgrade from whoever made it wider (CVE-2024-25621).
-    fs::set_permissions(parent, Permissions::from_mode(0o711))?;
+    if !parent.is_dir() {
+        // Only one of our own making gets our mode: it may be /run itself.
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(parent);
+        made.with_context(|| format!("make {}", parent.display()))?;
+    }
     let lock = lock(path)?;
     clear(path)?;
     let listener = UnixListener::bind(path).with_context(|| format!("bind {}", path.display()))?;
@@ -84,6 +86,14 @@ mod tests {
         drop(first);
         assert!(path.exists());
         bind(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_keeps_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
+        bind(&directory.path().join("x.sock")).unwrap();
+        assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777, 0o1777);
     }
 
     #[test]

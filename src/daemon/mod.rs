@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -43,16 +44,35 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let incoming = UnixListenerStream::new(listener.into_listener()?);
     tracing::info!(socket = %socket.display(), "serving CRI v1");
     notify::ready();
-    server.serve_with_incoming_shutdown(incoming, stopped()).await?;
-
+    let (stop, stopping) = watch::channel(false);
+    let serving = server.serve_with_incoming_shutdown(incoming, heard(stopping.clone()));
+    let drained = async {
+        serving.await?;
+        tasks.drained().await;
+        anyhow::Ok(())
+    };
+    tokio::pin!(drained);
+    tokio::select! {
+        ended = &mut drained => return ended,
+        () = stopped() => {}
+    }
+    // From here on no call is taken; those under way, and what they began, have one deadline together.
+    stop.send_replace(true);
     notify::stopping();
     tracing::info!(operations = tasks.in_flight(), "draining");
-    if tokio::time::timeout(DRAIN, tasks.drained()).await.is_err() {
-        tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}");
+    match tokio::time::timeout(DRAIN, drained).await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
     }
     // Only now: until the socket is gone, a new instance is refused.
     let _ = std::fs::remove_file(&socket);
     Ok(())
+}
+
+/// Resolves when the server is to take no more calls.
+async fn heard(mut stopping: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 async fn stopped() {

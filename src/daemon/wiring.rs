@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{checks, host};
 use crate::config::{Config, Handler};
@@ -19,6 +19,9 @@ use crate::network::{self, Network};
 use crate::runtime::{Node, Parts};
 use crate::sandbox::pause;
 use crate::tasks::Tasks;
+
+/// Image events that may wait; more than these are answered by a list.
+const IMAGE_EVENTS: usize = 256;
 
 /// Builds a node whose store is still empty.
 pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Node>> {
@@ -51,26 +54,63 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         features,
         config,
     });
-    tasks.background(events::pump(containerd, health, NodeListener(Arc::clone(&node))));
+    // Before anything is served: a container may be created by the first call.
+    refresh(&node).await;
+    let listener = NodeListener::new(Arc::clone(&node), &tasks);
+    tasks.background(events::pump(containerd, health, listener));
     Ok(node)
 }
 
-struct NodeListener(Arc<Node>);
+/// Hands events on. Images are read by a task of their own, so that a slow read delays no exit.
+struct NodeListener {
+    node: Arc<Node>,
+    images: mpsc::Sender<String>,
+    /// Set when more images changed than fit: then all are listed.
+    overflow: Arc<Notify>,
+}
+
+impl NodeListener {
+    fn new(node: Arc<Node>, tasks: &Tasks) -> Self {
+        let (images, mut names) = mpsc::channel::<String>(IMAGE_EVENTS);
+        let overflow = Arc::new(Notify::new());
+        let (reader, missed) = (Arc::clone(&node), Arc::clone(&overflow));
+        tasks.background(async move {
+            loop {
+                tokio::select! {
+                    () = missed.notified() => refresh(&reader).await,
+                    name = names.recv() => match name {
+                        Some(name) => reader.images.on_event(&name).await,
+                        None => return,
+                    },
+                }
+            }
+        });
+        Self { node, images, overflow }
+    }
+}
 
 impl Listener for NodeListener {
     async fn connected(&self) {
-        if let Err(error) = self.0.images.refresh().await {
-            tracing::warn!(%error, "the images could not be listed");
-        }
+        self.overflow.notify_one();
     }
 
     async fn event(&self, event: Event) {
         match event {
-            Event::TaskExit { id, exit } => self.0.hint_exit(id, exit),
+            Event::TaskExit { id, exit } => self.node.hint_exit(id, exit),
             // The kernel's own counter is read at the exit; the event may be late or lost.
             Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
-            Event::Image { name } => self.0.images.on_event(&name).await,
+            Event::Image { name } => {
+                if self.images.try_send(name).is_err() {
+                    self.overflow.notify_one();
+                }
+            }
         }
+    }
+}
+
+async fn refresh(node: &Node) {
+    if let Err(error) = node.images.refresh().await {
+        tracing::warn!(%error, "the images could not be listed");
     }
 }
 

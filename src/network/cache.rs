@@ -78,6 +78,22 @@ impl Cache {
         Self { results: cache_dir.join("results") }
     }
 
+    /// Removes what writes of a killed process left unfinished. Only for the start: later such a file is a write under
+    /// way. Files of others have no such names.
+    pub(super) fn sweep(&self) {
+        let unfinished = |path: &Path| {
+            let name = name(path);
+            name.starts_with('.')
+                && name.ends_with(".tmp")
+                && name.split('-').any(|part| SandboxId::parse(part).is_ok())
+        };
+        for entry in
+            fs::read_dir(&self.results).into_iter().flatten().flatten().filter(|entry| unfinished(&entry.path()))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
     /// Writes an entry in place of the one before; never half of it.
     pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
         let (results, target) = (self.results.clone(), self.path(entry));
@@ -92,9 +108,18 @@ impl Cache {
     /// Forgets an entry; absent is fine.
     pub(super) async fn remove(&self, entry: &Entry) -> Result<(), Error> {
         let target = self.path(entry);
-        blocking(move || match fs::remove_file(&target) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Cache { path: target, source }),
-            _ => Ok(()),
+        let unfinished = unfinished(&self.results, &target);
+        blocking(move || {
+            // What a crash in the middle of a write left; DEL has been called, so nobody will write it again.
+            for path in [unfinished, target] {
+                match fs::remove_file(&path) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::Cache { path, source });
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
         })
         .await
     }
@@ -197,10 +222,15 @@ fn encode(entry: &Entry) -> Vec<u8> {
     serde_json::to_vec(&info).unwrap_or_default()
 }
 
+/// Where an entry is written before it is renamed. The same name each time: what a crash leaves is overwritten, or goes
+/// with the entry.
+fn unfinished(results: &Path, target: &Path) -> PathBuf {
+    results.join(format!(".{}.tmp", name(target)))
+}
+
 fn replace(results: &Path, target: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(results)?;
-    // The same name each time: what a crash leaves is overwritten or at worst stays one file.
-    let unfinished = results.join(format!(".{}.tmp", name(target)));
+    let unfinished = unfinished(results, target);
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {

@@ -141,6 +141,7 @@ impl Network {
             dels: Semaphore::new(AT_ONCE),
             settings,
         });
+        inner.cache.sweep();
         // The tasks hold the network weakly, so that they end with its last user.
         tasks.background(watch::follow(Arc::downgrade(&inner)));
         tasks.background(health::poll(Arc::downgrade(&inner)));

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{Node, Result};
-use crate::api::v1::{
-    ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec,
-};
+use crate::api::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec};
 use crate::container::{Container, State, signal};
 use crate::spec;
 

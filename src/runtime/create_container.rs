@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use prost::Message;
-
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
 use super::{Error, Node, Result, now, profile};
@@ -28,13 +26,12 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     node.containerd_ready().await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
-    let fingerprint = request.encode_to_vec();
-    let config = checked(request)?;
+    let config = checked(request.clone())?;
     let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
-    let key = Key { name: &name, fingerprint };
+    let key = Key { name: &name, request };
     match node.new_containers.run(key, node, || make(Arc::clone(node), Arc::clone(&sandbox), config)).await {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
@@ -91,12 +88,15 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let id = ContainerId::random();
     let about = About { boot: node.boot.clone(), ..about(sandbox, &config, &image, &requested.user_specified_image) };
     let record = Record { id, sandbox: sandbox.id().clone(), config, about };
-    let spec = container_spec(node, sandbox, handler, Draft { record: &record, image: &image, snapshotter: &snapshotter, pause_pid }).await?;
-    let root = Root {
-        snapshotter,
-        chain_id: image.chain_id.clone(),
-        cgroups_path: sandbox.cgroups_path(record.id.as_str()),
-    };
+    let spec = container_spec(
+        node,
+        sandbox,
+        handler,
+        Draft { record: &record, image: &image, snapshotter: &snapshotter, pause_pid },
+    )
+    .await?;
+    let root =
+        Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
     Ok(Container::new(record, root, encode(&spec)?, State::Created))
 }
 
@@ -107,24 +107,37 @@ struct Draft<'a> {
     pause_pid: u32,
 }
 
-async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft: Draft<'_>) -> Result<oci_spec::runtime::Spec> {
+async fn container_spec(
+    node: &Node,
+    sandbox: &Sandbox,
+    handler: &Handler,
+    draft: Draft<'_>,
+) -> Result<oci_spec::runtime::Spec> {
     let config = &draft.record.config;
-    let missing = if node.config.create_missing_host_path { mounts::MissingHostPath::Create } else { mounts::MissingHostPath::Error };
+    let missing = if node.config.create_missing_host_path {
+        mounts::MissingHostPath::Create
+    } else {
+        mounts::MissingHostPath::Error
+    };
     let host_mounts = mounts::resolve(&config.mounts, missing).await?;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let privileged = context.is_some_and(|context| context.privileged);
-    let host_devices = devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
+    let host_devices =
+        devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
     let image_config = spec::ImageConfig::from(&*draft.image.config);
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
     let seccomp = profile::read(spec::seccomp_file(context)?).await?;
     let netns = sandbox.netns(&node.config.netns_dir);
+    let hostname = crate::sandbox::hostname(&sandbox.record.config)
+        .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
     Ok(spec::container(&spec::ContainerInput {
         id: &draft.record.id,
         sandbox_id: sandbox.id(),
         config,
         sandbox: &sandbox.record.config,
+        hostname: &hostname,
         sandbox_pid: draft.pause_pid,
         netns: netns.as_deref(),
         target_pid: node.target_pid(sandbox, config)?,
@@ -137,7 +150,7 @@ async fn container_spec(node: &Node, sandbox: &Sandbox, handler: &Handler, draft
         devices: &host_devices,
         volumes: &volumes,
         host: &node.host,
-        handler: &spec_handler(handler),
+        handler: &spec_handler(node, handler),
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     })?)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::undo::Leftovers;
-use crate::{containerd, container, images, netns, network, sandbox, spec};
+use crate::{container, containerd, images, netns, network, sandbox, spec};
 
 /// A verb's failure.
 #[derive(Debug, thiserror::Error)]

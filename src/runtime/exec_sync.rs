@@ -11,6 +11,11 @@ use crate::containerd::{ExecTask, Exit};
 use crate::ids::ExecId;
 use crate::spec;
 
+/// How often a process is killed and deleted.
+const DESTROY_TRIES: u32 = 6;
+/// How long it has to be gone the first time; then four times as long, and so on.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
 /// Runs a command to its end. A non-zero exit code is an answer, not an error.
 ///
 /// # Errors
@@ -41,18 +46,24 @@ async fn run(node: &Node, container: &Container, cmd: &[String], limit: Option<D
     let exec_id = ExecId::random();
     let fails = |source| Error::Io { id: id.to_owned(), source };
     let (io, stdio) = ExecIo::prepare(&node.config.state.join("exec").join(exec_id.as_str())).map_err(fails)?;
-    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec())
-        .map_err(|error| Error::System { operation: "decode", path: "OCI spec".to_owned(), source: error.into() })?;
-    let process = serde_json::to_vec(&spec::exec_process(&spec, cmd, false))
-        .map_err(|error| Error::System { operation: "encode", path: "process".to_owned(), source: error.into() })?;
+    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec()).map_err(|error| Error::System {
+        operation: "decode",
+        path: "OCI spec".to_owned(),
+        source: error.into(),
+    })?;
+    let process = serde_json::to_vec(&spec::exec_process(&spec, cmd, false)).map_err(|error| Error::System {
+        operation: "encode",
+        path: "process".to_owned(),
+        source: error.into(),
+    })?;
     let exec = ExecTask { id: id.to_owned(), exec_id: exec_id.to_string(), process, stdio };
-    node.containerd.exec_task(exec).await?;
     let process = Process { node, id, exec_id: &exec_id };
-    let result = process.follow(io, limit).await;
-    // Whatever happened, the process is over or never began.
-    if let Err(error) = node.containerd.delete_exec(id, exec_id.as_str()).await {
-        tracing::warn!(container = id, exec = %exec_id, %error, "an exec process could not be deleted");
-    }
+    let result = match node.containerd.exec_task(exec).await {
+        Ok(()) => process.follow(io, limit).await,
+        Err(error) => Err(error.into()),
+    };
+    // Whatever happened; a reply that was lost may have been a success.
+    process.destroy().await;
     result
 }
 
@@ -77,15 +88,34 @@ impl Process<'_> {
 
     /// The process's own end, or the one that we put to it.
     async fn ended(&self, limit: Option<Duration>) -> Result<Exit> {
-        let containerd = &self.node.containerd;
-        let wait = containerd.wait_task(self.id, self.exec_id.as_str());
-        let Some(limit) = limit else { return Ok(wait.await?) };
-        if let Ok(exit) = tokio::time::timeout(limit, wait).await {
-            return Ok(exit?);
+        let wait = self.node.containerd.wait_task(self.id, self.exec_id.as_str());
+        let ended = match limit {
+            Some(limit) => tokio::time::timeout(limit, wait)
+                .await
+                .map_err(|_| Error::ExecTimeout { id: self.id.to_owned(), limit }),
+            None => Ok(wait.await),
+        };
+        let error = match ended {
+            Ok(Ok(exit)) => return Ok(exit),
+            Ok(Err(error)) => error.into(),
+            Err(timeout) => timeout,
+        };
+        // Nobody waits for it any more; and its output ends only with it.
+        self.destroy().await;
+        Err(error)
+    }
+
+    /// Deletes the process, killed if it has not ended.
+    async fn destroy(&self) {
+        let (containerd, exec_id) = (&self.node.containerd, self.exec_id.as_str());
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..DESTROY_TRIES {
+            let Err(error) = containerd.delete_exec(self.id, exec_id).await else { return };
+            let killed = containerd.kill_task(self.id, exec_id, task::SIGKILL).await;
+            tracing::debug!(container = self.id, exec = exec_id, %error, ?killed, "an exec process is not deleted yet");
+            tokio::time::sleep(pause).await;
+            pause *= 4;
         }
-        containerd.kill_task(self.id, self.exec_id.as_str(), task::SIGKILL).await?;
-        // It cannot be deleted before it is gone.
-        containerd.wait_task(self.id, self.exec_id.as_str()).await?;
-        Err(Error::ExecTimeout { id: self.id.to_owned(), limit })
+        tracing::warn!(container = self.id, exec = exec_id, "an exec process could not be deleted");
     }
 }

@@ -29,6 +29,11 @@ impl ExitHints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, exit);
     }
 
+    /// Forgets an object that is removed: an event may come after whoever waited for it has gone.
+    pub(super) fn forget(&self, id: &str) {
+        let _ = self.take(id);
+    }
+
     fn take(&self, id: &str) -> Option<containerd::Exit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
@@ -41,11 +46,6 @@ impl Node {
         if alive || self.store.sandboxes.get(&id).is_some() {
             self.hints.insert(id, exit);
         }
-    }
-
-    /// Of a removed object: an event that came after its Wait was kept for nobody.
-    pub(super) fn forget_exit(&self, id: &str) {
-        self.hints.take(id);
     }
 
     /// The exit that a Tasks.Wait was for, whatever happened to the connection meanwhile.
@@ -131,11 +131,8 @@ impl Node {
     /// The exit is in containerd's record before the task goes, so that it survives a reboot.
     pub(super) async fn persist_exit(&self, container: &Container, exit: &Exit) {
         let (extensions, field) = exit_extension(exit);
-        let record = containerd::Container {
-            id: container.id().to_string(),
-            extensions,
-            ..containerd::Container::default()
-        };
+        let record =
+            containerd::Container { id: container.id().to_string(), extensions, ..containerd::Container::default() };
         loop {
             match self.containerd.update_container(record.clone(), &[&field]).await {
                 Ok(()) => return,

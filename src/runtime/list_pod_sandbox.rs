@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use super::Node;
-use crate::api::v1::{
-    ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxState,
-};
+use crate::api::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxState};
 use crate::sandbox::Sandbox;
 
 /// Lists sandboxes; the parts of a filter are ANDed, and its id may be short.
@@ -13,7 +11,8 @@ use crate::sandbox::Sandbox;
 pub fn list_pod_sandbox(node: &Node, request: &ListPodSandboxRequest) -> ListPodSandboxResponse {
     let filter = request.filter.as_ref();
     let all = node.store.sandboxes.all();
-    let items = all.iter().filter(|sandbox| filter.is_none_or(|filter| matches(sandbox, filter))).map(|s| item(s)).collect();
+    let items =
+        all.iter().filter(|sandbox| filter.is_none_or(|filter| matches(sandbox, filter))).map(|s| item(s)).collect();
     ListPodSandboxResponse { items }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Error, ExitHints, Result};
+use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
 use crate::container::Container;
 use crate::container::io::Driver;
@@ -51,8 +52,8 @@ pub struct Node {
     pub store: Store,
     /// Exits that the event stream told of.
     pub hints: ExitHints,
-    pub(super) new_sandboxes: Creations<Sandbox, Error>,
-    pub(super) new_containers: Creations<Container, Error>,
+    pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
+    pub(super) new_containers: Creations<Container, Error, CreateContainerRequest>,
     pub(super) changes: Joins<Change, Error>,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Change, Error, Node, Result, profile, task};
 use crate::config::Handler;
-use crate::containerd::{Container, CreateTask, Stdio};
 use crate::container::spec_any;
+use crate::containerd::{Container, CreateTask, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
 use crate::undo::Undo;
@@ -21,7 +21,7 @@ impl Node {
         let spec = spec::sandbox(&spec::SandboxInput {
             id: sandbox.id(),
             config: &sandbox.record.config,
-            handler: &spec_handler(handler),
+            handler: &spec_handler(self, handler),
             host: &self.host,
             cgroup_path: sandbox.cgroups_path(sandbox.id().as_str()),
             netns: netns.as_deref(),
@@ -107,10 +107,12 @@ pub(super) fn encode(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>> {
     })
 }
 
-pub(super) fn spec_handler(handler: &Handler) -> spec::Handler {
+pub(super) fn spec_handler(node: &Node, handler: &Handler) -> spec::Handler {
+    let features = node.features.get(&handler.name).copied().unwrap_or_default();
     spec::Handler {
         name: handler.name.clone(),
         base_spec: handler.base_spec.clone(),
+        recursive_read_only: features.recursive_read_only_mounts,
         privileged_without_host_devices: handler.privileged_without_host_devices,
         pod_annotations: handler.pod_annotations.clone(),
         container_annotations: handler.container_annotations.clone(),

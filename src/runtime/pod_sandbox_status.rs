@@ -90,6 +90,6 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
 
 /// The spec is a function of the config, so it is made again and not kept.
 async fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
-    let hostname = crate::sandbox::hostname(&sandbox.record.config, sandbox.on_host_network()).ok()?;
+    let hostname = crate::sandbox::hostname(&sandbox.record.config).ok()?;
     serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).await.ok()?).ok()
 }

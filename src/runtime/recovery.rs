@@ -3,11 +3,15 @@
 //! somebody else's is left alone.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
+use crate::api::v1::PodSandboxConfig;
 use crate::container::{self, Container, Exit, Reason, Root, State, started};
 use crate::containerd::{self, Process, ProcessStatus};
+use crate::ids::SandboxId;
+use crate::network::Attachment;
 use crate::sandbox::{self, Sandbox};
 
 type Tasks = HashMap<String, Process>;
@@ -34,7 +38,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
         node.containerd.list_tasks(),
     );
     // FIFOs of commands whose callers are gone with the process that served them.
-    let _ = std::fs::remove_dir_all(node.config.state.join("exec"));
+    empty_directory(&node.config.state.join("exec"));
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {
@@ -43,6 +47,9 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
     }
+    // Listed before the first call is served, so that no attachment of a new sandbox is among them.
+    let attachments = node.network.cached().await.unwrap_or_default();
+    node.give_back_stale(attachments);
     Ok(found)
 }
 
@@ -112,6 +119,21 @@ impl Node {
         self.resume(&container, task).await;
     }
 
+    /// Attachments of ours whose sandbox is gone hold addresses: DEL gives them back (rulings.md 13).
+    fn give_back_stale(self: &Arc<Self>, attachments: Vec<SandboxId>) {
+        let node = Arc::clone(self);
+        let stale: Vec<SandboxId> = attachments.into_iter().filter(|id| node.store.sandbox(id).is_none()).collect();
+        self.tasks.background(async move {
+            for id in stale {
+                let attachment = Attachment::new(&id, &PodSandboxConfig::default(), None, None);
+                match node.network.detach(&attachment).await {
+                    Ok(()) => tracing::info!(sandbox = %id, "gave a stale network attachment back"),
+                    Err(error) => tracing::warn!(sandbox = %id, %error, "a stale network attachment stays"),
+                }
+            }
+        });
+    }
+
     /// Brings a container and its task together again.
     async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>) {
         let id = container.id().to_string();
@@ -156,7 +178,13 @@ impl Node {
             Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
         }
     }
+}
 
+/// Removes what is in a directory of ours; what stays is taken at the next start.
+fn empty_directory(path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
 }
 
 /// What record, task and state directory tell together.
@@ -179,7 +207,9 @@ impl Evidence<'_> {
             }
             // A start that did not come to its end; it can be repeated.
             Some((ProcessStatus::Created, _)) => State::Created,
-            None if self.started_at.is_some() || !self.same_boot => State::Exited(unseen_exit(self.started_at.unwrap_or(0))),
+            None if self.started_at.is_some() || !self.same_boot => {
+                State::Exited(unseen_exit(self.started_at.unwrap_or(0)))
+            }
             None => State::Created,
         }
     }

@@ -49,6 +49,6 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     node.containerd.delete_container(id).await?;
     started::remove(&node.config.state, container.id());
     node.store.containers.remove(id);
-    node.forget_exit(id);
+    node.hints.forget(id);
     Ok(())
 }

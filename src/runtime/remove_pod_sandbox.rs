@@ -13,7 +13,10 @@ use crate::sandbox::Sandbox;
 ///
 /// # Errors
 /// The first thing that could not be taken away; the sandbox stays listed, repeat the call.
-pub async fn remove_pod_sandbox(node: &Arc<Node>, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse> {
+pub async fn remove_pod_sandbox(
+    node: &Arc<Node>,
+    request: RemovePodSandboxRequest,
+) -> Result<RemovePodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         node.containerd_ready().await?;
         let change = Change::RemoveSandbox(sandbox.id().clone());
@@ -33,6 +36,6 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     node.containerd.delete_container(id).await?;
     node.containerd.delete_sandbox(id).await?;
     node.store.sandboxes.remove(id);
-    node.forget_exit(id);
+    node.hints.forget(id);
     Ok(())
 }

@@ -10,7 +10,10 @@ use crate::container::State;
 ///
 /// # Errors
 /// [`Error::State`] unless the container runs; [`Error::Io`] when the file cannot be made.
-pub async fn reopen_container_log(node: &Arc<Node>, request: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse> {
+pub async fn reopen_container_log(
+    node: &Arc<Node>,
+    request: ReopenContainerLogRequest,
+) -> Result<ReopenContainerLogResponse> {
     let container = node.container(&request.container_id)?;
     let state = container.state();
     let streams = container.streams().filter(|_| matches!(state, State::Running { .. }));

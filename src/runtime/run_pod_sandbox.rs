@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use prost::Message;
-
 use super::{Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
@@ -20,13 +18,12 @@ use crate::undo::{Leftovers, Undo};
 /// failed, after everything was taken back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
     node.containerd_ready().await?;
-    let fingerprint = request.encode_to_vec();
-    let record = record(node, request)?;
+    let record = record(node, request.clone())?;
     let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
     if let Some(sandbox) = node.store.sandboxes.named(&name) {
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
-    let key = Key { name: &name, fingerprint };
+    let key = Key { name: &name, request };
     match node.new_sandboxes.run(key, node, || make(Arc::clone(node), record)).await {
         Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
@@ -70,7 +67,7 @@ async fn make(node: Arc<Node>, record: Record) -> Result<Creation<Sandbox>> {
 /// The story. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Result<Arc<Sandbox>> {
     let handler = node.handler(&draft.record.handler)?;
-    let hostname = sandbox::hostname(&draft.record.config, draft.on_host_network())
+    let hostname = sandbox::hostname(&draft.record.config)
         .map_err(|source| Error::Files { id: draft.id().to_string(), source })?;
     // The spec first: a config that cannot be run leaves no trace at all.
     let spec = node.pause_spec(draft, handler, &hostname).await?;
@@ -97,7 +94,8 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
 /// interfaces have to be there (rulings.md 7).
 fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
     let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
-    handler.virtual_machine || sysctls.is_some_and(|all| all.keys().any(|key| key.starts_with("net.")))
+    handler.virtual_machine
+        || sysctls.is_some_and(|all| all.keys().any(|key| key.starts_with("net.") || key.starts_with("net/")))
 }
 
 impl Node {

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::Node;
 use crate::api::v1::{
-    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest, StatusResponse,
+    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
+    StatusResponse,
 };
 
 /// kubelet asks every 5 seconds; a condition that is false makes the node NotReady.
@@ -30,7 +31,11 @@ fn runtime_ready(node: &Node) -> RuntimeCondition {
         r#type: "RuntimeReady".to_owned(),
         status: up,
         reason: if up { String::new() } else { "ContainerdAway".to_owned() },
-        message: if up { String::new() } else { format!("no answer from containerd at {}", node.config.containerd.address.display()) },
+        message: if up {
+            String::new()
+        } else {
+            format!("no answer from containerd at {}", node.config.containerd.address.display())
+        },
     }
 }
 

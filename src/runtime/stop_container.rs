@@ -72,8 +72,10 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
 /// Nobody watches a container whose record could not be read.
 async fn destroy_unknown(node: &Node, container: &Container) -> Result<()> {
     task::destroy(&node.containerd, container.id().as_str()).await?;
-    let exit = Exit { code: 255, started_at: 0, finished_at: super::now(), reason: Reason::Unknown, message: String::new() };
+    let exit =
+        Exit { code: 255, started_at: 0, finished_at: super::now(), reason: Reason::Unknown, message: String::new() };
     let _ = container.on(Event::Ended(exit));
+    node.remove_streams(container);
     container.set_cleaned(true);
     Ok(())
 }

@@ -21,7 +21,8 @@ pub(super) async fn destroy(containerd: &Containerd, id: &str) -> Result<()> {
     let mut pause = Duration::from_millis(10);
     for _ in 1..DESTROY_TRIES {
         let killed = containerd.kill_task(id, "", SIGKILL).await;
-        let waited = containerd.wait_task(id, "").await;
+        // Nobody waits for a process that was not told to end.
+        let waited = if killed.is_ok() { Some(containerd.wait_task(id, "").await) } else { None };
         match containerd.delete_task(id).await {
             Ok(_) => return Ok(()),
             Err(error) => tracing::debug!(task = id, ?killed, ?waited, %error, "not deleted yet"),

@@ -21,12 +21,18 @@ pub async fn update_container_resources(
     node.containerd_ready().await?;
     let update = request.linux.ok_or(Error::missing_field("linux"))?;
     let old = container.spec();
-    let mut spec: oci_spec::runtime::Spec = serde_json::from_slice(&old)
-        .map_err(|error| Error::System { operation: "decode", path: "OCI spec".to_owned(), source: error.into() })?;
+    let mut spec: oci_spec::runtime::Spec = serde_json::from_slice(&old).map_err(|error| Error::System {
+        operation: "decode",
+        path: "OCI spec".to_owned(),
+        source: error.into(),
+    })?;
     spec::update_resources(&mut spec, &update, &node.host)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-    let resources = serde_json::to_vec(&resources)
-        .map_err(|error| Error::System { operation: "encode", path: "resources".to_owned(), source: error.into() })?;
+    let resources = serde_json::to_vec(&resources).map_err(|error| Error::System {
+        operation: "encode",
+        path: "resources".to_owned(),
+        source: error.into(),
+    })?;
     let new = encode(&spec)?;
     let shared = Arc::clone(node);
     let operation = node.tasks.operation(async move { shared.apply(&container, new, resources).await });

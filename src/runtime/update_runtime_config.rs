@@ -8,7 +8,10 @@ use crate::network::IpCidr;
 ///
 /// # Errors
 /// [`Error::Invalid`] for what is no CIDR; [`Error::Network`] when the file cannot be written.
-pub async fn update_runtime_config(node: &Node, request: UpdateRuntimeConfigRequest) -> Result<UpdateRuntimeConfigResponse> {
+pub async fn update_runtime_config(
+    node: &Node,
+    request: UpdateRuntimeConfigRequest,
+) -> Result<UpdateRuntimeConfigResponse> {
     let network = request.runtime_config.and_then(|config| config.network_config);
     let cidrs = network.map(|network| network.pod_cidr).unwrap_or_default();
     if cidrs.is_empty() {

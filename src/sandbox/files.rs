@@ -109,19 +109,20 @@ impl SandboxPaths {
     }
 }
 
-/// The pod's hostname: the config's, or on the host's network the node's.
+/// The pod's hostname: the config's, or else the node's, which a new UTS namespace has anyway.
 ///
 /// # Errors
 /// [`FilesError::Invalid`] for one that the kernel would not take.
-pub(crate) fn hostname(config: &PodSandboxConfig, on_host_network: bool) -> Result<String, FilesError> {
-    let name = if config.hostname.is_empty() && on_host_network {
+pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> {
+    let name = if config.hostname.is_empty() {
         let name = nix::unistd::gethostname().map_err(|errno| io_error("read", Path::new("hostname"), errno.into()))?;
         name.to_string_lossy().into_owned()
     } else {
         config.hostname.clone()
     };
     if name.len() > HOSTNAME_LIMIT || name.bytes().any(|byte| byte.is_ascii_control() || byte == b'/') {
-        let problem = format!("has to be at most {HOSTNAME_LIMIT} characters, none of them a control character or a slash");
+        let problem =
+            format!("has to be at most {HOSTNAME_LIMIT} characters, none of them a control character or a slash");
         return Err(FilesError::Invalid { field: "hostname", problem });
     }
     Ok(name)
@@ -130,7 +131,11 @@ pub(crate) fn hostname(config: &PodSandboxConfig, on_host_network: bool) -> Resu
 /// No dns_config means the host's file; an empty one means an empty file.
 fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
     let Some(dns) = dns else { return read("/etc/resolv.conf") };
-    let parts = [("dns_config.servers", &dns.servers), ("dns_config.searches", &dns.searches), ("dns_config.options", &dns.options)];
+    let parts = [
+        ("dns_config.servers", &dns.servers),
+        ("dns_config.searches", &dns.searches),
+        ("dns_config.options", &dns.options),
+    ];
     for (field, values) in parts {
         // A newline would add a line of the tenant's choice.
         if values.iter().any(|value| value.bytes().any(|byte| byte.is_ascii_control())) {

@@ -9,8 +9,8 @@ pub mod pause;
 mod record;
 mod state;
 
-pub use files::{FilesError, SandboxPaths};
 pub(crate) use files::hostname;
+pub use files::{FilesError, SandboxPaths};
 pub use handle::Sandbox;
 pub use record::{Record, RecordError};
 pub use state::{Denied, Event, State};

@@ -1,4 +1,13 @@
-//! Capabilities. Inheritable is always empty (CVE-2022-24769); ambient only as the request says.
+//! Capabilities. None is inheritable but those that the request wants ambient.
+//!
+//! An inheritable capability is one that any binary with file capabilities may pick up, so
+//! containers get none (CVE-2022-24769). The kernel lets only what is permitted and inheritable
+//! be raised in the ambient set (capabilities(7)). runc sets the inheritable set to the letter,
+//! and an ambient one that cannot be raised is a warning in its log (libcontainer/capabilities,
+//! ApplyCaps): with an empty set `add_ambient_capabilities` would do nothing. So the inheritable
+//! set is the ambient one, whose capabilities every program of the container has as it is; and
+//! empty for all others, privileged ones too. containerd and CRI-O drop the request's ambient
+//! capabilities without a word, we serve them; kubelet does not send any.
 
 use std::collections::HashSet;
 
@@ -84,13 +93,22 @@ pub(super) fn default() -> LinuxCapabilities {
     sets(DEFAULT.into(), HashSet::new())
 }
 
-/// ALL first, then the names, additions before drops.
-pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<LinuxCapabilities, Error> {
+/// Over those of the handler's spec, or else the default: ALL first, then the names, additions before drops.
+///
+/// # Errors
+/// [`Error`] names the list with a name that Linux does not have.
+pub(super) fn container(
+    context: Option<&LinuxContainerSecurityContext>,
+    host: &Host,
+    base: Option<&LinuxCapabilities>,
+) -> Result<LinuxCapabilities, Error> {
     if is_privileged(context) {
         return Ok(sets(every(host), HashSet::new()));
     }
-    let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else { return Ok(default()) };
-    let mut set: HashSet<Capability> = DEFAULT.into();
+    let mut set = base.and_then(|base| base.bounding().clone()).unwrap_or_else(|| DEFAULT.into());
+    let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else {
+        return Ok(sets(set, HashSet::new()));
+    };
     if wanted.add_capabilities.iter().any(|name| name == ALL) {
         set = every(host);
     }
@@ -101,16 +119,16 @@ pub(super) fn container(context: Option<&LinuxContainerSecurityContext>, host: &
     for dropped in named("drop_capabilities", &wanted.drop_capabilities)? {
         set.remove(&dropped);
     }
-    // An ambient capability has to be permitted and inheritable for the kernel; the runtime
-    // adds those that it raises. They are part of the other sets too.
+    // Part of the other sets too, or the kernel would not raise them.
     let ambient: HashSet<Capability> = named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
     set.extend(ambient.iter().copied());
     Ok(sets(set, ambient))
 }
 
 /// The bounding set's names, as seccomp's table asks for them.
-pub(super) fn names(capabilities: &LinuxCapabilities) -> Vec<String> {
-    capabilities.bounding().iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
+pub(super) fn names(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
+    let bounding = capabilities.and_then(|capabilities| capabilities.bounding().as_ref());
+    bounding.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
 }
 
 fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<Item = Capability> + use<'a>, Error> {
@@ -119,7 +137,10 @@ fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<It
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
         let known = EVERY.into_iter().find(|capability| capability.to_string() == bare);
-        all.push(known.ok_or_else(|| Error::invalid(format!("{FIELD}.{list}"), format!("there is no capability {name:?}")))?);
+        all.push(
+            known
+                .ok_or_else(|| Error::invalid(format!("{FIELD}.{list}"), format!("there is no capability {name:?}")))?,
+        );
     }
     Ok(all.into_iter())
 }
@@ -128,7 +149,6 @@ fn sets(all: HashSet<Capability>, ambient: HashSet<Capability>) -> LinuxCapabili
     let mut capabilities = LinuxCapabilities::default();
     capabilities.set_bounding(Some(all.clone())).set_permitted(Some(all.clone())).set_effective(Some(all));
     let ambient = Some(ambient).filter(|ambient| !ambient.is_empty());
-    // Only with ambient ones, which the kernel takes from the inheritable set.
     capabilities.set_inheritable(ambient.clone()).set_ambient(ambient);
     capabilities
 }

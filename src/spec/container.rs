@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Root, Spec};
+use oci_spec::runtime::{Linux, Process, Root, Spec};
 
 use super::{
-    Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, devices, is_privileged, mounts,
-    namespaces, process, resources, security, start, with_linux, with_process,
+    Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, devices, is_privileged, linux_of,
+    mounts, namespaces, process, process_of, resources, security, start,
 };
-use crate::api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig};
+use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
 use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
 use crate::ids::{ContainerId, SandboxId};
@@ -27,6 +27,8 @@ pub struct ContainerInput<'a> {
     pub config: &'a ContainerConfig,
     /// The sandbox's config.
     pub sandbox: &'a PodSandboxConfig,
+    /// The pod's hostname: the config's, or else the node's.
+    pub hostname: &'a str,
     /// Host PID of the pause process.
     pub sandbox_pid: u32,
     /// The pod's pinned network namespace; `None` on the host's network.
@@ -63,6 +65,10 @@ impl<'a> ContainerInput<'a> {
     pub fn security(&self) -> Option<&'a LinuxContainerSecurityContext> {
         self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref())
     }
+
+    fn resources(&self) -> Option<&'a LinuxContainerResources> {
+        self.config.linux.as_ref().and_then(|linux| linux.resources.as_ref())
+    }
 }
 
 /// Makes the spec of a container.
@@ -77,42 +83,81 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    namespaces::check(&options)?;
-    let capabilities = capabilities::container(context, input.host)?;
-    // Kubernetes promises that a privileged container is unconfined, whatever its profile says; critest holds it.
-    let filter = || security::seccomp(&security::Wanted::container(context), &capabilities::names(&capabilities), input.host, input.seccomp);
-    let seccomp = if privileged { None } else { filter()? };
-    let apparmor = security::apparmor(context, input.host)?;
-    let (mounts, propagation) = mounts::container(input)?;
-    let wanted = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let mut limits = resources::container(wanted, input.host)?;
-    limits.set_devices(Some(devices::rules(input.devices, privileged, input.handler)));
-
+    refuse_cdi(input.config)?;
+    if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
+        return Err(Error::unsupported(
+            "config.mounts.selinux_relabel",
+            "relabelling is not supported by this version",
+        ));
+    }
+    namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
     root.set_path(ROOT.into()).set_readonly(Some(context.is_some_and(|context| context.readonly_rootfs)));
     spec.set_root(Some(root));
-    let (args, env, cwd) = (process::args(input)?, process::env(input)?, process::cwd(input)?);
-    with_process(&mut spec, |process| {
-        process.set_args(Some(args)).set_env(Some(env)).set_cwd(cwd).set_user(input.user.to_oci());
-        process.set_terminal(Some(input.config.tty));
-        process.set_capabilities(Some(capabilities));
-        process.set_no_new_privileges(Some(context.is_some_and(|context| context.no_new_privs)));
-        process.set_apparmor_profile(apparmor);
-        process.set_selinux_label(security::selinux_label(context, input.sandbox, input.host));
-        process.set_oom_score_adj(wanted.map(|wanted| super::oom_score(wanted.oom_score_adj, input.host)));
-    });
-    with_linux(&mut spec, |linux| {
-        linux.set_namespaces(Some(namespaces::container(&options, input)));
-        linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
-        linux.set_resources(Some(limits)).set_seccomp(seccomp).set_rootfs_propagation(propagation);
-        linux.set_devices(Some(devices::nodes(input.devices)));
-        let (masked, readonly) = security::paths(context, input.host);
-        linux.set_masked_paths(Some(masked)).set_readonly_paths(Some(readonly));
-    });
+    let (mounts, propagation) = mounts::container(input, spec.mounts_mut().take().unwrap_or_default())?;
     spec.set_mounts(Some(mounts));
-    spec.set_annotations(Some(annotations::container(input)));
+    spec.annotations_mut().get_or_insert_default().extend(annotations::container(input));
+    set_process(process_of(&mut spec), input)?;
+    let capabilities = capabilities::names(process_of(&mut spec).capabilities().as_ref());
+    let linux = linux_of(&mut spec);
+    set_linux(linux, input, &capabilities)?;
+    linux.set_namespaces(Some(namespaces::container(&options, input)));
+    if propagation.is_some() {
+        linux.set_rootfs_propagation(propagation);
+    }
     Ok(spec)
+}
+
+fn set_process(process: &mut Process, input: &ContainerInput<'_>) -> Result<(), Error> {
+    let context = input.security();
+    let env = process::env(input, process.env_mut().take().unwrap_or_default())?;
+    let capabilities = capabilities::container(context, input.host, process.capabilities().as_ref())?;
+    let apparmor = security::apparmor(context, input.host, process.apparmor_profile().clone())?;
+    process.set_args(Some(process::args(input)?)).set_env(Some(env)).set_cwd(process::cwd(input)?);
+    process.set_user(input.user.to_oci()).set_terminal(Some(input.config.tty));
+    process.set_capabilities(Some(capabilities));
+    process.set_no_new_privileges(Some(context.is_some_and(|context| context.no_new_privs)));
+    process.set_apparmor_profile(apparmor);
+    process.set_selinux_label(security::selinux_label(context, input.sandbox, input.host));
+    if let Some(wanted) = input.resources() {
+        process.set_oom_score_adj(Some(super::oom_score(wanted.oom_score_adj, input.host)));
+    }
+    Ok(())
+}
+
+fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[String]) -> Result<(), Error> {
+    let context = input.security();
+    let base = linux.seccomp_mut().take();
+    // Kubernetes promises that a privileged container is unconfined, whatever its profile says; critest holds it.
+    if !is_privileged(context) {
+        let wanted = security::Wanted::container(context);
+        let filter = if wanted.is_silent() {
+            base
+        } else {
+            security::seccomp(&wanted, capabilities, input.host, input.seccomp)?
+        };
+        linux.set_seccomp(filter);
+    }
+    linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
+    let mut limits = resources::container(linux.resources_mut().take(), input.resources(), input.host)?;
+    let rules = limits.devices_mut().take().unwrap_or_default();
+    limits.set_devices(Some(devices::rules(rules, input.devices, is_privileged(context), input.handler)));
+    linux.set_resources(Some(limits));
+    linux.devices_mut().get_or_insert_default().extend(devices::nodes(input.devices));
+    let (masked, readonly) = security::paths(context, input.host);
+    linux.set_masked_paths(Some(masked)).set_readonly_paths(Some(readonly));
+    Ok(())
+}
+
+/// Without its devices a container would start and fail in ways that nobody can read.
+fn refuse_cdi(config: &ContainerConfig) -> Result<(), Error> {
+    let field = match config.annotations.keys().find(|key| key.starts_with("cdi.k8s.io/")) {
+        _ if !config.cdi_devices.is_empty() => "config.CDI_devices".to_owned(),
+        Some(key) => format!("config.annotations[{key}]"),
+        None => return Ok(()),
+    };
+    Err(Error::unsupported(field, "CDI devices are not supported by this version"))
 }
 
 fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {

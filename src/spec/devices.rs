@@ -13,13 +13,24 @@ pub(super) fn deny_all() -> Vec<LinuxDeviceCgroup> {
     vec![rule(false, None, None, ALL)]
 }
 
-/// The rules of a container: a privileged one may use every device, unless its handler says otherwise.
-pub(super) fn rules(devices: &[HostDevice], privileged: bool, handler: &Handler) -> Vec<LinuxDeviceCgroup> {
+/// The rules of a container: those of its handler's spec, then its devices'. A privileged one may
+/// use every device, unless its handler says otherwise.
+pub(super) fn rules(
+    base: Vec<LinuxDeviceCgroup>,
+    devices: &[HostDevice],
+    privileged: bool,
+    handler: &Handler,
+) -> Vec<LinuxDeviceCgroup> {
     if privileged && !handler.privileged_without_host_devices {
         return vec![rule(true, None, None, ALL)];
     }
     let mut rules = deny_all();
-    rules.extend(devices.iter().map(|device| rule(true, Some(kind(device.kind)), Some((device.major, device.minor)), &device.access)));
+    rules.extend(base.into_iter().filter(|rule| *rule != deny_all()[0]));
+    rules.extend(
+        devices
+            .iter()
+            .map(|device| rule(true, Some(kind(device.kind)), Some((device.major, device.minor)), &device.access)),
+    );
     rules
 }
 

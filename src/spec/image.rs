@@ -15,15 +15,16 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// USER, as `user[:group]`.
     pub user: String,
-    /// VOLUMEs, sorted.
+    /// VOLUMEs, absolute and without `..`, sorted.
     pub volumes: Vec<String>,
 }
 
 impl From<&ImageConfiguration> for ImageConfig {
     fn from(image: &ImageConfiguration) -> Self {
         let config = image.config().clone().unwrap_or_default();
-        let mut volumes = config.volumes().clone().unwrap_or_default();
+        let mut volumes: Vec<String> = config.volumes().iter().flatten().map(|path| absolute(path)).collect();
         volumes.sort();
+        volumes.dedup();
         Self {
             entrypoint: config.entrypoint().clone().unwrap_or_default(),
             cmd: config.cmd().clone().unwrap_or_default(),
@@ -32,5 +33,29 @@ impl From<&ImageConfiguration> for ImageConfig {
             user: config.user().clone().unwrap_or_default(),
             volumes,
         }
+    }
+}
+
+/// An author may write `data` or `/../data`; both are meant from the root, and no path leads above it.
+fn absolute(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_start_at_the_root_and_never_leave_it() {
+        let paths = ["data", "/data/", "/../../../../etc", "/a/./b/../c", "/"];
+        assert_eq!(paths.map(absolute), ["/data", "/data", "/etc", "/a/c", "/"]);
     }
 }

@@ -22,7 +22,7 @@ mod user;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Linux, Process, Spec};
 
 pub use container::{ContainerInput, container};
 pub use image::ImageConfig;
@@ -58,7 +58,9 @@ pub struct Host {
     pub seccomp: bool,
     /// Major and minor version.
     pub kernel: (u32, u32),
-    /// Processors, each of which has a thermal_throttle directory to be masked.
+    /// Flags of the host's cgroup2 mount that one in the host's cgroup namespace has to repeat.
+    pub cgroup_flags: Vec<String>,
+    /// Processors that may ever be there, each of which has a thermal_throttle directory to be masked.
     pub cpu_count: usize,
 }
 
@@ -69,6 +71,8 @@ pub struct Handler {
     pub name: String,
     /// A spec to start from instead of an empty one.
     pub base_spec: Option<Spec>,
+    /// Whether its runtime can make mounts read-only down to the mounts below them.
+    pub recursive_read_only: bool,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
     /// Globs of pod annotations that go into specs.
@@ -137,32 +141,43 @@ pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Re
     security::seccomp_file(&security::Wanted::sandbox(context))
 }
 
-/// A spec with nothing in it, or the handler's own.
+/// A spec with nothing in it, or the handler's own. What a config says goes over the handler's
+/// spec part by part; what it is silent on stays as that has it, save what is the pod's alone:
+/// namespaces, cgroup path, root, hostname, masked and read-only paths.
 fn start(handler: &Handler) -> Spec {
     if let Some(base) = &handler.base_spec {
-        return base.clone();
+        let mut spec = base.clone();
+        // In the pod's UTS namespace a container would rename the pod with it.
+        spec.set_hostname(None);
+        return spec;
     }
     let mut spec = Spec::default();
-    let mut process = oci_spec::runtime::Process::default();
-    process.set_capabilities(None).set_rlimits(None).set_env(None).set_args(None).set_no_new_privileges(Some(false));
-    let mut linux = oci_spec::runtime::Linux::default();
-    linux.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None).set_resources(None).set_devices(None);
     spec.set_version(OCI_VERSION.to_owned()).set_hostname(None).set_mounts(None).set_annotations(None);
-    spec.set_process(Some(process)).set_linux(Some(linux));
+    spec.set_process(Some(bare_process())).set_linux(Some(bare_linux()));
     spec
 }
 
-/// Changes a part of a spec that is there in every spec of ours.
-fn with_process(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Process)) {
-    let mut process = spec.process().clone().unwrap_or_default();
-    change(&mut process);
-    spec.set_process(Some(process));
+/// oci-spec's default process has capabilities and limits; this one has none.
+fn bare_process() -> Process {
+    let mut process = Process::default();
+    process.set_capabilities(None).set_rlimits(None).set_env(None).set_args(None).set_no_new_privileges(Some(false));
+    process
 }
 
-fn with_linux(spec: &mut Spec, change: impl FnOnce(&mut oci_spec::runtime::Linux)) {
-    let mut linux = spec.linux().clone().unwrap_or_default();
-    change(&mut linux);
-    spec.set_linux(Some(linux));
+fn bare_linux() -> Linux {
+    let mut linux = Linux::default();
+    linux.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None).set_resources(None).set_devices(None);
+    linux
+}
+
+/// The process, which every spec of ours has.
+fn process_of(spec: &mut Spec) -> &mut Process {
+    spec.process_mut().get_or_insert_with(bare_process)
+}
+
+/// The Linux part, likewise.
+fn linux_of(spec: &mut Spec) -> &mut Linux {
+    spec.linux_mut().get_or_insert_with(bare_linux)
 }
 
 /// oom_score_adj within the kernel's range and above what the process may set (rulings.md 23).

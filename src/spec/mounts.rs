@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{ContainerInput, Error, SandboxFiles, is_clean_absolute, is_privileged};
+use super::{ContainerInput, Error, Handler, Host, SandboxFiles, is_clean_absolute, is_privileged};
 use crate::api::v1::MountPropagation;
 use crate::container::mounts::HostMount;
 
@@ -21,10 +21,11 @@ const KERNEL: [Kernel; 4] = [
 ];
 
 /// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
-pub(super) fn sandbox(files: &SandboxFiles, privileged: bool) -> Vec<Mount> {
-    let mut all: Vec<Mount> = KERNEL.iter().map(kernel).collect();
+pub(super) fn sandbox(files: &SandboxFiles, privileged: bool, base: Vec<Mount>) -> Vec<Mount> {
     // There is one sysfs a network namespace, and the first to mount it makes it read-only for all, or not.
-    all.push(sysfs(privileged));
+    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged)]);
+    let mut all = over(base, ours.collect());
+    all.retain(|mount| !["/dev/shm", "/etc/resolv.conf"].iter().any(|path| mount.destination() == Path::new(path)));
     for (path, file) in [("/dev/shm", &files.shm), ("/etc/resolv.conf", &files.resolv_conf)] {
         all.push(make(path, "bind", file, ["rbind", "ro"].into_iter().chain(SAFE)));
     }
@@ -32,19 +33,23 @@ pub(super) fn sandbox(files: &SandboxFiles, privileged: bool) -> Vec<Mount> {
 }
 
 /// A container's, ordered so that none hides another, and the root's propagation.
-pub(super) fn container(input: &ContainerInput<'_>) -> Result<(Vec<Mount>, Option<String>), Error> {
+pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<(Vec<Mount>, Option<String>), Error> {
     let privileged = is_privileged(input.security());
-    let mut all: Vec<Mount> = KERNEL.iter().map(kernel).collect();
-    all.push(sysfs(privileged));
-    all.push(cgroup(privileged));
+    // A handler's spec has /sys for containers that are not privileged.
+    let base = base.into_iter().filter(|mount| !(privileged && mount.destination() == Path::new("/sys")));
+    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged), cgroup(privileged, input.host)]);
+    let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
 
     let mut binds = pod_files(input);
-    binds.extend(input.volumes.iter().map(|(path, directory)| make(path, "bind", directory, ["rbind", "rprivate", "rw"])));
+    binds.extend(
+        input.volumes.iter().map(|(path, directory)| make(path, "bind", directory, ["rbind", "rprivate", "rw"])),
+    );
     binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
     for (index, user) in input.mounts.iter().enumerate() {
-        binds.push(bind(index, user)?);
+        binds.push(bind(index, user, input.handler)?);
     }
+    all.retain(|mount| !binds.iter().any(|bind| bind.destination() == mount.destination()));
     // Parents before children; sort_by_key is stable, so equal depths keep their order.
     binds.sort_by_key(|bind| bind.destination().components().count());
     if let Some(bad) = binds.iter().find(|bind| !is_clean_absolute(bind.destination())) {
@@ -52,6 +57,20 @@ pub(super) fn container(input: &ContainerInput<'_>) -> Result<(Vec<Mount>, Optio
     }
     all.extend(binds);
     Ok((all, root_propagation(input.mounts)))
+}
+
+/// The handler's mounts take the place of ours of the same path, the others follow. A spec that
+/// `ctr oci spec` printed has a tmpfs on /run, which would hide what the image has there.
+fn over(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
+    const DROPPED: [&str; 2] = ["/run", "/sys/fs/cgroup"];
+    for mount in base {
+        match ours.iter_mut().find(|other| other.destination() == mount.destination()) {
+            _ if DROPPED.iter().any(|path| mount.destination() == Path::new(path)) => {}
+            Some(other) => *other = mount,
+            None => ours.push(mount),
+        }
+    }
+    ours
 }
 
 /// A user's mount takes the place of the default of its path; one over /dev takes all below it.
@@ -76,10 +95,15 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
     files.map(|(path, file, access)| make(path, "bind", file, ["rbind", "rprivate", access])).to_vec()
 }
 
-fn bind(index: usize, user: &HostMount) -> Result<Mount, Error> {
+fn bind(index: usize, user: &HostMount, handler: &Handler) -> Result<Mount, Error> {
     let mount = &user.mount;
     let access = match (mount.readonly, mount.recursive_read_only) {
-        (true, true) => "rro",
+        (true, true) if handler.recursive_read_only => "rro",
+        // Clients look for the first word (cri-api, pkg/errors).
+        (true, true) => {
+            let problem = format!("RROUnsupported: the runtime of handler {:?} has no such mounts", handler.name);
+            return Err(Error::unsupported(format!("config.mounts[{index}].recursive_read_only"), problem));
+        }
         (true, false) => "ro",
         (false, false) => "rw",
         (false, true) => {
@@ -121,9 +145,12 @@ fn sysfs(writable: bool) -> Mount {
     make("/sys", "sysfs", Path::new("sysfs"), SAFE.into_iter().chain([if writable { "rw" } else { "ro" }]))
 }
 
-fn cgroup(writable: bool) -> Mount {
-    let options = SAFE.into_iter().chain(["relatime", if writable { "rw" } else { "ro" }]);
-    make("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options)
+/// A privileged container has the host's cgroup namespace, and mounting cgroup2 there sets the
+/// flags of the one superblock: what is not repeated, the host loses (cgroup-v2.rst, "Mounting").
+fn cgroup(privileged: bool, host: &Host) -> Mount {
+    let options = SAFE.into_iter().chain(["relatime", if privileged { "rw" } else { "ro" }]);
+    let flags = host.cgroup_flags.iter().filter(|_| privileged).map(String::as_str);
+    make("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options.chain(flags))
 }
 
 fn make<'a>(path: &str, kind: &str, source: &Path, options: impl IntoIterator<Item = &'a str>) -> Mount {

@@ -12,10 +12,12 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// `command` replaces the image's entrypoint and its cmd, `args` the cmd alone.
 pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     let (command, args) = (&input.config.command, &input.config.args);
+    // Some builders write "no entrypoint" as one empty text.
+    let entrypoint = if input.image.entrypoint == [""] { &Vec::new() } else { &input.image.entrypoint };
     let (first, rest) = match (command.is_empty(), args.is_empty()) {
         (false, _) => (command, args.as_slice()),
-        (true, false) => (&input.image.entrypoint, args.as_slice()),
-        (true, true) => (&input.image.entrypoint, input.image.cmd.as_slice()),
+        (true, false) => (entrypoint, args.as_slice()),
+        (true, true) => (entrypoint, input.image.cmd.as_slice()),
     };
     let all: Vec<String> = first.iter().chain(rest).cloned().collect();
     if all.is_empty() {
@@ -24,16 +26,14 @@ pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     Ok(all)
 }
 
-/// The image's, then HOSTNAME, then the request's; the last of a name wins, in the first one's place.
-pub(super) fn env(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
-    let mut env = Env(Vec::new());
-    env.set(DEFAULT_PATH.to_owned());
+/// The handler's, HOSTNAME, the image's, then the request's; the last of a name wins, in the first one's place.
+pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<String>, Error> {
+    let mut env = Env(vec![DEFAULT_PATH.to_owned()]);
+    base.into_iter().for_each(|entry| env.set(entry));
     if input.config.tty {
         env.set("TERM=xterm".to_owned());
     }
-    if !input.sandbox.hostname.is_empty() {
-        env.set(format!("HOSTNAME={}", input.sandbox.hostname));
-    }
+    env.set(format!("HOSTNAME={}", input.hostname));
     input.image.env.iter().for_each(|entry| env.set(entry.clone()));
     for (index, entry) in input.config.envs.iter().enumerate() {
         let field = format!("config.envs[{index}]");
@@ -54,9 +54,14 @@ pub(super) fn env(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
 struct Env(Vec<String>);
 
 impl Env {
+    /// A name without a value takes the variable away: an image may say so, and runc refuses it.
     fn set(&mut self, entry: String) {
         let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
         let key = name(&entry);
+        if !entry.contains('=') {
+            self.0.retain(|other| name(other) != key);
+            return;
+        }
         match self.0.iter_mut().find(|other| name(other) == key) {
             Some(other) => *other = entry,
             None => self.0.push(entry),
@@ -93,14 +98,20 @@ fn is_open_file(path: &Path) -> bool {
 }
 
 /// The process of a command in a running container: the container's user, environment, directory
-/// and capabilities, without inheritable ones (CVE-2022-29162).
+/// and capabilities. Inheritable are the ambient ones only, whatever an old spec says (CVE-2022-29162).
 #[must_use]
 pub fn exec_process(spec: &Spec, cmd: &[String], tty: bool) -> Process {
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(cmd.to_vec())).set_terminal(Some(tty));
     if let Some(mut capabilities) = process.capabilities().clone() {
-        capabilities.set_inheritable(None);
+        let ambient = capabilities.ambient().clone();
+        capabilities.set_inheritable(ambient);
         process.set_capabilities(Some(capabilities));
+    }
+    if tty {
+        let mut env = Env(process.env_mut().take().unwrap_or_default());
+        env.set("TERM=xterm".to_owned());
+        process.set_env(Some(env.0));
     }
     process
 }

@@ -21,10 +21,15 @@ pub fn reported_resources(spec: &Spec) -> ContainerResources {
         linux.memory_limit_in_bytes = memory.limit().unwrap_or(0);
         linux.memory_swap_limit_in_bytes = memory.swap().unwrap_or(0);
     }
-    linux.hugepage_limits = resources.hugepage_limits().iter().flatten().map(|limit| HugepageLimit {
-        page_size: limit.page_size().clone(),
-        limit: u64::try_from(limit.limit()).unwrap_or(0),
-    }).collect();
+    linux.hugepage_limits = resources
+        .hugepage_limits()
+        .iter()
+        .flatten()
+        .map(|limit| HugepageLimit {
+            page_size: limit.page_size().clone(),
+            limit: u64::try_from(limit.limit()).unwrap_or(0),
+        })
+        .collect();
     linux.unified = resources.unified().clone().unwrap_or_default();
     linux.oom_score_adj = spec.process().as_ref().and_then(|process| process.oom_score_adj()).map_or(0, i64::from);
     ContainerResources { linux: Some(linux), windows: None }

@@ -2,13 +2,16 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
 
-use super::{Error, Host, oom_score, with_linux, with_process};
+use super::{Error, Host, linux_of, oom_score, process_of};
 use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 
-/// The resources of a new container.
-pub(super) fn container(wanted: Option<&LinuxContainerResources>, host: &Host) -> Result<LinuxResources, Error> {
-    let mut resources = LinuxResources::default();
-    resources.set_devices(None);
+/// The resources of a new container, over those of its handler's spec.
+pub(super) fn container(
+    base: Option<LinuxResources>,
+    wanted: Option<&LinuxContainerResources>,
+    host: &Host,
+) -> Result<LinuxResources, Error> {
+    let mut resources = base.unwrap_or_else(bare);
     if let Some(wanted) = wanted {
         apply(&mut resources, wanted, host, "config.linux.resources")?;
     }
@@ -20,20 +23,26 @@ pub(super) fn container(wanted: Option<&LinuxContainerResources>, host: &Host) -
 /// # Errors
 /// [`Error`] names the field.
 pub fn update_resources(spec: &mut Spec, update: &LinuxContainerResources, host: &Host) -> Result<(), Error> {
-    let mut resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    apply(&mut resources, update, host, "linux")?;
-    with_linux(spec, |linux| {
-        linux.set_resources(Some(resources));
-    });
+    apply(linux_of(spec).resources_mut().get_or_insert_with(bare), update, host, "linux")?;
     if update.oom_score_adj != 0 {
-        with_process(spec, |process| {
-            process.set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
-        });
+        process_of(spec).set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
     }
     Ok(())
 }
 
-fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host: &Host, field: &str) -> Result<(), Error> {
+/// oci-spec's default has a rule about devices; this one has nothing.
+fn bare() -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    resources
+}
+
+fn apply(
+    resources: &mut LinuxResources,
+    wanted: &LinuxContainerResources,
+    host: &Host,
+    field: &str,
+) -> Result<(), Error> {
     resources.set_cpu(Some(cpu(resources.cpu().clone().unwrap_or_default(), wanted, field)?));
     resources.set_memory(Some(memory(*resources.memory(), wanted, host, field)?));
     if !wanted.hugepage_limits.is_empty() && host.hugetlb {
@@ -45,9 +54,7 @@ fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host:
         if !host.cgroup_v2 {
             return Err(Error::unsupported(format!("{field}.unified"), "needs cgroup v2"));
         }
-        let mut unified = resources.unified().clone().unwrap_or_default();
-        unified.extend(wanted.unified.clone());
-        resources.set_unified(Some(unified));
+        resources.unified_mut().get_or_insert_default().extend(wanted.unified.clone());
     }
     Ok(())
 }
@@ -79,7 +86,12 @@ fn cpu(mut cpu: LinuxCpu, wanted: &LinuxContainerResources, field: &str) -> Resu
 }
 
 /// memory_swap_limit_in_bytes counts memory and swap together, as OCI's swap does.
-fn memory(memory: Option<LinuxMemory>, wanted: &LinuxContainerResources, host: &Host, field: &str) -> Result<LinuxMemory, Error> {
+fn memory(
+    memory: Option<LinuxMemory>,
+    wanted: &LinuxContainerResources,
+    host: &Host,
+    field: &str,
+) -> Result<LinuxMemory, Error> {
     let mut memory = memory.unwrap_or_default();
     let limit = wanted.memory_limit_in_bytes;
     if limit < -1 {
@@ -102,7 +114,10 @@ fn huge_pages(limit: &HugepageLimit, field: &str) -> Result<LinuxHugepageLimit, 
     let digits = limit.page_size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &limit.page_size[digits.len()..];
     if digits.is_empty() || digits.parse::<u64>().is_err() || !["KB", "MB", "GB"].contains(&unit) {
-        return Err(Error::invalid(format!("{field}.page_size"), format!("{:?} is no size such as 2MB", limit.page_size)));
+        return Err(Error::invalid(
+            format!("{field}.page_size"),
+            format!("{:?} is no size such as 2MB", limit.page_size),
+        ));
     }
     let mut oci = LinuxHugepageLimit::default();
     oci.set_page_size(limit.page_size.clone()).set_limit(i64::try_from(limit.limit).unwrap_or(i64::MAX));

@@ -5,8 +5,8 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Root, Spec};
 
 use super::{
-    Error, Handler, Host, SandboxFiles, annotations, capabilities, devices, mounts, namespaces, oom_score, security,
-    start, sysctls, with_linux, with_process,
+    Error, Handler, Host, SandboxFiles, annotations, capabilities, devices, linux_of, mounts, namespaces, oom_score,
+    process_of, security, start, sysctls,
 };
 use crate::api::v1::{LinuxSandboxSecurityContext, PodSandboxConfig};
 use crate::ids::SandboxId;
@@ -51,7 +51,7 @@ pub struct SandboxInput<'a> {
 pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     let context = input.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    namespaces::check(&options)?;
+    namespaces::check_sandbox(&options)?;
     let sysctls = sysctls::sandbox(input.config, &options)?;
     let (uid, gid, groups) = user(context)?;
     let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
@@ -63,28 +63,29 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     if input.netns.is_some() {
         spec.set_hostname(Some(input.hostname.clone()));
     }
-    with_process(&mut spec, |process| {
-        let mut user = oci_spec::runtime::User::default();
-        user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
-        process.set_user(user).set_args(Some(input.args.clone())).set_env(Some(vec![PATH.to_owned()]));
-        process.set_cwd("/".into()).set_no_new_privileges(Some(true));
-        process.set_capabilities(Some(capabilities::default()));
-        process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
-    });
-    with_linux(&mut spec, |linux| {
-        linux.set_namespaces(Some(namespaces::sandbox(&options, input.netns)));
-        linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
-        linux.set_sysctl(Some(sysctls)).set_seccomp(seccomp);
-        linux.set_masked_paths(Some(security::default_masked_paths(input.host)));
-        linux.set_readonly_paths(Some(security::default_readonly_paths()));
-        let mut cpu = LinuxCpu::default();
-        cpu.set_shares(Some(CPU_SHARES));
-        let mut resources = LinuxResources::default();
-        resources.set_cpu(Some(cpu)).set_devices(Some(devices::deny_all()));
-        linux.set_resources(Some(resources));
-    });
-    spec.set_mounts(Some(mounts::sandbox(input.files, context.is_some_and(|context| context.privileged))));
-    spec.set_annotations(Some(annotations::sandbox(input)));
+    let process = process_of(&mut spec);
+    let mut user = oci_spec::runtime::User::default();
+    user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
+    process.set_user(user).set_args(Some(input.args.clone())).set_env(Some(vec![PATH.to_owned()]));
+    process.set_cwd("/".into()).set_no_new_privileges(Some(true)).set_terminal(Some(false));
+    // A handler's limits and profiles are for programs, not for the one that sleeps.
+    process.set_capabilities(Some(capabilities::default())).set_rlimits(None).set_apparmor_profile(None);
+    process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
+    let linux = linux_of(&mut spec);
+    linux.set_namespaces(Some(namespaces::sandbox(&options, input.netns)));
+    linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
+    linux.sysctl_mut().get_or_insert_default().extend(sysctls);
+    linux.set_seccomp(seccomp);
+    linux.set_masked_paths(Some(security::default_masked_paths(input.host)));
+    linux.set_readonly_paths(Some(security::default_readonly_paths()));
+    let mut cpu = LinuxCpu::default();
+    cpu.set_shares(Some(CPU_SHARES));
+    let mut resources = LinuxResources::default();
+    resources.set_cpu(Some(cpu)).set_devices(Some(devices::deny_all()));
+    linux.set_resources(Some(resources));
+    let base = spec.mounts_mut().take().unwrap_or_default();
+    spec.set_mounts(Some(mounts::sandbox(input.files, context.is_some_and(|context| context.privileged), base)));
+    spec.annotations_mut().get_or_insert_default().extend(annotations::sandbox(input));
     Ok(spec)
 }
 

@@ -6,7 +6,9 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use super::{Error, Host, is_privileged, seccomp};
 use crate::api::v1::security_profile::ProfileType;
-use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig, SeLinuxOption, SecurityProfile};
+use crate::api::v1::{
+    LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig, SeLinuxOption, SecurityProfile,
+};
 
 const FIELD: &str = "config.linux.security_context";
 
@@ -35,6 +37,11 @@ impl<'a> Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Whether nothing is said of seccomp.
+    pub(super) fn is_silent(&self) -> bool {
+        self.profile.is_none() && self.old.is_empty()
+    }
+
     fn kind(&self) -> Option<ProfileType> {
         match (self.profile, self.old) {
             (Some(profile), _) => Some(profile.profile_type()),
@@ -47,7 +54,12 @@ impl Wanted<'_> {
 
 /// The filter. Nothing asked for is unconfined, as in containerd; what is asked for and cannot
 /// be had is an error, never unconfined.
-pub(super) fn seccomp(wanted: &Wanted<'_>, capabilities: &[String], host: &Host, file: Option<&[u8]>) -> Result<Option<LinuxSeccomp>, Error> {
+pub(super) fn seccomp(
+    wanted: &Wanted<'_>,
+    capabilities: &[String],
+    host: &Host,
+    file: Option<&[u8]>,
+) -> Result<Option<LinuxSeccomp>, Error> {
     let field = || format!("{FIELD}.seccomp");
     match wanted.kind() {
         None | Some(ProfileType::Unconfined) => Ok(None),
@@ -72,28 +84,62 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
     // Old clients write `localhost/` before the path.
     let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
     if !super::is_clean_absolute(&path) {
-        return Err(Error::invalid(format!("{FIELD}.seccomp.localhost_ref"), format!("{text:?} is not a clean absolute path")));
+        return Err(Error::invalid(
+            format!("{FIELD}.seccomp.localhost_ref"),
+            format!("{text:?} is not a clean absolute path"),
+        ));
     }
     Ok(Some(path))
 }
 
-/// The AppArmor profile's name. On a host without AppArmor only a Localhost profile is refused, as in containerd.
-pub(super) fn apparmor(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> Result<Option<String>, Error> {
+/// The AppArmor profile's name, from the field of today or the one of old. Of a container that
+/// says nothing it is the one of the handler's spec. A profile that cannot be had is an error, never unconfined.
+pub(super) fn apparmor(
+    context: Option<&LinuxContainerSecurityContext>,
+    host: &Host,
+    base: Option<String>,
+) -> Result<Option<String>, Error> {
     let field = || format!("{FIELD}.apparmor");
-    let Some(profile) = context.and_then(|context| context.apparmor.as_ref()) else { return Ok(None) };
-    match profile.profile_type() {
+    let (kind, name) = match context.and_then(|context| apparmor_wanted(context)) {
+        Some((ProfileType::Unconfined, _)) => return Ok(None),
+        Some(_) if !host.apparmor => return Err(Error::unsupported(field(), "this host has no AppArmor")),
+        Some(wanted) => wanted,
+        None => return Ok(base.filter(|_| !is_privileged(context))),
+    };
+    match kind {
         ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault if !host.apparmor => Ok(None),
-        ProfileType::Localhost if host.apparmor => Ok(Some(profile.localhost_ref.clone())),
-        ProfileType::Localhost => Err(Error::unsupported(field(), "this host has no AppArmor")),
-        ProfileType::RuntimeDefault => Err(Error::unsupported(field(), "the default profile is not supported by this version")),
+        ProfileType::RuntimeDefault if is_privileged(context) => Ok(None),
+        ProfileType::RuntimeDefault => {
+            Err(Error::unsupported(field(), "the default profile is not supported by this version"))
+        }
+        ProfileType::Localhost => match name.strip_prefix("localhost/").unwrap_or(name) {
+            "" => Err(Error::invalid(format!("{FIELD}.apparmor.localhost_ref"), "is empty")),
+            name => Ok(Some(name.to_owned())),
+        },
+    }
+}
+
+#[allow(deprecated, reason = "old clients set apparmor_profile")]
+fn apparmor_wanted(context: &LinuxContainerSecurityContext) -> Option<(ProfileType, &str)> {
+    match (&context.apparmor, context.apparmor_profile.as_str()) {
+        (Some(profile), _) => Some((profile.profile_type(), &profile.localhost_ref)),
+        (None, "") => None,
+        (None, "unconfined") => Some((ProfileType::Unconfined, "")),
+        (None, "runtime/default") => Some((ProfileType::RuntimeDefault, "")),
+        (None, name) => Some((ProfileType::Localhost, name)),
     }
 }
 
 /// The process's SELinux label: the container's options, or else its pod's. A host without SELinux has no labels.
-pub(super) fn selinux_label(context: Option<&LinuxContainerSecurityContext>, sandbox: &PodSandboxConfig, host: &Host) -> Option<String> {
+pub(super) fn selinux_label(
+    context: Option<&LinuxContainerSecurityContext>,
+    sandbox: &PodSandboxConfig,
+    host: &Host,
+) -> Option<String> {
     let pod = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let options = context.and_then(|context| context.selinux_options.as_ref()).or(pod.and_then(|pod| pod.selinux_options.as_ref()));
+    let options = context
+        .and_then(|context| context.selinux_options.as_ref())
+        .or(pod.and_then(|pod| pod.selinux_options.as_ref()));
     options.filter(|_| host.selinux && !is_privileged(context)).map(label)
 }
 

@@ -60,7 +60,10 @@ fn check(key: &str, value: &str, options: &NamespaceOption) -> Result<(), Error>
 
 fn refuse_on_host(on_host: bool, field: String, namespace: &str) -> Result<(), Error> {
     if on_host {
-        return Err(Error::invalid(field, format!("would change the host: the pod uses the host's {namespace} namespace")));
+        return Err(Error::invalid(
+            field,
+            format!("would change the host: the pod uses the host's {namespace} namespace"),
+        ));
     }
     Ok(())
 }

@@ -8,12 +8,24 @@ use crate::api::v1::{
 use crate::ids::{ContainerId, SandboxId};
 
 fn host() -> Host {
-    Host { oom_score_floor: -1000, capabilities: u64::MAX, seccomp: true, kernel: (6, 1), cpu_count: 2, ..Host::default() }
+    Host {
+        oom_score_floor: -1000,
+        capabilities: u64::MAX,
+        seccomp: true,
+        kernel: (6, 1),
+        cpu_count: 2,
+        ..Host::default()
+    }
 }
 
 fn files() -> SandboxFiles {
     let file = |name: &str| Path::new("/run/pontoon/s").join(name);
-    SandboxFiles { hostname: file("hostname"), hosts: file("hosts"), resolv_conf: file("resolv.conf"), shm: file("shm") }
+    SandboxFiles {
+        hostname: file("hostname"),
+        hosts: file("hosts"),
+        resolv_conf: file("resolv.conf"),
+        shm: file("shm"),
+    }
 }
 
 fn image() -> ImageConfig {
@@ -40,6 +52,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         sandbox_id: &SandboxId::parse(&"d".repeat(64)).unwrap(),
         config,
         sandbox,
+        hostname: "pod",
         sandbox_pid: 42,
         netns: Some(Path::new("/var/run/netns/x")),
         target_pid: None,
@@ -83,13 +96,11 @@ fn a_command_replaces_the_images_cmd_too() {
 
 #[test]
 fn the_requests_environment_wins_in_the_images_place() {
-    let envs = [("B", "request"), ("C", "x"), ("C", "y")].map(|(key, value)| crate::api::v1::KeyValue {
-        key: key.to_owned(),
-        value: value.as_bytes().to_vec(),
-    });
+    let envs = [("B", "request"), ("C", "x"), ("C", "y")]
+        .map(|(key, value)| crate::api::v1::KeyValue { key: key.to_owned(), value: value.as_bytes().to_vec() });
     let config = ContainerConfig { envs: envs.to_vec(), ..ContainerConfig::default() };
     let env = env_of(&plain(&config).unwrap());
-    assert_eq!(env[1..], ["A=image", "B=request", "C=y"]);
+    assert_eq!(env[1..], ["HOSTNAME=pod", "A=image", "B=request", "C=y"]);
 }
 
 #[test]
@@ -137,9 +148,8 @@ fn oom_scores_are_raised_to_what_may_be_set() {
 
 #[test]
 fn paths_are_the_requests_to_the_letter_when_it_has_a_security_context() {
-    let masked = |config: &ContainerConfig| {
-        plain(config).unwrap().linux().as_ref().unwrap().masked_paths().clone().unwrap()
-    };
+    let masked =
+        |config: &ContainerConfig| plain(config).unwrap().linux().as_ref().unwrap().masked_paths().clone().unwrap();
     assert!(masked(&ContainerConfig::default()).contains(&"/proc/kcore".to_owned()));
     assert!(masked(&config(LinuxContainerSecurityContext::default())).is_empty());
     let context = LinuxContainerSecurityContext { masked_paths: vec!["/x".to_owned()], ..Default::default() };
@@ -186,4 +196,23 @@ fn user_namespaces_are_refused_and_not_ignored() {
     let options = NamespaceOption { userns_options: Some(options), ..NamespaceOption::default() };
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     assert!(matches!(plain(&config(context)), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn a_command_inherits_what_is_ambient_and_nothing_else() {
+    let exec = |add_ambient_capabilities: Vec<String>| {
+        let capabilities = crate::api::v1::Capability { add_ambient_capabilities, ..Default::default() };
+        let context = LinuxContainerSecurityContext { capabilities: Some(capabilities), ..Default::default() };
+        let mut spec = plain(&config(context)).unwrap();
+        // As an older version of ours, or a handler's spec, may have left it.
+        let mut sets = process_of(&mut spec).capabilities().clone().unwrap();
+        sets.set_inheritable(sets.bounding().clone());
+        process_of(&mut spec).set_capabilities(Some(sets));
+        exec_process(&spec, &["x".to_owned()], true)
+    };
+    let sets = exec(vec!["KILL".to_owned()]).capabilities().clone().unwrap();
+    assert_eq!(sets.inheritable(), &Some([oci_spec::runtime::Capability::Kill].into()));
+    let process = exec(Vec::new());
+    assert!(process.capabilities().as_ref().unwrap().inheritable().is_none());
+    assert!(process.env().as_ref().unwrap().contains(&"TERM=xterm".to_owned()));
 }

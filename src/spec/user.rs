@@ -88,8 +88,11 @@ pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecuri
         Some(found) => found,
         None => from_image(db, image_user)?,
     };
+    // The group may be one that an image's file gives to a user or to a name.
+    id("the image's primary group", base.1.into())?;
     let mut groups = vec![base.1];
-    let strict = context.is_some_and(|context| context.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict);
+    let strict =
+        context.is_some_and(|context| context.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict);
     if let Some(name) = name.filter(|_| !strict) {
         groups.extend(db.groups.iter().filter(|group| group.members.contains(&name)).map(|group| group.gid));
     }
@@ -106,7 +109,8 @@ type Found = ((u32, u32), Option<String>);
 
 fn requested(db: &UserDb, context: Option<&LinuxContainerSecurityContext>) -> Result<Option<Found>, Error> {
     let Some(context) = context else { return Ok(None) };
-    let group = context.run_as_group.as_ref().map(|group| id(&format!("{CONTEXT}.run_as_group"), group.value)).transpose()?;
+    let group =
+        context.run_as_group.as_ref().map(|group| id(&format!("{CONTEXT}.run_as_group"), group.value)).transpose()?;
     let (uid, known) = match (&context.run_as_user, context.run_as_username.as_str()) {
         (Some(_), name) if !name.is_empty() => {
             return Err(Error::invalid(format!("{CONTEXT}.run_as_username"), "and run_as_user exclude each other"));

@@ -31,11 +31,12 @@ pub struct Creation<T> {
 }
 
 /// What makes two requests the same.
-pub struct Key<'a> {
+pub struct Key<'a, R> {
     /// The object's name.
     pub name: &'a str,
-    /// The whole request: another one of the same name is a conflict.
-    pub fingerprint: Vec<u8>,
+    /// The whole request: another one of the same name is a conflict. Compared as a message, since equal ones have
+    /// different bytes: protobuf maps have no order.
+    pub request: R,
 }
 
 /// Where objects go that were made.
@@ -81,24 +82,25 @@ enum Claim {
     Abandoned,
 }
 
-type Flights<T, E> = Arc<Mutex<HashMap<String, Arc<Flight<T, E>>>>>;
+type InFlight<T, E, R> = HashMap<String, Arc<Flight<T, E, R>>>;
 
-struct Flight<T, E> {
-    fingerprint: Vec<u8>,
+struct Flight<T, E, R> {
+    request: R,
     progress: watch::Sender<Progress<T, E>>,
     claim: watch::Sender<Claim>,
 }
 
 /// The operations of one kind that are in flight or unclaimed, by the object's name.
-pub struct Creations<T, E> {
-    flights: Flights<T, E>,
+pub struct Creations<T, E, R> {
+    flights: Arc<Mutex<InFlight<T, E, R>>>,
     tasks: Tasks,
 }
 
-impl<T, E> Creations<T, E>
+impl<T, E, R> Creations<T, E, R>
 where
     T: Send + Sync + 'static,
     E: Send + Sync + 'static,
+    R: PartialEq + Send + Sync + 'static,
 {
     /// None runs.
     #[must_use]
@@ -106,17 +108,17 @@ where
         Self { flights: Arc::default(), tasks }
     }
 
-    /// Joins the operation of this name and fingerprint, or starts it. `shelf` is told once, by
+    /// Joins the operation of this name and request, or starts it. `shelf` is told once, by
     /// the first caller that is still there when the object is made.
-    pub async fn run<F>(&self, key: Key<'_>, shelf: &Arc<impl Shelf<T>>, start: impl FnOnce() -> F) -> Outcome<T, E>
+    pub async fn run<F>(&self, key: Key<'_, R>, shelf: &Arc<impl Shelf<T>>, start: impl FnOnce() -> F) -> Outcome<T, E>
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
-        let Key { name, fingerprint } = key;
+        let Key { name, request } = key;
         let flight = {
             let mut flights = self.lock();
             match flights.get(name) {
-                Some(flight) if flight.fingerprint == fingerprint && *flight.claim.borrow() != Claim::Abandoned => {
+                Some(flight) if flight.request == request && *flight.claim.borrow() != Claim::Abandoned => {
                     Arc::clone(flight)
                 }
                 Some(flight) => {
@@ -124,7 +126,7 @@ where
                     return Outcome::Conflict;
                 }
                 None => {
-                    let flight = Arc::new(Flight::new(fingerprint));
+                    let flight = Arc::new(Flight::new(request));
                     flights.insert(name.to_owned(), Arc::clone(&flight));
                     self.start(name.to_owned(), Arc::clone(&flight), start(), Arc::clone(shelf));
                     flight
@@ -146,7 +148,7 @@ where
         self.len() == 0
     }
 
-    fn start<F>(&self, name: String, flight: Arc<Flight<T, E>>, work: F, shelf: Arc<impl Shelf<T>>)
+    fn start<F>(&self, name: String, flight: Arc<Flight<T, E, R>>, work: F, shelf: Arc<impl Shelf<T>>)
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
@@ -178,14 +180,14 @@ where
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Flight<T, E>>>> {
+    fn lock(&self) -> MutexGuard<'_, InFlight<T, E, R>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T, E> Flight<T, E> {
-    fn new(fingerprint: Vec<u8>) -> Self {
-        Self { fingerprint, progress: watch::Sender::new(Progress::Running), claim: watch::Sender::new(Claim::Open) }
+impl<T, E, R> Flight<T, E, R> {
+    fn new(request: R) -> Self {
+        Self { request, progress: watch::Sender::new(Progress::Running), claim: watch::Sender::new(Claim::Open) }
     }
 
     fn abandon(&self) {

@@ -66,7 +66,10 @@ where
             }
         });
         // An operation is never aborted; its panic becomes each caller's.
-        handle.map(|joined| joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))).boxed().shared()
+        handle
+            .map(|joined| joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())))
+            .boxed()
+            .shared()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Running<E>>> {

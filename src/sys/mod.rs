@@ -2,4 +2,5 @@
 
 pub mod beneath;
 pub mod fifo;
+pub mod heap;
 pub mod mounts;

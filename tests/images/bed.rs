@@ -227,7 +227,12 @@ pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
     let mut descriptors = Vec::new();
     let mut diff_ids = Vec::new();
     for directory in layers {
-        let tar = Command::new("tar").args(["--sort=name", "--mtime=@0", "-cf", "-", "-C"]).arg(directory).arg(".").output().unwrap();
+        let tar = Command::new("tar")
+            .args(["--sort=name", "--mtime=@0", "-cf", "-", "-C"])
+            .arg(directory)
+            .arg(".")
+            .output()
+            .unwrap();
         assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
         let mut descriptor = blob(&layout, "application/vnd.oci.image.layer.v1.tar", &tar.stdout);
         diff_ids.push(descriptor["digest"].clone());

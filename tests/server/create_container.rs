@@ -32,7 +32,7 @@ async fn remove(node: &Node, id: &str) {
 
 /// What only the pod itself may own.
 async fn assert_only_the_pod(node: &Node, before: &[String], after: &str) {
-    assert_eq!(node.leftovers(), before, "{after}\n{}", node.log());
+    assert_eq!(node.leftovers(), before, "{after}\n{}", node.last_words());
     assert_eq!(node.containers().await, [], "{after}");
 }
 
@@ -100,7 +100,7 @@ async fn a_client_that_leaves_at_any_step_finds_its_container_when_it_asks_again
         assert_eq!(node.containers().await, [(id.clone(), ContainerState::ContainerCreated)]);
         let mut records = node.containerd.containers();
         records.retain(|record| *record != sandbox);
-        assert_eq!(records, [id.clone()], "{method} number {nth}");
+        assert_eq!(records, std::slice::from_ref(&id), "{method} number {nth}");
         remove(&node, &id).await;
         node.containerd.heal();
     }

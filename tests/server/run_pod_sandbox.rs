@@ -83,7 +83,7 @@ async fn a_client_that_leaves_at_any_step_finds_its_pod_when_it_asks_again() {
         assert_eq!(node.sandboxes().await, [], "in flight is not listed");
         gate.open();
         let id = node.run(&pod).await;
-        assert_eq!(node.containerd.sandboxes(), [id.clone()], "{method} number {nth}");
+        assert_eq!(node.containerd.sandboxes(), std::slice::from_ref(&id), "{method} number {nth}");
         assert_eq!(node.sandboxes().await, [(id.clone(), PodSandboxState::SandboxReady)]);
         node.remove(&id).await;
         node.assert_clean(&method).await;

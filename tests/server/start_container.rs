@@ -67,7 +67,7 @@ async fn a_failure_at_any_step_is_a_start_error_and_the_next_attempt_runs() {
             assert_eq!(status.state(), ContainerState::ContainerExited, "{case}");
             assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"), "{case}");
             assert!(!status.message.is_empty() && status.finished_at >= status.created_at, "{case}: {status:?}");
-            assert_eq!(node.containerd.tasks(), [sandbox.clone()], "{case}");
+            assert_eq!(node.containerd.tasks(), std::slice::from_ref(&sandbox), "{case}");
 
             request = requests::next_attempt(&request);
             let next = node.create(&request).await;

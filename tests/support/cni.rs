@@ -85,7 +85,10 @@ impl Cni {
     /// Attachments that were asked for and not taken back, and what the cache still has.
     pub fn leftovers(&self) -> Vec<String> {
         let last: BTreeMap<String, String> = self.calls().into_iter().map(|(verb, id)| (id, verb)).collect();
-        let kept = last.into_iter().filter(|(_, verb)| verb == "ADD").map(|(id, _)| format!("CNI has an ADD without DEL of {id}"));
+        let kept = last
+            .into_iter()
+            .filter(|(_, verb)| verb == "ADD")
+            .map(|(id, _)| format!("CNI has an ADD without DEL of {id}"));
         let results = fs::read_dir(self.cache_dir().join("results")).into_iter().flatten().flatten();
         let cached = results.map(|entry| format!("CNI has a cache file {}", entry.path().display()));
         kept.chain(cached).collect()

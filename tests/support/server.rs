@@ -19,6 +19,9 @@ use super::cni::Cni;
 use super::containerd::Containerd;
 use super::{PATIENCE, requests, until};
 
+/// What a call may take; a test that hangs says where.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 /// A CRI client with a connection of its own.
 pub type Client = RuntimeServiceClient<Channel>;
 
@@ -85,7 +88,8 @@ impl Node {
     /// Whether every condition of Status is true and the image is known.
     pub async fn is_ready(&self) -> bool {
         let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
-        let well = reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
+        let well =
+            reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
         let images = ImageServiceClient::new(self.channel()).list_images(ListImagesRequest::default()).await;
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }
@@ -115,12 +119,19 @@ impl Node {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        Endpoint::from_static("http://pontoon").connect_with_connector_lazy(connect)
+        Endpoint::from_static("http://pontoon").timeout(DEADLINE).connect_with_connector_lazy(connect)
     }
 
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("server.log")).unwrap_or_default()
+    }
+
+    /// The end of it.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// How many calls ended because their client left.
@@ -242,14 +253,22 @@ impl Node {
             if left.is_empty() {
                 return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "left behind after {after}: {left:#?}\n{}", self.log());
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "left behind after {after}: {left:#?}\n{}",
+                self.last_words()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Makes a call and leaves before the answer, once `reached` says that it is under way. The
     /// server knows that nobody waits any more when this returns.
-    pub async fn call_and_leave<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static, reached: impl Future<Output = ()>) {
+    pub async fn call_and_leave<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+        reached: impl Future<Output = ()>,
+    ) {
         let before = self.clients_left();
         let call = tokio::spawn(call);
         reached.await;

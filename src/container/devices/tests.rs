@@ -43,8 +43,11 @@ async fn permissions_are_some_of_rwm() {
         |permissions: &str| Device { permissions: permissions.to_owned(), ..wanted(Path::new("/dev/null"), "/x") };
     assert_eq!(one(with("mwr")).await.unwrap()[0].access, "rwm");
     assert_eq!(one(with("r")).await.unwrap()[0].access, "r");
-    assert_eq!(one(with("rx")).await.unwrap_err(), "devices[0].permissions: 'x' is none of r, w and m");
-    assert_eq!(one(with("")).await.unwrap_err(), "devices[0].permissions: one or more of r, w and m are required");
+    assert_eq!(one(with("rx")).await.unwrap_err(), "config.devices[0].permissions: 'x' is none of r, w and m");
+    assert_eq!(
+        one(with("")).await.unwrap_err(),
+        "config.devices[0].permissions: one or more of r, w and m are required"
+    );
 }
 
 #[tokio::test]
@@ -52,12 +55,15 @@ async fn what_is_no_device_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let (missing, file) = (directory.path().join("missing"), directory.path().join("file"));
     std::fs::write(&file, "").unwrap();
-    let problem = |path: &Path, text: &str| Err(format!("devices[0].host_path: {} {text}", path.display()));
+    let problem = |path: &Path, text: &str| Err(format!("config.devices[0].host_path: {} {text}", path.display()));
     assert_eq!(one(wanted(&missing, "/x")).await, problem(&missing, "does not exist"));
     assert_eq!(one(wanted(&file, "/x")).await, problem(&file, "is neither a device nor a directory"));
-    assert_eq!(one(wanted(Path::new("dev/null"), "/x")).await, Err("devices[0].host_path: is not absolute".to_owned()));
+    assert_eq!(
+        one(wanted(Path::new("dev/null"), "/x")).await,
+        Err("config.devices[0].host_path: is not absolute".to_owned())
+    );
     let relative = one(wanted(Path::new("/dev/null"), "x")).await;
-    assert_eq!(relative, Err("devices[0].container_path: is not absolute".to_owned()));
+    assert_eq!(relative, Err("config.devices[0].container_path: is not absolute".to_owned()));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn a_missing_host_path_is_made_with_its_parents() {
 async fn a_missing_host_path_is_refused_where_it_is_not_to_be_made() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("missing");
-    assert_eq!(refused(mount(&path)).await, format!("mounts[1].host_path: {} does not exist", path.display()));
+    assert_eq!(refused(mount(&path)).await, format!("config.mounts[1].host_path: {} does not exist", path.display()));
     assert!(!path.exists());
 }
 
@@ -62,10 +62,10 @@ async fn a_symlink_to_nowhere_is_an_error_that_names_it() {
 #[tokio::test]
 async fn paths_are_absolute_on_both_sides() {
     let container = |path: &str| Mount { container_path: path.to_owned(), ..mount(Path::new("/")) };
-    assert_eq!(refused(container("")).await, "mounts[1].container_path: is required");
-    assert_eq!(refused(container("a/b")).await, "mounts[1].container_path: is not absolute");
-    assert_eq!(refused(mount(Path::new(""))).await, "mounts[1].host_path: is required");
-    assert_eq!(refused(mount(Path::new("var"))).await, "mounts[1].host_path: is not absolute");
+    assert_eq!(refused(container("")).await, "config.mounts[1].container_path: is required");
+    assert_eq!(refused(container("a/b")).await, "config.mounts[1].container_path: is not absolute");
+    assert_eq!(refused(mount(Path::new(""))).await, "config.mounts[1].host_path: is required");
+    assert_eq!(refused(mount(Path::new("var"))).await, "config.mounts[1].host_path: is not absolute");
 }
 
 #[tokio::test]
@@ -73,11 +73,11 @@ async fn what_is_not_served_is_named() {
     let base = mount(Path::new("/"));
     let image = Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() });
     let error = refused(Mount { image, host_path: String::new(), ..base.clone() }).await;
-    assert_eq!(error, "mounts[1].image: image volumes are not served: \"sha256:0a\"");
+    assert_eq!(error, "config.mounts[1].image: image volumes are not served: \"sha256:0a\"");
     let mapping = vec![IdMapping { host_id: 1, container_id: 0, length: 1 }];
     let uids = Mount { uid_mappings: mapping.clone(), ..base.clone() };
-    assert!(refused(uids).await.starts_with("mounts[1].uidMappings: "));
-    assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("mounts[1].gidMappings: "));
+    assert!(refused(uids).await.starts_with("config.mounts[1].uidMappings: "));
+    assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("config.mounts[1].gidMappings: "));
 }
 
 #[tokio::test]
@@ -85,14 +85,16 @@ async fn recursive_read_only_is_readonly_and_private() {
     let rro = Mount { recursive_read_only: true, readonly: true, ..mount(Path::new("/")) };
     assert!(resolve(std::slice::from_ref(&rro), MissingHostPath::Error).await.is_ok());
     let writable = Mount { readonly: false, ..rro.clone() };
-    assert_eq!(refused(writable).await, "mounts[1].recursive_read_only: requires readonly");
+    assert_eq!(refused(writable).await, "config.mounts[1].recursive_read_only: requires readonly");
     let shared = Mount { propagation: MountPropagation::PropagationBidirectional.into(), ..rro };
-    assert_eq!(refused(shared).await, "mounts[1].recursive_read_only: requires PROPAGATION_PRIVATE");
+    assert_eq!(refused(shared).await, "config.mounts[1].recursive_read_only: requires PROPAGATION_PRIVATE");
 }
 
 #[tokio::test]
 async fn an_unknown_propagation_is_not_taken_for_private() {
-    assert!(refused(Mount { propagation: 7, ..mount(Path::new("/")) }).await.starts_with("mounts[1].propagation: 7"));
+    assert!(
+        refused(Mount { propagation: 7, ..mount(Path::new("/")) }).await.starts_with("config.mounts[1].propagation: 7")
+    );
 }
 
 #[test]
@@ -108,7 +110,10 @@ fn propagation_needs_a_mount_that_propagates() {
     assert_eq!(all(MountPropagation::PropagationHostToContainer), [false, true, true]);
     assert_eq!(all(MountPropagation::PropagationBidirectional), [false, false, true]);
     let error = check("", MountPropagation::PropagationBidirectional).unwrap_err().to_string();
-    assert_eq!(error, "mounts[3].propagation: PROPAGATION_BIDIRECTIONAL: / is on /, which is not a shared mount");
+    assert_eq!(
+        error,
+        "config.mounts[3].propagation: PROPAGATION_BIDIRECTIONAL: / is on /, which is not a shared mount"
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 use super::*;
 use crate::api::v1::Int64Value;
 
-const PASSWD: &[u8] = b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:33::/:/\n99999999999:x:0:0::/:/bin/sh\nbig:x:4294967295:0::/:/\n";
+const PASSWD: &[u8] =
+    b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:33::/:/\n99999999999:x:0:0::/:/bin/sh\nbig:x:4294967295:0::/:/\n";
 const GROUP: &[u8] = b"root:x:0:\nweb:x:33:\ndisk:x:6:web,root\nextra:x:20:web\n";
 
 fn db() -> UserDb {
@@ -43,8 +44,13 @@ fn digits_are_a_number_and_never_a_name() {
 }
 
 #[test]
-fn a_name_with_an_id_out_of_range_is_refused() {
+fn an_id_of_the_images_files_out_of_range_is_refused() {
     assert!(resolve("big").is_err());
+    let db = UserDb::parse(b"wide:x:5:4294967295::/:\n", b"wide:x:4294967295:\n");
+    for text in ["5", "wide", "6:wide"] {
+        assert!(user(&db, text, None).is_err(), "{text}");
+    }
+    assert!(user(&db, "", Some(&context(Some(5), None, ""))).is_err());
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl Shelf<u32> for Counts {
 }
 
 struct Bench {
-    creations: Creations<u32, String>,
+    creations: Creations<u32, String, u8>,
     counts: Arc<Counts>,
 }
 
@@ -42,7 +42,7 @@ impl Bench {
             });
             Ok(Creation { object: Arc::new(number), undo })
         };
-        let key = Key { name: "name", fingerprint: vec![fingerprint] };
+        let key = Key { name: "name", request: fingerprint };
         self.creations.run(key, &self.counts, work).await
     }
 

@@ -49,7 +49,9 @@ struct Steps {
 impl Gate {
     /// Resolves when a call hangs here.
     pub async fn arrived(&self) {
-        let arrived = tokio::time::timeout(crate::support::PATIENCE, self.0.arrived.subscribe().wait_for(|yes| *yes)).await.is_ok();
+        let arrived = tokio::time::timeout(crate::support::PATIENCE, self.0.arrived.subscribe().wait_for(|yes| *yes))
+            .await
+            .is_ok();
         assert!(arrived, "no call came to the gate");
     }
 

@@ -73,12 +73,8 @@ impl Containerd {
         std::fs::write(rootfs.join("data/seed"), "").unwrap();
         let mut state = State::default();
         images::store_one(&mut state);
-        let inner = Inner {
-            state: Mutex::new(state),
-            faults: Faults::default(),
-            events: broadcast::Sender::new(1024),
-            rootfs,
-        };
+        let inner =
+            Inner { state: Mutex::new(state), faults: Faults::default(), events: broadcast::Sender::new(1024), rootfs };
         Self { socket: directory.join("containerd.sock"), inner: Arc::new(inner), serving: None }
     }
 
@@ -148,7 +144,7 @@ impl Containerd {
         all.extend(state.tasks.keys().map(name("task")));
         all.extend(state.leases.keys().map(name("lease")));
         all.extend(active.map(name("snapshot")));
-        all.extend(state.tasks.iter().flat_map(|(_, task)| task.execs.keys()).map(name("exec")));
+        all.extend(state.tasks.values().flat_map(|task| task.execs.keys()).map(name("exec")));
         all
     }
 
@@ -176,18 +172,24 @@ impl Containerd {
 
     /// Changes records behind the server's back.
     pub fn edit_container(&self, id: &str, edit: impl FnOnce(&mut pb::Container)) {
-        edit(self.inner.lock().containers.entry(id.to_owned()).or_insert_with(|| pb::Container {
-            id: id.to_owned(),
-            ..pb::Container::default()
-        }));
+        edit(
+            self.inner
+                .lock()
+                .containers
+                .entry(id.to_owned())
+                .or_insert_with(|| pb::Container { id: id.to_owned(), ..pb::Container::default() }),
+        );
     }
 
     /// The same for a sandbox record.
     pub fn edit_sandbox(&self, id: &str, edit: impl FnOnce(&mut types::Sandbox)) {
-        edit(self.inner.lock().sandboxes.entry(id.to_owned()).or_insert_with(|| types::Sandbox {
-            sandbox_id: id.to_owned(),
-            ..types::Sandbox::default()
-        }));
+        edit(
+            self.inner
+                .lock()
+                .sandboxes
+                .entry(id.to_owned())
+                .or_insert_with(|| types::Sandbox { sandbox_id: id.to_owned(), ..types::Sandbox::default() }),
+        );
     }
 
     /// Ids of all tasks.

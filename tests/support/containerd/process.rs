@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::types::v1::{self, Status as Stage};
+use nix::libc::O_NONBLOCK;
 use prost_types::Timestamp;
 use tokio::sync::watch;
 
@@ -165,5 +166,5 @@ fn open(path: &str) -> std::io::Result<Option<File>> {
     if path.is_empty() || path.contains("://") {
         return Ok(None);
     }
-    OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map(Some)
+    OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path).map(Some)
 }

@@ -78,7 +78,11 @@ impl Request {
     }
 
     /// One message for one message, at once.
-    pub(super) async fn unary<Q, R>(self, object: fn(&Q) -> String, handle: fn(&Arc<Inner>, Q) -> Result<R, Status>) -> Response
+    pub(super) async fn unary<Q, R>(
+        self,
+        object: fn(&Q) -> String,
+        handle: fn(&Arc<Inner>, Q) -> Result<R, Status>,
+    ) -> Response
     where
         Q: Message + Default + Send + Sync + 'static,
         R: Message + Default + Send + Sync + 'static,
@@ -87,7 +91,11 @@ impl Request {
     }
 
     /// One message for one message, in its own time.
-    pub(super) async fn waiting<Q, R, F>(self, object: fn(&Q) -> String, handle: impl Fn(Arc<Inner>, Q) -> F + Copy + Send) -> Response
+    pub(super) async fn waiting<Q, R, F>(
+        self,
+        object: fn(&Q) -> String,
+        handle: impl Fn(Arc<Inner>, Q) -> F + Copy + Send,
+    ) -> Response
     where
         Q: Message + Default + Send + Sync + 'static,
         R: Message + Default + Send + Sync + 'static,

@@ -23,7 +23,9 @@ pub(super) async fn serve(call: Request) -> Response {
         "Get" => call.unary(|m: &pb::GetRequest| of(&m.container_id, &m.exec_id), get).await,
         "List" => call.unary(|_: &pb::ListTasksRequest| String::new(), list).await,
         "Exec" => call.unary(|m: &pb::ExecProcessRequest| of(&m.container_id, &m.exec_id), exec).await,
-        "DeleteProcess" => call.unary(|m: &pb::DeleteProcessRequest| of(&m.container_id, &m.exec_id), delete_process).await,
+        "DeleteProcess" => {
+            call.unary(|m: &pb::DeleteProcessRequest| of(&m.container_id, &m.exec_id), delete_process).await
+        }
         "CloseIO" => call.unary(|m: &pb::CloseIoRequest| of(&m.container_id, &m.exec_id), |_, _| Ok(())).await,
         "Update" => call.unary(|m: &pb::UpdateTaskRequest| m.container_id.clone(), update).await,
         _ => call.unimplemented(),
@@ -90,12 +92,8 @@ fn create(fake: &Arc<Inner>, request: pb::CreateTaskRequest) -> Result<pb::Creat
     }
     let spec = container.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
     let spec: serde_json::Value = serde_json::from_slice(spec).map_err(|error| invalid(&error))?;
-    let stdio = Stdio {
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-        terminal: request.terminal,
-    };
+    let stdio =
+        Stdio { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
     let init = process(&state, &spec["process"], stdio)?;
     let pid = init.pid();
     state.tasks.insert(id.clone(), Task { init, execs: BTreeMap::new() });
@@ -153,7 +151,12 @@ async fn wait(fake: Arc<Inner>, request: pb::WaitRequest) -> Result<pb::WaitResp
 
 fn deleted(id: &str, process: &Process) -> pb::DeleteResponse {
     let process = process.describe(id, id);
-    pb::DeleteResponse { id: process.id, pid: process.pid, exit_status: process.exit_status, exited_at: process.exited_at }
+    pb::DeleteResponse {
+        id: process.id,
+        pid: process.pid,
+        exit_status: process.exit_status,
+        exited_at: process.exited_at,
+    }
 }
 
 fn delete(fake: &Arc<Inner>, request: pb::DeleteTaskRequest) -> Result<pb::DeleteResponse, Status> {
@@ -197,12 +200,8 @@ fn exec(fake: &Arc<Inner>, request: pb::ExecProcessRequest) -> Result<(), Status
     }
     let spec = request.spec.unwrap_or_default().value;
     let spec: serde_json::Value = serde_json::from_slice(&spec).map_err(|error| invalid(&error))?;
-    let stdio = Stdio {
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-        terminal: request.terminal,
-    };
+    let stdio =
+        Stdio { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
     let made = process(&state, &spec, stdio)?;
     let task = state.tasks.get_mut(&id).ok_or_else(|| not_found("task", &id))?;
     if task.execs.contains_key(&exec) {

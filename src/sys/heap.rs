@@ -1,0 +1,10 @@
+//! glibc's heap.
+#![allow(unsafe_code, reason = "mallopt has no safe wrapper in nix or rustix")]
+
+/// Keeps freed memory where other threads find it again. By default glibc gives up to eight arenas a core to
+/// threads as they come, and the blocking ones of tokio come and go: each keeps what it once held, so that
+/// the same work takes more memory every time it is repeated.
+pub fn limit_arenas() {
+    // SAFETY: called before any other thread is there; mallopt only sets a number.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+}

@@ -1,0 +1,409 @@
+//! Golden files: a CRI config and the OCI spec that is made of it, one pair a feature.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test golden` writes the specs anew; what changed is then seen
+//! in the commit. A document has only what its feature needs; the rest is [`Document::default`].
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pontoon::api::v1::{ContainerConfig, PodSandboxConfig};
+use pontoon::cgroup::cgroups_path;
+use pontoon::container::devices::HostDevice;
+use pontoon::container::mounts::HostMount;
+use pontoon::ids::{ContainerId, SandboxId};
+use pontoon::spec::{self, ContainerInput, Handler, Host, ImageConfig, SandboxFiles, SandboxInput, UserDb};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[path = "golden/errors.rs"]
+mod errors;
+
+const UPDATE: &str = "UPDATE_GOLDEN";
+
+/// What a spec is made of. Without a `container` it is the pause container's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Document {
+    /// What the pair shows; nothing is made of it.
+    about: String,
+    sandbox: PodSandboxConfig,
+    container: Option<ContainerConfig>,
+    image: Image,
+    host: Facts,
+    handler: HandlerFacts,
+    /// The image's /etc/passwd and /etc/group.
+    passwd: String,
+    group: String,
+    /// The Localhost profile that the request names.
+    seccomp: Option<Value>,
+    /// The request's devices as they are found on the host.
+    devices: Vec<Device>,
+    target_pid: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Image {
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    env: Vec<String>,
+    working_dir: String,
+    user: String,
+    volumes: Vec<String>,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        let cmd = vec!["/bin/sh".to_owned()];
+        Self { entrypoint: vec![], cmd, env: vec![], working_dir: String::new(), user: String::new(), volumes: vec![] }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Facts {
+    cgroup_v2: bool,
+    oom_score_floor: i32,
+    capabilities: u64,
+    swap: bool,
+    hugetlb: bool,
+    apparmor: bool,
+    selinux: bool,
+    seccomp: bool,
+    cpu_count: usize,
+    cgroup_flags: Vec<String>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            cgroup_v2: true,
+            oom_score_floor: -1000,
+            capabilities: u64::MAX,
+            swap: true,
+            hugetlb: true,
+            apparmor: false,
+            selinux: false,
+            seccomp: true,
+            cpu_count: 1,
+            cgroup_flags: vec!["nsdelegate".to_owned(), "memory_recursiveprot".to_owned()],
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HandlerFacts {
+    base_spec: Option<oci_spec::runtime::Spec>,
+    recursive_read_only: bool,
+    privileged_without_host_devices: bool,
+    pod_annotations: Vec<String>,
+    container_annotations: Vec<String>,
+}
+
+impl Default for HandlerFacts {
+    fn default() -> Self {
+        Self {
+            base_spec: None,
+            recursive_read_only: true,
+            privileged_without_host_devices: false,
+            pod_annotations: Vec::new(),
+            container_annotations: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Device {
+    path: PathBuf,
+    kind: char,
+    major: i64,
+    minor: i64,
+    access: String,
+}
+
+/// Reads a document, and refuses one with a field that CRI does not have: a typing error would
+/// otherwise test nothing.
+fn parse(mut json: Value) -> Document {
+    // CRI's values of environment variables are bytes; texts are easier to read.
+    for entry in json.pointer_mut("/container/envs").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(text) = entry["value"].as_str() {
+            entry["value"] = text.bytes().map(Value::from).collect();
+        }
+    }
+    let document: Document = serde_json::from_value(json.clone()).expect("a document");
+    let known = |part: &str, message: Value| {
+        if let Some(wanted) = json.get(part) {
+            assert_known(part, wanted, &message);
+        }
+    };
+    known("sandbox", serde_json::to_value(&document.sandbox).unwrap());
+    known("container", serde_json::to_value(&document.container).unwrap());
+    document
+}
+
+fn assert_known(at: &str, wanted: &Value, message: &Value) {
+    match (wanted, message) {
+        (Value::Object(wanted), Value::Object(message)) => {
+            for (key, value) in wanted {
+                let at = format!("{at}.{key}");
+                assert_known(&at, value, message.get(key).unwrap_or_else(|| panic!("{at} is no field")));
+            }
+        }
+        (Value::Array(wanted), Value::Array(message)) => {
+            wanted.iter().zip(message).for_each(|(wanted, message)| assert_known(at, wanted, message));
+        }
+        _ => assert_eq!(wanted, message, "{at}"),
+    }
+}
+
+/// Makes the document's spec; an error is its text.
+fn make(document: &Document) -> Result<Value, String> {
+    let host = host(&document.host);
+    let handler = handler(&document.handler);
+    let made = match &document.container {
+        Some(config) => container(document, config, &host, &handler),
+        None => sandbox(document, &host, &handler),
+    };
+    made.map(|spec| canonical(serde_json::to_value(spec).unwrap())).map_err(|error| error.to_string())
+}
+
+fn sandbox(document: &Document, host: &Host, handler: &Handler) -> Result<oci_spec::runtime::Spec, spec::Error> {
+    let id = sandbox_id();
+    let context = document.sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    spec::sandbox_seccomp_file(context)?;
+    let profile = profile(document);
+    spec::sandbox(&SandboxInput {
+        id: &id,
+        config: &document.sandbox,
+        handler,
+        host,
+        cgroup_path: cgroups_path(cgroup_parent(document), id.as_str()),
+        netns: netns(document),
+        root: Path::new("/var/lib/pontoon/pause/root"),
+        args: vec!["/pause".to_owned()],
+        hostname: document.sandbox.hostname.clone(),
+        seccomp: profile.as_deref(),
+        files: &files(),
+    })
+}
+
+fn container(
+    document: &Document,
+    config: &ContainerConfig,
+    host: &Host,
+    handler: &Handler,
+) -> Result<oci_spec::runtime::Spec, spec::Error> {
+    let (id, sandbox_id) = (ContainerId::parse(&"c".repeat(64)).unwrap(), sandbox_id());
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let image = image(&document.image);
+    let db = UserDb::parse(document.passwd.as_bytes(), document.group.as_bytes());
+    let user = spec::user(&db, &image.user, context)?;
+    spec::seccomp_file(context)?;
+    let profile = profile(document);
+    let volumes = image.volumes.iter().enumerate();
+    let volumes: Vec<_> =
+        volumes.map(|(n, path)| (path.clone(), PathBuf::from(format!("/var/lib/pontoon/volumes/{n}")))).collect();
+    spec::container(&ContainerInput {
+        id: &id,
+        sandbox_id: &sandbox_id,
+        config,
+        sandbox: &document.sandbox,
+        hostname: Some(document.sandbox.hostname.as_str()).filter(|name| !name.is_empty()).unwrap_or("node"),
+        sandbox_pid: 42,
+        netns: netns(document),
+        target_pid: document.target_pid,
+        image: &image,
+        image_name: "example.org/image:tag",
+        seccomp: profile.as_deref(),
+        user: &user,
+        files: &files(),
+        mounts: &mounts(config),
+        devices: &devices(document),
+        volumes: &volumes,
+        host,
+        handler,
+        cgroup_path: cgroups_path(cgroup_parent(document), id.as_str()),
+    })
+}
+
+fn sandbox_id() -> SandboxId {
+    SandboxId::parse(&"d".repeat(64)).unwrap()
+}
+
+fn cgroup_parent(document: &Document) -> &str {
+    document.sandbox.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str())
+}
+
+fn netns(document: &Document) -> Option<&'static Path> {
+    const NODE: i32 = 2;
+    let context = document.sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    let on_host = options.is_some_and(|options| options.network == NODE);
+    (!on_host).then_some(Path::new("/var/run/netns/pontoon-golden"))
+}
+
+fn profile(document: &Document) -> Option<Vec<u8>> {
+    document.seccomp.as_ref().map(|profile| serde_json::to_vec(profile).unwrap())
+}
+
+fn files() -> SandboxFiles {
+    let file = |name: &str| Path::new("/run/pontoon/sandbox").join(name);
+    SandboxFiles {
+        hostname: file("hostname"),
+        hosts: file("hosts"),
+        resolv_conf: file("resolv.conf"),
+        shm: file("shm"),
+    }
+}
+
+fn image(image: &Image) -> ImageConfig {
+    ImageConfig {
+        entrypoint: image.entrypoint.clone(),
+        cmd: image.cmd.clone(),
+        env: image.env.clone(),
+        working_dir: image.working_dir.clone(),
+        user: image.user.clone(),
+        volumes: image.volumes.clone(),
+    }
+}
+
+fn host(facts: &Facts) -> Host {
+    Host {
+        cgroup_v2: facts.cgroup_v2,
+        oom_score_floor: facts.oom_score_floor,
+        capabilities: facts.capabilities,
+        swap: facts.swap,
+        hugetlb: facts.hugetlb,
+        apparmor: facts.apparmor,
+        selinux: facts.selinux,
+        seccomp: facts.seccomp,
+        kernel: (6, 1),
+        cpu_count: facts.cpu_count,
+        cgroup_flags: facts.cgroup_flags.clone(),
+    }
+}
+
+fn handler(facts: &HandlerFacts) -> Handler {
+    Handler {
+        name: "runc".to_owned(),
+        base_spec: facts.base_spec.clone(),
+        recursive_read_only: facts.recursive_read_only,
+        privileged_without_host_devices: facts.privileged_without_host_devices,
+        pod_annotations: facts.pod_annotations.clone(),
+        container_annotations: facts.container_annotations.clone(),
+    }
+}
+
+/// As if every host path were there and no symlink.
+fn mounts(config: &ContainerConfig) -> Vec<HostMount> {
+    config
+        .mounts
+        .iter()
+        .map(|mount| HostMount { source: mount.host_path.clone().into(), mount: mount.clone() })
+        .collect()
+}
+
+fn devices(document: &Document) -> Vec<HostDevice> {
+    let one = |device: &Device| HostDevice {
+        path: device.path.clone(),
+        kind: device.kind,
+        major: device.major,
+        minor: device.minor,
+        mode: 0o660,
+        uid: 0,
+        gid: 44,
+        access: device.access.clone(),
+    };
+    document.devices.iter().map(one).collect()
+}
+
+/// Sorts what is a set; serde_json sorts the keys of objects.
+fn canonical(mut spec: Value) -> Value {
+    if let Some(sets) = spec.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(Value::as_array_mut) {
+            set.sort_by_key(ToString::to_string);
+        }
+    }
+    spec
+}
+
+fn features() -> BTreeSet<String> {
+    let names = fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter_map(|name| name.strip_suffix(".config.json").map(str::to_owned)).collect()
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The lines that differ, each with its number: a longest common subsequence.
+fn difference(golden: &str, made: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (golden.lines().collect(), made.lines().collect());
+    let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
+    for (i, from) in old.iter().enumerate().rev() {
+        for (j, to) in new.iter().enumerate().rev() {
+            common[i][j] = if from == to { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j, mut text) = (0, 0, String::new());
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            (i, j) = (i + 1, j + 1);
+        } else if j == new.len() || i < old.len() && common[i + 1][j] >= common[i][j + 1] {
+            text += &format!("  {:4} -{}\n", i + 1, old[i]);
+            i += 1;
+        } else {
+            text += &format!("  {:4} +{}\n", j + 1, new[j]);
+            j += 1;
+        }
+    }
+    text
+}
+
+fn made(feature: &str) -> Value {
+    let config = fs::read(directory().join(format!("{feature}.config.json"))).unwrap();
+    let config = serde_json::from_slice(&config).unwrap_or_else(|error| panic!("{feature}: {error}"));
+    make(&parse(config)).unwrap_or_else(|error| panic!("{feature}: {error}"))
+}
+
+#[test]
+fn specs_are_the_golden_ones() {
+    let update = std::env::var_os(UPDATE).is_some();
+    let mut problems = String::new();
+    for feature in features() {
+        let made = serde_json::to_string_pretty(&made(&feature)).unwrap() + "\n";
+        let golden = directory().join(format!("{feature}.spec.json"));
+        if update {
+            fs::write(&golden, made).unwrap();
+            continue;
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        if expected != made {
+            problems += &format!("{feature}:\n{}", difference(&expected, &made));
+        }
+    }
+    assert!(problems.is_empty(), "specs differ; {UPDATE}=1 takes them as they are now\n{problems}");
+}
+
+#[test]
+fn no_spec_is_without_its_config() {
+    let names = fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let specs: BTreeSet<_> = names.filter_map(|name| name.strip_suffix(".spec.json").map(str::to_owned)).collect();
+    let orphans: Vec<_> = specs.difference(&features()).cloned().collect();
+    assert!(orphans.is_empty(), "{orphans:?}");
+}
+
+/// CVE-2022-24769: what is inheritable without being ambient goes to whatever binary has file capabilities.
+#[test]
+fn no_capability_is_inheritable_that_is_not_ambient() {
+    for feature in features() {
+        let spec = made(&feature);
+        let sets = &spec["process"]["capabilities"];
+        assert_eq!(sets.get("inheritable"), sets.get("ambient"), "{feature}");
+    }
+}

@@ -1,0 +1,310 @@
+//! Configs that no spec can be made of: the text names the field.
+
+use pontoon::api::v1::{Device, Mount};
+use pontoon::container::mounts::MissingHostPath;
+use pontoon::container::{devices, mounts};
+use serde_json::{Value, json};
+
+/// The text for a document that is `part` of a container's, or of a sandbox's.
+fn refusal(document: Value) -> String {
+    super::make(&super::parse(document.clone())).expect_err(&document.to_string())
+}
+
+fn container(config: Value) -> String {
+    refusal(json!({ "container": config }))
+}
+
+fn security(context: Value) -> String {
+    container(json!({ "linux": { "security_context": context } }))
+}
+
+fn resources(resources: Value) -> String {
+    container(json!({ "linux": { "resources": resources } }))
+}
+
+fn sandbox(linux: Value) -> String {
+    refusal(json!({ "sandbox": { "linux": linux } }))
+}
+
+fn image_user(user: &str) -> String {
+    let passwd = "web:x:33:4294967295::/:\n99999999999:x:0:0::/:\n";
+    refusal(json!({ "container": {}, "image": { "cmd": ["/x"], "user": user }, "passwd": passwd }))
+}
+
+fn all_equal(table: &[(String, &str)]) {
+    for (refusal, text) in table {
+        assert_eq!(refusal, text);
+    }
+}
+
+#[test]
+fn of_the_process() {
+    let cwd = |path: &str| container(json!({ "working_dir": path }));
+    let env = |key: &str, value: Value| container(json!({ "envs": [{ "key": key, "value": value }] }));
+    let no_command = refusal(json!({ "container": {}, "image": { "cmd": [] } }));
+    let image_cwd = refusal(json!({ "container": {}, "image": { "cmd": ["/x"], "working_dir": "/proc/1/fd/3" } }));
+    all_equal(&[
+        (no_command, "config.command: is empty, and the image has neither an entrypoint nor a cmd"),
+        (cwd("work"), "config.working_dir: work is not absolute"),
+        (cwd("/proc/self/fd/7"), "config.working_dir: /proc/self/fd/7 leads through open files"),
+        (cwd("/a/../proc/thread-self/fd"), "config.working_dir: /a/../proc/thread-self/fd leads through open files"),
+        (image_cwd, "the image's working directory: /proc/1/fd/3 leads through open files"),
+        (env("", json!("x")), "config.envs[0].key: is empty or has a = or a zero byte"),
+        (env("A=B", json!("x")), "config.envs[0].key: is empty or has a = or a zero byte"),
+        (env("A", json!("x\0y")), "config.envs[0].value: has a zero byte"),
+        (env("A", json!([255])), "config.envs[0].value: of A is not UTF-8"),
+    ]);
+}
+
+#[test]
+fn of_the_user() {
+    const CONTEXT: &str = "config.linux.security_context";
+    let range = |field: &str, value: i64| format!("{CONTEXT}.{field}: {value} is not between 0 and 2147483647");
+    for value in [2_147_483_648_i64, 4_294_967_296, -1] {
+        assert_eq!(security(json!({ "run_as_user": { "value": value } })), range("run_as_user", value));
+    }
+    let group = json!({ "run_as_user": { "value": 1 }, "run_as_group": { "value": -1 } });
+    assert_eq!(security(group), range("run_as_group", -1));
+    assert_eq!(
+        security(json!({ "supplemental_groups": [4_294_967_295_i64] })),
+        range("supplemental_groups", 4_294_967_295)
+    );
+    let both = json!({ "run_as_user": { "value": 1 }, "run_as_username": "web" });
+    let group = json!({ "run_as_group": { "value": 1 } });
+    all_equal(&[
+        (security(both), "config.linux.security_context.run_as_username: and run_as_user exclude each other"),
+        (security(group), "config.linux.security_context.run_as_group: needs run_as_user or run_as_username"),
+        (
+            security(json!({ "run_as_username": "nobody" })),
+            "config.linux.security_context.run_as_username: there is no user \"nobody\" in the image",
+        ),
+        (image_user("99999999999"), "the image's USER: 99999999999 is not between 0 and 2147483647"),
+        (image_user("4294967296:0"), "the image's USER: 4294967296 is not between 0 and 2147483647"),
+        (image_user("1:group"), "the image's USER: there is no group \"group\" in the image"),
+        (image_user("33"), "the image's primary group: 4294967295 is not between 0 and 2147483647"),
+    ]);
+}
+
+#[test]
+fn of_the_security_context() {
+    let old_host = |context: Value| {
+        let config = json!({ "linux": { "security_context": context } });
+        refusal(json!({ "container": config, "host": { "seccomp": false } }))
+    };
+    let apparmor = |kind: i32, name: &str, on: bool| {
+        let context = json!({ "apparmor": { "profile_type": kind, "localhost_ref": name } });
+        let config = json!({ "linux": { "security_context": context } });
+        refusal(json!({ "container": config, "host": { "apparmor": on } }))
+    };
+    let localhost = |path: &str| security(json!({ "seccomp": { "profile_type": 2, "localhost_ref": path } }));
+    let capabilities = |list: &str| security(json!({ "capabilities": { list: ["NET_EVERYTHING"] } }));
+    all_equal(&[
+        (
+            security(json!({ "privileged": true })),
+            "config.linux.security_context.privileged: the sandbox is not privileged",
+        ),
+        (
+            capabilities("add_capabilities"),
+            "config.linux.security_context.capabilities.add_capabilities: there is no capability \"NET_EVERYTHING\"",
+        ),
+        (
+            capabilities("drop_capabilities"),
+            "config.linux.security_context.capabilities.drop_capabilities: there is no capability \"NET_EVERYTHING\"",
+        ),
+        (
+            capabilities("add_ambient_capabilities"),
+            "config.linux.security_context.capabilities.add_ambient_capabilities: there is no capability \"NET_EVERYTHING\"",
+        ),
+        (
+            localhost("../p.json"),
+            "config.linux.security_context.seccomp.localhost_ref: \"../p.json\" is not a clean absolute path",
+        ),
+        (
+            localhost("/a/../../p.json"),
+            "config.linux.security_context.seccomp.localhost_ref: \"/a/../../p.json\" is not a clean absolute path",
+        ),
+        (
+            old_host(json!({ "seccomp": { "profile_type": 0 } })),
+            "config.linux.security_context.seccomp: this kernel has no seccomp filters",
+        ),
+        (apparmor(0, "", false), "config.linux.security_context.apparmor: this host has no AppArmor"),
+        (apparmor(2, "p", false), "config.linux.security_context.apparmor: this host has no AppArmor"),
+        (
+            apparmor(0, "", true),
+            "config.linux.security_context.apparmor: the default profile is not supported by this version",
+        ),
+        (apparmor(2, "", true), "config.linux.security_context.apparmor.localhost_ref: is empty"),
+    ]);
+    let broken = localhost("/p.json");
+    assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
+}
+
+#[test]
+fn of_namespaces() {
+    const POD: i32 = 0;
+    const CONTAINER: i32 = 1;
+    const TARGET: i32 = 3;
+    let options = |options: Value| security(json!({ "namespace_options": options }));
+    let of_sandbox = |options: Value| sandbox(json!({ "security_context": { "namespace_options": options } }));
+    let userns = |options: Value| of_sandbox(json!({ "userns_options": options }));
+    all_equal(&[
+        (
+            options(json!({ "pid": TARGET, "target_id": "x" })),
+            "config.linux.security_context.namespace_options.target_id: names no running container of the pod",
+        ),
+        (
+            of_sandbox(json!({ "pid": TARGET })),
+            "config.linux.security_context.namespace_options.pid: TARGET is for containers only",
+        ),
+        (
+            of_sandbox(json!({ "network": CONTAINER })),
+            "config.linux.security_context.namespace_options.network: has to be POD or NODE",
+        ),
+        (
+            options(json!({ "ipc": TARGET })),
+            "config.linux.security_context.namespace_options.ipc: has to be POD or NODE",
+        ),
+        (
+            userns(json!({ "mode": POD })),
+            "config.linux.security_context.namespace_options.userns_options: user namespaces are not supported by this version",
+        ),
+        (
+            userns(json!({ "mode": CONTAINER })),
+            "config.linux.security_context.namespace_options.userns_options: mode has to be POD or NODE",
+        ),
+        (
+            userns(json!({ "mode": 2, "uids": [{ "host_id": 1, "container_id": 0, "length": 1 }] })),
+            "config.linux.security_context.namespace_options.userns_options: mappings go with mode POD only",
+        ),
+    ]);
+}
+
+#[test]
+fn of_resources() {
+    let v1 = json!({ "linux": { "resources": { "unified": { "memory.high": "1" } } } });
+    let pages = |size: &str| resources(json!({ "hugepage_limits": [{ "page_size": size, "limit": 1 }] }));
+    all_equal(&[
+        (resources(json!({ "cpu_period": -1 })), "config.linux.resources.cpu_period: -1 is negative"),
+        (resources(json!({ "cpu_shares": -2 })), "config.linux.resources.cpu_shares: -2 is negative"),
+        (resources(json!({ "cpu_quota": -2 })), "config.linux.resources.cpu_quota: -2 is below -1"),
+        (
+            resources(json!({ "memory_limit_in_bytes": -2 })),
+            "config.linux.resources.memory_limit_in_bytes: -2 is below -1",
+        ),
+        (pages("2 MB"), "config.linux.resources.hugepage_limits[0].page_size: \"2 MB\" is no size such as 2MB"),
+        (pages("2Mi"), "config.linux.resources.hugepage_limits[0].page_size: \"2Mi\" is no size such as 2MB"),
+        (
+            refusal(json!({ "container": v1, "host": { "cgroup_v2": false } })),
+            "config.linux.resources.unified: needs cgroup v2",
+        ),
+    ]);
+}
+
+#[test]
+fn of_sysctls() {
+    let sysctl = |key: &str, value: &str| sandbox(json!({ "sysctls": { key: value } }));
+    let on_host = |key: &str| {
+        let options = json!({ "network": 2, "ipc": 2 });
+        sandbox(json!({ "sysctls": { key: "1" }, "security_context": { "namespace_options": options } }))
+    };
+    all_equal(&[
+        (
+            sysctl("kernel.shm_rmid_forced", "1+kernel.core_pattern=|/x"),
+            "config.linux.sysctls[kernel.shm_rmid_forced]: has a control character, a + or a =",
+        ),
+        (
+            sysctl("net.core.somaxconn", "1\n2"),
+            "config.linux.sysctls[net.core.somaxconn]: has a control character, a + or a =",
+        ),
+        (sysctl("Net.x", "1"), "config.linux.sysctls[Net.x]: is not the name of a sysctl"),
+        (sysctl("net/../kernel", "1"), "config.linux.sysctls[net/../kernel]: is not the name of a sysctl"),
+        (
+            sysctl("kernel.core_pattern", "x"),
+            "config.linux.sysctls[kernel.core_pattern]: is not namespaced: it would change the host",
+        ),
+        (
+            on_host("net.ipv4.ip_forward"),
+            "config.linux.sysctls[net.ipv4.ip_forward]: would change the host: the pod uses the host's network namespace",
+        ),
+        (
+            on_host("fs.mqueue.msg_max"),
+            "config.linux.sysctls[fs.mqueue.msg_max]: would change the host: the pod uses the host's IPC namespace",
+        ),
+        (
+            on_host("kernel.domainname"),
+            "config.linux.sysctls[kernel.domainname]: would change the host: the pod uses the host's network namespace",
+        ),
+    ]);
+}
+
+#[test]
+fn of_cdi_devices() {
+    all_equal(&[
+        (
+            container(json!({ "cdi_devices": [{ "name": "vendor.com/gpu=0" }] })),
+            "config.CDI_devices: CDI devices are not supported by this version",
+        ),
+        (
+            container(json!({ "annotations": { "cdi.k8s.io/x": "vendor.com/gpu=0" } })),
+            "config.annotations[cdi.k8s.io/x]: CDI devices are not supported by this version",
+        ),
+    ]);
+}
+
+#[test]
+fn of_a_spec_of_mounts() {
+    let mount =
+        |mount: Value, handler: Value| refusal(json!({ "container": { "mounts": [mount] }, "handler": handler }));
+    let rro = json!({ "container_path": "/x", "host_path": "/x", "readonly": true, "recursive_read_only": true });
+    let option = json!({ "container_path": "/x", "host_path": "/x", "mount_options": ["suid"] });
+    all_equal(&[
+        (
+            mount(rro, json!({ "recursive_read_only": false })),
+            "config.mounts[0].recursive_read_only: RROUnsupported: the runtime of handler \"runc\" has no such mounts",
+        ),
+        (mount(option, json!({})), "config.mounts[0].mount_options: \"suid\" is none of nosuid, noexec, nodev"),
+    ]);
+}
+
+/// All of these are said before any path is looked at.
+#[tokio::test]
+async fn of_mounts_before_the_host_is_asked() {
+    let good = json!({ "container_path": "/x", "host_path": "/" });
+    let table = [
+        (json!({ "container_path": "" }), "container_path: is required"),
+        (json!({ "container_path": "x" }), "container_path: is not absolute"),
+        (json!({ "host_path": "" }), "host_path: is required"),
+        (json!({ "host_path": "data" }), "host_path: is not absolute"),
+        (json!({ "propagation": 7 }), "propagation: 7 is no MountPropagation"),
+        (json!({ "recursive_read_only": true }), "recursive_read_only: requires readonly"),
+        (
+            json!({ "recursive_read_only": true, "readonly": true, "propagation": 1 }),
+            "recursive_read_only: requires PROPAGATION_PRIVATE",
+        ),
+        (json!({ "image": { "image": "example" } }), "image: image volumes are not served: \"example\""),
+    ];
+    for (change, text) in table {
+        let mut json = good.clone();
+        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
+        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
+        assert_eq!(error, format!("config.mounts[1].{text}"));
+    }
+}
+
+#[tokio::test]
+async fn of_devices_before_the_host_is_asked() {
+    let table = [
+        (json!({ "host_path": "null" }), "host_path: is not absolute"),
+        (json!({ "container_path": "null" }), "container_path: is not absolute"),
+        (json!({ "permissions": "" }), "permissions: one or more of r, w and m are required"),
+        (json!({ "permissions": "rx" }), "permissions: 'x' is none of r, w and m"),
+    ];
+    for (change, text) in table {
+        let mut json = json!({ "host_path": "/dev/null", "container_path": "/dev/null", "permissions": "r" });
+        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let device: Device = serde_json::from_value(json).unwrap();
+        let error = devices::resolve(&[device], false).await.unwrap_err().to_string();
+        assert_eq!(error, format!("config.devices[0].{text}"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The rooms' borders (lib.rs, each room's mod.rs) and the files' sizes, held by reading the source.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of production code a file may have.
+const LARGEST_FILE: usize = 400;
+/// Lines that main.rs may have.
+const LARGEST_MAIN: usize = 39;
+
+/// A source file without its comments and its tests.
+struct Source {
+    /// Below `src`.
+    path: String,
+    /// Production code with its numbers; comments are empty lines.
+    lines: Vec<(usize, String)>,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        self.path.split(['/', '.']).next().unwrap_or_default()
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.ends_with("tests.rs") || self.path.contains("/tests/")
+    }
+
+    /// Where a word is named.
+    fn naming(&self, word: &str) -> Vec<String> {
+        let lines = self.lines.iter().filter(|(_, line)| line.contains(word));
+        lines.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
+    }
+
+    /// Where a room is used.
+    fn using(&self, room: &str) -> Vec<String> {
+        let whole = |line: &str, at: usize| !line[at..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
+        let uses = |line: &str| {
+            let path = format!("crate::{room}");
+            let direct = line.match_indices(&path).any(|(at, _)| whole(line, at + path.len()));
+            // `use crate::{a, b::c};`
+            let list = line.split_once("crate::{").is_some_and(|(_, list)| {
+                let names = list.trim_end_matches(['}', ';', ' ']).split(',');
+                names.map(|name| name.trim().split("::").next().unwrap_or_default()).any(|name| name == room)
+            });
+            direct || list
+        };
+        let lines = self.lines.iter().filter(|(_, line)| uses(line));
+        lines.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
+    }
+}
+
+/// All of `src`; whatever `#[cfg(test)] mod` begins is the end of a file's production code.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(read(&root, &path));
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 50, "the source was not found");
+    found
+}
+
+fn read(root: &Path, path: &PathBuf) -> Source {
+    let text = fs::read_to_string(path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let is_mod =
+        |line: &str| line.trim_start_matches("pub(super) ").trim_start_matches("pub(crate) ").starts_with("mod ");
+    let tests =
+        (0..lines.len()).find(|&at| lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|line| is_mod(line)));
+    let code = |(number, line): (usize, &&str)| {
+        let comment = line.trim_start().starts_with("//");
+        (number + 1, if comment { String::new() } else { (*line).to_owned() })
+    };
+    Source {
+        path: path.strip_prefix(root).unwrap().display().to_string(),
+        lines: lines[..tests.unwrap_or(lines.len())].iter().enumerate().map(code).collect(),
+    }
+}
+
+/// Fails with all lines that break a rule.
+fn assert_none(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "{rule}, but:\n{}", broken.join("\n"));
+}
+
+fn production() -> impl Iterator<Item = Source> {
+    sources().into_iter().filter(|source| !source.is_test())
+}
+
+#[test]
+fn sandbox_and_container_never_import_each_other() {
+    let broken = production().flat_map(|source| match source.room() {
+        "sandbox" => source.using("container"),
+        "container" => source.using("sandbox"),
+        _ => Vec::new(),
+    });
+    assert_none("a sandbox knows no containers and a container no sandbox", broken.collect());
+}
+
+#[test]
+fn only_the_edge_makes_grpc_statuses_and_serves() {
+    let broken = production().filter(|source| source.room() != "cri").flat_map(|source| {
+        let mut broken = source.naming("_server::");
+        // containerd's own answers are read in its room.
+        if source.room() != "containerd" {
+            for word in ["tonic::Status", "tonic::{Status", "tonic::Code", "Status::new("] {
+                broken.extend(source.naming(word));
+            }
+        }
+        broken
+    });
+    assert_none("only cri names tonic's Status and the service traits", broken.collect());
+}
+
+#[test]
+fn only_one_room_speaks_containerd() {
+    let broken = production()
+        .filter(|source| source.room() != "containerd")
+        .flat_map(|source| source.naming("containerd_client"));
+    assert_none("only src/containerd names containerd_client", broken.collect());
+}
+
+#[test]
+fn nothing_below_the_verbs_knows_the_verbs() {
+    let above = ["cri", "daemon", "main", "lib"];
+    let broken = production().filter(|source| !above.contains(&source.room())).flat_map(|source| {
+        let mut broken = source.using("cri");
+        broken.extend(source.using("daemon"));
+        if source.room() != "runtime" {
+            broken.extend(source.using("runtime"));
+        }
+        broken
+    });
+    assert_none("rooms import only what is below them", broken.collect());
+}
+
+#[test]
+fn specs_and_states_do_no_io() {
+    let pure = |source: &Source| {
+        source.room() == "spec" || ["sandbox/state.rs", "container/state.rs"].contains(&source.path.as_str())
+    };
+    let broken = production().filter(pure).flat_map(|source| {
+        let words = ["std::fs", "fs::", "tokio", "std::net", "std::process", "async fn", ".await", "env::var"];
+        words.into_iter().flat_map(|word| source.naming(word)).collect::<Vec<_>>()
+    });
+    assert_none("spec and the state files are pure", broken.collect());
+}
+
+#[test]
+fn unsafe_is_in_sys_and_in_the_pause_program_only() {
+    let allowed = |source: &Source| source.room() == "sys" || source.path == "sandbox/pause/main.rs";
+    let broken = production().filter(|source| !allowed(source)).flat_map(|source| {
+        let words = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"];
+        words.into_iter().flat_map(|word| source.naming(word)).collect::<Vec<_>>()
+    });
+    assert_none("unsafe code is in src/sys and the pause program", broken.collect());
+}
+
+#[test]
+fn a_file_can_be_read_in_one_sitting() {
+    let too_long = production().filter_map(|source| {
+        let limit = if source.path == "main.rs" { LARGEST_MAIN } else { LARGEST_FILE };
+        let length = source.lines.len();
+        (length > limit).then(|| format!("{} has {length} lines, not at most {limit}", source.path))
+    });
+    assert_none("files are short", too_long.collect());
+}

@@ -1,0 +1,148 @@
+//! containerd goes away and comes back: reads are served, changes say that it is away, and what
+//! happened meanwhile is found out.
+
+use std::time::{Duration, Instant};
+
+use pontoon::api::v1::*;
+use tonic::Code;
+
+use crate::support::containerd::Fault;
+use crate::support::server::Node;
+use crate::support::{PATIENCE, requests, until};
+
+async fn runtime_ready(node: &Node) -> bool {
+    let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == "RuntimeReady")
+        .is_some_and(|condition| condition.status)
+}
+
+async fn until_ready(node: &Node, wanted: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while runtime_ready(node).await != wanted {
+        assert!(Instant::now() < deadline, "RuntimeReady does not become {wanted}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_served_and_changes_are_unavailable_within_seconds() {
+    let mut node = Node::start().await;
+    let (sandbox, id) = node.running("web", &["fake"]).await;
+    node.containerd.stop();
+    until_ready(&node, false).await;
+    assert_eq!(node.sandboxes().await, [(sandbox.clone(), PodSandboxState::SandboxReady)]);
+    assert_eq!(node.containers().await, [(id.clone(), ContainerState::ContainerRunning)]);
+    assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
+
+    let pod = node.pod("web");
+    let (mut run, mut create, mut stop) = (node.cri(), node.cri(), node.cri());
+    let start = Instant::now();
+    let (ran, created, stopped) = tokio::join!(
+        run.run_pod_sandbox(node.pod("db")),
+        create.create_container(requests::container(&sandbox, &pod, "side", &["fake"])),
+        stop.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }),
+    );
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(8), "{took:?}");
+    let codes = [ran.unwrap_err().code(), created.unwrap_err().code(), stopped.unwrap_err().code()];
+    assert_eq!(codes, [Code::Unavailable; 3]);
+
+    node.containerd.serve();
+    until_ready(&node, true).await;
+    assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_that_happened_meanwhile_is_found_out() {
+    let mut node = Node::start().await;
+    let (sandbox, id) = node.running("web", &["fake", "out=bye\n"]).await;
+    node.containerd.stop();
+    until_ready(&node, false).await;
+    node.containerd.end(&id, 6);
+    node.containerd.serve();
+    let status = node.ended(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
+    until("the task is deleted", || node.containerd.tasks() == [sandbox.clone()]).await;
+    let record = node.containerd.container(&id).unwrap();
+    assert!(record.extensions.keys().any(|key| key.ends_with("exit")), "the exit is written before the task goes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_died_meanwhile_is_not_ready() {
+    let mut node = Node::start().await;
+    let sandbox = node.run(&node.pod("web")).await;
+    node.containerd.stop();
+    node.containerd.end(&sandbox, 137);
+    node.containerd.serve();
+    until("the pause task is deleted", || node.containerd.tasks().is_empty()).await;
+    assert_eq!(node.sandboxes().await, [(sandbox.clone(), PodSandboxState::SandboxNotready)]);
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_for_a_containerd_that_restarts() {
+    let mut node = Node::start().await;
+    node.containerd.stop();
+    until_ready(&node, false).await;
+    let (mut cri, pod) = (node.cri(), node.pod("web"));
+    let call = tokio::spawn(async move { cri.run_pod_sandbox(pod).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.containerd.serve();
+    let id = call.await.unwrap().unwrap().into_inner().pod_sandbox_id;
+    node.remove(&id).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containerd_that_dies_in_the_middle_of_a_run_leaves_nothing_that_cannot_be_removed() {
+    let mut node = Node::start().await;
+    let pod = node.pod("web");
+    for method in ["Store/Create", "Containers/Create", "Tasks/Create", "Tasks/Start"] {
+        let gate = node.containerd.hang(method, 1);
+        let (mut cri, request) = (node.cri(), pod.clone());
+        let call = tokio::spawn(async move { cri.run_pod_sandbox(request).await });
+        gate.arrived().await;
+        node.containerd.stop();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        node.containerd.heal();
+        node.containerd.serve();
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{method}: {error}");
+        until_ready(&node, true).await;
+        node.remove_all().await;
+        node.assert_clean(method).await;
+    }
+}
+
+/// A hung containerd: it accepts everything and answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_do_not_wait_for_a_containerd_that_hangs() {
+    let node = Node::start().await;
+    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let _gate = node.containerd.hang("*", 0);
+    let start = Instant::now();
+    assert_eq!(node.sandboxes().await.len(), 1);
+    assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
+    runtime_ready(&node).await;
+    node.cri().version(VersionRequest::default()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    node.containerd.heal();
+    node.remove(&sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_is_written_however_often_the_write_fails() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    node.containerd.fault("Containers/Update", 1, Fault::Disconnect);
+    node.containerd.fault("Containers/Update", 2, Fault::Error(Code::Unavailable));
+    node.containerd.end(&id, 8);
+    assert_eq!(node.ended(&id).await.exit_code, 8);
+    assert!(node.containerd.container(&id).unwrap().extensions.keys().any(|key| key.ends_with("exit")));
+}

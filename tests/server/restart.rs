@@ -1,0 +1,152 @@
+//! `kill -9` of the server, at any instant: no pod notices.
+
+use pontoon::api::v1::*;
+
+use crate::support::server::Node;
+use crate::support::{cni, requests, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_server_knows_what_the_old_one_knew() {
+    let mut node = Node::start().await;
+    let (sandbox, running) = node.running("web", &["fake"]).await;
+    let pod = node.pod("web");
+    let done = node.create(&requests::container(&sandbox, &pod, "done", &["fake", "exit=3"])).await;
+    node.start_container(&done).await;
+    node.ended(&done).await;
+    let created = node.create(&requests::container(&sandbox, &pod, "created", &["fake"])).await;
+    let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
+    let pod_before = node.cri().pod_sandbox_status(request.clone()).await.unwrap().into_inner().status;
+    let mut before = Vec::new();
+    for id in [&running, &done, &created] {
+        before.push(node.status(id).await);
+    }
+
+    node.restart().await;
+
+    let pod_after = node.cri().pod_sandbox_status(request).await.unwrap().into_inner().status;
+    assert_eq!(pod_before, pod_after);
+    assert_eq!(pod_after.unwrap().network.unwrap().ip, cni::ADDRESS);
+    for (id, before) in [&running, &done, &created].into_iter().zip(before) {
+        assert_eq!(node.status(id).await, before);
+    }
+    assert_eq!(node.containerd.signals(&running), Vec::<u32>::new(), "nobody was disturbed");
+    node.start_container(&created).await;
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_meanwhile_has_its_own_exit_code_and_last_words() {
+    let mut node = Node::start().await;
+    let (_, id) = node.running("web", &["fake", "out=last words\n", "exit=42", "after=300"]).await;
+    node.kill();
+    let task = id.clone();
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    assert!(node.containerd.tasks().contains(&task));
+    node.spawn().await;
+    let status = node.ended(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (42, "Error"));
+    assert!(status.finished_at >= status.started_at && status.started_at > 0);
+    let log = std::fs::read_to_string(&status.log_path).unwrap();
+    assert_eq!(log.matches("last words").count(), 1, "{log}");
+    until("the task is deleted", || !node.containerd.tasks().contains(&task)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_on_is_followed_to_its_end() {
+    let mut node = Node::start().await;
+    let (sandbox, id) = node.running("web", &["fake"]).await;
+    node.restart().await;
+    node.containerd.end(&id, 5);
+    assert_eq!(node.ended(&id).await.exit_code, 5);
+    node.containerd.end(&sandbox, 0);
+    until("the pause task is deleted", || node.containerd.tasks().is_empty()).await;
+    assert_eq!(node.sandboxes().await, [(sandbox, PodSandboxState::SandboxNotready)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kill_cut_short_is_listed_or_gone_and_can_be_removed() {
+    let mut node = Node::start().await;
+    let pod = node.pod("web");
+    let start = node.containerd.calls().len();
+    let sandbox = node.run(&pod).await;
+    let made = node.containerd.steps_since(start);
+    let start = node.containerd.calls().len();
+    let container = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    node.start_container(&container).await;
+    let begun = node.containerd.steps_since(start);
+    node.remove(&sandbox).await;
+    node.assert_clean("a pod's whole life").await;
+
+    for (method, nth) in made {
+        let gate = node.containerd.hang(&method, nth);
+        let (mut cri, request) = (node.cri(), pod.clone());
+        let call = tokio::spawn(async move { cri.run_pod_sandbox(request).await });
+        gate.arrived().await;
+        die_and_remove_all(&mut node, &format!("RunPodSandbox at {method} number {nth}")).await;
+        call.await.unwrap().unwrap_err();
+    }
+    for (method, nth) in begun {
+        // Also the first look into the image, which only a fresh server takes.
+        node.restart().await;
+        let sandbox = node.run(&pod).await;
+        let request = requests::container(&sandbox, &pod, "main", &["fake"]);
+        let gate = node.containerd.hang(&method, nth);
+        let mut cri = node.cri();
+        let call = tokio::spawn(async move {
+            let container_id = cri.create_container(request).await?.into_inner().container_id;
+            cri.start_container(StartContainerRequest { container_id }).await
+        });
+        gate.arrived().await;
+        die_and_remove_all(&mut node, &format!("{method} number {nth}")).await;
+        call.await.unwrap().unwrap_err();
+    }
+}
+
+async fn die_and_remove_all(node: &mut Node, case: &str) {
+    node.kill();
+    node.containerd.heal();
+    node.spawn().await;
+    node.remove_all().await;
+    // Looks into images end with their leases.
+    node.containerd.collect_garbage();
+    node.assert_clean(case).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_listed_and_can_be_removed() {
+    let mut node = Node::start().await;
+    let (sandbox, container) = node.running("web", &["fake"]).await;
+    let (other, _) = node.running("db", &["fake"]).await;
+    node.kill();
+    let damage = |value: &mut prost_types::Any| value.value = b"\xff\xff nonsense".to_vec();
+    node.containerd.edit_container(&container, |record| record.extensions.values_mut().for_each(damage));
+    node.containerd.edit_sandbox(&sandbox, |record| record.extensions.values_mut().for_each(damage));
+    node.spawn().await;
+    let mut listed: Vec<String> = node.sandboxes().await.into_iter().map(|(id, _)| id).collect();
+    let mut expected = vec![sandbox.clone(), other.clone()];
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
+    assert!(node.containers().await.contains(&(container, ContainerState::ContainerUnknown)));
+    node.remove(&sandbox).await;
+    node.remove(&other).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
+    let mut node = Node::start().await;
+    node.kill();
+    let foreign = "f".repeat(64);
+    node.containerd.edit_container(&foreign, |record| {
+        record.labels.insert("io.cri-containerd.kind".to_owned(), "container".to_owned());
+    });
+    node.containerd.edit_sandbox(&foreign, |_| {});
+    node.spawn().await;
+    let (sandbox, _) = node.running("web", &["fake"]).await;
+    assert_eq!(node.sandboxes().await.len(), 1);
+    node.remove_all().await;
+    assert!(!node.containerd.sandboxes().contains(&sandbox));
+    assert_eq!((node.containerd.containers(), node.containerd.sandboxes()), (vec![foreign.clone()], vec![foreign]));
+}
