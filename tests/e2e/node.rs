@@ -64,7 +64,9 @@ impl Node {
         until(SETTLED, || async {
             let now = Self::look(bed).await?;
             let counts = |line: &&String| {
-                !excused(line) && !line.contains(LEVEL_3) && (!(self.shared || now.shared) || ours.iter().any(|ours| line.contains(ours.as_str())))
+                !excused(line)
+                    && !line.contains(LEVEL_3)
+                    && (!(self.shared || now.shared) || ours.iter().any(|ours| line.contains(ours.as_str())))
             };
             let came: Vec<_> = now.lines.difference(&self.lines).filter(counts).collect();
             // A daemon's own empty directories may come and go with it.
