@@ -33,22 +33,24 @@ say() { printf '%s\n' "$*"; }
 
 # ---- what is left on the node -------------------------------------------------------------------------------------------
 
-list_beds() { tests/e2e/bed.sh list | cut -f2 | sort; }
-list_registries() { find /var/tmp -maxdepth 1 -name 'pt-images.*' | sort; }
-
-# A stage takes down what it started, unless it was killed; then we do.
+# A stage takes down what it started, unless it was killed; then we do. Beds are named after the process they belong to.
 take_down_leftovers() {
     local name directory
-    comm -13 "$logs/beds.before" <(list_beds) | while read -r name; do
+    tests/e2e/bed.sh list | cut -f2 | while read -r name; do
+        is_orphan "$name" || continue
         say "bed $name still stood"
         tests/e2e/bed.sh down "$name"
     done
-    comm -13 "$logs/registries.before" <(list_registries) | while read -r directory; do
+    find /var/tmp -maxdepth 2 -path '/var/tmp/pt-images.*/registry-*' | while read -r directory; do
+        is_orphan "$directory" || continue
         say "registry $directory still stood"
-        find "$directory" -maxdepth 1 -name 'registry-*' -exec tests/images/registry.sh down {} \;
-        rm -rf "$directory"
+        tests/images/registry.sh down "$directory"
+        rmdir "$(dirname "$directory")" || true
     done
 }
+
+# is_orphan NAME-PID: whether that process is gone. Other names are not ours.
+is_orphan() { [[ $1 =~ -([0-9]+)$ && ! -e /proc/${BASH_REMATCH[1]} ]]; }
 
 # When we are stopped, so is the stage; it cleans up by itself.
 leave() {
@@ -59,12 +61,12 @@ leave() {
         kill -TERM "$running" 2>/dev/null || true
         wait "$running" || true
     fi
-    [[ ! -e $logs/registries.before ]] || take_down_leftovers
+    take_down_leftovers
     exit $status
 }
 trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'say "interrupted"; exit 130' INT
+trap 'say "stopped by a signal"; exit 143' TERM HUP
 
 # ---- running and counting -----------------------------------------------------------------------------------------------
 
@@ -220,8 +222,6 @@ done
 start=$SECONDS
 rm -f "$logs"/*.log
 set_up
-list_beds >"$logs/beds.before"
-list_registries >"$logs/registries.before"
 tests/e2e/nodestate.sh >"$logs/node.before"
 for name in "$@"; do
     run_stage "$name"
