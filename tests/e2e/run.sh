@@ -137,7 +137,7 @@ run_pod
 if [[ -z ${ONCE:-} ]]; then
     step "The pod runs until Ctrl-C. From another terminal:"
     echo "$BIN/crictl --config $BED/crictl.yaml ps"
-    echo "$BIN/crictl --config $BED/crictl.yaml exec --sync $web ls /www"
+    echo "$BIN/crictl --config $BED/crictl.yaml exec --sync $web ls /data"
     echo "$BIN/crictl --config $BED/crictl.yaml logs -f $writer"
     echo "tail -f $BED/logs/*.log"
     # In the background, because bash runs a trap only between commands, and `wait` can be interrupted.
