@@ -100,14 +100,22 @@ async fn a_pod_while_the_cni_configuration_cannot_be_read(scope: Arc<Scope>) -> 
     let broken = while_broken(&scope, &earlier).await;
     std::fs::write(&file, good)?;
     broken?;
-    until(SOON, || async { Ok(ensure!(network_ready(&scope).await?, "the network is not ready again")) }).await?;
+    until(SOON, || async {
+        ensure!(network_ready(&scope).await?, "the network is not ready again");
+        Ok(())
+    })
+    .await?;
     scope.pod().await?;
     scope.remove_pods().await?;
     before.is_back(&scope.bed).await
 }
 
 async fn while_broken(scope: &Scope, earlier: &crate::scope::Pod) -> Outcome {
-    until(SOON, || async { Ok(ensure!(!network_ready(scope).await?, "the network is still ready")) }).await?;
+    until(SOON, || async {
+        ensure!(!network_ready(scope).await?, "the network is still ready");
+        Ok(())
+    })
+    .await?;
     let result = run(scope, Some(scope.pod_config()), "").await;
     let Err(error) = result else { bail!("a pod runs without a network") };
     ensure!(format!("{error:#}").to_lowercase().contains("cni"), "{error:#}");

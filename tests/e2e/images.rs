@@ -206,12 +206,20 @@ async fn what_ctr_imports_and_removes_is_seen_within_a_second(scope: Arc<Scope>)
     let listed = async || -> anyhow::Result<bool> {
         Ok(scope.bed.list_images("").await?.iter().any(|image| image.repo_tags.iter().any(|tag| tag == name)))
     };
-    until(second, || async { Ok(ensure!(listed().await?, "the imported image is not listed")) }).await?;
+    until(second, || async {
+        ensure!(listed().await?, "the imported image is not listed");
+        Ok(())
+    })
+    .await?;
     ensure!(scope.bed.image_status(name).await?.image.is_some(), "it has no status");
     let records = scope.bed.ctr(&["images", "list", "--quiet"]).await?;
     let id = scope.bed.image_status(name).await?.image.context("no image")?.id;
     for record in records.lines().filter(|r| *r == name || *r == id || r.contains("test-image-3")) {
         scope.bed.ctr(&["images", "rm", record]).await?;
     }
-    until(second, || async { Ok(ensure!(!listed().await?, "the removed image is still listed")) }).await
+    until(second, || async {
+        ensure!(!listed().await?, "the removed image is still listed");
+        Ok(())
+    })
+    .await
 }

@@ -32,8 +32,8 @@ impl Node {
         let mut lines = BTreeSet::new();
         let mut section = String::new();
         for line in output(&mut bed.script("nodestate.sh")).await?.lines() {
-            if line.starts_with("== ") {
-                section = line[3..].to_owned();
+            if let Some(name) = line.strip_prefix("== ") {
+                section = name.to_owned();
             }
             lines.insert(format!("{section}: {line}"));
         }

@@ -1,7 +1,7 @@
 //! The daemon is killed, or ends, and starts again: no pod notices.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ fn counter(name: &str) -> v1::ContainerConfig {
 }
 
 /// That a counter's log has every number from 0 on, each once; how many there are.
-fn counted(log: &PathBuf) -> anyhow::Result<usize> {
+fn counted(log: &Path) -> anyhow::Result<usize> {
     let text = logs::text(log)?;
     for (expected, line) in text.lines().enumerate() {
         ensure!(line == expected.to_string(), "{}: {line} where {expected} should be", log.display());
@@ -150,9 +150,13 @@ async fn after_a_kill_everything_is_as_it_was(scope: Arc<Scope>) -> Outcome {
     ensure!(took < Duration::from_secs(1), "the first list took {took:?}");
     seen.same(&Seen::now(&scope).await?)?;
 
-    let so_far = logs.iter().map(counted).collect::<anyhow::Result<Vec<_>>>()?;
+    let so_far = logs.iter().map(|log| counted(log)).collect::<anyhow::Result<Vec<_>>>()?;
     for (log, so_far) in logs.iter().zip(so_far) {
-        until(SOON, || async { Ok(ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display())) }).await?;
+        until(SOON, || async {
+            ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display());
+            Ok(())
+        })
+        .await?;
     }
     for pod in &pods {
         pod.stop().await?;
@@ -172,7 +176,11 @@ async fn after_a_sigterm_pods_run_on(scope: Arc<Scope>) -> Outcome {
     seen.same(&Seen::now(&scope).await?)?;
     for log in &logs {
         let so_far = counted(log)?;
-        until(SOON, || async { Ok(ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display())) }).await?;
+        until(SOON, || async {
+            ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display());
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -190,7 +198,10 @@ async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome 
     let pid = scope.bed.pid_of(&id).await?;
     scope.bed.daemon("daemon", "kill").await?;
     std::fs::write(volume.join("go"), "")?;
-    let gone = || async { Ok(ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it still runs")) };
+    let gone = || async {
+        ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "it still runs");
+        Ok(())
+    };
     until(SOON, gone).await?;
     scope.bed.daemon("daemon", "start").await?;
     let status = scope.bed.exited(&id).await?;
@@ -279,7 +290,11 @@ async fn when_containerd_is_killed_and_back_pods_run_on(scope: Arc<Scope>) -> Ou
     let away = away(&scope, &id).await;
     scope.bed.daemon("containerd", "start").await?;
     away?;
-    until(SOON, || async { Ok(ensure!(runtime_ready(&scope.bed).await?, "still not ready")) }).await?;
+    until(SOON, || async {
+        ensure!(runtime_ready(&scope.bed).await?, "still not ready");
+        Ok(())
+    })
+    .await?;
     seen.same(&Seen::now(&scope).await?)?;
     scope.bed.stop(&id, 5).await?;
     let status = scope.bed.status(&id).await?;
@@ -291,7 +306,11 @@ async fn when_containerd_is_killed_and_back_pods_run_on(scope: Arc<Scope>) -> Ou
 
 /// While containerd is away: reads are answered, writes are refused in time.
 async fn away(scope: &Scope, id: &str) -> Outcome {
-    until(SOON, || async { Ok(ensure!(!runtime_ready(&scope.bed).await?, "still ready")) }).await?;
+    until(SOON, || async {
+        ensure!(!runtime_ready(&scope.bed).await?, "still ready");
+        Ok(())
+    })
+    .await?;
     scope.bed.status(id).await.context("while containerd is away")?;
     ensure!(scope.pods().await?.len() == 1, "the pod is not listed while containerd is away");
     let start = Instant::now();
