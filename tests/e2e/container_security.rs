@@ -114,7 +114,7 @@ async fn capabilities_are_added_and_dropped(scope: Arc<Scope>) -> Outcome {
     let changed = status_as(&pod, "changed", |config| {
         security(config).capabilities = Some(v1::Capability {
             add_capabilities: vec!["NET_ADMIN".into()],
-            drop_capabilities: vec!["CAP_CHOWN".into()],
+            drop_capabilities: vec!["CHOWN".into()],
             ..Default::default()
         });
     })
