@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -30,8 +31,23 @@ impl Listener {
     }
 }
 
+/// How long a predecessor may take to be gone: one that was killed keeps its lock and its socket until the kernel has
+/// taken its process apart, which a supervisor need not wait for.
+const PREDECESSOR: Duration = Duration::from_secs(1);
+
+/// Binds the socket, if need be when the one before us is gone.
+pub(super) async fn bind_after_another(path: &Path) -> anyhow::Result<Listener> {
+    let until = tokio::time::Instant::now() + PREDECESSOR;
+    loop {
+        match bind(path) {
+            Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
+            done => return done,
+        }
+    }
+}
+
 /// Binds the socket. One that nobody answers on is a leftover of a killed process and removed.
-pub(super) fn bind(path: &Path) -> anyhow::Result<Listener> {
+fn bind(path: &Path) -> anyhow::Result<Listener> {
     let parent = path.parent().context("socket: has no directory")?;
     if !parent.is_dir() {
         // Only one of our own making gets our mode: it may be /run itself.

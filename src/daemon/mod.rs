@@ -31,7 +31,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let config = Config::load(&flags)?;
     logging::start(&config.log)?;
     // Before anything else is touched: a second instance must not come further.
-    let listener = listen::bind(&config.socket)?;
+    let listener = listen::bind_after_another(&config.socket).await?;
     let tasks = Tasks::default();
     let node = wiring::node(config, tasks.clone()).await?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
