@@ -130,7 +130,7 @@ impl Bed {
 fn connect(socket: PathBuf) -> anyhow::Result<Channel> {
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
-        async move { anyhow::Ok(TokioIo::new(UnixStream::connect(socket).await?)) }
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
 }
