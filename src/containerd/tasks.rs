@@ -1,7 +1,5 @@
 //! The Tasks service: processes under a shim.
 
-use std::path::PathBuf;
-
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::types::v1 as task;
@@ -235,14 +233,6 @@ impl Containerd {
         };
         let reply = self.tasks().update(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("update task", id, &status))
-    }
-}
-
-impl Stdio {
-    /// FIFO paths of this name below a directory of their own.
-    #[must_use]
-    pub fn paths(&self) -> Vec<PathBuf> {
-        [&self.stdin, &self.stdout, &self.stderr].into_iter().filter(|p| !p.is_empty()).map(PathBuf::from).collect()
     }
 }
 

@@ -19,7 +19,7 @@ impl ToStatus for runtime::Error {
 
 impl ToStatus for images::Error {
     fn to_status(&self) -> Status {
-        make(image_code(self), chain(self))
+        make(image_code(self), runtime::chain(self))
     }
 }
 
@@ -32,20 +32,6 @@ impl ToStatus for std::convert::Infallible {
 #[allow(clippy::disallowed_methods, reason = "this is the one place that makes codes")]
 fn make(code: Code, message: String) -> Status {
     Status::new(code, message)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
-    }
-    text
 }
 
 fn code(error: &runtime::Error) -> Code {

@@ -156,17 +156,23 @@ impl Error {
     /// The error with all its causes in one line, as logs and gRPC messages have it.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            let next = error.to_string();
-            // A transparent wrapper repeats its source.
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            source = error.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// An error with all its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // A transparent wrapper repeats its source.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
 }

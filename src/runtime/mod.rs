@@ -32,7 +32,7 @@ mod version;
 
 pub use container_status::container_status;
 pub use create_container::create_container;
-pub use error::Error;
+pub use error::{Error, chain};
 pub use exec_sync::exec_sync;
 pub use exits::ExitHints;
 pub use list_containers::list_containers;
