@@ -16,6 +16,7 @@ mod leases;
 mod mount;
 mod options;
 mod sandboxes;
+mod shims;
 mod snapshots;
 mod streaming;
 mod tasks;

@@ -69,7 +69,7 @@ impl Node {
         let task = tasks.get(record.id.as_str());
         let running = task.filter(|task| task.status == ProcessStatus::Running);
         let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
-        let sandbox = Arc::new(Sandbox::new(record, state, Vec::new()));
+        let sandbox = Arc::new(Sandbox::inherited(record, state));
         sandbox.set_addresses(self.recovered_addresses(&sandbox).await);
         if running.is_some() {
             self.watch_pause(&sandbox);
@@ -152,8 +152,9 @@ impl Node {
                     }
                 }
             }
-            // A task that was made and never started, or one whose exit is written: not needed.
-            (State::Created | State::Exited(_) | State::Removing { .. }, Some(_)) => {
+            // A task that was made and never started, or one whose exit is written: not needed. One that is not listed
+            // may still be there: containerd leaves out a task whose shim has deleted its own half already.
+            (State::Created | State::Exited(_) | State::Removing { .. }, _) => {
                 container.set_cleaned(false);
                 let (node, container) = (Arc::clone(self), Arc::clone(container));
                 self.tasks.background(async move {
@@ -163,7 +164,6 @@ impl Node {
                     node.clean_task(&container).await;
                 });
             }
-            (State::Created | State::Exited(_) | State::Removing { .. }, None) => self.remove_streams(container),
             (State::Starting | State::Unknown, _) | (State::Running { .. }, None) => {}
         }
     }

@@ -10,7 +10,7 @@ use super::run_pod_sandbox::blocking;
 use super::{Change, Error, Node, Result};
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;
-use crate::container::Grace;
+use crate::container::{Container, Grace};
 use crate::netns;
 use crate::sandbox::{Event, Sandbox, State};
 
@@ -52,14 +52,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     // Both to their end, whatever the other says.
-    let (paused, detached) = tokio::join!(
-        async {
-            let cleaned = join_all(containers.iter().map(|container| container.cleaned()));
-            let _ = tokio::time::timeout(CLEANED, cleaned).await;
-            node.destroy_pause(sandbox).await
-        },
-        node.detach_network(sandbox),
-    );
+    let (paused, detached) = tokio::join!(node.end_pause(sandbox, &containers), node.detach_network(sandbox));
     paused?;
     detached?;
 
@@ -72,4 +65,17 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     // A Stop has begun, so this is allowed.
     let _ = sandbox.on(Event::Reclaimed);
     Ok(())
+}
+
+impl Node {
+    async fn end_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, containers: &[Arc<Container>]) -> Result<()> {
+        let cleaned = join_all(containers.iter().map(|container| container.cleaned()));
+        let _ = tokio::time::timeout(CLEANED, cleaned).await;
+        self.destroy_pause(sandbox).await?;
+        // A process that was killed in the middle of a call to containerd can have left a shim.
+        if sandbox.is_inherited() {
+            self.containerd.end_forgotten_shim(sandbox.id().as_str()).await?;
+        }
+        Ok(())
+    }
 }

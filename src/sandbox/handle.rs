@@ -20,13 +20,26 @@ pub struct Sandbox {
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary first; empty on the host's network.
     addresses: Mutex<Vec<IpAddr>>,
+    inherited: bool,
 }
 
 impl Sandbox {
     /// A sandbox in a state.
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
-        Self { record, state: watch::Sender::new(state), addresses: Mutex::new(addresses) }
+        Self { record, state: watch::Sender::new(state), addresses: Mutex::new(addresses), inherited: false }
+    }
+
+    /// A sandbox that a process before this one made, and perhaps was killed in the middle of changing.
+    #[must_use]
+    pub fn inherited(record: Record, state: State) -> Self {
+        Self { inherited: true, ..Self::new(record, state, Vec::new()) }
+    }
+
+    /// Whether a process before this one made it.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     /// The id.

@@ -1,0 +1,143 @@
+//! Shims that containerd has forgotten.
+//!
+//! containerd cancels a call whose caller dies. Cancelled at the wrong moment, a Create or Delete leaves a shim, sometimes
+//! with a container in it, of which containerd knows nothing any more: it can only be found among the processes.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{Containerd, Error, Kind, Result};
+
+/// How long a shim whose last task was deleted may take to end by itself.
+const OWN_END: Duration = Duration::from_secs(2);
+/// How long a signalled one may take; it publishes its last events meanwhile.
+const SIGNALLED_END: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Containerd {
+    /// Ends the shim of a sandbox, and whatever runs in it. To be called when no task of the sandbox is left: a shim that
+    /// containerd knows of is then on its way out by itself.
+    ///
+    /// # Errors
+    /// [`Kind::Other`] when it cannot be ended.
+    pub async fn end_forgotten_shim(&self, sandbox: &str) -> Result<()> {
+        let fails = |error: String| Error::new("end forgotten shim of sandbox", sandbox, Kind::Other, error);
+        if self.has_ended(sandbox, OWN_END).await {
+            return Ok(());
+        }
+        tracing::warn!(sandbox, "containerd has forgotten its shim: it is ended with what runs in it");
+        for signal in [Signal::TERM, Signal::KILL] {
+            let Some(shim) = find(self.namespace(), sandbox) else { return Ok(()) };
+            // A shim that hears SIGTERM removes its socket. It reaps its children, so they go first.
+            for child in children(shim) {
+                send(child, Signal::KILL, || is_child(child, shim)).map_err(fails)?;
+            }
+            send(shim, signal, || is_shim(shim, self.namespace(), sandbox)).map_err(fails)?;
+            if self.has_ended(sandbox, SIGNALLED_END).await {
+                return Ok(());
+            }
+        }
+        Err(fails("it outlives SIGKILL".to_owned()))
+    }
+
+    async fn has_ended(&self, sandbox: &str, within: Duration) -> bool {
+        let ended = async {
+            while find(self.namespace(), sandbox).is_some() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(within, ended).await.is_ok()
+    }
+}
+
+/// The shim that serves a sandbox, by the arguments that containerd starts every shim with.
+fn find(namespace: &str, sandbox: &str) -> Option<Pid> {
+    processes().find(|pid| is_shim(*pid, namespace, sandbox))
+}
+
+fn is_shim(pid: Pid, namespace: &str, sandbox: &str) -> bool {
+    is_shim_of(&read(pid, "cmdline"), namespace, sandbox)
+}
+
+fn is_shim_of(command_line: &[u8], namespace: &str, sandbox: &str) -> bool {
+    let arguments: Vec<_> = command_line.split(|byte| *byte == 0).collect();
+    let has = |flag: &str, value: &str| arguments.windows(2).any(|pair| *pair == [flag.as_bytes(), value.as_bytes()]);
+    let program = arguments[0].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    program.starts_with(b"containerd-shim-") && has("-namespace", namespace) && has("-id", sandbox)
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    processes().filter(|pid| is_child(*pid, parent)).collect()
+}
+
+fn is_child(pid: Pid, parent: Pid) -> bool {
+    parent_of(&read(pid, "stat")) == Some(parent)
+}
+
+/// The fourth field of /proc/PID/stat. The second, the command's name, may hold blanks and parentheses.
+fn parent_of(stat: &[u8]) -> Option<Pid> {
+    let stat = String::from_utf8_lossy(stat);
+    let (_, after_name) = stat.rsplit_once(')')?;
+    Pid::from_raw(after_name.split_whitespace().nth(1)?.parse().ok()?)
+}
+
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+}
+
+/// A file of a process; empty when the process has ended.
+fn read(pid: Pid, name: &str) -> Vec<u8> {
+    fs::read(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join(name)).unwrap_or_default()
+}
+
+/// Signals a process if `it_is` still the one that was found: its descriptor is opened before that is asked.
+fn send(pid: Pid, signal: Signal, it_is: impl FnOnce() -> bool) -> std::result::Result<(), String> {
+    let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|process| match it_is() {
+        true => pidfd_send_signal(process, signal),
+        false => Ok(()),
+    });
+    match sent {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(format!("signal process {}: {error}", pid.as_raw_nonzero())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_is_known_by_its_arguments() {
+        let line = b"/opt/bin/containerd-shim-runc-v2\0-namespace\0k8s.io\0-id\0abc\0-address\0/run/c.sock\0";
+        assert!(is_shim_of(line, "k8s.io", "abc"));
+        assert!(!is_shim_of(line, "default", "abc"));
+        assert!(!is_shim_of(line, "k8s.io", "ab"));
+        assert!(!is_shim_of(b"grep\0-namespace\0k8s.io\0-id\0abc\0", "k8s.io", "abc"));
+        assert!(!is_shim_of(b"", "k8s.io", "abc"));
+    }
+
+    #[test]
+    fn a_parent_is_read_whatever_the_name_of_the_command() {
+        assert_eq!(parent_of(b"12 (a) b) S 34 5 6"), Pid::from_raw(34));
+        assert_eq!(parent_of(b"1 (init) S 0 1 1"), None);
+        assert_eq!(parent_of(b""), None);
+    }
+
+    #[test]
+    fn own_children_are_found() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        assert!(children(rustix::process::getpid()).contains(&pid));
+        send(pid, Signal::KILL, || false).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "another process was signalled");
+        send(pid, Signal::KILL, || true).unwrap();
+        child.wait().unwrap();
+        send(pid, Signal::KILL, || true).unwrap();
+    }
+}
