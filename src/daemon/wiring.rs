@@ -37,9 +37,9 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     tracing::info!(version, pid = server.pid, "containerd is there");
 
     let network = Network::start(network_settings(&config), &tasks);
-    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone());
     let features = features(&containerd, &config).await;
     let (health, is_healthy) = watch::channel(false);
+    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let node = Node::new(Parts {
         host: host::facts(&server),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use errors::{Error, Kind};
 pub use image::{Image, User};
@@ -96,10 +96,14 @@ pub struct Images {
     inner: Arc<Inner>,
 }
 
+/// A record and what it points to.
+type Read = (ImageRecord, Arc<Contents>);
+
 struct Inner {
     containerd: Containerd,
     settings: Settings,
     tasks: Tasks,
+    health: watch::Receiver<bool>,
     platform: Platform,
     index: Index,
     pulls: Flights<pull_image::Key, Result<String, Error>>,
@@ -112,15 +116,16 @@ struct Inner {
 }
 
 impl Images {
-    /// With an empty index: call [`Images::refresh`] next.
+    /// With an empty index: call [`Images::refresh`] next. `health` tells whether containerd answers.
     #[must_use]
-    pub fn start(containerd: Containerd, settings: Settings, tasks: Tasks) -> Self {
+    pub fn start(containerd: Containerd, settings: Settings, tasks: Tasks, health: watch::Receiver<bool>) -> Self {
         let places = settings.max_concurrent_pulls.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             inner: Arc::new(Inner {
                 containerd,
                 settings,
                 tasks,
+                health,
                 platform: manifest::host_platform(),
                 index: Index::default(),
                 pulls: Flights::default(),
@@ -209,8 +214,8 @@ impl Images {
         self.inner.pulls.len()
     }
 
-    /// Makes the index say of one name what containerd says.
-    async fn converge(&self, name: &str) -> Result<(), Error> {
+    /// Makes the index say of one name what containerd says, and gives that.
+    async fn converge(&self, name: &str) -> Result<Option<Read>, Error> {
         let index = &self.inner.index;
         let ticket = index.ticket();
         match self.read(name).await {
@@ -219,11 +224,11 @@ impl Images {
                 if !is_managed(&record) {
                     self.adopt(&record, &contents).await;
                 }
-                Ok(())
+                Ok(Some((record, contents)))
             }
             Ok(None) => {
                 index.apply(ticket, name, None);
-                Ok(())
+                Ok(None)
             }
             // Its content is gone or is nonsense: it is no image any more.
             Err(error @ Error::Malformed { .. }) => {
@@ -237,7 +242,7 @@ impl Images {
         }
     }
 
-    async fn read(&self, name: &str) -> Result<Option<(ImageRecord, Arc<Contents>)>, Error> {
+    async fn read(&self, name: &str) -> Result<Option<Read>, Error> {
         let record = match self.inner.containerd.get_image(name).await {
             Ok(record) => record,
             Err(error) if error.is_not_found() => return Ok(None),
@@ -264,8 +269,7 @@ impl Images {
     /// it came with: kubelet refers to it by id, and a moved tag must not take it away.
     async fn adopt(&self, record: &ImageRecord, contents: &Contents) {
         for name in [&contents.config.digest, &record.name] {
-            let pinned = record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1);
-            if let Err(error) = self.write_record(name, record, pinned).await {
+            if let Err(error) = self.write_record(name, record, is_pinned(record)).await {
                 tracing::warn!(name, %error, "an image cannot be adopted");
                 return;
             }
@@ -280,17 +284,37 @@ impl Images {
         }
     }
 
+    /// Adds `name` for what `(like, contents)` is. The index knows it at once, without another look at containerd.
+    async fn add_record(&self, name: &str, (like, contents): &Read) -> Result<(), Error> {
+        let index = &self.inner.index;
+        let ticket = index.ticket();
+        let record =
+            ImageRecord { name: name.to_owned(), labels: our_labels(is_pinned(like)), target: like.target.clone() };
+        match self.inner.containerd.create_image(record.clone()).await {
+            Ok(()) => {
+                index.apply(ticket, name, Some(named(&record, Arc::clone(contents))));
+                Ok(())
+            }
+            Err(error) => {
+                index.abandon(ticket);
+                if error.kind() != containerd::Kind::AlreadyExists {
+                    return Err(error.into());
+                }
+                self.write_record(name, like, is_pinned(like)).await?;
+                self.converge(name).await.map(drop)
+            }
+        }
+    }
+
     /// Makes `name` point to where `like` points, with our labels; other labels on it stay.
     async fn write_record(&self, name: &str, like: &ImageRecord, pinned: bool) -> Result<(), containerd::Error> {
-        let mut labels = HashMap::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]);
         let managed = format!("labels.{}", MANAGED.0);
         let pin = format!("labels.{}", PINNED.0);
         let mut fields = vec!["target", managed.as_str()];
         if pinned {
-            labels.insert(PINNED.0.to_owned(), PINNED.1.to_owned());
             fields.push(&pin);
         }
-        let record = ImageRecord { name: name.to_owned(), labels, target: like.target.clone() };
+        let record = ImageRecord { name: name.to_owned(), labels: our_labels(pinned), target: like.target.clone() };
         // The record may come or go between two calls of ours; each round sees one state.
         for _ in 0..3 {
             match self.inner.containerd.update_image(record.clone(), &fields).await {
@@ -307,17 +331,10 @@ impl Images {
 
     /// Waits a little for a containerd that is away.
     async fn containerd_is_there(&self) -> Result<(), Error> {
-        let deadline = tokio::time::Instant::now() + AWAY;
-        loop {
-            match self.inner.containerd.version().await {
-                Err(error) if error.kind() == containerd::Kind::Unavailable => {
-                    if tokio::time::Instant::now() >= deadline {
-                        return Err(Error::Away(error.to_string()));
-                    }
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                _ => return Ok(()),
-            }
+        let mut health = self.inner.health.clone();
+        match tokio::time::timeout(AWAY, health.wait_for(|up| *up)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::Away(format!("containerd has not answered for {AWAY:?}"))),
         }
     }
 }
@@ -326,7 +343,17 @@ fn is_managed(record: &ImageRecord) -> bool {
     record.labels.get(MANAGED.0).is_some_and(|value| value == MANAGED.1)
 }
 
+fn is_pinned(record: &ImageRecord) -> bool {
+    record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1)
+}
+
+/// The labels that a record of ours has.
+fn our_labels(pinned: bool) -> HashMap<String, String> {
+    let pin = pinned.then_some(PINNED);
+    let all = [Some(MANAGED), pin].into_iter().flatten();
+    all.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
 fn named(record: &ImageRecord, contents: Arc<Contents>) -> Named {
-    let pinned = record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1);
-    Named { target: record.target.digest.clone(), contents, pinned }
+    Named { target: record.target.digest.clone(), contents, pinned: is_pinned(record) }
 }

@@ -1,6 +1,5 @@
 //! PullImage.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::flight::Pilot;
 use super::hosts::Registry;
 use super::progress::Monitor;
 use super::reference::Reference;
-use super::{Error, Images, MANAGED, PINNED};
+use super::{Error, Images, our_labels};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::{Progress, Pull, PullError, PullFailure};
 
@@ -86,7 +85,7 @@ impl Images {
             host_dir: registry.directory,
             platform: self.inner.platform.clone(),
             snapshotter: key.snapshotter.clone(),
-            labels: self.labels(&reference),
+            labels: our_labels(self.is_to_be_pinned(&reference)),
         };
         let login = key.credentials.as_ref().map(|credentials| {
             let hosts = registry.hosts;
@@ -111,14 +110,6 @@ impl Images {
         }
     }
 
-    fn labels(&self, reference: &str) -> HashMap<String, String> {
-        let mut labels = HashMap::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]);
-        if self.is_to_be_pinned(reference) {
-            labels.insert(PINNED.0.to_owned(), PINNED.1.to_owned());
-        }
-        labels
-    }
-
     fn is_to_be_pinned(&self, reference: &str) -> bool {
         self.inner.settings.pinned_images.iter().any(|pinned| pinned == reference)
     }
@@ -127,16 +118,11 @@ impl Images {
     /// that the image is unpacked: Transfer skips a snapshotter that it is not configured for.
     async fn record(&self, key: &Key) -> Result<String, Error> {
         let reference = key.reference.to_string();
-        let gone = || Error::NotFound(reference.clone());
-        let (record, contents) = self.read(&reference).await?.ok_or_else(gone)?;
-        let id = contents.config.digest.clone();
-        let pinned = self.is_to_be_pinned(&reference);
-        let names = [id.clone(), key.reference.with_digest(&record.target.digest), reference.clone()];
+        let pulled = self.converge(&reference).await?.ok_or_else(|| Error::NotFound(reference.clone()))?;
+        let id = pulled.1.config.digest.clone();
+        let names = [id.clone(), key.reference.with_digest(&pulled.0.target.digest)];
         for name in names.iter().filter(|name| **name != reference) {
-            self.write_record(name, &record, pinned).await?;
-        }
-        for name in &names {
-            self.converge(name).await?;
+            self.add_record(name, &pulled).await?;
         }
         let image = self.inner.index.resolve(&id)?;
         self.ensure_unpacked(&image, &key.snapshotter).await?;

@@ -29,11 +29,15 @@ impl Images {
     async fn remove(&self, image: &Arc<Image>) -> Result<(), Error> {
         let last = image.names.len().saturating_sub(1);
         for (at, name) in image.names.iter().enumerate() {
+            let ticket = self.inner.index.ticket();
             // The last one waits for the garbage collection: the disk is what kubelet is after.
-            self.inner.containerd.delete_image(name, at == last).await?;
-        }
-        for name in &image.names {
-            self.converge(name).await?;
+            match self.inner.containerd.delete_image(name, at == last).await {
+                Ok(()) => self.inner.index.apply(ticket, name, None),
+                Err(error) => {
+                    self.inner.index.abandon(ticket);
+                    return Err(error.into());
+                }
+            }
         }
         // A name that came while we removed the others.
         match self.inner.index.resolve(&image.id) {

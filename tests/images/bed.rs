@@ -57,7 +57,7 @@ impl Bed {
         let mut settings =
             Settings { registry_config_path: path.join("certs.d").display().to_string(), ..Settings::default() };
         change(&mut settings, path);
-        let images = Images::start(containerd.clone(), settings, Tasks::default());
+        let images = Images::start(containerd.clone(), settings, Tasks::default(), tokio::sync::watch::channel(true).1);
         images.refresh().await.unwrap();
         pump(containerd.clone(), images.clone()).await;
         Self { children, tools, containerd, images, dir }
