@@ -69,6 +69,31 @@ async fn a_pulled_image_is_listed_found_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_held_is_let_go() {
+    let Some(tools) = tools() else { return };
+    let mut bed = Bed::start(tools, |_, _| {}).await;
+    let host = bed.registry(false).await;
+    let tag = format!("{host}/a/b:1");
+    bed.push(&small(&bed, "one"), &tag);
+    let id = bed.pull(&tag).await.unwrap();
+    let chain = bed.images.resolve(&id).await.unwrap().chain_id.clone();
+    for name in ["pontoon-look-0", "somebody-else"] {
+        let leased = bed.containerd.leased(name, "2099-01-01T00:00:00Z").await.unwrap();
+        leased.view_snapshot("overlayfs", name, &chain, Default::default()).await.unwrap();
+    }
+
+    bed.images.end_old_leases().await.unwrap();
+    let containerd = &bed.containerd;
+    until(
+        "its view is collected",
+        || async move { containerd.stat_snapshot("overlayfs", "pontoon-look-0").await.is_err() },
+    )
+    .await;
+    assert_eq!(bed.containerd.list_leases().await.unwrap(), ["somebody-else"]);
+    bed.containerd.stat_snapshot("overlayfs", "somebody-else").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_failure_of_a_registry_has_its_kind() {
     let Some(tools) = tools() else { return };
     let mut bed = Bed::start(tools, |_, _| {}).await;

@@ -24,13 +24,24 @@ impl Containerd {
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
-    /// Ends a lease; one that is not there has ended already.
+    /// The ids of all leases of the namespace.
     ///
     /// # Errors
     /// [`Kind::Unavailable`] while containerd is away.
-    pub async fn delete_lease(&self, id: &str) -> Result<()> {
+    pub async fn list_leases(&self) -> Result<Vec<String>> {
+        let reply = LeasesClient::new(self.unary.clone()).list(self.request(pb::ListRequest::default())).await;
+        let reply = reply.map_err(|status| Error::status("list leases of", self.namespace(), &status))?;
+        Ok(reply.into_inner().leases.into_iter().map(|lease| lease.id).collect())
+    }
+
+    /// Ends a lease; one that is not there has ended already. `synchronous` waits for the GC that frees what only this
+    /// lease held.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] while containerd is away.
+    pub async fn delete_lease(&self, id: &str, synchronous: bool) -> Result<()> {
         removal(|| async {
-            let request = pb::DeleteRequest { id: id.to_owned(), sync: false };
+            let request = pb::DeleteRequest { id: id.to_owned(), sync: synchronous };
             let reply = LeasesClient::new(self.unary.clone()).delete(self.request(request)).await;
             reply.map(drop).map_err(|status| Error::status("delete lease", id, &status))
         })

@@ -56,6 +56,9 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     });
     // Before anything is served: a container may be created by the first call.
     refresh(&node).await;
+    if let Err(error) = node.images.end_old_leases().await {
+        tracing::warn!(%error, "leases of a process before this one stay until they end");
+    }
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
     tasks.background(events::pump(containerd, health, listener));
     Ok(node)

@@ -16,6 +16,7 @@ mod image;
 mod image_fs_info;
 mod image_status;
 mod index;
+mod leases;
 mod list_images;
 mod manifest;
 mod progress;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Error, Image, Images};
+use super::{Error, Image, Images, leases};
 use crate::containerd::Mount;
 use crate::sys::mounts::{MountSpec, MountedRoot};
 
@@ -40,7 +40,7 @@ impl Images {
         look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let containerd = &self.inner.containerd;
-        let name = format!("pontoon-look-{}", crate::ids::ExecId::random());
+        let name = leases::name("look");
         let leased = containerd.leased(&name, &in_future(LEASE)).await?;
         let result = match leased.view_snapshot(snapshotter, &name, chain_id, Default::default()).await {
             Ok(mounts) => look_at_mounts(image, mounts, look).await,
@@ -50,7 +50,7 @@ impl Images {
         if let Err(error) = containerd.remove_snapshot(snapshotter, &name).await {
             tracing::warn!(%error, "a view stays until its lease ends");
         }
-        if let Err(error) = containerd.delete_lease(&name).await {
+        if let Err(error) = containerd.delete_lease(&name, false).await {
             tracing::warn!(%error, "a lease stays until it ends");
         }
         result

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::manifest::Layer;
 use super::root::in_future;
-use super::{Error, Image, Images};
+use super::{Error, Image, Images, leases};
 use crate::containerd::{Containerd, Kind};
 
 /// What a daemon that died over it leaves is collected after this; a layer takes minutes at most.
@@ -45,10 +45,10 @@ impl Images {
 
     async fn unpack(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
         let containerd = &self.inner.containerd;
-        let lease = format!("pontoon-unpack-{}", crate::ids::ExecId::random());
+        let lease = leases::name("unpack");
         let leased = containerd.leased(&lease, &in_future(LEASE)).await?;
         let result = self.unpack_layers(&leased, image, snapshotter).await;
-        if let Err(error) = containerd.delete_lease(&lease).await {
+        if let Err(error) = containerd.delete_lease(&lease, false).await {
             tracing::warn!(%error, "a lease stays until it ends");
         }
         result

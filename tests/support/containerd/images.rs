@@ -78,6 +78,7 @@ pub(super) async fn serve_leases(call: Request) -> Response {
     match call.method() {
         "Create" => call.unary(|m: &pb::CreateRequest| m.id.clone(), create_lease).await,
         "Delete" => call.unary(|m: &pb::DeleteRequest| m.id.clone(), delete_lease).await,
+        "List" => call.unary(|_: &pb::ListRequest| String::new(), list_leases).await,
         _ => call.unimplemented(),
     }
 }
@@ -138,6 +139,10 @@ fn create_lease(fake: &Arc<Inner>, request: pb::CreateRequest) -> Result<pb::Cre
     }
     state.leases.insert(lease.id.clone(), lease.clone());
     Ok(pb::CreateResponse { lease: Some(lease) })
+}
+
+fn list_leases(fake: &Arc<Inner>, _: pb::ListRequest) -> Result<pb::ListResponse, Status> {
+    Ok(pb::ListResponse { leases: fake.lock().leases.values().cloned().collect() })
 }
 
 fn delete_lease(fake: &Arc<Inner>, request: pb::DeleteRequest) -> Result<(), Status> {
