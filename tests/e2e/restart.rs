@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Test> {
             .alone()
             .within(180)
             .only_pontoon(BUILTIN),
+        rule!(a_shim_that_containerd_has_forgotten_ends_with_its_pod).alone().within(120).only_pontoon(BUILTIN),
         rule!(when_containerd_is_killed_and_back_pods_run_on).alone().within(120).only_pontoon(BUILTIN),
     ]
 }
@@ -274,6 +275,29 @@ async fn a_kill_in_the_middle_of_stops_leaves_nothing_that_cannot_be_removed(sco
         Ok(running)
     })
     .await
+}
+
+/// What a Create or Delete that was cancelled in the middle can leave, made on purpose: without its directory containerd
+/// does not find a shim again when it starts.
+async fn a_shim_that_containerd_has_forgotten_ends_with_its_pod(scope: Arc<Scope>) -> Outcome {
+    let before = Node::look(&scope.bed).await?;
+    let pod = scope.pod().await?;
+    let container = pod.start(sleeper("main")).await?;
+    for daemon in ["daemon", "containerd"] {
+        scope.bed.daemon(daemon, "kill").await?;
+    }
+    let tasks = scope.bed.dir.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    for id in [&pod.id, &container] {
+        output(tokio::process::Command::new("umount").arg(tasks.join(id).join("rootfs"))).await.ok();
+        std::fs::remove_dir_all(tasks.join(id)).context("the task's directory")?;
+    }
+    for daemon in ["containerd", "daemon"] {
+        scope.bed.daemon(daemon, "start").await?;
+    }
+    scope.remove_pods().await?;
+    // The runtime's own notes are containerd's to remove, and it knows nothing of the container any more.
+    let runc = format!("file: {}/runc/", scope.bed.dir.display());
+    before.is_back_but_for(&scope.bed, |line| containerds(line) || line.starts_with(&runc)).await
 }
 
 async fn runtime_ready(bed: &Bed) -> anyhow::Result<bool> {
