@@ -41,7 +41,9 @@ cgroups() {
 
 # How many of each; by name, since a pid says nothing. Not the dead that init has yet to reap.
 processes() {
-    ps -eo stat=,comm= | awk '$1 !~ /^Z/ && $2 ~ /^(containerd|pontoon|runc|crun|conmon|pause|docker-registry)/ { print $2 }' | sort | uniq -c
+    # pontoon-0123abc is no daemon of ours but cargo's unit tests, which may run beside.
+    ps -eo stat=,comm= | awk '$1 !~ /^Z/ && $2 !~ /^pontoon-[0-9a-f]+$/ &&
+        $2 ~ /^(containerd|pontoon|runc|crun|conmon|pause|docker-registry)/ { print $2 }' | sort | uniq -c
 }
 
 files() {
