@@ -34,6 +34,10 @@ e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
 critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
 
+.PHONY: test-cgroup2
+test-cgroup2: ## critest and the suite with cgroup v2, with AppArmor and with SELinux (LSM=apparmor|selinux: one; TARGET=builtin)
+	@tests/e2e/test-cgroup2.sh
+
 .PHONY: bench-critest
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh

@@ -9,7 +9,7 @@ STAGES=(
     critest     # the CRI conformance tests
     kubelet     # kubelet runs pods, timed beside the built-in CRI
     run         # `make run`, once
-    cgroup2     # the same, and what concerns cgroups, under a kernel with cgroup v2
+    cgroup2     # a few of both under a kernel with cgroup v2, with AppArmor and with SELinux (all: make test-cgroup2)
     node        # that all of this left the node as it was
 )
 #
@@ -95,6 +95,8 @@ count_critest() {
         awk '{ print $1, $2, $3 + $4 }'
 }
 
+count_cgroup2() { sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$1" | tail -n 1; }
+
 print_skipped() {
     sed -nE 's/^test (.*) \.\.\. ignored(, (.*))?$/    skipped: \1 (\3)/p; s/^skipped( by us)? +/    skipped: /p' "$1"
 }
@@ -137,7 +139,8 @@ prepare() {
 
 set_up() {
     local set
-    prepare packages 600 tests/tools/packages.sh user-mode-linux kmod
+    prepare packages 600 tests/tools/packages.sh user-mode-linux kmod apparmor sudo \
+        selinux-policy-default policycoreutils checkpolicy semodule-utils
     prepare preflight 60 tests/tools/preflight.sh
     for set in core critest kubelet; do
         prepare "tools-$set" 900 tests/tools/build.sh $set
@@ -182,11 +185,6 @@ run_run() {
     nothing_came "$logs/node.before-run" "$logs/node.after-run"
 }
 
-# Slow there, so only what is different with cgroup v2.
-run_cgroup2() {
-    tests/e2e/cgroup2.sh
-}
-
 run_node() {
     take_down_leftovers
     tests/e2e/nodestate.sh >"$logs/node.after"
@@ -200,7 +198,7 @@ run_stage() {
     critest) stage critest 900 count_critest env OUT="$logs/critest" TIMEOUT=600 tests/e2e/critest.sh ;;
     kubelet) stage kubelet 600 count_one env OUT="$logs/kubelet" tests/e2e/kubelet.sh --compare ;;
     run) stage run 300 count_one "$repo/tests/run.sh" --body run ;;
-    cgroup2) stage cgroup2 600 count_one "$repo/tests/run.sh" --body cgroup2 ;;
+    cgroup2) stage cgroup2 900 count_cgroup2 env OUT="$logs/cgroup2" tests/e2e/test-cgroup2.sh --smoke ;;
     node) stage node 120 count_one "$repo/tests/run.sh" --body node ;;
     *) say "unknown stage '$1': ${STAGES[*]}"; exit 2 ;;
     esac

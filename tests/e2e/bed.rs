@@ -13,6 +13,8 @@ use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::harness::SLOWNESS;
+
 /// kubelet's limit of a message.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -143,8 +145,8 @@ pub fn image_spec(image: &str) -> v1::ImageSpec {
 /// Runs `command` for at most a minute; its stdout, or an error with its stderr.
 pub async fn output(command: &mut tokio::process::Command) -> anyhow::Result<String> {
     let shown = format!("{:?}", command.as_std());
-    let done = tokio::time::timeout(Duration::from_secs(60), command.output());
-    let done = done.await.with_context(|| format!("{shown}: not done in 60 s"))?.with_context(|| shown.clone())?;
+    let done = tokio::time::timeout(Duration::from_secs(60) * *SLOWNESS, command.output());
+    let done = done.await.with_context(|| format!("{shown}: not done in time"))?.with_context(|| shown.clone())?;
     let stderr = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "{shown}: {}: {stderr}", done.status);
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
@@ -156,6 +158,7 @@ where
     F: Future<Output = anyhow::Result<T>>,
 {
     let start = Instant::now();
+    let deadline = deadline * *SLOWNESS;
     loop {
         let last = match question().await {
             Ok(answer) => return Ok(answer),

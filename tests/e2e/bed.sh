@@ -249,6 +249,7 @@ sandbox = "$PAUSE_IMAGE"
 config_path = "$BED/certs.d"
 
 [plugins."io.containerd.cri.v1.runtime"]
+enable_selinux = $([[ -e /sys/fs/selinux/enforce ]] && echo true || echo false)
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 

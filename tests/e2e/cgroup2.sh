@@ -4,9 +4,11 @@
 #
 #   cgroup2.sh [COMMAND...]       (none: `make run` once); its exit status is the command's
 #
-#   UML_APPEND="lsm=apparmor ..."   more kernel parameters
-#   UML_TIMEOUT=seconds             the guest is killed then (3600)
-#   TARGET=builtin                  as in run.sh
+#   LSM=apparmor|selinux   the guest's security module (none); SELinux with Debian's policy and ours, permissive
+#   UML_APPEND="..."       more kernel parameters
+#   UML_TIMEOUT=seconds    the guest is killed then (3600)
+#   TARGET=builtin         as in run.sh
+#   PONTOON_BIN=file       the daemon, when it is built already
 #
 # The root file system is the host's, writable. Whatever containers are made of is on tmpfs there: /run, /var/tmp,
 # /var/lib/cni, /var/lib/containerd, /var/lib/pontoon. One CPU and slow system calls: a pod takes some seconds.
@@ -16,10 +18,33 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # Not below a directory that a tmpfs will hide.
 scratch_parent=${PONTOON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pontoon}
 
+lsm_packages() {
+    case ${LSM:-} in
+    '') ;;
+    # sudo, because critest calls apparmor_parser with it.
+    apparmor) echo apparmor sudo ;;
+    selinux) echo selinux-policy-default policycoreutils checkpolicy semodule-utils ;;
+    *) echo "cgroup2: LSM is apparmor or selinux, not '$LSM'" >&2; return 2 ;;
+    esac
+}
+
+lsm_parameters() {
+    case ${LSM:-} in
+    apparmor) echo lsm=apparmor security=apparmor apparmor=1 ;;
+    # Permissive: labels are what is tested. The host's files have none, so nothing could run enforcing.
+    selinux) echo lsm=selinux security=selinux selinux=1 enforcing=0 ;;
+    esac
+}
+
 prepare() {
-    "$repo/tests/tools/packages.sh" user-mode-linux kmod
+    local packages
+    packages=$(lsm_packages)
+    # shellcheck disable=SC2086  # a list
+    "$repo/tests/tools/packages.sh" user-mode-linux kmod $packages
     BIN=$("$repo/tests/tools/build.sh" core)
-    if [[ ${TARGET:-pontoon} == pontoon ]]; then
+    selinux_policy=
+    [[ ${LSM:-} != selinux ]] || selinux_policy=$("$repo/tests/tools/selinux/build.sh")
+    if [[ ${TARGET:-pontoon} == pontoon && -z ${PONTOON_BIN:-} ]]; then
         (cd "$repo" && cargo build --release --locked)
     fi
     PONTOON_BIN=${PONTOON_BIN:-$repo/target/release/pontoon}
@@ -32,6 +57,7 @@ write_init() {
 #!/bin/bash
 scratch=$scratch
 repo=$repo
+selinux_policy=$selinux_policy
 EOF
     cat <<'EOF'
 mount -t proc proc /proc
@@ -47,8 +73,14 @@ for dir in /run /var/tmp /var/lib/cni /var/lib/containerd /var/lib/pontoon /var/
 done
 mkdir -p /run/lock /run/netns
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-# With UML_APPEND="lsm=apparmor security=apparmor apparmor=1" critest's AppArmor specs run (packages apparmor and sudo).
 mount -t securityfs securityfs /sys/kernel/security
+if [[ -n $selinux_policy ]]; then
+    # The host's policy stays as it is, whatever happens here.
+    mount -t tmpfs tmpfs /etc/selinux
+    cp -r "$selinux_policy/." /etc/selinux
+    mount -t selinuxfs selinuxfs /sys/fs/selinux
+    load_policy -i || echo "cgroup2: load_policy failed"
+fi
 # One at a time: an unknown name would refuse them all.
 for controller in cpu cpuset io memory pids; do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
@@ -90,9 +122,9 @@ boot() {
     write_init >"$scratch/init"
     chmod 755 "$scratch/init"
     # The terminal stays ours: the guest's console would put it into raw mode, and Ctrl-C could not end it.
-    # shellcheck disable=SC2086  # a list of parameters
+    # shellcheck disable=SC2046,SC2086  # lists of parameters
     timeout --foreground --kill-after=10 "${UML_TIMEOUT:-3600}" linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
-        con=null con0=fd:0,fd:1 ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat || true
+        con=null con0=fd:0,fd:1 $(lsm_parameters) ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat || true
     [[ -s $scratch/status ]] || { echo "cgroup2: the guest died; its last words:" >&2; tail -n 20 "$scratch/stderr" >&2; return 1; }
     return "$(<"$scratch/status")"
 }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -17,6 +17,10 @@ use crate::scope::{Scope, sleeper};
 
 /// Tests that run at the same time: most of them wait, for a grace period or a log line.
 const TOGETHER: usize = 4;
+
+/// How many times longer everything may take: `E2E_SLOWNESS`, for a kernel that runs as a process (cgroup2.sh).
+pub static SLOWNESS: LazyLock<u32> =
+    LazyLock::new(|| std::env::var("E2E_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1));
 
 /// What a test returns; the error says what was expected and what came.
 pub type Outcome = anyhow::Result<()>;
@@ -189,15 +193,15 @@ async fn run_body(bed: Arc<Bed>, test: &Test) -> Outcome {
     let scope = Arc::new(Scope::new(bed, &test.name)?);
     let mut body = JoinSet::new();
     body.spawn((test.body)(scope.clone()));
-    let outcome = match tokio::time::timeout(test.deadline, body.join_next()).await {
+    let outcome = match tokio::time::timeout(test.deadline * *SLOWNESS, body.join_next()).await {
         Ok(Some(Ok(outcome))) => outcome,
         Ok(Some(Err(panic))) => Err(anyhow!("{panic}")),
         Ok(None) => Err(anyhow!("did not run")),
-        Err(_) => Err(anyhow!("not done within {:?}", test.deadline)),
+        Err(_) => Err(anyhow!("not done within {:?}", test.deadline * *SLOWNESS)),
     };
     body.shutdown().await;
-    let swept = tokio::time::timeout(Duration::from_secs(120), scope.sweep()).await;
-    let swept = swept.unwrap_or_else(|_| Err(anyhow!("not done within 120 s"))).context("removing the test's pods");
+    let swept = tokio::time::timeout(Duration::from_secs(120) * *SLOWNESS, scope.sweep()).await;
+    let swept = swept.unwrap_or_else(|_| Err(anyhow!("not done in time"))).context("removing the test's pods");
     match (outcome, swept) {
         (Ok(()), swept) => swept,
         (Err(error), Ok(())) => Err(error),

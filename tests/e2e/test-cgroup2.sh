@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# `make test-cgroup2`: critest and the level-5 suite under a kernel with cgroup v2 (User Mode Linux, cgroup2.sh), once with
+# AppArmor and once with SELinux as its security module. Ends with one line, `N passed, N failed, N skipped`.
+#
+#   test-cgroup2.sh [--smoke] [FILTER...]    --smoke: a few of each, in less than ten minutes; FILTER: tests of the suite
+#
+#   TARGET=pontoon|builtin    who serves CRI
+#   LSM=apparmor|selinux      only with this one
+#   PARTS="critest suite"     only this one of the two
+#   FOCUS=regex SKIP=regex    of critest's specs
+#   OUT=directory             for the logs (target/cgroup2/TARGET)
+#   PONTOON_BIN, E2E_BIN      the daemon and the suite, when they are built already (cargo builds them)
+#
+# All of it takes about an hour a security module: one CPU, and slow system calls.
+set -euo pipefail
+exec </dev/null
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+target=${TARGET:-pontoon}
+parts=${PARTS:-critest suite}
+
+# What is different on such a node: the security module, cgroups, and what of a container the kernel makes.
+smoke_specs() {
+    case $1 in
+    apparmor) echo 'AppArmor|runtime should support (adding capability|NoNewPrivs|starting container with volume|HostPID|SafeSysctls)|basic operations on container' ;;
+    selinux) echo 'SELinux.*single pod sandbox is not privileged.*(process label should have category|mount label should have category|wrong options)|SELinux.*is privileged.*process label should have correct' ;;
+    esac
+}
+
+smoke_tests() {
+    case $1 in
+    apparmor) echo container_resources capabilities_are privileged_has ;;
+    selinux) echo selinux ;;
+    esac
+}
+
+# ---- inside: in the guest, one security module -------------------------------------------------------------------------
+
+inside() {
+    local lsm=$1 status=0
+    shift
+    if [[ " $parts " == *' critest '* ]]; then
+        OUT=$OUT/$lsm/critest TIMEOUT=${CRITEST_TIMEOUT:-5400} tests/e2e/critest.sh || status=1
+    fi
+    if [[ " $parts " == *' suite '* ]]; then
+        OUT=$OUT/$lsm/suite E2E_SLOWNESS=6 tests/e2e/suite.sh "$@" || status=1
+    fi
+    return $status
+}
+
+# ---- outside ------------------------------------------------------------------------------------------------------------
+
+# Nothing is to be built or installed in there.
+prepare() {
+    BIN=$("$repo/tests/tools/build.sh" core critest)
+    "$repo/tests/images/build.sh" >/dev/null
+    if [[ $target == pontoon && -z ${PONTOON_BIN:-} ]]; then
+        (cd "$repo" && cargo build --release --locked)
+        PONTOON_BIN=$repo/target/release/pontoon
+    fi
+    if [[ " $parts " == *' suite '* && -z ${E2E_BIN:-} ]]; then
+        E2E_BIN=$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
+            jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
+    fi
+    export BIN PONTOON_BIN E2E_BIN
+}
+
+# count LOG: "PASSED FAILED SKIPPED" of all that ran in a guest; fails when a part printed no result.
+count() {
+    awk '
+        /^critest .*: [0-9]+ passed/ { parts++; sub(/.*: /, ""); p += $1; f += $3; s += $5 + $9 }
+        /^test result: / { parts++; p += $4; f += $6; s += $8 }
+        END { print p + 0, f + 0, s + 0; exit parts != '"$(wc -w <<<"$parts")"' }
+    ' "$1"
+}
+
+# run_with LSM [FILTER...]
+run_with() {
+    local lsm=$1 log=$OUT/$1/log status=0 counts p f s
+    shift
+    mkdir -p "$OUT/$lsm"
+    if [[ -n $smoke ]]; then
+        # shellcheck disable=SC2046  # a list of filters
+        set -- $(smoke_tests "$lsm")
+        FOCUS=$(smoke_specs "$lsm")
+        export FOCUS
+    fi
+    echo "== with $lsm"
+    LSM=$lsm UML_TIMEOUT=${UML_TIMEOUT:-10800} "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 |
+        tr -d '\r' | tee "$log" || status=$?
+    counts=$(count "$log") || status=1
+    read -r p f s <<<"$counts"
+    # No test failed, but the whole did.
+    if ((f == 0 && status != 0)); then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+if [[ ${1:-} == --inside ]]; then
+    shift
+    inside "$@"
+    exit
+fi
+
+smoke=
+if [[ ${1:-} == --smoke ]]; then
+    smoke=yes
+    shift
+fi
+OUT=${OUT:-$repo/target/cgroup2/$target}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+export OUT TARGET=$target PARTS=$parts
+passed=0 failed=0 skipped=0
+prepare
+for lsm in ${LSM:-apparmor selinux}; do
+    run_with "$lsm" "$@"
+done
+printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+((failed == 0))
