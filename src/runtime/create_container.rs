@@ -8,6 +8,7 @@ use super::run_pod_sandbox::blocking;
 use super::{Error, Node, Result, now, profile};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::config::Handler;
+use crate::container::io::LogPath;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
 use crate::containerd;
 use crate::ids::ContainerId;
@@ -86,7 +87,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
     let id = ContainerId::random();
-    let about = About { boot: node.boot.clone(), ..about(sandbox, &config, &image, &requested.user_specified_image) };
+    let about = About { boot: node.boot.clone(), ..about(sandbox, &config, &image, &requested.user_specified_image)? };
     let record = Record { id, sandbox: sandbox.id().clone(), config, about };
     let spec = container_spec(
         node,
@@ -194,32 +195,31 @@ fn containerd_record(container: &Container, handler: &Handler) -> containerd::Co
     }
 }
 
-fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> About {
+fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> Result<About> {
     let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
     let by_digest = image.repo_digests.first();
     let fallback = image.id.clone();
     let signal = signal::from_cri(config.stop_signal)
         .or_else(|| image.config.config().as_ref().and_then(|config| signal::parse(config.stop_signal().as_deref()?)))
         .unwrap_or(signal::SIGTERM);
-    About {
+    Ok(About {
         sandbox: sandbox.id().to_string(),
         image: by_tag.or(by_digest).cloned().unwrap_or_else(|| fallback.clone()),
         image_ref: by_digest.cloned().unwrap_or_else(|| fallback.clone()),
         image_id: fallback,
-        log_path: log_path(sandbox, config),
+        log_path: log_path(sandbox, config)?,
         stop_signal: signal,
         created_at: now(),
         boot: String::new(),
-    }
+    })
 }
 
-/// Where the log goes; empty when the pod has no log directory or the container no log path.
-fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> String {
-    let directory = &sandbox.record.config.log_directory;
-    if directory.is_empty() || config.log_path.is_empty() {
-        return String::new();
-    }
-    PathBuf::from(directory).join(&config.log_path).display().to_string()
+/// Where the log goes; empty when the pod has no log directory or the container no log path. One that climbs out of the
+/// directory (CVE-2025-0750) is refused here and not only by the start, which opens it.
+fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
+    let path = LogPath::new(&sandbox.record.config.log_directory, &config.log_path)
+        .map_err(|error| Error::Invalid { field: "config.log_path", problem: error.to_string() })?;
+    Ok(path.map(|path| path.full().display().to_string()).unwrap_or_default())
 }
 
 /// The image's VOLUMEs that no mount of the request covers, each with a directory of the container's.

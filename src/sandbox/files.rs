@@ -156,8 +156,9 @@ fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), FilesError> {
-    // 0711: containers' users reach the files by their mounts, nobody on the node lists them.
-    let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
+    // Containers reach the files by their mounts. A user of the node who passed through here could write to the pod's
+    // shared memory, whose path every /proc/mounts tells.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| io_error("make directory", path, error))
 }
 

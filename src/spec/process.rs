@@ -85,16 +85,17 @@ pub(super) fn cwd(input: &ContainerInput<'_>) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
+/// Asked at each step and not of the whole: what comes after `fd/7`, a `..` too, the kernel looks up where that leads.
 fn is_open_file(path: &Path) -> bool {
     let mut clean: Vec<&std::ffi::OsStr> = Vec::new();
-    for part in path.components() {
+    path.components().any(|part| {
         match part {
             std::path::Component::Normal(name) => clean.push(name),
             std::path::Component::ParentDir => drop(clean.pop()),
             std::path::Component::RootDir | std::path::Component::CurDir | std::path::Component::Prefix(_) => {}
         }
-    }
-    clean.first().is_some_and(|first| *first == "proc") && clean.iter().any(|part| *part == "fd")
+        clean.first().is_some_and(|first| *first == "proc") && clean.last().is_some_and(|last| *last == "fd")
+    })
 }
 
 /// The process of a command in a running container: the container's user, environment, directory

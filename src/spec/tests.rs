@@ -112,7 +112,7 @@ fn a_value_that_is_not_utf_8_is_refused_and_not_mangled() {
 
 #[test]
 fn no_directory_leads_through_open_files() {
-    for path in ["/proc/self/fd/7", "/proc/1/fd", "/proc/self/../self/fd/3", "relative"] {
+    for path in ["/proc/self/fd/7", "/proc/1/fd", "/proc/self/../self/fd/3", "/proc/self/fd/20/../..", "relative"] {
         let config = ContainerConfig { working_dir: path.to_owned(), ..ContainerConfig::default() };
         assert!(plain(&config).is_err(), "{path}");
     }

@@ -44,7 +44,7 @@ async fn leaving_nothing(scope: &Scope, case: impl Future<Output = Outcome>) -> 
 
 /// That a call failed with this code and a message that names what is wrong. The built-in's codes and words are its own:
 /// there it must only fail.
-fn refused<T: std::fmt::Debug>(scope: &Scope, result: anyhow::Result<T>, code: Code, names: &str) -> Outcome {
+pub fn refused<T: std::fmt::Debug>(scope: &Scope, result: anyhow::Result<T>, code: Code, names: &str) -> Outcome {
     let error = match result {
         Ok(answer) => bail!("{names}: it was taken: {answer:?}"),
         Err(error) => error,

@@ -96,6 +96,13 @@ impl Bed {
         command
     }
 
+    /// The daemon under test, as a program to run once more.
+    pub fn daemon_program(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.env["PONTOON_BIN"]);
+        self.dress(&mut command);
+        command
+    }
+
     /// One of the scripts beside this file.
     pub fn script(&self, name: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR")));
@@ -120,6 +127,14 @@ impl Bed {
         }
         command.env_remove("CONTAINER_RUNTIME_ENDPOINT").env_remove("IMAGE_SERVICE_ENDPOINT");
         command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    }
+
+    /// The program that serves CRI.
+    pub fn server(&self) -> &'static str {
+        match self.target {
+            Target::Pontoon => "pontoon",
+            Target::Builtin => "containerd",
+        }
     }
 
     /// pid of a daemon of the bed's: `pontoon` or `containerd`.

@@ -14,6 +14,7 @@ mod logs;
 mod node;
 mod registry;
 mod scope;
+mod security;
 
 mod bad_input;
 mod churn;
@@ -29,6 +30,10 @@ mod images;
 mod pods;
 mod pods_network;
 mod restart;
+mod security_files;
+mod security_images;
+mod security_names;
+mod security_process;
 
 fn main() -> std::process::ExitCode {
     let mut tests = Vec::new();
@@ -45,6 +50,10 @@ fn main() -> std::process::ExitCode {
         images::tests,
         bad_input::tests,
         crictl::tests,
+        security_process::tests,
+        security_files::tests,
+        security_images::tests,
+        security_names::tests,
         restart::tests,
         churn::tests,
     ] {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +22,10 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 struct Content {
     files: HashMap<String, (String, Vec<u8>)>,
     gets: HashMap<String, usize>,
+    /// Where requests for a path are sent on to.
+    redirects: HashMap<String, String>,
+    /// The head of each request.
+    heads: Vec<String>,
     /// The header that every request must have.
     authorization: Option<String>,
 }
@@ -33,6 +37,29 @@ pub struct Registry {
     content: Arc<Mutex<Content>>,
     hosts_dir: PathBuf,
     _server: JoinSet<()>,
+}
+
+/// What an image says besides its layer, merged into the JSON that a plain one has.
+#[derive(Default)]
+pub struct Says {
+    /// Into the image's config, `config` in it.
+    pub config: Value,
+    /// Into the layer's descriptor.
+    pub layer: Value,
+    /// Into the manifest.
+    pub manifest: Value,
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (into, from) => *into = from.clone(),
+    }
 }
 
 /// `sha256:` and the hex digits.
@@ -68,14 +95,20 @@ impl Registry {
 
     /// An image of one layer, `layer` being its compressed bytes and `diff_id` what they should unpack to. Its name.
     pub fn image(&self, name: &str, layer: &[u8], diff_id: &str) -> anyhow::Result<String> {
-        let config = json!({
+        self.image_that_says(name, layer, diff_id, &Says::default())
+    }
+
+    /// The same of an image that says more.
+    pub fn image_that_says(&self, name: &str, layer: &[u8], diff_id: &str, says: &Says) -> anyhow::Result<String> {
+        let mut config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "config": {"Cmd": ["sh"], "Labels": {"name": name}},
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
+        merge(&mut config["config"], &says.config);
         let config = serde_json::to_vec(&config)?;
-        let manifest = json!({
+        let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": {
@@ -85,6 +118,8 @@ impl Registry {
                 "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest(layer), "size": layer.len(),
             }],
         });
+        merge(&mut manifest["layers"][0], &says.layer);
+        merge(&mut manifest, &says.manifest);
         let manifest = serde_json::to_vec(&manifest)?;
         let mut content = self.content()?;
         let octets = "application/octet-stream".to_owned();
@@ -103,6 +138,23 @@ impl Registry {
         let path = format!("/v2/{name}/blobs/{blob}");
         self.content()?.files.get_mut(&path).context("no such blob")?.1 = bytes.to_vec();
         Ok(())
+    }
+
+    /// Sends requests for a blob on to `location`.
+    pub fn redirect(&self, name: &str, blob: &str, location: &str) -> anyhow::Result<()> {
+        self.content()?.redirects.insert(format!("/v2/{name}/blobs/{blob}"), location.to_owned());
+        Ok(())
+    }
+
+    /// Takes a blob away.
+    pub fn forget(&self, name: &str, blob: &str) -> anyhow::Result<()> {
+        self.content()?.files.remove(&format!("/v2/{name}/blobs/{blob}"));
+        Ok(())
+    }
+
+    /// The heads of all requests so far.
+    pub fn heads(&self) -> anyhow::Result<Vec<String>> {
+        Ok(self.content()?.heads.clone())
     }
 
     /// How often a blob was fetched.
@@ -158,6 +210,7 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
 /// Status line, more headers, content type and body.
 fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> (&'static str, String, String, Vec<u8>) {
     let json = "application/json".to_owned();
+    content.heads.push(request.to_owned());
     // Header names come in either case; the value is the only base64 in there.
     if content.authorization.as_ref().is_some_and(|wanted| !request.contains(wanted.as_str())) {
         let challenge = "WWW-Authenticate: Basic realm=\"e2e\"\r\n".to_owned();
@@ -167,6 +220,9 @@ fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> (&
         return ("200 OK", String::new(), json, b"{}".to_vec());
     }
     let path = path.split('?').next().unwrap_or(path);
+    if let Some(location) = content.redirects.get(path) {
+        return ("307 Temporary Redirect", format!("Location: {location}\r\n"), json, Vec::new());
+    }
     let Some((kind, body)) = content.files.get(path).cloned() else {
         return ("404 Not Found", String::new(), json, b"{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}".to_vec());
     };
