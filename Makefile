@@ -38,6 +38,10 @@ critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: container
 test-cgroup2: ## critest and the suite with cgroup v2, with AppArmor and with SELinux (LSM=apparmor|selinux: one; TARGET=builtin)
 	@tests/e2e/test-cgroup2.sh
 
+.PHONY: golden-specs
+golden-specs: ## The OCI specs of Pontoon beside those of containerd's own CRI (tests/golden/differences.toml)
+	@tests/e2e/golden-specs.sh
+
 .PHONY: bench-critest
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh

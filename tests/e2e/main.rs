@@ -8,6 +8,8 @@
 //! PONTOON_BED=$(tests/e2e/bed.sh env NAME) cargo test --test e2e [-- FILTER...]
 //! ```
 
+use std::path::Path;
+
 mod bed;
 mod harness;
 mod logs;
@@ -26,6 +28,7 @@ mod container_resources;
 mod container_security;
 mod container_stop;
 mod crictl;
+mod golden_specs;
 mod images;
 mod pods;
 mod pods_network;
@@ -36,6 +39,12 @@ mod security_names;
 mod security_process;
 
 fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [option, builtin, pontoon, list] = arguments.as_slice()
+        && option == "--compare-specs"
+    {
+        return compare_specs(builtin.as_ref(), pontoon.as_ref(), list.as_ref());
+    }
     let mut tests = Vec::new();
     for of_file in [
         pods::tests,
@@ -54,10 +63,23 @@ fn main() -> std::process::ExitCode {
         security_files::tests,
         security_images::tests,
         security_names::tests,
+        golden_specs::tests,
         restart::tests,
         churn::tests,
     ] {
         tests.extend(of_file());
     }
     harness::main(tests)
+}
+
+/// For golden-specs.sh.
+fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::ExitCode {
+    match golden_specs::compare(builtin, pontoon, list) {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
 }

@@ -5,6 +5,7 @@
 #
 #   TARGET=pontoon|builtin  who serves CRI
 #   OUT=directory           for the daemons' logs (target/e2e/TARGET)
+#   E2E_SKIP="NAME..."      tests to leave out
 #   E2E_BIN=file            the suite, when it is built already (cargo builds it)
 set -euo pipefail
 

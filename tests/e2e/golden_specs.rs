@@ -1,0 +1,196 @@
+//! The OCI specs that this CRI makes of the golden files' configs, for comparing with the other CRI's: golden-specs.sh.
+//!
+//! With `GOLDEN_SPECS=directory` each config of tests/golden that a bed can run (those about a handler's own spec cannot:
+//! the built-in would need another configuration) is sent as a request, and the spec that a verbose status shows is
+//! written to the directory, with ids, paths and what has no order made equal.
+
+mod compare;
+mod normal;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use pontoon::api::v1;
+use pontoon::api::v1::{ContainerConfig, NamespaceMode, PodSandboxConfig};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use compare::compare;
+
+use crate::bed::{BUSYBOX, image_spec};
+use crate::harness::{Outcome, Test, rule};
+use crate::images::layer_of;
+use crate::registry::{Registry, Says};
+use crate::scope::{Pod, Scope, sleeper};
+use crate::security::OnItself;
+
+/// Where to write.
+const OUT: &str = "GOLDEN_SPECS";
+/// So that what is compared is not a handful, should the files move.
+const LEAST: usize = 60;
+
+pub fn tests() -> Vec<Test> {
+    // A tool and no test: nothing can fail but the calls themselves.
+    if std::env::var_os(OUT).is_none() {
+        return Vec::new();
+    }
+    vec![rule!(specs_are_written).alone().within(600)]
+}
+
+/// A golden file, but for what only the maker of specs is told.
+#[derive(Deserialize)]
+struct Document {
+    sandbox: PodSandboxConfig,
+    container: Option<ContainerConfig>,
+    image: Option<Value>,
+    passwd: Option<String>,
+    group: Option<String>,
+    seccomp: Option<Value>,
+    handler: Option<Value>,
+}
+
+fn documents() -> anyhow::Result<Vec<(String, Document)>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(name) = name.strip_suffix(".config.json") else { continue };
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        for entry in json.pointer_mut("/container/envs").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(text) = entry["value"].as_str() {
+                entry["value"] = text.bytes().map(Value::from).collect();
+            }
+        }
+        all.push((name.to_owned(), serde_json::from_value(json).with_context(|| name.to_owned())?));
+    }
+    all.retain(|(_, document): &(String, Document)| document.handler.is_none());
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(all)
+}
+
+async fn specs_are_written(scope: Arc<Scope>) -> Outcome {
+    let out = PathBuf::from(std::env::var_os(OUT).context(OUT)?);
+    std::fs::create_dir_all(&out)?;
+    let documents = documents()?;
+    ensure!(documents.len() >= LEAST, "only {} configs", documents.len());
+    for (name, document) in documents {
+        let spec = match spec(&scope, &name, document).await {
+            Ok(spec) => spec,
+            // That one CRI refuses what the other takes is a difference too; the words are each one's own.
+            Err(error) if error.downcast_ref::<tonic::Status>().is_some() => {
+                println!("{name} is refused: {error:#}");
+                json!({"refused": true})
+            }
+            Err(error) => return Err(error.context(name)),
+        };
+        std::fs::write(out.join(format!("{name}.json")), serde_json::to_vec_pretty(&spec)?)?;
+        scope.remove_pods().await?;
+    }
+    Ok(())
+}
+
+/// Makes the document's objects; the spec of its container or else of its pause container.
+async fn spec(scope: &Scope, name: &str, mut document: Document) -> anyhow::Result<Value> {
+    let work = scope.volume(name)?;
+    // Some of the mounts are to propagate.
+    let shared = OnItself::mount(&work, "--make-shared")?;
+    let work = shared.path();
+    let sandbox = sandbox_config(scope, &document.sandbox)?;
+    let context = document.container.as_mut().and_then(|container| container.linux.as_mut()?.security_context.as_mut());
+    set_profile(context.and_then(|context| context.seccomp.as_mut()), document.seccomp.as_ref(), work)?;
+    let pod = scope.run(sandbox).await?;
+    let mut known = normal::Known::new(&scope.bed.dir, &pod.id);
+    let Some(container) = document.container.take() else {
+        let info = pod.status().await?.info;
+        let info: Value = serde_json::from_str(info.get("info").context("no key 'info'")?)?;
+        return Ok(known.normal(&info["runtimeSpec"]));
+    };
+    let image = image(scope, &document, &mut known).await?;
+    let mut container = container_config(container, &image, work);
+    join_target(scope, &pod, &mut container, &mut known).await?;
+    let id = pod.create(container).await?;
+    known.container(&id);
+    Ok(known.normal(&scope.bed.info(&id).await?["runtimeSpec"]))
+}
+
+/// The document's, with the bed's cgroup parent and a name of the test's, by which it is swept.
+fn sandbox_config(scope: &Scope, wanted: &PodSandboxConfig) -> anyhow::Result<PodSandboxConfig> {
+    let ours = scope.pod_config();
+    let mut config = wanted.clone();
+    config.metadata = ours.metadata;
+    config.labels.extend(ours.labels);
+    config.log_directory = ours.log_directory;
+    let parent = ours.linux.context("linux")?.cgroup_parent;
+    config.linux.get_or_insert_default().cgroup_parent = parent;
+    Ok(config)
+}
+
+fn set_profile(wanted: Option<&mut v1::SecurityProfile>, profile: Option<&Value>, work: &Path) -> anyhow::Result<()> {
+    if let (Some(wanted), Some(profile)) = (wanted, profile) {
+        let path = work.join("profile.json");
+        std::fs::write(&path, serde_json::to_vec(profile)?)?;
+        wanted.localhost_ref = path.display().to_string();
+    }
+    Ok(())
+}
+
+fn container_config(mut config: ContainerConfig, image: &str, work: &Path) -> ContainerConfig {
+    config.image = Some(image_spec(image));
+    if config.log_path.is_empty() {
+        config.log_path = "app/0.log".to_owned();
+    }
+    for mount in &mut config.mounts {
+        // Paths of no machine get a directory of the test's; those of the kernel stay.
+        if mount.host_path.starts_with("/data/") || mount.host_path.starts_with("/var/lib/kubelet/") {
+            mount.host_path = format!("{}{}", work.display(), mount.host_path);
+        }
+    }
+    config
+}
+
+/// A container whose pid namespace the document wants to join must be there.
+async fn join_target(
+    scope: &Scope,
+    pod: &Pod,
+    config: &mut ContainerConfig,
+    known: &mut normal::Known,
+) -> anyhow::Result<()> {
+    let options = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()?.namespace_options.as_mut());
+    if let Some(options) = options.filter(|options| options.pid() == NamespaceMode::Target) {
+        options.target_id = pod.start(sleeper("target")).await?;
+        known.pid(scope.bed.pid_of(&options.target_id).await?, "TARGET");
+    }
+    Ok(())
+}
+
+/// An image as the document says; busybox when it says nothing.
+async fn image(scope: &Scope, document: &Document, known: &mut normal::Known) -> anyhow::Result<String> {
+    let Document { image, passwd, group, .. } = document;
+    if image.is_none() && passwd.is_none() && group.is_none() {
+        return Ok(BUSYBOX.to_owned());
+    }
+    let registry = Registry::start(&scope.bed).await?;
+    let root = scope.volume("image")?;
+    std::fs::create_dir_all(root.join("etc"))?;
+    std::fs::write(root.join("etc/passwd"), passwd.as_deref().unwrap_or("root:x:0:0::/root:/bin/sh\n"))?;
+    std::fs::write(root.join("etc/group"), group.as_deref().unwrap_or("root:x:0:\n"))?;
+    let (layer, diff_id) = layer_of(scope, &root).await?;
+    std::fs::remove_dir_all(&root)?;
+    let text = |key: &str| image.as_ref().map(|image| image[key].clone()).unwrap_or_default();
+    let volumes = text("volumes");
+    let volumes: serde_json::Map<String, Value> = volumes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|path| Some((path.as_str()?.to_owned(), json!({}))))
+        .collect();
+    let config = json!({
+        "Entrypoint": text("entrypoint"), "Cmd": text("cmd"), "Env": text("env"),
+        "WorkingDir": text("working_dir"), "User": text("user"), "Volumes": volumes,
+    });
+    let name = registry.image_that_says("golden", &layer, &diff_id, &Says { config, ..Says::default() })?;
+    known.text(&registry.host, "REGISTRY");
+    scope.bed.pull(&name).await?;
+    Ok(name)
+}
