@@ -51,7 +51,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Mounts(error) => mounts_code(error),
         Error::Devices(error) => devices_code(error),
         Error::Io { source, .. } => io_code(source),
-        Error::Image(error) => image_code(error),
+        Error::Image(error) | Error::ImageVolume { source: error, .. } => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
         Error::Joined(error) => code(error),
     }
@@ -132,7 +132,7 @@ fn spec_code(error: &spec::Error) -> Code {
 fn mounts_code(error: &container::mounts::Error) -> Code {
     use container::mounts::Error;
     match error {
-        Error::Invalid { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
+        Error::Invalid { .. } | Error::Image { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::Io { .. } => Code::Internal,
     }

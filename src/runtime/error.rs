@@ -121,6 +121,16 @@ pub enum Error {
     /// The image.
     #[error(transparent)]
     Image(#[from] images::Error),
+    /// An image that is to be mounted; kubelet looks for the prefix.
+    #[error("ImageVolumeMountFailed: config.mounts[{index}].{field}")]
+    ImageVolume {
+        /// The mount's place in the request.
+        index: usize,
+        /// Which field of it.
+        field: &'static str,
+        /// Why.
+        source: images::Error,
+    },
     /// The operating system's, on a path of ours.
     #[error("{operation} {path}")]
     System {

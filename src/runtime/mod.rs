@@ -7,6 +7,7 @@ mod create_container;
 mod error;
 mod exec_sync;
 mod exits;
+mod image_volumes;
 mod list_containers;
 mod list_pod_sandbox;
 mod lookup;

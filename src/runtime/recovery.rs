@@ -47,6 +47,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
     }
+    node.sweep_image_volumes();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
     let attachments = node.network.cached().await.unwrap_or_default();
     node.give_back_stale(attachments);

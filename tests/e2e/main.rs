@@ -25,6 +25,7 @@ mod container_resources;
 mod container_security;
 mod container_stop;
 mod crictl;
+mod image_volumes;
 mod images;
 mod pods;
 mod pods_network;
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         container_logs::tests,
         container_exit::tests,
         container_stop::tests,
+        image_volumes::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,

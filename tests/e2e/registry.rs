@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,10 +68,15 @@ impl Registry {
 
     /// An image of one layer, `layer` being its compressed bytes and `diff_id` what they should unpack to. Its name.
     pub fn image(&self, name: &str, layer: &[u8], diff_id: &str) -> anyhow::Result<String> {
+        self.image_with(name, layer, diff_id, &json!({"Cmd": ["sh"], "Labels": {"name": name}}))
+    }
+
+    /// The same with a config of one's own: what the image's author says about its containers.
+    pub fn image_with(&self, name: &str, layer: &[u8], diff_id: &str, config: &Value) -> anyhow::Result<String> {
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
-            "config": {"Cmd": ["sh"], "Labels": {"name": name}},
+            "config": config,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
         let config = serde_json::to_vec(&config)?;

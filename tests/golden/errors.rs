@@ -281,7 +281,7 @@ async fn of_mounts_before_the_host_is_asked() {
             json!({ "recursive_read_only": true, "readonly": true, "propagation": 1 }),
             "recursive_read_only: requires PROPAGATION_PRIVATE",
         ),
-        (json!({ "image": { "image": "example" } }), "image: image volumes are not served: \"example\""),
+        (json!({ "image_sub_path": "x" }), "image_sub_path: needs an image"),
     ];
     for (change, text) in table {
         let mut json = good.clone();
@@ -289,6 +289,27 @@ async fn of_mounts_before_the_host_is_asked() {
         let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
         let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
         assert_eq!(error, format!("config.mounts[1].{text}"));
+    }
+}
+
+/// kubelet looks for the first word.
+#[tokio::test]
+async fn of_mounts_of_images() {
+    let good = json!({ "container_path": "/x", "readonly": true, "image": { "image": "example" } });
+    let table = [
+        (json!({ "image": { "image": "" } }), "image.image: is required"),
+        (json!({ "host_path": "/x" }), "host_path: and image exclude each other"),
+        (json!({ "readonly": false }), "readonly: an image is mounted read-only, so it has to be true"),
+        (json!({ "image_sub_path": "/x" }), "image_sub_path: is absolute"),
+        (json!({ "image_sub_path": "x/../y" }), "image_sub_path: has a .."),
+        (json!({ "image_sub_path": "x\0y" }), "image_sub_path: has a NUL"),
+    ];
+    for (change, text) in table {
+        let mut json = good.clone();
+        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
+        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
+        assert_eq!(error, format!("ImageVolumeMountFailed: config.mounts[1].{text}"));
     }
 }
 
