@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pontoon::api::v1::{ContainerConfig, Mount, PodSandboxConfig};
+use pontoon::cdi::ContainerEdits;
 use pontoon::cgroup::cgroups_path;
 use pontoon::container::devices::HostDevice;
 use pontoon::container::mounts::HostMount;
@@ -41,6 +42,8 @@ struct Document {
     seccomp: Option<Value>,
     /// The request's devices as they are found on the host.
     devices: Vec<Device>,
+    /// What the request's CDI devices change.
+    cdi: ContainerEdits,
     target_pid: Option<u32>,
 }
 
@@ -224,6 +227,7 @@ fn container(
         files: &files(),
         mounts: &mounts(config),
         devices: &devices(document),
+        cdi: &document.cdi,
         volumes: &volumes,
         host,
         handler,

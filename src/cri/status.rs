@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::containerd::Kind;
-use crate::{container, images, network, runtime, sandbox, spec};
+use crate::{cdi, container, images, network, runtime, sandbox, spec};
 
 /// An error that has a gRPC code.
 pub(super) trait ToStatus {
@@ -50,6 +50,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Spec(error) => spec_code(error),
         Error::Mounts(error) => mounts_code(error),
         Error::Devices(error) => devices_code(error),
+        Error::Cdi(error) => cdi_code(error),
         Error::Io { source, .. } => io_code(source),
         Error::Image(error) | Error::ImageVolume { source: error, .. } => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
@@ -144,5 +145,13 @@ fn devices_code(error: &container::devices::Error) -> Code {
         Error::Invalid { .. } => Code::InvalidArgument,
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::Io { .. } => Code::Internal,
+    }
+}
+
+fn cdi_code(error: &cdi::Error) -> Code {
+    match error {
+        cdi::Error::Invalid { .. } => Code::InvalidArgument,
+        cdi::Error::Unknown { .. } => Code::NotFound,
+        cdi::Error::Host { .. } => Code::Internal,
     }
 }

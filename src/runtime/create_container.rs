@@ -8,6 +8,7 @@ use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
 use super::{Error, Node, Result, image_volumes, now, profile};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
+use crate::cdi;
 use crate::config::Handler;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
 use crate::containerd;
@@ -126,8 +127,10 @@ async fn container_spec(
     node.place_image_volumes(&draft.record.id, &mut host_mounts);
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let privileged = context.is_some_and(|context| context.privileged);
-    let host_devices =
-        devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
+    let owner = if node.config.own_devices { devices::Owner::of(context) } else { devices::Owner::default() };
+    let all_devices = privileged && !handler.privileged_without_host_devices;
+    let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
+    let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
     let image_config = spec::ImageConfig::from(&*draft.image.config);
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
@@ -152,6 +155,7 @@ async fn container_spec(
         files: &files(node.paths(sandbox)),
         mounts: &host_mounts,
         devices: &host_devices,
+        cdi: &cdi,
         volumes: &volumes,
         host: &node.host,
         handler: &spec_handler(node, handler),

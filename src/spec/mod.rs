@@ -6,6 +6,7 @@
 
 mod annotations;
 mod capabilities;
+mod cdi;
 mod container;
 mod devices;
 mod image;

@@ -62,6 +62,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         files: &files(),
         mounts: &[],
         devices: &[],
+        cdi: &crate::cdi::ContainerEdits::default(),
         volumes: &[],
         seccomp: None,
         host,

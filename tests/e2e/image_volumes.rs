@@ -262,7 +262,7 @@ async fn cve_2022_23648_a_volume_of_an_image_shows_nothing_of_the_host(scope: Ar
     std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
     let (layer, diff_id) = pack(&scope, &root).await?;
     let climbing = format!("/../../../../../../../../..{}", secret.display());
-    let volumes = json!({ climbing: {}, "/lnk": {}, "/up": {}, "/proc/../lnk": {}, "/data": {} });
+    let volumes = json!({ climbing: {}, "/lnk": {}, "/proc/../lnk": {}, "/data": {} });
     let config = json!({ "Cmd": ["/bin/busybox"], "Volumes": volumes });
     let name = registry.image_with("evil-volume", &layer, &diff_id, &config)?;
     scope.bed.pull(&name).await?;

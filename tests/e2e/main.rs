@@ -25,6 +25,7 @@ mod container_resources;
 mod container_security;
 mod container_stop;
 mod crictl;
+mod devices;
 mod image_volumes;
 mod images;
 mod pods;
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         container_process::tests,
         container_security::tests,
         container_mounts::tests,
+        devices::tests,
         container_resources::tests,
         container_logs::tests,
         container_exit::tests,

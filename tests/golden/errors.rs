@@ -238,20 +238,6 @@ fn of_sysctls() {
 }
 
 #[test]
-fn of_cdi_devices() {
-    all_equal(&[
-        (
-            container(json!({ "cdi_devices": [{ "name": "vendor.com/gpu=0" }] })),
-            "config.CDI_devices: CDI devices are not supported by this version",
-        ),
-        (
-            container(json!({ "annotations": { "cdi.k8s.io/x": "vendor.com/gpu=0" } })),
-            "config.annotations[cdi.k8s.io/x]: CDI devices are not supported by this version",
-        ),
-    ]);
-}
-
-#[test]
 fn of_a_spec_of_mounts() {
     let mount =
         |mount: Value, handler: Value| refusal(json!({ "container": { "mounts": [mount] }, "handler": handler }));
@@ -325,7 +311,7 @@ async fn of_devices_before_the_host_is_asked() {
         let mut json = json!({ "host_path": "/dev/null", "container_path": "/dev/null", "permissions": "r" });
         json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let device: Device = serde_json::from_value(json).unwrap();
-        let error = devices::resolve(&[device], false).await.unwrap_err().to_string();
+        let error = devices::resolve(&[device], false, devices::Owner::default()).await.unwrap_err().to_string();
         assert_eq!(error, format!("config.devices[0].{text}"));
     }
 }
