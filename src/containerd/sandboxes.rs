@@ -43,6 +43,18 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("create sandbox record", &id, &status))
     }
 
+    /// Replaces parts of a record: `fields` names them (`extensions.KEY`); the rest stays.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown id.
+    pub async fn update_sandbox(&self, sandbox: Sandbox, fields: &[&str]) -> Result<()> {
+        let id = sandbox.id.clone();
+        let fields = fields.iter().map(ToString::to_string).collect();
+        let request = pb::StoreUpdateRequest { sandbox: Some(encode(sandbox)), fields };
+        let reply = self.sandboxes().update(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
+    }
+
     /// All records of the namespace.
     ///
     /// # Errors

@@ -50,6 +50,10 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
     if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
         return Err(Error::missing_field("config.image.image"));
     }
+    if !signal::is_known(config.stop_signal) {
+        let problem = format!("{} is no Signal", config.stop_signal);
+        return Err(Error::Invalid { field: "config.stop_signal", problem });
+    }
     Ok(config)
 }
 

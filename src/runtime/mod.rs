@@ -28,6 +28,7 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod task;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod version;
 
@@ -51,6 +52,7 @@ pub use status::status;
 pub use stop_container::stop_container;
 pub use stop_pod_sandbox::stop_pod_sandbox;
 pub use update_container_resources::update_container_resources;
+pub use update_pod_sandbox_resources::update_pod_sandbox_resources;
 pub use update_runtime_config::update_runtime_config;
 pub use version::version;
 

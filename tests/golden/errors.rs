@@ -194,8 +194,23 @@ fn of_resources() {
         (pages("2 MB"), "config.linux.resources.hugepage_limits[0].page_size: \"2 MB\" is no size such as 2MB"),
         (pages("2Mi"), "config.linux.resources.hugepage_limits[0].page_size: \"2Mi\" is no size such as 2MB"),
         (
+            refusal(json!({
+                "container": { "linux": { "resources": { "hugepage_limits": [{ "page_size": "2MB", "limit": 1 }] } } },
+                "host": { "hugetlb": false },
+            })),
+            "config.linux.resources.hugepage_limits[0]: this host has no cgroup controller hugetlb",
+        ),
+        (
             refusal(json!({ "container": v1, "host": { "cgroup_v2": false } })),
             "config.linux.resources.unified: needs cgroup v2",
+        ),
+        (
+            resources(json!({ "unified": { "../memory.max": "1" } })),
+            "config.linux.resources.unified: \"../memory.max\" is no file of a cgroup",
+        ),
+        (
+            resources(json!({ "memory_limit_in_bytes": 9, "memory_swap_limit_in_bytes": 8 })),
+            "config.linux.resources.memory_swap_limit_in_bytes: 8 is neither -1 nor at least memory_limit_in_bytes, which it contains",
         ),
     ]);
 }
