@@ -9,7 +9,7 @@ use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
 use tonic::transport::Channel;
 
-use super::error::removal;
+use super::error::{removal, twice};
 use super::{Any, Containerd, Error, Result};
 
 /// A SandboxStore record.
@@ -51,8 +51,11 @@ impl Containerd {
         let id = sandbox.id.clone();
         let fields = fields.iter().map(ToString::to_string).collect();
         let request = pb::StoreUpdateRequest { sandbox: Some(encode(sandbox)), fields };
-        let reply = self.sandboxes().update(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
+        twice(|| async {
+            let reply = self.sandboxes().update(self.request(request.clone())).await;
+            reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
+        })
+        .await
     }
 
     /// All records of the namespace.
