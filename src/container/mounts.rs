@@ -32,7 +32,7 @@ pub enum MissingHostPath {
 pub struct HostMount {
     /// On the host, with all symlinks resolved. Of an image where the verb mounts it: empty until it says so.
     pub source: PathBuf,
-    /// As requested, but for a cleaned `container_path`.
+    /// As requested, but for a cleaned `container_path`, and no relabelling of an image.
     pub mount: Mount,
 }
 
@@ -143,7 +143,12 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     if mount.recursive_read_only && propagation != MountPropagation::PropagationPrivate {
         return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE"));
     }
-    Ok(Mount { container_path: container_path.display().to_string(), ..mount.clone() })
+    Ok(Mount {
+        container_path: container_path.display().to_string(),
+        // An image is read-only, and its files have the label that containers may read.
+        selinux_relabel: mount.selinux_relabel && mount.image.is_none(),
+        ..mount.clone()
+    })
 }
 
 fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         rule!(a_removed_image_stays_mounted),
         rule!(what_was_mounted_is_gone_after_the_removal).alone(),
         rule!(after_a_kill_an_image_is_unmounted).alone().only_pontoon("the built-in cannot be killed alone"),
+        rule!(cve_2021_41103_no_user_of_the_node_reaches_a_mounted_image),
         rule!(cve_2017_1002101_no_sub_path_leads_out_of_the_image).alone(),
         rule!(cve_2022_23648_a_volume_of_an_image_shows_nothing_of_the_host),
     ]
@@ -229,6 +230,25 @@ fn bait(scope: &Scope, root: &Path) -> anyhow::Result<std::path::PathBuf> {
         std::os::unix::fs::symlink(to, root.join(link))?;
     }
     Ok(secret)
+}
+
+/// Set-user-id files of an image would run as root.
+async fn cve_2021_41103_no_user_of_the_node_reaches_a_mounted_image(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let mut config = sleeper("main");
+    config.mounts = vec![image(&scope, "/a", "").await?];
+    pod.start(config).await?;
+    let points = mounted(&scope)?;
+    ensure!(!points.is_empty(), "nothing is mounted on the node");
+    for point in points {
+        let file = Path::new(&point).join("bin/busybox");
+        ensure!(file.exists(), "{} is not there", file.display());
+        let reach = format!("chroot --userspec=1000:1000 / /bin/ls {}", file.display());
+        let reached = tokio::process::Command::new("sh").args(["-c", &reach]).output().await?;
+        let said = String::from_utf8_lossy(&reached.stderr);
+        ensure!(!reached.status.success() && said.contains("Permission denied"), "{reach}: {said}");
+    }
+    Ok(())
 }
 
 async fn cve_2017_1002101_no_sub_path_leads_out_of_the_image(scope: Arc<Scope>) -> Outcome {

@@ -84,6 +84,7 @@ fn image(sub_path: &str) -> Mount {
         image: Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() }),
         image_sub_path: sub_path.to_owned(),
         propagation: MountPropagation::PropagationHostToContainer.into(),
+        selinux_relabel: true,
         ..Mount::default()
     }
 }
@@ -93,6 +94,7 @@ async fn an_image_is_found_by_its_place_and_its_source_is_left_open() {
     let mounts = [mount(Path::new("/")), image("./a//b/")];
     let found = resolve(&mounts, MissingHostPath::Error).await.unwrap();
     assert_eq!(found[1].source, PathBuf::new());
+    assert!(!found[1].mount.selinux_relabel, "it is read-only");
     let expected = ImageMount { index: 1, reference: "sha256:0a".to_owned(), sub_path: "a/b".into() };
     assert_eq!(images(&mounts).unwrap(), [expected]);
     assert!(
