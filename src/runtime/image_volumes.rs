@@ -38,6 +38,12 @@ pub(super) fn reported(container: &Container) -> Vec<Mount> {
     mounts
 }
 
+/// Whether a container can have images; what a damaged record's has, nobody knows.
+fn may_have_any(container: &Container) -> bool {
+    let about = &container.record.about;
+    !about.image_volumes.is_empty() || about.image_id.is_empty()
+}
+
 fn key(id: &ContainerId, index: usize) -> String {
     format!("{id}-image-{index}")
 }
@@ -100,8 +106,11 @@ impl Node {
     }
 
     /// Takes a container's images off the host, when none of its processes is left.
-    pub(super) async fn unmount_image_volumes(&self, id: &ContainerId) -> Result<()> {
-        let directory = self.image_volumes_root().join(id.as_str());
+    pub(super) async fn unmount_image_volumes(&self, container: &Container) -> Result<()> {
+        if !may_have_any(container) {
+            return Ok(());
+        }
+        let directory = self.image_volumes_root().join(container.id().as_str());
         let failed = directory.clone();
         let done = blocking(move || remove_mount_points(&directory)).await;
         done.map_err(|source| Error::system("unmount images in", &failed, source))
@@ -109,7 +118,7 @@ impl Node {
 
     /// The same, and removes the views that were mounted.
     pub(super) async fn remove_image_volumes(&self, container: &Container) -> Result<()> {
-        self.unmount_image_volumes(container.id()).await?;
+        self.unmount_image_volumes(container).await?;
         for index in container.record.about.image_volumes.keys() {
             let key = key(container.id(), *index);
             self.containerd.remove_snapshot(&container.root.snapshotter, &key).await?;
