@@ -56,7 +56,7 @@ fn groups(process: &mut Process, added: &[u32]) {
 }
 
 fn device(linux: &mut Linux, node: &DeviceNode, (uid, gid): (u32, u32), rules: bool) {
-    let kind = node.kind.chars().next().map_or('c', |kind| kind);
+    let kind = node.kind.chars().next().unwrap_or('c');
     let mut device = LinuxDevice::default();
     device.set_path(node.path.clone()).set_typ(devices::kind(kind)).set_major(node.major).set_minor(node.minor);
     device.set_file_mode(node.file_mode);
