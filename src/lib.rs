@@ -9,6 +9,7 @@
 //! docs/architecture.md follows one RunPodSandbox through them.
 
 pub mod api;
+pub mod cdi;
 pub mod cgroup;
 pub mod config;
 pub mod container;

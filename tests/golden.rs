@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pontoon::api::v1::{ContainerConfig, PodSandboxConfig};
+use pontoon::api::v1::{ContainerConfig, Mount, PodSandboxConfig};
+use pontoon::cdi::ContainerEdits;
 use pontoon::cgroup::cgroups_path;
 use pontoon::container::devices::HostDevice;
 use pontoon::container::mounts::HostMount;
@@ -41,6 +42,8 @@ struct Document {
     seccomp: Option<Value>,
     /// The request's devices as they are found on the host.
     devices: Vec<Device>,
+    /// What the request's CDI devices change.
+    cdi: ContainerEdits,
     target_pid: Option<u32>,
 }
 
@@ -224,6 +227,7 @@ fn container(
         files: &files(),
         mounts: &mounts(config),
         devices: &devices(document),
+        cdi: &document.cdi,
         volumes: &volumes,
         host,
         handler,
@@ -299,13 +303,14 @@ fn handler(facts: &HandlerFacts) -> Handler {
     }
 }
 
-/// As if every host path were there and no symlink.
+/// As if every host path were there and no symlink, and every image mounted.
 fn mounts(config: &ContainerConfig) -> Vec<HostMount> {
-    config
-        .mounts
-        .iter()
-        .map(|mount| HostMount { source: mount.host_path.clone().into(), mount: mount.clone() })
-        .collect()
+    let source = |index: usize, mount: &Mount| match mount.image {
+        Some(_) => format!("/run/pontoon/image-volumes/c/{index}").into(),
+        None => mount.host_path.clone().into(),
+    };
+    let mounts = config.mounts.iter().enumerate();
+    mounts.map(|(index, mount)| HostMount { source: source(index, mount), mount: mount.clone() }).collect()
 }
 
 fn devices(document: &Document) -> Vec<HostDevice> {

@@ -17,4 +17,5 @@ mod server {
     mod run_pod_sandbox;
     mod start_container;
     mod stop_container;
+    mod update_resources;
 }

@@ -3,10 +3,12 @@
 //! It reads, and removes what an interrupted create left; pods' cgroups are made by kubelet and containers' by the runtime.
 
 mod memory;
+mod oom_score;
 mod path;
 mod remove;
 
 pub use memory::oom_kills;
+pub use oom_score::set_oom_score;
 pub use path::{cgroups_path, file_system_path};
 pub use remove::remove;
 

@@ -19,12 +19,14 @@ pub struct File {
     pub netns_dir: PathBuf,
     pub runtime_name: String,
     pub missing_host_path: String,
+    pub device_ownership_from_security_context: bool,
     pub allow_foreign_pods: bool,
     pub default_runtime: String,
     pub log: Log,
     pub containerd: ContainerdSection,
     pub cni: Cni,
     pub images: Images,
+    pub cdi: Cdi,
     pub runtimes: BTreeMap<String, Runtime>,
 }
 
@@ -37,12 +39,14 @@ impl Default for File {
             netns_dir: "/var/run/netns".into(),
             runtime_name: "pontoon".to_owned(),
             missing_host_path: "create".to_owned(),
+            device_ownership_from_security_context: false,
             allow_foreign_pods: false,
             default_runtime: "runc".to_owned(),
             log: Log::default(),
             containerd: ContainerdSection::default(),
             cni: Cni::default(),
             images: Images::default(),
+            cdi: Cdi::default(),
             runtimes: BTreeMap::new(),
         }
     }
@@ -158,6 +162,22 @@ impl Default for Images {
             registry_config_path: "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
             snapshotter: "overlayfs".to_owned(),
         }
+    }
+}
+
+/// `[cdi]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cdi {
+    /// Where vendors' specs of devices are; a later directory wins.
+    pub spec_dirs: Vec<PathBuf>,
+    /// Whether a container may ask for devices by annotations too, as device plugins have it do.
+    pub annotations: bool,
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self { spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()], annotations: true }
     }
 }
 

@@ -8,7 +8,7 @@ mod handlers;
 
 use std::path::PathBuf;
 
-pub use file::{Cni, ContainerdSection, File, Images, Log, LogFormat};
+pub use file::{Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
 
@@ -56,6 +56,8 @@ pub struct Config {
     pub runtime_name: String,
     /// Whether a `host_path` that does not exist is made or refused.
     pub create_missing_host_path: bool,
+    /// Whether a container's user and group own the devices that it asks for.
+    pub own_devices: bool,
     /// Start although pods of containerd's own CRI are running in the namespace.
     pub allow_foreign_pods: bool,
     /// Logging.
@@ -66,6 +68,8 @@ pub struct Config {
     pub cni: Cni,
     /// Pulls and snapshots.
     pub images: Images,
+    /// Where CDI devices come from.
+    pub cdi: Cdi,
     /// The runtime handlers.
     pub handlers: Handlers,
 }
@@ -111,11 +115,13 @@ impl Config {
             netns_dir: file.netns_dir,
             runtime_name: file.runtime_name,
             create_missing_host_path,
+            own_devices: file.device_ownership_from_security_context,
             allow_foreign_pods: file.allow_foreign_pods,
             log: file.log,
             containerd: file.containerd,
             cni: file.cni,
             images: file.images,
+            cdi: file.cdi,
             handlers,
         })
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::host_paths::{self, Failure, Progress, absolute, cleaned};
-use crate::api::v1::Device;
+use crate::api::v1::{Device, Int64Value, LinuxContainerSecurityContext};
 
 /// Directories below which no devices are looked for: the container gets pts, shm, fd and mqueue
 /// of its own, the others belong to whoever made the node a container itself (lxc/lxd#2825,
@@ -30,12 +30,31 @@ pub struct HostDevice {
     pub minor: i64,
     /// Permission bits on the host, without the file's type.
     pub mode: u32,
-    /// Owner on the host.
+    /// Owner on the host, unless another was asked for.
     pub uid: u32,
-    /// Group on the host.
+    /// Group on the host, likewise.
     pub gid: u32,
     /// What the container's cgroup is to allow: some of `rwm`, in this order.
     pub access: String,
+}
+
+/// Who is to own the devices of a request, where it is not who owns them on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+}
+
+impl Owner {
+    /// The user and group that a security context names. Root is nobody special here: it may open whatever it has.
+    #[must_use]
+    pub fn of(context: Option<&LinuxContainerSecurityContext>) -> Self {
+        let id = |value: Option<&Int64Value>| value.and_then(|id| u32::try_from(id.value).ok()).filter(|id| *id != 0);
+        let Some(context) = context else { return Self::default() };
+        Self { uid: id(context.run_as_user.as_ref()), gid: id(context.run_as_group.as_ref()) }
+    }
 }
 
 /// Why a device cannot be had.
@@ -80,11 +99,12 @@ impl From<Failure> for Error {
 
 /// Finds the devices of a request, and with `all_host_devices` every device below /dev at its
 /// own path. A directory stands for all devices below it. Of two with one path in the container
-/// the first is taken, and the request's come first. Gives up after a minute.
+/// the first is taken, and the request's come first; only these are `owner`'s. Gives up after a
+/// minute.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field of the request; the others the path.
-pub async fn resolve(devices: &[Device], all_host_devices: bool) -> Result<Vec<HostDevice>, Error> {
+pub async fn resolve(devices: &[Device], all_host_devices: bool, owner: Owner) -> Result<Vec<HostDevice>, Error> {
     let wanted: Vec<Wanted> =
         devices.iter().enumerate().map(|(index, device)| Wanted::new(index, device)).collect::<Result<_, _>>()?;
     if wanted.is_empty() && !all_host_devices {
@@ -94,6 +114,10 @@ pub async fn resolve(devices: &[Device], all_host_devices: bool) -> Result<Vec<H
         let mut found = Vec::new();
         for one in &wanted {
             found.extend(one.find(progress)?);
+        }
+        for device in &mut found {
+            device.uid = owner.uid.unwrap_or(device.uid);
+            device.gid = owner.gid.unwrap_or(device.gid);
         }
         if all_host_devices {
             found.extend(below(progress, Path::new("/dev"), Path::new("/dev"), ACCESSES)?);

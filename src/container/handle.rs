@@ -18,6 +18,8 @@ pub struct Container {
     pub root: Root,
     /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
     spec: ArcSwap<Vec<u8>>,
+    /// Held by whoever changes its spec or makes a task of it: the task must be of the spec that is known.
+    turn: tokio::sync::Mutex<()>,
     /// Its state; a watch, so that a Stop and a Remove see the exit.
     state: watch::Sender<State>,
     /// Whether containerd's task of an ended container is deleted too.
@@ -48,6 +50,7 @@ impl Container {
             record,
             root,
             spec: ArcSwap::from_pointee(spec),
+            turn: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
             cleaned: watch::Sender::new(cleaned),
             streams: Mutex::new(None),
@@ -124,6 +127,11 @@ impl Container {
     #[must_use]
     pub fn spec(&self) -> Arc<Vec<u8>> {
         self.spec.load_full()
+    }
+
+    /// Waits for the turn to change the spec, or to make a task of it. Only they wait: what is listed is read without.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Replaces the spec, after an update of its resources.

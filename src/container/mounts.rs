@@ -4,6 +4,7 @@
 //! The paths themselves are kubelet's to choose: nothing is refused for where it leads. What
 //! the container's side may be over /proc is the runtime's to judge, over /sys it is allowed.
 
+mod image;
 mod mountinfo;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+pub use self::image::{ImageMount, images};
 use self::mountinfo::MountInfo;
 use super::host_paths::{self, Failure, Progress, absolute, cleaned};
 use crate::api::v1::{Mount, MountPropagation};
@@ -28,9 +30,9 @@ pub enum MissingHostPath {
 /// A mount of a request whose source is there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostMount {
-    /// On the host, with all symlinks resolved.
+    /// On the host, with all symlinks resolved. Of an image where the verb mounts it: empty until it says so.
     pub source: PathBuf,
-    /// As requested, but for a cleaned `container_path`.
+    /// As requested, but for a cleaned `container_path`, and no relabelling of an image.
     pub mount: Mount,
 }
 
@@ -45,10 +47,20 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A field of a mount of an image is wrong; kubelet looks for the prefix.
+    #[error("ImageVolumeMountFailed: config.mounts[{index}].{name}: {problem}")]
+    Image {
+        /// The mount's place in the request.
+        index: usize,
+        /// The field.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A field asks for what is not there yet.
     #[error("{field}: {problem}")]
     Unsupported {
-        /// As `config.mounts[0].image`.
+        /// As `config.mounts[0].uidMappings`.
         field: String,
         /// What is asked for.
         problem: String,
@@ -109,9 +121,13 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     let container_path = cleaned(&mount.container_path).map_err(|problem| invalid(index, "container_path", problem))?;
     let unsupported = |name: &str, problem: String| Err(Error::Unsupported { field: field(index, name), problem });
     if let Some(image) = &mount.image {
-        return unsupported("image", format!("image volumes are not served: {:?}", image.image));
+        image::checked(index, mount, image)?;
+    } else {
+        absolute(&mount.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
+        if !mount.image_sub_path.is_empty() {
+            return Err(invalid(index, "image_sub_path", "needs an image"));
+        }
     }
-    absolute(&mount.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
     // Without the mapping the container would see files of other owners.
     if !mount.uid_mappings.is_empty() {
         return unsupported("uidMappings", "id-mapped mounts are not served".to_owned());
@@ -127,13 +143,21 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     if mount.recursive_read_only && propagation != MountPropagation::PropagationPrivate {
         return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE"));
     }
-    Ok(Mount { container_path: container_path.display().to_string(), ..mount.clone() })
+    Ok(Mount {
+        container_path: container_path.display().to_string(),
+        // An image is read-only, and its files have the label that containers may read.
+        selinux_relabel: mount.selinux_relabel && mount.image.is_none(),
+        ..mount.clone()
+    })
 }
 
 fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
     let mut found = Vec::with_capacity(wanted.len());
     for (index, mount) in wanted.into_iter().enumerate() {
-        let source = source(progress, index, &mount, missing)?;
+        let source = match mount.image {
+            Some(_) => PathBuf::new(),
+            None => source(progress, index, &mount, missing)?,
+        };
         found.push(HostMount { source, mount });
     }
     if found.iter().any(|one| one.mount.propagation() != MountPropagation::PropagationPrivate) {
@@ -168,7 +192,8 @@ fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHost
 /// Without this the mount would be made and mounts below it silently not appear on the other side.
 fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), Error> {
     let wanted = one.mount.propagation();
-    if wanted == MountPropagation::PropagationPrivate {
+    // Nothing is ever mounted below an image, so it has nothing to pass on.
+    if wanted == MountPropagation::PropagationPrivate || one.mount.image.is_some() {
         return Ok(());
     }
     let refused = |problem: String| Err(invalid(index, "propagation", problem));

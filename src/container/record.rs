@@ -1,7 +1,7 @@
 //! A container's durable form: a containerd container record, written before its snapshot
 //! (which the record's snapshot_key then keeps from containerd's GC).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,9 @@ pub struct About {
     /// The boot it was made in: what was started before a reboot has ended, seen by nobody.
     #[serde(default)]
     pub boot: String,
+    /// Ids of the images that are mounted, by the mount's place in the config.
+    #[serde(default)]
+    pub image_volumes: BTreeMap<usize, String>,
 }
 
 /// Why a container record is not one of ours, or cannot be read.

@@ -48,6 +48,12 @@ const BY_CRI: [(&str, u32); 34] = [
     ("XFSZ", 25),
 ];
 
+/// Whether CRI has a signal of this number, "the runtime's default" included.
+#[must_use]
+pub fn is_known(signal: i32) -> bool {
+    signal == 0 || from_cri(signal).is_some()
+}
+
 /// The kernel's number of a CRI signal; `None` for "the runtime's default" and for numbers CRI
 /// does not have.
 #[must_use]
@@ -105,6 +111,12 @@ mod tests {
         assert_eq!(from_cri(Signal::Sigrtmaxminus14.into()), Some(50));
         assert_eq!(from_cri(Signal::Sigrtmax.into()), Some(64));
         assert_eq!(from_cri(Signal::RuntimeDefault.into()), None);
+        assert_eq!([-1, 0, 1, CRI_RTMAX, CRI_RTMAX + 1].map(is_known), [false, true, true, true, false]);
+        let by_number = |number| Signal::try_from(number).is_ok();
+        assert!(
+            (-1..200).all(|number| is_known(number) == by_number(number)),
+            "all of the proto's are known, and no other"
+        );
     }
 
     #[test]

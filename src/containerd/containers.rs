@@ -6,7 +6,7 @@ use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use tonic::transport::Channel;
 
-use super::error::removal;
+use super::error::{removal, twice};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A container record.
@@ -61,8 +61,11 @@ impl Containerd {
         let id = container.id.clone();
         let mask = prost_types::FieldMask { paths: fields.iter().map(ToString::to_string).collect() };
         let request = pb::UpdateContainerRequest { container: Some(encode(container)), update_mask: Some(mask) };
-        let reply = self.containers().update(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("update container", &id, &status))
+        twice(|| async {
+            let reply = self.containers().update(self.request(request.clone())).await;
+            reply.map(drop).map_err(|status| Error::status("update container", &id, &status))
+        })
+        .await
     }
 
     /// All container records of the namespace that a filter in containerd's syntax matches.

@@ -77,19 +77,27 @@ impl Error {
     }
 }
 
-/// Pause before a removal is repeated.
+/// Pause before a call is repeated.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// A removal, tried twice: a call that goes into a connection that just breaks is lost unsent, and an undo has no
-/// other try. It may be repeated, since what is not there is removed.
+/// A removal, tried twice. It may be repeated, since what is not there is removed.
 pub(super) async fn removal<F>(call: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
 {
-    match gone_is_fine(call().await) {
+    twice(|| async { gone_is_fine(call().await) }).await
+}
+
+/// A call whose repetition changes nothing, tried twice: one that goes into a connection that just breaks is lost unsent,
+/// and an undo has no other try.
+pub(super) async fn twice<F>(call: impl Fn() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    match call().await {
         Err(error) if error.kind == Kind::Unavailable => {
             tokio::time::sleep(AGAIN).await;
-            gone_is_fine(call().await)
+            call().await
         }
         other => other,
     }

@@ -9,7 +9,7 @@ use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
 use tonic::transport::Channel;
 
-use super::error::removal;
+use super::error::{removal, twice};
 use super::{Any, Containerd, Error, Result};
 
 /// A SandboxStore record.
@@ -41,6 +41,21 @@ impl Containerd {
         let request = pb::StoreCreateRequest { sandbox: Some(encode(sandbox)) };
         let reply = self.sandboxes().create(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("create sandbox record", &id, &status))
+    }
+
+    /// Replaces parts of a record: `fields` names them (`extensions.KEY`); the rest stays.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] for an unknown id.
+    pub async fn update_sandbox(&self, sandbox: Sandbox, fields: &[&str]) -> Result<()> {
+        let id = sandbox.id.clone();
+        let fields = fields.iter().map(ToString::to_string).collect();
+        let request = pb::StoreUpdateRequest { sandbox: Some(encode(sandbox)), fields };
+        twice(|| async {
+            let reply = self.sandboxes().update(self.request(request.clone())).await;
+            reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
+        })
+        .await
     }
 
     /// All records of the namespace.

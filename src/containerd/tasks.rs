@@ -1,5 +1,7 @@
 //! The Tasks service: processes under a shim.
 
+use std::collections::HashMap;
+
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::types::v1 as task;
@@ -220,17 +222,13 @@ impl Containerd {
         Ok(reply.into_inner().tasks.into_iter().map(process).collect())
     }
 
-    /// Changes a running task's cgroup: `resources` is OCI LinuxResources as JSON.
+    /// Changes a running task's cgroup: `resources` is OCI LinuxResources as JSON. The shim gets the annotations.
     ///
     /// # Errors
     /// [`super::Kind::Other`] with runc's own words when the kernel refuses a value.
-    pub async fn update_task(&self, id: &str, resources: Vec<u8>) -> Result<()> {
+    pub async fn update_task(&self, id: &str, resources: Vec<u8>, annotations: HashMap<String, String>) -> Result<()> {
         let resources = prost_types::Any { type_url: RESOURCES_TYPE.to_owned(), value: resources };
-        let request = pb::UpdateTaskRequest {
-            container_id: id.to_owned(),
-            resources: Some(resources),
-            ..pb::UpdateTaskRequest::default()
-        };
+        let request = pb::UpdateTaskRequest { container_id: id.to_owned(), resources: Some(resources), annotations };
         let reply = self.tasks().update(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("update task", id, &status))
     }

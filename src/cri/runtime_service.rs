@@ -128,6 +128,15 @@ impl RuntimeService for Cri {
         logged("UpdateContainerResources", object, runtime::update_container_resources(&self.node, request)).await
     }
 
+    async fn update_pod_sandbox_resources(
+        self: Arc<Self>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let request = request.into_inner();
+        let object = request.pod_sandbox_id.clone();
+        logged("UpdatePodSandboxResources", object, runtime::update_pod_sandbox_resources(&self.node, request)).await
+    }
+
     async fn reopen_container_log(
         self: Arc<Self>,
         request: Request<ReopenContainerLogRequest>,

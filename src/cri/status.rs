@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::containerd::Kind;
-use crate::{container, images, network, runtime, sandbox, spec};
+use crate::{cdi, container, images, network, runtime, sandbox, spec};
 
 /// An error that has a gRPC code.
 pub(super) trait ToStatus {
@@ -50,8 +50,9 @@ fn code(error: &runtime::Error) -> Code {
         Error::Spec(error) => spec_code(error),
         Error::Mounts(error) => mounts_code(error),
         Error::Devices(error) => devices_code(error),
+        Error::Cdi(error) => cdi_code(error),
         Error::Io { source, .. } => io_code(source),
-        Error::Image(error) => image_code(error),
+        Error::Image(error) | Error::ImageVolume { source: error, .. } => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
         Error::Joined(error) => code(error),
     }
@@ -132,7 +133,7 @@ fn spec_code(error: &spec::Error) -> Code {
 fn mounts_code(error: &container::mounts::Error) -> Code {
     use container::mounts::Error;
     match error {
-        Error::Invalid { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
+        Error::Invalid { .. } | Error::Image { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::Io { .. } => Code::Internal,
     }
@@ -144,5 +145,13 @@ fn devices_code(error: &container::devices::Error) -> Code {
         Error::Invalid { .. } => Code::InvalidArgument,
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::Io { .. } => Code::Internal,
+    }
+}
+
+fn cdi_code(error: &cdi::Error) -> Code {
+    match error {
+        cdi::Error::Invalid { .. } => Code::InvalidArgument,
+        cdi::Error::Unknown { .. } => Code::NotFound,
+        cdi::Error::Host { .. } => Code::Internal,
     }
 }

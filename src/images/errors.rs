@@ -105,6 +105,14 @@ pub enum Error {
         /// The diff id.
         expected: String,
     },
+    /// The directory of an image that is asked for.
+    #[error("in image {image} it {problem}")]
+    SubPath {
+        /// The image's id.
+        image: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Looking into an image's root.
     #[error("{operation} {path} of image {image}: {message}")]
     Root {
@@ -145,7 +153,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Invalid { .. } => Kind::InvalidArgument,
+            Self::Invalid { .. } | Self::SubPath { .. } => Kind::InvalidArgument,
             Self::NotFound(_) | Self::NotInRegistry { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::SignatureValidationFailed { .. } => Kind::PermissionDenied,
             Self::RegistryUnavailable { .. } | Self::Away(_) => Kind::Unavailable,

@@ -26,6 +26,7 @@ mod remove_image;
 mod root;
 mod unpack;
 mod user_db;
+mod volume;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ use tokio::sync::{Semaphore, watch};
 pub use errors::{Error, Kind};
 pub use image::{Image, User};
 pub use progress::Pace;
+pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
 use crate::tasks::Tasks;

@@ -63,16 +63,21 @@ async fn look_at_mounts<T: Send + 'static>(
     look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let failed = |error: String| root_error("mount", Path::new("/"), image, error);
-    let spec = match <[Mount; 1]>::try_from(mounts) {
-        Ok([mount]) => MountSpec { fs_type: mount.fs_type, source: mount.source, options: mount.options },
-        Err(mounts) => return Err(failed(format!("{} mounts for one root", mounts.len()))),
-    };
+    let spec = mount_spec(image, mounts)?;
     let image = image.to_owned();
     let work = tokio::task::spawn_blocking(move || {
         let root = MountedRoot::mount(spec).map_err(|error| root_error("mount", Path::new("/"), &image, error))?;
         look(&root)
     });
     work.await.map_err(|error| failed(error.to_string()))?
+}
+
+/// What one mount(2) makes of a snapshot.
+pub(super) fn mount_spec(image: &str, mounts: Vec<Mount>) -> Result<MountSpec, Error> {
+    match <[Mount; 1]>::try_from(mounts) {
+        Ok([mount]) => Ok(MountSpec { fs_type: mount.fs_type, source: mount.source, options: mount.options }),
+        Err(mounts) => Err(root_error("mount", Path::new("/"), image, format!("{} mounts for one root", mounts.len()))),
+    }
 }
 
 /// `after` from now, as containerd's labels want it.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Node, Result};
+use super::{Node, Result, image_volumes};
 use crate::api::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec};
 use crate::container::{Container, State, signal};
 use crate::spec;
@@ -51,7 +51,7 @@ pub(super) fn status_of(container: &Container) -> ContainerStatus {
         image_id: record.about.image_id.clone(),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: image_volumes::reported(container),
         log_path: record.about.log_path.clone(),
         stop_signal: signal::to_cri(record.about.stop_signal),
         ..ContainerStatus::default()

@@ -1,12 +1,14 @@
 //! CreateContainer: image, user, mounts and devices → spec → record → root → volumes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, now, profile};
+use super::{Error, Node, Result, image_volumes, now, profile};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
+use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
@@ -49,6 +51,10 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
     if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
         return Err(Error::missing_field("config.image.image"));
     }
+    if !signal::is_known(config.stop_signal) {
+        let problem = format!("{} is no Signal", config.stop_signal);
+        return Err(Error::Invalid { field: "config.stop_signal", problem });
+    }
     Ok(config)
 }
 
@@ -87,7 +93,9 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
     let id = ContainerId::random();
-    let about = About { boot: node.boot.clone(), ..about(sandbox, &config, &image, &requested.user_specified_image)? };
+    let image_volumes = node.resolve_image_volumes(&config).await?;
+    let about = about(sandbox, &config, &image, &requested.user_specified_image)?;
+    let about = About { boot: node.boot.clone(), image_volumes, ..about };
     let record = Record { id, sandbox: sandbox.id().clone(), config, about };
     let spec = container_spec(
         node,
@@ -120,11 +128,14 @@ async fn container_spec(
     } else {
         mounts::MissingHostPath::Error
     };
-    let host_mounts = mounts::resolve(&config.mounts, missing).await?;
+    let mut host_mounts = mounts::resolve(&config.mounts, missing).await?;
+    node.place_image_volumes(&draft.record.id, &mut host_mounts);
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let privileged = context.is_some_and(|context| context.privileged);
-    let host_devices =
-        devices::resolve(&config.devices, privileged && !handler.privileged_without_host_devices).await?;
+    let owner = if node.config.own_devices { devices::Owner::of(context) } else { devices::Owner::default() };
+    let all_devices = privileged && !handler.privileged_without_host_devices;
+    let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
+    let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
     let image_config = spec::ImageConfig::from(&*draft.image.config);
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
@@ -149,6 +160,7 @@ async fn container_spec(
         files: &files(node.paths(sandbox)),
         mounts: &host_mounts,
         devices: &host_devices,
+        cdi: &cdi,
         volumes: &volumes,
         host: &node.host,
         handler: &spec_handler(node, handler),
@@ -173,6 +185,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
     let directory = node.container_directory(container.id());
     undo.push("remove container directory", async move { remove_directory(directory).await });
     node.fill_volumes(container).await?;
+    node.mount_image_volumes(container, undo).await?;
     // A Stop of the sandbox that began meanwhile has not seen this container.
     require_ready(sandbox).map(drop)
 }
@@ -181,7 +194,7 @@ fn containerd_record(container: &Container, handler: &Handler) -> containerd::Co
     let record = &container.record;
     containerd::Container {
         id: record.id.to_string(),
-        labels: Record::labels(),
+        labels: Record::labels().into_iter().chain(image_volumes::labels(container)).collect(),
         image: record.about.image.clone(),
         runtime: handler.kind.clone(),
         runtime_options: Some(handler.options.any()),
@@ -211,6 +224,7 @@ fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specif
         stop_signal: signal,
         created_at: now(),
         boot: String::new(),
+        image_volumes: BTreeMap::new(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::undo::Leftovers;
-use crate::{container, containerd, images, netns, network, sandbox, spec};
+use crate::{cdi, container, containerd, images, netns, network, sandbox, spec};
 
 /// A verb's failure.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,9 @@ pub enum Error {
     /// A device of the request.
     #[error(transparent)]
     Devices(#[from] container::devices::Error),
+    /// A CDI device of the request.
+    #[error(transparent)]
+    Cdi(#[from] cdi::Error),
     /// The container's streams or log.
     #[error("streams of container {id}")]
     Io {
@@ -121,6 +124,16 @@ pub enum Error {
     /// The image.
     #[error(transparent)]
     Image(#[from] images::Error),
+    /// An image that is to be mounted; kubelet looks for the prefix.
+    #[error("ImageVolumeMountFailed: config.mounts[{index}].{field}")]
+    ImageVolume {
+        /// The mount's place in the request.
+        index: usize,
+        /// Which field of it.
+        field: &'static str,
+        /// Why.
+        source: images::Error,
+    },
     /// The operating system's, on a path of ours.
     #[error("{operation} {path}")]
     System {

@@ -7,6 +7,7 @@ mod create_container;
 mod error;
 mod exec_sync;
 mod exits;
+mod image_volumes;
 mod list_containers;
 mod list_pod_sandbox;
 mod lookup;
@@ -27,6 +28,7 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod task;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod version;
 
@@ -50,6 +52,7 @@ pub use status::status;
 pub use stop_container::stop_container;
 pub use stop_pod_sandbox::stop_pod_sandbox;
 pub use update_container_resources::update_container_resources;
+pub use update_pod_sandbox_resources::update_pod_sandbox_resources;
 pub use update_runtime_config::update_runtime_config;
 pub use version::version;
 

@@ -56,7 +56,7 @@ fn network(sandbox: &Sandbox) -> PodSandboxNetworkStatus {
 
 /// One JSON document under `info`, with the keys of containerd's.
 async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
-    let config = &sandbox.record.config;
+    let config = sandbox.config_now();
     let handler = node.config.handlers.get(&sandbox.record.handler);
     let netns = sandbox.netns(&node.config.netns_dir);
     let closed = netns.as_ref().is_some_and(|path| !crate::netns::is_pinned(path));

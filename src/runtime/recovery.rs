@@ -47,6 +47,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
     }
+    node.sweep_image_volumes();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
     let attachments = node.network.cached().await.unwrap_or_default();
     node.give_back_stale(attachments);
@@ -55,6 +56,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
 
 impl Node {
     async fn recover_sandbox(self: &Arc<Self>, record: &containerd::Sandbox, tasks: &Tasks, found: &mut Recovered) {
+        let resources = sandbox::Resources::decode(record);
         let record = match sandbox::Record::decode(record) {
             Ok(record) => record,
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
@@ -71,6 +73,9 @@ impl Node {
         let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
         let sandbox = Arc::new(Sandbox::inherited(record, state));
         sandbox.set_addresses(self.recovered_addresses(&sandbox).await);
+        if let Some(resources) = resources {
+            sandbox.set_resources(resources);
+        }
         if running.is_some() {
             self.watch_pause(&sandbox);
         }

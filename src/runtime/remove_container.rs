@@ -43,6 +43,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     })?;
     container.cleaned().await;
     cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
+    node.remove_image_volumes(container).await?;
     node.containerd.remove_snapshot(&container.root.snapshotter, id).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;

@@ -35,6 +35,8 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
 
 async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
     container.set_cleaned(false);
+    // An update of its resources that runs has either written the record or left it.
+    let _turn = container.turn().await;
     match steps(&node, &container).await {
         Ok(()) => Ok(()),
         Err(error) => {

@@ -56,6 +56,9 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     paused?;
     detached?;
 
+    for container in &containers {
+        node.unmount_image_volumes(container).await?;
+    }
     if let Some(path) = sandbox.netns(&node.config.netns_dir) {
         netns::remove(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
     }

@@ -1,15 +1,21 @@
-//! UpdateContainerResources: the record's spec, then the running task; both or none.
+//! UpdateContainerResources: the record's spec, then what of the processes no cgroup holds, then the running task; all or none.
 
 use std::sync::Arc;
 
-use super::pause::encode;
+use oci_spec::runtime::Spec;
+
+use super::pause::{encode, spec_handler};
+use super::run_pod_sandbox::blocking;
 use super::{Error, Node, Result};
-use crate::api::v1::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
+use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
+use crate::cgroup;
 use crate::container::{Container, State, spec_any};
 use crate::containerd;
 use crate::spec;
+use crate::undo::Undo;
 
-/// Changes what a created or running container may use.
+/// Changes what a created or running container may use. Annotations go to the runtime where its handler lets the
+/// container's through.
 ///
 /// # Errors
 /// [`Error::State`] in another state; [`Error::Spec`] names a field. On an error nothing has changed.
@@ -19,34 +25,83 @@ pub async fn update_container_resources(
 ) -> Result<UpdateContainerResourcesResponse> {
     let container = node.container(&request.container_id)?;
     node.containerd_ready().await?;
-    let update = request.linux.ok_or(Error::missing_field("linux"))?;
-    let old = container.spec();
-    let mut spec: oci_spec::runtime::Spec = serde_json::from_slice(&old).map_err(|error| Error::System {
-        operation: "decode",
-        path: "OCI spec".to_owned(),
-        source: error.into(),
-    })?;
-    spec::update_resources(&mut spec, &update, &node.host)?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-    let resources = serde_json::to_vec(&resources).map_err(|error| Error::System {
-        operation: "encode",
-        path: "resources".to_owned(),
-        source: error.into(),
-    })?;
-    let new = encode(&spec)?;
+    let update = request.linux.clone().ok_or(Error::missing_field("linux"))?;
     let shared = Arc::clone(node);
-    let operation = node.tasks.operation(async move { shared.apply(&container, new, resources).await });
+    let operation = node.tasks.operation(async move { shared.update(&container, &update, &request).await });
     // The operation is never aborted; its panic becomes the caller's.
     operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     Ok(UpdateContainerResourcesResponse {})
 }
 
+/// A spec before and after.
+struct Change {
+    old: Arc<Vec<u8>>,
+    new: Vec<u8>,
+    /// The new one's resources, for the task.
+    resources: Vec<u8>,
+    /// oom_score_adj before and after, if it changes.
+    oom_score: Option<(i32, i32)>,
+}
+
+impl Change {
+    fn new(old: Arc<Vec<u8>>, update: &LinuxContainerResources, host: &spec::Host) -> Result<Self> {
+        let failed = |operation, error: serde_json::Error| Error::System {
+            operation,
+            path: "OCI spec".to_owned(),
+            source: error.into(),
+        };
+        let mut spec: Spec = serde_json::from_slice(&old).map_err(|error| failed("decode", error))?;
+        let before = oom_score(&spec);
+        spec::update_resources(&mut spec, update, host)?;
+        let after = oom_score(&spec);
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let resources = serde_json::to_vec(&resources).map_err(|error| failed("encode", error))?;
+        let oom_score = (before != after).then_some((before, after));
+        Ok(Self { new: encode(&spec)?, old, resources, oom_score })
+    }
+}
+
+/// Of a process whose spec has none: what containerd's shims give on.
+fn oom_score(spec: &Spec) -> i32 {
+    spec.process().as_ref().and_then(|process| process.oom_score_adj()).unwrap_or(0)
+}
+
 impl Node {
-    async fn apply(&self, container: &Container, new: Vec<u8>, resources: Vec<u8>) -> Result<()> {
+    async fn update(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        update: &LinuxContainerResources,
+        request: &UpdateContainerResourcesRequest,
+    ) -> Result<()> {
+        // kubelet's CPU manager and a resize come at the same time: of two that begin with one spec, the first would be lost.
+        let _turn = container.turn().await;
+        let change = Change::new(container.spec(), update, &self.host)?;
+        let mut undo = Undo::new();
+        match self.apply(container, &change, request, &mut undo).await {
+            Ok(()) => {
+                undo.commit();
+                container.set_spec(change.new);
+                Ok(())
+            }
+            Err(cause) => match undo.roll_back().await {
+                Ok(()) => Err(cause),
+                Err(leftovers) => Err(Error::HalfUndone { cause: Box::new(cause), leftovers }),
+            },
+        }
+    }
+
+    async fn apply(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        change: &Change,
+        request: &UpdateContainerResourcesRequest,
+        undo: &mut Undo,
+    ) -> Result<()> {
         let running = match container.state() {
-            State::Created => false,
+            // A start waits for its turn before it makes the task.
+            State::Created | State::Starting => false,
             State::Running { .. } => true,
-            state @ (State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. }) => {
+            state @ (State::Exited(_) | State::Unknown | State::Removing { .. }) => {
                 return Err(Error::State {
                     kind: "container",
                     id: container.id().to_string(),
@@ -55,15 +110,31 @@ impl Node {
                 });
             }
         };
-        let old = container.spec();
-        self.write_spec(container, &new).await?;
-        if running && let Err(error) = self.containerd.update_task(container.id().as_str(), resources).await {
-            // The task has refused, so the record must not say otherwise.
-            self.write_spec(container, &old).await?;
-            return Err(error.into());
+        let (node, object, old) = (Arc::clone(self), Arc::clone(container), Arc::clone(&change.old));
+        undo.push("restore the record's spec", async move { node.write_spec(&object, &old).await });
+        self.write_spec(container, &change.new).await?;
+        if !running {
+            return Ok(());
         }
-        container.set_spec(new);
-        Ok(())
+        let sandbox = self.sandbox(container.sandbox().as_str())?;
+        let handler = self.handler(&sandbox.record.handler)?;
+        // A virtual machine's processes are not in the host's cgroup.
+        if let Some((from, to)) = change.oom_score.filter(|_| !handler.virtual_machine) {
+            let (node, object) = (Arc::clone(self), Arc::clone(container));
+            undo.push("restore oom_score_adj", async move { node.set_oom_score(&object, to, from).await });
+            self.set_oom_score(container, from, to).await?;
+        }
+        let annotations = spec::update_annotations(&request.annotations, &spec_handler(self, handler));
+        // Last: runc takes its own changes back when the kernel refuses one, and limits that were not there before could
+        // not be taken back by us.
+        Ok(self.containerd.update_task(container.id().as_str(), change.resources.clone(), annotations).await?)
+    }
+
+    async fn set_oom_score(&self, container: &Container, from: i32, to: i32) -> Result<()> {
+        let (path, unified) = (container.root.cgroups_path.clone(), self.host.cgroup_v2);
+        let done = blocking(move || cgroup::set_oom_score(&path, unified, from, to)).await;
+        let object = || format!("of the processes of container {} to {to}", container.id());
+        done.map_err(|source| Error::System { operation: "set oom_score_adj", path: object(), source })
     }
 
     async fn write_spec(&self, container: &Container, spec: &[u8]) -> Result<()> {

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use super::{Denied, Event, Record, State};
-use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxMetadata};
+use super::{Denied, Event, Record, Resources, State};
+use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::cgroup;
 use crate::ids::SandboxId;
 
@@ -21,19 +22,50 @@ pub struct Sandbox {
     /// Addresses of the pod, the primary first; empty on the host's network.
     addresses: Mutex<Vec<IpAddr>>,
     inherited: bool,
+    /// The last update of its resources.
+    resources: ArcSwapOption<Resources>,
+    /// Held by whoever writes its record.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Sandbox {
     /// A sandbox in a state.
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
-        Self { record, state: watch::Sender::new(state), addresses: Mutex::new(addresses), inherited: false }
+        Self {
+            record,
+            state: watch::Sender::new(state),
+            addresses: Mutex::new(addresses),
+            inherited: false,
+            resources: ArcSwapOption::empty(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// A sandbox that a process before this one made, and perhaps was killed in the middle of changing.
     #[must_use]
     pub fn inherited(record: Record, state: State) -> Self {
         Self { inherited: true, ..Self::new(record, state, Vec::new()) }
+    }
+
+    /// The config with the last update of its resources.
+    #[must_use]
+    pub fn config_now(&self) -> PodSandboxConfig {
+        let config = self.record.config.clone();
+        match self.resources.load().as_ref() {
+            Some(resources) => resources.over(config),
+            None => config,
+        }
+    }
+
+    /// Remembers an update of its resources, which its record has already.
+    pub fn set_resources(&self, resources: Resources) {
+        self.resources.store(Some(Arc::new(resources)));
+    }
+
+    /// Waits for the turn to write its record.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Whether a process before this one made it.

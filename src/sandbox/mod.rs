@@ -7,10 +7,12 @@ mod files;
 mod handle;
 pub mod pause;
 mod record;
+mod resources;
 mod state;
 
 pub(crate) use files::hostname;
 pub use files::{FilesError, SandboxPaths};
 pub use handle::Sandbox;
 pub use record::{Record, RecordError};
+pub use resources::Resources;
 pub use state::{Denied, Event, State};

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{ContainerInput, SandboxInput};
+use super::{ContainerInput, Handler, SandboxInput};
 use crate::api::v1::PodSandboxConfig;
 
 const PREFIX: &str = "io.kubernetes.cri";
@@ -38,6 +38,11 @@ pub(super) fn container(input: &ContainerInput<'_>) -> HashMap<String, String> {
     all.insert(format!("{PREFIX}.container-name"), name);
     all.insert(format!("{PREFIX}.image-name"), input.image_name.to_owned());
     all
+}
+
+/// Of an update of a container's resources.
+pub fn update_annotations(annotations: &HashMap<String, String>, handler: &Handler) -> HashMap<String, String> {
+    allowed(annotations, &handler.container_annotations)
 }
 
 fn common(kind: &str, sandbox: &str, config: &PodSandboxConfig) -> HashMap<String, String> {
@@ -84,5 +89,7 @@ mod tests {
         assert_eq!(allowed(&annotations, &["*".to_owned()]), HashMap::from([("team".to_owned(), "a".to_owned())]));
         assert!(allowed(&annotations, &["org.systemd.property.*".to_owned()]).contains_key(&key));
         assert!(allowed(&annotations, &[]).is_empty());
+        let handler = Handler { container_annotations: vec!["t*".to_owned()], ..Handler::default() };
+        assert_eq!(update_annotations(&annotations, &handler).into_keys().collect::<Vec<_>>(), ["team"]);
     }
 }

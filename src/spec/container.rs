@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Root, Spec};
 
 use super::{
-    Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, devices, is_privileged, linux_of,
-    mounts, namespaces, process, process_of, resources, security, start,
+    Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, cdi, devices, is_privileged,
+    linux_of, mounts, namespaces, process, process_of, resources, security, start,
 };
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
+use crate::cdi::ContainerEdits;
 use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
 use crate::ids::{ContainerId, SandboxId};
@@ -49,6 +50,8 @@ pub struct ContainerInput<'a> {
     pub mounts: &'a [HostMount],
     /// The request's devices, resolved.
     pub devices: &'a [HostDevice],
+    /// What the request's CDI devices change.
+    pub cdi: &'a ContainerEdits,
     /// The image's VOLUMEs: path in the container, directory on the host.
     pub volumes: &'a [(String, PathBuf)],
     /// The host.
@@ -83,7 +86,6 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    refuse_cdi(input.config)?;
     if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
         return Err(Error::unsupported(
             "config.mounts.selinux_relabel",
@@ -106,6 +108,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     if propagation.is_some() {
         linux.set_rootfs_propagation(propagation);
     }
+    cdi::apply(&mut spec, input.cdi, !privileged || input.handler.privileged_without_host_devices);
     Ok(spec)
 }
 
@@ -148,16 +151,6 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
     let (masked, readonly) = security::paths(context, input.host);
     linux.set_masked_paths(Some(masked)).set_readonly_paths(Some(readonly));
     Ok(())
-}
-
-/// Without its devices a container would start and fail in ways that nobody can read.
-fn refuse_cdi(config: &ContainerConfig) -> Result<(), Error> {
-    let field = match config.annotations.keys().find(|key| key.starts_with("cdi.k8s.io/")) {
-        _ if !config.cdi_devices.is_empty() => "config.CDI_devices".to_owned(),
-        Some(key) => format!("config.annotations[{key}]"),
-        None => return Ok(()),
-    };
-    Err(Error::unsupported(field, "CDI devices are not supported by this version"))
 }
 
 fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {

@@ -6,7 +6,7 @@ use super::Handler;
 use crate::container::devices::HostDevice;
 
 /// Every access: read, write, mknod.
-const ALL: &str = "rwm";
+pub(super) const ALL: &str = "rwm";
 
 /// Nothing but what the runtime itself allows: null, zero, full, random, tty, pts.
 pub(super) fn deny_all() -> Vec<LinuxDeviceCgroup> {
@@ -46,14 +46,19 @@ fn node(device: &HostDevice) -> LinuxDevice {
     node
 }
 
-fn rule(allow: bool, kind: Option<LinuxDeviceType>, numbers: Option<(i64, i64)>, access: &str) -> LinuxDeviceCgroup {
+pub(super) fn rule(
+    allow: bool,
+    kind: Option<LinuxDeviceType>,
+    numbers: Option<(i64, i64)>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
     rule.set_allow(allow).set_typ(kind).set_access(Some(access.to_owned()));
     rule.set_major(numbers.map(|(major, _)| major)).set_minor(numbers.map(|(_, minor)| minor));
     rule
 }
 
-fn kind(kind: char) -> LinuxDeviceType {
+pub(super) fn kind(kind: char) -> LinuxDeviceType {
     match kind {
         'b' => LinuxDeviceType::B,
         'p' => LinuxDeviceType::P,

@@ -6,6 +6,7 @@
 
 mod annotations;
 mod capabilities;
+mod cdi;
 mod container;
 mod devices;
 mod image;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
+pub use annotations::update_annotations;
 pub use container::{ContainerInput, container};
 pub use image::ImageConfig;
 pub use process::exec_process;

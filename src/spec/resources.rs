@@ -1,4 +1,6 @@
-//! CPU, memory, huge pages: from CRI's numbers to OCI's. 0 means "not given".
+//! CPU, memory, huge pages: from CRI's numbers to OCI's. 0 means "not given". Two things cannot be had on every host:
+//! a limit of swap where swap is not counted is not set (kubelet sends one regardless), and neither is one of huge pages
+//! where they are not counted if it is 0 (kubelet sends that for every container); any other is an error.
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
 
@@ -45,14 +47,17 @@ fn apply(
 ) -> Result<(), Error> {
     resources.set_cpu(Some(cpu(resources.cpu().clone().unwrap_or_default(), wanted, field)?));
     resources.set_memory(Some(memory(*resources.memory(), wanted, host, field)?));
-    if !wanted.hugepage_limits.is_empty() && host.hugetlb {
-        let limits = wanted.hugepage_limits.iter().enumerate();
-        let limits = limits.map(|(index, limit)| huge_pages(limit, &format!("{field}.hugepage_limits[{index}]")));
-        resources.set_hugepage_limits(Some(limits.collect::<Result<_, _>>()?));
+    if !wanted.hugepage_limits.is_empty() {
+        let base = resources.hugepage_limits().clone().unwrap_or_default();
+        let limits = all_huge_pages(base, &wanted.hugepage_limits, host, field)?;
+        resources.set_hugepage_limits(Some(limits).filter(|limits| !limits.is_empty()));
     }
     if !wanted.unified.is_empty() {
         if !host.cgroup_v2 {
             return Err(Error::unsupported(format!("{field}.unified"), "needs cgroup v2"));
+        }
+        if let Some(key) = wanted.unified.keys().find(|key| key.is_empty() || key.contains('/')) {
+            return Err(Error::invalid(format!("{field}.unified"), format!("{key:?} is no file of a cgroup")));
         }
         resources.unified_mut().get_or_insert_default().extend(wanted.unified.clone());
     }
@@ -101,6 +106,10 @@ fn memory(
         memory.set_limit(Some(limit));
     }
     let swap = wanted.memory_swap_limit_in_bytes;
+    if swap < -1 || limit > 0 && (1..limit).contains(&swap) {
+        let problem = format!("{swap} is neither -1 nor at least memory_limit_in_bytes, which it contains");
+        return Err(Error::invalid(format!("{field}.memory_swap_limit_in_bytes"), problem));
+    }
     if host.swap && swap != 0 {
         memory.set_swap(Some(swap));
     } else if host.swap && limit > 0 {
@@ -108,6 +117,26 @@ fn memory(
         memory.set_swap(Some(limit));
     }
     Ok(memory)
+}
+
+/// Each in the place of that of its page size.
+fn all_huge_pages(
+    mut all: Vec<LinuxHugepageLimit>,
+    wanted: &[HugepageLimit],
+    host: &Host,
+    field: &str,
+) -> Result<Vec<LinuxHugepageLimit>, Error> {
+    for (index, limit) in wanted.iter().enumerate() {
+        let field = format!("{field}.hugepage_limits[{index}]");
+        let made = huge_pages(limit, &field)?;
+        match all.iter_mut().find(|other| other.page_size() == made.page_size()) {
+            _ if !host.hugetlb && limit.limit == 0 => {}
+            _ if !host.hugetlb => return Err(Error::unsupported(field, "this host has no cgroup controller hugetlb")),
+            Some(other) => *other = made,
+            None => all.push(made),
+        }
+    }
+    Ok(all)
 }
 
 fn huge_pages(limit: &HugepageLimit, field: &str) -> Result<LinuxHugepageLimit, Error> {

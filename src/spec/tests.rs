@@ -62,6 +62,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         files: &files(),
         mounts: &[],
         devices: &[],
+        cdi: &crate::cdi::ContainerEdits::default(),
         volumes: &[],
         seccomp: None,
         host,
@@ -215,4 +216,24 @@ fn a_command_inherits_what_is_ambient_and_nothing_else() {
     let process = exec(Vec::new());
     assert!(process.capabilities().as_ref().unwrap().inheritable().is_none());
     assert!(process.env().as_ref().unwrap().contains(&"TERM=xterm".to_owned()));
+}
+
+/// What a tenant writes about the pod or kubelet about the container, no limit follows from it.
+#[test]
+fn cve_2023_6476_no_annotation_changes_resources() {
+    let limits = LinuxContainerResources { memory_limit_in_bytes: 1 << 20, cpu_quota: 1000, ..Default::default() };
+    let linux = LinuxContainerConfig { resources: Some(limits), ..LinuxContainerConfig::default() };
+    let mut config = ContainerConfig { linux: Some(linux), ..ContainerConfig::default() };
+    let without = plain(&config).unwrap();
+    let names = [
+        "io.kubernetes.cri-o.UnifiedCgroup.c",
+        "cpu-load-balancing.crio.io",
+        "io.kubernetes.cri.sandbox-memory",
+        "org.systemd.property.MemoryMax",
+        "run.oci.systemd.force_cgroup_v1",
+    ];
+    config.annotations = names.map(|name| (name.to_owned(), "memory.max=max".to_owned())).into();
+    let sandbox = PodSandboxConfig { annotations: config.annotations.clone(), ..PodSandboxConfig::default() };
+    let with = make(&config, &sandbox, &host()).unwrap();
+    assert_eq!((with.linux(), with.annotations()), (without.linux(), without.annotations()));
 }

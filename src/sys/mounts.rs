@@ -1,6 +1,7 @@
 //! A private, read-only look at a snapshot: its mounts, made in a mount namespace that ends
 //! before anybody else could see it, and held by one file descriptor. Closing that unmounts;
-//! so does the death of the process. No path on the host ever names it.
+//! so does the death of the process. No path on the host names it, but for what [`attach`] is
+//! told to attach.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
 /// Where the private namespace mounts; a directory that every Linux node has, and that the
 /// mounts of a snapshot are never made from.
 const TARGET: &str = "/proc";
+
+/// For a look nothing is needed but reading.
+const LOOK: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// The kernel takes one page of options.
 const LONGEST_OPTIONS: usize = 4095;
@@ -34,6 +39,17 @@ pub struct MountSpec {
     pub source: String,
     /// Flags and data.
     pub options: Vec<String>,
+}
+
+/// Why [`attach`] did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no such directory in the snapshot.
+    #[error("the sub path")]
+    SubPath(#[source] io::Error),
+    /// The mount could not be made.
+    #[error("mount")]
+    Mount(#[source] io::Error),
 }
 
 /// The root of a mounted snapshot.
@@ -57,7 +73,7 @@ impl MountedRoot {
         let (mounted, result) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
-            if mounted.send(mount_privately(&spec)).is_ok() {
+            if mounted.send(mount_privately(&spec, LOOK)).is_ok() {
                 // Ends with an error when the sender is dropped; nothing is ever sent.
                 let _ = released.recv();
             }
@@ -100,12 +116,17 @@ impl MountedRoot {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let deadline = Instant::now() + RACES;
-        loop {
-            match openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how) {
-                Err(Errno::AGAIN) if Instant::now() < deadline => rest(),
-                other => return Ok(other?),
-            }
+        patiently(|| openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how))
+    }
+}
+
+/// Until the walk is not disturbed any more, see [`RACES`].
+fn patiently(mut walk: impl FnMut() -> rustix::io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + RACES;
+    loop {
+        match walk() {
+            Err(Errno::AGAIN) if Instant::now() < deadline => rest(),
+            other => return Ok(other?),
         }
     }
 }
@@ -116,22 +137,62 @@ fn rest() {
     std::thread::sleep(Duration::from_micros(200));
 }
 
-fn mount_privately(spec: &MountSpec) -> io::Result<OwnedFd> {
+/// Mounts a snapshot read-only on the directory `target`, or of it only the directory `sub_path`,
+/// which must be a clean relative path (empty for the whole). `target` gets it in one step: nobody sees it half made.
+/// Blocks; for `spawn_blocking`.
+///
+/// # Errors
+/// [`AttachError::SubPath`] with `EXDEV` for a sub path that leads out of the snapshot (absolute
+/// symlinks do), else with what the kernel says of it.
+pub fn attach(spec: MountSpec, sub_path: &Path, target: &Path) -> Result<(), AttachError> {
+    let sub_path = if sub_path.as_os_str().is_empty() { PathBuf::from(".") } else { sub_path.to_owned() };
+    let private = std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
+        // Unlike a look, a volume may be executed from: its directory on the host keeps users out.
+        let root = mount_privately(&spec, MsFlags::MS_RDONLY).map_err(AttachError::Mount)?;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let found = patiently(|| openat2(root.as_fd(), &sub_path, flags, Mode::empty(), how));
+        let found = found.map_err(AttachError::SubPath)?;
+        // A copy that belongs to no mount namespace: it outlives this one.
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&found, "", flags).map_err(|error| AttachError::Mount(error.into()))
+    });
+    let panicked = |_| AttachError::Mount(io::Error::other("the mounting thread panicked"));
+    let tree = private.map_err(AttachError::Mount)?.join().map_err(panicked)??;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|error| AttachError::Mount(error.into()))
+}
+
+/// Takes every mount off a path that we trust; one without any is none the worse. Who uses a
+/// mount keeps it: a container's mount namespace has its own.
+///
+/// # Errors
+/// What umount2(2) says.
+pub fn detach(target: &Path) -> io::Result<()> {
+    loop {
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn mount_privately(spec: &MountSpec, flags: MsFlags) -> io::Result<OwnedFd> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     // What we mount is not to reach the host, and what the host unmounts need not stay here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    let safe = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = Options::parse(&spec.options);
     if matches!(spec.fs_type.as_str(), "bind" | "rbind") {
         mount(Some(spec.source.as_str()), TARGET, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        mount(None::<&str>, TARGET, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | safe, None::<&str>)?;
+        mount(None::<&str>, TARGET, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, None::<&str>)?;
     } else if spec.fs_type.contains('/') {
         // containerd's mount manager has types such as `format/mkdir/overlay`.
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("mounts of type {}", spec.fs_type)));
     } else {
         let data = options.shortened()?;
         let (source, fs_type) = (spec.source.as_str(), spec.fs_type.as_str());
-        mount(Some(source), TARGET, Some(fs_type), safe, Some(data.as_str()))?;
+        mount(Some(source), TARGET, Some(fs_type), flags, Some(data.as_str()))?;
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(TARGET, flags, Mode::empty())?)
@@ -232,6 +293,42 @@ mod tests {
         assert_eq!(root.open_file(Path::new("/lnk")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         let here = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!here.contains(&dir.path().display().to_string()), "no mount on the host");
+    }
+
+    #[test]
+    fn a_sub_directory_is_attached_read_only_and_detached() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return;
+        }
+        let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(dir.path().join("v1/deep")).unwrap();
+        std::fs::write(dir.path().join("v1/deep/file"), "in the image").unwrap();
+        for (link, to) in [("latest", "v1"), ("out", ".."), ("root", "/"), ("proc", "/proc/self/root")] {
+            std::os::unix::fs::symlink(to, dir.path().join(link)).unwrap();
+        }
+        let spec =
+            || MountSpec { fs_type: "bind".to_owned(), source: dir.path().display().to_string(), options: Vec::new() };
+        let attach = |sub: &str| attach(spec(), Path::new(sub), target.path());
+        for (sub, file) in [("latest/deep", "file"), ("", "v1/deep/file")] {
+            attach(sub).unwrap();
+            assert_eq!(std::fs::read_to_string(target.path().join(file)).unwrap(), "in the image");
+            let refused = std::fs::write(target.path().join("new"), "x").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            detach(target.path()).unwrap();
+            assert!(!target.path().join(file).exists());
+        }
+        detach(target.path()).unwrap();
+        let refused = |sub: &str| match attach(sub) {
+            Err(AttachError::SubPath(error)) => error,
+            other => panic!("{sub}: {other:?}"),
+        };
+        for sub in ["out", "root/etc", "proc", "latest/../../x"] {
+            assert_eq!(refused(sub).raw_os_error(), Some(Errno::XDEV.raw_os_error()), "{sub}");
+        }
+        assert_eq!(refused("latest/deep/file").kind(), io::ErrorKind::NotADirectory);
+        assert_eq!(refused("none").kind(), io::ErrorKind::NotFound);
+        assert!(std::fs::read_dir(target.path()).unwrap().next().is_none(), "nothing was attached");
     }
 
     #[test]

@@ -251,6 +251,8 @@ config_path = "$BED/certs.d"
 [plugins."io.containerd.cri.v1.runtime"]
 enable_selinux = $([[ -e /sys/fs/selinux/enforce ]] && echo true || echo false)
 restrict_oom_score_adj = true
+device_ownership_from_security_context = true
+cdi_spec_dirs = ["$BED/cdi-etc", "$BED/cdi-run"]
 netns_mounts_under_state_dir = true
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
@@ -274,6 +276,7 @@ socket = "$BED/pontoon.sock"
 root = "$BED/root"
 state = "$BED/run"
 netns_dir = "$BED/netns"
+device_ownership_from_security_context = true
 
 [log]
 level = "info"
@@ -291,6 +294,9 @@ cache_dir = "$BED/cni/cache"
 [images]
 registry_config_path = "$BED/certs.d"
 snapshotter = "overlayfs"
+
+[cdi]
+spec_dirs = ["$BED/cdi-etc", "$BED/cdi-run"]
 
 [runtimes.runc]
 type = "io.containerd.runc.v2"

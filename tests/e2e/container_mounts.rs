@@ -1,4 +1,4 @@
-//! Mounts and devices.
+//! Mounts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,6 @@ pub fn tests() -> Vec<Test> {
         rule!(mounts_of_the_node_come_through_with_host_to_container),
         rule!(mounts_of_a_container_go_out_with_bidirectional),
         rule!(mounts_are_in_the_status),
-        rule!(a_device_is_there_with_its_permissions),
     ]
 }
 
@@ -185,16 +184,5 @@ async fn mounts_are_in_the_status(scope: Arc<Scope>) -> Outcome {
     let mounts = scope.bed.status(&id).await?.mounts;
     let found = mounts.iter().find(|mount| mount.container_path == "/data");
     ensure!(found.is_some_and(|m| m.host_path == expected[0].host_path && m.readonly), "{mounts:?}");
-    Ok(())
-}
-
-async fn a_device_is_there_with_its_permissions(scope: Arc<Scope>) -> Outcome {
-    let pod = scope.pod().await?;
-    let script = "stat -c %t:%T /dev/mine; head -c 4 /dev/mine | wc -c; echo x >/dev/mine || echo refused";
-    let mut config = shell("main", script);
-    config.devices =
-        vec![v1::Device { container_path: "/dev/mine".into(), host_path: "/dev/zero".into(), permissions: "r".into() }];
-    let said = pod.says(config).await?;
-    ensure!(said.starts_with("1:5\n4\n"), "{said}");
     Ok(())
 }

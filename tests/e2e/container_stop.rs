@@ -17,6 +17,8 @@ pub fn tests() -> Vec<Test> {
         rule!(the_stop_signal_is_sigterm_by_default),
         rule!(an_images_stop_signal_wins_over_sigterm),
         rule!(cris_stop_signal_wins_over_the_images),
+        rule!(every_signal_is_known_by_its_number),
+        rule!(a_signal_that_cri_does_not_have_is_refused).only_pontoon("the built-in takes it for its default"),
         rule!(what_ends_in_its_grace_keeps_its_exit_code),
         rule!(what_ignores_the_signal_is_killed_after_the_grace),
         rule!(a_grace_of_zero_kills_at_once),
@@ -77,6 +79,35 @@ async fn cris_stop_signal_wins_over_the_images(scope: Arc<Scope>) -> Outcome {
     config.image = Some(image_spec(NGINX));
     config.stop_signal = Signal::Sigusr1.into();
     stops_by(&scope, config, "USR1").await
+}
+
+/// SIGRTMIN+3 is 37 on every Linux; names change with CRI's version, numbers do not.
+async fn every_signal_is_known_by_its_number(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    for (signal, number) in [(Signal::Sigrtminplus3, 37), (Signal::Sigrtmaxminus1, 63), (Signal::Sigio, 29)] {
+        let name = format!("s{number}");
+        let script =
+            format!("trap 'echo got {number}; exit 6' {number}; echo ready; while :; do sleep 1000 & wait $!; done");
+        let mut config = shell(&name, &script);
+        config.stop_signal = signal.into();
+        let (id, log) = start_and_wait(&pod, config).await?;
+        let told = scope.bed.status(&id).await?.stop_signal;
+        ensure!(told == i32::from(signal) || number == 29 && told == i32::from(Signal::Sigpoll), "{signal:?}: {told}");
+        scope.bed.stop(&id, 20).await?;
+        let exit = scope.bed.exited(&id).await?.exit_code;
+        let said = logs::text(&log)?;
+        ensure!(exit == 6 && said == format!("ready\ngot {number}\n"), "{signal:?}: {exit}, {said}");
+    }
+    Ok(())
+}
+
+async fn a_signal_that_cri_does_not_have_is_refused(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let mut config = sleeper("main");
+    config.stop_signal = 66;
+    let error = pod.create(config).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(error.contains("config.stop_signal: 66 is no Signal"), "{error}");
+    Ok(())
 }
 
 async fn what_ends_in_its_grace_keeps_its_exit_code(scope: Arc<Scope>) -> Outcome {

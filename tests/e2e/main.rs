@@ -28,7 +28,9 @@ mod container_resources;
 mod container_security;
 mod container_stop;
 mod crictl;
+mod devices;
 mod golden_specs;
+mod image_volumes;
 mod images;
 mod pods;
 mod pods_network;
@@ -52,10 +54,12 @@ fn main() -> std::process::ExitCode {
         container_process::tests,
         container_security::tests,
         container_mounts::tests,
+        devices::tests,
         container_resources::tests,
         container_logs::tests,
         container_exit::tests,
         container_stop::tests,
+        image_volumes::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,

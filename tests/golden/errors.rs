@@ -194,8 +194,23 @@ fn of_resources() {
         (pages("2 MB"), "config.linux.resources.hugepage_limits[0].page_size: \"2 MB\" is no size such as 2MB"),
         (pages("2Mi"), "config.linux.resources.hugepage_limits[0].page_size: \"2Mi\" is no size such as 2MB"),
         (
+            refusal(json!({
+                "container": { "linux": { "resources": { "hugepage_limits": [{ "page_size": "2MB", "limit": 1 }] } } },
+                "host": { "hugetlb": false },
+            })),
+            "config.linux.resources.hugepage_limits[0]: this host has no cgroup controller hugetlb",
+        ),
+        (
             refusal(json!({ "container": v1, "host": { "cgroup_v2": false } })),
             "config.linux.resources.unified: needs cgroup v2",
+        ),
+        (
+            resources(json!({ "unified": { "../memory.max": "1" } })),
+            "config.linux.resources.unified: \"../memory.max\" is no file of a cgroup",
+        ),
+        (
+            resources(json!({ "memory_limit_in_bytes": 9, "memory_swap_limit_in_bytes": 8 })),
+            "config.linux.resources.memory_swap_limit_in_bytes: 8 is neither -1 nor at least memory_limit_in_bytes, which it contains",
         ),
     ]);
 }
@@ -238,20 +253,6 @@ fn of_sysctls() {
 }
 
 #[test]
-fn of_cdi_devices() {
-    all_equal(&[
-        (
-            container(json!({ "cdi_devices": [{ "name": "vendor.com/gpu=0" }] })),
-            "config.CDI_devices: CDI devices are not supported by this version",
-        ),
-        (
-            container(json!({ "annotations": { "cdi.k8s.io/x": "vendor.com/gpu=0" } })),
-            "config.annotations[cdi.k8s.io/x]: CDI devices are not supported by this version",
-        ),
-    ]);
-}
-
-#[test]
 fn of_a_spec_of_mounts() {
     let mount =
         |mount: Value, handler: Value| refusal(json!({ "container": { "mounts": [mount] }, "handler": handler }));
@@ -281,7 +282,7 @@ async fn of_mounts_before_the_host_is_asked() {
             json!({ "recursive_read_only": true, "readonly": true, "propagation": 1 }),
             "recursive_read_only: requires PROPAGATION_PRIVATE",
         ),
-        (json!({ "image": { "image": "example" } }), "image: image volumes are not served: \"example\""),
+        (json!({ "image_sub_path": "x" }), "image_sub_path: needs an image"),
     ];
     for (change, text) in table {
         let mut json = good.clone();
@@ -289,6 +290,27 @@ async fn of_mounts_before_the_host_is_asked() {
         let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
         let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
         assert_eq!(error, format!("config.mounts[1].{text}"));
+    }
+}
+
+/// kubelet looks for the first word.
+#[tokio::test]
+async fn of_mounts_of_images() {
+    let good = json!({ "container_path": "/x", "readonly": true, "image": { "image": "example" } });
+    let table = [
+        (json!({ "image": { "image": "" } }), "image.image: is required"),
+        (json!({ "host_path": "/x" }), "host_path: and image exclude each other"),
+        (json!({ "readonly": false }), "readonly: an image is mounted read-only, so it has to be true"),
+        (json!({ "image_sub_path": "/x" }), "image_sub_path: is absolute"),
+        (json!({ "image_sub_path": "x/../y" }), "image_sub_path: has a .."),
+        (json!({ "image_sub_path": "x\0y" }), "image_sub_path: has a NUL"),
+    ];
+    for (change, text) in table {
+        let mut json = good.clone();
+        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
+        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
+        assert_eq!(error, format!("ImageVolumeMountFailed: config.mounts[1].{text}"));
     }
 }
 
@@ -304,7 +326,7 @@ async fn of_devices_before_the_host_is_asked() {
         let mut json = json!({ "host_path": "/dev/null", "container_path": "/dev/null", "permissions": "r" });
         json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let device: Device = serde_json::from_value(json).unwrap();
-        let error = devices::resolve(&[device], false).await.unwrap_err().to_string();
+        let error = devices::resolve(&[device], false, devices::Owner::default()).await.unwrap_err().to_string();
         assert_eq!(error, format!("config.devices[0].{text}"));
     }
 }

@@ -3,16 +3,23 @@
 use pontoon::api::v1::*;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{Fault, IMAGE};
 use crate::support::requests;
 use crate::support::server::Node;
 
-/// A node with one pod, and a request for a container in it.
+/// A node with one pod, and a request for a container in it that mounts an image.
 async fn node() -> (Node, String, CreateContainerRequest) {
     let node = Node::start().await;
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
-    let request = requests::container(&sandbox, &pod, "main", &["fake"]);
+    let mut request = requests::container(&sandbox, &pod, "main", &["fake"]);
+    let mount = Mount {
+        container_path: "/image".to_owned(),
+        readonly: true,
+        image: Some(ImageSpec { image: IMAGE.to_owned(), ..ImageSpec::default() }),
+        ..Mount::default()
+    };
+    request.config.as_mut().unwrap().mounts.push(mount);
     (node, sandbox, request)
 }
 
@@ -46,6 +53,40 @@ async fn a_container_is_created_and_its_image_s_volume_is_filled() {
     assert!(node.volume_files(&id).contains(&"seed".to_owned()), "the image has a file at its VOLUME");
     node.remove(&sandbox).await;
     node.assert_clean("remove").await;
+}
+
+/// The record was there before the view and refers to it, so that containerd's GC keeps it with no lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_image_lives_as_long_as_its_container() {
+    let (mut node, sandbox, request) = node().await;
+    let id = node.create(&request).await;
+    let volume = |node: &Node| node.leftovers().iter().any(|left| left.contains("a mount on") && left.contains(&id));
+    node.containerd.collect_garbage();
+    assert_eq!(node.containerd.views(), [format!("{id}-image-0")]);
+    assert!(volume(&node), "{:?}", node.leftovers());
+    node.restart().await;
+    assert!(volume(&node), "{:?}", node.leftovers());
+    let status = node.status(&id).await;
+    assert_eq!(status.mounts[0].image.as_ref().unwrap().image, status.image_id);
+    let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+    node.cri().stop_pod_sandbox(stop).await.unwrap();
+    assert!(!volume(&node), "{:?}", node.leftovers());
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
+/// Somebody removed the record behind our back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_of_a_container_that_is_gone_is_taken_off_at_the_next_start() {
+    let (mut node, sandbox, request) = node().await;
+    let id = node.create(&request).await;
+    node.kill();
+    node.containerd.forget_container(&id);
+    node.containerd.collect_garbage();
+    node.spawn().await;
+    let left: Vec<String> = node.leftovers().into_iter().filter(|left| left.contains("image")).collect();
+    assert_eq!(left, [] as [String; 0]);
+    node.remove(&sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ fn wanted(host_path: &Path, container_path: &str) -> Device {
 }
 
 async fn one(device: Device) -> Result<Vec<HostDevice>, String> {
-    resolve(&[device], false).await.map_err(|error| error.to_string())
+    resolve(&[device], false, Owner::default()).await.map_err(|error| error.to_string())
 }
 
 fn fifo(path: &Path) {
@@ -87,7 +87,7 @@ async fn a_directory_stands_for_the_devices_below_it() {
 
 #[tokio::test]
 async fn devices_of_the_request_come_before_the_hosts() {
-    let found = resolve(&[wanted(Path::new("/dev/zero"), "/dev/null")], true).await.unwrap();
+    let found = resolve(&[wanted(Path::new("/dev/zero"), "/dev/null")], true, Owner::default()).await.unwrap();
     let nulls: Vec<_> = found.iter().filter(|device| device.path == Path::new("/dev/null")).collect();
     assert_eq!(nulls.len(), 1);
     assert_eq!((nulls[0].minor, nulls[0].access.as_str()), (5, "rw"));
@@ -97,5 +97,18 @@ async fn devices_of_the_request_come_before_the_hosts() {
 
 #[tokio::test]
 async fn nothing_asked_for_is_nothing_found() {
-    assert_eq!(resolve(&[], false).await.unwrap(), []);
+    assert_eq!(resolve(&[], false, Owner::default()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_owner_is_of_the_requests_devices_only() {
+    let user = |id| Some(Int64Value { value: id });
+    let context =
+        LinuxContainerSecurityContext { run_as_user: user(1000), run_as_group: user(0), ..Default::default() };
+    let owner = Owner::of(Some(&context));
+    assert_eq!(owner, Owner { uid: Some(1000), gid: None });
+    let found = resolve(&[wanted(Path::new("/dev/null"), "/dev/mine")], true, owner).await.unwrap();
+    let uid = |path: &str| found.iter().find(|device| device.path == Path::new(path)).map(|device| device.uid);
+    assert_eq!((uid("/dev/mine"), uid("/dev/null")), (Some(1000), Some(0)));
+    assert_eq!(Owner::of(None), Owner::default());
 }

@@ -71,13 +71,35 @@ async fn paths_are_absolute_on_both_sides() {
 #[tokio::test]
 async fn what_is_not_served_is_named() {
     let base = mount(Path::new("/"));
-    let image = Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() });
-    let error = refused(Mount { image, host_path: String::new(), ..base.clone() }).await;
-    assert_eq!(error, "config.mounts[1].image: image volumes are not served: \"sha256:0a\"");
     let mapping = vec![IdMapping { host_id: 1, container_id: 0, length: 1 }];
     let uids = Mount { uid_mappings: mapping.clone(), ..base.clone() };
     assert!(refused(uids).await.starts_with("config.mounts[1].uidMappings: "));
     assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("config.mounts[1].gidMappings: "));
+}
+
+fn image(sub_path: &str) -> Mount {
+    Mount {
+        container_path: "/data".to_owned(),
+        readonly: true,
+        image: Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() }),
+        image_sub_path: sub_path.to_owned(),
+        propagation: MountPropagation::PropagationHostToContainer.into(),
+        selinux_relabel: true,
+        ..Mount::default()
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_found_by_its_place_and_its_source_is_left_open() {
+    let mounts = [mount(Path::new("/")), image("./a//b/")];
+    let found = resolve(&mounts, MissingHostPath::Error).await.unwrap();
+    assert_eq!(found[1].source, PathBuf::new());
+    assert!(!found[1].mount.selinux_relabel, "it is read-only");
+    let expected = ImageMount { index: 1, reference: "sha256:0a".to_owned(), sub_path: "a/b".into() };
+    assert_eq!(images(&mounts).unwrap(), [expected]);
+    assert!(
+        images(&[image("a/../b")]).unwrap_err().to_string().starts_with("ImageVolumeMountFailed: config.mounts[0]")
+    );
 }
 
 #[tokio::test]

@@ -148,11 +148,23 @@ impl Containerd {
         all
     }
 
-    /// What containerd does once leases have expired: they go, and with them the views that only they held.
+    /// What containerd does once leases have expired: they go, and with them the views that no record refers to.
     pub fn collect_garbage(&self) {
         let mut state = self.inner.lock();
         state.leases.retain(|_, lease| !lease.labels.contains_key("containerd.io/gc.expire"));
-        state.snapshots.retain(|_, snapshot| snapshot.committed || !snapshot.read_only);
+        let labels = state.containers.values().flat_map(|record| &record.labels);
+        let kept: std::collections::HashSet<String> = labels
+            .filter(|(key, _)| key.starts_with("containerd.io/gc.ref.snapshot."))
+            .map(|(_, value)| value.clone())
+            .collect();
+        let keeps = |key: &String, snapshot: &Snapshot| snapshot.committed || !snapshot.read_only || kept.contains(key);
+        state.snapshots.retain(|key, snapshot| keeps(key, snapshot));
+    }
+
+    /// Keys of the views.
+    pub fn views(&self) -> Vec<String> {
+        let state = self.inner.lock();
+        state.snapshots.iter().filter(|(_, one)| one.read_only && !one.committed).map(|(key, _)| key.clone()).collect()
     }
 
     /// Ids of all sandbox records.
@@ -168,6 +180,11 @@ impl Containerd {
     /// A container's record.
     pub fn container(&self, id: &str) -> Option<pb::Container> {
         self.inner.lock().containers.get(id).cloned()
+    }
+
+    /// Removes a container's record behind the server's back.
+    pub fn forget_container(&self, id: &str) {
+        self.inner.lock().containers.remove(id);
     }
 
     /// Changes records behind the server's back.

@@ -12,6 +12,7 @@ pub(super) async fn serve(call: Request) -> Response {
     match call.method() {
         "Create" => call.unary(id, create).await,
         "List" => call.unary(|_: &pb::StoreListRequest| String::new(), list).await,
+        "Update" => call.unary(of_update, update).await,
         "Delete" => call.unary(|m: &pb::StoreDeleteRequest| m.sandbox_id.clone(), delete).await,
         _ => call.unimplemented(),
     }
@@ -29,6 +30,22 @@ fn create(fake: &Arc<Inner>, request: pb::StoreCreateRequest) -> Result<pb::Stor
     }
     state.sandboxes.insert(sandbox.sandbox_id.clone(), sandbox.clone());
     Ok(pb::StoreCreateResponse { sandbox: Some(sandbox) })
+}
+
+fn of_update(request: &pb::StoreUpdateRequest) -> String {
+    request.sandbox.as_ref().map(|sandbox| sandbox.sandbox_id.clone()).unwrap_or_default()
+}
+
+/// Extensions are all that is ever updated.
+fn update(fake: &Arc<Inner>, request: pb::StoreUpdateRequest) -> Result<pb::StoreUpdateResponse, Status> {
+    let new = request.sandbox.unwrap_or_default();
+    let mut state = fake.lock();
+    let sandbox = state.sandboxes.get_mut(&new.sandbox_id).ok_or_else(|| not_found("sandbox", &new.sandbox_id))?;
+    for field in request.fields {
+        let key = field.strip_prefix("extensions.").unwrap_or_else(|| panic!("no update of {field}"));
+        sandbox.extensions.insert(key.to_owned(), new.extensions[key].clone());
+    }
+    Ok(pb::StoreUpdateResponse { sandbox: Some(sandbox.clone()) })
 }
 
 fn list(fake: &Arc<Inner>, _: pb::StoreListRequest) -> Result<pb::StoreListResponse, Status> {

@@ -1,0 +1,104 @@
+//! oom_score_adj of a container that runs: a process inherits it at fork, no cgroup has it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::file_system_path;
+
+/// New processes may come while the old ones are looked at; each look finds those of the last.
+const LOOKS: usize = 10;
+
+/// Gives every process of a container's cgroup that has `from` the value `to`. One that chose
+/// another for itself keeps it. On an error those that were changed have `from` again.
+///
+/// # Errors
+/// The kernel's: without CAP_SYS_RESOURCE no value goes below what the process was given by someone who has it.
+pub fn set_oom_score(cgroups_path: &str, unified: bool, from: i32, to: i32) -> io::Result<()> {
+    let cgroup = file_system_path(cgroups_path, unified, "memory");
+    let result = set_all(&cgroup, from, to);
+    if result.is_err() {
+        // What the kernel let us change it lets us change back.
+        let _ = set_all(&cgroup, to, from);
+    }
+    result
+}
+
+fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
+    for _ in 0..LOOKS {
+        let mut changed = false;
+        for process in processes(cgroup)? {
+            changed |= unless_gone(set(&process, from, to))?;
+        }
+        if !changed {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Directories in /proc of the processes in a cgroup and in those below it.
+fn processes(cgroup: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut found, mut waiting) = (Vec::new(), vec![cgroup.to_owned()]);
+    while let Some(directory) = waiting.pop() {
+        let pids = std::fs::read_to_string(directory.join("cgroup.procs"));
+        // A cgroup of the container's own making may go at any time.
+        let pids = if directory == cgroup { pids? } else { pids.unwrap_or_default() };
+        found.extend(pids.lines().map(|pid| Path::new("/proc").join(pid)));
+        let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        waiting.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
+    }
+    Ok(found)
+}
+
+/// Whether it had to be changed.
+fn set(process: &Path, from: i32, to: i32) -> io::Result<bool> {
+    let file = process.join("oom_score_adj");
+    if std::fs::read_to_string(&file)?.trim() != from.to_string() {
+        return Ok(false);
+    }
+    std::fs::write(&file, to.to_string()).map(|()| true)
+}
+
+fn unless_gone(outcome: io::Result<bool>) -> io::Result<bool> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn score(process: &Sleeper) -> String {
+        std::fs::read_to_string(format!("/proc/{}/oom_score_adj", process.0.id())).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn who_chose_for_himself_keeps_it_and_who_is_gone_does_not_matter() {
+        let [inherited, own, below] = [800, 900, 800].map(|value| {
+            let child = Sleeper(Command::new("sleep").arg("60").spawn().unwrap());
+            std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), value.to_string()).unwrap();
+            child
+        });
+        let cgroup = tempfile::tempdir().unwrap();
+        let pids = format!("{}\n{}\n4194999\n", inherited.0.id(), own.0.id());
+        std::fs::write(cgroup.path().join("cgroup.procs"), pids).unwrap();
+        std::fs::create_dir(cgroup.path().join("sub")).unwrap();
+        std::fs::write(cgroup.path().join("sub/cgroup.procs"), format!("{}\n", below.0.id())).unwrap();
+        set_all(cgroup.path(), 800, 850).unwrap();
+        assert_eq!([&inherited, &own, &below].map(score), ["850", "900", "850"]);
+        assert!(set_all(&cgroup.path().join("gone"), 800, 850).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Mounts of images (KEP-4639): what can be said of one without a look at the image.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Error;
+use crate::api::v1::{ImageSpec, Mount};
+
+/// A mount of a request that is an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageMount {
+    /// Its place among the request's mounts.
+    pub index: usize,
+    /// The image, as requested.
+    pub reference: String,
+    /// The directory in the image, clean and relative; empty for all of it.
+    pub sub_path: PathBuf,
+}
+
+/// The images among the mounts of a request.
+///
+/// # Errors
+/// [`Error::Image`] names the field.
+pub fn images(mounts: &[Mount]) -> Result<Vec<ImageMount>, Error> {
+    let mut found = Vec::new();
+    for (index, mount) in mounts.iter().enumerate() {
+        if let Some(image) = &mount.image {
+            found.push(checked(index, mount, image)?);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn checked(index: usize, mount: &Mount, image: &ImageSpec) -> Result<ImageMount, Error> {
+    let refused = |name, problem: &str| Error::Image { index, name, problem: problem.to_owned() };
+    if image.image.is_empty() {
+        return Err(refused("image.image", "is required"));
+    }
+    if !mount.host_path.is_empty() {
+        return Err(refused("host_path", "and image exclude each other"));
+    }
+    if !mount.readonly {
+        return Err(refused("readonly", "an image is mounted read-only, so it has to be true"));
+    }
+    let sub_path = relative(&mount.image_sub_path).map_err(|problem| refused("image_sub_path", problem))?;
+    Ok(ImageMount { index, reference: image.image.clone(), sub_path })
+}
+
+/// kubelet lets neither through; runtimes are to look again (KEP-4639, "subPath").
+fn relative(path: &str) -> Result<PathBuf, &'static str> {
+    if path.contains('\0') {
+        return Err("has a NUL");
+    }
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => return Err("has a .."),
+            Component::RootDir | Component::Prefix(_) => return Err("is absolute"),
+        }
+    }
+    Ok(clean)
+}

@@ -1,0 +1,76 @@
+//! What a sandbox was given after it was made; its config stays as it was written.
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+use crate::api::v1::{LinuxContainerResources, PodSandboxConfig, UpdatePodSandboxResourcesRequest};
+use crate::containerd::{self, Any};
+use crate::ids::SandboxId;
+
+/// Key of the last update.
+const RESOURCES: &str = "pontoon.sandbox.resources";
+const RESOURCES_TYPE: &str = "runtime.v1.UpdatePodSandboxResourcesRequest";
+
+/// The last update of a sandbox's resources.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    /// What the sandbox itself needs.
+    pub overhead: Option<LinuxContainerResources>,
+    /// The sum of its containers'.
+    pub resources: Option<LinuxContainerResources>,
+}
+
+impl Resources {
+    /// The record with this alone, and the field mask's path of it.
+    #[must_use]
+    pub fn extension(&self, id: &SandboxId) -> (containerd::Sandbox, String) {
+        let message = UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: id.to_string(),
+            overhead: self.overhead.clone(),
+            resources: self.resources.clone(),
+        };
+        let any = Any { type_url: RESOURCES_TYPE.to_owned(), value: message.encode_to_vec() };
+        let extensions = HashMap::from([(RESOURCES.to_owned(), any)]);
+        let record = containerd::Sandbox { id: id.to_string(), extensions, ..containerd::Sandbox::default() };
+        (record, format!("extensions.{RESOURCES}"))
+    }
+
+    /// Reads it back; `None` when there was no update, or it cannot be read: the config then counts.
+    #[must_use]
+    pub fn decode(record: &containerd::Sandbox) -> Option<Self> {
+        let any = record.extensions.get(RESOURCES)?;
+        let message = UpdatePodSandboxResourcesRequest::decode(any.value.as_slice()).ok()?;
+        Some(Self { overhead: message.overhead, resources: message.resources })
+    }
+
+    /// A config with them instead of its own; what the update did not say stays.
+    #[must_use]
+    pub fn over(&self, mut config: PodSandboxConfig) -> PodSandboxConfig {
+        let linux = config.linux.get_or_insert_default();
+        linux.overhead = self.overhead.clone().or(linux.overhead.take());
+        linux.resources = self.resources.clone().or(linux.resources.take());
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(bytes: i64) -> Option<LinuxContainerResources> {
+        Some(LinuxContainerResources { memory_limit_in_bytes: bytes, ..LinuxContainerResources::default() })
+    }
+
+    #[test]
+    fn an_update_comes_back_from_the_record_and_hides_only_what_it_says() {
+        let update = Resources { overhead: None, resources: memory(2) };
+        let (record, field) = update.extension(&SandboxId::random());
+        assert_eq!(field, "extensions.pontoon.sandbox.resources");
+        assert_eq!(Resources::decode(&record), Some(update.clone()));
+        assert_eq!(Resources::decode(&containerd::Sandbox::default()), None);
+        let first = Resources { overhead: memory(1), resources: memory(1) }.over(PodSandboxConfig::default());
+        let linux = update.over(first).linux.unwrap();
+        assert_eq!((linux.overhead, linux.resources), (memory(1), memory(2)));
+    }
+}

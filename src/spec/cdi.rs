@@ -1,0 +1,119 @@
+//! What CDI devices change in a spec.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Hook, Hooks, Linux, LinuxDevice, LinuxIntelRdt, LinuxNetDevice, Mount, Process, Spec};
+
+use super::{devices, linux_of, process_of};
+use crate::cdi::{self, ContainerEdits, DeviceNode, HookPoint, IntelRdt};
+
+/// Applies them, after everything that the request says. `rules`: whether the cgroup needs to be
+/// told of device nodes; that of a privileged container allows all.
+pub(super) fn apply(spec: &mut Spec, edits: &ContainerEdits, rules: bool) {
+    let process = process_of(spec);
+    env(process, &edits.env);
+    groups(process, &edits.additional_gids);
+    let owner = (process.user().uid(), process.user().gid());
+    let linux = linux_of(spec);
+    for node in &edits.device_nodes {
+        device(linux, node, owner, rules);
+    }
+    for net in &edits.net_devices {
+        let mut device = LinuxNetDevice::default();
+        device.set_name(Some(net.name.clone()));
+        linux.net_devices_mut().get_or_insert_default().insert(net.host_interface_name.clone(), device);
+    }
+    if let Some(rdt) = &edits.intel_rdt {
+        linux.set_intel_rdt(Some(intel_rdt(rdt)));
+    }
+    if !edits.mounts.is_empty() {
+        mounts(spec.mounts_mut().get_or_insert_default(), &edits.mounts);
+    }
+    for hook in &edits.hooks {
+        add_hook(spec.hooks_mut().get_or_insert_default(), hook);
+    }
+}
+
+fn env(process: &mut Process, added: &[String]) {
+    let env = process.env_mut().get_or_insert_default();
+    for entry in added {
+        let key = entry.split_inclusive('=').next().unwrap_or(entry);
+        match env.iter_mut().find(|other| other.starts_with(key)) {
+            Some(other) => other.clone_from(entry),
+            None => env.push(entry.clone()),
+        }
+    }
+}
+
+fn groups(process: &mut Process, added: &[u32]) {
+    let groups = process.user_mut().additional_gids_mut().get_or_insert_default();
+    for group in added {
+        // 0 is what a vendor writes who means none (the Go library drops it too).
+        if *group != 0 && !groups.contains(group) {
+            groups.push(*group);
+        }
+    }
+}
+
+fn device(linux: &mut Linux, node: &DeviceNode, (uid, gid): (u32, u32), rules: bool) {
+    let kind = node.kind.chars().next().unwrap_or('c');
+    let mut device = LinuxDevice::default();
+    device.set_path(node.path.clone()).set_typ(devices::kind(kind)).set_major(node.major).set_minor(node.minor);
+    device.set_file_mode(node.file_mode);
+    // A process that is not root could else not open what it asked for.
+    device.set_uid(node.uid.or((uid != 0).then_some(uid))).set_gid(node.gid.or((gid != 0).then_some(gid)));
+    let all = linux.devices_mut().get_or_insert_default();
+    all.retain(|other| *other.path() != node.path);
+    all.push(device);
+    if rules && kind != 'p' {
+        let access = if node.permissions.is_empty() { devices::ALL } else { &node.permissions };
+        // cgroups know `u` as `c`.
+        let kind = if kind == 'u' { 'c' } else { kind };
+        let rule = devices::rule(true, Some(devices::kind(kind)), Some((node.major, node.minor)), access);
+        let resources = linux.resources_mut().get_or_insert_default();
+        resources.devices_mut().get_or_insert_default().push(rule);
+    }
+}
+
+fn intel_rdt(wanted: &IntelRdt) -> LinuxIntelRdt {
+    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let mut rdt = LinuxIntelRdt::default();
+    rdt.set_clos_id(text(&wanted.clos_id)).set_l3_cache_schema(text(&wanted.l3_cache_schema));
+    rdt.set_mem_bw_schema(text(&wanted.mem_bw_schema));
+    rdt.set_schemata(Some(wanted.schemata.clone()).filter(|lines| !lines.is_empty()));
+    rdt.set_enable_monitoring((wanted.enable_monitoring || wanted.enable_cmt || wanted.enable_mbm).then_some(true));
+    rdt
+}
+
+/// Each in the place of another at its path, and all parents before children; the sort is stable.
+fn mounts(all: &mut Vec<Mount>, added: &[cdi::Mount]) {
+    for mount in added {
+        all.retain(|other| *other.destination() != mount.container_path);
+        let mut made = Mount::default();
+        made.set_destination(mount.container_path.clone()).set_source(Some(mount.host_path.clone()));
+        made.set_typ(Some(mount.kind.clone()).filter(|kind| !kind.is_empty())).set_options(Some(mount.options.clone()));
+        all.push(made);
+    }
+    all.sort_by_key(|mount| depth(mount.destination()));
+}
+
+fn depth(path: &Path) -> usize {
+    path.components().count()
+}
+
+fn add_hook(hooks: &mut Hooks, wanted: &cdi::Hook) {
+    let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
+    let mut hook = Hook::default();
+    hook.set_path(wanted.path.clone()).set_args(list(&wanted.args)).set_env(list(&wanted.env));
+    hook.set_timeout(wanted.timeout);
+    #[allow(deprecated, reason = "specs of NVIDIA's tools still have prestart hooks")]
+    let of_point = match wanted.hook_name {
+        HookPoint::Prestart => hooks.prestart_mut(),
+        HookPoint::CreateRuntime => hooks.create_runtime_mut(),
+        HookPoint::CreateContainer => hooks.create_container_mut(),
+        HookPoint::StartContainer => hooks.start_container_mut(),
+        HookPoint::Poststart => hooks.poststart_mut(),
+        HookPoint::Poststop => hooks.poststop_mut(),
+    };
+    of_point.get_or_insert_default().push(hook);
+}
