@@ -8,9 +8,11 @@ mod handlers;
 
 use std::path::PathBuf;
 
-pub use file::{Cni, ContainerdSection, File, Images, Log, LogFormat};
+pub use file::{AppArmor, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
+
+use crate::lsm::selinux::MAX_CATEGORIES;
 
 /// What a configuration can be wrong in; each names the file, line or key.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,10 @@ pub struct Config {
     pub cni: Cni,
     /// Pulls and snapshots.
     pub images: Images,
+    /// AppArmor.
+    pub apparmor: AppArmor,
+    /// SELinux.
+    pub selinux: Selinux,
     /// The runtime handlers.
     pub handlers: Handlers,
 }
@@ -103,6 +109,10 @@ impl Config {
                 return Err(Error::Value { key: "missing_host_path".to_owned(), problem });
             }
         };
+        if !(2..=MAX_CATEGORIES).contains(&file.selinux.category_range) {
+            let problem = format!("{} is not between 2 and {MAX_CATEGORIES}", file.selinux.category_range);
+            return Err(Error::Value { key: "selinux.category_range".to_owned(), problem });
+        }
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
             socket: file.socket,
@@ -116,6 +126,8 @@ impl Config {
             containerd: file.containerd,
             cni: file.cni,
             images: file.images,
+            apparmor: file.apparmor,
+            selinux: file.selinux,
             handlers,
         })
     }

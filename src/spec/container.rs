@@ -6,12 +6,13 @@ use oci_spec::runtime::{Linux, Process, Root, Spec};
 
 use super::{
     Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, devices, is_privileged, linux_of,
-    mounts, namespaces, process, process_of, resources, security, start,
+    mounts, namespaces, process, process_of, resources, security, selinux, start,
 };
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
 use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
 use crate::ids::{ContainerId, SandboxId};
+use crate::lsm::selinux::Labels;
 
 /// Where the shim mounts a container's root, below its bundle.
 const ROOT: &str = "rootfs";
@@ -41,6 +42,8 @@ pub struct ContainerInput<'a> {
     pub image_name: &'a str,
     /// The seccomp profile that [`super::seccomp_file`] names, read.
     pub seccomp: Option<&'a [u8]>,
+    /// Its SELinux labels; `None` where it gets none.
+    pub selinux: Option<&'a Labels>,
     /// Who the process runs as.
     pub user: &'a User,
     /// The pod's files.
@@ -84,12 +87,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
     refuse_cdi(input.config)?;
-    if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
-        return Err(Error::unsupported(
-            "config.mounts.selinux_relabel",
-            "relabelling is not supported by this version",
-        ));
-    }
+    selinux::check_container(context)?;
     namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
@@ -106,6 +104,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     if propagation.is_some() {
         linux.set_rootfs_propagation(propagation);
     }
+    selinux::set(&mut spec, input.selinux, privileged, (input.host, input.handler));
     Ok(spec)
 }
 
@@ -119,7 +118,6 @@ fn set_process(process: &mut Process, input: &ContainerInput<'_>) -> Result<(), 
     process.set_capabilities(Some(capabilities));
     process.set_no_new_privileges(Some(context.is_some_and(|context| context.no_new_privs)));
     process.set_apparmor_profile(apparmor);
-    process.set_selinux_label(security::selinux_label(context, input.sandbox, input.host));
     if let Some(wanted) = input.resources() {
         process.set_oom_score_adj(Some(super::oom_score(wanted.oom_score_adj, input.host)));
     }

@@ -64,6 +64,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         devices: &[],
         volumes: &[],
         seccomp: None,
+        selinux: None,
         host,
         handler: &Handler::default(),
         cgroup_path: "/pods/c".to_owned(),
