@@ -15,6 +15,7 @@ mod node;
 mod registry;
 mod scope;
 
+mod apparmor;
 mod bad_input;
 mod churn;
 mod container_exit;
@@ -29,6 +30,7 @@ mod images;
 mod pods;
 mod pods_network;
 mod restart;
+mod selinux;
 
 fn main() -> std::process::ExitCode {
     let mut tests = Vec::new();
@@ -37,6 +39,8 @@ fn main() -> std::process::ExitCode {
         pods_network::tests,
         container_process::tests,
         container_security::tests,
+        apparmor::tests,
+        selinux::tests,
         container_mounts::tests,
         container_resources::tests,
         container_logs::tests,

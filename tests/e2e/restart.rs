@@ -38,7 +38,7 @@ pub fn tests() -> Vec<Test> {
 
 impl Bed {
     /// `bed.sh daemon|containerd NAME start|stop|kill`.
-    async fn daemon(&self, daemon: &str, verb: &str) -> anyhow::Result<()> {
+    pub async fn daemon(&self, daemon: &str, verb: &str) -> anyhow::Result<()> {
         output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
     }
 
