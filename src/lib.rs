@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod events;
 pub mod ids;
 pub mod images;
+pub mod lsm;
 pub mod netns;
 pub mod network;
 pub mod runtime;

@@ -15,6 +15,7 @@ use pontoon::cgroup::cgroups_path;
 use pontoon::container::devices::HostDevice;
 use pontoon::container::mounts::HostMount;
 use pontoon::ids::{ContainerId, SandboxId};
+use pontoon::lsm::selinux::{Contexts, Labels};
 use pontoon::spec::{self, ContainerInput, Handler, Host, ImageConfig, SandboxFiles, SandboxInput, UserDb};
 use serde::Deserialize;
 use serde_json::Value;
@@ -105,6 +106,7 @@ struct HandlerFacts {
     privileged_without_host_devices: bool,
     pod_annotations: Vec<String>,
     container_annotations: Vec<String>,
+    virtual_machine: bool,
 }
 
 impl Default for HandlerFacts {
@@ -115,6 +117,7 @@ impl Default for HandlerFacts {
             privileged_without_host_devices: false,
             pod_annotations: Vec::new(),
             container_annotations: Vec::new(),
+            virtual_machine: false,
         }
     }
 }
@@ -191,8 +194,16 @@ fn sandbox(document: &Document, host: &Host, handler: &Handler) -> Result<oci_sp
         args: vec!["/pause".to_owned()],
         hostname: document.sandbox.hostname.clone(),
         seccomp: profile.as_deref(),
+        selinux: pod_labels(document, host)?.as_ref(),
         files: &files(),
     })
+}
+
+/// As if the level had been chosen.
+fn pod_labels(document: &Document, host: &Host) -> Result<Option<Labels>, spec::Error> {
+    let chosen = spec::selinux_level(&document.sandbox).is_none().then(|| "s0:c100,c200".to_owned());
+    let contexts = host.selinux.as_ref();
+    contexts.map(|contexts| spec::pod_labels(&document.sandbox, contexts, chosen)).transpose()
 }
 
 fn container(
@@ -208,6 +219,7 @@ fn container(
     let user = spec::user(&db, &image.user, context)?;
     spec::seccomp_file(context)?;
     let profile = profile(document);
+    let labels = pod_labels(document, host)?.map(|pod| spec::container_labels(context, &pod)).transpose()?;
     let volumes = image.volumes.iter().enumerate();
     let volumes: Vec<_> =
         volumes.map(|(n, path)| (path.clone(), PathBuf::from(format!("/var/lib/pontoon/volumes/{n}")))).collect();
@@ -223,6 +235,7 @@ fn container(
         image: &image,
         image_name: "example.org/image:tag",
         seccomp: profile.as_deref(),
+        selinux: labels.as_ref(),
         user: &user,
         files: &files(),
         mounts: &mounts(config),
@@ -284,12 +297,17 @@ fn host(facts: &Facts) -> Host {
         swap: facts.swap,
         hugetlb: facts.hugetlb,
         apparmor: facts.apparmor,
-        selinux: facts.selinux,
+        selinux: facts.selinux.then(contexts),
         seccomp: facts.seccomp,
         kernel: (6, 1),
         cpu_count: facts.cpu_count,
         cgroup_flags: facts.cgroup_flags.clone(),
     }
+}
+
+/// container-selinux's.
+fn contexts() -> Contexts {
+    Contexts { vm_process: "system_u:system_r:container_kvm_t:s0".parse().unwrap(), ..Contexts::default() }
 }
 
 fn handler(facts: &HandlerFacts) -> Handler {
@@ -300,6 +318,7 @@ fn handler(facts: &HandlerFacts) -> Handler {
         privileged_without_host_devices: facts.privileged_without_host_devices,
         pod_annotations: facts.pod_annotations.clone(),
         container_annotations: facts.container_annotations.clone(),
+        virtual_machine: facts.virtual_machine,
     }
 }
 

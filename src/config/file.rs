@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Error;
+use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
 /// The file as it is written. `examples/config.toml` shows each key with its default.
@@ -27,6 +28,8 @@ pub struct File {
     pub cni: Cni,
     pub images: Images,
     pub cdi: Cdi,
+    pub apparmor: AppArmor,
+    pub selinux: Selinux,
     pub runtimes: BTreeMap<String, Runtime>,
 }
 
@@ -47,6 +50,8 @@ impl Default for File {
             cni: Cni::default(),
             images: Images::default(),
             cdi: Cdi::default(),
+            apparmor: AppArmor::default(),
+            selinux: Selinux::default(),
             runtimes: BTreeMap::new(),
         }
     }
@@ -178,6 +183,36 @@ pub struct Cdi {
 impl Default for Cdi {
     fn default() -> Self {
         Self { spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()], annotations: true }
+    }
+}
+
+/// `[apparmor]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppArmor {
+    /// Whether containers get profiles where the kernel has AppArmor.
+    pub enabled: bool,
+}
+
+impl Default for AppArmor {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[selinux]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selinux {
+    /// Whether pods get labels where the kernel has SELinux with a policy.
+    pub enabled: bool,
+    /// Pods' levels are made of two categories out of this many.
+    pub category_range: u16,
+}
+
+impl Default for Selinux {
+    fn default() -> Self {
+        Self { enabled: true, category_range: MAX_CATEGORIES }
     }
 }
 

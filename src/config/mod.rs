@@ -8,9 +8,11 @@ mod handlers;
 
 use std::path::PathBuf;
 
-pub use file::{Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat};
+pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
+
+use crate::lsm::selinux::MAX_CATEGORIES;
 
 /// What a configuration can be wrong in; each names the file, line or key.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,10 @@ pub struct Config {
     pub images: Images,
     /// Where CDI devices come from.
     pub cdi: Cdi,
+    /// AppArmor.
+    pub apparmor: AppArmor,
+    /// SELinux.
+    pub selinux: Selinux,
     /// The runtime handlers.
     pub handlers: Handlers,
 }
@@ -107,6 +113,10 @@ impl Config {
                 return Err(Error::Value { key: "missing_host_path".to_owned(), problem });
             }
         };
+        if !(2..=MAX_CATEGORIES).contains(&file.selinux.category_range) {
+            let problem = format!("{} is not between 2 and {MAX_CATEGORIES}", file.selinux.category_range);
+            return Err(Error::Value { key: "selinux.category_range".to_owned(), problem });
+        }
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
             socket: file.socket,
@@ -122,6 +132,8 @@ impl Config {
             cni: file.cni,
             images: file.images,
             cdi: file.cdi,
+            apparmor: file.apparmor,
+            selinux: file.selinux,
             handlers,
         })
     }

@@ -47,6 +47,15 @@ fn a_flag_wins_over_the_file() {
     assert_eq!(Config::resolve(file).unwrap().socket, PathBuf::from("/tmp/y.sock"));
 }
 
+#[test]
+fn selinux_levels_need_two_categories_that_policies_have() {
+    for range in ["1", "1025"] {
+        let error = parse(&format!("[selinux]\ncategory_range = {range}\n")).unwrap_err().to_string();
+        assert!(error.contains("selinux.category_range"), "{error}");
+    }
+    assert!(parse("[selinux]\ncategory_range = 2\n").is_ok());
+}
+
 /// Removes the comment signs of optional keys, so that the example shows every key there is.
 #[test]
 fn the_example_shows_each_key_with_its_default() {

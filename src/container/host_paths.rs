@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// How long a request waits for all its paths; below the 2 minutes that kubelet gives CreateContainer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -35,6 +36,8 @@ pub(super) struct Progress(Arc<Mutex<Doing>>);
 struct Doing {
     operation: &'static str,
     path: PathBuf,
+    /// How many calls there have been.
+    steps: u64,
     /// Nobody waits any more.
     abandoned: bool,
     ended: bool,
@@ -55,6 +58,7 @@ impl Progress {
                 return Err(Failure::Stuck { operation, path: path.to_owned() });
             }
             (doing.operation, doing.path) = (operation, path.to_owned());
+            doing.steps += 1;
         }
         call(path).map_err(|source| Failure::Io { operation, path: path.to_owned(), source })
     }
@@ -86,9 +90,20 @@ where
     E: From<Failure> + Send + 'static,
     F: FnOnce(&Progress) -> Result<T, E> + Send + 'static,
 {
+    run_on(deadline, deadline, work).await
+}
+
+/// The same for work of many calls: as long as a call returns within the deadline it may go on, though no
+/// longer than `longest`.
+pub(super) async fn run_on<T, E, F>(deadline: Duration, longest: Duration, work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Failure> + Send + 'static,
+    F: FnOnce(&Progress) -> Result<T, E> + Send + 'static,
+{
     let progress = Progress::default();
     progress.doing().operation = "start a thread for host paths";
-    let (done, result) = oneshot::channel();
+    let (done, mut result) = oneshot::channel();
     let own = Ended(progress.clone());
     let body = move || {
         let outcome = work(&own.0);
@@ -97,10 +112,16 @@ where
     };
     std::thread::Builder::new().name("host-paths".to_owned()).spawn(body).map_err(|source| progress.failed(source))?;
     let _waiter = Waiter(progress.clone());
-    match tokio::time::timeout(deadline, result).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(progress.failed(io::Error::other("the thread panicked")).into()),
-        Err(_) => Err(progress.stuck().into()),
+    let end = Instant::now() + longest;
+    loop {
+        let steps = progress.doing().steps;
+        let until = end.min(Instant::now() + deadline);
+        match tokio::time::timeout_at(until, &mut result).await {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(_)) => return Err(progress.failed(io::Error::other("the thread panicked")).into()),
+            Err(_) if until < end && progress.doing().steps != steps => {}
+            Err(_) => return Err(progress.stuck().into()),
+        }
     }
 }
 
@@ -209,6 +230,37 @@ mod tests {
         assert_eq!(error, "stuck in stat(/stuck/here)");
         assert_eq!(stat("/stuck/here").await.unwrap_err(), "stuck in stat(/stuck/here)");
         assert_eq!(stat("/stuck").await, Ok(()));
+    }
+
+    /// A walk of three calls, each of which takes nearly as long as one may.
+    async fn long_walk(longest: Duration) -> Result<(), String> {
+        let (told, mut next) = tokio::sync::mpsc::unbounded_channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let work = move |progress: &Progress| -> Result<(), String> {
+            for _ in 0..3 {
+                progress.step("read", Path::new("/long/walk"), |_| {
+                    let _ = told.send(());
+                    let _ = gone.recv();
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        };
+        let clock = async {
+            while next.recv().await.is_some() {
+                tokio::time::pause();
+                tokio::time::advance(DEADLINE - Duration::from_secs(1)).await;
+                tokio::time::resume();
+                let _ = go.send(());
+            }
+        };
+        tokio::join!(run_on(DEADLINE, longest, work), clock).0
+    }
+
+    #[tokio::test]
+    async fn what_gets_on_may_go_on_though_not_for_ever() {
+        assert_eq!(long_walk(DEADLINE * 9).await, Ok(()));
+        assert_eq!(long_walk(DEADLINE * 2).await.unwrap_err(), "stuck in read(/long/walk)");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod host_paths;
 pub mod io;
 pub mod mounts;
 mod record;
+pub mod relabel;
 pub mod signal;
 pub mod started;
 mod state;

@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::containerd::Kind;
+use crate::lsm::apparmor;
 use crate::{cdi, container, images, network, runtime, sandbox, spec};
 
 /// An error that has a gRPC code.
@@ -51,6 +52,8 @@ fn code(error: &runtime::Error) -> Code {
         Error::Mounts(error) => mounts_code(error),
         Error::Devices(error) => devices_code(error),
         Error::Cdi(error) => cdi_code(error),
+        Error::AppArmor(error) => apparmor_code(error),
+        Error::Levels(_) => Code::ResourceExhausted,
         Error::Io { source, .. } => io_code(source),
         Error::Image(error) | Error::ImageVolume { source: error, .. } => image_code(error),
         Error::HalfUndone { cause, .. } => code(cause),
@@ -120,6 +123,14 @@ fn image_code(error: &images::Error) -> Code {
         Kind::DeadlineExceeded => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
         Kind::Internal => Code::Internal,
+    }
+}
+
+fn apparmor_code(error: &apparmor::Error) -> Code {
+    match error {
+        apparmor::Error::NotLoaded(_) => Code::InvalidArgument,
+        // The node's to put right: nothing that another request could say would help.
+        apparmor::Error::List(_) | apparmor::Error::Load(_) => Code::FailedPrecondition,
     }
 }
 

@@ -4,14 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup;
+use crate::config::Config;
 use crate::containerd::Server;
+use crate::lsm;
 use crate::spec::Host;
 
 /// CAP_SYS_RESOURCE's bit (capabilities(7)): who has it may lower an oom_score_adj.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Reads them. `server` is containerd: its shims start runc, which writes oom_score_adj.
-pub(super) fn facts(server: &Server) -> Host {
+pub(super) fn facts(server: &Server, config: &Config) -> Host {
     let unified = cgroup::is_unified();
     let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
     Host {
@@ -20,8 +22,8 @@ pub(super) fn facts(server: &Server) -> Host {
         oom_score_floor: oom_score_floor(server),
         swap: !unified && memory.join("memory.memsw.limit_in_bytes").exists() || unified && has_swap_controller(),
         hugetlb: hugetlb(unified),
-        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with('Y')),
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        apparmor: config.apparmor.enabled && lsm::apparmor::is_enabled(),
+        selinux: config.selinux.enabled.then(lsm::selinux::contexts).flatten(),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         kernel: kernel(),
         cgroup_flags: fs::read_to_string("/proc/self/mountinfo").map(|table| cgroup_flags(&table)).unwrap_or_default(),

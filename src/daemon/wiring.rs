@@ -12,11 +12,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{checks, host};
 use crate::config::{Config, Handler};
 use crate::container::io::Fifo;
+use crate::container::relabel;
 use crate::containerd::{Containerd, Event, RuntimeFeatures};
 use crate::events::{self, Listener};
 use crate::images::{self, Images};
+use crate::lsm::apparmor::Profiles;
 use crate::network::{self, Network};
-use crate::runtime::{Node, Parts};
+use crate::runtime::{Node, Parts, chain};
 use crate::sandbox::pause;
 use crate::tasks::Tasks;
 
@@ -36,13 +38,28 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let server = containerd.server().await.context("ask containerd about itself")?;
     tracing::info!(version, pid = server.pid, "containerd is there");
 
+    let host = host::facts(&server, &config);
+    if let Some(contexts) = &host.selinux {
+        // All pods share it, so it has no pod's level.
+        let label = contexts.read_only_file.to_string();
+        if let Err(error) = relabel::trees(vec![pause_root.clone()], label).await {
+            // A permissive policy lets them run all the same.
+            tracing::error!(
+                error = chain(&error),
+                "the pause root cannot be labelled: an enforcing policy stops every pod"
+            );
+        }
+    }
+    tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
+
     let network = Network::start(network_settings(&config), &tasks);
     let features = features(&containerd, &config).await;
     let (health, is_healthy) = watch::channel(false);
     let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let node = Node::new(Parts {
-        host: host::facts(&server),
+        profiles: Profiles::new(server.pid),
+        host,
         containerd: containerd.clone(),
         images,
         network,

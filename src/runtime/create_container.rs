@@ -141,10 +141,11 @@ async fn container_spec(
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
     let seccomp = profile::read(spec::seccomp_file(context)?).await?;
+    let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
     let hostname = crate::sandbox::hostname(&sandbox.record.config)
         .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
-    Ok(spec::container(&spec::ContainerInput {
+    let spec = spec::container(&spec::ContainerInput {
         id: &draft.record.id,
         sandbox_id: sandbox.id(),
         config,
@@ -155,6 +156,7 @@ async fn container_spec(
         target_pid: node.target_pid(sandbox, config)?,
         image: &image_config,
         seccomp: seccomp.as_deref(),
+        selinux: labels.as_ref(),
         image_name: &draft.record.about.image,
         user: &user,
         files: &files(node.paths(sandbox)),
@@ -165,7 +167,13 @@ async fn container_spec(
         host: &node.host,
         handler: &spec_handler(node, handler),
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
-    })?)
+    })?;
+    node.require_profile(&spec).await?;
+    if let Some(labels) = labels {
+        // Last: what is labelled stays labelled, so all that can be refused has been.
+        node.relabel(sandbox, &labels, &host_mounts).await?;
+    }
+    Ok(spec)
 }
 
 /// The story. Each step pushes its undo before it starts.
@@ -278,6 +286,14 @@ impl Node {
         }
     }
 
+    /// The AppArmor profile of a spec has to be there, or else the container would fail later, and less clearly.
+    async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
+        match spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref()) {
+            Some(profile) => Ok(self.profiles.require(profile).await?),
+            None => Ok(()),
+        }
+    }
+
     /// Copies what the image has at its VOLUMEs into the container's directories.
     async fn fill_volumes(&self, container: &Container) -> Result<()> {
         let image = self.images.resolve(&container.record.about.image_id).await?;
@@ -287,6 +303,7 @@ impl Node {
             let made = tokio::fs::create_dir_all(&directory).await;
             made.map_err(|source| Error::system("make", &directory, source))?;
             self.images.copy_volume(&image, &container.root.snapshotter, &path, &directory).await?;
+            self.label_volumes(&directory, &container.spec()).await?;
         }
         Ok(())
     }

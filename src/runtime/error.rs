@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lsm::{apparmor, selinux};
 use crate::undo::Leftovers;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec};
 
@@ -107,6 +108,12 @@ pub enum Error {
     /// A mount of the request.
     #[error(transparent)]
     Mounts(#[from] container::mounts::Error),
+    /// The AppArmor profile that the container is to have.
+    #[error("config.linux.security_context.apparmor")]
+    AppArmor(#[from] apparmor::Error),
+    /// No SELinux level is left for another pod.
+    #[error(transparent)]
+    Levels(#[from] selinux::Exhausted),
     /// A device of the request.
     #[error(transparent)]
     Devices(#[from] container::devices::Error),

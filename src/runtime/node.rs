@@ -15,6 +15,8 @@ use crate::container::io::Driver;
 use crate::containerd::{Containerd, RuntimeFeatures};
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
+use crate::lsm::apparmor::Profiles;
+use crate::lsm::selinux::Levels;
 use crate::network::Network;
 use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
@@ -48,6 +50,10 @@ pub struct Node {
     pub health: watch::Receiver<bool>,
     /// What each runtime handler's runtime can do, by the handler's name.
     pub features: HashMap<String, RuntimeFeatures>,
+    /// AppArmor's profiles.
+    pub profiles: Profiles,
+    /// SELinux levels of the pods.
+    pub levels: Arc<Levels>,
     /// What is listed.
     pub store: Store,
     /// Exits that the event stream told of.
@@ -81,6 +87,8 @@ pub struct Parts {
     pub health: watch::Receiver<bool>,
     /// What each runtime handler's runtime can do, by the handler's name.
     pub features: HashMap<String, RuntimeFeatures>,
+    /// AppArmor's profiles.
+    pub profiles: Profiles,
 }
 
 /// Repeatable operations on one object; a second caller joins the first.
@@ -103,6 +111,7 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let tasks = parts.tasks;
+        let levels = Levels::new(parts.config.selinux.category_range);
         Arc::new(Self {
             config: parts.config,
             containerd: parts.containerd,
@@ -113,6 +122,8 @@ impl Node {
             boot: parts.boot,
             streams: parts.streams,
             features: parts.features,
+            profiles: parts.profiles,
+            levels,
             health: parts.health,
             store: Store::default(),
             hints: ExitHints::default(),

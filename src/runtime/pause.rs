@@ -29,6 +29,7 @@ impl Node {
             args: vec![pause::COMMAND.to_owned()],
             hostname: hostname.to_owned(),
             seccomp: seccomp.as_deref(),
+            selinux: sandbox.record.selinux.as_ref().map(|selinux| &selinux.labels),
             files: &files(paths),
         })?;
         encode(&spec)
@@ -116,6 +117,7 @@ pub(super) fn spec_handler(node: &Node, handler: &Handler) -> spec::Handler {
         privileged_without_host_devices: handler.privileged_without_host_devices,
         pod_annotations: handler.pod_annotations.clone(),
         container_annotations: handler.container_annotations.clone(),
+        virtual_machine: handler.virtual_machine,
     }
 }
 

@@ -57,7 +57,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
 impl Node {
     async fn recover_sandbox(self: &Arc<Self>, record: &containerd::Sandbox, tasks: &Tasks, found: &mut Recovered) {
         let resources = sandbox::Resources::decode(record);
-        let record = match sandbox::Record::decode(record) {
+        let mut record = match sandbox::Record::decode(record) {
             Ok(record) => record,
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
             Err(error @ sandbox::RecordError::Damaged(_)) => {
@@ -68,6 +68,7 @@ impl Node {
                 }
             }
         };
+        self.hold_level(&mut record.selinux);
         let task = tasks.get(record.id.as_str());
         let running = task.filter(|task| task.status == ProcessStatus::Running);
         let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });

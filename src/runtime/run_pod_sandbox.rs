@@ -45,10 +45,12 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
         }
     }
     let handler = node.handler(&request.runtime_handler)?.name.clone();
-    Ok(Record { id: SandboxId::random(), config, handler, created_at: now() })
+    Ok(Record { id: SandboxId::random(), config, handler, created_at: now(), selinux: None })
 }
 
-async fn make(node: Arc<Node>, record: Record) -> Result<Creation<Sandbox>> {
+async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> {
+    // Part of the record, which is written before anything has the label.
+    record.selinux = node.label_pod(&record.config)?;
     // Not ready yet; it becomes so with the pause task. Nobody sees it until then.
     let sandbox = Arc::new(Sandbox::new(record, State::Ready { pid: 0 }, Vec::new()));
     let mut undo = Undo::new();
@@ -120,7 +122,11 @@ impl Node {
         let config = Arc::clone(sandbox);
         blocking(move || paths.create(&config.record.config, &hostname))
             .await
-            .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })
+            .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
+        match &sandbox.record.selinux {
+            Some(selinux) => self.label_files(sandbox, selinux.labels.mount.to_string()).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::create_container::require_ready;
-use super::{Error, Node, Result, now, task};
+use super::{Error, Node, Result, now, selinux, task};
 use crate::api::v1::{StartContainerRequest, StartContainerResponse};
 use crate::container::io::{self, LogPath, StreamsConfig};
 use crate::container::{Container, Event, Exit, Reason, started};
@@ -53,6 +53,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     node.target_pid(&sandbox, &container.record.config)?;
     let handler = node.handler(&sandbox.record.handler)?;
     let rootfs = node.containerd.snapshot_mounts(&container.root.snapshotter, id).await?;
+    let rootfs = selinux::label_root(rootfs, &container.spec());
 
     let fails = |source| Error::Io { id: id.to_owned(), source };
     let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?).await.map_err(fails)?;

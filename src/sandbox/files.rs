@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::ids::SandboxId;
+use crate::lsm::selinux::label_path;
 
 /// Size of a pod's /dev/shm, as in containerd and CRI-O.
 const SHM_SIZE: &str = "size=67108864";
@@ -90,6 +91,18 @@ impl SandboxPaths {
             let data = format!("mode=1777,{SHM_SIZE}");
             mount(Some("shm"), &self.shm, Some("tmpfs"), flags, Some(data.as_str()))
                 .map_err(|errno| io_error("mount", &self.shm, errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives them all an SELinux label. Not the host's /dev/shm, which is not ours.
+    ///
+    /// # Errors
+    /// [`FilesError::Io`] with the first one that cannot be labelled.
+    pub fn label(&self, label: &str) -> Result<(), FilesError> {
+        let all = [&self.hostname, &self.hosts, &self.resolv_conf, &self.shm];
+        for path in all.into_iter().filter(|path| path.starts_with(&self.directory)) {
+            label_path(path, label).map_err(|source| io_error("label", path, source))?;
         }
         Ok(())
     }

@@ -13,6 +13,6 @@ mod state;
 pub(crate) use files::hostname;
 pub use files::{FilesError, SandboxPaths};
 pub use handle::Sandbox;
-pub use record::{Record, RecordError};
+pub use record::{Record, RecordError, Selinux};
 pub use resources::Resources;
 pub use state::{Denied, Event, State};

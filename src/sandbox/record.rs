@@ -1,6 +1,7 @@
 //! A sandbox's durable form: a SandboxStore record, written first and deleted last.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::v1::{PodSandboxConfig, PodSandboxMetadata};
 use crate::containerd::{self, Any};
 use crate::ids::SandboxId;
+use crate::lsm::selinux::{Labels, Reservation};
 
 /// Key of the CRI config. Its bytes are written once: prost would drop fields of a newer API.
 const CONFIG: &str = "pontoon.sandbox.config";
@@ -27,6 +29,17 @@ pub struct Record {
     pub handler: String,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
+    /// Its SELinux labels; `None` where it has none.
+    pub selinux: Option<Selinux>,
+}
+
+/// A pod's SELinux labels.
+#[derive(Debug, Clone)]
+pub struct Selinux {
+    /// The labels; part of the record, so that no other pod gets their level after a restart.
+    pub labels: Labels,
+    /// Keeps others from their level as long as the pod is there; not part of the record.
+    pub level: Option<Arc<Reservation>>,
 }
 
 /// Why a SandboxStore record is not one of ours, or cannot be read.
@@ -44,6 +57,8 @@ pub enum RecordError {
 struct About {
     handler: String,
     created_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selinux: Option<Labels>,
 }
 
 impl Record {
@@ -54,15 +69,19 @@ impl Record {
         // A name of its own, so that two damaged records do not share one.
         let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
         let config = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
-        Some(Self { id, config, handler: String::new(), created_at: 0 })
+        Some(Self { id, config, handler: String::new(), created_at: 0, selinux: None })
     }
 
     /// As containerd stores it. `labels` are of our own making; the pod's labels and annotations
     /// stay inside the config, since containerd acts on labels of its objects.
     #[must_use]
     pub fn encode(&self, runtime: String, options: Any) -> containerd::Sandbox {
-        let about = About { handler: self.handler.clone(), created_at: self.created_at };
-        // A struct of a string and a number always serializes.
+        let about = About {
+            handler: self.handler.clone(),
+            created_at: self.created_at,
+            selinux: self.selinux.as_ref().map(|selinux| selinux.labels.clone()),
+        };
+        // A struct of strings and a number always serializes.
         let about = serde_json::to_vec(&about).unwrap_or_default();
         containerd::Sandbox {
             id: self.id.to_string(),
@@ -86,6 +105,36 @@ impl Record {
         let about: About = serde_json::from_slice(&about.value).map_err(|_| RecordError::Damaged(ABOUT))?;
         let config = sandbox.extensions.get(CONFIG).ok_or(RecordError::Damaged(CONFIG))?;
         let config = PodSandboxConfig::decode(config.value.as_slice()).map_err(|_| RecordError::Damaged(CONFIG))?;
-        Ok(Self { id, config, handler: about.handler, created_at: about.created_at })
+        let selinux = about.selinux.map(|labels| Selinux { labels, level: None });
+        Ok(Self { id, config, handler: about.handler, created_at: about.created_at, selinux })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(selinux: Option<Selinux>) -> Record {
+        let (id, config) = (SandboxId::random(), PodSandboxConfig::default());
+        Record { id, config, handler: "runc".to_owned(), created_at: 7, selinux }
+    }
+
+    fn stored(record: &Record) -> containerd::Sandbox {
+        record.encode("runtime".to_owned(), Any { type_url: String::new(), value: Vec::new() })
+    }
+
+    #[test]
+    fn labels_come_back_from_containerd() {
+        let label = |text: &str| text.parse().unwrap();
+        let labels = Labels { process: label("u:r:t:s0:c1,c2"), mount: label("u:object_r:f:s0:c1,c2") };
+        let record = record(Some(Selinux { labels: labels.clone(), level: None }));
+        assert_eq!(Record::decode(&stored(&record)).unwrap().selinux.unwrap().labels, labels);
+    }
+
+    #[test]
+    fn a_record_without_labels_is_read_as_ever() {
+        let stored = stored(&record(None));
+        assert_eq!(stored.extensions[ABOUT].value, br#"{"handler":"runc","created_at":7}"#);
+        assert!(Record::decode(&stored).unwrap().selinux.is_none());
     }
 }

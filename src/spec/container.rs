@@ -6,13 +6,14 @@ use oci_spec::runtime::{Linux, Process, Root, Spec};
 
 use super::{
     Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, cdi, devices, is_privileged,
-    linux_of, mounts, namespaces, process, process_of, resources, security, start,
+    linux_of, mounts, namespaces, process, process_of, resources, security, selinux, start,
 };
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
 use crate::cdi::ContainerEdits;
 use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
 use crate::ids::{ContainerId, SandboxId};
+use crate::lsm::selinux::Labels;
 
 /// Where the shim mounts a container's root, below its bundle.
 const ROOT: &str = "rootfs";
@@ -42,6 +43,8 @@ pub struct ContainerInput<'a> {
     pub image_name: &'a str,
     /// The seccomp profile that [`super::seccomp_file`] names, read.
     pub seccomp: Option<&'a [u8]>,
+    /// Its SELinux labels; `None` where it gets none.
+    pub selinux: Option<&'a Labels>,
     /// Who the process runs as.
     pub user: &'a User,
     /// The pod's files.
@@ -86,12 +89,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
-    if input.host.selinux && input.config.mounts.iter().any(|mount| mount.selinux_relabel) {
-        return Err(Error::unsupported(
-            "config.mounts.selinux_relabel",
-            "relabelling is not supported by this version",
-        ));
-    }
+    selinux::check_container(context)?;
     namespaces::check_container(&options, input.target_pid)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
@@ -109,6 +107,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
         linux.set_rootfs_propagation(propagation);
     }
     cdi::apply(&mut spec, input.cdi, !privileged || input.handler.privileged_without_host_devices);
+    selinux::set(&mut spec, input.selinux, privileged, (input.host, input.handler));
     Ok(spec)
 }
 
@@ -122,7 +121,6 @@ fn set_process(process: &mut Process, input: &ContainerInput<'_>) -> Result<(), 
     process.set_capabilities(Some(capabilities));
     process.set_no_new_privileges(Some(context.is_some_and(|context| context.no_new_privs)));
     process.set_apparmor_profile(apparmor);
-    process.set_selinux_label(security::selinux_label(context, input.sandbox, input.host));
     if let Some(wanted) = input.resources() {
         process.set_oom_score_adj(Some(super::oom_score(wanted.oom_score_adj, input.host)));
     }

@@ -18,6 +18,7 @@ mod resources;
 mod sandbox;
 pub mod seccomp;
 mod security;
+mod selinux;
 mod sysctls;
 mod user;
 
@@ -32,9 +33,11 @@ pub use process::exec_process;
 pub use report::{reported_resources, reported_user};
 pub use resources::update_resources;
 pub use sandbox::{SandboxInput, sandbox};
+pub use selinux::{container_labels, has_selinux_options, pod_labels, selinux_level};
 pub use user::{User, UserDb, user};
 
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
+use crate::lsm::selinux::Contexts;
 
 /// OCI runtime spec version of what is made; runc 1.5 knows it.
 const OCI_VERSION: &str = "1.2.1";
@@ -52,10 +55,10 @@ pub struct Host {
     pub swap: bool,
     /// Whether cgroups count huge pages.
     pub hugetlb: bool,
-    /// Whether AppArmor is the kernel's security module.
+    /// Whether AppArmor is a security module of the kernel's, and is to be used.
     pub apparmor: bool,
-    /// Whether SELinux is.
-    pub selinux: bool,
+    /// What SELinux's policy has for containers; `None` where it is not one, or is not to be used.
+    pub selinux: Option<Contexts>,
     /// Whether the kernel has seccomp filters.
     pub seccomp: bool,
     /// Major and minor version.
@@ -81,6 +84,8 @@ pub struct Handler {
     pub pod_annotations: Vec<String>,
     /// Globs of container annotations that go into specs.
     pub container_annotations: Vec<String>,
+    /// Whether its pods run in virtual machines.
+    pub virtual_machine: bool,
 }
 
 /// The pod's files that its containers see.

@@ -6,10 +6,11 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources, Root, Spec};
 
 use super::{
     Error, Handler, Host, SandboxFiles, annotations, capabilities, devices, linux_of, mounts, namespaces, oom_score,
-    process_of, security, start, sysctls,
+    process_of, security, selinux, start, sysctls,
 };
 use crate::api::v1::{LinuxSandboxSecurityContext, PodSandboxConfig};
 use crate::ids::SandboxId;
+use crate::lsm::selinux::Labels;
 
 /// Below every container, above what the node needs; as in kubelet's own pause containers.
 const OOM_SCORE: i64 = -998;
@@ -40,6 +41,8 @@ pub struct SandboxInput<'a> {
     pub hostname: String,
     /// The seccomp profile that [`super::seccomp_file`] names, read.
     pub seccomp: Option<&'a [u8]>,
+    /// The pod's SELinux labels; `None` where it gets none.
+    pub selinux: Option<&'a Labels>,
     /// The pod's files.
     pub files: &'a SandboxFiles,
 }
@@ -54,6 +57,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     namespaces::check_sandbox(&options)?;
     let sysctls = sysctls::sandbox(input.config, &options)?;
     let (uid, gid, groups) = user(context)?;
+    selinux::check_sandbox(context)?;
     let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
 
     let mut spec = start(input.handler);
@@ -84,7 +88,9 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     resources.set_cpu(Some(cpu)).set_devices(Some(devices::deny_all()));
     linux.set_resources(Some(resources));
     let base = spec.mounts_mut().take().unwrap_or_default();
-    spec.set_mounts(Some(mounts::sandbox(input.files, context.is_some_and(|context| context.privileged), base)));
+    let privileged = context.is_some_and(|context| context.privileged);
+    spec.set_mounts(Some(mounts::sandbox(input.files, privileged, base)));
+    selinux::set(&mut spec, input.selinux, privileged, (input.host, input.handler));
     spec.annotations_mut().get_or_insert_default().extend(annotations::sandbox(input));
     Ok(spec)
 }

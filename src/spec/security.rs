@@ -1,4 +1,4 @@
-//! Seccomp, AppArmor, SELinux, masked and read-only paths.
+//! Seccomp, AppArmor, masked and read-only paths.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,8 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use super::{Error, Host, is_privileged, seccomp};
 use crate::api::v1::security_profile::ProfileType;
-use crate::api::v1::{
-    LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig, SeLinuxOption, SecurityProfile,
-};
+use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, SecurityProfile};
+use crate::lsm::apparmor::DEFAULT_PROFILE;
 
 const FIELD: &str = "config.linux.security_context";
 
@@ -92,28 +91,32 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
     Ok(Some(path))
 }
 
-/// The AppArmor profile's name, from the field of today or the one of old. Of a container that
-/// says nothing it is the one of the handler's spec. A profile that cannot be had is an error, never unconfined.
+/// The AppArmor profile's name, from the field of today or the one of old; the verb sees to it that it is
+/// loaded. A container that says nothing gets the one of the handler's spec, or else the default one, as
+/// Kubernetes wants it. A profile that cannot be had is an error, never unconfined.
 pub(super) fn apparmor(
     context: Option<&LinuxContainerSecurityContext>,
     host: &Host,
     base: Option<String>,
 ) -> Result<Option<String>, Error> {
-    let field = || format!("{FIELD}.apparmor");
+    let field = format!("{FIELD}.apparmor");
+    let default = || Some(DEFAULT_PROFILE.to_owned());
+    let confined = |profile: Option<String>| profile.filter(|_| !is_privileged(context));
     let (kind, name) = match context.and_then(|context| apparmor_wanted(context)) {
+        Some((ProfileType::Unconfined | ProfileType::RuntimeDefault, name)) if !name.is_empty() => {
+            return Err(Error::invalid(field + ".localhost_ref", "goes with Localhost only"));
+        }
         Some((ProfileType::Unconfined, _)) => return Ok(None),
-        Some(_) if !host.apparmor => return Err(Error::unsupported(field(), "this host has no AppArmor")),
+        Some(_) if !host.apparmor => return Err(Error::unsupported(field, "this host has no AppArmor")),
         Some(wanted) => wanted,
-        None => return Ok(base.filter(|_| !is_privileged(context))),
+        None => return Ok(confined(base.or_else(|| default().filter(|_| host.apparmor)))),
     };
     match kind {
         ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault if is_privileged(context) => Ok(None),
-        ProfileType::RuntimeDefault => {
-            Err(Error::unsupported(field(), "the default profile is not supported by this version"))
-        }
+        ProfileType::RuntimeDefault => Ok(confined(default())),
+        // kubelet writes the name; `localhost/` before it is of old clients.
         ProfileType::Localhost => match name.strip_prefix("localhost/").unwrap_or(name) {
-            "" => Err(Error::invalid(format!("{FIELD}.apparmor.localhost_ref"), "is empty")),
+            "" => Err(Error::invalid(field + ".localhost_ref", "is empty")),
             name => Ok(Some(name.to_owned())),
         },
     }
@@ -128,30 +131,6 @@ fn apparmor_wanted(context: &LinuxContainerSecurityContext) -> Option<(ProfileTy
         (None, "runtime/default") => Some((ProfileType::RuntimeDefault, "")),
         (None, name) => Some((ProfileType::Localhost, name)),
     }
-}
-
-/// The process's SELinux label: the container's options, or else its pod's. A host without SELinux has no labels.
-pub(super) fn selinux_label(
-    context: Option<&LinuxContainerSecurityContext>,
-    sandbox: &PodSandboxConfig,
-    host: &Host,
-) -> Option<String> {
-    let pod = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let options = context
-        .and_then(|context| context.selinux_options.as_ref())
-        .or(pod.and_then(|pod| pod.selinux_options.as_ref()));
-    options.filter(|_| host.selinux && !is_privileged(context)).map(label)
-}
-
-fn label(options: &SeLinuxOption) -> String {
-    let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
-    format!(
-        "{}:{}:{}:{}",
-        or(&options.user, "system_u"),
-        or(&options.role, "system_r"),
-        or(&options.r#type, "container_t"),
-        or(&options.level, "s0")
-    )
 }
 
 /// Masked and read-only paths of a container: none when it is privileged, the request's to the

@@ -65,6 +65,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         cdi: &crate::cdi::ContainerEdits::default(),
         volumes: &[],
         seccomp: None,
+        selinux: None,
         host,
         handler: &Handler::default(),
         cgroup_path: "/pods/c".to_owned(),

@@ -34,13 +34,14 @@ pub struct Test {
     alone: bool,
     deadline: Duration,
     only_pontoon: Option<&'static str>,
+    missing: Option<&'static str>,
 }
 
 impl Test {
     /// For [`rules`] alone.
     pub fn new(name: &str, body: fn(Arc<Scope>) -> Running) -> Self {
         let name = name.strip_prefix("e2e::").unwrap_or(name).to_owned();
-        Self { name, body, alone: false, deadline: Duration::from_secs(90), only_pontoon: None }
+        Self { name, body, alone: false, deadline: Duration::from_secs(90), only_pontoon: None, missing: None }
     }
 
     /// Nothing else runs meanwhile: it compares the node before and after, or ends a daemon.
@@ -61,12 +62,18 @@ impl Test {
         self
     }
 
+    /// Only on a node that has what it takes, and what the others lack.
+    pub fn only_if(mut self, there: bool, lack: &'static str) -> Self {
+        self.missing = (!there).then_some(lack);
+        self
+    }
+
     fn skipped(&self, target: Target) -> Option<&'static str> {
         let left_out = std::env::var("E2E_SKIP").unwrap_or_default();
         if left_out.split(' ').any(|name| !name.is_empty() && self.name.contains(name)) {
             return Some("left out by E2E_SKIP");
         }
-        self.only_pontoon.filter(|_| target == Target::Builtin)
+        self.missing.or(self.only_pontoon.filter(|_| target == Target::Builtin))
     }
 }
 

@@ -18,6 +18,7 @@ mod registry;
 mod scope;
 mod security;
 
+mod apparmor;
 mod bad_input;
 mod churn;
 mod container_exit;
@@ -39,6 +40,7 @@ mod security_files;
 mod security_images;
 mod security_names;
 mod security_process;
+mod selinux;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,6 +55,8 @@ fn main() -> std::process::ExitCode {
         pods_network::tests,
         container_process::tests,
         container_security::tests,
+        apparmor::tests,
+        selinux::tests,
         container_mounts::tests,
         devices::tests,
         container_resources::tests,

@@ -129,14 +129,48 @@ fn of_the_security_context() {
         ),
         (apparmor(0, "", false), "config.linux.security_context.apparmor: this host has no AppArmor"),
         (apparmor(2, "p", false), "config.linux.security_context.apparmor: this host has no AppArmor"),
-        (
-            apparmor(0, "", true),
-            "config.linux.security_context.apparmor: the default profile is not supported by this version",
-        ),
+        (apparmor(0, "p", true), "config.linux.security_context.apparmor.localhost_ref: goes with Localhost only"),
+        (apparmor(1, "p", true), "config.linux.security_context.apparmor.localhost_ref: goes with Localhost only"),
         (apparmor(2, "", true), "config.linux.security_context.apparmor.localhost_ref: is empty"),
     ]);
     let broken = localhost("/p.json");
     assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
+}
+
+/// Also where there is no SELinux: what is wrong is not right for another node.
+#[test]
+fn of_selinux_options() {
+    let both = |options: Value| {
+        let context = json!({ "selinux_options": options });
+        let linux = json!({ "security_context": context });
+        let of_sandbox = sandbox(linux.clone());
+        let on_selinux = refusal(json!({ "container": { "linux": linux }, "host": { "selinux": true } }));
+        assert_eq!([&of_sandbox, &on_selinux], [&security(context.clone()); 2]);
+        of_sandbox
+    };
+    let level = |level: &str| both(json!({ "level": level }));
+    all_equal(&[
+        (
+            level("s0,c4,c5"),
+            "config.linux.security_context.selinux_options.level: \"s0,c4,c5\" is no level such as s0:c1,c2",
+        ),
+        (
+            level("s0:c1\nx"),
+            "config.linux.security_context.selinux_options.level: \"s0:c1\\nx\" is no level such as s0:c1,c2",
+        ),
+        (
+            both(json!({ "type": "spc_t:s0" })),
+            "config.linux.security_context.selinux_options.type: \"spc_t:s0\" has characters that no name has",
+        ),
+        (
+            both(json!({ "user": "a b" })),
+            "config.linux.security_context.selinux_options.user: \"a b\" has characters that no name has",
+        ),
+        (
+            both(json!({ "role": "r\u{0}" })),
+            "config.linux.security_context.selinux_options.role: \"r\\0\" has characters that no name has",
+        ),
+    ]);
 }
 
 #[test]

@@ -1,0 +1,115 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use rustix::fs::open;
+
+use super::*;
+use crate::api::v1::Mount;
+
+const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+const OTHER: &str = "system_u:object_r:container_file_t:s0:c3,c4";
+
+/// Labels can be written as root, also where the kernel does nothing with them.
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: not root");
+    }
+    root
+}
+
+fn label(path: &Path) -> Option<String> {
+    label_of(open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).unwrap()).unwrap()
+}
+
+async fn relabel(path: &Path, label: &str) -> Result<(), Error> {
+    trees(vec![path.to_owned()], label.to_owned()).await
+}
+
+fn mount(source: &str, selinux_relabel: bool) -> HostMount {
+    HostMount { source: source.into(), mount: Mount { selinux_relabel, ..Mount::default() } }
+}
+
+#[tokio::test]
+async fn a_tree_is_labelled_whole_and_nothing_outside_of_it() {
+    if !is_root() {
+        return;
+    }
+    let outer = tempfile::tempdir().unwrap();
+    let (top, secret) = (outer.path().join("volume"), outer.path().join("secret"));
+    fs::create_dir_all(top.join("a/b/c")).unwrap();
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("file"), "").unwrap();
+    fs::write(top.join("a/file"), "").unwrap();
+    crate::sys::fifo::make(&top.join("a/b/fifo")).unwrap();
+    symlink(&secret, top.join("out")).unwrap();
+    symlink("../../secret/file", top.join("a/up")).unwrap();
+    relabel(&top, LABEL).await.unwrap();
+    for path in ["", "a", "a/b", "a/b/c", "a/file", "a/b/fifo", "out", "a/up"] {
+        assert_eq!(label(&top.join(path)).as_deref(), Some(LABEL), "{path}");
+    }
+    assert_eq!([label(&secret), label(&secret.join("file"))], [None, None]);
+}
+
+#[tokio::test]
+async fn a_top_that_has_the_label_says_that_all_has() {
+    if !is_root() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    fs::write(top.path().join("file"), "").unwrap();
+    relabel(top.path(), LABEL).await.unwrap();
+    crate::lsm::selinux::label_path(&top.path().join("file"), OTHER).unwrap();
+    relabel(top.path(), LABEL).await.unwrap();
+    assert_eq!(label(&top.path().join("file")).as_deref(), Some(OTHER), "nothing was walked");
+    relabel(top.path(), OTHER).await.unwrap();
+    assert_eq!(label(top.path()).as_deref(), Some(OTHER));
+}
+
+/// A walk that did not come to its end is walked again.
+#[tokio::test]
+async fn the_top_is_labelled_last() {
+    if !is_root() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    let mut deep = top.path().to_owned();
+    for _ in 0..DEEPEST + 1 {
+        deep.push("d");
+        fs::create_dir(&deep).unwrap();
+    }
+    let error = relabel(top.path(), LABEL).await.unwrap_err();
+    assert!(matches!(error, Error::Io { operation: "relabel", .. }), "{error:?}");
+    assert_eq!(label(top.path()), None);
+    assert_eq!(label(&top.path().join("d")).as_deref(), Some(LABEL));
+}
+
+#[tokio::test]
+async fn a_volume_may_be_one_file_and_a_file_system_without_labels_is_no_error() {
+    if !is_root() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    fs::write(top.path().join("file"), "").unwrap();
+    relabel(&top.path().join("file"), LABEL).await.unwrap();
+    assert_eq!(label(&top.path().join("file")).as_deref(), Some(LABEL));
+    assert_eq!(label(top.path()), None);
+    relabel(Path::new("/proc/self/attr"), LABEL).await.unwrap();
+}
+
+/// CVE-2021-43816: a host file that a pod has as its /etc/hosts kept its label only when nothing was labelled unasked.
+#[test]
+fn only_what_asks_for_it_is_relabelled() {
+    let mounts = [mount("/etc/hosts", false), mount("/data", true)];
+    assert_eq!(wanted(&mounts), [Path::new("/data")]);
+}
+
+#[test]
+fn the_node_itself_is_not_relabelled() {
+    for path in ["/", "/etc", "/usr", "/usr/bin", "/var/lib", "/etc/shadow"] {
+        let error = check(&[mount("/data", true), mount(path, true)]).unwrap_err().to_string();
+        assert!(error.starts_with("config.mounts[1].selinux_relabel: "), "{error}");
+        check(&[mount(path, false)]).unwrap();
+    }
+    check(&[mount("/etc/app", true), mount("/var/lib/kubelet/pods/x", true)]).unwrap();
+}

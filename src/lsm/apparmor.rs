@@ -1,0 +1,233 @@
+//! AppArmor: which profiles are loaded, and a default one of our own.
+//!
+//! The default profile grants what containerd's and Docker's do, in words of our own. Its name has a
+//! version: a loaded profile is never replaced under running containers, a new text gets a new name.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+/// Name of the default profile.
+pub const DEFAULT_PROFILE: &str = "pontoon-default-v1";
+
+const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
+const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
+/// Where apparmor_parser looks for what a profile includes.
+const INCLUDES: &str = "/etc/apparmor.d";
+/// A service's PATH may lack sbin.
+const PARSERS: [&str; 3] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser", "/usr/bin/apparmor_parser"];
+/// It compiles for less than a second.
+const PARSER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A profile that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody has loaded it.
+    #[error("AppArmor profile {0:?} is not loaded")]
+    NotLoaded(String),
+    /// The list of loaded profiles cannot be read.
+    #[error("read {PROFILES}")]
+    List(#[source] io::Error),
+    /// apparmor_parser did not take the default profile.
+    #[error("load AppArmor profile {DEFAULT_PROFILE}: {0}")]
+    Load(String),
+}
+
+/// The profiles of the node.
+#[derive(Debug)]
+pub struct Profiles {
+    /// Profiles of those who signal containers.
+    peers: Vec<String>,
+    /// One loads, the others wait for it.
+    loading: Mutex<()>,
+}
+
+/// Whether profiles can be given: the module is on, and its files are where we can read them.
+#[must_use]
+pub fn is_enabled() -> bool {
+    fs::read_to_string(ENABLED).is_ok_and(|on| on.starts_with('Y')) && Path::new(PROFILES).exists()
+}
+
+impl Profiles {
+    /// `runtime` is the process whose children signal containers: containerd.
+    #[must_use]
+    pub fn new(runtime: u64) -> Self {
+        let current = fs::read_to_string(format!("/proc/{runtime}/attr/current")).unwrap_or_default();
+        // Shims and runtimes may have profiles of their own, by these names in distributions.
+        let mut peers = ["unconfined", "runc", "crun"].map(str::to_owned).to_vec();
+        peers.extend(profile_name(&current).filter(|name| !peers.contains(name)));
+        Self { peers, loading: Mutex::default() }
+    }
+
+    /// Makes sure that a profile is loaded; the default one is loaded if it is not. Each time anew: tools such as
+    /// aa-remove-unknown take away what has no file in /etc/apparmor.d.
+    ///
+    /// # Errors
+    /// [`Error`]; a container must not start without the profile then.
+    pub async fn require(&self, name: &str) -> Result<(), Error> {
+        if is_loaded(name)? {
+            return Ok(());
+        }
+        if name != DEFAULT_PROFILE {
+            return Err(Error::NotLoaded(name.to_owned()));
+        }
+        let _one = self.loading.lock().await;
+        if is_loaded(name)? {
+            return Ok(());
+        }
+        let has = |file: &str| Path::new(INCLUDES).join(file).exists();
+        load(&text(&self.peers, has)).await?;
+        if is_loaded(name)? {
+            tracing::info!(profile = name, "loaded");
+            return Ok(());
+        }
+        Err(Error::Load("apparmor_parser succeeded, but the kernel does not list it".to_owned()))
+    }
+}
+
+fn is_loaded(name: &str) -> Result<bool, Error> {
+    fs::read_to_string(PROFILES).map(|list| lists(&list, name)).map_err(Error::List)
+}
+
+/// Lines are `name (mode)`; a name may have spaces.
+fn lists(list: &str, name: &str) -> bool {
+    list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(listed, _)| listed == name))
+}
+
+/// The profile that a process is in, if a rule can name it as it is.
+fn profile_name(current: &str) -> Option<String> {
+    let name = current.trim_end_matches(['\0', '\n']).rsplit_once(" (").map_or(current, |(name, _)| name).trim();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    (!name.is_empty() && name.bytes().all(plain)).then(|| name.to_owned())
+}
+
+async fn load(text: &str) -> Result<(), Error> {
+    let failed = |why: String| Error::Load(why);
+    let found = PARSERS.iter().map(PathBuf::from).find(|path| path.exists());
+    let parser = found.ok_or_else(|| failed("there is no apparmor_parser (package apparmor)".to_owned()))?;
+    let mut command = Command::new(&parser);
+    // Not from the cache nor into it: what it compiles has no file.
+    command.args(["--replace", "--skip-cache"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = async {
+        let mut child = command.kill_on_drop(true).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(text.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = match tokio::time::timeout(PARSER_DEADLINE, run).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(failed(format!("{}: {error}", parser.display()))),
+        Err(_) => return Err(failed(format!("{} did not end within {PARSER_DEADLINE:?}", parser.display()))),
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(failed(format!("{}: {}: {}", parser.display(), output.status, words.trim())))
+}
+
+/// The default profile. `has` tells which of the distribution's files are there to be included.
+fn text(peers: &[String], has: impl Fn(&str) -> bool) -> String {
+    let mut text = String::from("# Of Pontoon, for containers that ask for no other profile.\n");
+    // Without it a newer parser would mediate more than these rules were written for.
+    if has("abi/3.0") {
+        text += "abi <abi/3.0>,\n";
+    }
+    text += if has("tunables/global") { "include <tunables/global>\n" } else { "@{PROC}=/proc/\n" };
+    text += &format!("profile {DEFAULT_PROFILE} flags=(attach_disconnected,mediate_deleted) {{\n");
+    if has("abstractions/base") {
+        text += "  include <abstractions/base>\n";
+    }
+    text += ALLOWED;
+    for peer in peers {
+        text += &format!("  signal (receive) peer={peer},\n");
+    }
+    text += &format!("  signal (send, receive) peer={DEFAULT_PROFILE},\n");
+    text += &format!("  ptrace (trace, tracedby, read, readby) peer={DEFAULT_PROFILE},\n");
+    text + DENIED + "}\n"
+}
+
+/// Namespaces, capabilities and the cgroup limit these; the profile takes away what is left.
+const ALLOWED: &str = "
+  network,
+  capability,
+  file,
+  umount,
+";
+
+const DENIED: &str = "
+  deny mount,
+
+  # /proc belongs to processes, but for what is namespaced: sys/kernel/shm*. Names of processes begin with a digit.
+  deny @{PROC}/* w,
+  deny @{PROC}/{[^1-9s]*,s[^y]*,sy[^s]*,sys?*}/** w,
+  deny @{PROC}/sys/[^k]** w,
+  deny @{PROC}/sys/kernel/{?,??,[^s]*,s[^h]*,sh[^m]*} w,
+  deny @{PROC}/sys/kernel/{[^s]*,s[^h]*,sh[^m]*}/** w,
+  deny @{PROC}/sysrq-trigger rwklx,
+  deny @{PROC}/kcore rwklx,
+
+  # Of /sys, cgroups alone are written to.
+  deny /sys/{[^f]*,f[^s]*,fs/[^c]*,fs/c[^g]*,fs/cg[^r]*}/** wklx,
+  deny /sys/firmware/** rwklx,
+  deny /sys/devices/virtual/powercap/** rwklx,
+  deny /sys/kernel/security/** rwklx,
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_loaded_by_its_whole_name() {
+        let list = "pontoon-default-v1 (enforce)\n/usr/bin/man (enforce)\nwith space (complain)\nhttpd (a) (kill)\n";
+        for name in ["pontoon-default-v1", "/usr/bin/man", "with space", "httpd (a)"] {
+            assert!(lists(list, name), "{name}");
+        }
+        for name in ["pontoon-default", "with", "", "httpd", "pontoon-default-v1 (enforce)"] {
+            assert!(!lists(list, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn whoever_starts_containers_may_signal_them() {
+        assert_eq!(profile_name("unconfined\n").as_deref(), Some("unconfined"));
+        assert_eq!(profile_name("/usr/bin/containerd (enforce)\n").as_deref(), Some("/usr/bin/containerd"));
+        // Nothing that the kernel says can add a rule.
+        assert!(profile_name("x,\n capability").is_none() && profile_name("").is_none());
+        let text = text(&["unconfined".to_owned(), "cd".to_owned()], |_| false);
+        assert!(text.contains("signal (receive) peer=unconfined,") && text.contains("signal (receive) peer=cd,"));
+    }
+
+    #[test]
+    fn only_what_is_there_is_included() {
+        let bare = text(&[], |_| false);
+        assert!(!bare.contains("include") && !bare.contains("abi <") && bare.contains("@{PROC}=/proc/"));
+        let full = text(&[], |_| true);
+        assert!(full.contains("include <tunables/global>") && full.contains("abi <abi/3.0>,"));
+    }
+
+    /// The parser compiles it, on any kernel; it is not loaded.
+    #[test]
+    fn the_default_profile_is_valid() {
+        let Some(parser) = PARSERS.iter().find(|path| Path::new(path).exists()) else {
+            eprintln!("skipped: no apparmor_parser");
+            return;
+        };
+        for has in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("profile");
+            let peers = Profiles::new(std::process::id().into()).peers;
+            fs::write(&file, text(&peers, |path| has && Path::new(INCLUDES).join(path).exists())).unwrap();
+            let output = std::process::Command::new(parser).args(["-Q", "-K"]).arg(&file).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What the loaded policy has for containers.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::Context;
+
+const SELINUXFS: &str = "/sys/fs/selinux";
+/// Of container-selinux; a policy without it may have lxc_contexts.
+const CONTEXTS: &str = "/usr/share/containers/selinux/contexts";
+const POLICY: &str = "/etc/selinux";
+
+/// The contexts that the policy gives to containers, without a pod's level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contexts {
+    /// A container's process.
+    pub process: Context,
+    /// The process of a virtual machine.
+    pub vm_process: Context,
+    /// A privileged container's process, confined by nothing; `None` where the policy has none: then its
+    /// transitions decide, as with containerd.
+    pub privileged: Option<Context>,
+    /// A container's files.
+    pub file: Context,
+    /// Files that all containers may read and none may write.
+    pub read_only_file: Context,
+}
+
+impl Default for Contexts {
+    /// Those of container-selinux.
+    fn default() -> Self {
+        Self::parse("")
+    }
+}
+
+impl Contexts {
+    /// Reads the form of `lxc_contexts`: lines of `key = "context"`.
+    fn parse(text: &str) -> Self {
+        let named = |key: &str| {
+            let line = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+            let mut pairs = line.filter_map(|line| line.split_once('='));
+            let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
+            value.trim().trim_matches('"').parse().ok()
+        };
+        let made = |role: &str, kind: &str| Context {
+            user: "system_u".to_owned(),
+            role: role.to_owned(),
+            kind: kind.to_owned(),
+            level: Some("s0".to_owned()),
+        };
+        let process = named("process").unwrap_or_else(|| made("system_r", "container_t"));
+        let file = named("file").unwrap_or_else(|| made("object_r", "container_file_t"));
+        Self {
+            vm_process: named("kvm_process").unwrap_or_else(|| process.clone()),
+            privileged: Some(Context { kind: "spc_t".to_owned(), ..process.clone() }),
+            read_only_file: named("ro_file")
+                .unwrap_or_else(|| Context { kind: "container_ro_file_t".to_owned(), ..file.clone() }),
+            process,
+            file,
+        }
+    }
+}
+
+/// Reads them; `None` when the kernel has no SELinux, or no policy for it.
+#[must_use]
+pub fn contexts() -> Option<Contexts> {
+    let enforce = Path::new(SELINUXFS).join("enforce");
+    // Before a policy is loaded everything is `kernel`, and no label means anything.
+    let own = fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    if !enforce.exists() || matches!(own.trim_end_matches(['\0', '\n']), "" | "kernel") {
+        return None;
+    }
+    let text = fs::read_to_string(CONTEXTS).or_else(|_| fs::read_to_string(lxc_contexts())).unwrap_or_default();
+    let mut contexts = Contexts::parse(&text);
+    contexts.privileged = contexts.privileged.filter(|context| canonical(context).is_ok());
+    Some(contexts)
+}
+
+fn lxc_contexts() -> PathBuf {
+    let config = fs::read_to_string(Path::new(POLICY).join("config")).unwrap_or_default();
+    let kind = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE=")).unwrap_or("targeted");
+    Path::new(POLICY).join(kind.trim()).join("contexts/lxc_contexts")
+}
+
+/// A context as the kernel writes it: with its categories in order. Files are compared by it.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] when the policy does not have it.
+pub fn canonical(context: &Context) -> io::Result<Context> {
+    let text = format!("{context}\0");
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(Path::new(SELINUXFS).join("context"))?;
+    // One write is one question (security/selinux/selinuxfs.c, sel_write_context).
+    file.write_all(text.as_bytes())?;
+    let mut answer = String::new();
+    file.read_to_string(&mut answer)?;
+    answer.trim_end_matches('\0').parse().map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policys_words_win_over_those_of_container_selinux() {
+        let text = "# process = \"x:x:x:s0\"\nprocess = \"system_u:system_r:svirt_lxc_net_t:s0\"\n\
+                    content = \"system_u:object_r:virt_var_lib_t:s0\"\nfile = \"system_u:object_r:svirt_lxc_file_t:s0\"\n";
+        let contexts = Contexts::parse(text);
+        assert_eq!(contexts.process.kind, "svirt_lxc_net_t");
+        assert_eq!(contexts.file.to_string(), "system_u:object_r:svirt_lxc_file_t:s0");
+        assert_eq!(contexts.vm_process, contexts.process);
+        assert_eq!(contexts.read_only_file.to_string(), "system_u:object_r:container_ro_file_t:s0");
+    }
+
+    #[test]
+    fn without_words_of_its_own_a_policy_is_container_selinuxs() {
+        let contexts = Contexts::default();
+        assert_eq!(contexts.process.to_string(), "system_u:system_r:container_t:s0");
+        assert_eq!(contexts.file.to_string(), "system_u:object_r:container_file_t:s0");
+        assert_eq!(contexts.privileged.unwrap().to_string(), "system_u:system_r:spc_t:s0");
+    }
+
+    #[test]
+    fn a_policy_without_levels_has_contexts_without() {
+        let contexts = Contexts::parse("process = u:r:t\nfile = u:object_r:f\n");
+        assert_eq!((contexts.process.level, contexts.read_only_file.level), (None, None));
+    }
+}
