@@ -112,13 +112,7 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
         return unsupported("image", format!("image volumes are not served: {:?}", image.image));
     }
     absolute(&mount.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
-    // Without the mapping the container would see files of other owners.
-    if !mount.uid_mappings.is_empty() {
-        return unsupported("uidMappings", "id-mapped mounts are not served".to_owned());
-    }
-    if !mount.gid_mappings.is_empty() {
-        return unsupported("gidMappings", "id-mapped mounts are not served".to_owned());
-    }
+    check_mappings(mount).map_err(|(name, problem)| invalid(index, &name, problem))?;
     let propagation = MountPropagation::try_from(mount.propagation)
         .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
     if mount.recursive_read_only && !mount.readonly {
@@ -128,6 +122,25 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
         return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE"));
     }
     Ok(Mount { container_path: container_path.display().to_string(), ..mount.clone() })
+}
+
+/// The field that no id-mapped mount can be made of, and why.
+fn check_mappings(mount: &Mount) -> Result<(), (String, &'static str)> {
+    let parts = [("uidMappings", &mount.uid_mappings), ("gidMappings", &mount.gid_mappings)];
+    if let Some((name, _)) = parts.iter().find(|(_, mappings)| mappings.is_empty())
+        && parts.iter().any(|(_, mappings)| !mappings.is_empty())
+    {
+        return Err(((*name).to_owned(), "is empty, and the other of uidMappings and gidMappings is not"));
+    }
+    for (name, mappings) in parts {
+        for (number, mapping) in mappings.iter().enumerate() {
+            let ends = [mapping.host_id, mapping.container_id].map(|first| first.checked_add(mapping.length));
+            if mapping.length == 0 || ends.contains(&None) {
+                return Err((format!("{name}[{number}]"), "maps no id, or goes past the last one"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {

@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
+use crate::userns::{Mapping, Range};
 
 /// One snapshot as the snapshotter's metadata describes it.
 #[derive(Clone, Debug)]
@@ -47,16 +48,23 @@ impl Containerd {
         SnapshotsClient::new(self.unary.clone())
     }
 
-    /// Makes a writable snapshot above `parent` and gives the mounts of it.
+    /// Makes a writable snapshot above `parent` and gives the mounts of it: with the ids of a user namespace, if they are
+    /// given, which the snapshotter has to be able to (capability `remap-ids`).
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] when the parent is not unpacked, [`super::Kind::AlreadyExists`] for the key.
-    pub async fn prepare_snapshot(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>> {
+    pub async fn prepare_snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        ids: Option<Mapping>,
+    ) -> Result<Vec<Mount>> {
         let request = pb::PrepareSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
             key: key.to_owned(),
             parent: parent.to_owned(),
-            labels: HashMap::new(),
+            labels: ids.map(id_labels).unwrap_or_default(),
         };
         let reply = self.snapshots().prepare(self.request(request)).await;
         let reply = reply.map_err(|status| Error::status("prepare snapshot", key, &status))?;
@@ -191,6 +199,14 @@ impl Containerd {
         let usage = reply.map_err(|status| Error::status("usage of snapshot", key, &status))?.into_inner();
         Ok(Usage { bytes: u64::try_from(usage.size).unwrap_or(0), inodes: u64::try_from(usage.inodes).unwrap_or(0) })
     }
+}
+
+/// What a snapshotter that maps ids looks for. Ours to set: nothing of an image or a pod becomes a label.
+fn id_labels(ids: Mapping) -> HashMap<String, String> {
+    let label = |name: &str, range: Range| {
+        (format!("containerd.io/snapshot/{name}"), format!("0:{}:{}", range.host, range.length))
+    };
+    HashMap::from([label("uidmapping", ids.uids), label("gidmapping", ids.gids)])
 }
 
 fn mounts(mounts: Vec<containerd_client::types::Mount>) -> Vec<Mount> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::undo::Leftovers;
-use crate::{container, containerd, images, netns, network, sandbox, spec};
+use crate::{container, containerd, images, netns, network, sandbox, spec, userns};
 
 /// A verb's failure.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,24 @@ pub enum Error {
         id: String,
         /// Why.
         source: netns::Error,
+    },
+    /// The pod's user namespace.
+    #[error("user namespace of sandbox {id}")]
+    Userns {
+        /// The sandbox.
+        id: String,
+        /// Why.
+        source: userns::Error,
+    },
+    /// A pod in a user namespace where there can be none.
+    #[error(
+        "config.linux.security_context.namespace_options.userns_options: runtime handler {handler} has no user namespaces: {why}"
+    )]
+    NoUserNamespaces {
+        /// The handler's name.
+        handler: String,
+        /// What is missing.
+        why: String,
     },
     /// The pod's files.
     #[error("files of sandbox {id}")]

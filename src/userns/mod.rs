@@ -5,10 +5,9 @@
 //! container joins both by their paths, the pod's containers join the pause process. Nothing is stored, and a restart
 //! of the daemon changes nothing. This room knows neither sandboxes nor CRI: `crate::runtime` calls it.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::nsfs;
@@ -71,7 +70,7 @@ pub enum Error {
     },
 }
 
-/// Makes a user namespace and pins it at `path`, whose directory is made when it is missing. With `network`, gives a
+/// Makes a user namespace and pins it at `path`, whose directory has to be there. With `network`, gives a
 /// network namespace that it owns, for `crate::netns` to pin. It runs to its end even when the future is dropped; undo
 /// it with [`remove`].
 ///
@@ -91,9 +90,6 @@ fn create_here(path: &Path, mapping: Mapping, network: bool) -> Result<Option<Fi
 }
 
 fn pin(namespace: &File, path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
     nsfs::make_file(path)?;
     let link = format!("/proc/self/fd/{}", namespace.as_raw_fd());
     let pinned = nsfs::pin(Path::new(&link), path);
@@ -139,7 +135,7 @@ mod tests {
             return;
         }
         let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("userns").join("a");
+        let path = place.path().join("a");
         remove(&path).await.unwrap();
         assert!(create(&path, MAPPING, false).await.unwrap().is_none());
         assert!(crate::netns::is_pinned(&path));

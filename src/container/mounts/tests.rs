@@ -74,10 +74,22 @@ async fn what_is_not_served_is_named() {
     let image = Some(ImageSpec { image: "sha256:0a".to_owned(), ..ImageSpec::default() });
     let error = refused(Mount { image, host_path: String::new(), ..base.clone() }).await;
     assert_eq!(error, "config.mounts[1].image: image volumes are not served: \"sha256:0a\"");
-    let mapping = vec![IdMapping { host_id: 1, container_id: 0, length: 1 }];
-    let uids = Mount { uid_mappings: mapping.clone(), ..base.clone() };
-    assert!(refused(uids).await.starts_with("config.mounts[1].uidMappings: "));
-    assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("config.mounts[1].gidMappings: "));
+}
+
+#[tokio::test]
+async fn ids_are_mapped_of_users_and_groups_together() {
+    let ids = |host_id, length| vec![IdMapping { host_id, container_id: 0, length }];
+    let base = mount(Path::new("/"));
+    let uids = Mount { uid_mappings: ids(1, 1), ..base.clone() };
+    assert!(refused(uids).await.starts_with("config.mounts[1].gidMappings: is empty"));
+    let gids = Mount { gid_mappings: ids(1, 1), ..base.clone() };
+    assert!(refused(gids).await.starts_with("config.mounts[1].uidMappings: is empty"));
+    for (host, length) in [(1, 0), (u32::MAX, 2)] {
+        let bad = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(host, length), ..base.clone() };
+        assert!(refused(bad).await.starts_with("config.mounts[1].gidMappings[0]: maps no id"));
+    }
+    let good = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(1, 1), ..base };
+    assert_eq!(resolve(&[good.clone()], MissingHostPath::Error).await.unwrap()[0].mount, good);
 }
 
 #[tokio::test]
