@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn user_namespaces_need_the_kernel_the_runtime_and_the_snapshotter() {
-        let runtime = RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
+        let runtime =
+            RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
         let snapshotter = |id: &str, capability: &str| Plugin {
             kind: "io.containerd.snapshotter.v1".to_owned(),
             id: id.to_owned(),

@@ -103,7 +103,8 @@ fn follow(socket: RawFd, owner: u32, network: bool) -> ! {
         let mut go = 0_u8;
         // SAFETY: both buffers live until the calls return, and have the lengths that are said.
         let told = unsafe {
-            libc::write(socket, errno.as_ptr().cast(), errno.len()) == 4 && libc::read(socket, (&raw mut go).cast(), 1) == 1
+            libc::write(socket, errno.as_ptr().cast(), errno.len()) == 4
+                && libc::read(socket, (&raw mut go).cast(), 1) == 1
         };
         if !told {
             // SAFETY: ends the process without running anything of it.
@@ -191,7 +192,8 @@ mod tests {
         if !privileged() {
             return;
         }
-        let made = create(Range { host: 70_000, length: 65_536 }, Range { host: 90_000, length: 65_536 }, false).unwrap();
+        let made =
+            create(Range { host: 70_000, length: 65_536 }, Range { host: 90_000, length: 65_536 }, false).unwrap();
         assert!(made.network.is_none());
         let maps = within(&made.user, "cat /proc/self/uid_map /proc/self/gid_map; id -u");
         let fields: Vec<&str> = maps.split_whitespace().collect();

@@ -116,6 +116,17 @@ pub async fn remove(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    /// Paths on which nothing is mounted once this is gone, also after a failure.
+    struct Unmounted([PathBuf; 3]);
+
+    impl Drop for Unmounted {
+        fn drop(&mut self) {
+            for path in &self.0 {
+                while nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+            }
+        }
+    }
+
     const MAPPING: Mapping =
         Mapping { uids: Range { host: 70_000, length: 65_536 }, gids: Range { host: 80_000, length: 65_536 } };
 
@@ -155,6 +166,7 @@ mod tests {
         }
         let place = tempfile::tempdir().unwrap();
         let (user, network) = (place.path().join("user"), place.path().join("netns").join("a"));
+        let _gone = Unmounted([user.clone(), network.clone(), place.path().join("netns")]);
         let made = create(&user, MAPPING, true).await.unwrap().unwrap();
         crate::netns::adopt(&network, made).await.unwrap();
         let bound = crate::netns::enter(&network, || std::net::TcpListener::bind("127.0.0.1:0").map(drop)).await;
@@ -163,7 +175,5 @@ mod tests {
             std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/sys/net/ipv4/ip_forward").unwrap())
         });
         assert_eq!(owner.await.unwrap(), 70_000);
-        crate::netns::remove(&network).await.unwrap();
-        remove(&user).await.unwrap();
     }
 }

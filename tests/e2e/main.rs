@@ -29,6 +29,7 @@ mod images;
 mod pods;
 mod pods_network;
 mod restart;
+mod userns;
 
 fn main() -> std::process::ExitCode {
     let mut tests = Vec::new();
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         container_logs::tests,
         container_exit::tests,
         container_stop::tests,
+        userns::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,

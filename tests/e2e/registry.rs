@@ -68,10 +68,21 @@ impl Registry {
 
     /// An image of one layer, `layer` being its compressed bytes and `diff_id` what they should unpack to. Its name.
     pub fn image(&self, name: &str, layer: &[u8], diff_id: &str) -> anyhow::Result<String> {
+        self.image_with(name, layer, diff_id, json!({"Cmd": ["sh"], "Labels": {"name": name}}))
+    }
+
+    /// The same with another `config` in its configuration.
+    pub fn image_with(
+        &self,
+        name: &str,
+        layer: &[u8],
+        diff_id: &str,
+        process: serde_json::Value,
+    ) -> anyhow::Result<String> {
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
-            "config": {"Cmd": ["sh"], "Labels": {"name": name}},
+            "config": process,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
         let config = serde_json::to_vec(&config)?;
