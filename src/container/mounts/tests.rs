@@ -89,7 +89,7 @@ async fn ids_are_mapped_of_users_and_groups_together() {
         assert!(refused(bad).await.starts_with("config.mounts[1].gidMappings[0]: maps no id"));
     }
     let good = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(1, 1), ..base };
-    assert_eq!(resolve(&[good.clone()], MissingHostPath::Error).await.unwrap()[0].mount, good);
+    assert_eq!(resolve(std::slice::from_ref(&good), MissingHostPath::Error).await.unwrap()[0].mount, good);
 }
 
 #[tokio::test]
