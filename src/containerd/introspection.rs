@@ -132,3 +132,18 @@ fn plugin(plugin: pb::Plugin) -> Plugin {
         init_error: plugin.init_err.map(|status| status.message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_can_what_it_says_and_no_more() {
+        let all = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let can = RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
+        assert_eq!(RuntimeFeatures::parse(all), can);
+        let user_only = br#"{"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":false}}}}"#;
+        assert_eq!(RuntimeFeatures::parse(user_only), RuntimeFeatures { user_namespaces: true, ..Default::default() });
+        assert_eq!(RuntimeFeatures::parse(b"not JSON"), RuntimeFeatures::default());
+    }
+}

@@ -101,3 +101,18 @@ fn boolean(key: &str, value: &toml::Value) -> Result<bool, OptionsError> {
 fn text(key: &str, value: &toml::Value) -> Result<String, OptionsError> {
     value.as_str().map(str::to_owned).ok_or(OptionsError { key: key.to_owned(), problem: "has to be a string" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_the_pipes_is_added_to_runcs_options_alone() {
+        let table = BTreeMap::from([("BinaryName".to_owned(), toml::Value::from("crun"))]);
+        let any = Options::new(RUNC, &table).unwrap().any_for(70_033, 80_044);
+        let options = runc::Options::decode(any.value.as_slice()).unwrap();
+        assert_eq!((options.io_uid, options.io_gid, options.binary_name.as_str()), (70_033, 80_044, "crun"));
+        let other = Options::new("io.containerd.kata.v2", &BTreeMap::new()).unwrap();
+        assert_eq!(other.any_for(1, 2), other.any());
+    }
+}

@@ -221,3 +221,15 @@ fn info(info: pb::Info) -> SnapshotInfo {
     };
     SnapshotInfo { name: info.name, parent: info.parent, kind, created_at: nanoseconds(info.created_at) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_labelled_as_containerd_reads_them() {
+        let labels = id_labels(Mapping { uids: Range { host: 70, length: 9 }, gids: Range { host: 80, length: 9 } });
+        assert_eq!(labels["containerd.io/snapshot/uidmapping"], "0:70:9");
+        assert_eq!(labels["containerd.io/snapshot/gidmapping"], "0:80:9");
+    }
+}
