@@ -11,6 +11,9 @@ use crate::userns::Mapping;
 
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
+/// The group of terminals.
+const TTY: u32 = 5;
+
 /// A mount of the kernel's: destination, type, source, options.
 type Kernel = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
@@ -22,9 +25,9 @@ const KERNEL: [Kernel; 4] = [
 ];
 
 /// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
-pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, base: Vec<Mount>) -> Vec<Mount> {
+pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, mapping: Option<Mapping>, base: Vec<Mount>) -> Vec<Mount> {
     // There is one sysfs a network namespace, and the first to mount it makes it read-only for all, or not.
-    let ours = KERNEL.iter().map(kernel).chain([sys.mount()]);
+    let ours = kernels(mapping).chain([sys.mount()]);
     let base = base.into_iter().filter(|mount| !(sys == Sys::Host && mount.destination() == Path::new("/sys")));
     let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !["/dev/shm", "/etc/resolv.conf"].iter().any(|path| mount.destination() == Path::new(path)));
@@ -40,7 +43,7 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     let sys = Sys::of(privileged, input.mapping, input.netns);
     // A handler's spec has /sys for containers that are not privileged.
     let base = base.into_iter().filter(|mount| sys == Sys::ReadOnly || mount.destination() != Path::new("/sys"));
-    let ours = KERNEL.iter().map(kernel).chain([sys.mount(), cgroup(privileged, input.host)]);
+    let ours = kernels(input.mapping).chain([sys.mount(), cgroup(privileged, input.host)]);
     let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
 
@@ -155,8 +158,13 @@ fn root_propagation(mounts: &[HostMount]) -> Option<String> {
     any(MountPropagation::PropagationHostToContainer).then(|| "rslave".to_owned())
 }
 
-fn kernel((path, kind, source, options): &Kernel) -> Mount {
-    make(path, kind, Path::new(source), options.iter().copied())
+/// Terminals belong to the group tty, unless the pod has too few ids for it: the kernel takes none that is not mapped.
+fn kernels(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
+    let has_tty = mapping.is_none_or(|mapping| mapping.host_gid(TTY).is_some());
+    KERNEL.iter().map(move |(path, kind, source, options)| {
+        let options = options.iter().copied().filter(|option| has_tty || *option != "gid=5");
+        make(path, kind, Path::new(source), options)
+    })
 }
 
 /// What a container has at /sys.

@@ -94,7 +94,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     linux.set_resources(Some(resources));
     let base = spec.mounts_mut().take().unwrap_or_default();
     let sys = mounts::Sys::of(context.is_some_and(|context| context.privileged), mapping, input.netns);
-    spec.set_mounts(Some(mounts::sandbox(input.files, sys, base)));
+    spec.set_mounts(Some(mounts::sandbox(input.files, sys, mapping, base)));
     spec.annotations_mut().get_or_insert_default().extend(annotations::sandbox(input));
     Ok(spec)
 }
