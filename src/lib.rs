@@ -3,7 +3,7 @@
 //! ```text
 //! kubelet ──CRI──► cri ──► runtime, images ──► sandbox, container, store
 //!                                    │
-//!                                    └──► spec, network, netns, cgroup, containerd ──► containerd
+//!                                    └──► spec, network, netns, userns, cgroup, containerd ──► containerd
 //! ```
 //! Each room's `mod.rs` says what it does, what it must not do and who calls it;
 //! docs/architecture.md follows one RunPodSandbox through them.
@@ -29,3 +29,4 @@ pub mod store;
 pub mod sys;
 pub mod tasks;
 pub mod undo;
+pub mod userns;

@@ -17,6 +17,7 @@ use pontoon::container::mounts::HostMount;
 use pontoon::ids::{ContainerId, SandboxId};
 use pontoon::lsm::selinux::{Contexts, Labels};
 use pontoon::spec::{self, ContainerInput, Handler, Host, ImageConfig, SandboxFiles, SandboxInput, UserDb};
+use pontoon::userns::Mapping;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -103,6 +104,7 @@ impl Default for Facts {
 struct HandlerFacts {
     base_spec: Option<oci_spec::runtime::Spec>,
     recursive_read_only: bool,
+    id_mapped_mounts: bool,
     privileged_without_host_devices: bool,
     pod_annotations: Vec<String>,
     container_annotations: Vec<String>,
@@ -114,6 +116,7 @@ impl Default for HandlerFacts {
         Self {
             base_spec: None,
             recursive_read_only: true,
+            id_mapped_mounts: true,
             privileged_without_host_devices: false,
             pod_annotations: Vec::new(),
             container_annotations: Vec::new(),
@@ -190,6 +193,7 @@ fn sandbox(document: &Document, host: &Host, handler: &Handler) -> Result<oci_sp
         host,
         cgroup_path: cgroups_path(cgroup_parent(document), id.as_str()),
         netns: netns(document),
+        userns: mapping(document)?.map(|_| Path::new("/run/pontoon/sandbox/userns")),
         root: Path::new("/var/lib/pontoon/pause/root"),
         args: vec!["/pause".to_owned()],
         hostname: document.sandbox.hostname.clone(),
@@ -231,6 +235,7 @@ fn container(
         hostname: Some(document.sandbox.hostname.as_str()).filter(|name| !name.is_empty()).unwrap_or("node"),
         sandbox_pid: 42,
         netns: netns(document),
+        mapping: mapping(document)?,
         target_pid: document.target_pid,
         image: &image,
         image_name: "example.org/image:tag",
@@ -262,6 +267,12 @@ fn netns(document: &Document) -> Option<&'static Path> {
     let options = context.and_then(|context| context.namespace_options.as_ref());
     let on_host = options.is_some_and(|options| options.network == NODE);
     (!on_host).then_some(Path::new("/var/run/netns/pontoon-golden"))
+}
+
+fn mapping(document: &Document) -> Result<Option<Mapping>, spec::Error> {
+    let context = document.sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.map_or(Ok(None), spec::user_namespace)
 }
 
 fn profile(document: &Document) -> Option<Vec<u8>> {
@@ -315,6 +326,7 @@ fn handler(facts: &HandlerFacts) -> Handler {
         name: "runc".to_owned(),
         base_spec: facts.base_spec.clone(),
         recursive_read_only: facts.recursive_read_only,
+        id_mapped_mounts: facts.id_mapped_mounts,
         privileged_without_host_devices: facts.privileged_without_host_devices,
         pod_annotations: facts.pod_annotations.clone(),
         container_annotations: facts.container_annotations.clone(),

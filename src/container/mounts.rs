@@ -57,14 +57,6 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A field asks for what is not there yet.
-    #[error("{field}: {problem}")]
-    Unsupported {
-        /// As `config.mounts[0].uidMappings`.
-        field: String,
-        /// What is asked for.
-        problem: String,
-    },
     /// The file system does not answer. The call goes on without us.
     #[error("stuck in {operation}({})", path.display())]
     Stuck {
@@ -98,7 +90,7 @@ impl From<Failure> for Error {
 /// directory that was made stays, also when a later mount fails. Gives up after a minute.
 ///
 /// # Errors
-/// [`Error::Invalid`] and [`Error::Unsupported`] name the field; the others the path.
+/// [`Error::Invalid`] names the field; the others the path.
 pub async fn resolve(mounts: &[Mount], missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
     let wanted: Vec<Mount> =
         mounts.iter().enumerate().map(|(index, mount)| checked(index, mount)).collect::<Result<_, _>>()?;
@@ -119,7 +111,6 @@ fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
 /// All that can be said without a look at the host.
 fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     let container_path = cleaned(&mount.container_path).map_err(|problem| invalid(index, "container_path", problem))?;
-    let unsupported = |name: &str, problem: String| Err(Error::Unsupported { field: field(index, name), problem });
     if let Some(image) = &mount.image {
         image::checked(index, mount, image)?;
     } else {
@@ -128,13 +119,7 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
             return Err(invalid(index, "image_sub_path", "needs an image"));
         }
     }
-    // Without the mapping the container would see files of other owners.
-    if !mount.uid_mappings.is_empty() {
-        return unsupported("uidMappings", "id-mapped mounts are not served".to_owned());
-    }
-    if !mount.gid_mappings.is_empty() {
-        return unsupported("gidMappings", "id-mapped mounts are not served".to_owned());
-    }
+    check_mappings(mount).map_err(|(name, problem)| invalid(index, &name, problem))?;
     let propagation = MountPropagation::try_from(mount.propagation)
         .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
     if mount.recursive_read_only && !mount.readonly {
@@ -147,8 +132,30 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
         container_path: container_path.display().to_string(),
         // An image is read-only, and its files have the label that containers may read.
         selinux_relabel: mount.selinux_relabel && mount.image.is_none(),
+        // The kernel maps no ids of an overlay; kubelet sets the pod's on every mount.
+        uid_mappings: if mount.image.is_none() { mount.uid_mappings.clone() } else { Vec::new() },
+        gid_mappings: if mount.image.is_none() { mount.gid_mappings.clone() } else { Vec::new() },
         ..mount.clone()
     })
+}
+
+/// The field that no id-mapped mount can be made of, and why.
+fn check_mappings(mount: &Mount) -> Result<(), (String, &'static str)> {
+    let parts = [("uidMappings", &mount.uid_mappings), ("gidMappings", &mount.gid_mappings)];
+    if let Some((name, _)) = parts.iter().find(|(_, mappings)| mappings.is_empty())
+        && parts.iter().any(|(_, mappings)| !mappings.is_empty())
+    {
+        return Err(((*name).to_owned(), "is empty, and the other of uidMappings and gidMappings is not"));
+    }
+    for (name, mappings) in parts {
+        for (number, mapping) in mappings.iter().enumerate() {
+            let ends = [mapping.host_id, mapping.container_id].map(|first| first.checked_add(mapping.length));
+            if mapping.length == 0 || ends.contains(&None) {
+                return Err((format!("{name}[{number}]"), "maps no id, or goes past the last one"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {

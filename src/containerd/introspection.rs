@@ -17,6 +17,8 @@ pub struct Plugin {
     pub kind: String,
     /// Its id, such as `cri`.
     pub id: String,
+    /// What it can, in words that its kind agreed upon, such as a snapshotter's `remap-ids`.
+    pub capabilities: Vec<String>,
     /// What it tells of itself, such as a snapshotter's `root`.
     pub exports: HashMap<String, String>,
     /// Why it did not load; `None` when it did.
@@ -28,7 +30,9 @@ pub struct Plugin {
 pub struct RuntimeFeatures {
     /// Mounts that are read-only down to the mounts below them.
     pub recursive_read_only_mounts: bool,
-    /// User namespaces together with id-mapped mounts.
+    /// Mounts with other ids than their source.
+    pub id_mapped_mounts: bool,
+    /// User namespaces.
     pub user_namespaces: bool,
 }
 
@@ -113,7 +117,8 @@ impl RuntimeFeatures {
         let namespaces = document["linux"]["namespaces"].as_array().map(Vec::as_slice).unwrap_or_default();
         Self {
             recursive_read_only_mounts: mount_options.iter().any(|option| option == "rro"),
-            user_namespaces: id_mapped && namespaces.iter().any(|namespace| namespace == "user"),
+            id_mapped_mounts: id_mapped,
+            user_namespaces: namespaces.iter().any(|namespace| namespace == "user"),
         }
     }
 }
@@ -122,7 +127,23 @@ fn plugin(plugin: pb::Plugin) -> Plugin {
     Plugin {
         kind: plugin.r#type,
         id: plugin.id,
+        capabilities: plugin.capabilities,
         exports: plugin.exports,
         init_error: plugin.init_err.map(|status| status.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_can_what_it_says_and_no_more() {
+        let all = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let can = RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
+        assert_eq!(RuntimeFeatures::parse(all), can);
+        let user_only = br#"{"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":false}}}}"#;
+        assert_eq!(RuntimeFeatures::parse(user_only), RuntimeFeatures { user_namespaces: true, ..Default::default() });
+        assert_eq!(RuntimeFeatures::parse(b"not JSON"), RuntimeFeatures::default());
     }
 }

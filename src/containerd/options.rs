@@ -19,6 +19,8 @@ mod generic {
 
 /// Runtime type of containerd's shim for runc.
 pub const RUNC: &str = "io.containerd.runc.v2";
+/// Name of the message of its options.
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 
 /// The options of a runtime handler, in the words of containerd's own configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,19 @@ impl Options {
     pub fn any(&self) -> Any {
         self.0.clone()
     }
+
+    /// The same for a container in a user namespace: these are its process's user and group on the host, to whom runc's
+    /// pipes have to belong, or it could not open its own /dev/stdout. Other runtimes have no such option.
+    #[must_use]
+    pub fn any_for(&self, uid: u32, gid: u32) -> Any {
+        let mut any = self.any();
+        if any.type_url == RUNC_OPTIONS
+            && let Ok(options) = runc::Options::decode(any.value.as_slice())
+        {
+            any.value = runc::Options { io_uid: uid, io_gid: gid, ..options }.encode_to_vec();
+        }
+        any
+    }
 }
 
 fn runc_options(table: &BTreeMap<String, toml::Value>) -> Result<Options, OptionsError> {
@@ -63,7 +78,7 @@ fn runc_options(table: &BTreeMap<String, toml::Value>) -> Result<Options, Option
             _ => return Err(OptionsError { key: key.clone(), problem: "io.containerd.runc.v2 has no such option" }),
         }
     }
-    Ok(Options(Any { type_url: "containerd.runc.v1.Options".to_owned(), value: options.encode_to_vec() }))
+    Ok(Options(Any { type_url: RUNC_OPTIONS.to_owned(), value: options.encode_to_vec() }))
 }
 
 fn generic_options(table: &BTreeMap<String, toml::Value>) -> Result<Options, OptionsError> {
@@ -85,4 +100,19 @@ fn boolean(key: &str, value: &toml::Value) -> Result<bool, OptionsError> {
 
 fn text(key: &str, value: &toml::Value) -> Result<String, OptionsError> {
     value.as_str().map(str::to_owned).ok_or(OptionsError { key: key.to_owned(), problem: "has to be a string" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_the_pipes_is_added_to_runcs_options_alone() {
+        let table = BTreeMap::from([("BinaryName".to_owned(), toml::Value::from("crun"))]);
+        let any = Options::new(RUNC, &table).unwrap().any_for(70_033, 80_044);
+        let options = runc::Options::decode(any.value.as_slice()).unwrap();
+        assert_eq!((options.io_uid, options.io_gid, options.binary_name.as_str()), (70_033, 80_044, "crun"));
+        let other = Options::new("io.containerd.kata.v2", &BTreeMap::new()).unwrap();
+        assert_eq!(other.any_for(1, 2), other.any());
+    }
 }

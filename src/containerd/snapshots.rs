@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
+use crate::userns::{Mapping, Range};
 
 /// One snapshot as the snapshotter's metadata describes it.
 #[derive(Clone, Debug)]
@@ -47,16 +48,23 @@ impl Containerd {
         SnapshotsClient::new(self.unary.clone())
     }
 
-    /// Makes a writable snapshot above `parent` and gives the mounts of it.
+    /// Makes a writable snapshot above `parent` and gives the mounts of it: with the ids of a user namespace, if they are
+    /// given, which the snapshotter has to be able to (capability `remap-ids`).
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] when the parent is not unpacked, [`super::Kind::AlreadyExists`] for the key.
-    pub async fn prepare_snapshot(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>> {
+    pub async fn prepare_snapshot(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        ids: Option<Mapping>,
+    ) -> Result<Vec<Mount>> {
         let request = pb::PrepareSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
             key: key.to_owned(),
             parent: parent.to_owned(),
-            labels: HashMap::new(),
+            labels: ids.map(id_labels).unwrap_or_default(),
         };
         let reply = self.snapshots().prepare(self.request(request)).await;
         let reply = reply.map_err(|status| Error::status("prepare snapshot", key, &status))?;
@@ -193,6 +201,14 @@ impl Containerd {
     }
 }
 
+/// What a snapshotter that maps ids looks for. Ours to set: nothing of an image or a pod becomes a label.
+fn id_labels(ids: Mapping) -> HashMap<String, String> {
+    let label = |name: &str, range: Range| {
+        (format!("containerd.io/snapshot/{name}"), format!("0:{}:{}", range.host, range.length))
+    };
+    HashMap::from([label("uidmapping", ids.uids), label("gidmapping", ids.gids)])
+}
+
 fn mounts(mounts: Vec<containerd_client::types::Mount>) -> Vec<Mount> {
     mounts.into_iter().map(Mount::from).collect()
 }
@@ -204,4 +220,16 @@ fn info(info: pb::Info) -> SnapshotInfo {
         Ok(pb::Kind::Committed | pb::Kind::Unknown) | Err(_) => SnapshotKind::Committed,
     };
     SnapshotInfo { name: info.name, parent: info.parent, kind, created_at: nanoseconds(info.created_at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_labelled_as_containerd_reads_them() {
+        let labels = id_labels(Mapping { uids: Range { host: 70, length: 9 }, gids: Range { host: 80, length: 9 } });
+        assert_eq!(labels["containerd.io/snapshot/uidmapping"], "0:70:9");
+        assert_eq!(labels["containerd.io/snapshot/gidmapping"], "0:80:9");
+    }
 }

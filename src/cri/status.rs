@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use crate::containerd::Kind;
 use crate::lsm::apparmor;
-use crate::{cdi, container, images, network, runtime, sandbox, spec};
+use crate::{cdi, container, images, network, runtime, sandbox, spec, userns};
 
 /// An error that has a gRPC code.
 pub(super) trait ToStatus {
@@ -38,7 +38,7 @@ fn make(code: Code, message: String) -> Status {
 fn code(error: &runtime::Error) -> Code {
     use runtime::Error;
     match error {
-        Error::Invalid { .. } | Error::Ambiguous { .. } => Code::InvalidArgument,
+        Error::Invalid { .. } | Error::Ambiguous { .. } | Error::NoUserNamespaces { .. } => Code::InvalidArgument,
         Error::Missing { .. } => Code::NotFound,
         Error::Exists { .. } | Error::Conflict { .. } => Code::AlreadyExists,
         Error::State { .. } => Code::FailedPrecondition,
@@ -47,6 +47,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Containerd(error) => containerd_code(error.kind()),
         Error::Network { source, .. } => network_code(source),
         Error::Netns { .. } | Error::System { .. } => Code::Internal,
+        Error::Userns { source, .. } => userns_code(source),
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),
         Error::Mounts(error) => mounts_code(error),
@@ -71,6 +72,15 @@ fn containerd_code(kind: Kind) -> Code {
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Denied => Code::PermissionDenied,
         Kind::Unimplemented | Kind::Cancelled | Kind::Other => Code::Internal,
+    }
+}
+
+fn userns_code(error: &userns::Error) -> Code {
+    use userns::Error;
+    match error {
+        // unshare(2): a user's limit, or the node's, of namespaces.
+        Error::Create { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
+        Error::Create { .. } | Error::Pin { .. } | Error::Remove { .. } => Code::Internal,
     }
 }
 
@@ -144,7 +154,7 @@ fn spec_code(error: &spec::Error) -> Code {
 fn mounts_code(error: &container::mounts::Error) -> Code {
     use container::mounts::Error;
     match error {
-        Error::Invalid { .. } | Error::Image { .. } | Error::Unsupported { .. } => Code::InvalidArgument,
+        Error::Invalid { .. } | Error::Image { .. } => Code::InvalidArgument,
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::Io { .. } => Code::Internal,
     }

@@ -13,12 +13,12 @@ use super::{checks, host};
 use crate::config::{Config, Handler};
 use crate::container::io::Fifo;
 use crate::container::relabel;
-use crate::containerd::{Containerd, Event, RuntimeFeatures};
+use crate::containerd::{Containerd, Event, Plugin};
 use crate::events::{self, Listener};
 use crate::images::{self, Images};
 use crate::lsm::apparmor::Profiles;
 use crate::network::{self, Network};
-use crate::runtime::{Node, Parts, chain};
+use crate::runtime::{self, Features, Node, Parts, chain};
 use crate::sandbox::pause;
 use crate::tasks::Tasks;
 
@@ -33,7 +33,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let pause_root = pause::install(&config.root).context("install the pause root")?;
     let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?;
     let version = checks::wait_for(&containerd, &config).await?;
-    checks::plugins(&containerd, &version).await?;
+    let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
     let server = containerd.server().await.context("ask containerd about itself")?;
     tracing::info!(version, pid = server.pid, "containerd is there");
@@ -53,7 +53,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
 
     let network = Network::start(network_settings(&config), &tasks);
-    let features = features(&containerd, &config).await;
+    let features = features(&containerd, &config, &plugins).await;
     let (health, is_healthy) = watch::channel(false);
     let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
@@ -135,11 +135,19 @@ async fn refresh(node: &Node) {
 }
 
 /// Asked once: each question executes a shim.
-async fn features(containerd: &Containerd, config: &Config) -> HashMap<String, RuntimeFeatures> {
+async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) -> HashMap<String, Features> {
+    let kernel = runtime::kernel_has_user_namespaces();
     let mut all = HashMap::new();
     for handler in config.handlers.iter() {
         match containerd.runtime_features(&handler.kind, handler.options.any()).await {
-            Ok(features) => drop(all.insert(handler.name.clone(), features)),
+            Ok(runtime) => {
+                let snapshotter = handler.snapshotter.as_ref().unwrap_or(&config.images.snapshotter);
+                let features = Features::new(runtime, snapshotter, plugins, kernel);
+                if let Err(why) = &features.user_namespaces {
+                    tracing::info!(handler = handler.name, why, "no user namespaces");
+                }
+                all.insert(handler.name.clone(), features);
+            }
             Err(error) => tracing::warn!(handler = handler.name, %error, "its features are not known"),
         }
     }

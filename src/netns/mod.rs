@@ -17,17 +17,16 @@ mod enter;
 mod links;
 mod mounts;
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 pub use enter::enter;
 
-/// Permissions of the file under the mount, as `ip netns add` makes it: nobody opens it for data.
-const FILE_MODE: u32 = 0o444;
+use crate::sys::nsfs;
 
 /// What failed, and on which namespace.
 #[derive(Debug, thiserror::Error)]
@@ -95,22 +94,33 @@ pub enum Error {
 /// On every other error nothing is left there.
 pub async fn create(path: &Path) -> Result<(), Error> {
     let at = path.to_owned();
-    enter::on_thread(path, move || create_here(&at)).await?
+    enter::on_thread(path, move || pin_here(&at, || unshare(CloneFlags::CLONE_NEWNET))).await?
 }
 
-fn create_here(path: &Path) -> Result<(), Error> {
+/// Does the same with a namespace that is there already and has nothing up: one that a pod's user namespace owns
+/// (`crate::userns` makes it).
+///
+/// # Errors
+/// As [`create`].
+pub async fn adopt(path: &Path, namespace: File) -> Result<(), Error> {
+    let at = path.to_owned();
+    enter::on_thread(path, move || pin_here(&at, || setns(&namespace, CloneFlags::CLONE_NEWNET))).await?
+}
+
+/// Pins the namespace that `enter` brings this thread into.
+fn pin_here(path: &Path, enter: impl FnOnce() -> nix::Result<()>) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Create { path: path.to_owned(), source };
     let directory = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     mounts::prepare_directory(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).map_err(failed)?;
-    let pinned = unshare(CloneFlags::CLONE_NEWNET)
+    nsfs::make_file(path).map_err(failed)?;
+    let pinned = enter()
         .map_err(|errno| failed(errno.into()))
         // `lo` first: a pod may see the namespace as soon as it is pinned.
         .and_then(|()| links::set_loopback_up().map_err(|source| link_error(path, "lo", source)))
         .and_then(|()| mounts::pin_current(path).map_err(failed));
     if pinned.is_err() {
         // The first error is the one to report; what cannot be undone here, remove() retries.
-        let _ = mounts::remove(path);
+        let _ = nsfs::unpin(path);
     }
     pinned
 }
@@ -122,7 +132,7 @@ fn create_here(path: &Path) -> Result<(), Error> {
 /// [`Error::Remove`] when the kernel refuses, or `path` is a directory.
 pub async fn remove(path: &Path) -> Result<(), Error> {
     let at = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || mounts::remove(&at)).await;
+    let removed = tokio::task::spawn_blocking(move || nsfs::unpin(&at)).await;
     removed
         .unwrap_or_else(|panic| Err(io::Error::other(panic)))
         .map_err(|source| Error::Remove { path: path.to_owned(), source })

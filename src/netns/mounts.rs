@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, fstatfs, statfs, statx};
 
+use crate::sys::nsfs;
+
 /// `f_type` of the filesystem of namespace files (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 const NONE: Option<&str> = None;
@@ -55,26 +57,7 @@ pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
 /// Pins the calling thread's network namespace on the file at `path`.
 pub(super) fn pin_current(path: &Path) -> io::Result<()> {
     // Not /proc/self: that is the namespace of the process's first thread.
-    let own = Path::new("/proc/thread-self/ns/net");
-    mount(Some(own), path, NONE, MsFlags::MS_BIND, NONE).map_err(Into::into)
-}
-
-/// Unmounts all that is mounted on `path` and unlinks it; absent is fine.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    loop {
-        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            // Again: a crash between two attempts may have stacked them.
-            Ok(()) => {}
-            // EINVAL: no mount is there (any more).
-            Err(Errno::EINVAL) => break,
-            Err(Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    nsfs::pin(Path::new("/proc/thread-self/ns/net"), path)
 }
 
 /// Whether the path leads to a namespace file.

@@ -153,6 +153,7 @@ async fn container_spec(
         hostname: &hostname,
         sandbox_pid: draft.pause_pid,
         netns: netns.as_deref(),
+        mapping: sandbox.mapping(),
         target_pid: node.target_pid(sandbox, config)?,
         image: &image_config,
         seccomp: seccomp.as_deref(),
@@ -188,7 +189,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
     undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
-    node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id).await?;
+    node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping()).await?;
 
     let directory = node.container_directory(container.id());
     undo.push("remove container directory", async move { remove_directory(directory).await });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lsm::{apparmor, selinux};
 use crate::undo::Leftovers;
-use crate::{cdi, container, containerd, images, netns, network, sandbox, spec};
+use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
 /// A verb's failure.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,24 @@ pub enum Error {
         id: String,
         /// Why.
         source: netns::Error,
+    },
+    /// The pod's user namespace.
+    #[error("user namespace of sandbox {id}")]
+    Userns {
+        /// The sandbox.
+        id: String,
+        /// Why.
+        source: userns::Error,
+    },
+    /// A pod in a user namespace where there can be none.
+    #[error(
+        "config.linux.security_context.namespace_options.userns_options: runtime handler {handler} has no user namespaces: {why}"
+    )]
+    NoUserNamespaces {
+        /// The handler's name.
+        handler: String,
+        /// What is missing.
+        why: String,
     },
     /// The pod's files.
     #[error("files of sandbox {id}")]

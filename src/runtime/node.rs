@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Error, ExitHints, Result};
+use super::{Error, ExitHints, Features, Result};
 use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
 use crate::container::Container;
 use crate::container::io::Driver;
-use crate::containerd::{Containerd, RuntimeFeatures};
+use crate::containerd::Containerd;
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
 use crate::lsm::apparmor::Profiles;
@@ -48,8 +48,8 @@ pub struct Node {
     pub tasks: Tasks,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
-    /// What each runtime handler's runtime can do, by the handler's name.
-    pub features: HashMap<String, RuntimeFeatures>,
+    /// What pods of each runtime handler may ask for, by the handler's name.
+    pub features: HashMap<String, Features>,
     /// AppArmor's profiles.
     pub profiles: Profiles,
     /// SELinux levels of the pods.
@@ -85,8 +85,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
-    /// What each runtime handler's runtime can do, by the handler's name.
-    pub features: HashMap<String, RuntimeFeatures>,
+    /// What pods of each runtime handler may ask for, by the handler's name.
+    pub features: HashMap<String, Features>,
     /// AppArmor's profiles.
     pub profiles: Profiles,
 }

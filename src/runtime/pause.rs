@@ -1,14 +1,18 @@
 //! The pause container of a sandbox.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Change, Error, Node, Result, profile, task};
 use crate::config::Handler;
 use crate::container::spec_any;
-use crate::containerd::{Container, CreateTask, Stdio};
+use crate::containerd::{Container, CreateTask, Mount, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
 use crate::undo::Undo;
+
+/// Where the shim mounts a root, below the bundle.
+const ROOT: &str = "rootfs";
 
 impl Node {
     /// The OCI spec of the pause container as JSON.
@@ -18,6 +22,7 @@ impl Node {
         let seccomp = profile::read(spec::sandbox_seccomp_file(context)?).await?;
         let netns = sandbox.netns(&self.config.netns_dir);
         let paths = self.paths(sandbox);
+        let mapping = sandbox.mapping();
         let spec = spec::sandbox(&spec::SandboxInput {
             id: sandbox.id(),
             config: &sandbox.record.config,
@@ -25,12 +30,13 @@ impl Node {
             host: &self.host,
             cgroup_path: sandbox.cgroups_path(sandbox.id().as_str()),
             netns: netns.as_deref(),
-            root: &self.pause_root,
+            userns: mapping.map(|_| paths.userns.as_path()),
+            root: if mapping.is_some() { Path::new(ROOT) } else { &self.pause_root },
             args: vec![pause::COMMAND.to_owned()],
             hostname: hostname.to_owned(),
             seccomp: seccomp.as_deref(),
             selinux: sandbox.record.selinux.as_ref().map(|selinux| &selinux.labels),
-            files: &files(paths),
+            files: &files(paths.clone()),
         })?;
         encode(&spec)
     }
@@ -58,13 +64,23 @@ impl Node {
         self.containerd.create_container(container).await?;
         let create = CreateTask {
             id: id.to_owned(),
-            rootfs: Vec::new(),
+            rootfs: sandbox.mapping().map(|_| self.pause_mount()).into_iter().collect(),
             stdio: Stdio::default(),
             options: Some(handler.options.any()),
         };
         let pid = self.containerd.create_task(create).await?;
         self.containerd.start_task(id, "").await?;
         Ok(pid)
+    }
+
+    /// The pause root below the bundle, for who cannot reach it where it is: our root is closed to all but the node's root.
+    fn pause_mount(&self) -> Mount {
+        Mount {
+            fs_type: "bind".to_owned(),
+            source: self.pause_root.display().to_string(),
+            target: String::new(),
+            options: vec!["rbind".to_owned(), "ro".to_owned()],
+        }
     }
 
     /// Follows the pause process to its end: then the sandbox is not ready any more.
@@ -109,11 +125,12 @@ pub(super) fn encode(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>> {
 }
 
 pub(super) fn spec_handler(node: &Node, handler: &Handler) -> spec::Handler {
-    let features = node.features.get(&handler.name).copied().unwrap_or_default();
+    let features = node.features.get(&handler.name).cloned().unwrap_or_default();
     spec::Handler {
         name: handler.name.clone(),
         base_spec: handler.base_spec.clone(),
         recursive_read_only: features.recursive_read_only_mounts,
+        id_mapped_mounts: features.id_mapped_mounts,
         privileged_without_host_devices: handler.privileged_without_host_devices,
         pod_annotations: handler.pod_annotations.clone(),
         container_annotations: handler.container_annotations.clone(),

@@ -1,4 +1,4 @@
-//! RunPodSandbox: record → netns and files → network beside the pause task → ready.
+//! RunPodSandbox: record → files and namespaces → network beside the pause task → ready.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::netns;
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
 use crate::undo::{Leftovers, Undo};
+use crate::userns;
 
 /// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
 ///
@@ -74,10 +75,13 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
     // The spec first: a config that cannot be run leaves no trace at all.
     let spec = node.pause_spec(draft, handler, &hostname).await?;
     node.check_network(draft)?;
+    if draft.mapping().is_some() {
+        node.check_user_namespace(handler)?;
+    }
 
     node.write_sandbox_record(draft, handler, undo).await?;
-    node.make_netns(draft, undo).await?;
     node.make_files(draft, hostname, undo).await?;
+    node.make_namespaces(draft, undo).await?;
     node.push_network_undo(draft, undo);
     node.push_pause_undo(draft, undo);
     let (addresses, pid) = if network_comes_first(handler, &draft.record.config) {
@@ -108,11 +112,25 @@ impl Node {
         Ok(self.containerd.create_sandbox(record).await?)
     }
 
-    async fn make_netns(&self, sandbox: &Sandbox, undo: &mut Undo) -> Result<()> {
-        let Some(path) = sandbox.netns(&self.config.netns_dir) else { return Ok(()) };
+    /// Those that are there before the first process: network and user. The latter is pinned among the pod's files and
+    /// goes with them.
+    async fn make_namespaces(&self, sandbox: &Sandbox, undo: &mut Undo) -> Result<()> {
+        let id = || sandbox.id().to_string();
+        let path = sandbox.netns(&self.config.netns_dir);
+        let owned = match sandbox.mapping() {
+            Some(mapping) => userns::create(&self.paths(sandbox).userns, mapping, path.is_some())
+                .await
+                .map_err(|source| Error::Userns { id: id(), source })?,
+            None => None,
+        };
+        let Some(path) = path else { return Ok(()) };
         let pinned = path.clone();
         undo.push("remove network namespace", async move { netns::remove(&pinned).await });
-        netns::create(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })
+        let made = match owned {
+            Some(owned) => netns::adopt(&path, owned).await,
+            None => netns::create(&path).await,
+        };
+        made.map_err(|source| Error::Netns { id: id(), source })
     }
 
     async fn make_files(&self, sandbox: &Arc<Sandbox>, hostname: String, undo: &mut Undo) -> Result<()> {
@@ -120,7 +138,8 @@ impl Node {
         let made = paths.clone();
         undo.push("remove sandbox files", async move { blocking(move || made.remove()).await });
         let config = Arc::clone(sandbox);
-        blocking(move || paths.create(&config.record.config, &hostname))
+        let owner = sandbox.mapping().map(|mapping| (mapping.uids.host, mapping.gids.host));
+        blocking(move || paths.create(&config.record.config, &hostname, owner))
             .await
             .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
         match &sandbox.record.selinux {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::create_container::require_ready;
 use super::{Error, Node, Result, now, selinux, task};
 use crate::api::v1::{StartContainerRequest, StartContainerResponse};
+use crate::config::Handler;
 use crate::container::io::{self, LogPath, StreamsConfig};
 use crate::container::{Container, Event, Exit, Reason, started};
-use crate::containerd::CreateTask;
+use crate::containerd::{Any, CreateTask};
+use crate::sandbox::Sandbox;
 
 /// Exit code of a container that could not be started, as kubelet knows it.
 const START_ERROR: i32 = 128;
@@ -59,7 +61,8 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?).await.map_err(fails)?;
     container.set_streams(Some(Arc::clone(&streams)));
 
-    let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(handler.options.any()) };
+    let options = node.task_options(&sandbox, container, handler);
+    let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
     node.containerd.create_task(create).await?;
     streams.task_created();
 
@@ -97,6 +100,16 @@ impl Node {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
         })
+    }
+
+    /// The runtime's options for a container's task.
+    fn task_options(&self, sandbox: &Sandbox, container: &Container, handler: &Handler) -> Any {
+        let Some(mapping) = sandbox.mapping() else { return handler.options.any() };
+        let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec()).unwrap_or_default();
+        let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
+        // Who is not mapped was refused when the container was made.
+        let on_host = mapping.host_uid(user.uid()).zip(mapping.host_gid(user.gid()));
+        on_host.map_or_else(|| handler.options.any(), |(uid, gid)| handler.options.any_for(uid, gid))
     }
 
     /// A failed start leaves no task, and a container that says why.

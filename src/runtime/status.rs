@@ -19,7 +19,7 @@ pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
         runtime_handlers: handlers(node),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: true,
             mount_options: true,
         }),
     }
@@ -57,10 +57,13 @@ fn handlers(node: &Node) -> Vec<RuntimeHandler> {
     all.map(|(name, handler)| RuntimeHandler { name, features: Some(features(node, &handler.name)) }).collect()
 }
 
-/// What the runtime says it can do and the specs make use of; user namespaces are refused today.
+/// What kubelet may ask of the handler's pods.
 fn features(node: &Node, handler: &str) -> RuntimeHandlerFeatures {
-    let features = node.features.get(handler).copied().unwrap_or_default();
-    RuntimeHandlerFeatures { recursive_read_only_mounts: features.recursive_read_only_mounts, user_namespaces: false }
+    let features = node.features.get(handler).cloned().unwrap_or_default();
+    RuntimeHandlerFeatures {
+        recursive_read_only_mounts: features.recursive_read_only_mounts,
+        user_namespaces: features.user_namespaces.is_ok(),
+    }
 }
 
 fn info(node: &Node) -> HashMap<String, String> {

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::ids::SandboxId;
 use crate::lsm::selinux::label_path;
+use crate::sys::nsfs;
 
 /// Size of a pod's /dev/shm, as in containerd and CRI-O.
 const SHM_SIZE: &str = "size=67108864";
@@ -32,6 +33,8 @@ pub struct SandboxPaths {
     pub resolv_conf: PathBuf,
     /// /dev/shm: the pod's own tmpfs, or the host's
     pub shm: PathBuf,
+    /// Where the pod's user namespace is pinned, if it has one
+    pub userns: PathBuf,
 }
 
 /// A file of a pod that could not be made or removed.
@@ -70,25 +73,38 @@ impl SandboxPaths {
             hostname: directory.join("hostname"),
             hosts: directory.join("hosts"),
             resolv_conf: directory.join("resolv.conf"),
+            userns: directory.join("userns"),
             shm,
             directory,
         }
     }
 
-    /// Makes them all.
+    /// Makes them all but the pin. With an owner, the host's ids of the pod's root, they belong to it: id-mapped mounts
+    /// of them would need a kernel that has those of tmpfs (Linux 6.3).
     ///
     /// # Errors
     /// [`FilesError`]; what was made so far is for [`SandboxPaths::remove`].
-    pub fn create(&self, config: &PodSandboxConfig, hostname: &str) -> Result<(), FilesError> {
+    pub fn create(
+        &self,
+        config: &PodSandboxConfig,
+        hostname: &str,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), FilesError> {
         let resolv_conf = resolv_conf(config.dns_config.as_ref())?;
         make_directory(&self.directory)?;
         write(&self.hostname, format!("{hostname}\n").as_bytes())?;
         write(&self.hosts, &read("/etc/hosts")?)?;
         write(&self.resolv_conf, &resolv_conf)?;
+        if let Some((uid, gid)) = owner {
+            for file in [&self.hostname, &self.hosts, &self.resolv_conf] {
+                chown(file, Some(uid), Some(gid)).map_err(|error| io_error("change the owner of", file, error))?;
+            }
+        }
         if self.shm.starts_with(&self.directory) {
             make_directory(&self.shm)?;
+            let (uid, gid) = owner.unwrap_or_default();
             let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            let data = format!("mode=1777,{SHM_SIZE}");
+            let data = format!("mode=1777,{SHM_SIZE},uid={uid},gid={gid}");
             mount(Some("shm"), &self.shm, Some("tmpfs"), flags, Some(data.as_str()))
                 .map_err(|errno| io_error("mount", &self.shm, errno.into()))?;
         }
@@ -115,6 +131,7 @@ impl SandboxPaths {
         if self.shm.starts_with(&self.directory) {
             unmount(&self.shm)?;
         }
+        nsfs::unpin(&self.userns).map_err(|error| io_error("unpin", &self.userns, error))?;
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &self.directory, error)),
             _ => Ok(()),

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
-use crate::cgroup;
 use crate::ids::SandboxId;
+use crate::userns::Mapping;
+use crate::{cgroup, spec};
 
 /// A sandbox: what never changes of it, and its state.
 #[derive(Debug)]
@@ -141,6 +142,13 @@ impl Sandbox {
     #[must_use]
     pub fn on_host_network(&self) -> bool {
         self.namespaces().network() == NamespaceMode::Node
+    }
+
+    /// What the pod's ids are on the host; `None` in the node's user namespace. A config that says it wrongly was refused
+    /// when the sandbox was made.
+    #[must_use]
+    pub fn mapping(&self) -> Option<Mapping> {
+        spec::user_namespace(&self.namespaces()).ok().flatten()
     }
 
     /// Where its network namespace is pinned; derived from the id, never stored.

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Linux, Process, Root, Spec};
 
 use super::{
     Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, cdi, devices, is_privileged,
-    linux_of, mounts, namespaces, process, process_of, resources, security, selinux, start,
+    linux_of, mounts, namespaces, process, process_of, resources, security, selinux, start, userns,
 };
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
 use crate::cdi::ContainerEdits;
@@ -14,6 +14,7 @@ use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
 use crate::ids::{ContainerId, SandboxId};
 use crate::lsm::selinux::Labels;
+use crate::userns::Mapping;
 
 /// Where the shim mounts a container's root, below its bundle.
 const ROOT: &str = "rootfs";
@@ -35,6 +36,8 @@ pub struct ContainerInput<'a> {
     pub sandbox_pid: u32,
     /// The pod's pinned network namespace; `None` on the host's network.
     pub netns: Option<&'a Path>,
+    /// The pod's user namespace ([`super::user_namespace`]); `None` in the node's.
+    pub mapping: Option<Mapping>,
     /// Host PID whose PID namespace is joined, for namespace mode TARGET.
     pub target_pid: Option<u32>,
     /// The image's config.
@@ -91,6 +94,8 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
     selinux::check_container(context)?;
     namespaces::check_container(&options, input.target_pid)?;
+    userns::check_same(userns::user_namespace(&options)?, input.mapping)?;
+    userns::check_mapped(input.mapping, input.user.uid, input.user.gid, &input.user.groups)?;
     let mut spec = start(input.handler);
     let mut root = Root::default();
     root.set_path(ROOT.into()).set_readonly(Some(context.is_some_and(|context| context.readonly_rootfs)));
@@ -140,6 +145,8 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
         };
         linux.set_seccomp(filter);
     }
+    linux.set_uid_mappings(input.mapping.map(|mapping| userns::oci(mapping.uids)));
+    linux.set_gid_mappings(input.mapping.map(|mapping| userns::oci(mapping.gids)));
     linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
     let mut limits = resources::container(linux.resources_mut().take(), input.resources(), input.host)?;
     let rules = limits.devices_mut().take().unwrap_or_default();

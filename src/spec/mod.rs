@@ -21,6 +21,7 @@ mod security;
 mod selinux;
 mod sysctls;
 mod user;
+mod userns;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,7 @@ pub use resources::update_resources;
 pub use sandbox::{SandboxInput, sandbox};
 pub use selinux::{container_labels, has_selinux_options, pod_labels, selinux_level};
 pub use user::{User, UserDb, user};
+pub use userns::user_namespace;
 
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
 use crate::lsm::selinux::Contexts;
@@ -78,6 +80,8 @@ pub struct Handler {
     pub base_spec: Option<Spec>,
     /// Whether its runtime can make mounts read-only down to the mounts below them.
     pub recursive_read_only: bool,
+    /// Whether its runtime can map the ids of a mount.
+    pub id_mapped_mounts: bool,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
     /// Globs of pod annotations that go into specs.

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::{ContainerInput, Error, Handler, Host, SandboxFiles, is_clean_absolute, is_privileged};
+use super::{ContainerInput, Error, Handler, Host, SandboxFiles, is_clean_absolute, is_privileged, userns};
 use crate::api::v1::MountPropagation;
 use crate::container::mounts::HostMount;
+use crate::userns::Mapping;
 
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
+
+/// The group of terminals.
+const TTY: u32 = 5;
 
 /// A mount of the kernel's: destination, type, source, options.
 type Kernel = (&'static str, &'static str, &'static str, &'static [&'static str]);
@@ -21,10 +25,11 @@ const KERNEL: [Kernel; 4] = [
 ];
 
 /// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
-pub(super) fn sandbox(files: &SandboxFiles, privileged: bool, base: Vec<Mount>) -> Vec<Mount> {
+pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, mapping: Option<Mapping>, base: Vec<Mount>) -> Vec<Mount> {
     // There is one sysfs a network namespace, and the first to mount it makes it read-only for all, or not.
-    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged)]);
-    let mut all = over(base, ours.collect());
+    let ours = kernels(mapping).chain([sys.mount()]);
+    let base = base.into_iter().filter(|mount| !(sys == Sys::Host && mount.destination() == Path::new("/sys")));
+    let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !["/dev/shm", "/etc/resolv.conf"].iter().any(|path| mount.destination() == Path::new(path)));
     for (path, file) in [("/dev/shm", &files.shm), ("/etc/resolv.conf", &files.resolv_conf)] {
         all.push(make(path, "bind", file, ["rbind", "ro"].into_iter().chain(SAFE)));
@@ -35,16 +40,15 @@ pub(super) fn sandbox(files: &SandboxFiles, privileged: bool, base: Vec<Mount>) 
 /// A container's, ordered so that none hides another, and the root's propagation.
 pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<(Vec<Mount>, Option<String>), Error> {
     let privileged = is_privileged(input.security());
+    let sys = Sys::of(privileged, input.mapping, input.netns);
     // A handler's spec has /sys for containers that are not privileged.
-    let base = base.into_iter().filter(|mount| !(privileged && mount.destination() == Path::new("/sys")));
-    let ours = KERNEL.iter().map(kernel).chain([sysfs(privileged), cgroup(privileged, input.host)]);
+    let base = base.into_iter().filter(|mount| sys == Sys::ReadOnly || mount.destination() != Path::new("/sys"));
+    let ours = kernels(input.mapping).chain([sys.mount(), cgroup(privileged, input.host)]);
     let mut all = over(base.collect(), ours.collect());
     all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
 
     let mut binds = pod_files(input);
-    binds.extend(
-        input.volumes.iter().map(|(path, directory)| make(path, "bind", directory, ["rbind", "rprivate", "rw"])),
-    );
+    binds.extend(input.volumes.iter().map(|volume| image_volume(volume, input.mapping)));
     binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
     for (index, user) in input.mounts.iter().enumerate() {
         binds.push(bind(index, user, input.handler)?);
@@ -125,7 +129,24 @@ fn bind(index: usize, user: &HostMount, handler: &Handler) -> Result<Mount, Erro
             }
         }
     }
-    Ok(make(&mount.container_path, "bind", &user.source, options))
+    let mut bind = make(&mount.container_path, "bind", &user.source, options);
+    if !mount.uid_mappings.is_empty() {
+        if !handler.id_mapped_mounts {
+            let problem = format!("the runtime of handler {:?} has no id-mapped mounts", handler.name);
+            return Err(Error::unsupported(format!("config.mounts[{index}].uidMappings"), problem));
+        }
+        bind.set_uid_mappings(Some(userns::oci_of(&mount.uid_mappings)));
+        bind.set_gid_mappings(Some(userns::oci_of(&mount.gid_mappings)));
+    }
+    Ok(bind)
+}
+
+/// What came with the image belongs to the host's ids; the pod sees it as the image has it.
+fn image_volume((path, directory): &(String, PathBuf), mapping: Option<Mapping>) -> Mount {
+    let mut bind = make(path, "bind", directory, ["rbind", "rprivate", "rw"]);
+    bind.set_uid_mappings(mapping.map(|mapping| userns::oci(mapping.uids)));
+    bind.set_gid_mappings(mapping.map(|mapping| userns::oci(mapping.gids)));
+    bind
 }
 
 /// The root has to let through what a mount in it is to pass on. The runtime's default is private.
@@ -137,12 +158,43 @@ fn root_propagation(mounts: &[HostMount]) -> Option<String> {
     any(MountPropagation::PropagationHostToContainer).then(|| "rslave".to_owned())
 }
 
-fn kernel((path, kind, source, options): &Kernel) -> Mount {
-    make(path, kind, Path::new(source), options.iter().copied())
+/// Terminals belong to the group tty, unless the pod has too few ids for it: the kernel takes none that is not mapped.
+fn kernels(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
+    let has_tty = mapping.is_none_or(|mapping| mapping.host_gid(TTY).is_some());
+    KERNEL.iter().map(move |(path, kind, source, options)| {
+        let options = options.iter().copied().filter(|option| has_tty || *option != "gid=5");
+        make(path, kind, Path::new(source), options)
+    })
 }
 
-fn sysfs(writable: bool) -> Mount {
-    make("/sys", "sysfs", Path::new("sysfs"), SAFE.into_iter().chain([if writable { "rw" } else { "ro" }]))
+/// What a container has at /sys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sys {
+    /// A sysfs of its own.
+    ReadOnly,
+    /// A sysfs of its own that it may write, as a privileged container does.
+    Writable,
+    /// The host's, read-only with all below it: who does not own the network namespace may not mount a sysfs.
+    Host,
+}
+
+impl Sys {
+    pub(super) fn of(privileged: bool, mapping: Option<Mapping>, netns: Option<&Path>) -> Self {
+        match privileged {
+            _ if mapping.is_some() && netns.is_none() => Self::Host,
+            true => Self::Writable,
+            false => Self::ReadOnly,
+        }
+    }
+
+    fn mount(self) -> Mount {
+        let sysfs = |access| make("/sys", "sysfs", Path::new("sysfs"), SAFE.into_iter().chain([access]));
+        match self {
+            Self::ReadOnly => sysfs("ro"),
+            Self::Writable => sysfs("rw"),
+            Self::Host => make("/sys", "bind", Path::new("/sys"), ["rbind", "rro"].into_iter().chain(SAFE)),
+        }
+    }
 }
 
 /// A privileged container has the host's cgroup namespace, and mounting cgroup2 there sets the

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
-use super::{ContainerInput, Error, is_node, is_privileged};
+use super::{ContainerInput, Error, is_node, is_privileged, userns};
 use crate::api::v1::{NamespaceMode, NamespaceOption};
 
 const FIELD: &str = "config.linux.security_context.namespace_options";
@@ -14,7 +14,11 @@ pub(super) fn check_sandbox(options: &NamespaceOption) -> Result<(), Error> {
     if options.pid() == NamespaceMode::Target {
         return Err(Error::invalid(format!("{FIELD}.pid"), "TARGET is for containers only"));
     }
-    check(options)
+    check(options)?;
+    if userns::user_namespace(options)?.is_some() {
+        userns::check_others(options)?;
+    }
+    Ok(())
 }
 
 /// Refuses what cannot be for a container.
@@ -35,19 +39,13 @@ fn check(options: &NamespaceOption) -> Result<(), Error> {
             }
         }
     }
-    let Some(user) = &options.userns_options else { return Ok(()) };
-    let field = format!("{FIELD}.userns_options");
-    match user.mode() {
-        NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(()),
-        NamespaceMode::Node => Err(Error::invalid(field, "mappings go with mode POD only")),
-        NamespaceMode::Pod => Err(Error::unsupported(field, "user namespaces are not supported by this version")),
-        NamespaceMode::Container | NamespaceMode::Target => Err(Error::invalid(field, "mode has to be POD or NODE")),
-    }
+    Ok(())
 }
 
-/// The pause container makes all but the network namespace, which is pinned before it.
-pub(super) fn sandbox(options: &NamespaceOption, netns: Option<&Path>) -> Vec<LinuxNamespace> {
+/// The pause container makes all but the user and the network namespace, which are pinned before it.
+pub(super) fn sandbox(options: &NamespaceOption, userns: Option<&Path>, netns: Option<&Path>) -> Vec<LinuxNamespace> {
     let mut all = vec![fresh(LinuxNamespaceType::Mount)];
+    all.extend(userns.map(|path| joined(LinuxNamespaceType::User, path.to_owned())));
     if let Some(netns) = netns {
         all.push(joined(LinuxNamespaceType::Network, netns.to_owned()));
         all.push(fresh(LinuxNamespaceType::Uts));
@@ -70,6 +68,9 @@ pub(super) fn container(options: &NamespaceOption, input: &ContainerInput<'_>) -
     let of = |pid: u32, name: &str| PathBuf::from(format!("/proc/{pid}/ns/{name}"));
     let pod = |name: &str| of(input.sandbox_pid, name);
     let mut all = vec![fresh(LinuxNamespaceType::Mount)];
+    if input.mapping.is_some() {
+        all.push(joined(LinuxNamespaceType::User, pod("user")));
+    }
     if input.netns.is_some() {
         all.push(joined(LinuxNamespaceType::Network, pod("net")));
         all.push(joined(LinuxNamespaceType::Uts, pod("uts")));

@@ -6,16 +6,19 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources, Root, Spec};
 
 use super::{
     Error, Handler, Host, SandboxFiles, annotations, capabilities, devices, linux_of, mounts, namespaces, oom_score,
-    process_of, security, selinux, start, sysctls,
+    process_of, security, selinux, start, sysctls, userns,
 };
 use crate::api::v1::{LinuxSandboxSecurityContext, PodSandboxConfig};
 use crate::ids::SandboxId;
 use crate::lsm::selinux::Labels;
+use crate::userns::Mapping;
 
 /// Below every container, above what the node needs; as in kubelet's own pause containers.
 const OOM_SCORE: i64 = -998;
 /// Weight of a process that sleeps.
 const CPU_SHARES: u64 = 2;
+/// Who a pause process is.
+const NOBODY: u32 = 65535;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the spec of a pause container is made of.
@@ -33,7 +36,9 @@ pub struct SandboxInput<'a> {
     pub cgroup_path: String,
     /// Its pinned network namespace; `None` on the host's network.
     pub netns: Option<&'a Path>,
-    /// Absolute path of the read-only root.
+    /// Its pinned user namespace; `None` in the node's.
+    pub userns: Option<&'a Path>,
+    /// Path of the read-only root; a relative one is below the bundle.
     pub root: &'a Path,
     /// The command.
     pub args: Vec<String>,
@@ -55,8 +60,10 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     let context = input.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
     namespaces::check_sandbox(&options)?;
+    let mapping = userns::user_namespace(&options)?;
     let sysctls = sysctls::sandbox(input.config, &options)?;
-    let (uid, gid, groups) = user(context)?;
+    let (uid, gid, groups) = user(context, mapping)?;
+    userns::check_mapped(mapping, uid, gid, &groups)?;
     selinux::check_sandbox(context)?;
     let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
 
@@ -76,9 +83,11 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     process.set_capabilities(Some(capabilities::default())).set_rlimits(None).set_apparmor_profile(None);
     process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
     let linux = linux_of(&mut spec);
-    linux.set_namespaces(Some(namespaces::sandbox(&options, input.netns)));
+    linux.set_namespaces(Some(namespaces::sandbox(&options, input.userns, input.netns)));
     linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
     linux.sysctl_mut().get_or_insert_default().extend(sysctls);
+    linux.set_uid_mappings(mapping.map(|mapping| userns::oci(mapping.uids)));
+    linux.set_gid_mappings(mapping.map(|mapping| userns::oci(mapping.gids)));
     linux.set_seccomp(seccomp);
     linux.set_masked_paths(Some(security::default_masked_paths(input.host)));
     linux.set_readonly_paths(Some(security::default_readonly_paths()));
@@ -89,17 +98,22 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     linux.set_resources(Some(resources));
     let base = spec.mounts_mut().take().unwrap_or_default();
     let privileged = context.is_some_and(|context| context.privileged);
-    spec.set_mounts(Some(mounts::sandbox(input.files, privileged, base)));
+    let sys = mounts::Sys::of(privileged, mapping, input.netns);
+    spec.set_mounts(Some(mounts::sandbox(input.files, sys, mapping, base)));
     selinux::set(&mut spec, input.selinux, privileged, (input.host, input.handler));
     spec.annotations_mut().get_or_insert_default().extend(annotations::sandbox(input));
     Ok(spec)
 }
 
 /// The pause process's user; a nobody unless the pod says otherwise.
-fn user(context: Option<&LinuxSandboxSecurityContext>) -> Result<(u32, u32, Vec<u32>), Error> {
-    const NOBODY: u32 = 65535;
+fn user(
+    context: Option<&LinuxSandboxSecurityContext>,
+    mapping: Option<Mapping>,
+) -> Result<(u32, u32, Vec<u32>), Error> {
+    // A pod with few ids has its last for it.
+    let nobody = mapping.map_or(NOBODY, |mapping| NOBODY.min(mapping.uids.length - 1));
     let field = "config.linux.security_context";
-    let Some(context) = context else { return Ok((NOBODY, NOBODY, Vec::new())) };
+    let Some(context) = context else { return Ok((nobody, nobody, Vec::new())) };
     let number = |name: &str, value: i64| super::user::id(&format!("{field}.{name}"), value);
     let uid = context.run_as_user.as_ref().map(|user| number("run_as_user", user.value)).transpose()?;
     let gid = context.run_as_group.as_ref().map(|group| number("run_as_group", group.value)).transpose()?;
@@ -107,5 +121,5 @@ fn user(context: Option<&LinuxSandboxSecurityContext>) -> Result<(u32, u32, Vec<
         return Err(Error::invalid(format!("{field}.run_as_group"), "needs run_as_user"));
     }
     let groups = context.supplemental_groups.iter().map(|group| number("supplemental_groups", *group));
-    Ok((uid.unwrap_or(NOBODY), gid.or(uid.map(|_| 0)).unwrap_or(NOBODY), groups.collect::<Result<_, _>>()?))
+    Ok((uid.unwrap_or(nobody), gid.or(uid.map(|_| 0)).unwrap_or(nobody), groups.collect::<Result<_, _>>()?))
 }

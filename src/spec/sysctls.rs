@@ -23,7 +23,10 @@ pub(super) fn sandbox(config: &PodSandboxConfig, options: &NamespaceOption) -> R
     let mut all = HashMap::new();
     if !is_node(options.network()) {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        // In a user namespace most of these groups are nobody, which the kernel refuses.
+        if super::user_namespace(options)?.is_none() {
+            all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        }
     }
     let wanted = config.linux.as_ref().map(|linux| &linux.sysctls);
     for (key, value) in wanted.into_iter().flatten() {

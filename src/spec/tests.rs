@@ -55,6 +55,7 @@ fn make(config: &ContainerConfig, sandbox: &PodSandboxConfig, host: &Host) -> Re
         hostname: "pod",
         sandbox_pid: 42,
         netns: Some(Path::new("/var/run/netns/x")),
+        mapping: None,
         target_pid: None,
         image: &image(),
         image_name: "example",
@@ -193,11 +194,19 @@ fn no_sysctl_reaches_the_host() {
 }
 
 #[test]
-fn user_namespaces_are_refused_and_not_ignored() {
-    let options = crate::api::v1::UserNamespace { mode: NamespaceMode::Pod.into(), ..Default::default() };
+fn a_container_is_in_no_other_user_namespace_than_its_pod() {
+    use crate::api::v1::{IdMapping, UserNamespace};
+    let ids = vec![IdMapping { host_id: 1000, container_id: 0, length: 10 }];
+    let options = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
     let options = NamespaceOption { userns_options: Some(options), ..NamespaceOption::default() };
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
-    assert!(matches!(plain(&config(context)), Err(Error::Unsupported { .. })));
+    let error = plain(&config(context)).unwrap_err().to_string();
+    assert!(error.ends_with("userns_options: is not what the sandbox has"), "{error}");
+    // That it says nothing is no leave to be on the node's ids.
+    let one = crate::userns::Range { host: 1000, length: 10 };
+    let pods = Some(crate::userns::Mapping { uids: one, gids: one });
+    assert!(userns::check_same(None, pods).is_err());
+    assert!(userns::check_same(pods, pods).is_ok());
 }
 
 #[test]

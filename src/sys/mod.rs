@@ -4,3 +4,5 @@ pub mod beneath;
 pub mod fifo;
 pub mod heap;
 pub mod mounts;
+pub mod nsfs;
+pub mod userns;

@@ -175,7 +175,7 @@ async fn image(scope: &Scope, document: &Document, known: &mut normal::Known) ->
     std::fs::create_dir_all(root.join("etc"))?;
     std::fs::write(root.join("etc/passwd"), passwd.as_deref().unwrap_or("root:x:0:0::/root:/bin/sh\n"))?;
     std::fs::write(root.join("etc/group"), group.as_deref().unwrap_or("root:x:0:\n"))?;
-    let (layer, diff_id) = layer_of(scope, &root).await?;
+    let (layer, diff_id) = layer_of(scope, &root, &["--owner=0", "--group=0"]).await?;
     std::fs::remove_dir_all(&root)?;
     let text = |key: &str| image.as_ref().map(|image| image[key].clone()).unwrap_or_default();
     let volumes = text("volumes");

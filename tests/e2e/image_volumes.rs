@@ -257,7 +257,7 @@ async fn cve_2017_1002101_no_sub_path_leads_out_of_the_image(scope: Arc<Scope>) 
     let registry = Registry::start(&scope.bed).await?;
     let root = scope.volume("layer")?;
     bait(&scope, &root)?;
-    let (layer, diff_id) = layer_of(&scope, &root).await?;
+    let (layer, diff_id) = layer_of(&scope, &root, &["--owner=0", "--group=0"]).await?;
     let name = registry.image("evil-links", &layer, &diff_id)?;
     scope.bed.pull(&name).await?;
     let pod = scope.pod().await?;
@@ -282,7 +282,7 @@ async fn cve_2022_23648_a_volume_of_an_image_shows_nothing_of_the_host(scope: Ar
     std::fs::create_dir_all(root.join("data"))?;
     std::fs::write(root.join("data/kept"), "of the image")?;
     std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
-    let (layer, diff_id) = layer_of(&scope, &root).await?;
+    let (layer, diff_id) = layer_of(&scope, &root, &["--owner=0", "--group=0"]).await?;
     // Another directory: a volume on what a link leads to would hide what the link brings.
     let other = scope.volume("other")?;
     std::fs::copy(secret.join("secret"), other.join("secret"))?;

@@ -54,14 +54,13 @@ impl Bed {
 pub async fn layer(scope: &Scope, content: &str) -> anyhow::Result<(Vec<u8>, String)> {
     let root = scope.volume("layer")?;
     std::fs::write(root.join("file"), content)?;
-    layer_of(scope, &root).await
+    layer_of(scope, &root, &["--owner=0", "--group=0"]).await
 }
 
-/// A layer of a directory's content.
-pub async fn layer_of(scope: &Scope, root: &Path) -> anyhow::Result<(Vec<u8>, String)> {
+/// A layer of a directory, with more options for tar.
+pub async fn layer_of(scope: &Scope, root: &Path, options: &[&str]) -> anyhow::Result<(Vec<u8>, String)> {
     let tar = scope.dir().join("layer.tar");
-    let arguments = ["--owner=0", "--group=0", "-cf"];
-    output(tokio::process::Command::new("tar").args(arguments).arg(&tar).arg("-C").arg(root).arg(".")).await?;
+    output(tokio::process::Command::new("tar").args(options).arg("-cf").arg(&tar).arg("-C").arg(root).arg(".")).await?;
     let diff_id = digest(&std::fs::read(&tar)?);
     output(tokio::process::Command::new("gzip").arg("--force").arg(&tar)).await?;
     Ok((std::fs::read(tar.with_extension("tar.gz"))?, diff_id))

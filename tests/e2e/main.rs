@@ -41,6 +41,7 @@ mod security_images;
 mod security_names;
 mod security_process;
 mod selinux;
+mod userns;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -64,6 +65,7 @@ fn main() -> std::process::ExitCode {
         container_exit::tests,
         container_stop::tests,
         image_volumes::tests,
+        userns::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,

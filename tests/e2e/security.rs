@@ -30,7 +30,7 @@ pub async fn evil(
     let root = scope.volume("evil-root")?;
     shell_in(&root)?;
     fill(&root)?;
-    let (layer, diff_id) = layer_of(scope, &root).await?;
+    let (layer, diff_id) = layer_of(scope, &root, &["--owner=0", "--group=0"]).await?;
     std::fs::remove_dir_all(&root)?;
     let name = registry.image_that_says("evil", &layer, &diff_id, says)?;
     scope.bed.pull(&name).await?;

@@ -175,12 +175,10 @@ fn of_selinux_options() {
 
 #[test]
 fn of_namespaces() {
-    const POD: i32 = 0;
     const CONTAINER: i32 = 1;
     const TARGET: i32 = 3;
     let options = |options: Value| security(json!({ "namespace_options": options }));
     let of_sandbox = |options: Value| sandbox(json!({ "security_context": { "namespace_options": options } }));
-    let userns = |options: Value| of_sandbox(json!({ "userns_options": options }));
     all_equal(&[
         (
             options(json!({ "pid": TARGET, "target_id": "x" })),
@@ -198,19 +196,48 @@ fn of_namespaces() {
             options(json!({ "ipc": TARGET })),
             "config.linux.security_context.namespace_options.ipc: has to be POD or NODE",
         ),
-        (
-            userns(json!({ "mode": POD })),
-            "config.linux.security_context.namespace_options.userns_options: user namespaces are not supported by this version",
-        ),
-        (
-            userns(json!({ "mode": CONTAINER })),
-            "config.linux.security_context.namespace_options.userns_options: mode has to be POD or NODE",
-        ),
-        (
-            userns(json!({ "mode": 2, "uids": [{ "host_id": 1, "container_id": 0, "length": 1 }] })),
-            "config.linux.security_context.namespace_options.userns_options: mappings go with mode POD only",
-        ),
     ]);
+}
+
+#[test]
+fn of_user_namespaces() {
+    const NODE: i32 = 2;
+    let with = |options: Value| sandbox(json!({ "security_context": { "namespace_options": options } }));
+    let userns = |options: Value| with(json!({ "userns_options": options }));
+    let ids = |host: u32, container: u32, length: u32| json!([{ "host_id": host, "container_id": container, "length": length }]);
+    let uids = |uids: Value| userns(json!({ "mode": 0, "uids": uids, "gids": ids(1, 0, 10) }));
+    let good = json!({ "mode": 0, "uids": ids(1, 0, 10), "gids": ids(1, 0, 10) });
+    let two = json!([ids(1, 0, 10)[0], ids(20, 10, 10)[0]]);
+    let texts = [
+        (userns(json!({ "mode": 1 })), ".mode: has to be POD or NODE"),
+        (userns(json!({ "mode": 3 })), ".mode: has to be POD or NODE"),
+        (userns(json!({ "mode": 7 })), ".mode: has to be POD or NODE"),
+        (userns(json!({ "mode": NODE, "gids": ids(1, 0, 1) })), ": mappings go with mode POD only"),
+        (userns(json!({ "mode": 0 })), ".uids: has 0 mappings, and mode POD takes exactly one"),
+        (userns(json!({ "mode": 0, "uids": ids(1, 0, 9) })), ".gids: has 0 mappings, and mode POD takes exactly one"),
+        (uids(two), ".uids: has 2 mappings, and mode POD takes exactly one"),
+        (uids(ids(1, 1, 10)), ".uids[0].container_id: has to be 0: root has to be mapped"),
+        (uids(ids(1, 0, 0)), ".uids[0].length: has to be more than 0"),
+        (uids(ids(u32::MAX, 0, 10)), ".uids[0].host_id: and length go past the last id"),
+        (uids(ids(1, 0, 11)), ".gids[0].length: is not that of uids"),
+    ];
+    for (refusal, text) in texts {
+        assert_eq!(refusal, format!("config.linux.security_context.namespace_options.userns_options{text}"));
+    }
+    let others = |name: &str| with(json!({ "userns_options": good, name: NODE }));
+    for name in ["pid", "ipc"] {
+        let text = "NODE does not go with a user namespace of the pod's";
+        assert_eq!(others(name), format!("config.linux.security_context.namespace_options.{name}: {text}"));
+    }
+    let in_it = |more: Value| {
+        let mut context = json!({ "namespace_options": { "userns_options": good } });
+        context.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let pod = json!({ "linux": { "security_context": { "namespace_options": { "userns_options": good } } } });
+        refusal(json!({ "sandbox": pod, "container": { "linux": { "security_context": context } } }))
+    };
+    assert!(in_it(json!({ "run_as_user": { "value": 10 } })).ends_with(".uids: do not map the process's user 10"));
+    assert!(in_it(json!({ "supplemental_groups": [3, 12] })).ends_with(".gids: do not map the process's group 12"));
+    assert!(in_it(json!({ "namespace_options": {} })).ends_with(".userns_options: is not what the sandbox has"));
 }
 
 #[test]
@@ -292,10 +319,16 @@ fn of_a_spec_of_mounts() {
         |mount: Value, handler: Value| refusal(json!({ "container": { "mounts": [mount] }, "handler": handler }));
     let rro = json!({ "container_path": "/x", "host_path": "/x", "readonly": true, "recursive_read_only": true });
     let option = json!({ "container_path": "/x", "host_path": "/x", "mount_options": ["suid"] });
+    let ids = json!([{ "host_id": 1, "container_id": 0, "length": 1 }]);
+    let mapped = json!({ "container_path": "/x", "host_path": "/x", "uid_mappings": ids, "gid_mappings": ids });
     all_equal(&[
         (
             mount(rro, json!({ "recursive_read_only": false })),
             "config.mounts[0].recursive_read_only: RROUnsupported: the runtime of handler \"runc\" has no such mounts",
+        ),
+        (
+            mount(mapped, json!({ "id_mapped_mounts": false })),
+            "config.mounts[0].uidMappings: the runtime of handler \"runc\" has no id-mapped mounts",
         ),
         (mount(option, json!({})), "config.mounts[0].mount_options: \"suid\" is none of nosuid, noexec, nodev"),
     ]);

@@ -34,8 +34,27 @@ async fn a_pod_has_a_name_an_address_and_namespaces_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_leaves_nothing_and_the_same_request_then_succeeds() {
     let node = Node::start().await;
-    let pod = node.pod("web");
-    let steps = steps(&node, &pod).await;
+    fail_at_any_step(&node, node.pod("web")).await;
+}
+
+/// Its user namespace is pinned like the network's, and goes like it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_at_any_step_leaves_no_user_namespace() {
+    let node = Node::start().await;
+    let mut pod = node.pod("web");
+    let ids = vec![IdMapping { host_id: 200_000, container_id: 0, length: 65_536 }];
+    let options = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+    let linux = pod.config.as_mut().unwrap().linux.as_mut().unwrap();
+    let context = linux.security_context.get_or_insert_default();
+    context.namespace_options.get_or_insert_default().userns_options = Some(options);
+    fail_at_any_step(&node, pod.clone()).await;
+    node.cni.fail("ADD");
+    node.cri().run_pod_sandbox(pod).await.unwrap_err();
+    node.assert_clean("a failed ADD").await;
+}
+
+async fn fail_at_any_step(node: &Node, pod: RunPodSandboxRequest) {
+    let steps = steps(node, &pod).await;
     assert!(steps.len() >= 4, "{steps:?}");
     for (method, nth) in steps {
         let faults = [

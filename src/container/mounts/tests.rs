@@ -69,12 +69,19 @@ async fn paths_are_absolute_on_both_sides() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_named() {
+async fn ids_are_mapped_of_users_and_groups_together() {
+    let ids = |host_id, length| vec![IdMapping { host_id, container_id: 0, length }];
     let base = mount(Path::new("/"));
-    let mapping = vec![IdMapping { host_id: 1, container_id: 0, length: 1 }];
-    let uids = Mount { uid_mappings: mapping.clone(), ..base.clone() };
-    assert!(refused(uids).await.starts_with("config.mounts[1].uidMappings: "));
-    assert!(refused(Mount { gid_mappings: mapping, ..base }).await.starts_with("config.mounts[1].gidMappings: "));
+    let uids = Mount { uid_mappings: ids(1, 1), ..base.clone() };
+    assert!(refused(uids).await.starts_with("config.mounts[1].gidMappings: is empty"));
+    let gids = Mount { gid_mappings: ids(1, 1), ..base.clone() };
+    assert!(refused(gids).await.starts_with("config.mounts[1].uidMappings: is empty"));
+    for (host, length) in [(1, 0), (u32::MAX, 2)] {
+        let bad = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(host, length), ..base.clone() };
+        assert!(refused(bad).await.starts_with("config.mounts[1].gidMappings[0]: maps no id"));
+    }
+    let good = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(1, 1), ..base };
+    assert_eq!(resolve(std::slice::from_ref(&good), MissingHostPath::Error).await.unwrap()[0].mount, good);
 }
 
 fn image(sub_path: &str) -> Mount {

@@ -55,6 +55,7 @@ fn plugins(fake: &Arc<Inner>, _: pb::PluginsRequest) -> Result<pb::PluginsRespon
         r#type: kind.to_owned(),
         id: id.to_owned(),
         exports: HashMap::from([("root".to_owned(), root.clone())]),
+        capabilities: if id == "overlayfs" { vec!["remap-ids".to_owned()] } else { Vec::new() },
         ..pb::Plugin::default()
     };
     Ok(pb::PluginsResponse { plugins: PLUGINS.map(plugin).to_vec() })
@@ -66,7 +67,11 @@ fn server(_: &Arc<Inner>, (): ()) -> Result<pb::ServerResponse, Status> {
 }
 
 fn plugin_info(_: &Arc<Inner>, _: pb::PluginInfoRequest) -> Result<pb::PluginInfoResponse, Status> {
-    let features = prost_types::Any { type_url: String::new(), value: br#"{"mountOptions":["rro"]}"#.to_vec() };
+    let document = serde_json::json!({
+        "mountOptions": ["rro"],
+        "linux": { "namespaces": ["user"], "mountExtensions": { "idmap": { "enabled": true } } },
+    });
+    let features = prost_types::Any { type_url: String::new(), value: document.to_string().into_bytes() };
     let info = RuntimeInfo { features: Some(features), ..RuntimeInfo::default() };
     Ok(pb::PluginInfoResponse { plugin: None, extra: Some(to_any(&info)) })
 }
