@@ -34,15 +34,28 @@ impl Containerd {
         for signal in [Signal::TERM, Signal::KILL] {
             let Some(shim) = find(self.namespace(), sandbox) else { return Ok(()) };
             // A shim that hears SIGTERM removes its socket. It reaps its children, so they go first.
-            for child in children(shim) {
-                send(child, Signal::KILL, || is_child(child, shim)).map_err(fails)?;
-            }
+            self.kill_children(shim).await.map_err(fails)?;
             send(shim, signal, || is_shim(shim, self.namespace(), sandbox)).map_err(fails)?;
             if self.has_ended(sandbox, SIGNALLED_END).await {
                 return Ok(());
             }
         }
         Err(fails("it outlives SIGKILL".to_owned()))
+    }
+
+    /// Resolves when none is alive any more, or will not die: their cgroups are removed next.
+    async fn kill_children(&self, shim: Pid) -> std::result::Result<(), String> {
+        let killed = children(shim);
+        for child in &killed {
+            send(*child, Signal::KILL, || is_child(*child, shim))?;
+        }
+        let dead = async {
+            while killed.iter().any(|child| is_alive(&read(*child, "stat"))) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let _ = tokio::time::timeout(SIGNALLED_END, dead).await;
+        Ok(())
     }
 
     async fn has_ended(&self, sandbox: &str, within: Duration) -> bool {
@@ -77,6 +90,12 @@ fn children(parent: Pid) -> Vec<Pid> {
 
 fn is_child(pid: Pid, parent: Pid) -> bool {
     parent_of(&read(pid, "stat")) == Some(parent)
+}
+
+/// By the third field of /proc/PID/stat: a zombie is in no cgroup any more.
+fn is_alive(stat: &[u8]) -> bool {
+    let stat = String::from_utf8_lossy(stat);
+    stat.rsplit_once(')').is_some_and(|(_, after_name)| !after_name.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The fourth field of /proc/PID/stat. The second, the command's name, may hold blanks and parentheses.
@@ -127,6 +146,8 @@ mod tests {
         assert_eq!(parent_of(b"12 (a) b) S 34 5 6"), Pid::from_raw(34));
         assert_eq!(parent_of(b"1 (init) S 0 1 1"), None);
         assert_eq!(parent_of(b""), None);
+        assert!(is_alive(b"12 (a) Z) S 34"));
+        assert!(!is_alive(b"12 (a) Z 34") && !is_alive(b""));
     }
 
     #[test]
