@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -10,6 +11,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     operations: TaskTracker,
+    started: watch::Sender<u64>,
 }
 
 impl Tasks {
@@ -20,6 +22,7 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        self.started.send_modify(|count| *count = count.wrapping_add(1));
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
         tokio::spawn(self.operations.track_future(work))
     }
@@ -38,6 +41,12 @@ impl Tasks {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.operations.len()
+    }
+
+    /// Changes with each operation that starts.
+    #[must_use]
+    pub fn started(&self) -> watch::Receiver<u64> {
+        self.started.subscribe()
     }
 
     /// Resolves when no operation runs any more.

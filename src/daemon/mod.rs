@@ -2,6 +2,7 @@
 
 mod checks;
 mod host;
+mod idle;
 mod listen;
 mod logging;
 mod notify;
@@ -33,6 +34,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     // Before anything else is touched: a second instance must not come further.
     let listener = listen::bind_after_another(&config.socket).await?;
     let tasks = Tasks::default();
+    idle::give_memory_back(&tasks);
     let node = wiring::node(config, tasks.clone()).await?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");

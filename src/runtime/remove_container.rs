@@ -47,8 +47,9 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     node.containerd.remove_snapshot(&container.root.snapshotter, id).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
-    node.containerd.delete_container(id).await?;
+    // Before the record: who is killed in between finds the container again, and its exit is in there.
     started::remove(&node.config.state, container.id());
+    node.containerd.delete_container(id).await?;
     node.store.containers.remove(id);
     node.hints.forget(id);
     Ok(())
