@@ -60,15 +60,9 @@ impl Containerd {
         parent: &str,
         ids: Option<Mapping>,
     ) -> Result<Vec<Mount>> {
-        let request = pb::PrepareSnapshotRequest {
-            snapshotter: snapshotter.to_owned(),
-            key: key.to_owned(),
-            parent: parent.to_owned(),
-            labels: ids.map(id_labels).unwrap_or_default(),
-        };
-        let reply = self.snapshots().prepare(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("prepare snapshot", key, &status))?;
-        Ok(mounts(reply.into_inner().mounts))
+        let labels = ids.map(id_labels).unwrap_or_default();
+        let made = self.prepare(snapshotter, key, parent, labels).await;
+        made.map_err(|status| Error::status("prepare snapshot", key, &status))
     }
 
     /// Makes the writable snapshot that a layer is unpacked into. A snapshotter that already has
@@ -83,14 +77,20 @@ impl Containerd {
         parent: &str,
         labels: HashMap<String, String>,
     ) -> Result<Vec<Mount>> {
-        let request = pb::PrepareSnapshotRequest {
-            snapshotter: snapshotter.to_owned(),
-            key: key.to_owned(),
-            parent: parent.to_owned(),
-            labels,
-        };
-        let reply = self.snapshots().prepare(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("prepare layer", key, &status))?;
+        let made = self.prepare(snapshotter, key, parent, labels).await;
+        made.map_err(|status| Error::status("prepare layer", key, &status))
+    }
+
+    async fn prepare(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        labels: HashMap<String, String>,
+    ) -> std::result::Result<Vec<Mount>, tonic::Status> {
+        let (snapshotter, key, parent) = (snapshotter.to_owned(), key.to_owned(), parent.to_owned());
+        let request = pb::PrepareSnapshotRequest { snapshotter, key, parent, labels };
+        let reply = self.snapshots().prepare(self.request(request)).await?;
         Ok(mounts(reply.into_inner().mounts))
     }
 

@@ -38,7 +38,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
         node.containerd.list_tasks(),
     );
     // FIFOs of commands whose callers are gone with the process that served them.
-    empty_directory(&node.config.state.join("exec"));
+    empty_exec_directory(&node.config.state.join("exec"));
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {
@@ -186,8 +186,11 @@ impl Node {
     }
 }
 
-/// Removes what is in a directory of ours; what stays is taken at the next start.
-fn empty_directory(path: &Path) {
+/// Removes what is in the directory of the commands' FIFOs; what stays is taken at the next start. Made here, so that a node
+/// at rest looks the same before its first command and after it; a command makes what is missing, hence no error.
+fn empty_exec_directory(path: &Path) {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
         let _ = std::fs::remove_dir_all(entry.path());
     }
