@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-pub use self::image::{ImageMount, images};
+pub use self::image::{ImageMount, check_owners, images};
 use self::mountinfo::MountInfo;
 use super::host_paths::{self, Failure, Progress, absolute, cleaned};
 use crate::api::v1::{Mount, MountPropagation};
@@ -130,9 +130,9 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     }
     Ok(Mount {
         container_path: container_path.display().to_string(),
-        // An image is read-only, and its files have the label that containers may read.
+        // An image is read-only, and is mounted with its container's label.
         selinux_relabel: mount.selinux_relabel && mount.image.is_none(),
-        // The kernel maps no ids of an overlay; kubelet sets the pod's on every mount.
+        // The image's layers are mapped, so its mount is not: the kernel maps no ids of an overlay.
         uid_mappings: if mount.image.is_none() { mount.uid_mappings.clone() } else { Vec::new() },
         gid_mappings: if mount.image.is_none() { mount.gid_mappings.clone() } else { Vec::new() },
         ..mount.clone()

@@ -37,7 +37,7 @@ pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use mount::Mount;
 pub use options::{Options, OptionsError};
 pub use sandboxes::Sandbox;
-pub use snapshots::{SnapshotInfo, SnapshotKind, Usage};
+pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};
 pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
 pub use transfer::{Login, Platform, Progress, Pull, PullError, PullFailure, Step};
 

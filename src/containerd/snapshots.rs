@@ -201,8 +201,10 @@ impl Containerd {
     }
 }
 
-/// What a snapshotter that maps ids looks for. Ours to set: nothing of an image or a pod becomes a label.
-fn id_labels(ids: Mapping) -> HashMap<String, String> {
+/// Labels of a snapshot with the ids of a user namespace, for a snapshotter that maps them. Ours to set: nothing of an
+/// image or a pod becomes a label.
+#[must_use]
+pub fn id_labels(ids: Mapping) -> HashMap<String, String> {
     let label = |name: &str, range: Range| {
         (format!("containerd.io/snapshot/{name}"), format!("0:{}:{}", range.host, range.length))
     };

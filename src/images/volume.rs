@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::root::{mount_spec, root_error};
 use super::{Error, Image, Images};
+use crate::containerd::id_labels;
 use crate::sys::mounts::{self, AttachError};
+use crate::userns::Mapping;
 
 /// Where an image goes.
 #[derive(Clone, Debug)]
@@ -21,6 +23,10 @@ pub struct Volume {
     /// The directory it is mounted on, made with mode 0700 where it is not there: set-user-id
     /// files of an image are not for the node's users (CVE-2021-41103).
     pub target: PathBuf,
+    /// The user namespace whose ids the image's owners are, as with a container's root.
+    pub mapping: Option<Mapping>,
+    /// The SELinux label of all its files.
+    pub label: Option<String>,
 }
 
 impl Images {
@@ -31,9 +37,11 @@ impl Images {
     pub async fn mount_volume(&self, image: &Image, volume: Volume) -> Result<(), Error> {
         self.ensure_unpacked(image, &volume.snapshotter).await?;
         let containerd = &self.inner.containerd;
-        let mounts =
-            containerd.view_snapshot(&volume.snapshotter, &volume.key, &image.chain_id, Default::default()).await?;
-        let (spec, id) = (mount_spec(&image.id, mounts)?, image.id.clone());
+        let ids = volume.mapping.map(id_labels).unwrap_or_default();
+        let mounts = containerd.view_snapshot(&volume.snapshotter, &volume.key, &image.chain_id, ids).await?;
+        let (mut spec, id) = (mount_spec(&image.id, mounts)?, image.id.clone());
+        // Quoted for its commas.
+        spec.options.extend(volume.label.map(|label| format!("context=\"{label}\"")));
         let work = tokio::task::spawn_blocking(move || {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&volume.target);
             made.map_err(|error| root_error("make the mount point of", Path::new("/"), &id, error))?;

@@ -93,7 +93,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
     let id = ContainerId::random();
-    let image_volumes = node.resolve_image_volumes(&config).await?;
+    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
     let about = about(sandbox, &config, &image, &requested.user_specified_image)?;
     let about = About { boot: node.boot.clone(), image_volumes, ..about };
     let record = Record { id, sandbox: sandbox.id().clone(), config, about };
@@ -194,7 +194,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
     let directory = node.container_directory(container.id());
     undo.push("remove container directory", async move { remove_directory(directory).await });
     node.fill_volumes(container).await?;
-    node.mount_image_volumes(container, undo).await?;
+    node.mount_image_volumes(container, sandbox.mapping(), undo).await?;
     // A Stop of the sandbox that began meanwhile has not seen this container.
     require_ready(sandbox).map(drop)
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::run_pod_sandbox::blocking;
+use super::selinux::mount_label;
 use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, Mount};
 use crate::container::Container;
@@ -16,6 +17,7 @@ use crate::container::mounts::{self, HostMount};
 use crate::ids::ContainerId;
 use crate::images::{Volume, remove_mount_point};
 use crate::undo::Undo;
+use crate::userns::Mapping;
 
 /// Follows the snapshotter's name, and has containerd's GC keep what the value names.
 const KEEP: &str = "containerd.io/gc.ref.snapshot.";
@@ -58,7 +60,12 @@ impl Node {
     }
 
     /// Ids of the images that a request mounts, each by its place. They have to be here already.
-    pub(super) async fn resolve_image_volumes(&self, config: &ContainerConfig) -> Result<BTreeMap<usize, String>> {
+    pub(super) async fn resolve_image_volumes(
+        &self,
+        config: &ContainerConfig,
+        pod: Option<Mapping>,
+    ) -> Result<BTreeMap<usize, String>> {
+        mounts::check_owners(&config.mounts, pod)?;
         let mut ids = BTreeMap::new();
         for mount in mounts::images(&config.mounts)? {
             let image = self.images.resolve(&mount.reference).await;
@@ -79,6 +86,7 @@ impl Node {
     pub(super) async fn mount_image_volumes(
         self: &Arc<Self>,
         container: &Arc<Container>,
+        mapping: Option<Mapping>,
         undo: &mut Undo,
     ) -> Result<()> {
         let wanted = mounts::images(&container.record.config.mounts)?;
@@ -87,6 +95,7 @@ impl Node {
         }
         let (node, draft) = (Arc::clone(self), Arc::clone(container));
         undo.push("remove image volumes", async move { node.remove_image_volumes(&draft).await });
+        let label = mount_label(&container.spec());
         for mount in wanted {
             let failed = |field: &'static str| move |source| Error::ImageVolume { index: mount.index, field, source };
             let id = container.record.about.image_volumes.get(&mount.index).unwrap_or(&mount.reference);
@@ -96,6 +105,8 @@ impl Node {
                 key: key(container.id(), mount.index),
                 sub_path: mount.sub_path,
                 target: self.image_volume(container.id(), mount.index),
+                mapping,
+                label: label.clone(),
             };
             self.images.mount_volume(&image, volume).await.map_err(|error| match error {
                 error @ crate::images::Error::SubPath { .. } => failed("image_sub_path")(error),

@@ -111,8 +111,8 @@ fn checked(labels: Labels) -> Result<Labels> {
     Ok(Labels { process: check(&labels.process)?, mount: check(&labels.mount)? })
 }
 
-/// The label of a container's root, if its spec has one.
-fn mount_label(spec: &[u8]) -> Option<String> {
+/// The label of a container's root and images, if its spec has one.
+pub(super) fn mount_label(spec: &[u8]) -> Option<String> {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
     struct Linux {

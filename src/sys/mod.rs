@@ -3,6 +3,7 @@
 pub mod beneath;
 pub mod fifo;
 pub mod heap;
+mod idmap;
 pub mod mounts;
 pub mod nsfs;
 pub mod userns;

@@ -16,12 +16,18 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
+use super::idmap;
+use super::userns::{self, Range};
+
 /// Where the private namespace mounts; a directory that every Linux node has, and that the
 /// mounts of a snapshot are never made from.
 const TARGET: &str = "/proc";
 
 /// For a look nothing is needed but reading.
 const LOOK: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// Names an overlay's layers, the topmost first.
+const LOWER: &str = "lowerdir=";
 
 /// The kernel takes one page of options.
 const LONGEST_OPTIONS: usize = 4095;
@@ -37,7 +43,8 @@ pub struct MountSpec {
     pub fs_type: String,
     /// Device, directory, or name.
     pub source: String,
-    /// Flags and data.
+    /// Flags and data; `uidmap=0:HOST:LENGTH` and `gidmap=` as containerd's snapshotters write them; for binds too,
+    /// SELinux's `context=`.
     pub options: Vec<String>,
 }
 
@@ -179,71 +186,128 @@ pub fn detach(target: &Path) -> io::Result<()> {
 }
 
 fn mount_privately(spec: &MountSpec, flags: MsFlags) -> io::Result<OwnedFd> {
+    let options = Options::parse(&spec.options)?;
+    // Before this thread is where /proc may be something else.
+    let users = options.ids.map(|(uids, gids)| userns::create(uids, gids, false)).transpose()?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     // What we mount is not to reach the host, and what the host unmounts need not stay here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    let options = Options::parse(&spec.options);
-    if matches!(spec.fs_type.as_str(), "bind" | "rbind") {
+    if let Some(users) = &users {
+        // An overlay's own ids cannot be mapped: those of its layers are.
+        for layer in layers(spec, &options)? {
+            idmap::cover(&layer, &users.user)?;
+        }
+    }
+    if !matches!(spec.fs_type.as_str(), "bind" | "rbind") {
+        mount_file_system(spec, options, flags)?;
+    } else if options.has("context=") {
+        mount_labelled(spec, options, flags)?;
+    } else {
         mount(Some(spec.source.as_str()), TARGET, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         mount(None::<&str>, TARGET, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, None::<&str>)?;
-    } else if spec.fs_type.contains('/') {
-        // containerd's mount manager has types such as `format/mkdir/overlay`.
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("mounts of type {}", spec.fs_type)));
-    } else {
-        let data = options.shortened()?;
-        let (source, fs_type) = (spec.source.as_str(), spec.fs_type.as_str());
-        mount(Some(source), TARGET, Some(fs_type), flags, Some(data.as_str()))?;
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(TARGET, flags, Mode::empty())?)
 }
 
-/// Options that are data for the file system; flags are ours to choose.
-struct Options(Vec<String>);
+fn mount_file_system(spec: &MountSpec, options: Options, flags: MsFlags) -> io::Result<()> {
+    if spec.fs_type.contains('/') {
+        // containerd's mount manager has types such as `format/mkdir/overlay`.
+        return Err(unsupported(format!("mounts of type {}", spec.fs_type)));
+    }
+    let data = options.shortened()?;
+    Ok(mount(Some(spec.source.as_str()), TARGET, Some(spec.fs_type.as_str()), flags, Some(data.as_str()))?)
+}
+
+/// A bind mount takes no label. An overlay does, which the directory is the upper of two layers of: the other is empty.
+fn mount_labelled(spec: &MountSpec, mut options: Options, flags: MsFlags) -> io::Result<()> {
+    mount(Some("tmpfs"), TARGET, Some("tmpfs"), LOOK, None::<&str>)?;
+    options.data.push(format!("{LOWER}{}:{TARGET}", spec.source));
+    let overlay = MountSpec { fs_type: "overlay".to_owned(), source: "overlay".to_owned(), options: Vec::new() };
+    mount_file_system(&overlay, options, flags)
+}
+
+/// The directories whose files a mount shows.
+fn layers(spec: &MountSpec, options: &Options) -> io::Result<Vec<PathBuf>> {
+    match spec.fs_type.as_str() {
+        "bind" | "rbind" => Ok(vec![PathBuf::from(&spec.source)]),
+        "overlay" => Ok(options.lower().map(|(_, layers)| layers).unwrap_or_default()),
+        other => Err(unsupported(format!("mapped ids on mounts of type {other}"))),
+    }
+}
+
+fn unsupported(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, what)
+}
+
+/// Options that are not flags, which are ours to choose.
+struct Options {
+    /// For the file system.
+    data: Vec<String>,
+    /// What the files' owners are on the host, as a user namespace would say it.
+    ids: Option<(Range, Range)>,
+}
 
 impl Options {
-    fn parse(options: &[String]) -> Self {
-        let flag = |option: &str| {
-            matches!(
-                option,
-                "ro" | "rw"
-                    | "bind"
-                    | "rbind"
-                    | "defaults"
-                    | "nosuid"
-                    | "suid"
-                    | "nodev"
-                    | "dev"
-                    | "noexec"
-                    | "exec"
-                    | "noatime"
-                    | "relatime"
-                    | "sync"
-                    | "async"
-            )
-        };
-        Self(options.iter().filter(|option| !flag(option)).cloned().collect())
+    fn parse(options: &[String]) -> io::Result<Self> {
+        let (mut data, mut uids, mut gids) = (Vec::new(), None, None);
+        for option in options.iter().filter(|option| !is_flag(option)) {
+            if let Some(ids) = option.strip_prefix("uidmap=") {
+                uids = Some(range(ids)?);
+            } else if let Some(ids) = option.strip_prefix("gidmap=") {
+                gids = Some(range(ids)?);
+            } else {
+                data.push(option.clone());
+            }
+        }
+        match (uids, gids) {
+            (Some(_), None) | (None, Some(_)) => Err(unsupported("uidmap and gidmap one without the other".to_owned())),
+            both => Ok(Self { data, ids: both.0.zip(both.1) }),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.data.iter().any(|option| option.starts_with(name))
+    }
+
+    /// The layers of an overlay, and which option names them.
+    fn lower(&self) -> Option<(usize, Vec<PathBuf>)> {
+        let at = self.data.iter().position(|option| option.starts_with(LOWER))?;
+        Some((at, self.data[at][LOWER.len()..].split(':').map(PathBuf::from).collect()))
     }
 
     /// As one string of at most a page: the paths of many layers do not fit as they are, but
     /// do when the directory that they share is the working directory.
     fn shortened(mut self) -> io::Result<String> {
-        if let Some(at) = self.0.iter().position(|option| option.starts_with("lowerdir=")) {
-            let layers: Vec<PathBuf> = self.0[at]["lowerdir=".len()..].split(':').map(PathBuf::from).collect();
-            if let Some(base) = common_directory(&layers) {
-                std::env::set_current_dir(&base)?;
-                let names: Vec<String> = layers
-                    .iter()
-                    .map(|layer| layer.strip_prefix(&base).unwrap_or(layer).display().to_string())
-                    .collect();
-                self.0[at] = format!("lowerdir={}", names.join(":"));
-            }
+        if let Some((at, layers)) = self.lower()
+            && let Some(base) = common_directory(&layers)
+        {
+            std::env::set_current_dir(&base)?;
+            let name = |layer: &PathBuf| layer.strip_prefix(&base).unwrap_or(layer).display().to_string();
+            self.data[at] = format!("{LOWER}{}", layers.iter().map(name).collect::<Vec<_>>().join(":"));
         }
-        let data = self.0.join(",");
+        let data = self.data.join(",");
         if data.len() > LONGEST_OPTIONS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more layers than one mount takes"));
         }
         Ok(data)
+    }
+}
+
+fn is_flag(option: &str) -> bool {
+    const FLAGS: [&str; 14] = [
+        "ro", "rw", "bind", "rbind", "defaults", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime",
+        "relatime", "sync",
+    ];
+    FLAGS.contains(&option) || option == "async"
+}
+
+/// `0:HOST:LENGTH`, the one form that we ask for.
+fn range(text: &str) -> io::Result<Range> {
+    let numbers: Vec<Option<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [Some(0), Some(host), Some(length)] => Ok(Range { host, length }),
+        _ => Err(unsupported(format!("the mapping {text:?} of ids"))),
     }
 }
 
@@ -334,6 +398,80 @@ mod tests {
     #[test]
     fn flags_are_not_data() {
         let options = ["ro", "lowerdir=/x/1", "index=off", "noatime"].map(ToOwned::to_owned);
-        assert_eq!(Options::parse(&options).0, ["lowerdir=/x/1", "index=off"]);
+        assert_eq!(Options::parse(&options).unwrap().data, ["lowerdir=/x/1", "index=off"]);
+    }
+
+    #[test]
+    fn ids_are_mapped_as_containerd_writes_it_or_not_at_all() {
+        let parse = |options: &[&str]| Options::parse(&options.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let ids = parse(&["uidmap=0:70:9", "gidmap=0:80:9", "ro"]).unwrap();
+        assert_eq!(ids.ids, Some((Range { host: 70, length: 9 }, Range { host: 80, length: 9 })));
+        assert!(ids.data.is_empty());
+        for wrong in
+            [&["uidmap=0:70:9"][..], &["uidmap=0:70:9,9:90:1", "gidmap=0:8:9"], &["uidmap=1:7:9", "gidmap=0:8:9"]]
+        {
+            assert_eq!(parse(wrong).err().map(|error| error.kind()), Some(io::ErrorKind::Unsupported), "{wrong:?}");
+        }
+    }
+
+    /// Owners of what is mounted on a directory, and of `file` in it.
+    fn owners(root: &Path) -> Vec<(u32, u32)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let owner = |path: PathBuf| std::fs::symlink_metadata(path).map(|file| (file.uid(), file.gid())).unwrap();
+        vec![owner(root.to_owned()), owner(root.join("file"))]
+    }
+
+    #[test]
+    fn owners_are_those_of_the_mapping_in_one_layer_and_in_two() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return;
+        }
+        // Not on a tmpfs, whose ids Linux maps only from 6.3 on.
+        let (dir, target) = (tempfile::tempdir_in("/var/tmp").unwrap(), tempfile::tempdir().unwrap());
+        let (one, two) = (dir.path().join("1/fs"), dir.path().join("2/fs"));
+        for layer in [&one, &two] {
+            std::fs::create_dir_all(layer).unwrap();
+        }
+        std::fs::write(two.join("file"), "").unwrap();
+        std::os::unix::fs::chown(two.join("file"), Some(33), Some(44)).unwrap();
+        let ids = ["uidmap=0:70000:65536", "gidmap=0:80000:65536"].map(ToOwned::to_owned).to_vec();
+        let bind = MountSpec { fs_type: "bind".to_owned(), source: two.display().to_string(), options: ids.clone() };
+        let lower = format!("lowerdir={}:{}", one.display(), two.display());
+        let options = ids.into_iter().chain([lower]).collect();
+        let overlay = MountSpec { fs_type: "overlay".to_owned(), source: "overlay".to_owned(), options };
+        for spec in [bind, overlay] {
+            let kind = spec.fs_type.clone();
+            attach(spec, Path::new(""), target.path()).unwrap();
+            let found = owners(target.path());
+            detach(target.path()).unwrap();
+            assert_eq!(found, [(70_000, 80_000), (70_033, 80_044)], "{kind}");
+        }
+        assert_eq!(owners(&two), [(0, 0), (33, 44)], "nothing changed on disk");
+    }
+
+    #[test]
+    fn a_directory_that_is_mounted_with_a_label_shows_what_it_has() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        std::fs::write(dir.path().join("file"), "in the image").unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(33), Some(44)).unwrap();
+        let spec =
+            MountSpec { fs_type: "bind".to_owned(), source: dir.path().display().to_string(), options: Vec::new() };
+        let seen = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>).unwrap();
+            // The label itself needs a kernel that knows it; cgroup2.sh boots one.
+            mount_labelled(&spec, Options { data: Vec::new(), ids: None }, MsFlags::MS_RDONLY).unwrap();
+            let names = std::fs::read_dir(TARGET).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+            (names, owners(Path::new(TARGET)), std::fs::write(Path::new(TARGET).join("new"), "x").unwrap_err().kind())
+        });
+        let (names, owners, written) = seen.join().unwrap();
+        assert_eq!(names, ["file"]);
+        assert_eq!(owners, [(33, 44), (0, 0)]);
+        assert_eq!(written, io::ErrorKind::ReadOnlyFilesystem);
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
 use pontoon::lsm::selinux::{Context, Pair, contexts, label_of};
 
+use crate::bed::{BUSYBOX, image_spec};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Pod, Scope, security, shell, sleeper};
 
@@ -25,6 +26,7 @@ pub fn tests() -> Vec<Test> {
             .only_pontoon("the built-in walks over every volume for every container"),
         rule!(the_node_itself_is_not_relabelled),
         rule!(a_new_file_has_the_pods_level),
+        rule!(a_mounted_image_has_its_containers_level).only_pontoon("the built-in mounts it without a label"),
     ];
     all.into_iter().map(|test| test.only_if(contexts().is_some(), "the kernel has no SELinux")).collect()
 }
@@ -167,6 +169,31 @@ async fn the_node_itself_is_not_relabelled(scope: Arc<Scope>) -> Outcome {
         ensure!(format!("{error:#}").contains(path), "{error:#}");
         ensure!(label_of(File::open(path)?)? == before, "{path}");
     }
+    Ok(())
+}
+
+async fn a_mounted_image_has_its_containers_level(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let label = process_label(&pod, "label", None).await?;
+    let wanted = format!("system_u:object_r:container_file_t:{}", label.level.context("no level")?);
+    let mut config = sleeper("main");
+    let image = v1::Mount {
+        container_path: "/image".to_owned(),
+        readonly: true,
+        image: Some(image_spec(BUSYBOX)),
+        ..Default::default()
+    };
+    config.mounts = vec![
+        image.clone(),
+        v1::Mount { container_path: "/part".to_owned(), image_sub_path: "etc".to_owned(), ..image },
+    ];
+    let id = pod.start(config).await?;
+    let root = format!("/proc/{}/root", scope.bed.pid_of(&id).await?);
+    for path in ["/image", "/image/etc/passwd", "/part/passwd"] {
+        let label = file_label(Path::new(&(root.clone() + path)))?;
+        ensure!(label == wanted, "{path}: {label}, not {wanted}");
+    }
+    scope.bed.sh(&id, "/image/bin/busybox cat /part/passwd").await?;
     Ok(())
 }
 

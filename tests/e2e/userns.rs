@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerConfig, IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 
-use crate::bed::{Bed, Target, image_spec, output};
+use crate::bed::{BUSYBOX, Bed, Target, image_spec, output};
 use crate::harness::{Outcome, Test, rule};
 use crate::images::layer_of;
 use crate::node::Node;
@@ -25,6 +25,8 @@ pub fn tests() -> Vec<Test> {
         rule!(with_the_nodes_network_sys_is_the_nodes_and_read_only),
         rule!(an_id_mapped_mount_shows_the_nodes_root_as_root),
         rule!(an_images_volume_has_its_owners),
+        rule!(an_image_that_is_mounted_has_its_owners),
+        rule!(an_image_is_mounted_with_its_pods_ids_alone).only_pontoon("the built-in takes any"),
         rule!(limits_hold_in_the_pods_cgroup),
         rule!(only_the_request_maps_ids),
         rule!(containers_of_the_pod_share_it),
@@ -208,6 +210,66 @@ async fn an_images_volume_has_its_owners(scope: Arc<Scope>) -> Outcome {
     scope.remove_pods().await?;
     scope.bed.remove_image(&image).await?;
     ensure!(said? == ". 0:0\nfile 33:44\nnew 0:0\n1\n");
+    Ok(())
+}
+
+/// A mount of an image with the pod's mapping, as kubelet asks for it.
+fn mounted(image: &str, path: &str, sub_path: &str) -> v1::Mount {
+    let UserNamespace { uids, gids, .. } = options(LENGTH).unwrap_or_default();
+    v1::Mount {
+        container_path: path.to_owned(),
+        readonly: true,
+        image: Some(image_spec(image)),
+        image_sub_path: sub_path.to_owned(),
+        uid_mappings: uids,
+        gid_mappings: gids,
+        ..Default::default()
+    }
+}
+
+async fn an_image_that_is_mounted_has_its_owners(scope: Arc<Scope>) -> Outcome {
+    let registry = Registry::start(&scope.bed).await?;
+    let root = scope.volume("image")?;
+    std::fs::create_dir(root.join("data"))?;
+    for (name, owner) in [("root", 0), ("file", 33)] {
+        std::fs::write(root.join("data").join(name), "")?;
+        std::os::unix::fs::chown(root.join("data").join(name), Some(owner), Some(owner + 11))?;
+    }
+    let (layer, diff_id) = layer_of(&scope, &root, &["--numeric-owner"]).await?;
+    let image = registry.image("mounted", &layer, &diff_id)?;
+    scope.bed.pull(&image).await?;
+    let pod = pod(&scope).await?;
+    let script =
+        "stat -c '%n %u:%g' /whole/data /whole/data/root /whole/data/file /part/file; touch /part/new 2>&1; true";
+    let mut config = within(&pod, shell("main", script));
+    config.mounts = vec![mounted(&image, "/whole", ""), mounted(&image, "/part", "data")];
+    let said = pod.says(config).await?;
+    let owners = "/whole/data 0:0\n/whole/data/root 0:11\n/whole/data/file 33:44\n/part/file 33:44\n";
+    ensure!(said.starts_with(owners) && said.contains("Read-only file system"), "{said}");
+    // In the snapshot nothing has changed.
+    let mut plain = shell("plain", "stat -c '%n %u:%g' /whole/data/file");
+    plain.mounts =
+        vec![v1::Mount { uid_mappings: Vec::new(), gid_mappings: Vec::new(), ..mounted(&image, "/whole", "") }];
+    let said = scope.pod().await?.says(plain).await?;
+    ensure!(said == "/whole/data/file 33:44\n", "{said}");
+    scope.remove_pods().await?;
+    scope.bed.remove_image(&image).await
+}
+
+async fn an_image_is_mounted_with_its_pods_ids_alone(scope: Arc<Scope>) -> Outcome {
+    let (mapped, plain) = (pod(&scope).await?, scope.pod().await?);
+    let other = |mount: v1::Mount| {
+        let uids = vec![IdMapping { host_id: 0, container_id: 0, length: LENGTH }];
+        v1::Mount { uid_mappings: uids, ..mount }
+    };
+    for (pod, mut config, mount) in [
+        (&mapped, within(&mapped, sleeper("main")), other(mounted(BUSYBOX, "/a", ""))),
+        (&plain, sleeper("main"), mounted(BUSYBOX, "/a", "")),
+    ] {
+        config.mounts = vec![mount];
+        let Err(error) = pod.create(config).await else { bail!("it was taken") };
+        ensure!(format!("{error:#}").contains("config.mounts[0].uidMappings"), "{error:#}");
+    }
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use crate::api::v1::{ImageSpec, Mount};
+use crate::api::v1::{IdMapping, ImageSpec, Mount};
+use crate::userns::{Mapping, Range};
 
 /// A mount of a request that is an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,31 @@ pub(super) fn checked(index: usize, mount: &Mount, image: &ImageSpec) -> Result<
     }
     let sub_path = relative(&mount.image_sub_path).map_err(|problem| refused("image_sub_path", problem))?;
     Ok(ImageMount { index, reference: image.image.clone(), sub_path })
+}
+
+/// Refuses owners of an image's files that are not its pod's: they are mapped as those of the container's root are, by
+/// the pod's user namespace, whether or not the mount says so (kubelet does).
+///
+/// # Errors
+/// [`Error::Image`] names the field.
+pub fn check_owners(mounts: &[Mount], pod: Option<Mapping>) -> Result<(), Error> {
+    let is = |mappings: &[IdMapping], range: Option<Range>| match (mappings, range) {
+        ([], _) => true,
+        ([one], Some(range)) => (one.container_id, one.host_id, one.length) == (0, range.host, range.length),
+        _ => false,
+    };
+    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.image.is_some()) {
+        let parts = [
+            ("uidMappings", is(&mount.uid_mappings, pod.map(|pod| pod.uids))),
+            ("gidMappings", is(&mount.gid_mappings, pod.map(|pod| pod.gids))),
+        ];
+        if let Some((name, _)) = parts.into_iter().find(|(_, same)| !same) {
+            let problem =
+                "is not the mapping of the sandbox's user namespace, as that of an image has to be".to_owned();
+            return Err(Error::Image { index, name, problem });
+        }
+    }
+    Ok(())
 }
 
 /// kubelet lets neither through; runtimes are to look again (KEP-4639, "subPath").

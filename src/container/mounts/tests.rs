@@ -109,6 +109,24 @@ async fn an_image_is_found_by_its_place_and_its_source_is_left_open() {
     );
 }
 
+#[test]
+fn an_images_owners_are_its_pods_or_nothing() {
+    let range = |host| crate::userns::Range { host, length: 9 };
+    let pod = crate::userns::Mapping { uids: range(70), gids: range(80) };
+    let ids = |host_id, length| vec![IdMapping { host_id, container_id: 0, length }];
+    let with = |uid_mappings, gid_mappings| [Mount { uid_mappings, gid_mappings, ..image("") }];
+    let refused = |mounts: &[Mount], pod| check_owners(mounts, pod).unwrap_err().to_string();
+    check_owners(&with(ids(70, 9), ids(80, 9)), Some(pod)).unwrap();
+    check_owners(&with(Vec::new(), Vec::new()), Some(pod)).unwrap();
+    check_owners(&with(Vec::new(), Vec::new()), None).unwrap();
+    let start = "ImageVolumeMountFailed: config.mounts[0].";
+    assert!(refused(&with(ids(71, 9), ids(80, 9)), Some(pod)).starts_with(&format!("{start}uidMappings: is not")));
+    assert!(refused(&with(ids(70, 9), ids(80, 8)), Some(pod)).starts_with(&format!("{start}gidMappings: is not")));
+    assert!(refused(&with(ids(70, 9), ids(80, 9)), None).starts_with(&format!("{start}uidMappings: is not")));
+    let of_the_host = Mount { uid_mappings: ids(1, 1), gid_mappings: ids(1, 1), ..mount(Path::new("/")) };
+    check_owners(&[of_the_host], None).unwrap();
+}
+
 #[tokio::test]
 async fn recursive_read_only_is_readonly_and_private() {
     let rro = Mount { recursive_read_only: true, readonly: true, ..mount(Path::new("/")) };
