@@ -60,6 +60,8 @@ pub struct Config {
     pub create_missing_host_path: bool,
     /// Whether a container's user and group own the devices that it asks for.
     pub own_devices: bool,
+    /// Directories that Localhost seccomp profiles may be in.
+    pub seccomp_profile_roots: Vec<PathBuf>,
     /// Start although pods of containerd's own CRI are running in the namespace.
     pub allow_foreign_pods: bool,
     /// Logging.
@@ -95,9 +97,10 @@ impl Config {
     }
 
     fn resolve(file: File) -> Result<Self, Error> {
-        for (key, path) in
-            [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)]
-        {
+        let roots = file.seccomp_profile_roots.iter().map(|root| ("seccomp_profile_roots", root));
+        let paths =
+            [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)];
+        for (key, path) in paths.into_iter().chain(roots) {
             if !path.is_absolute() {
                 return Err(Error::Value {
                     key: key.to_owned(),
@@ -126,6 +129,7 @@ impl Config {
             runtime_name: file.runtime_name,
             create_missing_host_path,
             own_devices: file.device_ownership_from_security_context,
+            seccomp_profile_roots: file.seccomp_profile_roots,
             allow_foreign_pods: file.allow_foreign_pods,
             log: file.log,
             containerd: file.containerd,

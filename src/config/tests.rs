@@ -56,6 +56,13 @@ fn selinux_levels_need_two_categories_that_policies_have() {
     assert!(parse("[selinux]\ncategory_range = 2\n").is_ok());
 }
 
+#[test]
+fn profiles_are_in_directories_that_have_one_meaning() {
+    let error = parse("seccomp_profile_roots = [\"/var/lib/kubelet/seccomp\", \"seccomp\"]\n").unwrap_err().to_string();
+    assert!(error.contains("seccomp_profile_roots") && error.contains("absolute"), "{error}");
+    assert_eq!(parse("").unwrap().seccomp_profile_roots, [PathBuf::from("/var/lib/kubelet/seccomp")]);
+}
+
 /// Removes the comment signs of optional keys, so that the example shows every key there is.
 #[test]
 fn the_example_shows_each_key_with_its_default() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, image_volumes, now, profile};
+use super::{Error, Node, Result, image_volumes, now};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -140,7 +140,7 @@ async fn container_spec(
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
-    let seccomp = profile::read(spec::seccomp_file(context)?).await?;
+    let seccomp = node.read_profile(spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
     let hostname = crate::sandbox::hostname(&sandbox.record.config)

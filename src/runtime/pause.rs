@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Change, Error, Node, Result, profile, task};
+use super::{Change, Error, Node, Result, task};
 use crate::config::Handler;
 use crate::container::spec_any;
 use crate::containerd::{Container, CreateTask, Mount, Stdio};
@@ -19,7 +19,7 @@ impl Node {
     pub(super) async fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
         let linux = sandbox.record.config.linux.as_ref();
         let context = linux.and_then(|linux| linux.security_context.as_ref());
-        let seccomp = profile::read(spec::sandbox_seccomp_file(context)?).await?;
+        let seccomp = self.read_profile(spec::sandbox_seccomp_file(context)?).await?;
         let netns = sandbox.netns(&self.config.netns_dir);
         let paths = self.paths(sandbox);
         let mapping = sandbox.mapping();

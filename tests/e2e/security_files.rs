@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Test> {
         rule!(ghsa_7ww5_the_power_meter_is_masked),
         rule!(x3_one_daemon_a_socket).alone().only_pontoon(BUILTIN),
         rule!(x6_paths_of_mounts_are_checked),
+        rule!(x8_a_profile_outside_the_roots_is_an_error).only_pontoon("the built-in reads any file"),
         rule!(x8_a_profile_that_is_not_there_is_an_error),
     ]
 }
@@ -318,6 +319,36 @@ async fn x6_propagation(scope: &Arc<Scope>, volume: &Path) -> Outcome {
         security(&mut config).privileged = true;
         let result = create_and_start(scope, &pod, config).await;
         refused(scope, result, Code::InvalidArgument, "propagation").with_context(|| format!("{propagation:?}"))?;
+    }
+    Ok(())
+}
+
+async fn x8_a_profile_outside_the_roots_is_an_error(scope: Arc<Scope>) -> Outcome {
+    use v1::security_profile::ProfileType;
+    let pod = scope.pod().await?;
+    let (inside, outside) = (scope.volume("profiles")?, scope.bed.dir.join(format!("x8-{}", std::process::id())));
+    std::fs::write(inside.join("good.json"), r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
+    std::fs::create_dir(&outside)?;
+    std::fs::copy(inside.join("good.json"), outside.join("good.json"))?;
+    std::os::unix::fs::symlink(&outside, inside.join("link"))?;
+    std::os::unix::fs::symlink("good.json", inside.join("same.json"))?;
+    let run = async |name: &str, path: &Path| {
+        let mut config = shell(name, "grep Seccomp: /proc/self/status");
+        let localhost_ref = path.display().to_string();
+        security(&mut config).seccomp =
+            Some(v1::SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref });
+        create_and_start(&scope, &pod, config).await
+    };
+    run("inside", &inside.join("good.json")).await?;
+    run("linked", &inside.join("same.json")).await?;
+    let results = [
+        run("outside", &outside.join("good.json")).await,
+        run("link", &inside.join("link/good.json")).await,
+        run("root", Path::new("/etc/passwd")).await,
+    ];
+    std::fs::remove_dir_all(&outside)?;
+    for result in results {
+        refused(&scope, result, Code::InvalidArgument, "seccomp_profile_roots")?;
     }
     Ok(())
 }
