@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use crate::config::{Config, ServeFlags};
 use crate::cri::Cri;
 use crate::runtime;
+use crate::sys;
 use crate::tasks::Tasks;
 
 /// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
@@ -29,6 +30,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// What keeps it from starting, in a sentence for the operator.
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
+    sys::dump::forbid().context("close our memory to others")?;
     let config = Config::load(&flags)?;
     logging::start(&config.log)?;
     // Before anything else is touched: a second instance must not come further.
