@@ -21,6 +21,8 @@ use pontoon::userns::Mapping;
 use serde::Deserialize;
 use serde_json::Value;
 
+#[path = "golden/cgroup_drivers.rs"]
+mod cgroup_drivers;
 #[path = "golden/errors.rs"]
 mod errors;
 

@@ -59,12 +59,26 @@ mod tests {
         let systemd = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice";
         assert_eq!(cgroups_path(systemd, "c"), "kubepods-besteffort-pod1.slice:cri-containerd:c");
         assert_eq!(cgroups_path("pods.slice", "c"), "pods.slice:cri-containerd:c");
+        assert_eq!(cgroups_path("/pods.slice/", "c"), "pods.slice:cri-containerd:c");
+        assert_eq!(cgroups_path("/-.slice", "c"), "-.slice:cri-containerd:c");
+    }
+
+    #[test]
+    fn only_a_last_part_that_is_a_slice_is_systemds() {
+        assert_eq!(cgroups_path("/a.slice/pod", "c"), "/a.slice/pod/c");
+        assert_eq!(cgroups_path("/a.slice/b.service", "c"), "/a.slice/b.service/c");
+        assert_eq!(cgroups_path("/aslice", "c"), "/aslice/c");
+        assert_eq!(cgroups_path("/", "c"), "/c");
     }
 
     #[test]
     fn the_kernel_shows_a_slice_below_its_prefixes() {
         let path = file_system_path("a-b-c.slice:cri-containerd:x", true, "memory");
         assert_eq!(path, PathBuf::from("/sys/fs/cgroup/a.slice/a-b.slice/a-b-c.slice/cri-containerd-x.scope"));
+        let path = file_system_path("a-b.slice:cri-containerd:x", false, "memory");
+        assert_eq!(path, PathBuf::from("/sys/fs/cgroup/memory/a.slice/a-b.slice/cri-containerd-x.scope"));
+        let path = file_system_path("-.slice:cri-containerd:x", true, "memory");
+        assert_eq!(path, PathBuf::from("/sys/fs/cgroup/cri-containerd-x.scope"));
         let path = file_system_path("/pods/p/x", false, "memory");
         assert_eq!(path, PathBuf::from("/sys/fs/cgroup/memory/pods/p/x"));
     }

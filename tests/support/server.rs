@@ -36,6 +36,11 @@ pub struct Node {
 impl Node {
     /// Everything runs when it returns.
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With more tables in its configuration.
+    pub async fn start_with(tables: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and mounts: run them as root");
         let directory = tempfile::Builder::new().prefix("pontoon-server-").tempdir_in("/var/tmp").unwrap();
         let path = directory.path();
@@ -46,7 +51,7 @@ impl Node {
         containerd.serve();
         let cni = Cni::install(&path.join("cni"));
         let mut node = Self { containerd, cni, child: None, directory };
-        fs::write(node.path("config.toml"), node.config()).unwrap();
+        fs::write(node.path("config.toml"), node.config() + tables).unwrap();
         node.spawn().await;
         node
     }
