@@ -185,6 +185,7 @@ fn make(document: &Document) -> Result<Value, String> {
 
 fn sandbox(document: &Document, host: &Host, handler: &Handler) -> Result<oci_spec::runtime::Spec, spec::Error> {
     let id = sandbox_id();
+    spec::check_sandbox_enums(&document.sandbox)?;
     let context = document.sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     spec::sandbox_seccomp_file(context)?;
     let profile = profile(document);
@@ -218,6 +219,8 @@ fn container(
     host: &Host,
     handler: &Handler,
 ) -> Result<oci_spec::runtime::Spec, spec::Error> {
+    spec::check_container_enums(config)?;
+    spec::check_mounts(&config.mounts, handler)?;
     let (id, sandbox_id) = (ContainerId::parse(&"c".repeat(64)).unwrap(), sandbox_id());
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let image = image(&document.image);

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::host_paths::{self, Failure, Progress, absolute, cleaned};
+use super::host_paths::{self, Error, Progress, absolute, cleaned};
 use crate::api::v1::{Device, Int64Value, LinuxContainerSecurityContext};
 
 /// Directories below which no devices are looked for: the container gets pts, shm, fd and mqueue
@@ -54,46 +54,6 @@ impl Owner {
         let id = |value: Option<&Int64Value>| value.and_then(|id| u32::try_from(id.value).ok()).filter(|id| *id != 0);
         let Some(context) = context else { return Self::default() };
         Self { uid: id(context.run_as_user.as_ref()), gid: id(context.run_as_group.as_ref()) }
-    }
-}
-
-/// Why a device cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// As `config.devices[0].host_path`.
-        field: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The file system does not answer. The call goes on without us.
-    #[error("stuck in {operation}({})", path.display())]
-    Stuck {
-        /// The system call.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-    },
-    /// The file system answered with an error.
-    #[error("{operation} {}", path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Stuck { operation, path } => Self::Stuck { operation, path },
-            Failure::Io { operation, path, source } => Self::Io { operation, path, source },
-        }
     }
 }
 
@@ -152,7 +112,7 @@ impl Wanted {
     fn find(&self, progress: &Progress) -> Result<Vec<HostDevice>, Error> {
         let shown = self.host_path.display();
         let path = match progress.step("resolve", &self.host_path, |path| std::fs::canonicalize(path)) {
-            Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.is_not_found() => {
                 return Err(invalid(self.index, "host_path", format!("{shown} does not exist")));
             }
             other => other?,
@@ -207,9 +167,9 @@ fn below(progress: &Progress, directory: &Path, in_container: &Path, access: &st
     Ok(found)
 }
 
-fn unless_gone<T>(outcome: Result<T, Failure>) -> Result<Option<T>, Failure> {
+fn unless_gone<T>(outcome: Result<T, Error>) -> Result<Option<T>, Error> {
     match outcome {
-        Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.is_not_found() => Ok(None),
         other => other.map(Some),
     }
 }

@@ -19,13 +19,42 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 static LEFT_BEHIND: Mutex<Vec<Progress>> = Mutex::new(Vec::new());
 
-/// Why a call gave nothing.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// It does not return.
-    Stuck { operation: &'static str, path: PathBuf },
-    /// What the kernel said.
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+/// Why a request cannot have what it names on the host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// As `config.mounts[0].host_path`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file system does not answer. The call goes on without us.
+    #[error("stuck in {operation}({})", path.display())]
+    Stuck {
+        /// The system call.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The file system answered with an error.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the path is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// What a thread is doing, for whoever waits for it.
@@ -50,17 +79,17 @@ impl Progress {
         operation: &'static str,
         path: &Path,
         call: impl FnOnce(&Path) -> io::Result<T>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, Error> {
         let occupied = lock(&LEFT_BEHIND).iter().any(|other| other.is_stuck_on(path));
         {
             let mut doing = self.doing();
             if occupied || doing.abandoned {
-                return Err(Failure::Stuck { operation, path: path.to_owned() });
+                return Err(Error::Stuck { operation, path: path.to_owned() });
             }
             (doing.operation, doing.path) = (operation, path.to_owned());
             doing.steps += 1;
         }
-        call(path).map_err(|source| Failure::Io { operation, path: path.to_owned(), source })
+        call(path).map_err(|source| Error::Io { operation, path: path.to_owned(), source })
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
@@ -72,34 +101,32 @@ impl Progress {
         !doing.ended && doing.path == path
     }
 
-    fn stuck(&self) -> Failure {
+    fn stuck(&self) -> Error {
         let doing = self.doing();
-        Failure::Stuck { operation: doing.operation, path: doing.path.clone() }
+        Error::Stuck { operation: doing.operation, path: doing.path.clone() }
     }
 
-    fn failed(&self, source: io::Error) -> Failure {
+    fn failed(&self, source: io::Error) -> Error {
         let doing = self.doing();
-        Failure::Io { operation: doing.operation, path: doing.path.clone(), source }
+        Error::Io { operation: doing.operation, path: doing.path.clone(), source }
     }
 }
 
 /// Does `work` on a thread and waits for it, at most until the deadline.
-pub(super) async fn run<T, E, F>(deadline: Duration, work: F) -> Result<T, E>
+pub(super) async fn run<T, F>(deadline: Duration, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    E: From<Failure> + Send + 'static,
-    F: FnOnce(&Progress) -> Result<T, E> + Send + 'static,
+    F: FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
 {
     run_on(deadline, deadline, work).await
 }
 
 /// The same for work of many calls: as long as a call returns within the deadline it may go on, though no
 /// longer than `longest`.
-pub(super) async fn run_on<T, E, F>(deadline: Duration, longest: Duration, work: F) -> Result<T, E>
+pub(super) async fn run_on<T, F>(deadline: Duration, longest: Duration, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    E: From<Failure> + Send + 'static,
-    F: FnOnce(&Progress) -> Result<T, E> + Send + 'static,
+    F: FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
 {
     let progress = Progress::default();
     progress.doing().operation = "start a thread for host paths";
@@ -118,9 +145,9 @@ where
         let until = end.min(Instant::now() + deadline);
         match tokio::time::timeout_at(until, &mut result).await {
             Ok(Ok(outcome)) => return outcome,
-            Ok(Err(_)) => return Err(progress.failed(io::Error::other("the thread panicked")).into()),
+            Ok(Err(_)) => return Err(progress.failed(io::Error::other("the thread panicked"))),
             Err(_) if until < end && progress.doing().steps != steps => {}
-            Err(_) => return Err(progress.stuck().into()),
+            Err(_) => return Err(progress.stuck()),
         }
     }
 }
@@ -186,17 +213,19 @@ mod tests {
 
     use super::*;
 
-    impl From<Failure> for String {
-        fn from(failure: Failure) -> Self {
-            match failure {
-                Failure::Stuck { operation, path } => format!("stuck in {operation}({})", path.display()),
-                Failure::Io { operation, path, source } => format!("{operation} {}: {source}", path.display()),
-            }
-        }
+    /// The text of what failed.
+    async fn outcome<T: Send + 'static>(
+        longest: Duration,
+        work: impl FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, String> {
+        run_on(DEADLINE, longest, work).await.map_err(|error| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })
     }
 
     async fn stat(path: &'static str) -> Result<(), String> {
-        run(DEADLINE, move |progress| Ok(progress.step("stat", Path::new(path), |_| Ok(()))?)).await
+        outcome(DEADLINE, move |progress| progress.step("stat", Path::new(path), |_| Ok(()))).await
     }
 
     /// A request whose stat of the path returns when the sender is dropped, and that has
@@ -204,7 +233,7 @@ mod tests {
     async fn stuck_on(path: &'static str) -> (mpsc::Sender<()>, oneshot::Receiver<bool>, String) {
         let (release, held) = mpsc::channel::<()>();
         let ((entered, inside), (ended, end)) = (oneshot::channel(), oneshot::channel());
-        let work = move |progress: &Progress| -> Result<(), String> {
+        let work = move |progress: &Progress| -> Result<(), Error> {
             progress.step("stat", Path::new(path), |_| {
                 let _ = entered.send(());
                 let _ = held.recv();
@@ -220,7 +249,7 @@ mod tests {
             tokio::time::advance(DEADLINE).await;
             tokio::time::resume();
         };
-        let (outcome, ()) = tokio::join!(run(DEADLINE, work), deadline);
+        let (outcome, ()) = tokio::join!(outcome(DEADLINE, work), deadline);
         (release, end, outcome.unwrap_err())
     }
 
@@ -236,7 +265,7 @@ mod tests {
     async fn long_walk(longest: Duration) -> Result<(), String> {
         let (told, mut next) = tokio::sync::mpsc::unbounded_channel();
         let (go, gone) = mpsc::channel::<()>();
-        let work = move |progress: &Progress| -> Result<(), String> {
+        let work = move |progress: &Progress| -> Result<(), Error> {
             for _ in 0..3 {
                 progress.step("read", Path::new("/long/walk"), |_| {
                     let _ = told.send(());
@@ -254,7 +283,7 @@ mod tests {
                 let _ = go.send(());
             }
         };
-        tokio::join!(run_on(DEADLINE, longest, work), clock).0
+        tokio::join!(outcome(longest, work), clock).0
     }
 
     #[tokio::test]
@@ -282,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error() {
-        let outcome: Result<(), String> = run(DEADLINE, |_| panic!("in a test")).await;
+        let outcome: Result<(), String> = outcome(DEADLINE, |_| panic!("in a test")).await;
         assert!(outcome.unwrap_err().contains("panicked"));
     }
 

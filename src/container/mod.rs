@@ -8,6 +8,7 @@ mod handle;
 mod host_paths;
 pub mod io;
 pub mod mounts;
+pub mod profile;
 mod record;
 pub mod relabel;
 pub mod signal;
@@ -16,6 +17,7 @@ mod state;
 mod stop;
 
 pub use handle::{Container, Root};
+pub use host_paths::Error as HostError;
 pub use record::{About, Record, RecordError, exit_extension, spec_any};
 pub use state::{Denied, Event, Exit, Reason, State};
 pub use stop::{Grace, Stop};

@@ -15,8 +15,11 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 pub use self::image::{ImageMount, check_owners, images};
 use self::mountinfo::MountInfo;
-use super::host_paths::{self, Failure, Progress, absolute, cleaned};
+use super::host_paths::{self, Error as HostError, Progress, absolute, cleaned};
 use crate::api::v1::{Mount, MountPropagation};
+
+/// What `mount_options` may have (KEP-5855).
+const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
 /// What to do about a `host_path` that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +42,9 @@ pub struct HostMount {
 /// Why a mount cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// As `config.mounts[0].host_path`.
-        field: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// A field of it, or its path on the host.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A field of a mount of an image is wrong; kubelet looks for the prefix.
     #[error("ImageVolumeMountFailed: config.mounts[{index}].{name}: {problem}")]
     Image {
@@ -57,55 +55,28 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The file system does not answer. The call goes on without us.
-    #[error("stuck in {operation}({})", path.display())]
-    Stuck {
-        /// The system call.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-    },
-    /// The file system answered with an error.
-    #[error("{operation} {}", path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Stuck { operation, path } => Self::Stuck { operation, path },
-            Failure::Io { operation, path, source } => Self::Io { operation, path, source },
-        }
-    }
 }
 
 /// Checks the mounts of a request and finds their sources, in the order of the request. A
 /// directory that was made stays, also when a later mount fails. Gives up after a minute.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the field; the others the path.
+/// [`HostError::Invalid`] and [`Error::Image`] name the field; the others the path.
 pub async fn resolve(mounts: &[Mount], missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
     let wanted: Vec<Mount> =
         mounts.iter().enumerate().map(|(index, mount)| checked(index, mount)).collect::<Result<_, _>>()?;
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    host_paths::run(host_paths::DEADLINE, move |progress| find_all(progress, wanted, missing)).await
+    Ok(host_paths::run(host_paths::DEADLINE, move |progress| find_all(progress, wanted, missing)).await?)
 }
 
 fn field(index: usize, name: &str) -> String {
     format!("config.mounts[{index}].{name}")
 }
 
-fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
-    Error::Invalid { field: field(index, name), problem: problem.into() }
+fn invalid(index: usize, name: &str, problem: impl Into<String>) -> HostError {
+    HostError::Invalid { field: field(index, name), problem: problem.into() }
 }
 
 /// All that can be said without a look at the host.
@@ -116,17 +87,21 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     } else {
         absolute(&mount.host_path).map_err(|problem| invalid(index, "host_path", problem))?;
         if !mount.image_sub_path.is_empty() {
-            return Err(invalid(index, "image_sub_path", "needs an image"));
+            return Err(invalid(index, "image_sub_path", "needs an image").into());
         }
     }
     check_mappings(mount).map_err(|(name, problem)| invalid(index, &name, problem))?;
     let propagation = MountPropagation::try_from(mount.propagation)
         .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
     if mount.recursive_read_only && !mount.readonly {
-        return Err(invalid(index, "recursive_read_only", "requires readonly"));
+        return Err(invalid(index, "recursive_read_only", "requires readonly").into());
     }
     if mount.recursive_read_only && propagation != MountPropagation::PropagationPrivate {
-        return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE"));
+        return Err(invalid(index, "recursive_read_only", "requires PROPAGATION_PRIVATE").into());
+    }
+    if let Some(other) = mount.mount_options.iter().find(|option| !OPTIONS.contains(&option.as_str())) {
+        let problem = format!("{other:?} is none of {}", OPTIONS.join(", "));
+        return Err(invalid(index, "mount_options", problem).into());
     }
     Ok(Mount {
         container_path: container_path.display().to_string(),
@@ -158,7 +133,7 @@ fn check_mappings(mount: &Mount) -> Result<(), (String, &'static str)> {
     Ok(())
 }
 
-fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
+fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -> Result<Vec<HostMount>, HostError> {
     let mut found = Vec::with_capacity(wanted.len());
     for (index, mount) in wanted.into_iter().enumerate() {
         let source = match mount.image {
@@ -177,11 +152,11 @@ fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -
     Ok(found)
 }
 
-fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHostPath) -> Result<PathBuf, Error> {
+fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHostPath) -> Result<PathBuf, HostError> {
     let path = Path::new(&mount.host_path);
     match progress.step("stat", path, |path| std::fs::metadata(path)) {
         Ok(_) => {}
-        Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => match missing {
+        Err(error) if error.is_not_found() => match missing {
             MissingHostPath::Error => {
                 return Err(invalid(index, "host_path", format!("{} does not exist", path.display())));
             }
@@ -189,15 +164,15 @@ fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHost
                 std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
             })?,
         },
-        Err(failure) => return Err(failure.into()),
+        Err(error) => return Err(error),
     }
     // The runtime would follow symlinks as well, but at another time: what was checked is what
     // is mounted.
-    Ok(progress.step("resolve", path, |path| std::fs::canonicalize(path))?)
+    progress.step("resolve", path, |path| std::fs::canonicalize(path))
 }
 
 /// Without this the mount would be made and mounts below it silently not appear on the other side.
-fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), Error> {
+fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), HostError> {
     let wanted = one.mount.propagation();
     // Nothing is ever mounted below an image, so it has nothing to pass on.
     if wanted == MountPropagation::PropagationPrivate || one.mount.image.is_some() {

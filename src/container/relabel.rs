@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 
-use super::host_paths::{self, Failure, Progress};
-use super::mounts::{Error, HostMount};
+use super::host_paths::{self, Error, Progress};
+use super::mounts::HostMount;
 use crate::lsm::selinux::{label_of, set_label};
 
 /// How long all volumes of a container may take; a big one takes minutes, and a retry of kubelet's joins.
@@ -166,8 +166,8 @@ impl Walk<'_> {
             self.progress.step("open", path, |_| Ok(openat(directory.entries.fd()?, name, flags, Mode::empty())?));
         match opened {
             Ok(entry) => Ok(Some(entry)),
-            Err(Failure::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(failure) => Err(failure.into()),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -177,7 +177,7 @@ impl Walk<'_> {
     }
 
     fn set(&self, file: &OwnedFd, path: &Path) -> Result<(), Error> {
-        Ok(self.progress.step("setxattr", path, |_| set_label(file, self.label))?)
+        self.progress.step("setxattr", path, |_| set_label(file, self.label))
     }
 }
 

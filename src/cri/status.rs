@@ -45,13 +45,13 @@ fn code(error: &runtime::Error) -> Code {
         Error::ContainerdAway(_) => Code::Unavailable,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::Containerd(error) => containerd_code(error.kind()),
-        Error::Network { source, .. } => network_code(source),
+        Error::Network { source, .. } | Error::Attachment(source) => network_code(source),
         Error::Netns { .. } | Error::System { .. } => Code::Internal,
         Error::Userns { source, .. } => userns_code(source),
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),
+        Error::Host(error) => host_code(error),
         Error::Mounts(error) => mounts_code(error),
-        Error::Devices(error) => devices_code(error),
         Error::Cdi(error) => cdi_code(error),
         Error::AppArmor(error) => apparmor_code(error),
         Error::Levels(_) => Code::ResourceExhausted,
@@ -94,7 +94,7 @@ fn files_code(error: &sandbox::FilesError) -> Code {
 fn network_code(error: &network::Error) -> Code {
     use network::Error;
     match error {
-        Error::InvalidField { .. } | Error::Bandwidth(_) => Code::InvalidArgument,
+        Error::InvalidField { .. } | Error::InvalidPort { .. } | Error::Bandwidth(_) => Code::InvalidArgument,
         Error::NotReady(_) => Code::FailedPrecondition,
         Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::PluginMissing { .. }
@@ -151,21 +151,20 @@ fn spec_code(error: &spec::Error) -> Code {
     }
 }
 
-fn mounts_code(error: &container::mounts::Error) -> Code {
-    use container::mounts::Error;
+fn host_code(error: &container::HostError) -> Code {
+    use container::HostError;
     match error {
-        Error::Invalid { .. } | Error::Image { .. } => Code::InvalidArgument,
-        Error::Stuck { .. } => Code::DeadlineExceeded,
-        Error::Io { .. } => Code::Internal,
+        HostError::Invalid { .. } => Code::InvalidArgument,
+        HostError::Stuck { .. } => Code::DeadlineExceeded,
+        HostError::Io { .. } => Code::Internal,
     }
 }
 
-fn devices_code(error: &container::devices::Error) -> Code {
-    use container::devices::Error;
+fn mounts_code(error: &container::mounts::Error) -> Code {
+    use container::mounts::Error;
     match error {
-        Error::Invalid { .. } => Code::InvalidArgument,
-        Error::Stuck { .. } => Code::DeadlineExceeded,
-        Error::Io { .. } => Code::Internal,
+        Error::Host(error) => host_code(error),
+        Error::Image { .. } => Code::InvalidArgument,
     }
 }
 

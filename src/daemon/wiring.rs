@@ -183,6 +183,8 @@ fn image_settings(config: &Config) -> images::Settings {
 }
 
 fn handler_snapshotters(config: &Config) -> BTreeMap<String, String> {
-    let own = |handler: &Handler| Some((handler.name.clone(), handler.snapshotter.clone()?));
-    config.handlers.iter().filter_map(own).collect()
+    let of = |handler: &Handler| handler.snapshotter.clone().unwrap_or_else(|| config.images.snapshotter.clone());
+    let named = config.handlers.iter().map(|handler| (handler.name.clone(), of(handler)));
+    // A request without a name is the default handler's.
+    named.chain(config.handlers.get("").map(|handler| (String::new(), of(handler)))).collect()
 }

@@ -64,7 +64,7 @@ pub struct Settings {
     pub registry_config_path: String,
     /// The default snapshotter.
     pub snapshotter: String,
-    /// Snapshotters of runtime handlers that have another one.
+    /// Snapshotters of the runtime handlers; the default one's name is empty too.
     pub handler_snapshotters: BTreeMap<String, String>,
     /// When a download is too slow.
     pub pace: Pace,

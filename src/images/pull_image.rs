@@ -35,7 +35,7 @@ impl Images {
         let spec = request.image.unwrap_or_default();
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
-        let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec) };
+        let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
         self.containerd_is_there().await?;
         let name = key.reference.to_string();
         let (seat, pilot) = self.inner.pulls.join(key.clone());
@@ -51,9 +51,16 @@ impl Images {
         Ok(PullImageResponse { image_ref })
     }
 
-    fn snapshotter(&self, spec: &ImageSpec) -> String {
+    fn snapshotter(&self, spec: &ImageSpec) -> Result<String, Error> {
         let settings = &self.inner.settings;
-        settings.handler_snapshotters.get(&spec.runtime_handler).unwrap_or(&settings.snapshotter).clone()
+        match settings.handler_snapshotters.get(&spec.runtime_handler) {
+            Some(snapshotter) => Ok(snapshotter.clone()),
+            None if spec.runtime_handler.is_empty() => Ok(settings.snapshotter.clone()),
+            None => {
+                let reason = format!("no runtime handler {:?} is configured", spec.runtime_handler);
+                Err(Error::Invalid { field: "image.runtime_handler", reason })
+            }
+        }
     }
 
     async fn fly(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {

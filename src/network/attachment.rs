@@ -103,10 +103,10 @@ impl Attachment {
     pub(super) fn cni_args(&self) -> Result<Vec<(String, String)>, Error> {
         let pairs = [
             ("IgnoreUnknown", "1", ""),
-            ("K8S_POD_NAMESPACE", self.namespace.as_str(), "metadata.namespace"),
-            ("K8S_POD_NAME", self.name.as_str(), "metadata.name"),
+            ("K8S_POD_NAMESPACE", self.namespace.as_str(), "config.metadata.namespace"),
+            ("K8S_POD_NAME", self.name.as_str(), "config.metadata.name"),
             ("K8S_POD_INFRA_CONTAINER_ID", self.id.as_str(), "id"),
-            ("K8S_POD_UID", self.uid.as_str(), "metadata.uid"),
+            ("K8S_POD_UID", self.uid.as_str(), "config.metadata.uid"),
         ];
         let pair = |(key, value, field): (&str, &str, &'static str)| {
             // There is no quoting in CNI_ARGS: a name with a `;` would add arguments.
@@ -140,6 +140,25 @@ impl Attachment {
         }
         Ok(args)
     }
+}
+
+/// Refuses what is no port, whether it would be published or not.
+///
+/// # Errors
+/// [`Error::InvalidPort`] names the field.
+pub fn check_ports(mappings: &[v1::PortMapping]) -> Result<(), Error> {
+    for (index, mapping) in mappings.iter().enumerate() {
+        // What is not published may say nothing of the sandbox's port either.
+        let least = i32::from(mapping.host_port > 0);
+        for (name, port, least) in
+            [("host_port", mapping.host_port, 0), ("container_port", mapping.container_port, least)]
+        {
+            if !(least..=i32::from(u16::MAX)).contains(&port) {
+                return Err(Error::InvalidPort { index, name, port, least });
+            }
+        }
+    }
+    Ok(())
 }
 
 impl PortMapping {
@@ -208,10 +227,29 @@ mod tests {
         };
         let mut config = config();
         config.port_mappings =
-            vec![port(v1::Protocol::Tcp, 0), port(v1::Protocol::Sctp, 8080), port(v1::Protocol::Udp, -1)];
+            vec![port(v1::Protocol::Tcp, 0), port(v1::Protocol::Sctp, 8080), port(v1::Protocol::Udp, 0)];
         let args = attachment(&config).capability_args().unwrap();
         let expected = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp", "hostIP": "192.0.2.1"}]);
         assert_eq!(args["portMappings"], expected);
+    }
+
+    #[test]
+    fn what_is_no_port_names_its_field() {
+        let check = |host_port, container_port| {
+            let mapping = v1::PortMapping { host_port, container_port, ..v1::PortMapping::default() };
+            check_ports(&[v1::PortMapping::default(), mapping]).map_err(|error| error.to_string())
+        };
+        for (host, container) in [(0, 0), (0, 80), (8080, 80), (65_535, 65_535)] {
+            assert_eq!(check(host, container), Ok(()));
+        }
+        let refused = |name: &str, port: i32, least: i32| {
+            Err(format!("config.port_mappings[1].{name}: {port} is not between {least} and 65535"))
+        };
+        assert_eq!(check(-1, 80), refused("host_port", -1, 0));
+        assert_eq!(check(65_536, 80), refused("host_port", 65_536, 0));
+        assert_eq!(check(0, -1), refused("container_port", -1, 0));
+        assert_eq!(check(8080, 0), refused("container_port", 0, 1));
+        assert_eq!(check(8080, 70_000), refused("container_port", 70_000, 1));
     }
 
     #[test]
@@ -235,6 +273,6 @@ mod tests {
         let pod = config.metadata.as_mut().unwrap();
         pod.name = "web;IgnoreUnknown=0".to_owned();
         let error = attachment(&config).validate().unwrap_err();
-        assert!(error.to_string().starts_with("metadata.name "), "{error}");
+        assert!(error.to_string().starts_with("config.metadata.name: "), "{error}");
     }
 }

@@ -22,7 +22,7 @@ pub struct Bandwidth {
 
 /// An annotation that cannot be a limit.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("annotation {annotation}: {value:?} is {reason}")]
+#[error("config.annotations[{annotation}]: {value:?} is {reason}")]
 pub struct InvalidBandwidth {
     annotation: &'static str,
     value: String,

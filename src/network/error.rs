@@ -15,10 +15,22 @@ pub enum Error {
     #[error("network is not ready: {0}")]
     NotReady(NotReady),
     /// A field of the sandbox's config cannot be given to plugins.
-    #[error("{field} cannot be passed to CNI: it has one of ; = or a control character")]
+    #[error("{field}: has one of ; = or a control character, which CNI cannot be given")]
     InvalidField {
         /// The field of PodSandboxConfig.
         field: &'static str,
+    },
+    /// A port that there cannot be.
+    #[error("config.port_mappings[{index}].{name}: {port} is not between {least} and 65535")]
+    InvalidPort {
+        /// The mapping's place in the request.
+        index: usize,
+        /// Which of its ports.
+        name: &'static str,
+        /// What the request has.
+        port: i32,
+        /// The least that could be.
+        least: i32,
     },
     /// A bandwidth annotation is no quantity or out of range.
     #[error(transparent)]

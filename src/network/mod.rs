@@ -38,7 +38,7 @@ use tokio::time::Instant;
 use crate::ids::SandboxId;
 use crate::tasks::Tasks;
 
-pub use attachment::{Attachment, Dns, PortMapping};
+pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
 pub use error::{Error, PluginFailure, TemplateError};
 pub use exec::Verb;

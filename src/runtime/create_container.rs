@@ -11,7 +11,7 @@ use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerRes
 use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
-use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, signal, spec_any};
+use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, profile, signal, spec_any};
 use crate::containerd;
 use crate::ids::ContainerId;
 use crate::images::Image;
@@ -55,6 +55,7 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
         let problem = format!("{} is no Signal", config.stop_signal);
         return Err(Error::Invalid { field: "config.stop_signal", problem });
     }
+    spec::check_container_enums(&config)?;
     Ok(config)
 }
 
@@ -89,6 +90,9 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let handler = node.handler(&sandbox.record.handler)?;
     let snapshotter = handler.snapshotter.clone().unwrap_or_else(|| node.config.images.snapshotter.clone());
     let requested = config.image.clone().unwrap_or_default();
+    if let Err(problem) = node.known_handler(&requested.runtime_handler) {
+        return Err(Error::Invalid { field: "config.image.runtime_handler", problem });
+    }
     let image = node.images.resolve(&requested.image).await?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
@@ -128,6 +132,8 @@ async fn container_spec(
     } else {
         mounts::MissingHostPath::Error
     };
+    let handler_facts = spec_handler(node, handler);
+    spec::check_mounts(&config.mounts, &handler_facts)?;
     let mut host_mounts = mounts::resolve(&config.mounts, missing).await?;
     node.place_image_volumes(&draft.record.id, &mut host_mounts);
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
@@ -140,11 +146,11 @@ async fn container_spec(
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
     let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
     let volumes = volumes(node, draft.record, &image_config);
-    let seccomp = node.read_profile(spec::seccomp_file(context)?).await?;
+    let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
-    let hostname = crate::sandbox::hostname(&sandbox.record.config)
-        .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
+    let hostname = crate::sandbox::hostname(&sandbox.record.config);
+    let hostname = hostname.map_err(|source| Error::files(sandbox.id(), source))?;
     let spec = spec::container(&spec::ContainerInput {
         id: &draft.record.id,
         sandbox_id: sandbox.id(),
@@ -166,7 +172,7 @@ async fn container_spec(
         cdi: &cdi,
         volumes: &volumes,
         host: &node.host,
-        handler: &spec_handler(node, handler),
+        handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     })?;
     node.require_profile(&spec).await?;
@@ -288,7 +294,7 @@ impl Node {
     }
 
     /// The AppArmor profile of a spec has to be there, or else the container would fail later, and less clearly.
-    async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
+    pub(super) async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
         match spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref()) {
             Some(profile) => Ok(self.profiles.require(profile).await?),
             None => Ok(()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ids::SandboxId;
 use crate::lsm::{apparmor, selinux};
 use crate::undo::Leftovers;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
@@ -86,6 +87,9 @@ pub enum Error {
         /// Why.
         source: network::Error,
     },
+    /// What the pod's config asks of its network.
+    #[error(transparent)]
+    Attachment(network::Error),
     /// The pod's network namespace.
     #[error("network namespace of sandbox {id}")]
     Netns {
@@ -123,6 +127,9 @@ pub enum Error {
     /// The OCI spec could not be made of the request.
     #[error(transparent)]
     Spec(#[from] spec::Error),
+    /// What the request names on the host.
+    #[error(transparent)]
+    Host(#[from] container::HostError),
     /// A mount of the request.
     #[error(transparent)]
     Mounts(#[from] container::mounts::Error),
@@ -132,9 +139,6 @@ pub enum Error {
     /// No SELinux level is left for another pod.
     #[error(transparent)]
     Levels(#[from] selinux::Exhausted),
-    /// A device of the request.
-    #[error(transparent)]
-    Devices(#[from] container::devices::Error),
     /// A CDI device of the request.
     #[error(transparent)]
     Cdi(#[from] cdi::Error),
@@ -185,6 +189,14 @@ pub enum Error {
 impl Error {
     pub(super) fn missing_field(field: &'static str) -> Self {
         Self::Invalid { field, problem: "is required".to_owned() }
+    }
+
+    /// A field of the request is told as all are.
+    pub(super) fn files(id: &SandboxId, source: sandbox::FilesError) -> Self {
+        match source {
+            sandbox::FilesError::Invalid { field, problem } => Self::Invalid { field, problem },
+            io @ sandbox::FilesError::Io { .. } => Self::Files { id: id.to_string(), source: io },
+        }
     }
 
     pub(super) fn system(operation: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {

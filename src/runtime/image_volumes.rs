@@ -68,6 +68,9 @@ impl Node {
         mounts::check_owners(&config.mounts, pod)?;
         let mut ids = BTreeMap::new();
         for mount in mounts::images(&config.mounts)? {
+            if let Err(problem) = self.known_handler(&mount.handler) {
+                return Err(mounts::Error::Image { index: mount.index, name: "image.runtime_handler", problem }.into());
+            }
             let image = self.images.resolve(&mount.reference).await;
             let image = image.map_err(|source| Error::ImageVolume { index: mount.index, field: "image", source })?;
             ids.insert(mount.index, image.id.clone());

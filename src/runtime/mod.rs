@@ -16,7 +16,6 @@ mod network;
 mod node;
 mod pause;
 mod pod_sandbox_status;
-mod profile;
 mod recovery;
 mod remove_container;
 mod remove_pod_sandbox;

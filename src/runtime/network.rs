@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Error, Node, Result};
-use crate::network::Attachment;
+use crate::network::{Attachment, check_ports};
 use crate::sandbox::Sandbox;
 use crate::undo::Undo;
 
@@ -37,8 +37,9 @@ impl Node {
 
     /// Refuses a config that no plugin could be given, before anything is made.
     pub(super) fn check_network(&self, sandbox: &Sandbox) -> Result<()> {
+        check_ports(&sandbox.record.config.port_mappings).map_err(Error::Attachment)?;
         let Some(attachment) = self.attachment(sandbox) else { return Ok(()) };
-        attachment.validate().map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
+        attachment.validate().map_err(Error::Attachment)
     }
 
     /// The pod's addresses after a restart: from the cache of the attachment, or, when that was lost, from the interface

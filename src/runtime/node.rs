@@ -162,9 +162,11 @@ impl Node {
     /// # Errors
     /// [`Error::Invalid`] when nobody configured it (any more).
     pub(super) fn handler(&self, name: &str) -> Result<&Handler> {
-        self.config.handlers.get(name).ok_or_else(|| Error::Invalid {
-            field: "runtime_handler",
-            problem: format!("no runtime handler {name:?} is configured"),
-        })
+        self.known_handler(name).map_err(|problem| Error::Invalid { field: "runtime_handler", problem })
+    }
+
+    /// The runtime handler of a name, the default one's of none; or what is wrong with the name.
+    pub(super) fn known_handler(&self, name: &str) -> std::result::Result<&Handler, String> {
+        self.config.handlers.get(name).ok_or_else(|| format!("no runtime handler {name:?} is configured"))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Change, Error, Node, Result, task};
 use crate::config::Handler;
-use crate::container::spec_any;
+use crate::container::{profile, spec_any};
 use crate::containerd::{Container, CreateTask, Mount, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
@@ -19,7 +19,7 @@ impl Node {
     pub(super) async fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
         let linux = sandbox.record.config.linux.as_ref();
         let context = linux.and_then(|linux| linux.security_context.as_ref());
-        let seccomp = self.read_profile(spec::sandbox_seccomp_file(context)?).await?;
+        let seccomp = profile::read(&self.config.seccomp_profile_roots, spec::sandbox_seccomp_file(context)?).await?;
         let netns = sandbox.netns(&self.config.netns_dir);
         let paths = self.paths(sandbox);
         let mapping = sandbox.mapping();
@@ -38,6 +38,7 @@ impl Node {
             selinux: sandbox.record.selinux.as_ref().map(|selinux| &selinux.labels),
             files: &files(paths.clone()),
         })?;
+        self.require_profile(&spec).await?;
         encode(&spec)
     }
 

@@ -8,6 +8,7 @@ use crate::config::Handler;
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::sandbox::{self, Event, Record, Sandbox, State};
+use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
 use crate::undo::{Leftovers, Undo};
 use crate::userns;
@@ -45,6 +46,11 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
             return Err(Error::missing_field(field));
         }
     }
+    if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
+        let problem = format!("{:?} is not absolute", config.log_directory);
+        return Err(Error::Invalid { field: "config.log_directory", problem });
+    }
+    spec::check_sandbox_enums(&config)?;
     let handler = node.handler(&request.runtime_handler)?.name.clone();
     Ok(Record { id: SandboxId::random(), config, handler, created_at: now(), selinux: None })
 }
@@ -70,8 +76,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
 /// The story. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Result<Arc<Sandbox>> {
     let handler = node.handler(&draft.record.handler)?;
-    let hostname = sandbox::hostname(&draft.record.config)
-        .map_err(|source| Error::Files { id: draft.id().to_string(), source })?;
+    let hostname = sandbox::hostname(&draft.record.config).map_err(|source| Error::files(draft.id(), source))?;
     // The spec first: a config that cannot be run leaves no trace at all.
     let spec = node.pause_spec(draft, handler, &hostname).await?;
     node.check_network(draft)?;
@@ -141,7 +146,7 @@ impl Node {
         let owner = sandbox.mapping().map(|mapping| (mapping.uids.host, mapping.gids.host));
         blocking(move || paths.create(&config.record.config, &hostname, owner))
             .await
-            .map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
+            .map_err(|source| Error::files(sandbox.id(), source))?;
         match &sandbox.record.selinux {
             Some(selinux) => self.label_files(sandbox, selinux.labels.mount.to_string()).await,
             None => Ok(()),

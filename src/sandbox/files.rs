@@ -153,7 +153,7 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> 
     if name.len() > HOSTNAME_LIMIT || name.bytes().any(|byte| byte.is_ascii_control() || byte == b'/') {
         let problem =
             format!("has to be at most {HOSTNAME_LIMIT} characters, none of them a control character or a slash");
-        return Err(FilesError::Invalid { field: "hostname", problem });
+        return Err(FilesError::Invalid { field: "config.hostname", problem });
     }
     Ok(name)
 }
@@ -162,9 +162,9 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> 
 fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
     let Some(dns) = dns else { return read("/etc/resolv.conf") };
     let parts = [
-        ("dns_config.servers", &dns.servers),
-        ("dns_config.searches", &dns.searches),
-        ("dns_config.options", &dns.options),
+        ("config.dns_config.servers", &dns.servers),
+        ("config.dns_config.searches", &dns.searches),
+        ("config.dns_config.options", &dns.options),
     ];
     for (field, values) in parts {
         // A newline would add a line of the tenant's choice.
@@ -230,7 +230,7 @@ mod tests {
     fn a_dns_value_cannot_add_a_line() {
         let dns = DnsConfig { searches: vec!["a\nnameserver 1.2.3.4".to_owned()], ..DnsConfig::default() };
         let error = resolv_conf(Some(&dns)).unwrap_err().to_string();
-        assert!(error.starts_with("dns_config.searches"), "{error}");
+        assert!(error.starts_with("config.dns_config.searches: "), "{error}");
     }
 
     #[test]

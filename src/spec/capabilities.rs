@@ -17,7 +17,6 @@ use super::{Error, Host, is_privileged};
 use crate::api::v1::LinuxContainerSecurityContext;
 
 const FIELD: &str = "config.linux.security_context.capabilities";
-const ALL: &str = "ALL";
 
 /// What a container has that asks for nothing, as in containerd and Docker.
 const DEFAULT: [Capability; 14] = [
@@ -109,10 +108,10 @@ pub(super) fn container(
     let Some(wanted) = context.and_then(|context| context.capabilities.as_ref()) else {
         return Ok(sets(set, HashSet::new()));
     };
-    if wanted.add_capabilities.iter().any(|name| name == ALL) {
+    if wanted.add_capabilities.iter().any(is_all) {
         set = every(host);
     }
-    if wanted.drop_capabilities.iter().any(|name| name == ALL) {
+    if wanted.drop_capabilities.iter().any(is_all) {
         set.clear();
     }
     set.extend(named("add_capabilities", &wanted.add_capabilities)?);
@@ -120,7 +119,11 @@ pub(super) fn container(
         set.remove(&dropped);
     }
     // Part of the other sets too, or the kernel would not raise them.
-    let ambient: HashSet<Capability> = named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
+    let mut ambient: HashSet<Capability> =
+        named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
+    if wanted.add_ambient_capabilities.iter().any(is_all) {
+        ambient.extend(every(host));
+    }
     set.extend(ambient.iter().copied());
     Ok(sets(set, ambient))
 }
@@ -131,9 +134,14 @@ pub(super) fn names(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
     bounding.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
 }
 
+/// Every capability of the host's, in either case, as in containerd.
+fn is_all(name: impl AsRef<str>) -> bool {
+    name.as_ref().eq_ignore_ascii_case("ALL")
+}
+
 fn named<'a>(list: &'static str, names: &'a [String]) -> Result<impl Iterator<Item = Capability> + use<'a>, Error> {
     let mut all = Vec::new();
-    for name in names.iter().filter(|name| *name != ALL) {
+    for name in names.iter().filter(|name| !is_all(name)) {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
         let known = EVERY.into_iter().find(|capability| capability.to_string() == bare);

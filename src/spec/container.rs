@@ -8,7 +8,10 @@ use super::{
     Error, Handler, Host, ImageConfig, SandboxFiles, User, annotations, capabilities, cdi, devices, is_privileged,
     linux_of, mounts, namespaces, process, process_of, resources, security, selinux, start, userns,
 };
-use crate::api::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, PodSandboxConfig};
+use crate::api::v1::{
+    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    PodSandboxConfig,
+};
 use crate::cdi::ContainerEdits;
 use crate::container::devices::HostDevice;
 use crate::container::mounts::HostMount;
@@ -87,13 +90,15 @@ impl<'a> ContainerInput<'a> {
 pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     let context = input.security();
     let privileged = is_privileged(context);
-    if privileged && !sandbox_is_privileged(input.sandbox) {
+    if privileged && !sandbox_context(input.sandbox).is_some_and(|context| context.privileged) {
         let problem = "the sandbox is not privileged";
         return Err(Error::invalid("config.linux.security_context.privileged", problem));
     }
     let options = super::namespace_options(context.and_then(|context| context.namespace_options.as_ref()));
+    let sandbox = sandbox_context(input.sandbox);
+    let sandbox = super::namespace_options(sandbox.and_then(|context| context.namespace_options.as_ref()));
     selinux::check_container(context)?;
-    namespaces::check_container(&options, input.target_pid)?;
+    namespaces::check_container(&options, &sandbox, input.target_pid)?;
     userns::check_same(userns::user_namespace(&options)?, input.mapping)?;
     userns::check_mapped(input.mapping, input.user.uid, input.user.gid, &input.user.groups)?;
     let mut spec = start(input.handler);
@@ -107,7 +112,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec, Error> {
     let capabilities = capabilities::names(process_of(&mut spec).capabilities().as_ref());
     let linux = linux_of(&mut spec);
     set_linux(linux, input, &capabilities)?;
-    linux.set_namespaces(Some(namespaces::container(&options, input)));
+    linux.set_namespaces(Some(namespaces::container(&options, &sandbox, input)));
     if propagation.is_some() {
         linux.set_rootfs_propagation(propagation);
     }
@@ -120,7 +125,8 @@ fn set_process(process: &mut Process, input: &ContainerInput<'_>) -> Result<(), 
     let context = input.security();
     let env = process::env(input, process.env_mut().take().unwrap_or_default())?;
     let capabilities = capabilities::container(context, input.host, process.capabilities().as_ref())?;
-    let apparmor = security::apparmor(context, input.host, process.apparmor_profile().clone())?;
+    let base = process.apparmor_profile().clone();
+    let apparmor = security::container_apparmor(context, input.host, base)?;
     process.set_args(Some(process::args(input)?)).set_env(Some(env)).set_cwd(process::cwd(input)?);
     process.set_user(input.user.to_oci()).set_terminal(Some(input.config.tty));
     process.set_capabilities(Some(capabilities));
@@ -158,7 +164,6 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
     Ok(())
 }
 
-fn sandbox_is_privileged(config: &PodSandboxConfig) -> bool {
-    let linux = config.linux.as_ref();
-    linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
+fn sandbox_context(config: &PodSandboxConfig) -> Option<&LinuxSandboxSecurityContext> {
+    config.linux.as_ref().and_then(|linux| linux.security_context.as_ref())
 }

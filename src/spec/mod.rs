@@ -9,6 +9,7 @@ mod capabilities;
 mod cdi;
 mod container;
 mod devices;
+mod enums;
 mod image;
 mod mounts;
 mod namespaces;
@@ -29,7 +30,9 @@ use oci_spec::runtime::{Linux, Process, Spec};
 
 pub use annotations::update_annotations;
 pub use container::{ContainerInput, container};
+pub use enums::{check_container_enums, check_sandbox_enums};
 pub use image::ImageConfig;
+pub use mounts::check_mounts;
 pub use process::exec_process;
 pub use report::{reported_resources, reported_user};
 pub use resources::update_resources;

@@ -50,14 +50,15 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     let mut binds = pod_files(input);
     binds.extend(input.volumes.iter().map(|volume| image_volume(volume, input.mapping)));
     binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
-    for (index, user) in input.mounts.iter().enumerate() {
-        binds.push(bind(index, user, input.handler)?);
-    }
+    binds.extend(input.mounts.iter().map(bind));
     all.retain(|mount| !binds.iter().any(|bind| bind.destination() == mount.destination()));
     // Parents before children; sort_by_key is stable, so equal depths keep their order.
     binds.sort_by_key(|bind| bind.destination().components().count());
     if let Some(bad) = binds.iter().find(|bind| !is_clean_absolute(bind.destination())) {
-        return Err(Error::invalid("mounts", format!("{} is not a clean absolute path", bad.destination().display())));
+        return Err(Error::invalid(
+            "the image's VOLUME",
+            format!("{} is not a clean absolute path", bad.destination().display()),
+        ));
     }
     all.extend(binds);
     Ok((all, root_propagation(input.mounts)))
@@ -99,46 +100,48 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
     files.map(|(path, file, access)| make(path, "bind", file, ["rbind", "rprivate", access])).to_vec()
 }
 
-fn bind(index: usize, user: &HostMount, handler: &Handler) -> Result<Mount, Error> {
+/// Refuses mounts that the handler's runtime cannot make, before any path is looked at.
+///
+/// # Errors
+/// [`Error::Unsupported`] names the field.
+pub fn check_mounts(mounts: &[crate::api::v1::Mount], handler: &Handler) -> Result<(), Error> {
+    let lacks = |index: usize, name: &str, prefix: &str, what: &str| {
+        let problem = format!("{prefix}the runtime of handler {:?} has no {what}", handler.name);
+        Err(Error::unsupported(format!("config.mounts[{index}].{name}"), problem))
+    };
+    for (index, mount) in mounts.iter().enumerate() {
+        if mount.recursive_read_only && !handler.recursive_read_only {
+            // Clients look for the first word (cri-api, pkg/errors).
+            return lacks(index, "recursive_read_only", "RROUnsupported: ", "such mounts");
+        }
+        // The layers of an image are mapped, and not its mount.
+        if mount.image.is_none() && !mount.uid_mappings.is_empty() && !handler.id_mapped_mounts {
+            return lacks(index, "uidMappings", "", "id-mapped mounts");
+        }
+    }
+    Ok(())
+}
+
+/// What it asks for has been checked, by [`check_mounts`] and with its paths (`crate::container::mounts`).
+fn bind(user: &HostMount) -> Mount {
     let mount = &user.mount;
     let access = match (mount.readonly, mount.recursive_read_only) {
-        (true, true) if handler.recursive_read_only => "rro",
-        // Clients look for the first word (cri-api, pkg/errors).
-        (true, true) => {
-            let problem = format!("RROUnsupported: the runtime of handler {:?} has no such mounts", handler.name);
-            return Err(Error::unsupported(format!("config.mounts[{index}].recursive_read_only"), problem));
-        }
+        (_, true) => "rro",
         (true, false) => "ro",
         (false, false) => "rw",
-        (false, true) => {
-            return Err(Error::invalid(format!("config.mounts[{index}].recursive_read_only"), "needs readonly"));
-        }
     };
     let propagation = match mount.propagation() {
         MountPropagation::PropagationPrivate => "rprivate",
         MountPropagation::PropagationHostToContainer => "rslave",
         MountPropagation::PropagationBidirectional => "rshared",
     };
-    let mut options = vec!["rbind", propagation, access];
-    for option in &mount.mount_options {
-        match SAFE.iter().find(|safe| *safe == option) {
-            Some(safe) => options.push(safe),
-            None => {
-                let problem = format!("{option:?} is none of {}", SAFE.join(", "));
-                return Err(Error::invalid(format!("config.mounts[{index}].mount_options"), problem));
-            }
-        }
-    }
+    let options = ["rbind", propagation, access].into_iter().chain(mount.mount_options.iter().map(String::as_str));
     let mut bind = make(&mount.container_path, "bind", &user.source, options);
     if !mount.uid_mappings.is_empty() {
-        if !handler.id_mapped_mounts {
-            let problem = format!("the runtime of handler {:?} has no id-mapped mounts", handler.name);
-            return Err(Error::unsupported(format!("config.mounts[{index}].uidMappings"), problem));
-        }
         bind.set_uid_mappings(Some(userns::oci_of(&mount.uid_mappings)));
         bind.set_gid_mappings(Some(userns::oci_of(&mount.gid_mappings)));
     }
-    Ok(bind)
+    bind
 }
 
 /// What came with the image belongs to the host's ids; the pod sees it as the image has it.

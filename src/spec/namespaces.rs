@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
-use super::{ContainerInput, Error, is_node, is_privileged, userns};
-use crate::api::v1::{NamespaceMode, NamespaceOption};
+use super::{ContainerInput, Error, SandboxInput, is_node, is_privileged, userns};
+use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 
 const FIELD: &str = "config.linux.security_context.namespace_options";
 
@@ -21,15 +21,34 @@ pub(super) fn check_sandbox(options: &NamespaceOption) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses what cannot be for a container.
-pub(super) fn check_container(options: &NamespaceOption, target: Option<u32>) -> Result<(), Error> {
+/// Refuses what cannot be for a container. POD is the pod's, whatever that is, and what a config without a word has. NODE
+/// has to be the pod's as well: containerd joins the pod's then, which would not be what was asked for; the node's would be
+/// what the pod was not given.
+pub(super) fn check_container(
+    options: &NamespaceOption,
+    sandbox: &NamespaceOption,
+    target: Option<u32>,
+) -> Result<(), Error> {
     if options.pid() == NamespaceMode::Target && target.is_none() {
         return Err(Error::invalid(format!("{FIELD}.target_id"), "names no running container of the pod"));
     }
-    check(options)
+    check(options)?;
+    for (name, mode, pods) in [
+        ("network", options.network(), sandbox.network()),
+        ("pid", options.pid(), sandbox.pid()),
+        ("ipc", options.ipc(), sandbox.ipc()),
+    ] {
+        if is_node(mode) && !is_node(pods) {
+            return Err(Error::invalid(format!("{FIELD}.{name}"), "NODE is not what the sandbox has"));
+        }
+    }
+    Ok(())
 }
 
 fn check(options: &NamespaceOption) -> Result<(), Error> {
+    if options.pid() != NamespaceMode::Target && !options.target_id.is_empty() {
+        return Err(Error::invalid(format!("{FIELD}.target_id"), "goes with pid TARGET only"));
+    }
     for (name, mode) in [("network", options.network()), ("ipc", options.ipc())] {
         match mode {
             NamespaceMode::Pod | NamespaceMode::Node => {}
@@ -42,12 +61,18 @@ fn check(options: &NamespaceOption) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a pod has a UTS namespace, and so a hostname that is not the node's: one on the node's network has the node's
+/// name too, unless its config has one.
+pub(super) fn has_uts(config: &PodSandboxConfig, netns: Option<&Path>) -> bool {
+    netns.is_some() || !config.hostname.is_empty()
+}
+
 /// The pause container makes all but the user and the network namespace, which are pinned before it.
-pub(super) fn sandbox(options: &NamespaceOption, userns: Option<&Path>, netns: Option<&Path>) -> Vec<LinuxNamespace> {
+pub(super) fn sandbox(options: &NamespaceOption, input: &SandboxInput<'_>) -> Vec<LinuxNamespace> {
     let mut all = vec![fresh(LinuxNamespaceType::Mount)];
-    all.extend(userns.map(|path| joined(LinuxNamespaceType::User, path.to_owned())));
-    if let Some(netns) = netns {
-        all.push(joined(LinuxNamespaceType::Network, netns.to_owned()));
+    all.extend(input.userns.map(|path| joined(LinuxNamespaceType::User, path.to_owned())));
+    all.extend(input.netns.map(|path| joined(LinuxNamespaceType::Network, path.to_owned())));
+    if has_uts(input.config, input.netns) {
         all.push(fresh(LinuxNamespaceType::Uts));
     }
     if !is_node(options.ipc()) {
@@ -59,12 +84,12 @@ pub(super) fn sandbox(options: &NamespaceOption, userns: Option<&Path>, netns: O
     all
 }
 
-/// A container joins the pod's, through the pause process. Whether the host's are used is the
-/// pod's to say: NODE of a container alone joins the pod's too, as in containerd, or it would
-/// see what its pod was not given.
-pub(super) fn container(options: &NamespaceOption, input: &ContainerInput<'_>) -> Vec<LinuxNamespace> {
-    let sandbox = input.sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let sandbox = super::namespace_options(sandbox.and_then(|context| context.namespace_options.as_ref()));
+/// A container joins the pod's, through the pause process.
+pub(super) fn container(
+    options: &NamespaceOption,
+    sandbox: &NamespaceOption,
+    input: &ContainerInput<'_>,
+) -> Vec<LinuxNamespace> {
     let of = |pid: u32, name: &str| PathBuf::from(format!("/proc/{pid}/ns/{name}"));
     let pod = |name: &str| of(input.sandbox_pid, name);
     let mut all = vec![fresh(LinuxNamespaceType::Mount)];
@@ -73,6 +98,8 @@ pub(super) fn container(options: &NamespaceOption, input: &ContainerInput<'_>) -
     }
     if input.netns.is_some() {
         all.push(joined(LinuxNamespaceType::Network, pod("net")));
+    }
+    if has_uts(input.sandbox, input.netns) {
         all.push(joined(LinuxNamespaceType::Uts, pod("uts")));
     }
     if !is_node(sandbox.ipc()) {
@@ -80,8 +107,9 @@ pub(super) fn container(options: &NamespaceOption, input: &ContainerInput<'_>) -
     }
     match options.pid() {
         NamespaceMode::Container => all.push(fresh(LinuxNamespaceType::Pid)),
-        NamespaceMode::Pod | NamespaceMode::Node if is_node(sandbox.pid()) => {}
-        NamespaceMode::Pod | NamespaceMode::Node => all.push(joined(LinuxNamespaceType::Pid, pod("pid"))),
+        NamespaceMode::Node => {}
+        NamespaceMode::Pod if is_node(sandbox.pid()) => {}
+        NamespaceMode::Pod => all.push(joined(LinuxNamespaceType::Pid, pod("pid"))),
         NamespaceMode::Target => {
             all.push(joined(LinuxNamespaceType::Pid, of(input.target_pid.unwrap_or(input.sandbox_pid), "pid")));
         }

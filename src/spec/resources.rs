@@ -7,6 +7,9 @@ use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResource
 use super::{Error, Host, linux_of, oom_score, process_of};
 use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 
+/// What the kernel takes (proc_pid_oom_score_adj(5)).
+const OOM_SCORES: std::ops::RangeInclusive<i64> = -1000..=1000;
+
 /// The resources of a new container, over those of its handler's spec.
 pub(super) fn container(
     base: Option<LinuxResources>,
@@ -45,6 +48,11 @@ fn apply(
     host: &Host,
     field: &str,
 ) -> Result<(), Error> {
+    if !OOM_SCORES.contains(&wanted.oom_score_adj) {
+        let (least, most) = (OOM_SCORES.start(), OOM_SCORES.end());
+        let problem = format!("{} is not between {least} and {most}", wanted.oom_score_adj);
+        return Err(Error::invalid(format!("{field}.oom_score_adj"), problem));
+    }
     resources.set_cpu(Some(cpu(resources.cpu().clone().unwrap_or_default(), wanted, field)?));
     resources.set_memory(Some(memory(*resources.memory(), wanted, host, field)?));
     if !wanted.hugepage_limits.is_empty() {

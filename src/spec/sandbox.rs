@@ -66,12 +66,13 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     userns::check_mapped(mapping, uid, gid, &groups)?;
     selinux::check_sandbox(context)?;
     let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
+    let apparmor = security::sandbox_apparmor(context, input.host)?;
 
     let mut spec = start(input.handler);
     let mut root = Root::default();
     root.set_path(input.root.to_owned()).set_readonly(Some(true));
     spec.set_root(Some(root));
-    if input.netns.is_some() {
+    if namespaces::has_uts(input.config, input.netns) {
         spec.set_hostname(Some(input.hostname.clone()));
     }
     let process = process_of(&mut spec);
@@ -80,10 +81,10 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     process.set_user(user).set_args(Some(input.args.clone())).set_env(Some(vec![PATH.to_owned()]));
     process.set_cwd("/".into()).set_no_new_privileges(Some(true)).set_terminal(Some(false));
     // A handler's limits and profiles are for programs, not for the one that sleeps.
-    process.set_capabilities(Some(capabilities::default())).set_rlimits(None).set_apparmor_profile(None);
+    process.set_capabilities(Some(capabilities::default())).set_rlimits(None).set_apparmor_profile(apparmor);
     process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
     let linux = linux_of(&mut spec);
-    linux.set_namespaces(Some(namespaces::sandbox(&options, input.userns, input.netns)));
+    linux.set_namespaces(Some(namespaces::sandbox(&options, input)));
     linux.set_cgroups_path(Some(input.cgroup_path.clone().into()));
     linux.sysctl_mut().get_or_insert_default().extend(sysctls);
     linux.set_uid_mappings(mapping.map(|mapping| userns::oci(mapping.uids)));

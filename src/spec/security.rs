@@ -10,6 +10,7 @@ use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
 use crate::lsm::apparmor::DEFAULT_PROFILE;
 
 const FIELD: &str = "config.linux.security_context";
+const LOCALHOST_ONLY: &str = "goes with Localhost only";
 
 /// What a config says of seccomp, in the field of today and in the one of old.
 pub(super) struct Wanted<'a> {
@@ -74,19 +75,20 @@ pub(super) fn seccomp(
 /// The file of a Localhost seccomp profile, for the verb to read.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless it is an absolute path without `..`.
+/// [`Error::Invalid`] unless it is an absolute path without `..`, and for one that goes with another type of profile.
 pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error> {
+    let field = || format!("{FIELD}.seccomp.localhost_ref");
     if wanted.kind() != Some(ProfileType::Localhost) {
-        return Ok(None);
+        return match wanted.profile {
+            Some(profile) if !profile.localhost_ref.is_empty() => Err(Error::invalid(field(), LOCALHOST_ONLY)),
+            Some(_) | None => Ok(None),
+        };
     }
     let text = wanted.profile.map_or(wanted.old, |profile| profile.localhost_ref.as_str());
     // Old clients write `localhost/` before the path.
     let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
     if !super::is_clean_absolute(&path) {
-        return Err(Error::invalid(
-            format!("{FIELD}.seccomp.localhost_ref"),
-            format!("{text:?} is not a clean absolute path"),
-        ));
+        return Err(Error::invalid(field(), format!("{text:?} is not a clean absolute path")));
     }
     Ok(Some(path))
 }
@@ -94,26 +96,43 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
 /// The AppArmor profile's name, from the field of today or the one of old; the verb sees to it that it is
 /// loaded. A container that says nothing gets the one of the handler's spec, or else the default one, as
 /// Kubernetes wants it. A profile that cannot be had is an error, never unconfined.
-pub(super) fn apparmor(
+pub(super) fn container_apparmor(
     context: Option<&LinuxContainerSecurityContext>,
     host: &Host,
     base: Option<String>,
 ) -> Result<Option<String>, Error> {
-    let field = format!("{FIELD}.apparmor");
-    let default = || Some(DEFAULT_PROFILE.to_owned());
     let confined = |profile: Option<String>| profile.filter(|_| !is_privileged(context));
-    let (kind, name) = match context.and_then(|context| apparmor_wanted(context)) {
-        Some((ProfileType::Unconfined | ProfileType::RuntimeDefault, name)) if !name.is_empty() => {
-            return Err(Error::invalid(field + ".localhost_ref", "goes with Localhost only"));
+    match context.and_then(|context| apparmor_wanted(context)) {
+        None => Ok(confined(base.or_else(|| Some(DEFAULT_PROFILE.to_owned()).filter(|_| host.apparmor)))),
+        Some((kind, name)) => {
+            let profile = apparmor(kind, name, host)?;
+            Ok(if kind == ProfileType::Localhost { profile } else { confined(profile) })
         }
-        Some((ProfileType::Unconfined, _)) => return Ok(None),
-        Some(_) if !host.apparmor => return Err(Error::unsupported(field, "this host has no AppArmor")),
-        Some(wanted) => wanted,
-        None => return Ok(confined(base.or_else(|| default().filter(|_| host.apparmor)))),
-    };
+    }
+}
+
+/// The pause process's, who has none unless the pod names one, as in containerd: it only sleeps.
+pub(super) fn sandbox_apparmor(
+    context: Option<&LinuxSandboxSecurityContext>,
+    host: &Host,
+) -> Result<Option<String>, Error> {
+    match context.and_then(|context| context.apparmor.as_ref()) {
+        None => Ok(None),
+        Some(profile) => apparmor(profile.profile_type(), &profile.localhost_ref, host),
+    }
+}
+
+fn apparmor(kind: ProfileType, name: &str, host: &Host) -> Result<Option<String>, Error> {
+    let field = format!("{FIELD}.apparmor");
     match kind {
+        ProfileType::Unconfined | ProfileType::RuntimeDefault if !name.is_empty() => {
+            Err(Error::invalid(field + ".localhost_ref", LOCALHOST_ONLY))
+        }
         ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault => Ok(confined(default())),
+        ProfileType::RuntimeDefault | ProfileType::Localhost if !host.apparmor => {
+            Err(Error::unsupported(field, "this host has no AppArmor"))
+        }
+        ProfileType::RuntimeDefault => Ok(Some(DEFAULT_PROFILE.to_owned())),
         // kubelet writes the name; `localhost/` before it is of old clients.
         ProfileType::Localhost => match name.strip_prefix("localhost/").unwrap_or(name) {
             "" => Err(Error::invalid(field + ".localhost_ref", "is empty")),

@@ -8,7 +8,9 @@ use pontoon::api::v1;
 use pontoon::api::v1::ContainerConfig;
 use pontoon::api::v1::security_profile::ProfileType;
 use pontoon::lsm::apparmor::{DEFAULT_PROFILE, is_enabled};
+use tonic::Code;
 
+use crate::bad_input::refused;
 use crate::bed::{Target, output};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Pod, Scope, security, shell, sleeper};
@@ -24,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         rule!(the_default_profile_is_loaded_again_when_it_was_removed).alone(),
         rule!(unconfined_and_privileged_containers_have_no_profile),
         rule!(a_loaded_profile_confines_a_privileged_container_too).within(180),
+        rule!(a_pods_profile_is_its_pause_process).only_pontoon("the built-in does not look at it"),
         rule!(x8_a_profile_that_is_not_loaded_is_an_error),
     ];
     all.into_iter().map(|test| test.only_if(is_enabled(), "the kernel has no AppArmor")).collect()
@@ -182,4 +185,25 @@ async fn x8_a_profile_that_is_not_loaded_is_an_error(scope: Arc<Scope>) -> Outco
     }
     ensure!(Path::new("/sys/kernel/security/apparmor/profiles").exists());
     Ok(())
+}
+
+async fn a_pods_profile_is_its_pause_process(scope: Arc<Scope>) -> Outcome {
+    let run = async |kind: ProfileType, name: &str| {
+        let mut config = scope.pod_config();
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().apparmor = profile(kind, name);
+        scope.run(config).await
+    };
+    let confined = async |pod: &Pod| -> anyhow::Result<String> {
+        let tasks = scope.bed.ctr(&["tasks", "list"]).await?;
+        let pause = tasks.lines().find(|line| line.starts_with(&pod.id)).context("no pause task")?;
+        let pid = pause.split_whitespace().nth(1).context("no pid")?;
+        Ok(std::fs::read_to_string(format!("/proc/{pid}/attr/current"))?.trim().to_owned())
+    };
+    let asked = confined(&run(ProfileType::RuntimeDefault, "").await?).await?;
+    ensure!(asked == default_profile(&scope), "{asked}");
+    let silent = confined(&scope.pod().await?).await?;
+    ensure!(silent == "unconfined", "{silent}");
+    let Err(error) = run(ProfileType::Localhost, "no-such-profile").await else { bail!("it was taken") };
+    refused::<()>(&scope, Err(error), Code::InvalidArgument, "no-such-profile")
 }

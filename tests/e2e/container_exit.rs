@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use pontoon::api::v1;
 use pontoon::api::v1::ContainerState;
 
-use crate::bed::BUSYBOX;
+use crate::bed::{BUSYBOX, SOON, image_spec, until};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, busybox, resources, shell, sleeper};
 
@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
         rule!(a_container_that_used_too_much_memory_is_oom_killed),
         rule!(a_program_that_is_not_there_is_a_start_error),
         rule!(a_status_names_image_id_and_reference),
+        rule!(of_several_tags_the_one_that_was_asked_for_is_named).alone().only_pontoon("the built-in takes the first"),
         rule!(containers_are_listed_by_filter),
         rule!(a_removed_container_is_gone),
         rule!(a_running_container_is_removed_by_force),
@@ -96,6 +97,35 @@ async fn a_status_names_image_id_and_reference(scope: Arc<Scope>) -> Outcome {
     let name = status.image.context("image")?.image;
     ensure!(name.contains("busybox:") || name == image, "image {name}");
     ensure!(status.log_path == format!("{}/main/0.log", pod.config.log_directory), "log_path {}", status.log_path);
+    Ok(())
+}
+
+async fn of_several_tags_the_one_that_was_asked_for_is_named(scope: Arc<Scope>) -> Outcome {
+    const SECOND: &str = "zz.example/busybox:second";
+    let image = scope.bed.pull(BUSYBOX).await?;
+    scope.bed.ctr(&["images", "tag", BUSYBOX, SECOND]).await?;
+    let named = async || {
+        until(SOON, || async {
+            let request = v1::ImageStatusRequest { image: Some(image_spec(SECOND)), ..Default::default() };
+            let reply = scope.bed.images().image_status(request).await?;
+            reply.into_inner().image.context("it is not listed yet")
+        })
+        .await?;
+        let pod = scope.pod().await?;
+        let mut names = Vec::new();
+        for (name, tag) in [("first", BUSYBOX), ("second", SECOND)] {
+            let mut config = sleeper(name);
+            let user_specified_image = tag.to_owned();
+            config.image = Some(v1::ImageSpec { image: image.clone(), user_specified_image, ..Default::default() });
+            let id = pod.create(config).await?;
+            names.push(scope.bed.status(&id).await?.image.context("image")?.image);
+        }
+        anyhow::Ok(names)
+    };
+    let names = named().await;
+    scope.bed.ctr(&["images", "remove", SECOND]).await?;
+    let names = names?;
+    ensure!(names == [BUSYBOX, SECOND], "{names:?}");
     Ok(())
 }
 

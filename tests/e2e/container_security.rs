@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         rule!(a_group_without_a_user_is_an_error),
         rule!(capabilities_are_added_and_dropped),
         rule!(a_user_who_is_not_root_has_no_effective_capabilities),
+        rule!(ambient_capabilities_are_raised).only_pontoon("the built-in drops them"),
         rule!(privileged_has_devices_capabilities_and_writable_sys),
         rule!(a_privileged_container_needs_a_privileged_pod),
         rule!(a_read_only_root_cannot_be_written),
@@ -29,7 +30,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-const STATUS: &str = "grep -E '^(Uid|Gid|Groups|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status";
+const STATUS: &str = "grep -E '^(Uid|Gid|Groups|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status";
 
 /// Value of a key in /proc/self/status, of what a container printed.
 fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
@@ -136,6 +137,30 @@ async fn a_user_who_is_not_root_has_no_effective_capabilities(scope: Arc<Scope>)
     let pod = scope.pod().await?;
     let said = status(&pod, |c| security(c).run_as_user = Some(v1::Int64Value { value: 1000 })).await?;
     ensure!(bits(&said, "CapEff") == 0, "{said}");
+    Ok(())
+}
+
+async fn ambient_capabilities_are_raised(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let ambient = async |name: &str, wanted: &str| {
+        let said = status_as(&pod, name, |c| {
+            let context = security(c);
+            context.run_as_user = Some(v1::Int64Value { value: 1000 });
+            context.capabilities = Some(v1::Capability {
+                // An ambient one is kept, whatever is dropped.
+                drop_capabilities: vec!["ALL".into(), "NET_BIND_SERVICE".into()],
+                add_ambient_capabilities: vec![wanted.into()],
+                ..Default::default()
+            });
+        });
+        said.await
+    };
+    let one = ambient("one", "NET_BIND_SERVICE").await?;
+    for set in ["CapAmb", "CapEff", "CapBnd"] {
+        ensure!(field(&one, set) == ["0000000000000400"], "{one}");
+    }
+    let all = ambient("all", "all").await?;
+    ensure!(field(&all, "CapAmb") == field(&all, "CapBnd") && field(&all, "CapAmb") != field(&one, "CapAmb"), "{all}");
     Ok(())
 }
 

@@ -96,7 +96,9 @@ async fn spec(scope: &Scope, name: &str, mut document: Document) -> anyhow::Resu
     // Some of the mounts are to propagate.
     let shared = OnItself::mount(&work, "--make-shared")?;
     let work = shared.path();
-    let sandbox = sandbox_config(scope, &document.sandbox)?;
+    let mut sandbox = sandbox_config(scope, &document.sandbox)?;
+    let context = sandbox.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    set_profile(context.and_then(|context| context.seccomp.as_mut()), document.seccomp.as_ref(), work)?;
     let context = document.container.as_mut().and_then(|container| container.linux.as_mut()?.security_context.as_mut());
     set_profile(context.and_then(|context| context.seccomp.as_mut()), document.seccomp.as_ref(), work)?;
     let pod = scope.run(sandbox).await?;
@@ -127,7 +129,7 @@ fn sandbox_config(scope: &Scope, wanted: &PodSandboxConfig) -> anyhow::Result<Po
 }
 
 fn set_profile(wanted: Option<&mut v1::SecurityProfile>, profile: Option<&Value>, work: &Path) -> anyhow::Result<()> {
-    if let (Some(wanted), Some(profile)) = (wanted, profile) {
+    if let (Some(wanted), Some(profile)) = (wanted.filter(|wanted| !wanted.localhost_ref.is_empty()), profile) {
         let path = work.join("profile.json");
         std::fs::write(&path, serde_json::to_vec(profile)?)?;
         wanted.localhost_ref = path.display().to_string();

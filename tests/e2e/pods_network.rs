@@ -19,7 +19,9 @@ pub fn tests() -> Vec<Test> {
         rule!(pods_reach_each_other),
         rule!(loopback_is_up),
         rule!(a_host_port_leads_to_the_pod_until_it_is_stopped),
+        rule!(a_host_port_is_of_its_protocol_and_address),
         rule!(a_pod_on_the_hosts_network_has_its_interfaces_and_name),
+        rule!(a_pod_on_the_hosts_network_may_have_a_name_of_its_own).only_pontoon("the built-in fails in runc"),
         rule!(the_cni_result_is_in_the_verbose_status),
     ]
 }
@@ -68,8 +70,7 @@ async fn http(address: (&str, u16)) -> anyhow::Result<String> {
 }
 
 async fn a_host_port_leads_to_the_pod_until_it_is_stopped(scope: Arc<Scope>) -> Outcome {
-    // Outside the ephemeral range and critest's.
-    let port = 13_000 + u16::try_from(std::process::id() % 1000)?;
+    let port = free_port()?;
     let mut config = scope.pod_config();
     config.port_mappings = vec![v1::PortMapping { container_port: 8000, host_port: port.into(), ..Default::default() }];
     let pod = scope.run(config).await?;
@@ -79,8 +80,36 @@ async fn a_host_port_leads_to_the_pod_until_it_is_stopped(scope: Arc<Scope>) -> 
     let answer = until(SOON, || async { http((&gateway, port)).await }).await?;
     ensure!(answer.contains("through the port"), "{answer}");
     pod.stop().await?;
+    ensure!(rules_of(port).await?.is_empty(), "rules of the port are left");
+    Ok(())
+}
+
+/// Outside the ephemeral range and critest's.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(13_000 + u16::try_from(std::process::id() % 1000)?)
+}
+
+/// The node's rules that lead a port somewhere.
+async fn rules_of(port: u16) -> anyhow::Result<Vec<String>> {
     let rules = crate::bed::output(tokio::process::Command::new("iptables-save").args(["-t", "nat"])).await?;
-    ensure!(!rules.contains(&format!("--dport {port} ")), "rules of the port are left");
+    let of = rules.lines().filter(|line| line.contains(&format!("--dport {port} ")));
+    Ok(of.map(str::to_owned).collect())
+}
+
+async fn a_host_port_is_of_its_protocol_and_address(scope: Arc<Scope>) -> Outcome {
+    let (port, host_ip) = (free_port()? + 1000, gateway(&scope)?);
+    let mut config = scope.pod_config();
+    let protocol = v1::Protocol::Udp.into();
+    let mapping = v1::PortMapping { protocol, container_port: 5300, host_port: port.into(), host_ip: host_ip.clone() };
+    config.port_mappings = vec![mapping];
+    let pod = scope.run(config).await?;
+    let ip = pod.ips().await?.remove(0);
+    let rules = rules_of(port).await?;
+    let leads = rules.iter().find(|rule| rule.contains("DNAT")).context("no rule for the port")?;
+    for part in [format!("-d {host_ip}/32 "), "-p udp ".to_owned(), format!("--to-destination {ip}:5300")] {
+        ensure!(leads.contains(&part), "{part:?} is not in {leads}");
+    }
+    ensure!(rules.iter().all(|rule| rule.contains("-p udp ")), "{rules:?}");
     Ok(())
 }
 
@@ -106,6 +135,22 @@ async fn a_pod_on_the_hosts_network_has_its_interfaces_and_name(scope: Arc<Scope
     ensure!(said[1] == std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim(), "hostname: {}", said[1]);
     let network = pod.status().await?.status.context("status")?.network;
     ensure!(network.is_none_or(|network| network.ip.is_empty()), "an IP of its own");
+    Ok(())
+}
+
+async fn a_pod_on_the_hosts_network_may_have_a_name_of_its_own(scope: Arc<Scope>) -> Outcome {
+    let mut config = scope.pod_config();
+    config.hostname = "its-own".to_owned();
+    let options = Some(namespaces(NamespaceMode::Node, NamespaceMode::Container));
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().namespace_options.clone_from(&options);
+    let pod = scope.run(config).await?;
+    let mut container = shell("main", "hostname; cat /etc/hostname; echo $HOSTNAME; readlink /proc/self/ns/net");
+    security(&mut container).namespace_options = options;
+    let said = pod.says(container).await?;
+    let node = std::fs::read_link("/proc/self/ns/net")?;
+    ensure!(said.lines().collect::<Vec<_>>() == ["its-own", "its-own", "its-own", &node.to_string_lossy()], "{said}");
+    ensure!(std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim() != "its-own", "the node has its name");
     Ok(())
 }
 

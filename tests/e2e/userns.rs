@@ -27,7 +27,7 @@ pub fn tests() -> Vec<Test> {
         rule!(an_images_volume_has_its_owners),
         rule!(an_image_that_is_mounted_has_its_owners),
         rule!(an_image_is_mounted_with_its_pods_ids_alone).only_pontoon("the built-in takes any"),
-        rule!(limits_hold_in_the_pods_cgroup),
+        rule!(cve_2025_47291_limits_hold_in_the_pods_cgroup),
         rule!(only_the_request_maps_ids),
         rule!(containers_of_the_pod_share_it),
         rule!(a_container_that_is_not_in_its_pods_is_an_error),
@@ -274,7 +274,7 @@ async fn an_image_is_mounted_with_its_pods_ids_alone(scope: Arc<Scope>) -> Outco
 }
 
 /// CVE-2025-47291: such containers were placed outside the pod's cgroup.
-async fn limits_hold_in_the_pods_cgroup(scope: Arc<Scope>) -> Outcome {
+async fn cve_2025_47291_limits_hold_in_the_pods_cgroup(scope: Arc<Scope>) -> Outcome {
     let pod = pod(&scope).await?;
     let mut config = within(&pod, sleeper("main"));
     resources(&mut config).memory_limit_in_bytes = 64 << 20;

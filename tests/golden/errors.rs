@@ -3,6 +3,7 @@
 use pontoon::api::v1::{Device, Mount};
 use pontoon::container::mounts::MissingHostPath;
 use pontoon::container::{devices, mounts};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// The text for a document that is `part` of a container's, or of a sandbox's.
@@ -24,6 +25,10 @@ fn resources(resources: Value) -> String {
 
 fn sandbox(linux: Value) -> String {
     refusal(json!({ "sandbox": { "linux": linux } }))
+}
+
+fn pod_security(context: Value) -> String {
+    sandbox(json!({ "security_context": context }))
 }
 
 fn image_user(user: &str) -> String {
@@ -133,6 +138,10 @@ fn of_the_security_context() {
         (apparmor(1, "p", true), "config.linux.security_context.apparmor.localhost_ref: goes with Localhost only"),
         (apparmor(2, "", true), "config.linux.security_context.apparmor.localhost_ref: is empty"),
     ]);
+    for (kind, of) in [(0, security as fn(Value) -> String), (1, security), (0, pod_security), (1, pod_security)] {
+        let text = "config.linux.security_context.seccomp.localhost_ref: goes with Localhost only";
+        assert_eq!(of(json!({ "seccomp": { "profile_type": kind, "localhost_ref": "/p.json" } })), text);
+    }
     let broken = localhost("/p.json");
     assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
 }
@@ -176,17 +185,37 @@ fn of_selinux_options() {
 #[test]
 fn of_namespaces() {
     const CONTAINER: i32 = 1;
+    const NODE: i32 = 2;
     const TARGET: i32 = 3;
     let options = |options: Value| security(json!({ "namespace_options": options }));
-    let of_sandbox = |options: Value| sandbox(json!({ "security_context": { "namespace_options": options } }));
+    let of_sandbox = |options: Value| pod_security(json!({ "namespace_options": options }));
+    for name in ["network", "pid", "ipc"] {
+        let field = format!("config.linux.security_context.namespace_options.{name}");
+        assert_eq!(options(json!({ name: NODE })), format!("{field}: NODE is not what the sandbox has"));
+        for of in [&options as &dyn Fn(Value) -> String, &of_sandbox] {
+            assert_eq!(of(json!({ name: 9 })), format!("{field}: 9 is no NamespaceMode"));
+        }
+    }
     all_equal(&[
         (
             options(json!({ "pid": TARGET, "target_id": "x" })),
             "config.linux.security_context.namespace_options.target_id: names no running container of the pod",
         ),
         (
+            options(json!({ "pid": CONTAINER, "target_id": "x" })),
+            "config.linux.security_context.namespace_options.target_id: goes with pid TARGET only",
+        ),
+        (
+            of_sandbox(json!({ "target_id": "x" })),
+            "config.linux.security_context.namespace_options.target_id: goes with pid TARGET only",
+        ),
+        (
             of_sandbox(json!({ "pid": TARGET })),
             "config.linux.security_context.namespace_options.pid: TARGET is for containers only",
+        ),
+        (
+            of_sandbox(json!({ "ipc": CONTAINER })),
+            "config.linux.security_context.namespace_options.ipc: has to be POD or NODE",
         ),
         (
             of_sandbox(json!({ "network": CONTAINER })),
@@ -202,7 +231,7 @@ fn of_namespaces() {
 #[test]
 fn of_user_namespaces() {
     const NODE: i32 = 2;
-    let with = |options: Value| sandbox(json!({ "security_context": { "namespace_options": options } }));
+    let with = |options: Value| pod_security(json!({ "namespace_options": options }));
     let userns = |options: Value| with(json!({ "userns_options": options }));
     let ids = |host: u32, container: u32, length: u32| json!([{ "host_id": host, "container_id": container, "length": length }]);
     let uids = |uids: Value| userns(json!({ "mode": 0, "uids": uids, "gids": ids(1, 0, 10) }));
@@ -240,11 +269,79 @@ fn of_user_namespaces() {
     assert!(in_it(json!({ "namespace_options": {} })).ends_with(".userns_options: is not what the sandbox has"));
 }
 
+/// prost takes them for 0.
+#[test]
+fn of_numbers_that_no_enum_has() {
+    const CONTEXT: &str = "config.linux.security_context";
+    for of in [security as fn(Value) -> String, pod_security] {
+        let policy = json!({ "supplemental_groups_policy": 2 });
+        let text = format!("{CONTEXT}.supplemental_groups_policy: 2 is no SupplementalGroupsPolicy");
+        assert_eq!(of(policy), text);
+        for name in ["seccomp", "apparmor"] {
+            let profile = json!({ name: { "profile_type": -1 } });
+            assert_eq!(of(profile), format!("{CONTEXT}.{name}.profile_type: -1 is no ProfileType"));
+        }
+    }
+    let ports = json!([{ "container_port": 1 }, { "protocol": 3, "container_port": 1 }]);
+    let ports = refusal(json!({ "sandbox": { "port_mappings": ports } }));
+    assert_eq!(ports, "config.port_mappings[1].protocol: 3 is no Protocol");
+}
+
+/// Of the pause process, whose fields have a container's names.
+#[test]
+fn of_a_pod() {
+    const CONTEXT: &str = "config.linux.security_context";
+    let localhost = |path: &str| pod_security(json!({ "seccomp": { "profile_type": 2, "localhost_ref": path } }));
+    let on = |host: Value, context: Value| {
+        refusal(json!({ "sandbox": { "linux": { "security_context": context } }, "host": host }))
+    };
+    let texts = [
+        (pod_security(json!({ "run_as_user": { "value": -1 } })), "run_as_user: -1 is not between 0 and 2147483647"),
+        (pod_security(json!({ "run_as_group": { "value": 1 } })), "run_as_group: needs run_as_user"),
+        (
+            pod_security(json!({ "run_as_user": { "value": 1 }, "run_as_group": { "value": 2_147_483_648_i64 } })),
+            "run_as_group: 2147483648 is not between 0 and 2147483647",
+        ),
+        (
+            pod_security(json!({ "supplemental_groups": [1, -5] })),
+            "supplemental_groups: -5 is not between 0 and 2147483647",
+        ),
+        (localhost("p.json"), "seccomp.localhost_ref: \"p.json\" is not a clean absolute path"),
+        (
+            pod_security(json!({ "seccomp_profile_path": "localhost/../p.json" })),
+            "seccomp.localhost_ref: \"localhost/../p.json\" is not a clean absolute path",
+        ),
+        (
+            on(json!({ "seccomp": false }), json!({ "seccomp": { "profile_type": 0 } })),
+            "seccomp: this kernel has no seccomp filters",
+        ),
+        (
+            on(json!({ "apparmor": false }), json!({ "apparmor": { "profile_type": 2, "localhost_ref": "p" } })),
+            "apparmor: this host has no AppArmor",
+        ),
+        (
+            on(json!({ "apparmor": true }), json!({ "apparmor": { "profile_type": 2 } })),
+            "apparmor.localhost_ref: is empty",
+        ),
+        (
+            on(json!({ "apparmor": true }), json!({ "apparmor": { "profile_type": 1, "localhost_ref": "p" } })),
+            "apparmor.localhost_ref: goes with Localhost only",
+        ),
+    ];
+    for (refusal, text) in texts {
+        assert_eq!(refusal, format!("{CONTEXT}.{text}"));
+    }
+}
+
 #[test]
 fn of_resources() {
     let v1 = json!({ "linux": { "resources": { "unified": { "memory.high": "1" } } } });
     let pages = |size: &str| resources(json!({ "hugepage_limits": [{ "page_size": size, "limit": 1 }] }));
     all_equal(&[
+        (
+            resources(json!({ "oom_score_adj": 1001 })),
+            "config.linux.resources.oom_score_adj: 1001 is not between -1000 and 1000",
+        ),
         (resources(json!({ "cpu_period": -1 })), "config.linux.resources.cpu_period: -1 is negative"),
         (resources(json!({ "cpu_shares": -2 })), "config.linux.resources.cpu_shares: -2 is negative"),
         (resources(json!({ "cpu_quota": -2 })), "config.linux.resources.cpu_quota: -2 is below -1"),
@@ -318,7 +415,6 @@ fn of_a_spec_of_mounts() {
     let mount =
         |mount: Value, handler: Value| refusal(json!({ "container": { "mounts": [mount] }, "handler": handler }));
     let rro = json!({ "container_path": "/x", "host_path": "/x", "readonly": true, "recursive_read_only": true });
-    let option = json!({ "container_path": "/x", "host_path": "/x", "mount_options": ["suid"] });
     let ids = json!([{ "host_id": 1, "container_id": 0, "length": 1 }]);
     let mapped = json!({ "container_path": "/x", "host_path": "/x", "uid_mappings": ids, "gid_mappings": ids });
     all_equal(&[
@@ -330,14 +426,28 @@ fn of_a_spec_of_mounts() {
             mount(mapped, json!({ "id_mapped_mounts": false })),
             "config.mounts[0].uidMappings: the runtime of handler \"runc\" has no id-mapped mounts",
         ),
-        (mount(option, json!({})), "config.mounts[0].mount_options: \"suid\" is none of nosuid, noexec, nodev"),
     ]);
+}
+
+/// What is made of `good` with some of its keys changed.
+fn changed<T: DeserializeOwned>(good: &Value, change: Value) -> T {
+    let mut json = good.clone();
+    json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    serde_json::from_value(json).unwrap()
+}
+
+/// The texts of mounts that are bad in one thing each, after one that is good.
+async fn assert_mounts_refused(prefix: &str, good: Value, table: &[(Value, &str)]) {
+    for (change, text) in table {
+        let mounts: [Mount; 2] = [changed(&good, json!({})), changed(&good, change.clone())];
+        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
+        assert_eq!(error, format!("{prefix}config.mounts[1].{text}"));
+    }
 }
 
 /// All of these are said before any path is looked at.
 #[tokio::test]
 async fn of_mounts_before_the_host_is_asked() {
-    let good = json!({ "container_path": "/x", "host_path": "/" });
     let table = [
         (json!({ "container_path": "" }), "container_path: is required"),
         (json!({ "container_path": "x" }), "container_path: is not absolute"),
@@ -350,20 +460,14 @@ async fn of_mounts_before_the_host_is_asked() {
             "recursive_read_only: requires PROPAGATION_PRIVATE",
         ),
         (json!({ "image_sub_path": "x" }), "image_sub_path: needs an image"),
+        (json!({ "mount_options": ["noexec", "suid"] }), "mount_options: \"suid\" is none of nosuid, noexec, nodev"),
     ];
-    for (change, text) in table {
-        let mut json = good.clone();
-        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
-        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
-        assert_eq!(error, format!("config.mounts[1].{text}"));
-    }
+    assert_mounts_refused("", json!({ "container_path": "/x", "host_path": "/" }), &table).await;
 }
 
 /// kubelet looks for the first word.
 #[tokio::test]
 async fn of_mounts_of_images() {
-    let good = json!({ "container_path": "/x", "readonly": true, "image": { "image": "example" } });
     let table = [
         (json!({ "image": { "image": "" } }), "image.image: is required"),
         (json!({ "host_path": "/x" }), "host_path: and image exclude each other"),
@@ -372,17 +476,13 @@ async fn of_mounts_of_images() {
         (json!({ "image_sub_path": "x/../y" }), "image_sub_path: has a .."),
         (json!({ "image_sub_path": "x\0y" }), "image_sub_path: has a NUL"),
     ];
-    for (change, text) in table {
-        let mut json = good.clone();
-        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let mounts = [serde_json::from_value::<Mount>(good.clone()).unwrap(), serde_json::from_value(json).unwrap()];
-        let error = mounts::resolve(&mounts, MissingHostPath::Error).await.unwrap_err().to_string();
-        assert_eq!(error, format!("ImageVolumeMountFailed: config.mounts[1].{text}"));
-    }
+    let good = json!({ "container_path": "/x", "readonly": true, "image": { "image": "example" } });
+    assert_mounts_refused("ImageVolumeMountFailed: ", good, &table).await;
 }
 
 #[tokio::test]
 async fn of_devices_before_the_host_is_asked() {
+    let good = json!({ "host_path": "/dev/null", "container_path": "/dev/null", "permissions": "r" });
     let table = [
         (json!({ "host_path": "null" }), "host_path: is not absolute"),
         (json!({ "container_path": "null" }), "container_path: is not absolute"),
@@ -390,9 +490,7 @@ async fn of_devices_before_the_host_is_asked() {
         (json!({ "permissions": "rx" }), "permissions: 'x' is none of r, w and m"),
     ];
     for (change, text) in table {
-        let mut json = json!({ "host_path": "/dev/null", "container_path": "/dev/null", "permissions": "r" });
-        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let device: Device = serde_json::from_value(json).unwrap();
+        let device: Device = changed(&good, change);
         let error = devices::resolve(&[device], false, devices::Owner::default()).await.unwrap_err().to_string();
         assert_eq!(error, format!("config.devices[0].{text}"));
     }

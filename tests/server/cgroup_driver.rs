@@ -37,7 +37,7 @@ async fn a_pods_processes_are_scopes_of_its_slice() {
     let mut pod = node.pod("web");
     pod.config.as_mut().unwrap().linux.as_mut().unwrap().cgroup_parent = SLICE.to_owned();
     let sandbox = node.run(&pod).await;
-    let container = node.create(&requests::container(&sandbox, &pod, "main", &["sleep"])).await;
+    let container = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
     for id in [&sandbox, &container] {
         assert_eq!(cgroup_of(&node, id), (format!("kubepods-burstable-podtest.slice:cri-containerd:{id}"), true));
     }

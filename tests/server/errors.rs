@@ -9,35 +9,55 @@ use crate::support::server::Node;
 /// The field that is made wrong, and how.
 type Edit<R> = (&'static str, fn(&mut R));
 
-fn assert_is(status: &Status, code: Code, word: &str) {
+fn assert_begins(status: &Status, code: Code, words: &str) {
     assert_eq!(status.code(), code, "{status}");
-    assert!(status.message().contains(word), "{word:?} is not in {:?}", status.message());
+    assert!(status.message().starts_with(words), "{words:?} is not the beginning of {:?}", status.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_names_its_field() {
     let node = Node::start().await;
-    let edits: [Edit<RunPodSandboxRequest>; 8] = [
-        ("config", |r| r.config = None),
-        ("metadata", |r| config(r).metadata = None),
-        ("metadata.name", |r| metadata(r).name.clear()),
-        ("metadata.uid", |r| metadata(r).uid.clear()),
-        ("metadata.namespace", |r| metadata(r).namespace.clear()),
-        ("runtime_handler", |r| r.runtime_handler = "no-such".to_owned()),
-        ("hostname", |r| config(r).hostname = "a/b".to_owned()),
-        ("dns_config", |r| config(r).dns_config.as_mut().unwrap().searches = vec!["a\nnameserver 6.6.6.6".to_owned()]),
+    let edits: [Edit<RunPodSandboxRequest>; 17] = [
+        ("config: ", |r| r.config = None),
+        ("config.metadata: ", |r| config(r).metadata = None),
+        ("config.metadata.name: ", |r| metadata(r).name.clear()),
+        ("config.metadata.uid: ", |r| metadata(r).uid.clear()),
+        ("config.metadata.namespace: ", |r| metadata(r).namespace.clear()),
+        ("config.metadata.name: ", |r| metadata(r).name = "a;B=c".to_owned()),
+        ("config.metadata.namespace: ", |r| metadata(r).namespace = "a=b".to_owned()),
+        ("config.metadata.uid: ", |r| metadata(r).uid = "a\nb".to_owned()),
+        ("runtime_handler: ", |r| r.runtime_handler = "no-such".to_owned()),
+        ("config.hostname: ", |r| config(r).hostname = "a/b".to_owned()),
+        ("config.log_directory: ", |r| config(r).log_directory = "logs".to_owned()),
+        ("config.dns_config.servers: ", |r| dns(r).servers = vec!["1.2.3.4\nnameserver 6.6.6.6".to_owned()]),
+        ("config.dns_config.searches: ", |r| dns(r).searches = vec!["a\nnameserver 6.6.6.6".to_owned()]),
+        ("config.dns_config.options: ", |r| dns(r).options = vec!["a\nnameserver 6.6.6.6".to_owned()]),
+        ("config.annotations[kubernetes.io/egress-bandwidth]: ", |r| {
+            let key = "kubernetes.io/egress-bandwidth".to_owned();
+            config(r).annotations.insert(key, "fast".to_owned());
+        }),
+        ("config.port_mappings[0].host_port: ", |r| config(r).port_mappings = vec![port(0, -1)]),
+        ("config.port_mappings[0].protocol: ", |r| config(r).port_mappings = vec![port(4, 80)]),
     ];
     for (field, edit) in edits {
         let mut request = node.pod("web");
         edit(&mut request);
         let error = node.cri().run_pod_sandbox(request).await.expect_err(field);
-        assert_is(&error, Code::InvalidArgument, field);
+        assert_begins(&error, Code::InvalidArgument, field);
         node.assert_clean(field).await;
     }
 }
 
 fn config(request: &mut RunPodSandboxRequest) -> &mut PodSandboxConfig {
     request.config.as_mut().unwrap()
+}
+
+fn dns(request: &mut RunPodSandboxRequest) -> &mut DnsConfig {
+    config(request).dns_config.as_mut().unwrap()
+}
+
+fn port(protocol: i32, host_port: i32) -> PortMapping {
+    PortMapping { protocol, container_port: 80, host_port, ..PortMapping::default() }
 }
 
 fn metadata(request: &mut RunPodSandboxRequest) -> &mut PodSandboxMetadata {
@@ -50,20 +70,33 @@ async fn a_bad_container_names_its_field() {
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
     let before = node.leftovers();
-    let edits: [Edit<CreateContainerRequest>; 7] = [
-        ("pod_sandbox_id", |r| r.pod_sandbox_id.clear()),
-        ("config", |r| r.config = None),
-        ("metadata", |r| container(r).metadata = None),
-        ("metadata.name", |r| container(r).metadata.as_mut().unwrap().name.clear()),
-        ("image", |r| container(r).image = None),
-        ("container_path", |r| mount(r, "relative/path", "/etc")),
-        ("host_path", |r| mount(r, "/data", "")),
+    let edits: [Edit<CreateContainerRequest>; 13] = [
+        ("pod_sandbox_id: ", |r| r.pod_sandbox_id.clear()),
+        ("config: ", |r| r.config = None),
+        ("config.metadata: ", |r| container(r).metadata = None),
+        ("config.metadata.name: ", |r| container(r).metadata.as_mut().unwrap().name.clear()),
+        ("config.image.image: ", |r| container(r).image = None),
+        ("config.image.runtime_handler: ", |r| image(r).runtime_handler = "no-such".to_owned()),
+        ("ImageVolumeMountFailed: config.mounts[0].image.runtime_handler: ", |r| {
+            let image = Some(ImageSpec { runtime_handler: "no-such".to_owned(), ..image(r).clone() });
+            let container_path = "/image".to_owned();
+            container(r).mounts = vec![Mount { container_path, readonly: true, image, ..Mount::default() }];
+        }),
+        ("config.mounts[0].container_path: ", |r| mount(r, "relative/path", "/etc")),
+        ("config.mounts[0].host_path: ", |r| mount(r, "/data", "")),
+        ("config.linux.security_context.namespace_options.network: ", |r| options(r).network = 2),
+        ("config.linux.security_context.namespace_options.pid: ", |r| options(r).pid = 17),
+        ("config.linux.security_context.namespace_options.target_id: ", |r| options(r).target_id = "x".to_owned()),
+        ("config.linux.resources.oom_score_adj: ", |r| {
+            let resources = LinuxContainerResources { oom_score_adj: 1001, ..LinuxContainerResources::default() };
+            container(r).linux.as_mut().unwrap().resources = Some(resources);
+        }),
     ];
     for (field, edit) in edits {
         let mut request = requests::container(&sandbox, &pod, "main", &["fake"]);
         edit(&mut request);
         let error = node.cri().create_container(request).await.expect_err(field);
-        assert_is(&error, Code::InvalidArgument, field);
+        assert_begins(&error, Code::InvalidArgument, field);
         node.containerd.collect_garbage();
         assert_eq!(node.leftovers(), before, "{field}");
     }
@@ -71,6 +104,55 @@ async fn a_bad_container_names_its_field() {
 
 fn container(request: &mut CreateContainerRequest) -> &mut ContainerConfig {
     request.config.as_mut().unwrap()
+}
+
+fn image(request: &mut CreateContainerRequest) -> &mut ImageSpec {
+    container(request).image.as_mut().unwrap()
+}
+
+fn options(request: &mut CreateContainerRequest) -> &mut NamespaceOption {
+    let linux = container(request).linux.as_mut().unwrap();
+    linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default()
+}
+
+/// A pid namespace is joined of a container that runs, in the same pod, at create and again at start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_a_running_container_of_the_pod() {
+    const FIELD: &str = "config.linux.security_context.namespace_options.target_id: ";
+    let node = Node::start().await;
+    let pod = node.pod("web");
+    let (sandbox, running) = node.running("web", &["fake"]).await;
+    let created = node.create(&requests::container(&sandbox, &pod, "created", &["fake"])).await;
+    let (_, other) = node.running("other", &["fake"]).await;
+    let request = |target: &str| {
+        let mut request = requests::container(&sandbox, &pod, "debug", &["fake"]);
+        *options(&mut request) = NamespaceOption { pid: 3, target_id: target.to_owned(), ..NamespaceOption::default() };
+        request
+    };
+    let unknown = "a".repeat(64);
+    for (target, code, words) in [
+        (&other, Code::InvalidArgument, format!("{FIELD}container {other} is in another sandbox")),
+        (&unknown, Code::NotFound, format!("container {unknown:?} is not there")),
+        (&created, Code::FailedPrecondition, format!("container {created} is created, not running")),
+    ] {
+        assert_begins(&node.cri().create_container(request(target)).await.unwrap_err(), code, &words);
+    }
+    let debug = node.create(&request(&running)).await;
+    let stop = StopContainerRequest { container_id: running.clone(), timeout: 0 };
+    node.cri().stop_container(stop).await.unwrap();
+    let start = StartContainerRequest { container_id: debug };
+    let error = node.cri().start_container(start).await.unwrap_err();
+    assert_begins(&error, Code::FailedPrecondition, &format!("container {running} is exited, not running"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_for_an_unknown_handler_is_refused() {
+    let node = Node::start().await;
+    let handler = "no-such".to_owned();
+    let spec = ImageSpec { image: "docker.io/library/x".to_owned(), runtime_handler: handler, ..ImageSpec::default() };
+    let pull = PullImageRequest { image: Some(spec), ..PullImageRequest::default() };
+    let error = node.images().pull_image(pull).await.unwrap_err();
+    assert_begins(&error, Code::InvalidArgument, "image.runtime_handler: no runtime handler \"no-such\"");
 }
 
 fn mount(request: &mut CreateContainerRequest, container_path: &str, host_path: &str) {

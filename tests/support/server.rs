@@ -95,7 +95,7 @@ impl Node {
         let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
         let well =
             reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
-        let images = ImageServiceClient::new(self.channel()).list_images(ListImagesRequest::default()).await;
+        let images = self.images().list_images(ListImagesRequest::default()).await;
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }
 
@@ -116,6 +116,11 @@ impl Node {
     /// A client with a connection of its own.
     pub fn cri(&self) -> Client {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
+    }
+
+    /// The same for images.
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel())
     }
 
     fn channel(&self) -> Channel {

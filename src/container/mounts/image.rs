@@ -13,6 +13,8 @@ pub struct ImageMount {
     pub index: usize,
     /// The image, as requested.
     pub reference: String,
+    /// Name of the runtime handler that it was pulled for; empty is the default one.
+    pub handler: String,
     /// The directory in the image, clean and relative; empty for all of it.
     pub sub_path: PathBuf,
 }
@@ -43,7 +45,8 @@ pub(super) fn checked(index: usize, mount: &Mount, image: &ImageSpec) -> Result<
         return Err(refused("readonly", "an image is mounted read-only, so it has to be true"));
     }
     let sub_path = relative(&mount.image_sub_path).map_err(|problem| refused("image_sub_path", problem))?;
-    Ok(ImageMount { index, reference: image.image.clone(), sub_path })
+    let (reference, handler) = (image.image.clone(), image.runtime_handler.clone());
+    Ok(ImageMount { index, reference, handler, sub_path })
 }
 
 /// Refuses owners of an image's files that are not its pod's: they are mapped as those of the container's root are, by

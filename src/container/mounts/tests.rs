@@ -56,7 +56,7 @@ async fn a_symlink_to_nowhere_is_an_error_that_names_it() {
     let link = directory.path().join("link");
     symlink("nowhere", &link).unwrap();
     let error = resolve(&[mount(&link)], MissingHostPath::Create).await.unwrap_err();
-    assert!(matches!(error, Error::Io { operation: "create directory", path, .. } if path == link));
+    assert!(matches!(error, Error::Host(HostError::Io { operation: "create directory", path, .. }) if path == link));
 }
 
 #[tokio::test]
@@ -102,7 +102,8 @@ async fn an_image_is_found_by_its_place_and_its_source_is_left_open() {
     let found = resolve(&mounts, MissingHostPath::Error).await.unwrap();
     assert_eq!(found[1].source, PathBuf::new());
     assert!(!found[1].mount.selinux_relabel, "it is read-only");
-    let expected = ImageMount { index: 1, reference: "sha256:0a".to_owned(), sub_path: "a/b".into() };
+    let expected =
+        ImageMount { index: 1, reference: "sha256:0a".to_owned(), handler: String::new(), sub_path: "a/b".into() };
     assert_eq!(images(&mounts).unwrap(), [expected]);
     assert!(
         images(&[image("a/../b")]).unwrap_err().to_string().starts_with("ImageVolumeMountFailed: config.mounts[0]")
@@ -165,6 +166,6 @@ fn propagation_needs_a_mount_that_propagates() {
 
 #[test]
 fn a_stuck_call_is_told_as_a_call() {
-    let error = Error::from(Failure::Stuck { operation: "stat", path: "/mnt/nfs".into() });
+    let error = Error::from(HostError::Stuck { operation: "stat", path: "/mnt/nfs".into() });
     assert_eq!(error.to_string(), "stuck in stat(/mnt/nfs)");
 }

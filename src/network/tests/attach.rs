@@ -204,7 +204,7 @@ async fn what_cannot_be_passed_is_refused_before_any_plugin_runs() {
     let network = node.start();
     let mut bad = sandbox();
     bad.name = "a;K8S_POD_UID=other".to_owned();
-    assert!(matches!(network.attach(&bad).await, Err(Error::InvalidField { field: "metadata.name" })));
+    assert!(matches!(network.attach(&bad).await, Err(Error::InvalidField { field: "config.metadata.name" })));
     let mut bad = sandbox();
     bad.annotations.insert("kubernetes.io/ingress-bandwidth".to_owned(), "lots".to_owned());
     assert!(matches!(network.attach(&bad).await, Err(Error::Bandwidth(_))));

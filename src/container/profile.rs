@@ -1,0 +1,122 @@
+//! The seccomp profiles that kubelet names: read below the configured directories and nowhere else.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::host_paths::{self, Error, Progress};
+use crate::sys::beneath;
+
+const FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
+/// Largest profile that is read; real ones are some kilobytes.
+const LIMIT: u64 = 1 << 20;
+
+/// Reads the profile at `path`, which is clean and absolute, if one is asked for. Gives up after a minute.
+///
+/// # Errors
+/// [`Error::Invalid`] for one that is missing, is elsewhere, or is no file: never unconfined. [`Error::Stuck`].
+pub async fn read(roots: &[PathBuf], path: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(path) = path else { return Ok(None) };
+    let (roots, at) = (roots.to_vec(), path.clone());
+    match host_paths::run(host_paths::DEADLINE, move |progress| find(progress, &roots, &at)).await {
+        Ok(text) => Ok(Some(text)),
+        Err(Error::Io { source, .. }) => Err(invalid(&path, &source.to_string())),
+        Err(error @ (Error::Invalid { .. } | Error::Stuck { .. })) => Err(error),
+    }
+}
+
+fn invalid(path: &Path, problem: &str) -> Error {
+    Error::Invalid { field: FIELD.to_owned(), problem: format!("{}: {problem}", path.display()) }
+}
+
+/// Symlinks count for where they lead: within the roots they are as good as any path.
+fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, Error> {
+    // By its name first: nothing elsewhere is even looked at.
+    if !roots.iter().any(|root| path.starts_with(root)) {
+        return Err(invalid(path, "is not in a directory of seccomp_profile_roots"));
+    }
+    let real = progress.step("resolve", path, |path| std::fs::canonicalize(path))?;
+    for root in roots {
+        // A root that is not there has nothing below it.
+        match progress.step("resolve", root, |root| std::fs::canonicalize(root)) {
+            Ok(root) if real.starts_with(&root) => {
+                return progress.step("read", &real, |real| open_and_read(&root, real));
+            }
+            Ok(_) | Err(Error::Io { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(invalid(path, "leads out of the directories of seccomp_profile_roots"))
+}
+
+/// Without symlinks, so that it is what was looked at, also when somebody has put one there meanwhile; and a FIFO is not
+/// waited for.
+fn open_and_read(root: &Path, real: &Path) -> io::Result<Vec<u8>> {
+    let relative = real.strip_prefix(root).unwrap_or(real);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(beneath::open(beneath::directory(root)?, relative, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(LIMIT).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    async fn read_text(roots: &[PathBuf], path: PathBuf) -> Result<String, String> {
+        let text = read(roots, Some(path)).await.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(text.unwrap()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_profile_is_read_below_the_roots_and_nowhere_else() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for directory in ["kubelet/operator", "others", "outside"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
+            std::fs::write(at(directory).join("a.json"), directory).unwrap();
+        }
+        symlink(at("others"), at("kubelet/linked")).unwrap();
+        symlink("operator/a.json", at("kubelet/within.json")).unwrap();
+        symlink(at("outside"), at("kubelet/out")).unwrap();
+        symlink("../outside/a.json", at("kubelet/up.json")).unwrap();
+        symlink(at("kubelet"), at("root")).unwrap();
+        let roots = [at("missing"), at("root"), at("others")];
+        let read = async |name: &str| read_text(&roots, at(name)).await;
+        assert_eq!(read("root/operator/a.json").await.unwrap(), "kubelet/operator");
+        assert_eq!(read("root/within.json").await.unwrap(), "kubelet/operator");
+        assert_eq!(read("root/linked/a.json").await.unwrap(), "others");
+        for (name, word) in [
+            ("root/up.json", "leads out"),
+            ("root/out/a.json", "leads out"),
+            ("kubelet/operator/a.json", "is not in"),
+            ("outside/a.json", "is not in"),
+            ("rooted/a.json", "is not in"),
+            ("root/operator", "regular file"),
+        ] {
+            let error = read(name).await.unwrap_err();
+            let place = at(name).display().to_string();
+            assert!(error.starts_with(&format!("{FIELD}: {place}: ")) && error.contains(word), "{name}: {error}");
+        }
+        for name in ["root/none.json", "missing/a.json", "root/operator/a.json/x"] {
+            assert!(read(name).await.is_err(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fifo_is_not_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo");
+        crate::sys::fifo::make(&path).unwrap();
+        let error = read_text(&[place.path().to_owned()], path.clone()).await.unwrap_err();
+        assert_eq!(error, format!("{FIELD}: {}: not a regular file", path.display()));
+    }
+}
