@@ -17,14 +17,19 @@ use serde_json::json;
 
 const MANAGED: &str = "io.cri-containerd.image";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pulled_image_is_listed_found_and_removed() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
+/// A bed with an image that was pulled; the registry's host, the image's tag and id.
+async fn with_an_image() -> Option<(Bed, String, String, String)> {
+    let mut bed = Bed::start(tools()?, |_, _| {}).await;
     let host = bed.registry(false).await;
     let tag = format!("{host}/a/b:1");
     bed.push(&small(&bed, "one"), &tag);
     let id = bed.pull(&tag).await.unwrap();
+    Some((bed, host, tag, id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pulled_image_is_listed_found_and_removed() {
+    let Some((bed, host, tag, id)) = with_an_image().await else { return };
 
     let list = bed.list().await;
     assert_eq!(list.len(), 1, "{list:?}");
@@ -70,12 +75,7 @@ async fn a_pulled_image_is_listed_found_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_process_held_is_let_go() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
-    let host = bed.registry(false).await;
-    let tag = format!("{host}/a/b:1");
-    bed.push(&small(&bed, "one"), &tag);
-    let id = bed.pull(&tag).await.unwrap();
+    let Some((bed, _, _, id)) = with_an_image().await else { return };
     let chain = bed.images.resolve(&id).await.unwrap().chain_id.clone();
     for name in ["pontoon-look-0", "somebody-else"] {
         let leased = bed.containerd.leased(name, "2099-01-01T00:00:00Z").await.unwrap();

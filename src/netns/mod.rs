@@ -112,17 +112,12 @@ fn pin_here(path: &Path, enter: impl FnOnce() -> nix::Result<()>) -> Result<(), 
     let failed = |source: io::Error| Error::Create { path: path.to_owned(), source };
     let directory = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     mounts::prepare_directory(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
-    nsfs::make_file(path).map_err(failed)?;
-    let pinned = enter()
-        .map_err(|errno| failed(errno.into()))
+    // Not /proc/self: that is the namespace of the process's first thread.
+    nsfs::pin(Path::new("/proc/thread-self/ns/net"), path, failed, || {
+        enter().map_err(|errno| failed(errno.into()))?;
         // `lo` first: a pod may see the namespace as soon as it is pinned.
-        .and_then(|()| links::set_loopback_up().map_err(|source| link_error(path, "lo", source)))
-        .and_then(|()| mounts::pin_current(path).map_err(failed));
-    if pinned.is_err() {
-        // The first error is the one to report; what cannot be undone here, remove() retries.
-        let _ = nsfs::unpin(path);
-    }
-    pinned
+        links::set_loopback_up().map_err(|source| link_error(path, "lo", source))
+    })
 }
 
 /// Unmounts what is pinned at `path`, however often it was mounted there, and deletes the
@@ -131,11 +126,7 @@ fn pin_here(path: &Path, enter: impl FnOnce() -> nix::Result<()>) -> Result<(), 
 /// # Errors
 /// [`Error::Remove`] when the kernel refuses, or `path` is a directory.
 pub async fn remove(path: &Path) -> Result<(), Error> {
-    let at = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || nsfs::unpin(&at)).await;
-    removed
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-        .map_err(|source| Error::Remove { path: path.to_owned(), source })
+    nsfs::remove(path).await.map_err(|source| Error::Remove { path: path.to_owned(), source })
 }
 
 /// Whether a namespace is mounted at `path`; a plain file in its place is none.

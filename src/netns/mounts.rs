@@ -11,8 +11,6 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, fstatfs, statfs, statx};
 
-use crate::sys::nsfs;
-
 /// `f_type` of the filesystem of namespace files (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 const NONE: Option<&str> = None;
@@ -52,12 +50,6 @@ pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
     let found = mount_id(directory).map(|id| (directory.to_owned(), id));
     *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = found;
     Ok(())
-}
-
-/// Pins the calling thread's network namespace on the file at `path`.
-pub(super) fn pin_current(path: &Path) -> io::Result<()> {
-    // Not /proc/self: that is the namespace of the process's first thread.
-    nsfs::pin(Path::new("/proc/thread-self/ns/net"), path)
 }
 
 /// Whether the path leads to a namespace file.

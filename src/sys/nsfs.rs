@@ -10,20 +10,35 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 /// Permissions of the file under the mount, as `ip netns add` makes it: nobody opens it for data.
 const FILE_MODE: u32 = 0o444;
 
-/// Makes the file that a namespace is to be pinned on.
+/// Makes the file at `path` and pins on it the namespace whose file `namespace` leads to, once `prepare` has been done. On
+/// failure nothing is left there that was not there before.
 ///
 /// # Errors
-/// `AlreadyExists` when something is there; otherwise the file system's.
-pub fn make_file(path: &Path) -> io::Result<()> {
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).map(drop)
+/// `prepare`'s, and what `failed` makes of the others: `AlreadyExists` when something is at `path`; otherwise the kernel's.
+pub fn pin<E>(
+    namespace: &Path,
+    path: &Path,
+    failed: impl Fn(io::Error) -> E,
+    prepare: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
+    drop(file.map_err(&failed)?);
+    let bind = || mount(Some(namespace), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    let pinned = prepare().and_then(|()| bind().map_err(|errno| failed(errno.into())));
+    if pinned.is_err() {
+        // The first error is the one to report; what cannot be undone here, a removal retries.
+        let _ = unpin(path);
+    }
+    pinned
 }
 
-/// Mounts the namespace file on the one at `path`.
+/// [`unpin`] on a thread that may block.
 ///
 /// # Errors
 /// The kernel's.
-pub fn pin(namespace: &Path, path: &Path) -> io::Result<()> {
-    mount(Some(namespace), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(Into::into)
+pub async fn remove(path: &Path) -> io::Result<()> {
+    let at = path.to_owned();
+    tokio::task::spawn_blocking(move || unpin(&at)).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// Unmounts all that is mounted on `path` and unlinks it; absent is fine.

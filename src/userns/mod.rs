@@ -85,19 +85,9 @@ pub async fn create(path: &Path, mapping: Mapping, network: bool) -> Result<Opti
 fn create_here(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {
     let made = userns::create(mapping.uids, mapping.gids, network);
     let Namespaces { user, network } = made.map_err(|source| Error::Create { path: path.to_owned(), source })?;
-    pin(&user, path).map_err(|source| Error::Pin { path: path.to_owned(), source })?;
+    let link = format!("/proc/self/fd/{}", user.as_raw_fd());
+    nsfs::pin(Path::new(&link), path, |source| Error::Pin { path: path.to_owned(), source }, || Ok(()))?;
     Ok(network)
-}
-
-fn pin(namespace: &File, path: &Path) -> io::Result<()> {
-    nsfs::make_file(path)?;
-    let link = format!("/proc/self/fd/{}", namespace.as_raw_fd());
-    let pinned = nsfs::pin(Path::new(&link), path);
-    if pinned.is_err() {
-        // The first error is the one to report; what cannot be undone here, remove() retries.
-        let _ = nsfs::unpin(path);
-    }
-    pinned
 }
 
 /// Unmounts what is pinned at `path` and deletes the file. Processes that are in the namespace keep it. Absent is fine.
@@ -105,11 +95,7 @@ fn pin(namespace: &File, path: &Path) -> io::Result<()> {
 /// # Errors
 /// [`Error::Remove`] when the kernel refuses.
 pub async fn remove(path: &Path) -> Result<(), Error> {
-    let at = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || nsfs::unpin(&at)).await;
-    removed
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-        .map_err(|source| Error::Remove { path: path.to_owned(), source })
+    nsfs::remove(path).await.map_err(|source| Error::Remove { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -81,17 +81,27 @@ async fn upper(scope: &Scope, pid: u64) -> anyhow::Result<String> {
     Ok(path.to_owned())
 }
 
+/// A pod with annotations, and the config of a container with some.
+async fn annotated(
+    scope: &Scope,
+    of_pod: &[(&str, &str)],
+    of_container: &[(&str, &str)],
+) -> anyhow::Result<(Pod, v1::ContainerConfig)> {
+    let mut config = scope.pod_config();
+    config.annotations.extend(text(of_pod));
+    let pod = scope.run(config).await?;
+    let mut config = sleeper("main");
+    config.annotations.extend(text(of_container));
+    Ok((pod, config))
+}
+
 async fn x2_no_annotation_reaches_a_snapshot(scope: Arc<Scope>) -> Outcome {
     let orders = [
         ("containerd.io/snapshot/uidmapping", "0:1000:1"),
         ("containerd.io/snapshot/gidmapping", "0:1000:1"),
         ("containerd.io/gc.root", "x"),
     ];
-    let mut config = scope.pod_config();
-    config.annotations.extend(text(&orders));
-    let pod = scope.run(config).await?;
-    let mut config = sleeper("main");
-    config.annotations.extend(text(&orders));
+    let (pod, config) = annotated(&scope, &orders, &orders).await?;
     let id = pod.start(config).await?;
     let snapshot = scope.bed.ctr(&["snapshots", "info", &id]).await?;
     ensure!(!snapshot.contains("mapping") && !snapshot.contains("gc.root"), "{snapshot}");
@@ -177,13 +187,9 @@ async fn x7_and_cve_2023_6476_and_cve_2024_3154_no_annotation_is_a_command(scope
     let plain_pod = scope.pod().await?;
     let plain = plain_pod.create(sleeper("main")).await?;
     let plain = spec(&scope, &plain_pod, &plain).await?;
-    let mut config = scope.pod_config();
-    config.annotations.extend(text(&orders));
     // From a pod these are a tenant's text, and no device.
-    config.annotations.extend(text(&[("cdi.k8s.io/x", "vendor.example/device=all")]));
-    let pod = scope.run(config).await?;
-    let mut config = sleeper("main");
-    config.annotations.extend(text(&orders));
+    let of_pod = [&orders[..], &[("cdi.k8s.io/x", "vendor.example/device=all")]].concat();
+    let (pod, config) = annotated(&scope, &of_pod, &orders).await?;
     let id = pod.create(config).await?;
     let spec = spec(&scope, &pod, &id).await?;
     let differs = plain.lines().zip(spec.lines()).find(|(one, other)| one != other);
