@@ -9,6 +9,8 @@
 //! runtime ──url()──► tokens ◄──GET, POST── server ──► spdy | websocket ──► Backend (runtime)
 //! ```
 
+pub mod protocol;
+pub mod remote_status;
 mod session;
 
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
