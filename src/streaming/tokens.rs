@@ -20,7 +20,9 @@ const LENGTH: usize = 22;
 
 /// No URL is to be had now.
 #[derive(Debug, thiserror::Error)]
-#[error("{MOST} exec, attach and port-forward URLs wait for their clients already; each waits for {LIFETIME:?} at most")]
+#[error(
+    "{MOST} exec, attach and port-forward URLs wait for their clients already; each waits for {LIFETIME:?} at most"
+)]
 pub struct Full;
 
 /// What a URL was handed out for.

@@ -52,7 +52,9 @@ async fn cve_2020_8558_the_1001st_that_waits_is_refused_until_one_is_used_or_exp
 async fn what_cannot_be_a_token_is_none() {
     let tokens = Tokens::default();
     let token = tokens.put(ask()).unwrap();
-    for wrong in ["", "guess", &token[1..], &format!("{token}="), &format!("{token}A"), &"é".repeat(11), &"/".repeat(22)] {
+    for wrong in
+        ["", "guess", &token[1..], &format!("{token}="), &format!("{token}A"), &"é".repeat(11), &"/".repeat(22)]
+    {
         assert!(tokens.take(wrong).is_none(), "{wrong}");
     }
     // The last of 22 characters has four bits that no token has set: such a spelling is not the token.

@@ -35,7 +35,13 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
 ) {
     let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.gone.clone()).await;
     // An empty message says that the session is there, as kubelet's server has it.
-    let greeted = if wanted.stdout { STDOUT } else if wanted.stderr { STDERR } else { ERROR };
+    let greeted = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
     if writer.write(greeted, &[]).await.is_err() {
         return;
     }
@@ -53,7 +59,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
     let activity = reader.activity();
     let ended = connection::drive(&session, &activity, run(streams), inputs.fill(&mut reader, &session.hangup)).await;
     let last = if protocol.has_status { Some(status(ended)) } else { sentence(ended).map(String::into_bytes) };
-    connection::farewell(&writer, &mut reader, last.map(|last| (ERROR, last))).await;
+    connection::farewell(&session, &writer, &mut reader, last.map(|last| (ERROR, last))).await;
 }
 
 fn status(ended: Result<i32, Failure>) -> Vec<u8> {

@@ -11,9 +11,9 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -25,7 +25,7 @@ use crate::streaming::{Gone, Sink};
 const PIECE: usize = 64 << 10;
 /// What may wait to be written when a client sends pings and reads nothing; data is written before more is taken.
 const UNWRITTEN: usize = 1 << 20;
-/// How long a client may take to read the end of a session and to agree to it.
+/// How long a client may take to agree to the end of a session.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What a connection has to be.
@@ -43,7 +43,12 @@ pub(super) async fn open<T: Io>(io: T, longest: usize) -> WebSocketStream<T> {
 }
 
 /// A connection that carries channels.
-pub(super) async fn channels<T: Io>(io: T, codec: Codec, count: u8, gone: CancellationToken) -> (Arc<Writer<T>>, Reader<T>) {
+pub(super) async fn channels<T: Io>(
+    io: T,
+    codec: Codec,
+    count: u8,
+    gone: CancellationToken,
+) -> (Arc<Writer<T>>, Reader<T>) {
     let (sink, frames) = open(io, LONGEST_MESSAGE).await.split();
     let activity = Arc::new(Activity::start());
     let writer = Writer { frames: Mutex::new(sink), codec, activity: Arc::clone(&activity), gone };
@@ -92,14 +97,16 @@ struct Channel<T> {
 
 impl<T: Io> Sink for Channel<T> {
     fn send(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), Gone>> {
-        let write = async move {
-            for piece in chunk.chunks(PIECE) {
-                self.writer.write(self.channel, piece).await?;
-            }
-            Ok(())
-        };
-        let gone = self.writer.gone.clone();
-        Box::pin(async move { gone.run_until_cancelled(write).await.unwrap_or(Err(Gone)) })
+        Box::pin(async move {
+            let write = async {
+                for piece in chunk.chunks(PIECE) {
+                    self.writer.write(self.channel, piece).await?;
+                }
+                Ok(())
+            };
+            // A client that does not read must not keep a session that has to end.
+            self.writer.gone.run_until_cancelled(write).await.unwrap_or(Err(Gone))
+        })
     }
 
     fn finish(&mut self) -> BoxFuture<'_, ()> {
@@ -140,10 +147,9 @@ impl<T: Io> Reader<T> {
         }
     }
 
-    /// Says goodbye, and waits a little for the client to read all: a socket that is closed with something unread in it
-    /// takes from the client what it has not read yet.
-    async fn part(&mut self, writer: &Writer<T>) {
-        writer.close(if self.broken { CloseCode::Protocol } else { CloseCode::Normal }).await;
+    /// Until the client has agreed to the end: a socket that is closed with something unread in it takes from the client
+    /// what it has not read yet.
+    async fn drain(&mut self) {
         while let Some(Ok(_)) = self.frames.next().await {}
     }
 }
@@ -165,16 +171,36 @@ pub(super) async fn drive<R>(
     run.await
 }
 
-/// The end: the last message, if there is one, and goodbye.
-pub(super) async fn farewell<T: Io>(writer: &Writer<T>, reader: &mut Reader<T>, last: Option<(u8, Vec<u8>)>) {
+/// The end: the last message, if there is one, and goodbye. A client that is slow to read gets all of it, as long as the
+/// session may last.
+pub(super) async fn farewell<T: Io>(
+    session: &Session,
+    writer: &Writer<T>,
+    reader: &mut Reader<T>,
+    last: Option<(u8, Vec<u8>)>,
+) {
+    let code = if reader.broken { CloseCode::Protocol } else { CloseCode::Normal };
     let parting = async {
         if let Some((channel, last)) = last {
+            // It fails when the client said goodbye first; draining answers that.
             let _ = writer.write(channel, &last).await;
         }
-        reader.part(writer).await;
+        writer.close(code).await;
     };
-    // A client that takes no part in it is left.
-    let _ = tokio::time::timeout(FAREWELL, parting).await;
+    let overdue = async {
+        tokio::select! {
+            () = session.gone.cancelled() => {}
+            () = session.hangup.heard() => {}
+            () = writer.activity.idle(session.idle) => {}
+        }
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        () = parting => {
+            let _ = tokio::time::timeout(FAREWELL, reader.drain()).await;
+        }
+        () = overdue => {}
+    }
 }
 
 impl<T> Reader<T> {

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use hyper::header::{SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -45,19 +45,19 @@ const PORTS: [(&str, PortProtocol); 4] = [
 ];
 
 /// Answers an upgrade of exec or attach.
-pub(in crate::streaming) fn commands(headers: &HeaderMap) -> Result<(Answer, CommandProtocol), Answer> {
+pub(in crate::streaming) fn upgrade_command(headers: &HeaderMap) -> Result<(Answer, CommandProtocol), Box<Answer>> {
     upgrade(headers, &COMMANDS)
 }
 
 /// Answers an upgrade of port-forward.
-pub(in crate::streaming) fn ports(headers: &HeaderMap) -> Result<(Answer, PortProtocol), Answer> {
+pub(in crate::streaming) fn upgrade_ports(headers: &HeaderMap) -> Result<(Answer, PortProtocol), Box<Answer>> {
     upgrade(headers, &PORTS)
 }
 
-fn upgrade<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Result<(Answer, P), Answer> {
+fn upgrade<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Result<(Answer, P), Box<Answer>> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let mut answer = refuse(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 is spoken here");
-        answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, hyper::header::HeaderValue::from_static("13"));
+        answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return Err(answer);
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&[][..], |key| key.as_bytes());
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_key_is_answered_as_the_rfc_has_it() {
-        let (answer, protocol) = commands(&headers(&[])).unwrap();
+        let (answer, protocol) = upgrade_command(&headers(&[])).unwrap();
         assert_eq!(answer.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(!answer.headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
         assert_eq!(protocol, CommandProtocol { codec: Codec::Binary, has_status: false });
@@ -117,22 +117,25 @@ mod tests {
     #[test]
     fn the_clients_first_known_subprotocol_wins() {
         let chosen = |offered: &[&'static str]| {
-            commands(&headers(offered)).map(|(answer, _)| answer.headers()[SEC_WEBSOCKET_PROTOCOL].clone()).ok()
+            upgrade_command(&headers(offered)).map(|(answer, _)| answer.headers()[SEC_WEBSOCKET_PROTOCOL].clone()).ok()
         };
-        assert_eq!(chosen(&["v9.channel.k8s.io, v5.channel.k8s.io", "v4.channel.k8s.io"]).unwrap(), "v5.channel.k8s.io");
+        assert_eq!(
+            chosen(&["v9.channel.k8s.io, v5.channel.k8s.io", "v4.channel.k8s.io"]).unwrap(),
+            "v5.channel.k8s.io"
+        );
         assert_eq!(chosen(&["channel.k8s.io,v4.channel.k8s.io"]).unwrap(), "channel.k8s.io");
         assert_eq!(chosen(&["v9.channel.k8s.io"]), None);
-        assert_eq!(ports(&headers(&["SPDY/3.1+portforward.k8s.io"])).unwrap().1, PortProtocol::Tunnel);
-        assert!(ports(&headers(&["v5.channel.k8s.io"])).is_err());
+        assert_eq!(upgrade_ports(&headers(&["SPDY/3.1+portforward.k8s.io"])).unwrap().1, PortProtocol::Tunnel);
+        assert!(upgrade_ports(&headers(&["v5.channel.k8s.io"])).is_err());
     }
 
     #[test]
     fn what_is_no_websocket_is_refused() {
         let mut old = headers(&[]);
         old.insert(SEC_WEBSOCKET_VERSION, "8".parse().unwrap());
-        assert_eq!(commands(&old).unwrap_err().status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(upgrade_command(&old).unwrap_err().status(), StatusCode::UPGRADE_REQUIRED);
         let mut short = headers(&[]);
         short.insert(SEC_WEBSOCKET_KEY, "eHg=".parse().unwrap());
-        assert_eq!(commands(&short).unwrap_err().status(), StatusCode::BAD_REQUEST);
+        assert_eq!(upgrade_command(&short).unwrap_err().status(), StatusCode::BAD_REQUEST);
     }
 }

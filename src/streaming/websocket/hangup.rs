@@ -1,28 +1,31 @@
 //! The client's end of the connection is closed: seen also while what it sent before is not read yet, because
 //! the command does not read its stdin.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 
-/// Watches a socket by a descriptor of its own: readiness that is looked at here is not taken from who reads.
-pub(in crate::streaming) struct Hangup(AsyncFd<OwnedFd>);
+/// Watches a connection by a descriptor of its own: readiness that is looked at here is not taken from who reads.
+#[derive(Clone)]
+pub(in crate::streaming) struct Hangup(Arc<TcpStream>);
 
 impl Hangup {
-    pub(in crate::streaming) fn of(socket: impl AsFd) -> io::Result<Self> {
-        Ok(Self(AsyncFd::with_interest(socket.as_fd().try_clone_to_owned()?, Interest::READABLE)?))
+    pub(in crate::streaming) fn of(stream: &TcpStream) -> io::Result<Self> {
+        let duplicate = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+        Ok(Self(Arc::new(TcpStream::from_std(duplicate)?)))
     }
 
     /// Resolves when the client has closed its end.
     pub(super) async fn heard(&self) {
-        while let Ok(mut guard) = self.0.readable().await {
-            if guard.ready().is_read_closed() {
+        while let Ok(ready) = self.0.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
                 return;
             }
-            // More bytes came. The next event is waited for; a close is never cleared.
-            guard.clear_ready();
+            // More bytes came, which are not for us: the next event is waited for. A close is never forgotten.
+            let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
         }
     }
 }

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub(super) use channels::Codec;
 pub(super) use command::remote_command;
-pub(super) use handshake::{CommandProtocol, PortProtocol, commands, ports};
+pub(super) use connection::Io;
+pub(super) use handshake::{CommandProtocol, PortProtocol, upgrade_command, upgrade_ports};
 pub(super) use hangup::Hangup;
-pub(super) use ports::port_forward;
+pub(super) use ports::{MOST_PORTS, port_forward};
 pub(super) use tunnel::tunnel;
 
 /// What a session has besides its connection.

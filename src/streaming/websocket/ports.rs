@@ -7,13 +7,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
-use super::Session;
 use super::channels::{Codec, MOST_CHANNELS, Said};
 use super::command::offer;
 use super::connection::{self, Io, Reader, Writer};
-use super::Hangup;
-use crate::ids::SandboxId;
-use crate::streaming::{Backend, Duplex};
+use super::{Hangup, Session};
+use crate::streaming::{Backend, Duplex, Failure, PortForward};
 
 /// Two channels each.
 pub(in crate::streaming) const MOST_PORTS: usize = MOST_CHANNELS as usize / 2;
@@ -28,9 +26,9 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
     codec: Codec,
     session: Session,
     backend: Arc<dyn Backend>,
-    ask: (SandboxId, Vec<u16>),
+    ask: PortForward,
 ) {
-    let (sandbox, ports) = ask;
+    let PortForward { sandbox, ports } = ask;
     let count = u8::try_from(ports.len() * 2).unwrap_or(MOST_CHANNELS);
     let (writer, mut reader) = connection::channels(io, codec, count, session.gone.clone()).await;
     let mut inputs = Vec::new();
@@ -50,7 +48,7 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
     let activity = reader.activity();
     let reading = fill(inputs, &mut reader, &session.hangup);
     connection::drive(&session, &activity, join_all(connections), reading).await;
-    connection::farewell(&writer, &mut reader, None).await;
+    connection::farewell(&session, &writer, &mut reader, None).await;
 }
 
 /// A connection, and what it failed with as a sentence.
@@ -58,7 +56,7 @@ async fn report<T: Io>(
     writer: Arc<Writer<T>>,
     channel: u8,
     port: u16,
-    connection: impl Future<Output = Result<(), crate::streaming::Failure>>,
+    connection: impl Future<Output = Result<(), Failure>>,
 ) {
     if let Err(failure) = connection.await {
         let sentence = format!("error forwarding port {port}: {failure}");

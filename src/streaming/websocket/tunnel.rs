@@ -55,7 +55,8 @@ impl<T: Io> Tunnel<T> {
         }
         Pin::new(&mut self.frames).start_send(Message::Binary(message.freeze())).map_err(io::Error::other)?;
         self.unflushed = true;
-        // Now, as a socket would; the rest of it with the next write, flush or read.
+        // Now, as a socket would; the rest of it with the next write or flush. Never with a read, which may be another
+        // task's: it would take the wakeup from the writer.
         match self.push(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(length)),
@@ -65,12 +66,6 @@ impl<T: Io> Tunnel<T> {
 
 impl<T: Io> AsyncRead for Tunnel<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.unflushed {
-            // Whoever only reads still gets its last write out.
-            if let Poll::Ready(Err(error)) = self.push(context) {
-                return Poll::Ready(Err(error));
-            }
-        }
         while self.unread.is_empty() {
             match ready!(Pin::new(&mut self.frames).poll_next(context)) {
                 Some(Ok(Message::Binary(message))) => self.unread = message,
@@ -111,5 +106,56 @@ impl<T: Io> AsyncWrite for Tunnel<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.frames).poll_close(context).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_come_through_whatever_the_messages_and_both_ways_at_once() {
+        const MUCH: usize = 3_000_001;
+        let (near, far) = duplex(10_000);
+        let (mut read, mut write) = split(tunnel(near).await);
+        let client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+        let (mut to_server, mut from_server) = client.split();
+        let echo = async {
+            let copied = tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+            copied
+        };
+        let send = async {
+            let bytes: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
+            for message in bytes.chunks(77_777) {
+                to_server.send(Message::Binary(message.to_vec().into())).await.unwrap();
+                to_server.send(Message::Ping(Bytes::new())).await.unwrap();
+            }
+            to_server.send(Message::Close(None)).await.unwrap();
+        };
+        let receive = async {
+            let mut bytes = Vec::new();
+            while let Some(Ok(message)) = from_server.next().await {
+                if let Message::Binary(message) = message {
+                    bytes.extend_from_slice(&message);
+                }
+            }
+            bytes
+        };
+        let (copied, (), received) = tokio::join!(echo, send, receive);
+        assert_eq!(copied, MUCH as u64);
+        assert!(received.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8));
+    }
+
+    #[tokio::test]
+    async fn text_is_not_taken() {
+        let (near, far) = duplex(10_000);
+        let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+        client.send(Message::Text("x".into())).await.unwrap();
+        assert!(tunnel(near).await.read_u8().await.is_err());
     }
 }
