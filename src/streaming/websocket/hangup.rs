@@ -1,5 +1,6 @@
 //! The client's end of the connection is closed: seen also while what it sent before is not read yet, because
-//! the command does not read its stdin.
+//! the command does not read its stdin. A client whose own kernel still has bytes for us cannot be seen to go: its
+//! kernel gives up after minutes, and then the keepalive tells.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::connection::{self, Io};
@@ -101,11 +102,16 @@ impl<T: Io> AsyncWrite for Tunnel<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(context)
+        // There is nothing to fail when the client is gone and had it all.
+        if self.unflushed { self.push(context) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.frames).poll_close(context).map_err(io::Error::other)
+        match ready!(Pin::new(&mut self.frames).poll_close(context)) {
+            // The client said goodbye first, and was answered.
+            Ok(()) | Err(Error::AlreadyClosed) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(io::Error::other(error))),
+        }
     }
 }
 
