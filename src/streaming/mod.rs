@@ -11,6 +11,8 @@
 
 pub mod protocol;
 pub mod remote_status;
+pub mod resize;
 mod session;
+pub mod spdy;
 
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
