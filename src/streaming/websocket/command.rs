@@ -9,7 +9,7 @@ use super::connection::{self, Io, Reader};
 use super::handshake::CommandProtocol;
 use super::{Hangup, Session};
 use crate::streaming::protocol::Wanted;
-use crate::streaming::sizes::Sizes;
+use crate::streaming::resize::SizeReader;
 use crate::streaming::{Failure, Gone, Size, Streams, remote_status};
 
 const STDIN: u8 = 0;
@@ -54,8 +54,11 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
         resize: resize_input,
         gone: session.gone.clone(),
     };
-    let inputs =
-        Inputs { stdin: wanted.stdin.then_some(stdin), resize: wanted.tty.then_some(resize), sizes: Sizes::default() };
+    let inputs = Inputs {
+        stdin: wanted.stdin.then_some(stdin),
+        resize: wanted.tty.then_some(resize),
+        sizes: SizeReader::default(),
+    };
     let activity = reader.activity();
     let ended = connection::drive(&session, &activity, run(streams), inputs.fill(&mut reader, &session.hangup)).await;
     let last = if protocol.has_status { Some(status(ended)) } else { sentence(ended).map(String::into_bytes) };
@@ -82,7 +85,7 @@ fn sentence(ended: Result<i32, Failure>) -> Option<String> {
 struct Inputs {
     stdin: Option<mpsc::Sender<Bytes>>,
     resize: Option<mpsc::Sender<Size>>,
-    sizes: Sizes,
+    sizes: SizeReader,
 }
 
 impl Inputs {
@@ -103,7 +106,7 @@ impl Inputs {
                 }
             }
             Said::Data(RESIZE, data) => {
-                for size in self.sizes.read(&data) {
+                if let Some(size) = self.sizes.push(&data) {
                     offer(&mut self.resize, size, hangup).await?;
                 }
             }
