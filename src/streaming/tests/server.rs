@@ -146,3 +146,57 @@ async fn nobody_is_taken_after_the_end() {
     };
     tokio::time::timeout(PATIENCE, closed).await.expect("it still listens");
 }
+
+/// The head of the answer to a request that becomes a session, and its connection.
+async fn switch(bed: &Bed, url: &str, headers: &str) -> (String, TcpStream) {
+    let mut stream = bed.connect().await;
+    let path = url.strip_prefix(bed.streaming.base_url()).unwrap();
+    stream.write_all(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("no answer").unwrap());
+    }
+    (String::from_utf8(head).unwrap().to_ascii_lowercase(), stream)
+}
+
+#[tokio::test]
+async fn spdy_is_switched_to_and_the_session_ends_with_its_client() {
+    let bed = Bed::start();
+    let ports = SPDY.replace("v4.channel.k8s.io", "portforward.k8s.io");
+    for (url, headers, protocol) in
+        [(bed.exec("sleep"), SPDY, "v4.channel.k8s.io"), (bed.forward(&[]), ports.as_str(), "portforward.k8s.io")]
+    {
+        let (head, stream) = switch(&bed, &url, headers).await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        for line in ["connection: upgrade", "upgrade: spdy/3.1", &format!("x-stream-protocol-version: {protocol}")] {
+            assert!(head.lines().any(|there| there == line), "no {line} in {head}");
+        }
+        assert_eq!(bed.streaming.sessions(), 1);
+        drop(stream);
+        bed.empty().await;
+    }
+}
+
+#[tokio::test]
+async fn spdy_in_a_tunnel_ends_with_its_client() {
+    let bed = Bed::start();
+    let headers = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n";
+    let (head, stream) = switch(&bed, &bed.forward(&[80]), headers).await;
+    assert!(head.contains("sec-websocket-protocol: spdy/3.1+portforward.k8s.io"), "{head}");
+    assert_eq!(bed.streaming.sessions(), 1);
+    drop(stream);
+    bed.empty().await;
+}
+
+#[tokio::test]
+async fn the_daemons_stop_ends_spdy_too() {
+    let bed = Bed::start();
+    let (_, mut stream) = switch(&bed, &bed.exec("sleep"), SPDY).await;
+    let streaming = bed.streaming.clone();
+    // What comes is GOAWAY, and the end.
+    let mut rest = Vec::new();
+    let (_, ()) = tokio::join!(stream.read_to_end(&mut rest), streaming.shutdown(PATIENCE));
+    assert_eq!(bed.streaming.sessions(), 0);
+}
