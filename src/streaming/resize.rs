@@ -103,7 +103,9 @@ mod tests {
 
     #[test]
     fn nonsense_ends_the_sizes() {
-        for nonsense in [&b"hello"[..], br#"{"Width":-1,"Height":2}"#, br#"{"Width":1}"#, br#"{"Width":70000,"Height":2}"#] {
+        for nonsense in
+            [&b"hello"[..], br#"{"Width":-1,"Height":2}"#, br#"{"Width":1}"#, br#"{"Width":70000,"Height":2}"#]
+        {
             let mut reader = SizeReader::default();
             assert_eq!(reader.push(nonsense), None);
             assert_eq!(reader.push(br#"{"Width":80,"Height":24}"#), None);

@@ -111,8 +111,7 @@ impl Client {
     /// The client, and the server's end of the pipe.
     pub fn new(pipe: usize) -> (Self, DuplexStream) {
         let (io, server) = tokio::io::duplex(pipe);
-        let client =
-            Self { io, encoder: Encoder::new(), inflater: Decompress::new(true), input: BytesMut::new() };
+        let client = Self { io, encoder: Encoder::new(), inflater: Decompress::new(true), input: BytesMut::new() };
         (client, server)
     }
 

@@ -28,9 +28,16 @@ fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
 fn meant() -> impl Strategy<Value = Meant> {
     let stream = 1..0x7fff_ffff_u32;
     prop_oneof![
-        (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Meant::Open { stream, fin, headers }),
-        (stream.clone(), any::<bool>(), headers())
-            .prop_map(|(stream, fin, headers)| Meant::Headers { stream, fin, headers }),
+        (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Meant::Open {
+            stream,
+            fin,
+            headers
+        }),
+        (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| Meant::Headers {
+            stream,
+            fin,
+            headers
+        }),
         stream.clone().prop_map(|stream| Meant::Reset { stream }),
         (0..9_u8).prop_map(|entries| Meant::Settings { entries }),
         any::<u32>().prop_map(Meant::Ping),

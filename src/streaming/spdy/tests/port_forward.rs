@@ -119,10 +119,9 @@ async fn clients_without_request_ids_open_streams_in_pairs() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_is_told_on_the_error_stream() {
-    for (ports, port, why) in [
-        (vec![], "8", "port 8: connection refused"),
-        (vec![7, 9], "8", "not among those that were asked for"),
-    ] {
+    for (ports, port, why) in
+        [(vec![], "8", "port 8: connection refused"), (vec![7, 9], "8", "not among those that were asked for")]
+    {
         let (mut client, _session) = start(ports);
         pair(&mut client, 1, 3, port, "0").await;
         let mut message = None;

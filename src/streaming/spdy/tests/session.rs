@@ -127,9 +127,8 @@ async fn a_send_that_is_given_up_midway_leaves_whole_frames() {
     let (_input, mut sink) = stream(&mut client, &mut session, 1).await;
     let cut = tokio::time::timeout(Duration::from_millis(1), sink.send(vec![7; 500].into())).await;
     assert!(cut.is_err(), "the pipe is smaller than the chunk");
-    let (sent, got) = tokio::join!(sink.send(Bytes::from_static(b"next")), async {
-        (client.next().await, client.next().await)
-    });
+    let (sent, got) =
+        tokio::join!(sink.send(Bytes::from_static(b"next")), async { (client.next().await, client.next().await) });
     sent.unwrap();
     assert_eq!(got.0, Some(Got::Data(1, vec![7; 500], false)));
     assert_eq!(got.1, Some(Got::Data(1, b"next".to_vec(), false)));
