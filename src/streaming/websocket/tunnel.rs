@@ -135,26 +135,32 @@ mod tests {
             write.shutdown().await.unwrap();
             copied
         };
-        let send = async {
-            let bytes: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
-            for message in bytes.chunks(77_777) {
-                to_server.send(Message::Binary(message.to_vec().into())).await.unwrap();
-                to_server.send(Message::Ping(Bytes::new())).await.unwrap();
-            }
-            to_server.send(Message::Close(None)).await.unwrap();
-        };
-        let receive = async {
-            let mut bytes = Vec::new();
-            while let Some(Ok(message)) = from_server.next().await {
-                if let Message::Binary(message) = message {
-                    bytes.extend_from_slice(&message);
+        // A client's goodbye is the end of both ways, so it comes last.
+        let exchange = async {
+            let send = async {
+                let bytes: Vec<u8> = (0..=250).cycle().take(MUCH).collect();
+                for message in bytes.chunks(77_777) {
+                    to_server.send(Message::Binary(message.to_vec().into())).await.unwrap();
+                    to_server.send(Message::Ping(Bytes::new())).await.unwrap();
                 }
-            }
+            };
+            let receive = async {
+                let mut bytes = Vec::new();
+                while bytes.len() < MUCH {
+                    if let Message::Binary(message) = from_server.next().await.unwrap().unwrap() {
+                        bytes.extend_from_slice(&message);
+                    }
+                }
+                bytes
+            };
+            let ((), bytes) = tokio::join!(send, receive);
+            to_server.send(Message::Close(None)).await.unwrap();
+            while let Some(Ok(_)) = from_server.next().await {}
             bytes
         };
-        let (copied, (), received) = tokio::join!(echo, send, receive);
+        let (copied, received) = tokio::join!(echo, exchange);
         assert_eq!(copied, MUCH as u64);
-        assert!(received.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8));
+        assert!(received.into_iter().eq((0..=250).cycle().take(MUCH)));
     }
 
     #[tokio::test]
