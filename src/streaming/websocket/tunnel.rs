@@ -108,8 +108,8 @@ impl<T: Io> AsyncWrite for Tunnel<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.frames).poll_close(context)) {
-            // The client said goodbye first, and was answered.
-            Ok(()) | Err(Error::AlreadyClosed) => Poll::Ready(Ok(())),
+            // Or the client said goodbye first, and was answered. It waits for the server to close first (RFC 6455, 7.1.1).
+            Ok(()) | Err(Error::AlreadyClosed) => Pin::new(self.frames.get_mut()).poll_shutdown(context),
             Err(error) => Poll::Ready(Err(io::Error::other(error))),
         }
     }
