@@ -192,7 +192,7 @@ impl Parser {
             }
             Kind::Settings => {
                 let entries = number(payload)?;
-                if u32::try_from(payload.len() / 8) != Ok(entries) || payload.len() % 8 != 0 {
+                if u32::try_from(payload.len() / 8) != Ok(entries) || !payload.len().is_multiple_of(8) {
                     return Err(ProtocolError::Malformed("SETTINGS"));
                 }
                 *payload = &[];

@@ -23,6 +23,7 @@ const MOST_STREAMS: usize = 1024;
 
 /// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes, nothing moved for
 /// `idle` (zero: never), or `gone` is cancelled. Returns when all its connections have ended.
+#[allow(clippy::too_many_arguments, reason = "as the HTTP server has them; nothing else passes them on")]
 pub async fn port_forward<T>(
     io: T,
     tasks: &Tasks,
