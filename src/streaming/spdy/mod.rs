@@ -15,6 +15,8 @@
 
 mod dictionary;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod headers;
 mod output;
 mod port_forward;

@@ -18,7 +18,8 @@ fn session(most: usize) -> (Client, Session) {
 async fn assert_thrown_out(frames: &[u8]) {
     let (mut client, session) = session(8);
     client.send(frames).await;
-    session.gone().cancelled().await;
+    let out = tokio::time::timeout(Duration::from_secs(10), session.gone().cancelled_owned()).await;
+    assert!(out.is_ok(), "the rest of {} bytes is waited for", frames.len());
     let ((), rest) = tokio::join!(session.close(), client.rest());
     assert!(rest.iter().any(|got| matches!(got, Got::GoAway(_, 1))), "{rest:?}");
 }
