@@ -7,6 +7,9 @@ pub mod ids;
 #[path = "../../src/tasks.rs"]
 pub mod tasks;
 
+#[path = "../../src/streaming/websocket/channels.rs"]
+pub mod channels;
+
 /// As `src/streaming/mod.rs`, without the server.
 pub mod streaming {
     #[path = "../../../src/streaming/protocol.rs"]
