@@ -26,6 +26,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod spec;
 pub mod store;
+pub mod streaming;
 pub mod sys;
 pub mod tasks;
 pub mod undo;

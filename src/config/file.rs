@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, Streaming};
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
@@ -31,6 +31,7 @@ pub struct File {
     pub cdi: Cdi,
     pub apparmor: AppArmor,
     pub selinux: Selinux,
+    pub streaming: Streaming,
     pub runtimes: BTreeMap<String, Runtime>,
 }
 
@@ -54,6 +55,7 @@ impl Default for File {
             cdi: Cdi::default(),
             apparmor: AppArmor::default(),
             selinux: Selinux::default(),
+            streaming: Streaming::default(),
             runtimes: BTreeMap::new(),
         }
     }
