@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, Streaming};
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
@@ -30,6 +30,7 @@ pub struct File {
     pub cdi: Cdi,
     pub apparmor: AppArmor,
     pub selinux: Selinux,
+    pub streaming: Streaming,
     pub runtimes: BTreeMap<String, Runtime>,
 }
 
@@ -52,6 +53,7 @@ impl Default for File {
             cdi: Cdi::default(),
             apparmor: AppArmor::default(),
             selinux: Selinux::default(),
+            streaming: Streaming::default(),
             runtimes: BTreeMap::new(),
         }
     }

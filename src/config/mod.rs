@@ -5,12 +5,14 @@
 mod file;
 mod flags;
 mod handlers;
+mod streaming;
 
 use std::path::PathBuf;
 
 pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
+pub use streaming::Streaming;
 
 use crate::lsm::selinux::MAX_CATEGORIES;
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub apparmor: AppArmor,
     /// SELinux.
     pub selinux: Selinux,
+    /// Exec, attach and port-forward.
+    pub streaming: crate::streaming::Settings,
     /// The runtime handlers.
     pub handlers: Handlers,
 }
@@ -134,6 +138,7 @@ impl Config {
             cdi: file.cdi,
             apparmor: file.apparmor,
             selinux: file.selinux,
+            streaming: file.streaming.resolve()?,
             handlers,
         })
     }
