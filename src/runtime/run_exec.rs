@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -138,10 +137,9 @@ impl Process {
     {
         self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str()).await?;
         io.started();
-        let stdin = io.take_stdin().zip(ends.stdin);
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);
-        let input = join(self.feed(stdin, tty), self.resize(ends.resize));
+        let input = join(self.feed(&io, ends.stdin, tty), self.resize(ends.resize));
         let wait = self.exit();
         tokio::pin!(output, input, wait);
         let (mut complete, mut fed) = (None, false);
@@ -183,8 +181,13 @@ impl Process {
 
     /// Copies the client's input. Its end is the process's, unless there is a terminal: a shim hangs that up, and the
     /// process with it, while kubectl's users expect to come back to it.
-    async fn feed(&self, stdin: Option<(pipe::Sender, Input)>, tty: bool) {
-        let Some((mut pipe, mut input)) = stdin else { return };
+    async fn feed(&self, io: &ExecIo, input: Option<Input>, tty: bool) {
+        let Some(mut input) = input else { return };
+        let mut pipe = match io.open_stdin().await {
+            Ok(Some(pipe)) => pipe,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(container = %self.id, %error, "stdin of a command cannot be had"),
+        };
         while let Some(bytes) = input.recv().await {
             // The process has closed its end.
             if pipe.write_all(&bytes).await.is_err() {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::join;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,9 @@ use crate::sys::fifo::{self, End};
 
 /// How long after the process's exit its output may stay open: a child that it left in the background holds it.
 pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Between two looks for the shim's end of stdin.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Where the output of an exec goes.
 pub trait Target: Send {
@@ -51,11 +55,11 @@ pub struct Shape {
 /// The FIFOs of one exec.
 #[derive(Debug)]
 pub struct ExecIo {
-    stdin: Option<pipe::Sender>,
+    stdin: Option<PathBuf>,
     stdout: Output,
     /// None with a terminal.
     stderr: Option<Output>,
-    /// Ends that keep a FIFO from being at its end, or without a reader, before the shim has opened it.
+    /// Ends that keep an output from being at its end before the shim has opened it.
     keep: Vec<OwnedFd>,
 }
 
@@ -75,32 +79,28 @@ impl ExecIo {
 
     fn open(directory: &Path, shape: Shape) -> Result<(Self, Stdio)> {
         let mut keep = Vec::with_capacity(3);
-        let mut make = |name: &str| -> Result<PathBuf> {
+        let make = |name: &str| -> Result<PathBuf> {
             let path = directory.join(name);
             fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
+            Ok(path)
+        };
+        let mut output = |name: StreamName| -> Result<(Output, String)> {
+            let path = make(name.as_str())?;
             let both = fifo::open(&path, End::Both).map_err(|source| Error::fifo("open FIFO", &path, source))?;
             fifo::enlarge(&both);
             keep.push(both);
-            Ok(path)
+            Ok((Output::open(&path, name)?, text(&path)))
         };
-        let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let mut stdio = Stdio { terminal: shape.tty, ..Stdio::default() };
-        let path = make(StreamName::Stdout.as_str())?;
-        let stdout = Output::open(&path, StreamName::Stdout)?;
-        stdio.stdout = text(path);
-        let mut stderr = None;
-        if !shape.tty {
-            let path = make(StreamName::Stderr.as_str())?;
-            stderr = Some(Output::open(&path, StreamName::Stderr)?);
-            stdio.stderr = text(path);
-        }
-        let mut stdin = None;
-        if shape.stdin {
-            let path = make("stdin")?;
-            let opened = fifo::open(&path, End::Write).and_then(pipe::Sender::from_owned_fd);
-            stdin = Some(opened.map_err(|source| Error::fifo("open FIFO", &path, source))?);
-            stdio.stdin = text(path);
-        }
+        let (stdout, stdout_path) = output(StreamName::Stdout)?;
+        let stderr = (!shape.tty).then(|| output(StreamName::Stderr)).transpose()?;
+        let (stderr, stderr_path) = stderr.map_or((None, String::new()), |(output, path)| (Some(output), path));
+        let stdin = shape.stdin.then(|| make("stdin")).transpose()?;
+        let stdio = Stdio {
+            stdin: stdin.as_deref().map(text).unwrap_or_default(),
+            stdout: stdout_path,
+            stderr: stderr_path,
+            terminal: shape.tty,
+        };
         Ok((Self { stdin, stdout, stderr, keep }, stdio))
     }
 
@@ -121,9 +121,21 @@ impl ExecIo {
         self.keep.clear();
     }
 
-    /// The write end of stdin.
-    pub fn take_stdin(&mut self) -> Option<pipe::Sender> {
-        self.stdin.take()
+    /// The write end of stdin, once the shim has its own end: it opens that by and by, also after Start has returned. A
+    /// FIFO that nobody has open forgets what was written to it, so an end of ours must not stand in for the shim's.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] when it cannot be opened.
+    pub async fn open_stdin(&self) -> Result<Option<pipe::Sender>> {
+        let Some(path) = &self.stdin else { return Ok(None) };
+        loop {
+            match fifo::open(path, End::Write).and_then(pipe::Sender::from_owned_fd) {
+                Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                opened => return opened.map(Some).map_err(|source| Error::fifo("open FIFO", path, source)),
+            }
+        }
     }
 
     /// Copies both streams at once until they have ended, but at most for `drain` after `exited`; the time that a
@@ -145,6 +157,10 @@ impl ExecIo {
         let (out, err) = join(self.stdout.copy(stdout, exited, drain), errors).await;
         out && err
     }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 #[derive(Debug)]

@@ -182,17 +182,26 @@ async fn a_leftover_is_replaced() {
 }
 
 #[tokio::test]
-async fn input_is_at_its_end_when_all_have_let_go() {
+async fn input_waits_for_whoever_reads_it_and_none_is_lost() {
     let bed = Bed::new();
     let (mut io, stdio, _guard) = ExecIo::prepare(&bed.path(), Shape { tty: true, stdin: true }).unwrap();
     assert!(stdio.terminal && stdio.stderr.is_empty());
-    let mut reader = File::open(&stdio.stdin).unwrap();
     io.started();
-    let mut stdin = io.take_stdin().unwrap();
-    stdin.write_all(b"typed").await.unwrap();
-    drop(stdin);
-    let mut all = Vec::new();
-    reader.read_to_end(&mut all).unwrap();
+    // The shim is late.
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let read = || {
+            let mut all = Vec::new();
+            File::open(stdio.stdin).unwrap().read_to_end(&mut all).unwrap();
+            all
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    };
+    let write = async {
+        let mut stdin = io.open_stdin().await.unwrap().unwrap();
+        stdin.write_all(b"typed").await.unwrap();
+    };
+    let (all, ()) = join(late, write).await;
     assert_eq!(all, b"typed");
 }
 
