@@ -10,5 +10,6 @@ pub mod resize;
 mod session;
 #[path = "../../../src/streaming/spdy/mod.rs"]
 pub mod spdy;
+pub mod websocket;
 
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
