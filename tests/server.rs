@@ -9,12 +9,15 @@
 mod support;
 
 mod server {
+    mod attach;
     mod cgroup_driver;
     mod containerd_away;
     mod create_container;
     mod errors;
+    mod exec;
     mod exec_sync;
     mod hardening;
+    mod port_forward;
     mod restart;
     mod run_pod_sandbox;
     mod start_container;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use pontoon_fuzz::channels::{Codec, MOST_CHANNELS, Said};
+use pontoon_fuzz::streaming::websocket::channels::{Codec, MOST_CHANNELS, Said};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, message)) = input.split_first() else { return };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Error, Streaming};
+use super::{Error, Limits, Streaming};
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
@@ -28,6 +28,7 @@ pub struct File {
     pub containerd: ContainerdSection,
     pub cni: Cni,
     pub images: Images,
+    pub limits: Limits,
     pub cdi: Cdi,
     pub apparmor: AppArmor,
     pub selinux: Selinux,
@@ -52,6 +53,7 @@ impl Default for File {
             containerd: ContainerdSection::default(),
             cni: Cni::default(),
             images: Images::default(),
+            limits: Limits::default(),
             cdi: Cdi::default(),
             apparmor: AppArmor::default(),
             selinux: Selinux::default(),

@@ -63,6 +63,15 @@ fn profiles_are_in_directories_that_have_one_meaning() {
     assert_eq!(parse("").unwrap().seccomp_profile_roots, [PathBuf::from("/var/lib/kubelet/seccomp")]);
 }
 
+#[test]
+fn a_limit_that_nothing_could_work_with_is_an_error() {
+    for (key, value) in [("execs", 0), ("execs_per_container", 0), ("streams", 0), ("exec_reply_budget", 16)] {
+        let error = parse(&format!("[limits]\n{key} = {value}\n")).unwrap_err().to_string();
+        assert!(error.contains(&format!("limits.{key}")), "{error}");
+    }
+    assert!(parse("[limits]\nexecs = 1\nexec_reply_budget = 17\n").is_ok());
+}
+
 /// Removes the comment signs of optional keys, so that the example shows every key there is.
 #[test]
 fn the_example_shows_each_key_with_its_default() {
