@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use super::io::Streams;
@@ -15,6 +16,8 @@ pub struct Container {
     /// What is known for its whole life.
     pub record: Record,
     /// Where its root comes from.
+    /// Its item of ListContainers without the state, encoded: lists only copy it.
+    pub listed: Bytes,
     pub root: Root,
     /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
     spec: ArcSwap<Vec<u8>>,
@@ -47,6 +50,7 @@ impl Container {
     pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
         let cleaned = !state.is_alive();
         Self {
+            listed: record.listed(),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),
@@ -86,6 +90,11 @@ impl Container {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    /// What `look` says of the state now; without a copy of it.
+    pub fn in_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
     }
 
     /// Tells it of an event.

@@ -9,6 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Response, Status};
 
 use super::status::ToStatus;
+use crate::api::Item;
 
 /// What the items of one message take together, encoded. An item that is larger has a message of its own.
 const BATCH: usize = 1 << 20;
@@ -19,13 +20,31 @@ const FRAME: usize = 6;
 /// client is ready for it.
 pub(super) fn streamed<T, R, E>(items: Result<Vec<T>, E>, reply: fn(Vec<T>) -> R) -> Answer<R>
 where
-    T: Message + 'static,
+    T: Weighed + Send + 'static,
     R: 'static,
     E: ToStatus,
 {
     let items = items.map_err(|error| error.to_status())?;
     let batches = Batches { items: items.into_iter().peekable(), reply };
     Ok(Response::new(Box::pin(stream::iter(batches.map(Ok)))))
+}
+
+/// What has an encoded size.
+pub(super) trait Weighed {
+    /// Size in bytes.
+    fn weight(&self) -> usize;
+}
+
+impl<T: Message> Weighed for T {
+    fn weight(&self) -> usize {
+        self.encoded_len()
+    }
+}
+
+impl Weighed for Item {
+    fn weight(&self) -> usize {
+        self.encoded_len()
+    }
 }
 
 type Answer<R> = Result<Response<BoxStream<R>>, Status>;
@@ -38,7 +57,7 @@ struct Batches<I: Iterator, R> {
 impl<I, R> Iterator for Batches<I, R>
 where
     I: Iterator,
-    I::Item: Message,
+    I::Item: Weighed,
 {
     type Item = R;
 
@@ -54,8 +73,8 @@ where
     }
 }
 
-fn size(item: &impl Message) -> usize {
-    item.encoded_len() + FRAME
+fn size(item: &impl Weighed) -> usize {
+    item.weight() + FRAME
 }
 
 #[cfg(test)]
@@ -66,16 +85,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api::v1::{Container, StreamContainersResponse};
+    use crate::api::v1::{Image, StreamImagesResponse};
 
-    fn stream(sizes: &[usize]) -> Vec<StreamContainersResponse> {
-        let item = |(number, size): (usize, &usize)| Container {
+    fn stream(sizes: &[usize]) -> Vec<StreamImagesResponse> {
+        let item = |(number, size): (usize, &usize)| Image {
             id: number.to_string(),
-            image_id: "x".repeat(*size),
-            ..Container::default()
+            username: "x".repeat(*size),
+            ..Image::default()
         };
         let items: Vec<_> = sizes.iter().enumerate().map(item).collect();
-        let reply = |containers| StreamContainersResponse { containers };
+        let reply = |images| StreamImagesResponse { images };
         let stream = streamed::<_, _, Infallible>(Ok(items), reply).unwrap().into_inner();
         let messages: Vec<Result<_, _>> = stream.collect().now_or_never().unwrap();
         messages.into_iter().map(Result::unwrap).collect()
@@ -95,9 +114,9 @@ mod tests {
             let messages = stream(&sizes);
             let mut next = 0;
             for message in &messages {
-                prop_assert!(!message.containers.is_empty());
-                prop_assert!(message.encoded_len() <= BATCH || message.containers.len() == 1);
-                for item in &message.containers {
+                prop_assert!(!message.images.is_empty());
+                prop_assert!(message.encoded_len() <= BATCH || message.images.len() == 1);
+                for item in &message.images {
                     prop_assert_eq!(&item.id, &next.to_string());
                     next += 1;
                 }
@@ -105,8 +124,8 @@ mod tests {
             prop_assert_eq!(next, sizes.len());
             // As few messages as there can be: no two neighbours would have fitted into one.
             for pair in messages.windows(2) {
-                let next = size(&pair[1].containers[0]);
-                prop_assert!(pair[0].containers.iter().map(size).sum::<usize>() + next > BATCH);
+                let next = size(&pair[1].images[0]);
+                prop_assert!(pair[0].images.iter().map(size).sum::<usize>() + next > BATCH);
             }
         }
     }

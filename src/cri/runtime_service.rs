@@ -81,7 +81,7 @@ impl RuntimeService for Cri {
     ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
         let filter = request.into_inner().filter;
         let listed = runtime::list_pod_sandbox(&self.node, &ListPodSandboxRequest { filter });
-        streamed::<_, _, Infallible>(Ok(listed.items), |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
+        streamed::<_, _, Infallible>(Ok(listed.items), StreamPodSandboxesResponse::from)
     }
 
     async fn create_container(
@@ -129,7 +129,7 @@ impl RuntimeService for Cri {
     ) -> Answer<BoxStream<StreamContainersResponse>> {
         let filter = request.into_inner().filter;
         let listed = runtime::list_containers(&self.node, &ListContainersRequest { filter });
-        streamed::<_, _, Infallible>(Ok(listed.containers), |containers| StreamContainersResponse { containers })
+        streamed::<_, _, Infallible>(Ok(listed.items), StreamContainersResponse::from)
     }
 
     async fn container_status(

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
+use prost::bytes::Bytes;
 
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
@@ -19,6 +20,8 @@ pub struct Sandbox {
     /// What is known for its whole life.
     pub record: Record,
     /// Its state; a watch, so that a Stop sees the pause process end.
+    /// Its item of ListPodSandbox without the state, encoded: lists only copy it.
+    pub listed: Bytes,
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary first; empty on the host's network.
     addresses: Mutex<Vec<IpAddr>>,
@@ -34,6 +37,7 @@ impl Sandbox {
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
+            listed: record.listed(),
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),

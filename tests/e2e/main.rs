@@ -12,6 +12,7 @@ use std::path::Path;
 
 mod bed;
 mod harness;
+mod lists;
 mod logs;
 mod node;
 mod registry;

@@ -90,7 +90,7 @@ impl Node {
         let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
         let well =
             reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
-        let images = ImageServiceClient::new(self.channel()).list_images(ListImagesRequest::default()).await;
+        let images = self.images().list_images(ListImagesRequest::default()).await;
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }
 
@@ -111,6 +111,11 @@ impl Node {
     /// A client with a connection of its own.
     pub fn cri(&self) -> Client {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
+    }
+
+    /// A client of the ImageService with a connection of its own.
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel())
     }
 
     fn channel(&self) -> Channel {
@@ -196,13 +201,13 @@ impl Node {
     /// Ids and states of all listed sandboxes.
     pub async fn sandboxes(&self) -> Vec<(String, PodSandboxState)> {
         let reply = self.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
-        reply.items.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+        reply.decoded().unwrap().into_iter().map(|item| (item.id.clone(), item.state())).collect()
     }
 
     /// Ids and states of all listed containers.
     pub async fn containers(&self) -> Vec<(String, ContainerState)> {
         let reply = self.cri().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
-        reply.containers.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+        reply.decoded().unwrap().into_iter().map(|item| (item.id.clone(), item.state())).collect()
     }
 
     /// As kubelet does away with a pod: Stop, then Remove.
