@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::io::Streams;
 use super::{Denied, Event, Record, State, Stop};
 use crate::api::v1::ContainerMetadata;
+use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
 
 /// A container: what never changes of it, its state and its streams.
@@ -29,6 +30,8 @@ pub struct Container {
     cleaned: watch::Sender<bool>,
     /// Standard streams while its task lives.
     streams: Mutex<Option<Arc<dyn Streams>>>,
+    /// Watches its memory while its task lives.
+    oom_watch: Mutex<Option<Arc<OomWatch>>>,
     /// The stop that runs, so that a second one with a shorter grace shortens it.
     stop: Mutex<Option<Arc<Stop>>>,
 }
@@ -58,6 +61,7 @@ impl Container {
             state: watch::Sender::new(state),
             cleaned: watch::Sender::new(cleaned),
             streams: Mutex::new(None),
+            oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
         }
     }
@@ -160,6 +164,17 @@ impl Container {
     }
 
     /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.
+    /// Who watches its memory.
+    #[must_use]
+    pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
+        self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands it who watches its memory, or takes it away.
+    pub fn set_oom_watch(&self, watch: Option<Arc<OomWatch>>) {
+        *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+    }
+
     #[must_use]
     pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
         let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,6 +15,7 @@ mod lookup;
 mod network;
 mod node;
 mod pause;
+mod oom;
 mod pod_sandbox_status;
 mod profile;
 mod recovery;

@@ -65,6 +65,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
     node.containerd.create_task(create).await?;
     streams.task_created();
+    node.watch_memory(container);
 
     // Waited for before it is started, so that no exit is too early to be seen.
     let containerd = node.containerd.clone();

@@ -15,6 +15,7 @@ mod harness;
 mod lists;
 mod logs;
 mod node;
+mod oom;
 mod registry;
 mod scope;
 mod security;
@@ -66,6 +67,9 @@ fn main() -> std::process::ExitCode {
         container_exit::tests,
         container_stop::tests,
         image_volumes::tests,
+        events::tests,
+        oom::tests,
+        lists::tests,
         userns::tests,
         images::tests,
         bad_input::tests,
