@@ -9,6 +9,7 @@
 mod support;
 
 mod server {
+    mod container_events;
     mod containerd_away;
     mod create_container;
     mod errors;

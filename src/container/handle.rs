@@ -16,9 +16,9 @@ use crate::ids::{ContainerId, SandboxId};
 pub struct Container {
     /// What is known for its whole life.
     pub record: Record,
-    /// Where its root comes from.
     /// Its item of ListContainers without the state, encoded: lists only copy it.
     pub listed: Bytes,
+    /// Where its root comes from.
     pub root: Root,
     /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
     spec: ArcSwap<Vec<u8>>,
@@ -90,34 +90,35 @@ impl Container {
         self.state.borrow().clone()
     }
 
-    /// Follows the state.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
     /// What `look` says of the state now; without a copy of it.
     pub fn in_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.borrow())
     }
 
+    /// Follows the state.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
-    /// Tells it of an event.
+    /// Tells it of an event; whether that changed its state.
     ///
     /// # Errors
     /// [`Denied`] when the state does not allow it.
-    pub fn on(&self, event: Event) -> Result<State, Denied> {
-        let mut result = Err(Denied(State::Unknown));
-        self.state.send_if_modified(|state| {
-            result = state.clone().on(event);
-            match &result {
-                Ok(next) if next != state => {
-                    state.clone_from(next);
-                    true
-                }
-                Ok(_) | Err(_) => false,
+    pub fn on(&self, event: Event) -> Result<bool, Denied> {
+        let mut denied = None;
+        let changed = self.state.send_if_modified(|state| match state.clone().on(event) {
+            Ok(next) if next != *state => {
+                *state = next;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                denied = Some(error);
+                false
             }
         });
-        result
+        denied.map_or(Ok(changed), Err)
     }
 
     /// Resolves when no process of it may be alive.
@@ -163,7 +164,6 @@ impl Container {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
     }
 
-    /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.
     /// Who watches its memory.
     #[must_use]
     pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
@@ -175,6 +175,7 @@ impl Container {
         *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
     }
 
+    /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.
     #[must_use]
     pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
         let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
@@ -137,6 +138,13 @@ impl RuntimeService for Cri {
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         answered(runtime::container_status(&self.node, request.get_ref()))
+    }
+
+    async fn get_container_events(
+        self: Arc<Self>,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<BoxStream<ContainerEventResponse>> {
+        Ok(Response::new(Box::pin(runtime::get_container_events(&self.node).map(Ok))))
     }
 
     async fn update_container_resources(

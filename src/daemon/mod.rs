@@ -60,6 +60,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     }
     // From here on no call is taken; those under way, and what they began, have one deadline together.
     stop.send_replace(true);
+    node.events.close();
     notify::stopping();
     tracing::info!(operations = tasks.in_flight(), "draining");
     match tokio::time::timeout(DRAIN, drained).await {

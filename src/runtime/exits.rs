@@ -104,7 +104,7 @@ impl Node {
         self.persist_exit(container, &exit).await;
         tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         // Denied only when a removal has begun, which keeps the exit it knows.
-        let _ = container.on(Event::Ended(exit));
+        let _ = self.happened(container, Event::Ended(exit));
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         self.tasks.background(async move { node.clean_task(&container).await });
     }
@@ -158,6 +158,6 @@ impl Node {
         };
         // A clock that was set back must not make a container end before it started.
         let finished_at = if exit.at == 0 { now() } else { exit.at }.max(started_at);
-        Exit { code, started_at, finished_at, reason, message: String::new() }
+        Exit { code, started_at, finished_at, reason, message }
     }
 }

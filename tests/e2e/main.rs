@@ -32,6 +32,7 @@ mod container_security;
 mod container_stop;
 mod crictl;
 mod devices;
+mod events;
 mod golden_specs;
 mod image_volumes;
 mod images;
@@ -66,10 +67,10 @@ fn main() -> std::process::ExitCode {
         container_logs::tests,
         container_exit::tests,
         container_stop::tests,
-        image_volumes::tests,
         events::tests,
         oom::tests,
         lists::tests,
+        image_volumes::tests,
         userns::tests,
         images::tests,
         bad_input::tests,

@@ -102,6 +102,18 @@ impl Node {
         }
     }
 
+    /// SIGTERM; resolves when it has ended. `kill -9` when that is not waited for.
+    pub fn terminate(&mut self) -> impl Future<Output = ()> + use<'_> {
+        let child = self.child.as_mut().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        async move {
+            while child.try_wait().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// `kill -9` and a new start.
     pub async fn restart(&mut self) {
         self.kill();
