@@ -46,6 +46,10 @@ golden-specs: ## The OCI specs of Pontoon beside those of containerd's own CRI (
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh
 
+.PHONY: bench-lists
+bench-lists: ## What listing 1,000 containers costs, Pontoon beside containerd's own CRI; fails above half
+	@tests/e2e/bench-lists.sh
+
 .PHONY: kubelet
 kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)
 	@tests/e2e/kubelet.sh

@@ -70,6 +70,11 @@ fn cri() -> Result<(), Box<dyn Error>> {
         .generate_default_stubs(true)
         // prost ignores `debug_redact`: AuthConfig gets a Debug of our own in src/api.rs.
         .skip_debug(["runtime.v1.AuthConfig"])
+        // Their items are kept encoded (src/api/spliced.rs).
+        .extern_path(".runtime.v1.ListContainersResponse", "crate::api::v1::ListContainersResponse")
+        .extern_path(".runtime.v1.StreamContainersResponse", "crate::api::v1::StreamContainersResponse")
+        .extern_path(".runtime.v1.ListPodSandboxResponse", "crate::api::v1::ListPodSandboxResponse")
+        .extern_path(".runtime.v1.StreamPodSandboxesResponse", "crate::api::v1::StreamPodSandboxesResponse")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -145,6 +145,15 @@ fn nothing_below_the_verbs_knows_the_verbs() {
 }
 
 #[test]
+fn what_happens_to_a_container_is_always_told() {
+    // Node::happened is what tells the container, and those who subscribe to events.
+    let verbs =
+        production().filter(|source| source.room() == "runtime" && !source.path.ends_with("/get_container_events.rs"));
+    let broken = verbs.flat_map(|source| source.naming("container.on("));
+    assert_none("verbs change a container's state through Node::happened", broken.collect());
+}
+
+#[test]
 fn specs_and_states_do_no_io() {
     let pure = |source: &Source| {
         source.room() == "spec" || ["sandbox/state.rs", "container/state.rs"].contains(&source.path.as_str())

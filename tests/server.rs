@@ -11,6 +11,7 @@ mod support;
 mod server {
     mod attach;
     mod cgroup_driver;
+    mod container_events;
     mod containerd_away;
     mod create_container;
     mod errors;

@@ -7,7 +7,7 @@ mod oom_score;
 mod path;
 mod remove;
 
-pub use memory::oom_kills;
+pub use memory::{Level, OomKills, OomWatch};
 pub use oom_score::set_oom_score;
 pub use path::{cgroups_path, file_system_path};
 pub use remove::remove;

@@ -3,17 +3,21 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use super::io::Streams;
 use super::{Denied, Event, Record, State, Stop};
 use crate::api::v1::ContainerMetadata;
+use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
 
 /// A container: what never changes of it, its state and its streams.
 pub struct Container {
     /// What is known for its whole life.
     pub record: Record,
+    /// Its item of ListContainers without the state, encoded: lists only copy it.
+    pub listed: Bytes,
     /// Where its root comes from.
     pub root: Root,
     /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
@@ -26,6 +30,8 @@ pub struct Container {
     cleaned: watch::Sender<bool>,
     /// Standard streams while its task lives.
     streams: Mutex<Option<Arc<dyn Streams>>>,
+    /// Watches its memory while its task lives.
+    oom_watch: Mutex<Option<Arc<OomWatch>>>,
     /// The stop that runs, so that a second one with a shorter grace shortens it.
     stop: Mutex<Option<Arc<Stop>>>,
 }
@@ -47,6 +53,7 @@ impl Container {
     pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
         let cleaned = !state.is_alive();
         Self {
+            listed: record.listed(),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),
@@ -54,6 +61,7 @@ impl Container {
             state: watch::Sender::new(state),
             cleaned: watch::Sender::new(cleaned),
             streams: Mutex::new(None),
+            oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
         }
     }
@@ -82,29 +90,35 @@ impl Container {
         self.state.borrow().clone()
     }
 
+    /// What `look` says of the state now; without a copy of it.
+    pub fn in_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
     /// Follows the state.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Tells it of an event.
+    /// Tells it of an event; whether that changed its state.
     ///
     /// # Errors
     /// [`Denied`] when the state does not allow it.
-    pub fn on(&self, event: Event) -> Result<State, Denied> {
-        let mut result = Err(Denied(State::Unknown));
-        self.state.send_if_modified(|state| {
-            result = state.clone().on(event);
-            match &result {
-                Ok(next) if next != state => {
-                    state.clone_from(next);
-                    true
-                }
-                Ok(_) | Err(_) => false,
+    pub fn on(&self, event: Event) -> Result<bool, Denied> {
+        let mut denied = None;
+        let changed = self.state.send_if_modified(|state| match state.clone().on(event) {
+            Ok(next) if next != *state => {
+                *state = next;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                denied = Some(error);
+                false
             }
         });
-        result
+        denied.map_or(Ok(changed), Err)
     }
 
     /// Resolves when no process of it may be alive.
@@ -148,6 +162,17 @@ impl Container {
     /// Hands it its streams, or takes them away.
     pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+    }
+
+    /// Who watches its memory.
+    #[must_use]
+    pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
+        self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands it who watches its memory, or takes it away.
+    pub fn set_oom_watch(&self, watch: Option<Arc<OomWatch>>) {
+        *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
     }
 
     /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.

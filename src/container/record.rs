@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
+use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Exit, State};
-use crate::api::v1::{ContainerConfig, ContainerMetadata};
+use crate::api::encode_container;
+use crate::api::v1::{self, ContainerConfig, ContainerMetadata, ImageSpec};
 use crate::containerd::{self, Any};
 use crate::ids::{ContainerId, SandboxId};
 
@@ -84,6 +86,30 @@ impl Record {
         let config = ContainerConfig { metadata: Some(metadata), ..ContainerConfig::default() };
         let about = About { sandbox: sandbox.to_string(), created_at: container.created_at, ..About::default() };
         Some(Self { id, sandbox, config, about })
+    }
+
+    /// The image as the container knows it: a tag where there is one.
+    #[must_use]
+    pub fn image_spec(&self) -> ImageSpec {
+        let requested = self.config.image.clone().unwrap_or_default();
+        ImageSpec { image: self.about.image.clone(), ..requested }
+    }
+
+    /// What ListContainers shows of it, encoded, but for the state.
+    pub(super) fn listed(&self) -> Bytes {
+        encode_container(&v1::Container {
+            id: self.id.to_string(),
+            pod_sandbox_id: self.sandbox.to_string(),
+            metadata: self.config.metadata.clone(),
+            image: Some(self.image_spec()),
+            // What PullImage answered: kubelet's image GC compares them.
+            image_ref: self.about.image_id.clone(),
+            created_at: self.about.created_at,
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            image_id: self.about.image_id.clone(),
+            ..v1::Container::default()
+        })
     }
 
     /// The extensions of its containerd record.

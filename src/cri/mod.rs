@@ -2,6 +2,7 @@
 //!
 //! Only this room names CRI's service traits and tonic's Status. It decides nothing.
 
+mod batches;
 mod exec_sync_reply;
 mod image_service;
 mod log;

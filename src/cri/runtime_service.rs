@@ -4,8 +4,11 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
+use super::batches::streamed;
 use super::log::{answered, logged};
 use super::{Cri, exec_sync_reply};
 use crate::api::v1::runtime_service_server::RuntimeService;
@@ -74,6 +77,15 @@ impl RuntimeService for Cri {
         answered::<_, Infallible>(Ok(runtime::list_pod_sandbox(&self.node, request.get_ref())))
     }
 
+    async fn stream_pod_sandboxes(
+        self: Arc<Self>,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
+        let filter = request.into_inner().filter;
+        let listed = runtime::list_pod_sandbox(&self.node, &ListPodSandboxRequest { filter });
+        streamed::<_, _, Infallible>(Ok(listed.items), StreamPodSandboxesResponse::from)
+    }
+
     async fn create_container(
         self: Arc<Self>,
         request: Request<CreateContainerRequest>,
@@ -113,11 +125,27 @@ impl RuntimeService for Cri {
         answered::<_, Infallible>(Ok(runtime::list_containers(&self.node, request.get_ref())))
     }
 
+    async fn stream_containers(
+        self: Arc<Self>,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<BoxStream<StreamContainersResponse>> {
+        let filter = request.into_inner().filter;
+        let listed = runtime::list_containers(&self.node, &ListContainersRequest { filter });
+        streamed::<_, _, Infallible>(Ok(listed.items), StreamContainersResponse::from)
+    }
+
     async fn container_status(
         self: Arc<Self>,
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         answered(runtime::container_status(&self.node, request.get_ref()))
+    }
+
+    async fn get_container_events(
+        self: Arc<Self>,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<BoxStream<ContainerEventResponse>> {
+        Ok(Response::new(Box::pin(runtime::get_container_events(&self.node).map(Ok))))
     }
 
     async fn update_container_resources(

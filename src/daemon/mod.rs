@@ -69,6 +69,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     }
     // From here on no call is taken; those under way, and what they began, have one deadline together.
     stop.send_replace(true);
+    node.events.close();
     notify::stopping();
     tracing::info!(operations = tasks.in_flight(), "draining");
     // Clients of streams are sent away at once: what they hold would keep a command for hours.

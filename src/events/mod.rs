@@ -1,5 +1,13 @@
-//! containerd's event stream: a hint about exits and images, and the pulse that says whether
-//! containerd is there. It has no replay, so after each new subscription the truth is listed.
+//! Events in: containerd's stream, a hint about exits and images, and the pulse that says whether containerd is there. It
+//! has no replay, so after each new subscription the truth is listed.
+//!
+//! Events out: what our own objects' states say, told to subscribers of CRI ([`Fanout`]).
+
+mod clock;
+mod fanout;
+
+pub use clock::Clock;
+pub use fanout::{Fanout, Happening, Kind, Next, Subscription};
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{Node, Result, image_volumes};
-use crate::api::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ImageSpec};
+use crate::api::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse};
 use crate::container::{Container, State, signal};
 use crate::spec;
 
@@ -31,12 +31,6 @@ pub(super) fn cri_state(state: &State) -> ContainerState {
     }
 }
 
-/// The image as the container knows it: a tag where there is one.
-pub(super) fn image_spec(container: &Container) -> ImageSpec {
-    let requested = container.record.config.image.clone().unwrap_or_default();
-    ImageSpec { image: container.record.about.image.clone(), ..requested }
-}
-
 /// The status of one container.
 pub(super) fn status_of(container: &Container) -> ContainerStatus {
     let record = &container.record;
@@ -46,7 +40,7 @@ pub(super) fn status_of(container: &Container) -> ContainerStatus {
         metadata: record.config.metadata.clone(),
         state: cri_state(&state).into(),
         created_at: record.about.created_at,
-        image: Some(image_spec(container)),
+        image: Some(record.image_spec()),
         image_ref: record.about.image_ref.clone(),
         image_id: record.about.image_id.clone(),
         labels: record.config.labels.clone(),

@@ -13,6 +13,7 @@ use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, profile, signal, spec_any};
 use crate::containerd;
+use crate::events::Kind;
 use crate::ids::ContainerId;
 use crate::images::Image;
 use crate::sandbox::Sandbox;
@@ -319,12 +320,13 @@ impl Node {
 impl Shelf<Container> for Node {
     fn list(&self, container: &Arc<Container>) {
         self.store.containers.insert(Arc::clone(container));
+        self.tell_of_container(container, Kind::Created);
     }
 
     fn keep(&self, container: Arc<Container>, leftovers: &Leftovers) {
         tracing::error!(container = %container.id(), %leftovers, "a failed container could not be taken back whole");
         // From Created a removal is always allowed, and it cannot be started any more.
-        let _ = container.on(Event::RemoveRequested);
-        self.store.containers.insert(container);
+        let _ = self.happened(&container, Event::RemoveRequested);
+        self.list(&container);
     }
 }

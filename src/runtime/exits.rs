@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Node, now, task};
-use crate::cgroup;
+use super::{Node, now, oom, task};
 use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
 use crate::containerd::{self, ProcessStatus};
 
@@ -105,7 +104,7 @@ impl Node {
         self.persist_exit(container, &exit).await;
         tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         // Denied only when a removal has begun, which keeps the exit it knows.
-        let _ = container.on(Event::Ended(exit));
+        let _ = self.happened(container, Event::Ended(exit));
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         self.tasks.background(async move { node.clean_task(&container).await });
     }
@@ -117,6 +116,7 @@ impl Node {
             streams.close().await;
         }
         container.set_streams(None);
+        container.set_oom_watch(None);
         self.remove_streams(container);
         container.set_cleaned(true);
     }
@@ -147,16 +147,17 @@ impl Node {
 
     fn judge(&self, container: &Container, exit: containerd::Exit) -> Exit {
         let code = i32::try_from(exit.code).unwrap_or(i32::MAX);
-        // The cgroup lives until the task is deleted.
-        let kills = cgroup::oom_kills(&container.root.cgroups_path, self.host.cgroup_v2);
-        let oom = kills.is_some_and(|kills| kills > 0);
-        let reason = if exit.code == UNKNOWN && exit.at == 0 { Reason::Unknown } else { Reason::of(code, oom) };
+        let (reason, message) = if exit.code == UNKNOWN && exit.at == 0 {
+            (Reason::Unknown, String::new())
+        } else {
+            oom::judge(code, self.oom_kills(container))
+        };
         let started_at = match container.state() {
             State::Running { started_at, .. } => started_at,
             State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
         };
         // A clock that was set back must not make a container end before it started.
         let finished_at = if exit.at == 0 { now() } else { exit.at }.max(started_at);
-        Exit { code, started_at, finished_at, reason, message: String::new() }
+        Exit { code, started_at, finished_at, reason, message }
     }
 }

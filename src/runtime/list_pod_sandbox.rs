@@ -1,19 +1,20 @@
-//! ListPodSandbox: from memory, never from containerd.
+//! ListPodSandbox: from memory, never from containerd, and already encoded.
 
 use std::collections::HashMap;
 
 use super::Node;
-use crate::api::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxFilter, PodSandboxState};
+use crate::api::Item;
+use crate::api::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter, PodSandboxState};
 use crate::sandbox::Sandbox;
 
 /// Lists sandboxes; the parts of a filter are ANDed, and its id may be short.
 #[must_use]
 pub fn list_pod_sandbox(node: &Node, request: &ListPodSandboxRequest) -> ListPodSandboxResponse {
     let filter = request.filter.as_ref();
-    let all = node.store.sandboxes.all();
-    let items =
-        all.iter().filter(|sandbox| filter.is_none_or(|filter| matches(sandbox, filter))).map(|s| item(s)).collect();
-    ListPodSandboxResponse { items }
+    let snapshot = node.store.sandboxes.snapshot();
+    let chosen = snapshot.objects().filter(|sandbox| filter.is_none_or(|filter| matches(sandbox, filter)));
+    let items = chosen.map(|sandbox| Item::sandbox(sandbox.listed.clone(), cri_state(sandbox)));
+    items.collect::<Vec<_>>().into()
 }
 
 /// CRI's word for a sandbox's state.
@@ -30,17 +31,4 @@ fn matches(sandbox: &Sandbox, filter: &PodSandboxFilter) -> bool {
     sandbox.id().as_str().starts_with(&filter.id)
         && filter.state.as_ref().is_none_or(|wanted| wanted.state() == cri_state(sandbox))
         && selects(&filter.label_selector, &sandbox.record.config.labels)
-}
-
-fn item(sandbox: &Sandbox) -> PodSandbox {
-    let config = &sandbox.record.config;
-    PodSandbox {
-        id: sandbox.id().to_string(),
-        metadata: config.metadata.clone(),
-        state: cri_state(sandbox).into(),
-        created_at: sandbox.record.created_at,
-        labels: config.labels.clone(),
-        annotations: config.annotations.clone(),
-        runtime_handler: sandbox.record.handler.clone(),
-    }
 }

@@ -13,6 +13,7 @@ use crate::config::{Config, Handler};
 use crate::container::Container;
 use crate::container::io::{Driver, REPLY_CAP, ReplyBudget};
 use crate::containerd::Containerd;
+use crate::events::Fanout;
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
 use crate::lsm::apparmor::Profiles;
@@ -64,6 +65,8 @@ pub struct Node {
     pub store: Store,
     /// Exits that the event stream told of.
     pub hints: ExitHints,
+    /// What becomes of objects, for the subscribers of GetContainerEvents.
+    pub events: Fanout,
     pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
     pub(super) new_containers: Creations<Container, Error, CreateContainerRequest>,
     pub(super) changes: Joins<Change, Error>,
@@ -137,6 +140,7 @@ impl Node {
             health: parts.health,
             store: Store::default(),
             hints: ExitHints::default(),
+            events: Fanout::default(),
             new_sandboxes: Creations::new(tasks.clone()),
             new_containers: Creations::new(tasks.clone()),
             changes: Joins::new(tasks.clone()),

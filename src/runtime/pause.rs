@@ -94,6 +94,7 @@ impl Node {
             tracing::info!(sandbox = id, code = exit.code, "pause process ended");
             // Denied only after a Stop that has reclaimed everything already.
             let _ = sandbox.on(Event::PauseExited);
+            node.tell_of_end(&sandbox);
             if let Err(error) = node.destroy_pause(&sandbox).await {
                 tracing::debug!(sandbox = id, %error, "the pause task");
                 task::delete(&node.containerd, id).await;

@@ -20,16 +20,19 @@ use crate::sandbox::Sandbox;
 /// [`super::Error::Missing`] for an unknown id.
 pub async fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    // Before anything is looked at, and of the events' clock: kubelet orders both by it.
+    let timestamp = node.events.stamp(now());
     let containers = node.store.containers_of(sandbox.id());
     Ok(PodSandboxStatusResponse {
         status: Some(status(&sandbox)),
         info: if request.verbose { info(node, &sandbox).await } else { HashMap::new() },
         containers_statuses: containers.iter().map(|container| status_of(container)).collect(),
-        timestamp: now(),
+        timestamp,
     })
 }
 
-fn status(sandbox: &Sandbox) -> PodSandboxStatus {
+/// The status of one sandbox.
+pub(super) fn status(sandbox: &Sandbox) -> PodSandboxStatus {
     let config = &sandbox.record.config;
     PodSandboxStatus {
         id: sandbox.id().to_string(),

@@ -144,6 +144,7 @@ impl Node {
         match (container.state(), task.map(|task| task.status)) {
             (State::Running { .. }, Some(status)) => {
                 self.reattach(container).await;
+                self.watch_memory(container);
                 match status {
                     // It ended while nobody watched; the exit is settled as ever.
                     ProcessStatus::Stopped => {

@@ -8,6 +8,7 @@ use super::{Change, Error, Node, Result};
 use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
+use crate::events::Kind;
 
 /// Removes a container; a running one is killed. An unknown one is a success. Its log stays: it is kubelet's.
 ///
@@ -35,7 +36,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     node.end_container(container, Grace::NONE).await?;
     let id = container.id().as_str();
     // Denied when somebody started it in between: kubelet repeats the call.
-    container.on(Event::RemoveRequested).map_err(|denied| Error::State {
+    node.happened(container, Event::RemoveRequested).map_err(|denied| Error::State {
         kind: "container",
         id: id.to_owned(),
         state: denied.0.name().to_owned(),
@@ -51,6 +52,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     started::remove(&node.config.state, container.id());
     node.containerd.delete_container(id).await?;
     node.store.containers.remove(id);
+    node.tell_of_container(container, Kind::Deleted);
     node.hints.forget(id);
     Ok(())
 }

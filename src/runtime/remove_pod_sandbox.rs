@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::lookup::unless_missing;
 use super::{Change, Node, Result};
 use crate::api::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
+use crate::events::Kind;
 use crate::sandbox::Sandbox;
 
 /// Removes a sandbox with all that is in it. An unknown one is a success.
@@ -36,6 +37,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     node.containerd.delete_container(id).await?;
     node.containerd.delete_sandbox(id).await?;
     node.store.sandboxes.remove(id);
+    node.tell_of_sandbox(sandbox, Kind::Deleted);
     node.hints.forget(id);
     Ok(())
 }

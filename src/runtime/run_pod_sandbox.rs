@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
+use crate::events::Kind;
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::sandbox::{self, Event, Record, Sandbox, State};
@@ -157,13 +158,20 @@ impl Node {
 impl Shelf<Sandbox> for Node {
     fn list(&self, sandbox: &Arc<Sandbox>) {
         self.store.sandboxes.insert(Arc::clone(sandbox));
+        self.tell_of_sandbox(sandbox, Kind::Created);
+        if sandbox.state().is_ready() {
+            self.tell_of_sandbox(sandbox, Kind::Started);
+        } else {
+            // Who saw it end before it was listed has told nobody.
+            self.tell_of_end(sandbox);
+        }
     }
 
     fn keep(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
         tracing::error!(sandbox = %sandbox.id(), %leftovers, "a failed sandbox could not be taken back whole");
         // From Ready and Dead alike a Stop is always allowed.
         let _ = sandbox.on(Event::PauseExited);
-        self.store.sandboxes.insert(sandbox);
+        self.list(&sandbox);
     }
 }
 

@@ -23,7 +23,7 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
     let container = node.container(&request.container_id)?;
     node.containerd_ready().await?;
     require_ready(&*node.sandbox(container.sandbox().as_str())?)?;
-    container.on(Event::Start).map_err(|denied| Error::State {
+    node.happened(&container, Event::Start).map_err(|denied| Error::State {
         kind: "container",
         id: container.id().to_string(),
         state: denied.0.name().to_owned(),
@@ -65,6 +65,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
     node.containerd.create_task(create).await?;
     streams.task_created();
+    node.watch_memory(container);
 
     // Waited for before it is started, so that no exit is too early to be seen.
     let containerd = node.containerd.clone();
@@ -76,7 +77,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         tracing::warn!(container = id, %error, "a restart of Pontoon will not know when it was started");
     }
     // From Starting this is always allowed.
-    let _ = container.on(Event::Started { pid, at });
+    let _ = node.happened(container, Event::Started { pid, at });
     node.watch_container(container, async move {
         wait.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     });
@@ -126,7 +127,7 @@ impl Node {
             message: error.chain(),
         };
         self.persist_exit(container, &exit).await;
-        let _ = container.on(Event::Ended(exit));
+        let _ = self.happened(container, Event::Ended(exit));
         self.clean_task(container).await;
     }
 }

@@ -74,7 +74,7 @@ async fn destroy_unknown(node: &Node, container: &Container) -> Result<()> {
     task::destroy(&node.containerd, container.id().as_str()).await?;
     let exit =
         Exit { code: 255, started_at: 0, finished_at: super::now(), reason: Reason::Unknown, message: String::new() };
-    let _ = container.on(Event::Ended(exit));
+    let _ = node.happened(container, Event::Ended(exit));
     node.remove_streams(container);
     container.set_cleaned(true);
     Ok(())

@@ -54,6 +54,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     // Both to their end, whatever the other says.
     let (paused, detached) = tokio::join!(node.end_pause(sandbox, &containers), node.detach_network(sandbox));
     paused?;
+    node.tell_of_end(sandbox);
     detached?;
 
     for container in &containers {

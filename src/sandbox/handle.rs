@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{Denied, Event, Record, Resources, State};
@@ -18,11 +20,15 @@ use crate::{cgroup, spec};
 pub struct Sandbox {
     /// What is known for its whole life.
     pub record: Record,
+    /// Its item of ListPodSandbox without the state, encoded: lists only copy it.
+    pub listed: Bytes,
     /// Its state; a watch, so that a Stop sees the pause process end.
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary first; empty on the host's network.
     addresses: Mutex<Vec<IpAddr>>,
     inherited: bool,
+    /// Whether subscribers of events know that it has ended.
+    end_told: AtomicBool,
     /// The last update of its resources.
     resources: ArcSwapOption<Resources>,
     /// Held by whoever writes its record.
@@ -34,10 +40,12 @@ impl Sandbox {
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
+            listed: record.listed(),
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),
             inherited: false,
+            end_told: AtomicBool::new(false),
             resources: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
         }
@@ -73,6 +81,12 @@ impl Sandbox {
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.inherited
+    }
+
+    /// Whether nobody was told yet that it has ended; only once.
+    #[must_use]
+    pub fn end_is_news(&self) -> bool {
+        !self.end_told.swap(true, Ordering::AcqRel)
     }
 
     /// The id.

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost::Message;
+use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::api::v1::{PodSandboxConfig, PodSandboxMetadata};
+use crate::api::encode_sandbox;
+use crate::api::v1::{PodSandbox, PodSandboxConfig, PodSandboxMetadata};
 use crate::containerd::{self, Any};
 use crate::ids::SandboxId;
 use crate::lsm::selinux::{Labels, Reservation};
@@ -70,6 +72,19 @@ impl Record {
         let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
         let config = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
         Some(Self { id, config, handler: String::new(), created_at: 0, selinux: None })
+    }
+
+    /// What ListPodSandbox shows of it, encoded, but for the state.
+    pub(super) fn listed(&self) -> Bytes {
+        encode_sandbox(&PodSandbox {
+            id: self.id.to_string(),
+            metadata: self.config.metadata.clone(),
+            created_at: self.created_at,
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            runtime_handler: self.handler.clone(),
+            ..PodSandbox::default()
+        })
     }
 
     /// As containerd stores it. `labels` are of our own making; the pod's labels and annotations

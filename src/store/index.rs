@@ -20,7 +20,8 @@ pub struct Index<T> {
     writer: Mutex<()>,
 }
 
-struct Snapshot<T> {
+/// What an [`Index`] holds at one moment.
+pub struct Snapshot<T> {
     by_id: BTreeMap<String, Arc<T>>,
     by_name: HashMap<String, Arc<T>>,
 }
@@ -40,6 +41,13 @@ impl<T> Default for Index<T> {
     fn default() -> Self {
         let empty = Snapshot { by_id: BTreeMap::new(), by_name: HashMap::new() };
         Self { snapshot: ArcSwap::from_pointee(empty), writer: Mutex::new(()) }
+    }
+}
+
+impl<T> Snapshot<T> {
+    /// All objects, by id.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.by_id.values()
     }
 }
 
@@ -95,7 +103,13 @@ impl<T: Object> Index<T> {
     /// All objects, by id.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<T>> {
-        self.snapshot.load().by_id.values().cloned().collect()
+        self.snapshot.load().objects().cloned().collect()
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot<T>> {
+        self.snapshot.load_full()
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot<T>)) {

@@ -11,7 +11,7 @@ mod names;
 use std::sync::Arc;
 
 pub use creations::{Creation, Creations, Key, Outcome, Shelf};
-pub use index::{Index, Lookup, Object};
+pub use index::{Index, Lookup, Object, Snapshot};
 pub use joins::Joins;
 pub use names::{container_name, sandbox_name};
 
@@ -52,8 +52,8 @@ impl Store {
     /// The containers of a sandbox, oldest first.
     #[must_use]
     pub fn containers_of(&self, sandbox: &SandboxId) -> Vec<Arc<Container>> {
-        let all = self.containers.all();
-        let mut of: Vec<_> = all.iter().filter(|container| container.sandbox() == sandbox).cloned().collect();
+        let snapshot = self.containers.snapshot();
+        let mut of: Vec<_> = snapshot.objects().filter(|container| container.sandbox() == sandbox).cloned().collect();
         of.sort_by_key(|container| container.record.about.created_at);
         of
     }

@@ -1,6 +1,7 @@
 //! The kernel's calls that neither std nor tokio wraps, and every line of `unsafe`.
 
 pub mod beneath;
+pub mod changes;
 pub mod dump;
 pub mod fifo;
 pub mod heap;

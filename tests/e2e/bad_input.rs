@@ -136,7 +136,7 @@ async fn create(scope: &Scope, change: impl FnOnce(&mut v1::CreateContainerReque
     let created = scope.bed.runtime().create_container(request).await;
     let filter = Some(v1::ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() });
     let listed =
-        scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner().containers;
+        scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner().decoded()?;
     ensure!(created.is_ok() || listed.is_empty(), "the refused container is listed");
     Ok(created?.into_inner().container_id)
 }

@@ -71,6 +71,11 @@ impl Bed {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
+    /// The connection that all calls share.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// CRI's ImageService.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)

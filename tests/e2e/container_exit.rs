@@ -141,7 +141,7 @@ async fn containers_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
             .list_containers(request)
             .await?
             .into_inner()
-            .containers
+            .decoded()?
             .into_iter()
             .map(|c| c.id)
             .collect();

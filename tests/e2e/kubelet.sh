@@ -6,6 +6,8 @@
 #   kubelet.sh                 one run; prints the time from manifest to Ready
 #   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
 #                              times the built-in's + 1 s
+#   kubelet.sh --events        with the feature gate EventedPLEG: five containers end, and each time kubelet's status of the pod
+#                              says so within 500 ms, without a relist
 #   TARGET=pontoon|builtin     for one run
 #   A=, B=                     the two that --compare compares (pontoon, builtin)
 #   GRACE=seconds              the pod's grace period, within which it must end (10)
@@ -19,6 +21,7 @@ grace=${GRACE:-10}
 node=bed
 bed=kl-$$
 ready_times=
+gates='{}'
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -103,6 +106,7 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 makeIPTablesUtilChains: false
 oomScoreAdj: $(</proc/self/oom_score_adj)
+featureGates: $gates
 END
 }
 
@@ -257,6 +261,64 @@ run() {
     bed_without "$bed"
 }
 
+# ---- evented PLEG -------------------------------------------------------------------------------------------------------
+
+# write_ending_manifest FILE NAME: a pod whose one container ends with 3 on SIGTERM, once.
+write_ending_manifest() {
+    cat >"$1" <<END
+apiVersion: v1
+kind: Pod
+metadata: {name: $2, namespace: default}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: registry.k8s.io/e2e-test-images/busybox:1.29-2
+    command: [sh, -c, 'trap "exit 3" TERM; sleep 3600 & wait']
+END
+}
+
+is_running() { [[ $(field '.containerStatuses[0].state | keys[0]') == running ]]; }
+has_ended() { [[ $(field '.containerStatuses[0].state.terminated.exitCode') == 3 ]]; }
+
+# metric NAME: of kubelet's own; 0 when nothing was counted yet.
+metric() { api metrics | awk -v name="$1" '$1 == name { value = $2 } END { print value + 0 }'; }
+
+# One relist is at kubelet's start and the next one five minutes later, unless something asks for one.
+events() {
+    local target=$1 number id pid start relists errors
+    # A relist after each sync of a pod would hide what events do not tell.
+    gates='{EventedPLEG: true, PLEGOnDemandRelist: false}'
+    bed_with_images "$bed" "$target" 9>&-
+    "$BIN/crictl" --config "$BED/crictl.yaml" pull registry.k8s.io/e2e-test-images/busybox:1.29-2 >/dev/null
+    start_kubelet
+    for number in 1 2 3 4 5; do
+        pod=web$number-$node
+        write_ending_manifest "$BED/kubelet/web.yaml" "web$number"
+        mv "$BED/kubelet/web.yaml" "$BED/kubelet/manifests/web.yaml"
+        within 60 'Running' is_running
+        id=$("$BIN/crictl" --config "$BED/crictl.yaml" ps --quiet --name main)
+        pid=$("$BIN/crictl" --config "$BED/crictl.yaml" inspect --output json "$id" | jq .info.pid)
+        relists=$(metric kubelet_pleg_relist_duration_seconds_count)
+        start=$(now_ms)
+        kill -TERM "$pid"
+        within 20 'the exit in the status of the pod' has_ended
+        ended_ms=$(($(now_ms) - start))
+        say "$target: an exit is in the status of the pod after $ended_ms ms"
+        ((ended_ms <= 500)) || fail "an exit took $ended_ms ms to be known, which is more than 500"
+        expect 'relists meanwhile' "$(($(metric kubelet_pleg_relist_duration_seconds_count) - relists))" 0
+        rm "$BED/kubelet/manifests/web.yaml"
+        within 30 'the end' is_gone
+    done
+    errors=$(metric kubelet_evented_pleg_connection_error_count)
+    expect 'connections for events' "$(metric kubelet_evented_pleg_connection_success_count)" 1
+    expect 'failed connections for events' "$errors" 0
+    stop_kubelet
+    save_logs "$target"
+    bed_without "$bed"
+}
+
 save_logs() {
     local to=${OUT:-$repo/target/kubelet/$1}
     [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$to" && cp -r "$BED/logs/." "$to"; }
@@ -298,5 +360,6 @@ case ${1:-} in
     printf 'time to Ready: %s ms\n' "$ready_ms"
     ;;
 --compare) compare ;;
+--events) events "${TARGET:-pontoon}" ;;
 *) say "unknown option '$1'"; exit 2 ;;
 esac

@@ -12,8 +12,10 @@ use std::path::Path;
 
 mod bed;
 mod harness;
+mod lists;
 mod logs;
 mod node;
+mod oom;
 mod registry;
 mod scope;
 mod security;
@@ -30,6 +32,7 @@ mod container_security;
 mod container_stop;
 mod crictl;
 mod devices;
+mod events;
 mod golden_specs;
 mod image_volumes;
 mod images;
@@ -64,6 +67,9 @@ fn main() -> std::process::ExitCode {
         container_logs::tests,
         container_exit::tests,
         container_stop::tests,
+        events::tests,
+        oom::tests,
+        lists::tests,
         image_volumes::tests,
         userns::tests,
         images::tests,

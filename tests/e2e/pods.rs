@@ -260,7 +260,7 @@ async fn pods_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
     one.stop().await?;
     let list = async |filter: v1::PodSandboxFilter| -> anyhow::Result<Vec<String>> {
         let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        let items = scope.bed.runtime().list_pod_sandbox(request).await?.into_inner().items;
+        let items = scope.bed.runtime().list_pod_sandbox(request).await?.into_inner().decoded()?;
         Ok(items.into_iter().map(|pod| pod.id).collect())
     };
     let ours = one.config.labels.get("e2e-test").map(|name| HashMap::from([("e2e-test".to_owned(), name.clone())]));

@@ -54,7 +54,7 @@ impl Bed {
                     .list_pod_sandbox(v1::ListPodSandboxRequest { filter: None })
                     .await?
                     .into_inner()
-                    .items)
+                    .decoded()?)
             });
             anyhow::Ok((pods.await?, start.elapsed()))
         };
@@ -81,7 +81,7 @@ impl Seen {
             seen.pods.insert(pod.id.clone(), response.status.context("status")?);
             let filter = Some(v1::ContainerFilter { pod_sandbox_id: pod.id, ..Default::default() });
             let listed = scope.bed.runtime().list_containers(v1::ListContainersRequest { filter }).await?.into_inner();
-            for container in listed.containers {
+            for container in listed.decoded()? {
                 let status = scope.bed.status(&container.id).await?;
                 seen.containers.insert(container.id, status);
             }

@@ -92,7 +92,7 @@ impl Scope {
         let selector = HashMap::from([(LABEL.to_owned(), self.name.clone())]);
         let filter = v1::PodSandboxFilter { label_selector: selector, ..Default::default() };
         let request = v1::ListPodSandboxRequest { filter: Some(filter) };
-        Ok(self.bed.runtime().list_pod_sandbox(request).await?.into_inner().items)
+        Ok(self.bed.runtime().list_pod_sandbox(request).await?.into_inner().decoded()?)
     }
 
     /// Removes all that the test made.

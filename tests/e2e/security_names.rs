@@ -215,7 +215,8 @@ async fn x9_ids_are_checked_before_use(scope: Arc<Scope>) -> Outcome {
     refused::<()>(&scope, Err(error), Code::InvalidArgument, &shared)?;
     let removed = scope.bed.remove(&shared).await;
     let left = scope.bed.runtime().list_containers(v1::ListContainersRequest { filter: None }).await?.into_inner();
-    ensure!(ids.iter().all(|id| left.containers.iter().any(|one| one.id == *id)), "one was removed: {removed:?}");
+    let left = left.decoded()?;
+    ensure!(ids.iter().all(|id| left.iter().any(|one| one.id == *id)), "one was removed: {removed:?}");
     for id in ["", "../../etc", "a/b", "..", "ID\n", "*"] {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
         let status = scope.bed.runtime().container_status(request).await;

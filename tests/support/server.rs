@@ -120,6 +120,18 @@ impl Node {
         }
     }
 
+    /// SIGTERM; resolves when it has ended. `kill -9` when that is not waited for.
+    pub fn terminate(&mut self) -> impl Future<Output = ()> + use<'_> {
+        let child = self.child.as_mut().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        async move {
+            while child.try_wait().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// `kill -9` and a new start.
     pub async fn restart(&mut self) {
         self.kill();
@@ -131,7 +143,7 @@ impl Node {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
     }
 
-    /// The same for images.
+    /// A client of the ImageService with a connection of its own.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel())
     }
@@ -219,13 +231,13 @@ impl Node {
     /// Ids and states of all listed sandboxes.
     pub async fn sandboxes(&self) -> Vec<(String, PodSandboxState)> {
         let reply = self.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner();
-        reply.items.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+        reply.decoded().unwrap().into_iter().map(|item| (item.id.clone(), item.state())).collect()
     }
 
     /// Ids and states of all listed containers.
     pub async fn containers(&self) -> Vec<(String, ContainerState)> {
         let reply = self.cri().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
-        reply.containers.into_iter().map(|item| (item.id.clone(), item.state())).collect()
+        reply.decoded().unwrap().into_iter().map(|item| (item.id.clone(), item.state())).collect()
     }
 
     /// As kubelet does away with a pod: Stop, then Remove.

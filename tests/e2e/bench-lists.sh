@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# `make bench-lists`: what the two lists that kubelet asks for each second cost the server, with 1,000 containers and a
+# client that does not decode, on Pontoon and on containerd's built-in CRI. Both have the same containerd and runc; the
+# containers are CREATED. CPU time of all daemons of a side counts.
+#
+#   LIMIT=n      fails when Pontoon's is above n percent of the built-in's (50)
+#   E2E_BIN, PONTOON_BIN    the suite and the daemon, when they are built already (cargo builds them)
+set -euo pipefail
+
+# shellcheck source=with-bed.sh
+. "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+
+limit=${LIMIT:-50}
+
+if [[ -z ${PONTOON_BIN:-} ]]; then
+    (cd "$repo" && cargo build --release --locked)
+    export PONTOON_BIN=$repo/target/release/pontoon
+fi
+E2E_BIN=${E2E_BIN:-$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
+    jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')}
+BIN=$("$repo/tests/tools/build.sh" core)
+export BIN
+
+declare -A used
+for target in pontoon builtin; do
+    bed_with_images "bl-$$" "$target"
+    BENCH_LISTS=$with_scratch/result PONTOON_BED=$BED/env interruptible "$E2E_BIN" lists::a_thousand_containers_are_listed >&2
+    read -r used[$target] bytes <"$with_scratch/result"
+    printf '%s: %s us of CPU time for both lists (%s bytes)\n' "$target" "${used[$target]}" "$bytes"
+    bed_without "bl-$$"
+done
+ratio=$((used[pontoon] * 100 / used[builtin]))
+printf 'lists of 1,000 containers: pontoon takes %s %% of the CPU time of builtin, at most %s %%\n' "$ratio" "$limit"
+((ratio <= limit))
