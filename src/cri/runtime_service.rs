@@ -146,6 +146,51 @@ impl RuntimeService for Cri {
             .await
     }
 
+    async fn container_stats(
+        self: Arc<Self>,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        answered(runtime::container_stats(&self.node, request.get_ref()).await)
+    }
+
+    async fn list_container_stats(
+        self: Arc<Self>,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = runtime::list_container_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        answered::<_, Infallible>(Ok(ListContainerStatsResponse { stats }))
+    }
+
+    async fn pod_sandbox_stats(
+        self: Arc<Self>,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        answered(runtime::pod_sandbox_stats(&self.node, request.get_ref()).await)
+    }
+
+    async fn list_pod_sandbox_stats(
+        self: Arc<Self>,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = runtime::list_pod_sandbox_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        answered::<_, Infallible>(Ok(ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn list_metric_descriptors(
+        self: Arc<Self>,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        answered::<_, Infallible>(Ok(runtime::list_metric_descriptors()))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        self: Arc<Self>,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        let pod_metrics = runtime::list_pod_sandbox_metrics(&self.node).await;
+        answered::<_, Infallible>(Ok(ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
     async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
         logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await

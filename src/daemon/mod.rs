@@ -38,7 +38,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let node = wiring::node(config, tasks.clone()).await?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
-    tracing::info!("NRI plugins, checkpoints, stats and streaming are not served by this version");
+    tracing::info!("NRI plugins, checkpoints and streaming are not served by this version");
 
     let cri = Cri::new(node.clone());
     let server = Server::builder().add_service(cri.runtime_service()).add_service(cri.image_service());

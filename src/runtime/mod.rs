@@ -2,6 +2,7 @@
 //! the rooms below do it. Verbs know nothing of gRPC: `cri` calls them and makes codes of
 //! their errors.
 
+mod container_stats;
 mod container_status;
 mod create_container;
 mod error;
@@ -9,12 +10,17 @@ mod exec_sync;
 mod exits;
 mod features;
 mod image_volumes;
+mod list_container_stats;
 mod list_containers;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
+mod list_pod_sandbox_stats;
 mod lookup;
 mod network;
 mod node;
 mod pause;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod profile;
 mod recovery;
@@ -32,17 +38,24 @@ mod task;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
 mod update_runtime_config;
+mod usage;
 mod version;
 
+pub use container_stats::container_stats;
 pub use container_status::container_status;
 pub use create_container::create_container;
 pub use error::{Error, chain};
 pub use exec_sync::exec_sync;
 pub use exits::ExitHints;
 pub use features::{Features, kernel_has_user_namespaces};
+pub use list_container_stats::list_container_stats;
 pub use list_containers::list_containers;
+pub use list_metric_descriptors::list_metric_descriptors;
 pub use list_pod_sandbox::list_pod_sandbox;
+pub use list_pod_sandbox_metrics::list_pod_sandbox_metrics;
+pub use list_pod_sandbox_stats::list_pod_sandbox_stats;
 pub use node::{Change, Node, Parts};
+pub use pod_sandbox_stats::pod_sandbox_stats;
 pub use pod_sandbox_status::pod_sandbox_status;
 pub use recovery::recover;
 pub use remove_container::remove_container;

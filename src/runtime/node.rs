@@ -20,6 +20,7 @@ use crate::lsm::selinux::Levels;
 use crate::network::Network;
 use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
+use crate::stats::Stats;
 use crate::store::{Creations, Joins, Store};
 use crate::tasks::Tasks;
 
@@ -56,6 +57,8 @@ pub struct Node {
     pub levels: Arc<Levels>,
     /// What is listed.
     pub store: Store,
+    /// What pods and containers use.
+    pub stats: Stats,
     /// Exits that the event stream told of.
     pub hints: ExitHints,
     pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
@@ -112,6 +115,7 @@ impl Node {
     pub fn new(parts: Parts) -> Arc<Self> {
         let tasks = parts.tasks;
         let levels = Levels::new(parts.config.selinux.category_range);
+        let stats = Stats::new(parts.host.cgroup_v2, parts.containerd.clone(), tasks.clone());
         Arc::new(Self {
             config: parts.config,
             containerd: parts.containerd,
@@ -126,6 +130,7 @@ impl Node {
             levels,
             health: parts.health,
             store: Store::default(),
+            stats,
             hints: ExitHints::default(),
             new_sandboxes: Creations::new(tasks.clone()),
             new_containers: Creations::new(tasks.clone()),
