@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::Cri;
+use super::batches::streamed;
 use super::log::{answered, logged};
 use crate::api::v1::image_service_server::ImageService;
 use crate::api::v1::*;
@@ -15,6 +17,15 @@ type Answer<T> = Result<Response<T>, Status>;
 impl ImageService for Cri {
     async fn list_images(self: Arc<Self>, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
         answered(self.node.images.list_images(request.into_inner()).await)
+    }
+
+    async fn stream_images(
+        self: Arc<Self>,
+        request: Request<StreamImagesRequest>,
+    ) -> Answer<BoxStream<StreamImagesResponse>> {
+        let filter = request.into_inner().filter;
+        let listed = self.node.images.list_images(ListImagesRequest { filter }).await;
+        streamed(listed.map(|listed| listed.images), |images| StreamImagesResponse { images })
     }
 
     async fn image_status(self: Arc<Self>, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {

@@ -2,6 +2,7 @@
 //!
 //! Only this room names CRI's service traits and tonic's Status. It decides nothing.
 
+mod batches;
 mod image_service;
 mod log;
 mod runtime_service;

@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::Cri;
+use super::batches::streamed;
 use super::log::{answered, logged};
 use crate::api::v1::runtime_service_server::RuntimeService;
 use crate::api::v1::*;
@@ -73,6 +75,15 @@ impl RuntimeService for Cri {
         answered::<_, Infallible>(Ok(runtime::list_pod_sandbox(&self.node, request.get_ref())))
     }
 
+    async fn stream_pod_sandboxes(
+        self: Arc<Self>,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
+        let filter = request.into_inner().filter;
+        let listed = runtime::list_pod_sandbox(&self.node, &ListPodSandboxRequest { filter });
+        streamed::<_, _, Infallible>(Ok(listed.items), |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
+    }
+
     async fn create_container(
         self: Arc<Self>,
         request: Request<CreateContainerRequest>,
@@ -110,6 +121,15 @@ impl RuntimeService for Cri {
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
         answered::<_, Infallible>(Ok(runtime::list_containers(&self.node, request.get_ref())))
+    }
+
+    async fn stream_containers(
+        self: Arc<Self>,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<BoxStream<StreamContainersResponse>> {
+        let filter = request.into_inner().filter;
+        let listed = runtime::list_containers(&self.node, &ListContainersRequest { filter });
+        streamed::<_, _, Infallible>(Ok(listed.containers), |containers| StreamContainersResponse { containers })
     }
 
     async fn container_status(
