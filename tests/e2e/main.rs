@@ -41,6 +41,7 @@ mod security_images;
 mod security_names;
 mod security_process;
 mod selinux;
+mod stats;
 mod userns;
 
 fn main() -> std::process::ExitCode {
@@ -66,6 +67,7 @@ fn main() -> std::process::ExitCode {
         container_stop::tests,
         image_volumes::tests,
         userns::tests,
+        stats::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,
