@@ -2,8 +2,10 @@
 # kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
 # HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
 # Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed.
+# kubelet's /stats/summary and /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate
+# PodAndContainerStatsFromCRI) from CRI alone.
 #
-#   kubelet.sh                 one run; prints the time from manifest to Ready
+#   kubelet.sh                 a run without and a run with the gate; prints the time from manifest to Ready
 #   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
 #                              times the built-in's + 1 s
 #   TARGET=pontoon|builtin     for one run
@@ -19,6 +21,7 @@ grace=${GRACE:-10}
 node=bed
 bed=kl-$$
 ready_times=
+stats_from_cri=false
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -102,6 +105,7 @@ evictionHard: {memory.available: 10Mi}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 makeIPTablesUtilChains: false
+featureGates: {PodAndContainerStatsFromCRI: $stats_from_cri}
 oomScoreAdj: $(</proc/self/oom_score_adj)
 END
 }
@@ -215,6 +219,51 @@ check_running_pod() {
     is_ready || fail "it is no longer ready"
 }
 
+# has_metric CONTAINER NAME: of the pod, above 0. A pod's own metrics have no container.
+has_metric() {
+    awk -v name="$2{" -v pod="pod=\"$pod\"" -v container="container=\"$1\"" '
+        index($0, name) == 1 && index($0, pod) && index($0, container) { sub(/^.*} /, ""); if ($1 > 0) found = 1 }
+        END { exit !found }' <<<"$metrics"
+}
+
+# What /stats/summary has of the pod: that each of its numbers is above 0.
+summary_is_whole() {
+    api stats/summary >"$with_scratch/summary" && jq -e --arg pod "$pod" '
+        .pods[] | select(.podRef.name == $pod) | ([.containers[].name] | sort) == ["nginx", "writer"] and
+        ([.cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .network.rxBytes, .network.txBytes, ."ephemeral-storage".usedBytes,
+          (.containers[] | .cpu.usageCoreNanoSeconds, .cpu.usageNanoCores, .memory.workingSetBytes, .rootfs.usedBytes,
+          .rootfs.inodesUsed)] | all(. != null)) and
+        ([.cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .network.rxBytes, ."ephemeral-storage".usedBytes,
+          (.containers[] | .cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .rootfs.usedBytes)] | all(. > 0))' \
+        "$with_scratch/summary" >/dev/null
+}
+
+metrics_are_whole() {
+    local container name metrics
+    metrics=$(api metrics/cadvisor) || return 1
+    for container in nginx writer; do
+        has_metric $container container_memory_working_set_bytes || return 1
+        if [[ $stats_from_cri == true ]]; then
+            # A container that has used less than a second has 0 of CRI's whole ones, but it has them.
+            [[ $metrics == *container_cpu_usage_seconds_total*"container=\"$container\""* ]] || return 1
+            has_metric $container container_fs_usage_bytes || return 1
+        else
+            has_metric $container container_cpu_usage_seconds_total || return 1
+        fi
+    done
+    has_metric '' container_network_receive_bytes_total || has_metric POD container_network_receive_bytes_total
+}
+
+check_stats() {
+    # Rates need two looks, ten seconds apart.
+    within 40 'numbers in /stats/summary' summary_is_whole
+    within 40 'numbers in /metrics/cadvisor' metrics_are_whole
+    say "$target: PodAndContainerStatsFromCRI=$stats_from_cri: $(jq -c --arg pod "$pod" '.pods[] | select(.podRef.name == $pod) |
+        {cpu: .cpu.usageNanoCores, memory: .memory.workingSetBytes, rx: .network.rxBytes, tx: .network.txBytes,
+         storage: ."ephemeral-storage".usedBytes, containers: [.containers[] | {(.name): [.cpu.usageNanoCores, .memory.workingSetBytes,
+         .rootfs.usedBytes]}] | add}' "$with_scratch/summary")"
+}
+
 # start_pod NUMBER: sets ready_ms. Another name each time: kubelet would clean up after an earlier one of the same name first.
 start_pod() {
     local start
@@ -249,6 +298,7 @@ run() {
         start_pod "$number"
         ready_times+="$ready_ms"$'\n'
         ((number > 1)) || check_running_pod
+        [[ -z ${check_stats:-} ]] || check_stats
         end_pod
         sleep "0.$((RANDOM % 1000))"
     done
@@ -294,6 +344,9 @@ note_node
 at_exit leave
 case ${1:-} in
 '')
+    check_stats=yes
+    run "${TARGET:-pontoon}" 1
+    stats_from_cri=true
     run "${TARGET:-pontoon}" 1
     printf 'time to Ready: %s ms\n' "$ready_ms"
     ;;

@@ -11,6 +11,7 @@
 use std::path::Path;
 
 mod bed;
+mod bench;
 mod harness;
 mod logs;
 mod node;
@@ -51,6 +52,11 @@ fn main() -> std::process::ExitCode {
     {
         return compare_specs(builtin.as_ref(), pontoon.as_ref(), list.as_ref());
     }
+    if let [option, what] = arguments.as_slice()
+        && option == "--bench"
+    {
+        return bench(what);
+    }
     let mut tests = Vec::new();
     for of_file in [
         pods::tests,
@@ -82,6 +88,17 @@ fn main() -> std::process::ExitCode {
         tests.extend(of_file());
     }
     harness::main(tests)
+}
+
+/// For bench-stats.sh.
+fn bench(what: &str) -> std::process::ExitCode {
+    match bench::main(what) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
 }
 
 /// For golden-specs.sh.
