@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pontoon::api::v1::*;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{CPU_OF_EVERY_TASK, Fault};
 use crate::support::server::Node;
 use crate::support::{PATIENCE, requests};
 
@@ -176,4 +176,35 @@ async fn metrics_are_of_ready_pods_and_running_containers_and_all_are_described(
     assert!(named["container_start_time_seconds"] > 1_700_000_000);
     let mut stream = cri.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest {}).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().pod_sandbox_metrics.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_in_a_virtual_machine_is_told_by_its_shim_and_one_that_hangs_holds_nobody_up() {
+    let node = Node::start().await;
+    let mut pod = node.pod("vm");
+    pod.runtime_handler = "vm".to_owned();
+    let sandbox = node.run(&pod).await;
+    let id = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    node.start_container(&id).await;
+    let (_, other) = node.running("web", &["fake"]).await;
+
+    let stats = one(&node, &id).await.unwrap();
+    assert_eq!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value, CPU_OF_EVERY_TASK);
+    assert_eq!(one(&node, &other).await.unwrap().cpu, None);
+    let asked: Vec<String> = node
+        .containerd
+        .calls()
+        .into_iter()
+        .filter(|call| call.method == "Tasks/Metrics")
+        .map(|call| call.object)
+        .collect();
+    assert_eq!(asked, [format!("id=={id}")]);
+
+    let gate = node.containerd.hang("Tasks/Metrics", 0);
+    let start = Instant::now();
+    let stats = list(&node, ContainerStatsFilter::default()).await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(stats.len(), 2);
+    assert!(stats.iter().all(|stats| stats.cpu.is_none()), "{stats:?}");
+    gate.open();
 }
