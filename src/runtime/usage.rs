@@ -56,9 +56,12 @@ impl Node {
     }
 
     pub(super) fn is_in_virtual_machine(&self, container: &Container) -> bool {
-        let sandbox = self.store.sandbox(container.sandbox());
-        let handler = sandbox.and_then(|sandbox| self.config.handlers.get(&sandbox.record.handler).cloned());
-        handler.is_some_and(|handler| handler.virtual_machine)
+        // Most nodes have no such handler, and need not look for each container's.
+        self.config.handlers.iter().any(|handler| handler.virtual_machine)
+            && self.store.sandbox(container.sandbox()).is_some_and(|sandbox| {
+                let handler = self.config.handlers.get(&sandbox.record.handler);
+                handler.is_some_and(|handler| handler.virtual_machine)
+            })
     }
 
     /// What a container uses now; nothing when it does not run. Reads files.
