@@ -185,11 +185,7 @@ pub struct HugePages {
 impl Group {
     /// What it uses now. All is `None` when the cgroup is not there.
     pub fn usage(&mut self, buffer: &mut Buffer) -> Usage {
-        let mut usage = if self.is_unified() { v2::usage(self, buffer) } else { v1::usage(self, buffer) };
-        if usage.at == 0 {
-            usage.at = now();
-        }
-        usage
+        if self.is_unified() { v2::usage(self, buffer) } else { v1::usage(self, buffer) }
     }
 
     /// Its processor time, and when that was read, in nanoseconds since the epoch.

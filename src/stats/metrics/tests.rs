@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::api::v1::MetricType;
@@ -83,6 +83,9 @@ fn every_metric_that_is_described_is_told_and_its_labels_are_as_many_as_their_ke
         assert_eq!(Some(&metric.label_values.len()), keys.get(&metric.name), "{metric:?}");
         assert_eq!(metric.label_values[..5], ["web", "default", "main", "0123", "busybox"]);
     }
+    // Prometheus's library refuses all of a scrape in which two metrics are the same.
+    let unique: HashSet<_> = all.iter().map(|metric| (&metric.name, &metric.label_values)).collect();
+    assert_eq!(unique.len(), all.len());
     let mut told: Vec<&str> = all.iter().map(|metric| metric.name.as_str()).collect();
     told.sort_unstable();
     told.dedup();
