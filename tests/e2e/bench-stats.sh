@@ -56,7 +56,7 @@ at_most() {
     fi
 }
 
-ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.4f", b > 0 ? a / b : 9 }'; }
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.4f", (b > 0) ? a / b : 9 }'; }
 
 table() {
     {
