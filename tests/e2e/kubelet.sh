@@ -21,6 +21,7 @@ grace=${GRACE:-10}
 node=bed
 bed=kl-$$
 ready_times=
+check_stats=
 stats_from_cri=false
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
@@ -99,7 +100,8 @@ cgroupRoot: $CGROUP_PARENT
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
-localStorageCapacityIsolation: false
+# Without it kubelet 1.36 has no file system in /stats/summary, and so no summary at all.
+localStorageCapacityIsolation: $([[ -n $check_stats ]] && echo true || echo false)
 evictionHard: {memory.available: 10Mi}
 # A full disk of the machine must not start the collection of images.
 imageGCHighThresholdPercent: 100
@@ -241,6 +243,7 @@ summary_is_whole() {
 metrics_are_whole() {
     local container name metrics
     metrics=$(api metrics/cadvisor) || return 1
+    printf '%s\n' "$metrics" >"$with_scratch/metrics"
     for container in nginx writer; do
         has_metric $container container_memory_working_set_bytes || return 1
         if [[ $stats_from_cri == true ]]; then
@@ -298,7 +301,7 @@ run() {
         start_pod "$number"
         ready_times+="$ready_ms"$'\n'
         ((number > 1)) || check_running_pod
-        [[ -z ${check_stats:-} ]] || check_stats
+        [[ -z $check_stats ]] || check_stats
         end_pod
         sleep "0.$((RANDOM % 1000))"
     done
@@ -310,6 +313,7 @@ run() {
 save_logs() {
     local to=${OUT:-$repo/target/kubelet/$1}
     [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$to" && cp -r "$BED/logs/." "$to"; }
+    [[ ! -e $with_scratch/summary ]] || cp "$with_scratch"/{summary,metrics} "$to" 2>/dev/null || true
 }
 
 # After a failure the logs are what one wants.
