@@ -72,7 +72,7 @@ impl Node {
         let mut usage = self.reading(container, &shared.remote, buffer).usage;
         usage.at = if usage.at == 0 { now() } else { usage.at };
         let layer = self.stats.layers.get(&layer_of(container));
-        let root = layer.as_ref().and_then(|layer| layer.root.as_deref());
+        let root = self.stats.layers.root(&container.root.snapshotter);
         let mut known = metrics::Container {
             labels: Labels {
                 container: container.metadata().name,
@@ -83,7 +83,7 @@ impl Node {
             started_at,
             usage,
             limits: Limits::of_spec(&container.spec()),
-            filesystem: root.and_then(|root| shared.filesystems.of(root)),
+            filesystem: root.and_then(|root| shared.filesystems.of(&root)),
             layer,
             ..metrics::Container::default()
         };

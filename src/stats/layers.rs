@@ -118,6 +118,12 @@ impl Layers {
         Some(Layer { at, bytes: usage.bytes, inodes: usage.inodes, root: state.roots.get(&id.snapshotter).cloned() })
     }
 
+    /// Where a snapshotter keeps its data, when that is known.
+    #[must_use]
+    pub fn root(&self, snapshotter: &str) -> Option<PathBuf> {
+        self.inner.lock().roots.get(snapshotter).cloned()
+    }
+
     /// Lets all measures go: nobody asks any more.
     pub(super) fn forget(&self) {
         self.inner.lock().by_id = HashMap::new();

@@ -364,6 +364,16 @@ async fn metrics_are_described_and_lie_between_two_reads(scope: Arc<Scope>) -> O
     let described = cri.list_metric_descriptors(v1::ListMetricDescriptorsRequest {}).await?.into_inner().descriptors;
     let keys: HashMap<&str, &[String]> =
         described.iter().map(|descriptor| (descriptor.name.as_str(), descriptor.label_keys.as_slice())).collect();
+    // The first question has the layer measured, and its answer need not have it.
+    until(SOON, || async {
+        let request = v1::ListPodSandboxMetricsRequest {};
+        let pods = scope.bed.runtime().list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics;
+        let mut containers = pods.iter().flat_map(|pod| &pod.container_metrics);
+        let container = containers.find(|one| one.container_id == id).context("the container has no metrics")?;
+        ensure!(container.metrics.iter().any(|metric| metric.name == "container_fs_usage_bytes"), "no file system");
+        Ok(())
+    })
+    .await?;
     let before = (Direct::of(pid, false)?, eth0(pid)?);
     let pods = cri.list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {}).await?.into_inner().pod_metrics;
     let after = (Direct::of(pid, false)?, eth0(pid)?);
