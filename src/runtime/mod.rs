@@ -10,6 +10,7 @@ mod exec_sync;
 mod exits;
 mod features;
 mod image_volumes;
+mod labels;
 mod list_container_stats;
 mod list_containers;
 mod list_metric_descriptors;
