@@ -50,6 +50,14 @@ bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 bench-lists: ## What listing 1,000 containers costs, Pontoon beside containerd's own CRI; fails above half
 	@tests/e2e/bench-lists.sh
 
+.PHONY: bench-stats
+bench-stats: ## What stats and metrics of 100 pods cost, Pontoon beside containerd's own CRI
+	@tests/e2e/bench-stats.sh
+
+.PHONY: bench-idle
+bench-idle: ## What 100 idle pods cost while a client polls as kubelet does, Pontoon beside containerd's own CRI
+	@tests/e2e/bench-stats.sh idle
+
 .PHONY: kubelet
 kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)
 	@tests/e2e/kubelet.sh

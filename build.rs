@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const CRI: &str = "proto/k8s.io/cri-api/api.proto";
-const CONTAINERD: [&str; 3] = [
+const CONTAINERD: [&str; 5] = [
+    "proto/containerd/cgroups_v1_metrics.proto",
+    "proto/containerd/cgroups_v2_metrics.proto",
     "proto/containerd/runc_options.proto",
     "proto/containerd/runtimeoptions.proto",
     "proto/containerd/events_sandbox.proto",

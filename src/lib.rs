@@ -25,6 +25,7 @@ pub mod network;
 pub mod runtime;
 pub mod sandbox;
 pub mod spec;
+pub mod stats;
 pub mod store;
 pub mod streaming;
 pub mod sys;

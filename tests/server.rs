@@ -22,6 +22,7 @@ mod server {
     mod restart;
     mod run_pod_sandbox;
     mod start_container;
+    mod stats;
     mod stop_container;
     mod update_resources;
 }

@@ -1,16 +1,23 @@
-//! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2.
+//! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2, and what their files say.
 //!
 //! It reads, and removes what an interrupted create left; pods' cgroups are made by kubelet and containers' by the runtime.
 
+mod group;
 mod memory;
 mod oom_score;
 mod path;
+mod processes;
 mod remove;
+mod usage;
 
+pub use group::{Buffer, Group, Hierarchies};
 pub use memory::{Level, OomKills, OomWatch};
 pub use oom_score::set_oom_score;
 pub use path::{cgroups_path, file_system_path};
 pub use remove::remove;
+pub use usage::{
+    Cpu, CpuDetails, Details, Device, HugePages, Memory, MemoryDetails, Pressure, Stall, Swap, Throttling, Usage,
+};
 
 use std::path::Path;
 

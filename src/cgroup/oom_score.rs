@@ -1,9 +1,10 @@
 //! oom_score_adj of a container that runs: a process inherits it at fork, no cgroup has it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::file_system_path;
+use super::processes::processes;
 
 /// New processes may come while the old ones are looked at; each look finds those of the last.
 const LOOKS: usize = 10;
@@ -26,8 +27,8 @@ pub fn set_oom_score(cgroups_path: &str, unified: bool, from: i32, to: i32) -> i
 fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
     for _ in 0..LOOKS {
         let mut changed = false;
-        for process in processes(cgroup)? {
-            changed |= unless_gone(set(&process, from, to))?;
+        for pid in processes(cgroup)? {
+            changed |= unless_gone(set(pid, from, to))?;
         }
         if !changed {
             return Ok(());
@@ -36,23 +37,9 @@ fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Directories in /proc of the processes in a cgroup and in those below it.
-fn processes(cgroup: &Path) -> io::Result<Vec<PathBuf>> {
-    let (mut found, mut waiting) = (Vec::new(), vec![cgroup.to_owned()]);
-    while let Some(directory) = waiting.pop() {
-        let pids = std::fs::read_to_string(directory.join("cgroup.procs"));
-        // A cgroup of the container's own making may go at any time.
-        let pids = if directory == cgroup { pids? } else { pids.unwrap_or_default() };
-        found.extend(pids.lines().map(|pid| Path::new("/proc").join(pid)));
-        let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-        waiting.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
-    }
-    Ok(found)
-}
-
 /// Whether it had to be changed.
-fn set(process: &Path, from: i32, to: i32) -> io::Result<bool> {
-    let file = process.join("oom_score_adj");
+fn set(pid: u32, from: i32, to: i32) -> io::Result<bool> {
+    let file = format!("/proc/{pid}/oom_score_adj");
     if std::fs::read_to_string(&file)?.trim() != from.to_string() {
         return Ok(false);
     }

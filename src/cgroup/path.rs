@@ -26,11 +26,25 @@ pub fn cgroups_path(parent: &str, id: &str) -> String {
 pub fn file_system_path(cgroups_path: &str, unified: bool, controller: &str) -> PathBuf {
     let root = PathBuf::from(ROOT);
     let root = if unified { root } else { root.join(controller) };
+    root.join(below(cgroups_path))
+}
+
+/// The same below a hierarchy's root.
+pub(super) fn below(cgroups_path: &str) -> PathBuf {
     let mut parts = cgroups_path.splitn(3, ':');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(slice), Some(prefix), Some(id)) => root.join(expand(slice)).join(format!("{prefix}-{id}.scope")),
-        _ => root.join(cgroups_path.trim_start_matches('/')),
+        (Some(slice), Some(prefix), Some(id)) => expand(slice).join(format!("{prefix}-{id}.scope")),
+        _ => PathBuf::from(cgroups_path.trim_start_matches('/')),
     }
+}
+
+/// Where a cgroup parent of CRI is, below a hierarchy's root. `None` for the root itself: what it counts is the node's.
+pub(super) fn parent_below(parent: &str) -> Option<PathBuf> {
+    let path = match slice_of(parent) {
+        Some(slice) => expand(slice),
+        None => PathBuf::from(parent.trim_matches('/')),
+    };
+    (!path.as_os_str().is_empty()).then_some(path)
 }
 
 fn slice_of(parent: &str) -> Option<&str> {
@@ -69,6 +83,17 @@ mod tests {
         assert_eq!(cgroups_path("/a.slice/b.service", "c"), "/a.slice/b.service/c");
         assert_eq!(cgroups_path("/aslice", "c"), "/aslice/c");
         assert_eq!(cgroups_path("/", "c"), "/c");
+    }
+
+    #[test]
+    fn a_parent_is_where_its_containers_are() {
+        assert_eq!(parent_below("/kubepods/burstable/pod1"), Some("kubepods/burstable/pod1".into()));
+        let slice = "/kubepods.slice/kubepods-pod1.slice";
+        assert_eq!(parent_below(slice), Some("kubepods.slice/kubepods-pod1.slice".into()));
+        assert_eq!(parent_below("kubepods-pod1.slice"), parent_below(slice));
+        for root in ["", "/", "-.slice"] {
+            assert_eq!(parent_below(root), None, "{root:?}");
+        }
     }
 
     #[test]

@@ -123,13 +123,6 @@ impl Record {
         ])
     }
 
-    /// Labels of our own making: kubelet's cAdvisor looks at them. The pod's labels and the
-    /// image's stay away: containerd acts on labels of its objects.
-    #[must_use]
-    pub fn labels() -> HashMap<String, String> {
-        HashMap::from([("io.cri-containerd.kind".to_owned(), "container".to_owned())])
-    }
-
     /// Reads a record back, with the exit if it has ended.
     ///
     /// # Errors

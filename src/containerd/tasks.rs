@@ -92,7 +92,7 @@ pub enum ProcessStatus {
 }
 
 impl Containerd {
-    fn tasks(&self) -> TasksClient<Channel> {
+    pub(super) fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 

@@ -175,6 +175,78 @@ impl RuntimeService for Cri {
             .await
     }
 
+    async fn container_stats(
+        self: Arc<Self>,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        answered(runtime::container_stats(&self.node, request.get_ref()).await)
+    }
+
+    async fn list_container_stats(
+        self: Arc<Self>,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = runtime::list_container_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        answered::<_, Infallible>(Ok(ListContainerStatsResponse { stats }))
+    }
+
+    async fn stream_container_stats(
+        self: Arc<Self>,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<BoxStream<StreamContainerStatsResponse>> {
+        let stats = runtime::list_container_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        let reply = |container_stats| StreamContainerStatsResponse { container_stats };
+        streamed::<_, _, Infallible>(Ok(stats), reply)
+    }
+
+    async fn pod_sandbox_stats(
+        self: Arc<Self>,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        answered(runtime::pod_sandbox_stats(&self.node, request.get_ref()).await)
+    }
+
+    async fn list_pod_sandbox_stats(
+        self: Arc<Self>,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = runtime::list_pod_sandbox_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        answered::<_, Infallible>(Ok(ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        self: Arc<Self>,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxStatsResponse>> {
+        let stats = runtime::list_pod_sandbox_stats(&self.node, request.get_ref().filter.as_ref()).await;
+        let reply = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        streamed::<_, _, Infallible>(Ok(stats), reply)
+    }
+
+    async fn list_metric_descriptors(
+        self: Arc<Self>,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        answered::<_, Infallible>(Ok(runtime::list_metric_descriptors()))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        self: Arc<Self>,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        let pod_metrics = runtime::list_pod_sandbox_metrics(&self.node).await;
+        answered::<_, Infallible>(Ok(ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        self: Arc<Self>,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxMetricsResponse>> {
+        let metrics = runtime::list_pod_sandbox_metrics(&self.node).await;
+        let reply = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        streamed::<_, _, Infallible>(Ok(metrics), reply)
+    }
+
     async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
         let reply = logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await;

@@ -45,7 +45,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
-    tracing::info!("NRI plugins, checkpoints and stats are not served by this version");
+    tracing::info!("NRI plugins and checkpoints are not served by this version");
 
     streams.serve(Arc::new(StreamingBackend(node.clone())));
     let cri = Cri::new(node.clone(), streaming.clone());

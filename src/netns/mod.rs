@@ -13,6 +13,7 @@
 //! Entering a namespace changes a whole OS thread, so it is only ever done on a thread that
 //! is thrown away afterwards: one of the runtime's would carry it on to foreign work.
 
+mod counters;
 mod enter;
 mod links;
 mod mounts;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+pub use counters::{Interface, Traffic, interfaces};
 pub use enter::enter;
 
 use crate::sys::nsfs;

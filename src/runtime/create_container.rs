@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, image_volumes, now};
+use super::{Error, Node, Result, image_volumes, labels, now};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -192,7 +192,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
     undo.push("delete container record", async move { containerd.delete_container(&key).await });
-    node.containerd.create_container(containerd_record(container, handler)).await?;
+    node.containerd.create_container(containerd_record(sandbox, container, handler)).await?;
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
     undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
@@ -206,11 +206,12 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
     require_ready(sandbox).map(drop)
 }
 
-fn containerd_record(container: &Container, handler: &Handler) -> containerd::Container {
+fn containerd_record(sandbox: &Sandbox, container: &Container, handler: &Handler) -> containerd::Container {
     let record = &container.record;
+    let labels = labels::of_container(sandbox.metadata(), &container.metadata());
     containerd::Container {
         id: record.id.to_string(),
-        labels: Record::labels().into_iter().chain(image_volumes::labels(container)).collect(),
+        labels: labels.into_iter().chain(image_volumes::labels(container)).collect(),
         image: record.about.image.clone(),
         runtime: handler.kind.clone(),
         runtime_options: Some(handler.options.any()),

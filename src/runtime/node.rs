@@ -21,6 +21,7 @@ use crate::lsm::selinux::Levels;
 use crate::network::Network;
 use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
+use crate::stats::Stats;
 use crate::store::{Creations, Joins, Store};
 use crate::tasks::Tasks;
 
@@ -63,6 +64,8 @@ pub struct Node {
     pub replies: Arc<ReplyBudget>,
     /// What is listed.
     pub store: Store,
+    /// What pods and containers use.
+    pub stats: Stats,
     /// Exits that the event stream told of.
     pub hints: ExitHints,
     /// What becomes of objects, for the subscribers of GetContainerEvents.
@@ -122,6 +125,7 @@ impl Node {
         let tasks = parts.tasks;
         let limits = parts.config.limits;
         let levels = Levels::new(parts.config.selinux.category_range);
+        let stats = Stats::new(parts.host.cgroup_v2, parts.containerd.clone(), tasks.clone());
         Arc::new(Self {
             config: parts.config,
             containerd: parts.containerd,
@@ -139,6 +143,7 @@ impl Node {
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
             store: Store::default(),
+            stats,
             hints: ExitHints::default(),
             events: Fanout::default(),
             new_sandboxes: Creations::new(tasks.clone()),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Change, Error, Node, Result, task};
+use super::{Change, Error, Node, Result, labels, task};
 use crate::config::Handler;
 use crate::container::{profile, spec_any};
 use crate::containerd::{Container, CreateTask, Mount, Stdio};
@@ -56,7 +56,7 @@ impl Node {
         let id = sandbox.id().as_str();
         let container = Container {
             id: id.to_owned(),
-            labels: sandbox_labels(),
+            labels: labels::of_sandbox(sandbox.metadata()),
             runtime: handler.kind.clone(),
             runtime_options: Some(handler.options.any()),
             spec: Some(spec_any(&spec)),
@@ -110,12 +110,6 @@ impl Node {
         let start = || async move { Ok(task::destroy(&node.containerd, sandbox.id().as_str()).await?) };
         Ok(self.changes.run(change, start).await?)
     }
-}
-
-/// Labels that kubelet's cAdvisor looks at, made by us: containerd acts on labels of its
-/// objects, so none of the pod's is ever copied.
-fn sandbox_labels() -> std::collections::HashMap<String, String> {
-    std::collections::HashMap::from([("io.cri-containerd.kind".to_owned(), "sandbox".to_owned())])
 }
 
 pub(super) fn encode(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>> {

@@ -41,7 +41,7 @@ struct Limits {
 }
 
 /// Directory of a process's cgroup with `controller`.
-fn cgroup(pid: u64, controller: &str) -> anyhow::Result<PathBuf> {
+pub fn cgroup(pid: u64, controller: &str) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     for line in text.lines() {
         let mut parts = line.splitn(3, ':').skip(1);

@@ -28,8 +28,6 @@ EXCLUDE=(
 EXCLUDE_LATER=(
     'Streaming runtime should support streaming interfaces'
     'Exec, Attach and PortForward are of a later issue'
-    'runtime should support listing (container )?stats'
-    'statistics are of a later issue'
 )
 
 excluded=("${EXCLUDE[@]}")

@@ -2,8 +2,10 @@
 # kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
 # HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
 # Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed.
+# kubelet's /stats/summary and /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate
+# PodAndContainerStatsFromCRI) from CRI alone.
 #
-#   kubelet.sh                 one run; prints the time from manifest to Ready
+#   kubelet.sh                 a run without and a run with the gate; prints the time from manifest to Ready
 #   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
 #                              times the built-in's + 1 s
 #   kubelet.sh --events        with the feature gate EventedPLEG: five containers end, and each time kubelet's status of the pod
@@ -22,6 +24,8 @@ node=bed
 bed=kl-$$
 ready_times=
 gates='{}'
+check_stats=
+stats_from_cri=false
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -99,7 +103,8 @@ cgroupRoot: $CGROUP_PARENT
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
-localStorageCapacityIsolation: false
+# Without it kubelet 1.36 has no file system in /stats/summary, and so no summary at all.
+localStorageCapacityIsolation: $([[ -n $check_stats ]] && echo true || echo false)
 evictionHard: {memory.available: 10Mi}
 # A full disk of the machine must not start the collection of images.
 imageGCHighThresholdPercent: 100
@@ -219,6 +224,52 @@ check_running_pod() {
     is_ready || fail "it is no longer ready"
 }
 
+# has_metric CONTAINER NAME: of the pod, above 0. A pod's own metrics have no container.
+has_metric() {
+    awk -v name="$2{" -v pod="pod=\"$pod\"" -v container="container=\"$1\"" '
+        index($0, name) == 1 && index($0, pod) && index($0, container) { sub(/^.*} /, ""); if ($1 > 0) found = 1 }
+        END { exit !found }' <<<"$metrics"
+}
+
+# What /stats/summary has of the pod: that each of its numbers is above 0.
+summary_is_whole() {
+    api stats/summary >"$with_scratch/summary" && jq -e --arg pod "$pod" '
+        .pods[] | select(.podRef.name == $pod) | ([.containers[].name] | sort) == ["nginx", "writer"] and
+        ([.cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .network.rxBytes, .network.txBytes, ."ephemeral-storage".usedBytes,
+          (.containers[] | .cpu.usageCoreNanoSeconds, .cpu.usageNanoCores, .memory.workingSetBytes, .rootfs.usedBytes,
+          .rootfs.inodesUsed)] | all(. != null)) and
+        ([.cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .network.rxBytes, ."ephemeral-storage".usedBytes,
+          (.containers[] | .cpu.usageCoreNanoSeconds, .memory.workingSetBytes, .rootfs.usedBytes)] | all(. > 0))' \
+        "$with_scratch/summary" >/dev/null
+}
+
+metrics_are_whole() {
+    local container name metrics
+    metrics=$(api metrics/cadvisor) || return 1
+    printf '%s\n' "$metrics" >"$with_scratch/metrics"
+    for container in nginx writer; do
+        has_metric $container container_memory_working_set_bytes || return 1
+        if [[ $stats_from_cri == true ]]; then
+            # A container that has used less than a second has 0 of CRI's whole ones, but it has them.
+            [[ $metrics == *container_cpu_usage_seconds_total*"container=\"$container\""* ]] || return 1
+            has_metric $container container_fs_usage_bytes || return 1
+        else
+            has_metric $container container_cpu_usage_seconds_total || return 1
+        fi
+    done
+    has_metric '' container_network_receive_bytes_total || has_metric POD container_network_receive_bytes_total
+}
+
+check_stats() {
+    # Rates need two looks, ten seconds apart.
+    within 40 'numbers in /stats/summary' summary_is_whole
+    within 40 'numbers in /metrics/cadvisor' metrics_are_whole
+    say "$target: PodAndContainerStatsFromCRI=$stats_from_cri: $(jq -c --arg pod "$pod" '.pods[] | select(.podRef.name == $pod) |
+        {cpu: .cpu.usageNanoCores, memory: .memory.workingSetBytes, rx: .network.rxBytes, tx: .network.txBytes,
+         storage: ."ephemeral-storage".usedBytes, containers: [.containers[] | {(.name): [.cpu.usageNanoCores, .memory.workingSetBytes,
+         .rootfs.usedBytes]}] | add}' "$with_scratch/summary")"
+}
+
 # start_pod NUMBER: sets ready_ms. Another name each time: kubelet would clean up after an earlier one of the same name first.
 start_pod() {
     local start
@@ -253,6 +304,7 @@ run() {
         start_pod "$number"
         ready_times+="$ready_ms"$'\n'
         ((number > 1)) || check_running_pod
+        [[ -z $check_stats ]] || check_stats
         end_pod
         sleep "0.$((RANDOM % 1000))"
     done
@@ -322,6 +374,7 @@ events() {
 save_logs() {
     local to=${OUT:-$repo/target/kubelet/$1}
     [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$to" && cp -r "$BED/logs/." "$to"; }
+    [[ ! -e $with_scratch/summary ]] || cp "$with_scratch"/{summary,metrics} "$to" 2>/dev/null || true
 }
 
 # After a failure the logs are what one wants.
@@ -356,6 +409,10 @@ note_node
 at_exit leave
 case ${1:-} in
 '')
+    check_stats=yes
+    run "${TARGET:-pontoon}" 1
+    stats_from_cri=true
+    gates='{PodAndContainerStatsFromCRI: true}'
     run "${TARGET:-pontoon}" 1
     printf 'time to Ready: %s ms\n' "$ready_ms"
     ;;

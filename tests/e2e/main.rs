@@ -11,6 +11,7 @@
 use std::path::Path;
 
 mod bed;
+mod bench;
 mod harness;
 mod lists;
 mod logs;
@@ -44,6 +45,7 @@ mod security_images;
 mod security_names;
 mod security_process;
 mod selinux;
+mod stats;
 mod userns;
 
 fn main() -> std::process::ExitCode {
@@ -52,6 +54,11 @@ fn main() -> std::process::ExitCode {
         && option == "--compare-specs"
     {
         return compare_specs(builtin.as_ref(), pontoon.as_ref(), list.as_ref());
+    }
+    if let [option, what] = arguments.as_slice()
+        && option == "--bench"
+    {
+        return bench(what);
     }
     let mut tests = Vec::new();
     for of_file in [
@@ -72,6 +79,7 @@ fn main() -> std::process::ExitCode {
         lists::tests,
         image_volumes::tests,
         userns::tests,
+        stats::tests,
         images::tests,
         bad_input::tests,
         crictl::tests,
@@ -86,6 +94,17 @@ fn main() -> std::process::ExitCode {
         tests.extend(of_file());
     }
     harness::main(tests)
+}
+
+/// For bench-stats.sh.
+fn bench(what: &str) -> std::process::ExitCode {
+    match bench::main(what) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
 }
 
 /// For golden-specs.sh.

@@ -29,7 +29,7 @@ smoke_specs() {
 
 smoke_tests() {
     case $1 in
-    apparmor) echo apparmor:: limits_are privileged_has ;;
+    apparmor) echo apparmor:: limits_are privileged_has stats::what_a_ pressure_is ;;
     selinux) echo selinux:: limits_are ;;
     esac
 }

@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 
 pub use faults::{Call, Fault, Gate};
 pub use images::IMAGE;
+pub use tasks::CPU_OF_EVERY_TASK;
 
 use faults::Faults;
 use process::Process;

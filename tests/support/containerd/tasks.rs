@@ -22,6 +22,7 @@ pub(super) async fn serve(call: Request) -> Response {
         "Delete" => call.unary(|m: &pb::DeleteTaskRequest| m.container_id.clone(), delete).await,
         "Get" => call.unary(|m: &pb::GetRequest| of(&m.container_id, &m.exec_id), get).await,
         "List" => call.unary(|_: &pb::ListTasksRequest| String::new(), list).await,
+        "Metrics" => call.unary(|m: &pb::MetricsRequest| m.filters.join(","), metrics).await,
         "Exec" => call.unary(|m: &pb::ExecProcessRequest| of(&m.container_id, &m.exec_id), exec).await,
         "DeleteProcess" => {
             call.unary(|m: &pb::DeleteProcessRequest| of(&m.container_id, &m.exec_id), delete_process).await
@@ -230,4 +231,32 @@ fn exec(fake: &Arc<Inner>, request: pb::ExecProcessRequest) -> Result<(), Status
 
 fn update(fake: &Arc<Inner>, request: pb::UpdateTaskRequest) -> Result<(), Status> {
     fake.lock().process(&request.container_id, "").map(drop)
+}
+
+/// `io.containerd.cgroups.v2.Metrics`, as far as the tests look at it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Metrics {
+    #[prost(message, optional, tag = "2")]
+    cpu: Option<CpuStat>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CpuStat {
+    #[prost(uint64, tag = "1")]
+    usage_usec: u64,
+}
+
+/// Every task has used the same.
+pub const CPU_OF_EVERY_TASK: u64 = 7_000_000;
+
+fn metrics(fake: &Arc<Inner>, request: pb::MetricsRequest) -> Result<pb::MetricsResponse, Status> {
+    let state = fake.lock();
+    let wanted = |id: &&String| request.filters.iter().any(|filter| filter.strip_prefix("id==") == Some(id.as_str()));
+    let metric = |id: &String| {
+        let said = Metrics { cpu: Some(CpuStat { usage_usec: CPU_OF_EVERY_TASK / 1000 }) };
+        let value = prost::Message::encode_to_vec(&said);
+        let data = prost_types::Any { type_url: "io.containerd.cgroups.v2.Metrics".to_owned(), value };
+        containerd_client::types::Metric { timestamp: Some(now()), id: id.clone(), data: Some(data) }
+    };
+    Ok(pb::MetricsResponse { metrics: state.tasks.keys().filter(wanted).map(metric).collect() })
 }

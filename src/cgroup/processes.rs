@@ -1,0 +1,22 @@
+//! Who is in a cgroup.
+
+use std::io;
+use std::path::Path;
+
+/// Ids of the processes in a cgroup and in those below it.
+///
+/// # Errors
+/// The kernel's, when the cgroup itself cannot be read; those below it may go at any time.
+pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
+    let (mut found, mut waiting) = (Vec::new(), vec![cgroup.to_owned()]);
+    while let Some(directory) = waiting.pop() {
+        let pids = std::fs::read_to_string(directory.join("cgroup.procs"));
+        // A cgroup of the container's own making may go at any time.
+        let pids = if directory == cgroup { pids? } else { pids.unwrap_or_default() };
+        found.extend(pids.lines().filter_map(|pid| pid.parse::<u32>().ok()));
+        let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let is_cgroup = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        waiting.extend(below.filter(is_cgroup).map(|entry| entry.path()));
+    }
+    Ok(found)
+}

@@ -1,0 +1,45 @@
+//! Metrics of pods and containers, as cAdvisor names them. A metric is there when its value is known: one that the kernel does
+//! not count, or whose file could not be read, is left out, and the others are told.
+//!
+//! Times are in whole seconds: CRI's value is an integer.
+
+mod container;
+mod descriptors;
+mod devices;
+mod filesystem;
+mod limits;
+mod sink;
+
+pub use container::{Container, container};
+pub use descriptors::descriptors;
+pub use devices::DeviceNames;
+pub use filesystem::{Filesystem, Filesystems};
+pub use limits::Limits;
+pub use sink::Labels;
+
+use sink::Sink;
+
+use crate::api::v1::Metric;
+use crate::netns::Interface;
+
+/// A pod's: its network, whose counters are no container's. Container and image are empty labels.
+#[must_use]
+pub fn pod(labels: &Labels, interfaces: &[Interface]) -> Vec<Metric> {
+    use descriptors as is;
+    let mut sink = Sink::new(labels);
+    for interface in interfaces {
+        let (name, received, sent) = ([interface.name.as_str()], interface.received, interface.sent);
+        sink.labelled(&is::RECEIVED_BYTES, &name, received.bytes);
+        sink.labelled(&is::RECEIVED_PACKETS, &name, received.packets);
+        sink.labelled(&is::RECEIVED_DROPPED, &name, received.dropped);
+        sink.labelled(&is::RECEIVED_ERRORS, &name, received.errors);
+        sink.labelled(&is::SENT_BYTES, &name, sent.bytes);
+        sink.labelled(&is::SENT_PACKETS, &name, sent.packets);
+        sink.labelled(&is::SENT_DROPPED, &name, sent.dropped);
+        sink.labelled(&is::SENT_ERRORS, &name, sent.errors);
+    }
+    sink.metrics
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# `make bench-stats` and `make bench-idle`: what stats cost with many pods, on Pontoon and on containerd's built-in CRI, one after
+# the other, each on a fresh bed with the same containerd, runc, CNI plugins and image.
+#
+#   bench-stats.sh          medians of ListContainerStats, ListPodSandboxStats (at most 0.10 of the built-in's) and
+#                           ListPodSandboxMetrics (at most 0.01), and the daemon's RssAnon (at most 15 MB)
+#   bench-stats.sh idle     CPU of containerd and daemon while a client polls as kubelet does, less what containerd takes by
+#                           itself: at most 0.15 of the built-in's
+#
+#   PODS=n            a side (100)
+#   SECONDS_IDLE=n    of polling (300)
+#   A=, B=            the targets (pontoon, builtin); only these two in this order have limits
+#   CPUS=list         pin everything to these (none)
+#   E2E_BIN=file      the suite, when it is built already (cargo builds it)
+#   OUT=directory     for the figures and the daemons' logs (target/bench-stats)
+set -euo pipefail
+
+# shellcheck source=with-bed.sh
+. "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+
+what=${1:-stats}
+a=${A:-pontoon} b=${B:-builtin}
+out=${OUT:-$repo/target/bench-stats}
+bed=bs-$$
+case $what in
+stats | idle) ;;
+*) echo "bench-stats.sh [idle], not '$what'" >&2; exit 2 ;;
+esac
+
+build_suite() {
+    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
+        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
+}
+
+# side SIDE TARGET: figures in $out/SIDE.tsv.
+side() {
+    echo "$what on $2" >&2
+    bed_with_images "$bed" "$2"
+    if ! PONTOON_BED=$BED/env interruptible "$E2E_BIN" --bench "$what" >"$out/$1.tsv"; then
+        rm -rf "$out/logs-$1" && cp -r "$BED/logs" "$out/logs-$1"
+        exit 1
+    fi
+    bed_without "$bed"
+}
+
+figure() { awk -F'\t' -v name="$2" '$1 == name { print $2 }' "$out/$1.tsv"; }
+
+failed=0
+# at_most WHAT VALUE LIMIT: a gate.
+at_most() {
+    if awk -v value="$2" -v limit="$3" 'BEGIN { exit !(value <= limit) }'; then
+        printf 'ok      %s: %s, at most %s\n' "$1" "$2" "$3"
+    else
+        printf 'FAILED  %s: %s, at most %s\n' "$1" "$2" "$3"
+        failed=1
+    fi
+}
+
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.4f", (b > 0) ? a / b : 9 }'; }
+
+table() {
+    {
+        printf 'figure\t%s\t%s\tratio\n' "$a" "$b"
+        awk -F'\t' 'NR == FNR { a[$1] = $2; order[++n] = $1; next } { b[$1] = $2; if (!($1 in a)) order[++n] = $1 }
+            END { for (i = 1; i <= n; i++) { k = order[i]
+                printf "%s\t%s\t%s\t%s\n", k, a[k] == "" ? "-" : a[k], b[k] == "" ? "-" : b[k],
+                    (k in a && b[k] > 0) ? sprintf("%.3f", a[k] / b[k]) : "-" } }' "$out/a.tsv" "$out/b.tsv"
+    } | column -t -s $'\t'
+}
+
+gates() {
+    if [[ $what == stats ]]; then
+        local call
+        for call in ListContainerStats ListPodSandboxStats; do
+            at_most "$call, of $b's time" "$(ratio "$(figure a $call)" "$(figure b $call)")" 0.10
+        done
+        at_most "ListPodSandboxMetrics, of $b's time" "$(ratio "$(figure a ListPodSandboxMetrics)" "$(figure b ListPodSandboxMetrics)")" 0.01
+    else
+        # The built-in is all of containerd: what that takes without any CRI is taken off both.
+        local alone mine others
+        alone=$(figure a 'CPU of containerd alone')
+        mine=$(awk -v all="$(figure a 'CPU polled')" -v alone="$alone" 'BEGIN { print all - alone }')
+        others=$(awk -v all="$(figure b 'CPU polled')" -v alone="$alone" 'BEGIN { print all - alone }')
+        printf 'CPU less what containerd takes alone: %s %s s, %s %s s\n' "$a" "$mine" "$b" "$others"
+        at_most "idle, of $b's CPU" "$(ratio "$mine" "$others")" 0.15
+    fi
+    at_most 'RssAnon in KiB' "$(figure a RssAnon)" 15000
+}
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -f "$out"/[ab].tsv
+E2E_BIN=${E2E_BIN:-$(build_suite)}
+[[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
+side a "$a"
+side b "$b"
+table
+[[ $a/$b != pontoon/builtin ]] || gates
+exit $failed

@@ -1,0 +1,199 @@
+//! What bench-stats.sh measures on one bed: `--bench stats|idle`, with `PONTOON_BED`. A line a figure, as
+//! `name<TAB>value`; times and a call's CPU in ms, CPU of a while in s, memory in KiB. The script compares two sides.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use pontoon::api::v1;
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, Target};
+use crate::scope::{Scope, sleeper};
+
+const AT_A_TIME: usize = 4;
+/// Calls of which the median is told.
+const CALLS: usize = 50;
+/// The built-in takes ten seconds for one of a hundred pods.
+const SLOW_CALLS: usize = 3;
+/// How long containerd is watched without any CRI, for what it takes by itself.
+const ALONE: Duration = Duration::from_secs(60);
+
+/// Runs a benchmark; pods are gone afterwards.
+pub fn main(what: &str) -> anyhow::Result<()> {
+    let env = std::env::var_os("PONTOON_BED").context("PONTOON_BED is not set")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let bed = Arc::new(Bed::open(env.as_ref())?);
+        bed.pull_test_image().await?;
+        let scope = Arc::new(Scope::new(bed, "bench")?);
+        fill(&scope, number("PODS", 100)?).await?;
+        let measured = match what {
+            "stats" => stats(&scope).await,
+            "idle" => idle(&scope, Duration::from_secs(number("SECONDS_IDLE", 300)?.try_into()?)).await,
+            _ => bail!("--bench stats or idle, not {what}"),
+        };
+        measured.and(scope.sweep().await)
+    })
+}
+
+fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
+    std::env::var(variable).map_or(Ok(default), |value| value.parse().with_context(|| variable.to_owned()))
+}
+
+fn tell(name: &str, value: impl std::fmt::Display) {
+    println!("{name}\t{value}");
+}
+
+/// Pods of one container each.
+async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
+    let (mut running, mut left) = (JoinSet::new(), pods);
+    while left > 0 || !running.is_empty() {
+        while running.len() < AT_A_TIME && left > 0 {
+            left -= 1;
+            let scope = Arc::clone(scope);
+            running.spawn(async move { scope.pod().await?.start(sleeper("main")).await });
+        }
+        running.join_next().await.context("nothing runs")???;
+    }
+    tell("pods", pods);
+    Ok(())
+}
+
+/// Milliseconds of each of `calls` calls, one after the other; the first one, for which nothing was kept, is told apart. On a
+/// machine that does other things the processor time a call is what counts: containerd's and ours.
+async fn timed<F>(bed: &Bed, name: &str, calls: usize, mut call: impl FnMut() -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<usize>>,
+{
+    let mut times = Vec::new();
+    let before = cpu(bed)?;
+    for _ in 0..=calls {
+        let start = Instant::now();
+        let items = call().await.with_context(|| name.to_owned())?;
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+        if times.len() == 1 {
+            tell(&format!("{name} items"), items);
+        }
+    }
+    tell(&format!("{name} first"), format!("{:.3}", times.remove(0)));
+    times.sort_by(f64::total_cmp);
+    tell(name, format!("{:.3}", times[times.len() / 2]));
+    tell(&format!("{name} p90"), format!("{:.3}", times[times.len() * 9 / 10]));
+    tell(&format!("{name} CPU"), format!("{:.2}", (cpu(bed)? - before) * 1000.0 / (calls + 1) as f64));
+    Ok(())
+}
+
+async fn stats(scope: &Scope) -> anyhow::Result<()> {
+    let bed = &scope.bed;
+    // A time in which nobody asks: the built-in's collector has settled, and we have nothing kept.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    timed(bed, "ListContainerStats", CALLS, || async {
+        let request = v1::ListContainerStatsRequest::default();
+        Ok(bed.runtime().list_container_stats(request).await?.into_inner().stats.len())
+    })
+    .await?;
+    timed(bed, "ListPodSandboxStats", CALLS, || async {
+        let request = v1::ListPodSandboxStatsRequest::default();
+        Ok(bed.runtime().list_pod_sandbox_stats(request).await?.into_inner().stats.len())
+    })
+    .await?;
+    let calls = if bed.target == Target::Pontoon { CALLS } else { SLOW_CALLS };
+    timed(bed, "ListPodSandboxMetrics", calls, || async {
+        let request = v1::ListPodSandboxMetricsRequest::default();
+        let pods = bed.runtime().list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics;
+        Ok(pods.iter().flat_map(|pod| &pod.container_metrics).map(|one| one.metrics.len()).sum())
+    })
+    .await?;
+    memory(bed)
+}
+
+/// Of the daemon that serves CRI, and what it keeps open.
+fn memory(bed: &Bed) -> anyhow::Result<()> {
+    let pid = bed.pid(bed.server())?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    for key in ["RssAnon", "VmRSS"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).context(key)?;
+        tell(key, line.trim().trim_end_matches(" kB"));
+    }
+    tell("files", std::fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+    Ok(())
+}
+
+/// Seconds that a process has used, its threads and what it waited for among them.
+fn used(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks = |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
+    // utime and stime; the children that were waited for are shims and plugins of the pods' start.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Of containerd, and of ours where it serves.
+fn cpu(bed: &Bed) -> anyhow::Result<f64> {
+    let ours = if bed.target == Target::Pontoon { used(bed.pid("pontoon")?)? } else { 0.0 };
+    Ok(ours + used(bed.pid("containerd")?)?)
+}
+
+/// Of all shims of the bed.
+fn shims(bed: &Bed) -> anyhow::Result<f64> {
+    let mut all = 0.0;
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        if command.contains("containerd-shim") && command.contains(&*bed.dir.to_string_lossy()) {
+            all += used(pid).unwrap_or(0.0);
+        }
+    }
+    Ok(all)
+}
+
+/// What kubelet asks: lists each second, Status every five, stats every ten.
+async fn poll(bed: &Bed, for_so_long: Duration) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    for second in 0..for_so_long.as_secs() {
+        ticks.tick().await;
+        bed.runtime().list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
+        bed.runtime().list_containers(v1::ListContainersRequest::default()).await?;
+        if second % 5 == 0 {
+            bed.runtime().status(v1::StatusRequest::default()).await?;
+        }
+        if second % 10 == 0 {
+            bed.runtime().list_container_stats(v1::ListContainerStatsRequest::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn idle(scope: &Scope, for_so_long: Duration) -> anyhow::Result<()> {
+    let bed = &scope.bed;
+    // What the start of the pods leaves to do is no idleness.
+    poll(bed, Duration::from_secs(15)).await?;
+    let (before, before_shims) = (cpu(bed)?, shims(bed)?);
+    poll(bed, for_so_long).await?;
+    let seconds = for_so_long.as_secs_f64();
+    tell("seconds", seconds);
+    tell("CPU polled", format!("{:.2}", cpu(bed)? - before));
+    tell("CPU of shims", format!("{:.2}", shims(bed)? - before_shims));
+    memory(bed)?;
+    if bed.target == Target::Pontoon {
+        tell("CPU of containerd alone", format!("{:.2}", containerd_alone(bed).await? * seconds));
+    }
+    Ok(())
+}
+
+/// A second's CPU of containerd while nobody serves CRI: the daemon is stopped in its tracks for so long.
+async fn containerd_alone(bed: &Bed) -> anyhow::Result<f64> {
+    let daemon = nix::unistd::Pid::from_raw(bed.pid("pontoon")?.try_into()?);
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGSTOP)?;
+    let watched = async {
+        let before = used(bed.pid("containerd")?)?;
+        tokio::time::sleep(ALONE).await;
+        anyhow::Ok((used(bed.pid("containerd")?)? - before) / ALONE.as_secs_f64())
+    };
+    let watched = watched.await;
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGCONT)?;
+    watched
+}
