@@ -4,6 +4,7 @@
 #
 #   TARGET=pontoon|builtin
 #   FOCUS=regex SKIP=regex   of the specs' full names
+#   WEBSOCKET=1              exec, attach and port-forward by WebSocket instead of SPDY
 #   OUT=directory            for critest.json, junit.xml, critest.log and the daemons' logs (target/critest/TARGET)
 #   TIMEOUT=seconds          for critest as a whole (1800)
 set -euo pipefail
@@ -26,8 +27,6 @@ EXCLUDE=(
 
 # Skipped for Pontoon because it does not have that yet. An entry goes when its feature comes; nothing else goes in here.
 EXCLUDE_LATER=(
-    'Streaming runtime should support streaming interfaces'
-    'Exec, Attach and PortForward are of a later issue'
     'runtime should support listing (container )?stats'
     'statistics are of a later issue'
 )
@@ -43,6 +42,7 @@ run_critest() {
         options+=(--ginkgo.skip="${excluded[index]}")
     done
     [[ -z ${FOCUS:-} ]] || options+=(--ginkgo.focus="$FOCUS")
+    [[ -z ${WEBSOCKET:-} ]] || options+=(--websocket-exec --websocket-attach --websocket-portforward)
     # On SIGTERM ginkgo names the spec it was in, cleans up after it and still writes its reports. critest leaves
     # its pods' log directories in TMPDIR.
     TMPDIR=$BED/tmp interruptible timeout --kill-after=60 "$timeout" \

@@ -17,6 +17,7 @@ mod node;
 mod registry;
 mod scope;
 mod security;
+mod streaming;
 
 mod apparmor;
 mod bad_input;
@@ -30,6 +31,7 @@ mod container_security;
 mod container_stop;
 mod crictl;
 mod devices;
+mod exec_flood;
 mod golden_specs;
 mod image_volumes;
 mod images;
@@ -40,7 +42,14 @@ mod security_files;
 mod security_images;
 mod security_names;
 mod security_process;
+mod security_streaming;
 mod selinux;
+mod streaming_attach;
+mod streaming_churn;
+mod streaming_crictl;
+mod streaming_exec;
+mod streaming_forward;
+mod streaming_speed;
 mod userns;
 
 fn main() -> std::process::ExitCode {
@@ -49,6 +58,9 @@ fn main() -> std::process::ExitCode {
         && option == "--compare-specs"
     {
         return compare_specs(builtin.as_ref(), pontoon.as_ref(), list.as_ref());
+    }
+    if arguments == ["--measure-streaming"] {
+        return exit_code(streaming_speed::measure());
     }
     let mut tests = Vec::new();
     for of_file in [
@@ -69,12 +81,19 @@ fn main() -> std::process::ExitCode {
         images::tests,
         bad_input::tests,
         crictl::tests,
+        security_streaming::tests,
+        streaming_exec::tests,
+        streaming_attach::tests,
+        streaming_forward::tests,
+        streaming_crictl::tests,
         security_process::tests,
         security_files::tests,
         security_images::tests,
         security_names::tests,
         golden_specs::tests,
         restart::tests,
+        streaming_churn::tests,
+        exec_flood::tests,
         churn::tests,
     ] {
         tests.extend(of_file());
@@ -84,7 +103,12 @@ fn main() -> std::process::ExitCode {
 
 /// For golden-specs.sh.
 fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::ExitCode {
-    match golden_specs::compare(builtin, pontoon, list) {
+    exit_code(golden_specs::compare(builtin, pontoon, list))
+}
+
+/// Of what a script asked for.
+fn exit_code(outcome: anyhow::Result<bool>) -> std::process::ExitCode {
+    match outcome {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => std::process::ExitCode::FAILURE,
         Err(error) => {
