@@ -142,7 +142,12 @@ async fn flood(scope: &Scope, id: &str, calls: usize, volume: &Path) -> anyhow::
             Err(error) => failed.push(format!("{error:#}")),
         }
     }
-    ensure!(failed.is_empty(), "{} calls of {calls} failed, such as {:#?}", failed.len(), &failed[..failed.len().min(5)]);
+    ensure!(
+        failed.is_empty(),
+        "{} calls of {calls} failed, such as {:#?}",
+        failed.len(),
+        &failed[..failed.len().min(5)]
+    );
     Ok(took)
 }
 

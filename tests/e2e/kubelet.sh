@@ -20,6 +20,7 @@ grace=${GRACE:-10}
 node=bed
 bed=kl-$$
 ready_times=
+declare -A sessions_checked=()
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -239,8 +240,8 @@ check_exec() {
         said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&command=wc&command=-l' -stdin)
         expect "stdin by $1" "$said" 1000
     fi
-    said=$(sleep 5 | session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22;do%20sleep%200.1;done' \
-        -stdin -tty -size 133x50)
+    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22;do%20sleep%200.1;done' \
+        -stdin -tty -size 133x50 <>"$with_scratch/open")
     expect "a terminal by $1" "$said" $'50 133\r'
 }
 
@@ -262,8 +263,8 @@ asked_and_seen() {
 # check_forward PROTOCOL
 check_forward() {
     local forwarder local_port
-    # Its stdin's end would end it.
-    sleep 60 | "$BIN/streamer" forward -protocol "$1" "https://127.0.0.1:$port/portForward/default/$pod" 80 >"$with_scratch/forwarded" 2>&1 &
+    "$BIN/streamer" forward -protocol "$1" "https://127.0.0.1:$port/portForward/default/$pod" 80 \
+        <>"$with_scratch/open" >"$with_scratch/forwarded" 2>&1 &
     forwarder=$!
     within 10 "port-forward by $1" grep -q '^Forwarding' "$with_scratch/forwarded"
     local_port=$(sed -nE 's/^Forwarding from 127.0.0.1:([0-9]+) .*/\1/p;T;q' "$with_scratch/forwarded")
@@ -272,8 +273,13 @@ check_forward() {
     wait $forwarder || true
 }
 
+# Once for each target.
 check_sessions() {
     local ip protocol
+    [[ -z ${sessions_checked[$target]:-} ]] || return 0
+    sessions_checked[$target]=yes
+    # A pipe that is never at its end, as stdin.
+    [[ -p $with_scratch/open ]] || mkfifo "$with_scratch/open"
     ip=$(field .podIP)
     for protocol in spdy v4 v5; do
         check_exec $protocol

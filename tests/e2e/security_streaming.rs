@@ -174,10 +174,9 @@ async fn cve_2020_8558_tokens_that_wait_are_bounded(scope: Arc<Scope>) -> Outcom
     ensure!(exhausted(&refused), "{refused:#}");
     // Tests before this one may have left some.
     ensure!(waiting.len() > WAITING_TOKENS / 2, "refused after {}", waiting.len());
-    for more in [
-        scope.bed.exec_url(&id, &["true"], How::default()).await,
-        scope.bed.attach_url(&id, How::default()).await,
-    ] {
+    for more in
+        [scope.bed.exec_url(&id, &["true"], How::default()).await, scope.bed.attach_url(&id, How::default()).await]
+    {
         let Err(error) = more else { bail!("one more than that was handed out") };
         ensure!(exhausted(&error), "{error:#}");
     }

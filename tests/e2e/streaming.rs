@@ -85,13 +85,7 @@ impl Bed {
     }
 
     /// An exec in a session of this protocol.
-    pub async fn exec_session(
-        &self,
-        protocol: &str,
-        id: &str,
-        command: &[&str],
-        how: How,
-    ) -> anyhow::Result<Session> {
+    pub async fn exec_session(&self, protocol: &str, id: &str, command: &[&str], how: How) -> anyhow::Result<Session> {
         let url = self.exec_url(id, command, how).await?;
         Session::start(self.tool("streamer").args(["exec", "-protocol", protocol]).args(how.options()).arg(url))
     }
@@ -215,7 +209,8 @@ impl Session {
             tokio::try_join!(self.stdout.read_to_end(&mut self.read), self.stderr.read_to_string(&mut stderr))?;
             anyhow::Ok(self.child.wait().await?)
         };
-        let status = tokio::time::timeout(3 * PATIENCE * *SLOWNESS, reading).await.context("the session does not end")??;
+        let status =
+            tokio::time::timeout(3 * PATIENCE * *SLOWNESS, reading).await.context("the session does not end")??;
         Ok(Ended { stdout: self.read, stderr, code: status.code().unwrap_or(-1) })
     }
 }

@@ -143,7 +143,8 @@ async fn attach_on_a_terminal_talks_to_a_shell(scope: Arc<Scope>) -> Outcome {
 async fn a_slow_attacher_does_not_hold_up_the_container(scope: Arc<Scope>) -> Outcome {
     const LINES: usize = 1_000_000;
     let pod = scope.pod().await?;
-    let config = answering("main", &format!("read word; yes 0123456789abcdefghijklmnopqrstu | head -n {LINES}; echo over"));
+    let config =
+        answering("main", &format!("read word; yes 0123456789abcdefghijklmnopqrstu | head -n {LINES}; echo over"));
     let log = pod.log(&config);
     let id = pod.start(config).await?;
     let mut slow = scope.bed.attach_session("spdy", &id, STDIN).await?;
@@ -165,11 +166,9 @@ async fn a_slow_attacher_does_not_hold_up_the_container(scope: Arc<Scope>) -> Ou
 async fn attach_to_a_container_that_does_not_run_is_refused(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.create(shell("main", "sleep 1000")).await?;
-    let refused = async |when: &str| {
-        match scope.bed.attach_url(&id, How::default()).await {
-            Err(_) => Ok(()),
-            Ok(url) => bail!("{when}: {url}"),
-        }
+    let refused = async |when: &str| match scope.bed.attach_url(&id, How::default()).await {
+        Err(_) => Ok(()),
+        Ok(url) => bail!("{when}: {url}"),
     };
     refused("before its start").await?;
     scope.bed.start(&id).await?;

@@ -43,7 +43,8 @@ async fn crictl_exec_it_is_a_terminal_that_can_be_resized(scope: Arc<Scope>) -> 
         terminal.shows("first-size").await?;
         for (width, height) in [(132, 50), (80, 24)] {
             terminal.resize(width, height)?;
-            let wait = format!("until stty size | grep -qx '{height} {width}'; do sleep 0.1; done; echo is'-'{width}\n");
+            let wait =
+                format!("until stty size | grep -qx '{height} {width}'; do sleep 0.1; done; echo is'-'{width}\n");
             terminal.types(&wait)?;
             terminal.shows(&format!("is-{width}")).await?;
         }
@@ -121,7 +122,8 @@ async fn crictl_attach_pipes_stdin(scope: Arc<Scope>) -> Outcome {
     for transport in scope.bed.transports() {
         let script = "read line; echo \"said $line\"; echo err >&2";
         let id = pod.start(ContainerConfig { stdin: true, ..shell(transport, script) }).await?;
-        let mut session = Session::start(scope.bed.tool("crictl").args(["attach", "--transport", transport, "-i", &id]))?;
+        let mut session =
+            Session::start(scope.bed.tool("crictl").args(["attach", "--transport", transport, "-i", &id]))?;
         session.send("hello\n").await?;
         let ended = session.ends().await?;
         ensure!(ended.text() == "said hello\n" && ended.stderr == "err\n" && ended.code == 0, "{transport}: {ended:?}");

@@ -171,11 +171,9 @@ async fn exec_returns_though_a_background_child_holds_its_output(scope: Arc<Scop
 async fn exec_in_a_container_that_does_not_run_is_refused(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.create(sleeper("main")).await?;
-    let refused = async |when: &str| {
-        match scope.bed.exec_url(&id, &["true"], How::default()).await {
-            Err(_) => Ok(()),
-            Ok(url) => bail!("{when}: {url}"),
-        }
+    let refused = async |when: &str| match scope.bed.exec_url(&id, &["true"], How::default()).await {
+        Err(_) => Ok(()),
+        Ok(url) => bail!("{when}: {url}"),
     };
     refused("before its start").await?;
     scope.bed.start(&id).await?;

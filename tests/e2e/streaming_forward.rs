@@ -37,7 +37,12 @@ impl Bed {
 
 /// Sends back what it gets, and says `over` when it has got all of it.
 fn echo(name: &str, port: u16) -> ContainerConfig {
-    shell(name, &format!("printf '#!/bin/sh\\ncat; echo over\\n' >/tmp/echo; chmod +x /tmp/echo; nc -ll -p {port} -e /tmp/echo"))
+    shell(
+        name,
+        &format!(
+            "printf '#!/bin/sh\\ncat; echo over\\n' >/tmp/echo; chmod +x /tmp/echo; nc -ll -p {port} -e /tmp/echo"
+        ),
+    )
 }
 
 async fn echoing(scope: &Scope, port: u16) -> anyhow::Result<Pod> {
@@ -95,7 +100,8 @@ async fn forwarded_connections_share_a_session_and_keep_half_closes(scope: Arc<S
 
 async fn a_large_transfer_through_a_forwarded_port_is_whole(scope: Arc<Scope>) -> Outcome {
     let pod = echoing(&scope, 8000).await?;
-    let data: Vec<u8> = (0..16_u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    let data: Vec<u8> =
+        (0..16_u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
     let wanted = Sha256::digest(&data);
     let data = Arc::new(data);
     for protocol in scope.bed.forward_protocols() {
