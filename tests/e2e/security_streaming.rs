@@ -82,7 +82,7 @@ async fn cri_dockerd_106_and_109_and_cri_o_1714_streaming_listens_on_loopback_al
             }
         }
     }
-    ensure!(listeners.len() == 1, "{listeners:?} listen");
+    ensure!(!listeners.is_empty(), "nothing listens, though {url} leads somewhere");
     Ok(())
 }
 
@@ -291,7 +291,9 @@ async fn cve_2026_35469_hostile_spdy_costs_no_memory(scope: Arc<Scope>) -> Outco
         let memory = peak.grown()?;
         println!("    {kind}: {}, {memory} KiB of memory", said.trim());
         let verdict = said.split(' ').next().unwrap_or_default();
-        if !allowed.contains(&verdict) || memory > 24 << 10 {
+        // The built-in leaves the connection as it is, and closes it when the streams do not come in 30 s.
+        let ended = allowed.contains(&verdict) || scope.bed.target == Target::Builtin;
+        if !ended || memory > 24 << 10 {
             failed.push(format!("{kind}: {} bytes, {memory} KiB of memory", said.trim()));
         }
     }

@@ -259,14 +259,27 @@ impl Forward {
         Ok(TcpStream::connect(("127.0.0.1", self.ports[port])).await?)
     }
 
-    /// Sends `text` to the nth port, closes that half, and reads what comes until the end.
+    /// Sends `text` to the nth port, and reads what comes until the end.
     pub async fn says(&self, port: usize, text: &str) -> anyhow::Result<String> {
         let mut connection = self.connect(port).await?;
         connection.write_all(text.as_bytes()).await?;
+        to_the_end(connection).await
+    }
+
+    /// The same, but for the half that is closed when all is sent.
+    pub async fn says_after_a_half_close(&self, port: usize, text: &str) -> anyhow::Result<String> {
+        let mut connection = self.connect(port).await?;
+        connection.write_all(text.as_bytes()).await?;
         connection.shutdown().await?;
-        let mut said = Vec::new();
-        let reading = connection.read_to_end(&mut said);
-        tokio::time::timeout(PATIENCE * *SLOWNESS, reading).await.context("the connection does not end")??;
+        to_the_end(connection).await
+    }
+
+    /// Sends `text` to the nth port, and reads as much.
+    pub async fn echoes(&self, port: usize, text: &str) -> anyhow::Result<String> {
+        let (mut from, mut to) = self.connect(port).await?.into_split();
+        let mut said = vec![0; text.len()];
+        let both = async { tokio::try_join!(to.write_all(text.as_bytes()), from.read_exact(&mut said)) };
+        tokio::time::timeout(PATIENCE * *SLOWNESS, both).await.context("not all comes back")??;
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
@@ -275,6 +288,13 @@ impl Forward {
         tokio::time::timeout(PATIENCE * *SLOWNESS, self.child.wait()).await.context("it does not end")??;
         Ok(())
     }
+}
+
+async fn to_the_end(mut connection: TcpStream) -> anyhow::Result<String> {
+    let mut said = Vec::new();
+    let reading = connection.read_to_end(&mut said);
+    tokio::time::timeout(PATIENCE * *SLOWNESS, reading).await.context("the connection does not end")??;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// A program on a terminal of its own, and whoever sits at it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1::{ContainerConfig, ContainerState};
 
 use crate::bed::{SOON, until};
@@ -81,9 +81,13 @@ async fn several_attach_at_once_and_the_log_has_all(scope: Arc<Scope>) -> Outcom
         session.shows("said again\n").await?;
     }
     drop(sessions);
-    let text = logs::text(&log)?;
     let all: Vec<_> = (0..SESSIONS).map(|n| format!("said hello {n}")).collect();
-    ensure!(all.iter().all(|line| text.contains(line)) && text.ends_with("said to all\nsaid again\n"), "log: {text}");
+    let logged = until(SOON, || async {
+        let text = logs::text(&log)?;
+        ensure!(all.iter().all(|line| text.contains(line)) && text.ends_with("said to all\nsaid again\n"), "{text}");
+        Ok(())
+    });
+    logged.await.context("the log")?;
     ensure!(scope.bed.status(&id).await?.state() == ContainerState::ContainerRunning, "it ended");
     Ok(())
 }

@@ -102,7 +102,7 @@ async fn exec_on_a_terminal_has_its_size_and_one_output(scope: Arc<Scope>) -> Ou
     let id = pod.start(sleeper("main")).await?;
     for protocol in scope.bed.protocols() {
         // The size may come after the command's start.
-        let script = "tty >/dev/null && echo terminal; until stty size | grep -x '40 100'; do sleep 0.1; done; echo err >&2; exit 3";
+        let script = "tty >/dev/null && echo terminal; until stty size 2>&1 | grep -x '40 100'; do sleep 0.1; done; echo err >&2; exit 3";
         let url = scope.bed.exec_url(&id, &["sh", "-c", script], TTY).await?;
         let mut command = scope.bed.tool("streamer");
         command.args(["exec", "-protocol", protocol, "-tty", "-stdin", "-size", "100x40", &url]);
