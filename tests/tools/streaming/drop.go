@@ -22,8 +22,9 @@ func dropAll(o *options) error {
 	var printing sync.Mutex
 	lines := bufio.NewScanner(os.Stdin)
 	for number := 0; lines.Scan(); number++ {
+		address := lines.Text()
 		running.Go(func() {
-			err := drop(o, lines.Text(), number%2 == 0)
+			err := drop(o, address, number%2 == 0)
 			printing.Lock()
 			defer printing.Unlock()
 			if err != nil {
