@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -227,7 +228,9 @@ pub struct Forward {
     child: Child,
     /// One for each port that was asked for.
     pub ports: Vec<u16>,
-    _reader: JoinSet<()>,
+    /// What it says on stderr, for whoever wonders why a connection ended.
+    complaints: Arc<Mutex<String>>,
+    _readers: JoinSet<()>,
 }
 
 impl Forward {
@@ -249,9 +252,18 @@ impl Forward {
             }
         }
         // It says more with each connection.
-        let mut reader = JoinSet::new();
-        reader.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, ports, _reader: reader })
+        let mut readers = JoinSet::new();
+        readers.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let complaints: Arc<Mutex<String>> = Arc::default();
+        let (mut stderr, heard) = (BufReader::new(child.stderr.take().context("stderr")?).lines(), complaints.clone());
+        readers.spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                if let Ok(mut heard) = heard.lock() {
+                    heard.push_str(&line);
+                }
+            }
+        });
+        Ok(Self { child, ports, complaints, _readers: readers })
     }
 
     /// Connects to the nth port.
@@ -279,7 +291,8 @@ impl Forward {
         let (mut from, mut to) = self.connect(port).await?.into_split();
         let mut said = vec![0; text.len()];
         let both = async { tokio::try_join!(to.write_all(text.as_bytes()), from.read_exact(&mut said)) };
-        tokio::time::timeout(PATIENCE * *SLOWNESS, both).await.context("not all comes back")??;
+        let done = tokio::time::timeout(PATIENCE * *SLOWNESS, both).await.context("not all comes back")?;
+        done.with_context(|| self.complaints.lock().map(|said| said.clone()).unwrap_or_default())?;
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
