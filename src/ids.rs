@@ -70,6 +70,24 @@ id!(
     ExecId
 );
 
+/// Hex characters of the time in an exec's id.
+const TIME_LENGTH: usize = 16;
+
+impl ExecId {
+    /// A fresh id that says until when the process may live, in milliseconds since the epoch: whoever finds the
+    /// process after a restart knows no more of it. 0 is as long as its client stays, `u64::MAX` as long as it likes.
+    #[must_use]
+    pub fn living_until(time: u64) -> Self {
+        Self(format!("{time:016x}{}", &random_hex()[TIME_LENGTH..]))
+    }
+
+    /// Until when the process may live; `None` when the id is of somebody who did not say.
+    #[must_use]
+    pub fn lives_until(&self) -> Option<u64> {
+        u64::from_str_radix(self.0.get(..TIME_LENGTH)?, 16).ok()
+    }
+}
+
 /// A text that is not an id of ours.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("not an id of 64 lower-case hex characters")]
@@ -95,6 +113,15 @@ mod tests {
         let (a, b) = (SandboxId::random(), SandboxId::random());
         assert_ne!(a, b);
         assert_eq!(SandboxId::parse(a.as_str()).unwrap(), a);
+    }
+
+    #[test]
+    fn an_exec_id_says_until_when_the_process_may_live() {
+        for time in [0, 1_700_000_000_123, u64::MAX] {
+            let id = ExecId::living_until(time);
+            assert_eq!((ExecId::parse(id.as_str()).unwrap().lives_until(), id.as_str().len()), (Some(time), ID_LENGTH));
+            assert_ne!(id, ExecId::living_until(time));
+        }
     }
 
     #[test]

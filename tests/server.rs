@@ -9,10 +9,13 @@
 mod support;
 
 mod server {
+    mod attach;
     mod containerd_away;
     mod create_container;
     mod errors;
+    mod exec;
     mod exec_sync;
+    mod port_forward;
     mod restart;
     mod run_pod_sandbox;
     mod start_container;

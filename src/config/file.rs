@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, Limits, Streaming};
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
@@ -27,9 +27,11 @@ pub struct File {
     pub containerd: ContainerdSection,
     pub cni: Cni,
     pub images: Images,
+    pub limits: Limits,
     pub cdi: Cdi,
     pub apparmor: AppArmor,
     pub selinux: Selinux,
+    pub streaming: Streaming,
     pub runtimes: BTreeMap<String, Runtime>,
 }
 
@@ -49,9 +51,11 @@ impl Default for File {
             containerd: ContainerdSection::default(),
             cni: Cni::default(),
             images: Images::default(),
+            limits: Limits::default(),
             cdi: Cdi::default(),
             apparmor: AppArmor::default(),
             selinux: Selinux::default(),
+            streaming: Streaming::default(),
             runtimes: BTreeMap::new(),
         }
     }

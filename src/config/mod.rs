@@ -5,12 +5,16 @@
 mod file;
 mod flags;
 mod handlers;
+mod limits;
+mod streaming;
 
 use std::path::PathBuf;
 
 pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
+pub use limits::Limits;
+pub use streaming::Streaming;
 
 use crate::lsm::selinux::MAX_CATEGORIES;
 
@@ -70,12 +74,16 @@ pub struct Config {
     pub cni: Cni,
     /// Pulls and snapshots.
     pub images: Images,
+    /// What may run at once, and how much memory it may take.
+    pub limits: Limits,
     /// Where CDI devices come from.
     pub cdi: Cdi,
     /// AppArmor.
     pub apparmor: AppArmor,
     /// SELinux.
     pub selinux: Selinux,
+    /// Exec, attach and port-forward.
+    pub streaming: crate::streaming::Settings,
     /// The runtime handlers.
     pub handlers: Handlers,
 }
@@ -117,6 +125,9 @@ impl Config {
             let problem = format!("{} is not between 2 and {MAX_CATEGORIES}", file.selinux.category_range);
             return Err(Error::Value { key: "selinux.category_range".to_owned(), problem });
         }
+        if let Some((key, problem)) = file.limits.problem() {
+            return Err(Error::Value { key: key.to_owned(), problem });
+        }
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
             socket: file.socket,
@@ -131,9 +142,11 @@ impl Config {
             containerd: file.containerd,
             cni: file.cni,
             images: file.images,
+            limits: file.limits,
             cdi: file.cdi,
             apparmor: file.apparmor,
             selinux: file.selinux,
+            streaming: file.streaming.resolve()?,
             handlers,
         })
     }

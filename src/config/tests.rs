@@ -56,6 +56,15 @@ fn selinux_levels_need_two_categories_that_policies_have() {
     assert!(parse("[selinux]\ncategory_range = 2\n").is_ok());
 }
 
+#[test]
+fn a_limit_that_nothing_could_work_with_is_an_error() {
+    for (key, value) in [("execs", 0), ("execs_per_container", 0), ("streams", 0), ("exec_reply_budget", 16)] {
+        let error = parse(&format!("[limits]\n{key} = {value}\n")).unwrap_err().to_string();
+        assert!(error.contains(&format!("limits.{key}")), "{error}");
+    }
+    assert!(parse("[limits]\nexecs = 1\nexec_reply_budget = 17\n").is_ok());
+}
+
 /// Removes the comment signs of optional keys, so that the example shows every key there is.
 #[test]
 fn the_example_shows_each_key_with_its_default() {

@@ -201,6 +201,21 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("close stdin of task", id, &status))
     }
 
+    /// Tells the terminal of a task, or with an exec id of a process in it, how large the client's is.
+    ///
+    /// # Errors
+    /// [`super::Kind::NotFound`] when there is none.
+    pub async fn resize_terminal(&self, id: &str, exec_id: &str, (width, height): (u16, u16)) -> Result<()> {
+        let request = pb::ResizePtyRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            width: width.into(),
+            height: height.into(),
+        };
+        let reply = self.tasks().resize_pty(self.request(request)).await;
+        reply.map(drop).map_err(|status| Error::status("resize terminal of task", id, &status))
+    }
+
     /// One task, or with an exec id a process in it.
     ///
     /// # Errors

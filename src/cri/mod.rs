@@ -2,6 +2,7 @@
 //!
 //! Only this room names CRI's service traits and tonic's Status. It decides nothing.
 
+mod exec_sync_reply;
 mod image_service;
 mod log;
 mod runtime_service;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 use crate::api::v1::image_service_server::ImageServiceServer;
 use crate::api::v1::runtime_service_server::RuntimeServiceServer;
 use crate::runtime::Node;
+use crate::streaming::Streaming;
+
+pub use exec_sync_reply::with_output;
 
 /// Largest message in either direction; kubelet has the same.
 const MESSAGE_LIMIT: usize = 16 << 20;
@@ -20,13 +24,15 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 #[derive(Clone)]
 pub struct Cri {
     node: Arc<Node>,
+    streaming: Streaming,
 }
 
 impl Cri {
-    /// Serves a node.
+    /// Serves a node, whose streams are had from `streaming`. The server's responses must go through
+    /// [`with_output`].
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, streaming: Streaming) -> Self {
+        Self { node, streaming }
     }
 
     /// RuntimeService, for a tonic server.

@@ -1,12 +1,13 @@
 //! RuntimeService. What is not here answers Unimplemented, by the proto's default methods.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Cri;
 use super::log::{answered, logged};
+use super::{Cri, exec_sync_reply};
 use crate::api::v1::runtime_service_server::RuntimeService;
 use crate::api::v1::*;
 use crate::runtime;
@@ -148,6 +149,25 @@ impl RuntimeService for Cri {
 
     async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
-        logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await
+        let reply = logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await;
+        reply.map(exec_sync_reply::response)
+    }
+
+    async fn exec(self: Arc<Self>, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        let object = request.container_id.clone();
+        logged("Exec", object, ready(runtime::exec(&self.node, &self.streaming, request))).await
+    }
+
+    async fn attach(self: Arc<Self>, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        let object = request.container_id.clone();
+        logged("Attach", object, ready(runtime::attach(&self.node, &self.streaming, &request))).await
+    }
+
+    async fn port_forward(self: Arc<Self>, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let request = request.into_inner();
+        let object = request.pod_sandbox_id.clone();
+        logged("PortForward", object, ready(runtime::port_forward(&self.node, &self.streaming, request))).await
     }
 }

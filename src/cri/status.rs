@@ -44,6 +44,8 @@ fn code(error: &runtime::Error) -> Code {
         Error::State { .. } => Code::FailedPrecondition,
         Error::ContainerdAway(_) => Code::Unavailable,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
+        Error::ClientGone { .. } => Code::Cancelled,
+        Error::Exhausted(_) | Error::TooSlow { .. } => Code::ResourceExhausted,
         Error::Containerd(error) => containerd_code(error.kind()),
         Error::Network { source, .. } => network_code(source),
         Error::Netns { .. } | Error::System { .. } => Code::Internal,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::sys::heap;
 use crate::tasks::Tasks;
 
-/// No operation runs or starts for so long: the storm is over.
+/// No operation starts or ends for so long: the storm is over. Those that run on, such as the sessions of clients, may do so for
+/// hours.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Watches for the end of busy times. Costs nothing while nothing happens.
@@ -14,8 +15,20 @@ pub(super) fn give_memory_back(tasks: &Tasks) {
     let (tasks, mut started) = (tasks.clone(), tasks.started());
     tasks.clone().background(async move {
         while started.changed().await.is_ok() {
-            while tokio::time::timeout(QUIET, started.changed()).await.is_ok() || tasks.in_flight() > 0 {}
-            heap::give_back();
+            let mut given_back_at = None;
+            loop {
+                let before = tasks.in_flight();
+                let began = tokio::time::timeout(QUIET, started.changed()).await.is_ok();
+                if began || tasks.in_flight() != before {
+                    given_back_at = None;
+                } else if given_back_at != Some(before) {
+                    heap::give_back();
+                    given_back_at = Some(before);
+                }
+                if given_back_at == Some(0) {
+                    break;
+                }
+            }
         }
     });
 }

@@ -8,17 +8,20 @@ mod logging;
 mod notify;
 mod wiring;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::join;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::{Config, ServeFlags};
-use crate::cri::Cri;
-use crate::runtime;
+use crate::cri::{self, Cri};
+use crate::runtime::{self, StreamingBackend};
+use crate::streaming::Streaming;
 use crate::tasks::Tasks;
 
 /// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
@@ -36,15 +39,19 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let tasks = Tasks::default();
     idle::give_memory_back(&tasks);
     let node = wiring::node(config, tasks.clone()).await?;
+    // Bound before it is needed: an address that cannot be had keeps it from starting, not from running.
+    let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
-    tracing::info!("NRI plugins, checkpoints, stats and streaming are not served by this version");
+    tracing::info!("NRI plugins, checkpoints and stats are not served by this version");
 
-    let cri = Cri::new(node.clone());
-    let server = Server::builder().add_service(cri.runtime_service()).add_service(cri.image_service());
+    streams.serve(Arc::new(StreamingBackend(node.clone())));
+    let cri = Cri::new(node.clone(), streaming.clone());
+    let replies = tower::util::MapResponseLayer::new(cri::with_output);
+    let server = Server::builder().layer(replies).add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
     let incoming = UnixListenerStream::new(listener.into_listener()?);
-    tracing::info!(socket = %socket.display(), "serving CRI v1");
+    tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving CRI v1");
     notify::ready();
     let (stop, stopping) = watch::channel(false);
     let serving = server.serve_with_incoming_shutdown(incoming, heard(stopping.clone()));
@@ -62,8 +69,10 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     stop.send_replace(true);
     notify::stopping();
     tracing::info!(operations = tasks.in_flight(), "draining");
-    match tokio::time::timeout(DRAIN, drained).await {
-        Ok(ended) => ended?,
+    // Clients of streams are sent away at once: what they hold would keep a command for hours.
+    let ended = join(drained, streaming.shutdown(DRAIN));
+    match tokio::time::timeout(DRAIN, ended).await {
+        Ok((ended, ())) => ended?,
         Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
     }
     // Only now: until the socket is gone, a new instance is refused.

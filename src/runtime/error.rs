@@ -75,6 +75,21 @@ pub enum Error {
         /// The request's timeout.
         limit: Duration,
     },
+    /// Whoever asked for a command has left.
+    #[error("the client of a command in container {id} has gone")]
+    ClientGone {
+        /// The container.
+        id: String,
+    },
+    /// As many as may be are there already: of what, and which key says how many.
+    #[error("too many {0}")]
+    Exhausted(&'static str),
+    /// An attached client that reads slower than the container writes.
+    #[error("the client did not keep up with the output of container {id}, and misses some of it")]
+    TooSlow {
+        /// The container.
+        id: String,
+    },
     /// A call to containerd.
     #[error(transparent)]
     Containerd(#[from] containerd::Error),

@@ -1,121 +1,98 @@
 //! ExecSync: a command in a running container, its output and its exit code.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{Error, Node, Result, task};
-use crate::api::v1::{ExecSyncRequest, ExecSyncResponse};
-use crate::container::io::{ExecIo, Limits};
-use crate::container::{Container, State};
-use crate::containerd::{ExecTask, Exit};
-use crate::ids::ExecId;
-use crate::spec;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-/// How often a process is killed and deleted.
-const DESTROY_TRIES: u32 = 6;
-/// How long it has to be gone the first time; then four times as long, and so on.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+use super::lookup::require_running;
+use super::run_exec::{Ask, Bounds, Ends, run_exec};
+use super::slots::Slot;
+use super::{Error, Node, Result};
+use crate::api::v1::ExecSyncRequest;
+use crate::container::Container;
+use crate::container::io::{Collector, DRAIN, Kept, REPLY_CAP};
 
-/// Runs a command to its end. A non-zero exit code is an answer, not an error.
+/// Queueing for longer than this is worth a line.
+const LONG_QUEUE: Duration = Duration::from_secs(1);
+
+/// What a command said, in the pieces it was read in: they count in the budget of replies until they are dropped.
+#[derive(Debug)]
+pub struct ExecSyncReply {
+    /// What it wrote to stdout.
+    pub stdout: Vec<Bytes>,
+    /// What it wrote to stderr.
+    pub stderr: Vec<Bytes>,
+    /// What it returned.
+    pub exit_code: i32,
+}
+
+/// Runs a command to its end. A non-zero exit code is an answer, not an error. The request's timeout is counted from
+/// now, a wait for other commands of the node included. When the client leaves, the command is killed, as containerd's
+/// CRI does it.
 ///
 /// # Errors
 /// [`Error::State`] unless the container runs; [`Error::ExecTimeout`] after the request's
 /// timeout, with the command killed; containerd's when it could not be started.
-pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncResponse> {
+pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncReply> {
     let container = node.container(&request.container_id)?;
     if request.cmd.is_empty() {
         return Err(Error::missing_field("cmd"));
     }
-    let State::Running { .. } = container.state() else {
-        return Err(Error::State {
-            kind: "container",
-            id: container.id().to_string(),
-            state: container.state().name().to_owned(),
-            wanted: "running",
-        });
-    };
+    require_running(&container)?;
     let limit = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-    let shared = Arc::clone(node);
+    let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
+    let gone = CancellationToken::new();
+    let _gone_on_drop = gone.clone().drop_guard();
+    let (shared, bounds) = (Arc::clone(node), Bounds { gone, deadline });
     // Detached: a process that was made is deleted even when the client has left.
-    let operation = node.tasks.operation(async move { run(&shared, &container, &request.cmd, limit).await });
-    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-async fn run(node: &Node, container: &Container, cmd: &[String], limit: Option<Duration>) -> Result<ExecSyncResponse> {
-    let id = container.id().as_str();
-    let exec_id = ExecId::random();
-    let fails = |source| Error::Io { id: id.to_owned(), source };
-    let (io, stdio) = ExecIo::prepare(&node.config.state.join("exec").join(exec_id.as_str())).map_err(fails)?;
-    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec()).map_err(|error| Error::System {
-        operation: "decode",
-        path: "OCI spec".to_owned(),
-        source: error.into(),
-    })?;
-    let process = serde_json::to_vec(&spec::exec_process(&spec, cmd, false)).map_err(|error| Error::System {
-        operation: "encode",
-        path: "process".to_owned(),
-        source: error.into(),
-    })?;
-    let exec = ExecTask { id: id.to_owned(), exec_id: exec_id.to_string(), process, stdio };
-    let process = Process { node, id, exec_id: &exec_id };
-    let result = match node.containerd.exec_task(exec).await {
-        Ok(()) => process.follow(io, limit).await,
-        Err(error) => Err(error.into()),
+    let operation = node.tasks.operation(async move { run(&shared, &container, &request.cmd, &bounds).await });
+    let ended = match deadline {
+        // Whatever hangs below, the client has its answer; the operation goes on.
+        Some((at, limit)) => tokio::time::timeout_at(at + DRAIN, operation)
+            .await
+            .map_err(|_| Error::ExecTimeout { id: request.container_id, limit })?,
+        None => operation.await,
     };
-    // Whatever happened; a reply that was lost may have been a success.
-    process.destroy().await;
-    result
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// A process that was added to a container's task.
-struct Process<'a> {
-    node: &'a Node,
-    id: &'a str,
-    exec_id: &'a ExecId,
+async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
+    let slot = queue(node, container, bounds).await?;
+    let kept = Kept::new(REPLY_CAP, node.replies.claim());
+    let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
+    let ask = Ask { container, cmd, tty: false, until: until(bounds), slot };
+    let ends = Ends { stdin: None, stdout: &mut stdout, stderr: &mut stderr, resize: None };
+    let exit = run_exec(node, ask, ends, bounds).await?;
+    let (stdout, stderr) = (stdout.into_pieces(), stderr.into_pieces());
+    if kept.discarded() > 0 {
+        tracing::debug!(container = %container.id(), bytes = kept.discarded(), "output over the limit was discarded");
+    }
+    Ok(ExecSyncReply { stdout, stderr, exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX) })
 }
 
-impl Process<'_> {
-    async fn follow(&self, io: ExecIo, limit: Option<Duration>) -> Result<ExecSyncResponse> {
-        self.node.containerd.start_task(self.id, self.exec_id.as_str()).await?;
-        let output = io.collect(Limits::default(), self.ended(limit)).await;
-        let exit = output.exit?;
-        if !output.complete {
-            tracing::debug!(container = self.id, "a command left somebody behind who holds its output");
-        }
-        let exit_code = i32::try_from(exit.code).unwrap_or(i32::MAX);
-        Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code })
+/// Waits for the turn of a command, in its bounds.
+async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Slot> {
+    let id = container.id();
+    let since = Instant::now();
+    let slot = tokio::select! {
+        biased;
+        slot = node.execs.take(id.as_str()) => Ok(slot),
+        why = bounds.over(id) => Err(why),
+    };
+    let waited = since.elapsed();
+    if waited >= LONG_QUEUE {
+        tracing::info!(container = %id, ms = waited.as_millis(), run = slot.is_ok(), "a command waited for others");
     }
+    slot
+}
 
-    /// The process's own end, or the one that we put to it.
-    async fn ended(&self, limit: Option<Duration>) -> Result<Exit> {
-        let wait = self.node.containerd.wait_task(self.id, self.exec_id.as_str());
-        let ended = match limit {
-            Some(limit) => tokio::time::timeout(limit, wait)
-                .await
-                .map_err(|_| Error::ExecTimeout { id: self.id.to_owned(), limit }),
-            None => Ok(wait.await),
-        };
-        let error = match ended {
-            Ok(Ok(exit)) => return Ok(exit),
-            Ok(Err(error)) => error.into(),
-            Err(timeout) => timeout,
-        };
-        // Nobody waits for it any more; and its output ends only with it.
-        self.destroy().await;
-        Err(error)
-    }
-
-    /// Deletes the process, killed if it has not ended.
-    async fn destroy(&self) {
-        let (containerd, exec_id) = (&self.node.containerd, self.exec_id.as_str());
-        let mut pause = FIRST_PAUSE;
-        for _ in 0..DESTROY_TRIES {
-            let Err(error) = containerd.delete_exec(self.id, exec_id).await else { return };
-            let killed = containerd.kill_task(self.id, exec_id, task::SIGKILL).await;
-            tracing::debug!(container = self.id, exec = exec_id, %error, ?killed, "an exec process is not deleted yet");
-            tokio::time::sleep(pause).await;
-            pause *= 4;
-        }
-        tracing::warn!(container = self.id, exec = exec_id, "an exec process could not be deleted");
-    }
+/// Until when the command may live should this process not.
+fn until(bounds: &Bounds) -> u64 {
+    let Some((at, _)) = bounds.deadline else { return u64::MAX };
+    let end = SystemTime::now() + at.saturating_duration_since(Instant::now());
+    let since_epoch = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Error, Node, Result};
-use crate::container::Container;
+use crate::container::{Container, State};
 use crate::sandbox::Sandbox;
 use crate::store::Lookup;
 
@@ -27,6 +27,19 @@ fn resolve<T>(kind: &'static str, field: &'static str, id: &str, found: Lookup<T
         Lookup::Found(object) => Ok(object),
         Lookup::Missing => Err(Error::Missing { kind, id: id.to_owned() }),
         Lookup::Ambiguous => Err(Error::Ambiguous { kind, id: id.to_owned() }),
+    }
+}
+
+/// For what only a running container has.
+pub(super) fn require_running(container: &Container) -> Result<()> {
+    match container.state() {
+        State::Running { .. } => Ok(()),
+        other => Err(Error::State {
+            kind: "container",
+            id: container.id().to_string(),
+            state: other.name().to_owned(),
+            wanted: "running",
+        }),
     }
 }
 

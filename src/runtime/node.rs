@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Error, ExitHints, Features, Result};
+use super::{Error, ExitHints, Features, Result, Slots};
 use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
 use crate::container::Container;
-use crate::container::io::Driver;
+use crate::container::io::{Driver, REPLY_CAP, ReplyBudget};
 use crate::containerd::Containerd;
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
@@ -54,6 +54,12 @@ pub struct Node {
     pub profiles: Profiles,
     /// SELinux levels of the pods.
     pub levels: Arc<Levels>,
+    /// Commands that run.
+    pub execs: Slots,
+    /// Clients that are attached, and connections that are forwarded.
+    pub streams_open: Slots,
+    /// Memory of what ExecSync answers.
+    pub replies: Arc<ReplyBudget>,
     /// What is listed.
     pub store: Store,
     /// Exits that the event stream told of.
@@ -111,6 +117,7 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let tasks = parts.tasks;
+        let limits = parts.config.limits;
         let levels = Levels::new(parts.config.selinux.category_range);
         Arc::new(Self {
             config: parts.config,
@@ -124,6 +131,9 @@ impl Node {
             features: parts.features,
             profiles: parts.profiles,
             levels,
+            execs: Slots::new(limits.execs, limits.execs_per_container),
+            streams_open: Slots::new(limits.streams, limits.streams_per_object),
+            replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
             store: Store::default(),
             hints: ExitHints::default(),

@@ -3,7 +3,6 @@
 //! somebody else's is left alone.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
@@ -37,8 +36,6 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
         node.containerd.list_containers(""),
         node.containerd.list_tasks(),
     );
-    // FIFOs of commands whose callers are gone with the process that served them.
-    empty_exec_directory(&node.config.state.join("exec"));
     let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     for record in sandboxes? {
@@ -47,6 +44,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     for record in containers? {
         node.recover_container(&record, &tasks, &mut found).await;
     }
+    node.settle_leftover_execs();
     node.sweep_image_volumes();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
     let attachments = node.network.cached().await.unwrap_or_default();
@@ -183,16 +181,6 @@ impl Node {
             Ok(streams) => container.set_streams(Some(streams)),
             Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
         }
-    }
-}
-
-/// Removes what is in the directory of the commands' FIFOs; what stays is taken at the next start. Made here, so that a node
-/// at rest looks the same before its first command and after it; a command makes what is missing, hence no error.
-fn empty_exec_directory(path: &Path) {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_dir_all(entry.path());
     }
 }
 

@@ -9,6 +9,186 @@
 //! runtime ──url()──► tokens ◄──GET, POST── server ──► spdy | websocket ──► Backend (runtime)
 //! ```
 
+mod activity;
+mod answer;
+pub mod protocol;
+pub mod remote_status;
+pub mod resize;
+mod routes;
+mod server;
 mod session;
+mod sessions;
+pub mod spdy;
+mod tls;
+mod tokens;
+pub mod websocket;
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use server::Server;
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
+pub use tls::{TlsError, TlsFiles};
+pub use tokens::Full;
+
+use crate::tasks::Tasks;
+use tls::Certificates;
+use tokens::{Ask, Tokens};
+
+/// Sessions at once on a node; one more is answered 503.
+const MOST_SESSIONS: usize = 1000;
+
+/// How streams are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where; port 0 is any that is free. Without TLS it must be a loopback address.
+    pub address: SocketAddr,
+    /// Serves https.
+    pub tls: Option<TlsFiles>,
+    /// Ends a session in which nothing was carried for so long.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            idle_timeout: Duration::from_secs(4 * 60 * 60),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether they are safe to serve with.
+    ///
+    /// # Errors
+    /// [`Error::Unguarded`] (cri-dockerd #106: others listened on every address).
+    pub fn check(&self) -> Result<(), Error> {
+        if self.address.ip().is_loopback() || self.tls.is_some() { Ok(()) } else { Err(Error::Unguarded(self.address)) }
+    }
+}
+
+/// Why streams cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Whoever reaches it could read and write what goes through it.
+    #[error(
+        "streaming on {0}, which is not a loopback address, needs TLS: set streaming.tls_cert_file and \
+         streaming.tls_key_file, or leave streaming.address at 127.0.0.1"
+    )]
+    Unguarded(SocketAddr),
+    /// The certificate is of no use.
+    #[error("TLS of streaming")]
+    Tls(#[from] TlsError),
+    /// The address is taken, or not this node's.
+    #[error("bind {address} for streaming")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Hands out URLs, and ends what was begun with them. Clones are one.
+#[derive(Clone)]
+pub struct Streaming {
+    shared: Arc<Shared>,
+}
+
+/// What a [`Streaming`] and its [`Server`] have together.
+struct Shared {
+    /// `http://127.0.0.1:34567`
+    base: String,
+    tokens: Tokens,
+    idle: Duration,
+    tasks: Tasks,
+    places: Arc<Semaphore>,
+    sessions: TaskTracker,
+    /// Parent of each session's `gone`.
+    stop: CancellationToken,
+}
+
+impl Streaming {
+    /// Binds the address. Clients are answered when the server is given its backend; until then they wait.
+    ///
+    /// # Errors
+    /// [`Error`], a sentence for the operator.
+    pub fn bind(settings: &Settings, tasks: Tasks) -> Result<(Self, Server), Error> {
+        settings.check()?;
+        let address = settings.address;
+        let certificates = settings.tls.clone().map(Certificates::load).transpose()?;
+        let unbound = |source| Error::Bind { address, source };
+        let listener = server::listen(address).map_err(unbound)?;
+        let scheme = if certificates.is_some() { "https" } else { "http" };
+        let shared = Arc::new(Shared {
+            base: format!("{scheme}://{}", listener.local_addr().map_err(unbound)?),
+            tokens: Tokens::default(),
+            idle: settings.idle_timeout,
+            tasks,
+            places: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            sessions: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        Ok((Self { shared: Arc::clone(&shared) }, Server { listener, certificates, shared }))
+    }
+
+    /// Where clients come to: `http://127.0.0.1:34567`.
+    #[must_use]
+    pub fn base_url(&self) -> &str {
+        &self.shared.base
+    }
+
+    /// A URL that starts this command, once and within a minute.
+    ///
+    /// # Errors
+    /// [`Full`]: ResourceExhausted.
+    pub fn exec_url(&self, ask: Exec) -> Result<String, Full> {
+        self.url("exec", Ask::Exec(ask))
+    }
+
+    /// A URL that attaches to this container, once and within a minute.
+    ///
+    /// # Errors
+    /// [`Full`]: ResourceExhausted.
+    pub fn attach_url(&self, ask: Attach) -> Result<String, Full> {
+        self.url("attach", Ask::Attach(ask))
+    }
+
+    /// A URL that forwards ports of this sandbox, for one session that begins within a minute.
+    ///
+    /// # Errors
+    /// [`Full`]: ResourceExhausted.
+    pub fn port_forward_url(&self, ask: PortForward) -> Result<String, Full> {
+        self.url("portforward", Ask::PortForward(ask))
+    }
+
+    fn url(&self, verb: &str, ask: Ask) -> Result<String, Full> {
+        Ok(format!("{}/{verb}/{}", self.shared.base, self.shared.tokens.put(ask)?))
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.len()
+    }
+
+    /// Takes no more clients, tells every session to end, and waits for them; no longer than this.
+    pub async fn shutdown(&self, within: Duration) {
+        self.shared.stop.cancel();
+        self.shared.sessions.close();
+        if tokio::time::timeout(within, self.shared.sessions.wait()).await.is_err() {
+            tracing::warn!(sessions = self.sessions(), "not all streaming sessions ended within {within:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

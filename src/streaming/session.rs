@@ -71,7 +71,7 @@ pub struct Exec {
 pub struct Attach {
     /// Full id.
     pub container: crate::ids::ContainerId,
-    /// The container's own.
+    /// As the request has it.
     pub tty: bool,
     /// Which streams there are.
     pub stdin: bool,

@@ -1,9 +1,8 @@
 //! More ExecSync at once than any node has: they take turns, their replies do too, and nothing is left of any.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
@@ -59,26 +58,20 @@ impl Kind {
         }
     }
 
-    /// Of the request, in seconds.
+    /// Of the request, in seconds. The wait for a turn counts.
     fn timeout(self) -> i64 {
-        if self == Self::TimesOut { 5 } else { 60 }
+        if self == Self::TimesOut { 5 } else { 300 }
     }
 }
 
-/// One call: how long it took from the command's first act, which a file in a volume tells.
-async fn call(
-    mut runtime: RuntimeServiceClient<Channel>,
-    container_id: String,
-    number: usize,
-    volume: Arc<Path>,
-) -> anyhow::Result<f64> {
+/// One call; how long it took.
+async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, number: usize) -> anyhow::Result<f64> {
     let kind = Kind::of(number);
-    let script = format!(": >/volume/{number}; head -c {OUTPUT} /dev/zero; {}", kind.script());
+    let script = format!("head -c {OUTPUT} /dev/zero; {}", kind.script());
     let cmd = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let start = Instant::now();
     let answer = runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: kind.timeout() }).await;
-    let ended = SystemTime::now();
-    let started = std::fs::metadata(volume.join(number.to_string())).context("it never started")?.modified()?;
-    let took = ended.duration_since(started).unwrap_or_default().as_secs_f64();
+    let took = start.elapsed().as_secs_f64();
     match (kind, answer) {
         (Kind::TimesOut, Err(status)) if status.code() == tonic::Code::DeadlineExceeded => {}
         (Kind::Plain | Kind::LeavesAChild, Ok(answer)) => {
@@ -88,10 +81,10 @@ async fn call(
             ensure!(answer.stdout.len() == REPLY, "{} bytes", answer.stdout.len());
         }
         (_, Ok(_)) => bail!("{kind:?} ended well"),
-        (_, Err(status)) => bail!("{kind:?}: {status}"),
+        (_, Err(status)) => bail!("{kind:?}, after {took:.1} s: {status}"),
     }
     let most = kind.timeout() as f64 + DRAIN;
-    ensure!(took < most + 5.0, "{kind:?} took {took:.1} s from its start, more than {most} s");
+    ensure!(took < most + 5.0, "{kind:?} took {took:.1} s, more than {most} s");
     Ok(took)
 }
 
@@ -123,8 +116,7 @@ fn zombies(parents: &[u32]) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-async fn flood(scope: &Scope, id: &str, calls: usize, volume: &Path) -> anyhow::Result<Vec<f64>> {
-    let volume: Arc<Path> = volume.into();
+async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>> {
     let mut running = JoinSet::new();
     // An HTTP/2 connection has at most 200 calls at once.
     let mut runtime = scope.bed.another_runtime()?;
@@ -132,7 +124,7 @@ async fn flood(scope: &Scope, id: &str, calls: usize, volume: &Path) -> anyhow::
         if number % 100 == 99 {
             runtime = scope.bed.another_runtime()?;
         }
-        let call = call(runtime.clone(), id.to_owned(), number, volume.clone());
+        let call = call(runtime.clone(), id.to_owned(), number);
         running.spawn(async move { call.await.with_context(|| format!("call {number}")) });
     }
     let (mut took, mut failed) = (Vec::new(), Vec::new());
@@ -152,18 +144,11 @@ async fn flood(scope: &Scope, id: &str, calls: usize, volume: &Path) -> anyhow::
 }
 
 async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scope>) -> Outcome {
-    let volume: PathBuf = scope.volume("started")?;
     let pod = scope.pod().await?;
-    let mut config = sleeper("main");
-    config.mounts = vec![v1::Mount {
-        container_path: "/volume".into(),
-        host_path: volume.display().to_string(),
-        ..Default::default()
-    }];
-    let id = pod.start(config).await?;
+    let id = pod.start(sleeper("main")).await?;
     let server = daemon(&scope.bed)?;
     let parents = [server, scope.bed.pid("containerd")?, crate::streaming_churn::shim_of(&scope.bed, &id).await?];
-    flood(&scope, &id, 20, &volume).await.context("warming up")?;
+    flood(&scope, &id, 20).await.context("warming up")?;
     let settled = async || {
         let mut last = rss_anon(server)?;
         loop {
@@ -178,7 +163,7 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
     let before = settled().await?;
     let (start, done) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let watching = watch(server, done.clone());
-    let outcome = flood(&scope, &id, CALLS, &volume).await;
+    let outcome = flood(&scope, &id, CALLS).await;
     done.store(true, Ordering::Relaxed);
     let highest = tokio::task::spawn_blocking(move || watching.join()).await?;
     let highest = highest.map_err(|_| anyhow::anyhow!("the sampler panicked"))??;

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use crate::support::containerd::Fault;
 use crate::support::server::Node;
+use crate::support::until;
 
 async fn exec(node: &Node, id: &str, cmd: &[&str], timeout: i64) -> Result<ExecSyncResponse, Status> {
     let cmd = cmd.iter().map(ToString::to_string).collect();
@@ -79,16 +80,16 @@ async fn a_failure_at_any_step_leaves_no_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_client_leaves_is_deleted_at_its_end() {
+async fn a_command_whose_client_leaves_while_it_starts_is_deleted() {
     let node = Node::start().await;
     let (_, id) = node.running("web", &["fake"]).await;
     let before = node.leftovers();
     let gate = node.containerd.hang("Tasks/Start", 1);
-    let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 1 };
+    let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 0 };
     let mut cri = node.cri();
     node.call_and_leave(async move { cri.exec_sync(request).await }, gate.arrived()).await;
     gate.open();
-    crate::support::until("nothing is left of the command", || node.leftovers() == before).await;
+    until("nothing is left of the command", || node.leftovers() == before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,4 +100,93 @@ async fn only_a_running_container_runs_commands() {
     let error = exec(&node, &id, &["fake"], 1).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert_eq!(exec(&node, &"0".repeat(64), &["fake"], 1).await.unwrap_err().code(), Code::NotFound);
+}
+
+/// As with containerd's CRI; else one without a timeout would stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_client_leaves_is_killed() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let before = node.leftovers();
+    let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 0 };
+    let mut cri = node.cri();
+    let runs = || node.leftovers().iter().any(|left| left.starts_with("containerd has exec"));
+    let started = until("it runs", runs);
+    node.call_and_leave(async move { cri.exec_sync(request).await }, started).await;
+    until("nothing is left of the command", || node.leftovers() == before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_wait_for_their_turn_within_their_timeout() {
+    let node = Node::start_with("[limits]\nexecs = 2\nexecs_per_container = 1\n").await;
+    let (_, one) = node.running("one", &["fake"]).await;
+    let (_, other) = node.running("other", &["fake"]).await;
+    let start = Instant::now();
+    let slow = exec(&node, &one, &["fake", "exit=1", "after=1500"], 10);
+    let (next, late) = (exec(&node, &one, &["fake", "exit=2"], 10), exec(&node, &one, &["fake", "exit=3"], 1));
+    let free = async {
+        let reply = exec(&node, &other, &["fake", "exit=4"], 10).await.unwrap();
+        (reply.exit_code, start.elapsed())
+    };
+    let first = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::join!(next, late, free)
+    };
+    let (slow, (next, late, free)) = tokio::join!(slow, first);
+    assert_eq!((slow.unwrap().exit_code, next.unwrap().exit_code, free.0), (1, 2, 4));
+    assert!(free.1 < Duration::from_millis(1400), "another container's command did not wait: {:?}", free.1);
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    let started = node.containerd.calls().iter().filter(|call| call.method == "Tasks/Exec").count();
+    assert_eq!(started, 3, "who waited too long was never started");
+}
+
+/// CVE-2022-31030 and CVE-2022-1708, small: many large outputs at once come whole, in bounded memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_outputs_share_a_budget() {
+    let (budget, size, count) = (24, 12 << 20, 20);
+    let node = Node::start_with(&format!("[limits]\nexec_reply_budget = {budget}\n")).await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let before = node.leftovers();
+    let base = node.memory();
+    let flood = format!("flood={size}");
+    let command = ["fake", &flood, "exit=0"];
+    let all = futures_util::future::join_all((0..count).map(|_| async {
+        let reply = exec(&node, &id, &command, 0).await.unwrap();
+        (reply.stdout.len(), reply.exit_code)
+    }));
+    let mut peak = 0;
+    let watch = async {
+        loop {
+            peak = peak.max(node.memory());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let replies = tokio::select! {
+        replies = all => replies,
+        () = watch => unreachable!(),
+    };
+    assert_eq!(replies, vec![(size, 0); count]);
+    assert!(peak <= base + budget + 32, "{peak} MiB at most, {base} before");
+    until("nothing is left of the commands", || node.leftovers() == before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_reply_holds_is_discarded() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let flood = format!("flood={}", 64 << 20);
+    let reply = exec(&node, &id, &["fake", &flood, "exit=4"], 0).await.unwrap();
+    assert_eq!((reply.stdout.len(), reply.exit_code), ((16 << 20) - (64 << 10), 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_holds_the_output_holds_the_answer_for_ten_seconds() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let before = node.leftovers();
+    let start = Instant::now();
+    let reply = exec(&node, &id, &["fake", "out=before", "exit=0", "leaves=child"], 1).await.unwrap();
+    assert_eq!((reply.stdout.as_slice(), reply.exit_code), (&b"before"[..], 0));
+    assert!(start.elapsed() >= Duration::from_secs(10) && start.elapsed() < Duration::from_secs(12));
+    assert_no_exec(&node, &before);
 }

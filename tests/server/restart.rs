@@ -1,8 +1,11 @@
 //! `kill -9` of the server, at any instant: no pod notices.
 
+use std::time::Duration;
+
 use pontoon::api::v1::*;
 
 use crate::support::server::Node;
+use crate::support::streams::{STDOUT, Session};
 use crate::support::{cni, requests, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +48,7 @@ async fn what_ended_meanwhile_has_its_own_exit_code_and_its_log() {
         .await;
     node.kill();
     let task = id.clone();
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(node.containerd.tasks().contains(&task));
     node.spawn().await;
     let status = node.ended(&id).await;
@@ -153,4 +156,44 @@ async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
     node.remove_all().await;
     assert!(!node.containerd.sandboxes().contains(&sandbox));
     assert_eq!((node.containerd.containers(), node.containerd.sandboxes()), (vec![foreign.clone()], vec![foreign]));
+}
+
+/// rulings.md 12: its id says until when.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
+    let mut node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let before = node.leftovers();
+    let start = std::time::Instant::now();
+    let mut calls = Vec::new();
+    for (args, timeout) in [(vec!["fake"], 3), (vec!["fake", "exit=0", "after=2000"], 0)] {
+        let cmd = args.into_iter().map(str::to_owned).collect();
+        let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout };
+        let mut cri = node.cri();
+        calls.push(tokio::spawn(async move { cri.exec_sync(request).await }));
+    }
+    // And one with a client at its streams, who goes with the daemon.
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["fake".to_owned(), "out=up".to_owned()],
+        stdout: true,
+        ..ExecRequest::default()
+    };
+    let url = node.cri().exec(request).await.unwrap().into_inner().url;
+    let mut session = Session::open(&url).await;
+    session.read(STDOUT, 2).await;
+    let execs = |node: &Node| node.leftovers().iter().filter(|left| left.starts_with("containerd has exec")).count();
+    until("all run", || execs(&node) == 3).await;
+
+    node.restart().await;
+
+    for call in calls {
+        assert!(call.await.unwrap().is_err());
+    }
+    until("the one whose client has gone is ended", || execs(&node) <= 2).await;
+    assert!(start.elapsed() > Duration::from_secs(2) || execs(&node) == 2, "the others live on");
+    until("the others have ended too", || node.leftovers() == before).await;
+    assert!(start.elapsed() > Duration::from_secs(2));
+    let kills = node.containerd.calls().into_iter().filter(|call| call.method == "Tasks/Kill").count();
+    assert_eq!(kills, 2, "the one without a timeout came to its own end");
 }

@@ -4,6 +4,7 @@ pub mod cni;
 pub mod containerd;
 pub mod requests;
 pub mod server;
+pub mod streams;
 
 use std::time::Duration;
 

@@ -36,6 +36,11 @@ pub struct Node {
 impl Node {
     /// Everything runs when it returns.
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more in the configuration.
+    pub async fn start_with(more: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and mounts: run them as root");
         let directory = tempfile::Builder::new().prefix("pontoon-server-").tempdir_in("/var/tmp").unwrap();
         let path = directory.path();
@@ -46,7 +51,7 @@ impl Node {
         containerd.serve();
         let cni = Cni::install(&path.join("cni"));
         let mut node = Self { containerd, cni, child: None, directory };
-        fs::write(node.path("config.toml"), node.config()).unwrap();
+        fs::write(node.path("config.toml"), node.config() + more).unwrap();
         node.spawn().await;
         node
     }
@@ -63,6 +68,19 @@ impl Node {
              [containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n",
             self.containerd.socket()
         )
+    }
+
+    /// MiB of memory of its own that the server has.
+    pub fn memory(&self) -> usize {
+        let pid = self.child.as_ref().map(Child::id).unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+    }
+
+    /// Where a pod's network namespace is pinned.
+    pub fn netns(&self, sandbox: &str) -> PathBuf {
+        self.path("netns").join(format!("pontoon-{sandbox}"))
     }
 
     /// Starts the server; it is ready when this returns.

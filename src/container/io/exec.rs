@@ -1,133 +1,166 @@
-//! The output of an ExecSync: two FIFOs read to their end, or until nobody should wait any longer.
+//! The streams of an exec: FIFOs that the shim opens by path, read to their end, or until nobody should wait any
+//! longer.
+//!
+//! Output goes from a FIFO into a buffer of its [`Target`], in the task that asked for it. The read waits for the
+//! target, so that a command writes no faster than its output is taken.
 
-use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::future::join;
-use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Error, Result, StreamName};
 use crate::containerd::Stdio;
 use crate::sys::fifo::{self, End};
 
-/// Least room for a read; most probes print less.
-const LEAST: usize = 4 * 1024;
-/// Room for a read of what is discarded.
-const DISCARD: usize = 16 * 1024;
+/// How long after the process's exit its output may stay open: a child that it left in the background holds it.
+pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// What an exec's output is limited by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most bytes kept of stdout and stderr together; the rest is read and discarded, and the
-    /// command goes on. By default a reply of kubelet's 16 MiB without 64 KiB for all else.
-    pub cap: usize,
-    /// How long after the process's exit its output may stay open: a child that it left in the
-    /// background holds it. By default 10 s.
-    pub drain: Duration,
-}
+/// Between two looks for the shim's end of stdin.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { cap: (16 << 20) - (64 << 10), drain: Duration::from_secs(10) }
+/// Where the output of an exec goes.
+pub trait Target: Send {
+    /// Waits until more may be read, and makes room in the buffer.
+    fn room(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// What is read into.
+    fn buffer(&mut self) -> &mut BytesMut;
+
+    /// Takes what was read.
+    fn filled(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Nothing more comes.
+    fn ended(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
     }
 }
 
-/// What an exec left behind.
-#[derive(Debug)]
-pub struct Collected<T> {
-    /// What told of its exit.
-    pub exit: T,
-    /// What it wrote to stdout.
-    pub stdout: Vec<u8>,
-    /// What it wrote to stderr.
-    pub stderr: Vec<u8>,
-    /// Bytes that went over the cap.
-    pub discarded: usize,
-    /// Whether both streams ended before [`Limits::drain`] was over.
-    pub complete: bool,
+/// Which streams an exec has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// A terminal: one output stream.
+    pub tty: bool,
+    /// An input stream.
+    pub stdin: bool,
 }
 
-/// The FIFOs of one exec. They are removed when this, or the future that collects, is dropped.
+/// The FIFOs of one exec.
 #[derive(Debug)]
 pub struct ExecIo {
+    stdin: Option<PathBuf>,
     stdout: Output,
-    stderr: Output,
-    /// Write ends that keep the FIFOs from being at their end before the shim has opened them.
+    /// None with a terminal.
+    stderr: Option<Output>,
+    /// Ends that keep an output from being at its end before the shim has opened it.
     keep: Vec<OwnedFd>,
-    _directory: Directory,
 }
 
 impl ExecIo {
-    /// Makes `directory`, which is to be this exec's own, and FIFOs in it.
+    /// Makes `directory`, which is to be this exec's own, and FIFOs in it. The directory goes with the guard.
     ///
     /// # Errors
     /// [`Error::Fifo`] with what the file system said; nothing is left then.
-    pub fn prepare(directory: &Path) -> Result<(Self, Stdio)> {
+    pub fn prepare(directory: &Path, shape: Shape) -> Result<(Self, Stdio, Directory)> {
         use std::os::unix::fs::DirBuilderExt as _;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|source| Error::fifo("make directory", directory, source))?;
         let guard = Directory(directory.to_owned());
-        let (stdout, keep_stdout) = Output::open(directory, StreamName::Stdout)?;
-        let (stderr, keep_stderr) = Output::open(directory, StreamName::Stderr)?;
-        let path = |name: StreamName| directory.join(name.as_str()).to_string_lossy().into_owned();
-        let stdio = Stdio { stdout: path(StreamName::Stdout), stderr: path(StreamName::Stderr), ..Stdio::default() };
-        Ok((Self { stdout, stderr, keep: vec![keep_stdout, keep_stderr], _directory: guard }, stdio))
+        let (io, stdio) = Self::open(directory, shape)?;
+        Ok((io, stdio, guard))
     }
 
-    /// Tells that the process's Start returned, with whatever result: from now on the end of a
-    /// stream is its real end.
+    fn open(directory: &Path, shape: Shape) -> Result<(Self, Stdio)> {
+        let mut keep = Vec::with_capacity(3);
+        let make = |name: &str| -> Result<PathBuf> {
+            let path = directory.join(name);
+            fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
+            Ok(path)
+        };
+        let mut output = |name: StreamName| -> Result<(Output, String)> {
+            let path = make(name.as_str())?;
+            let both = fifo::open(&path, End::Both).map_err(|source| Error::fifo("open FIFO", &path, source))?;
+            fifo::enlarge(&both);
+            keep.push(both);
+            Ok((Output::open(&path, name)?, text(&path)))
+        };
+        let (stdout, stdout_path) = output(StreamName::Stdout)?;
+        let stderr = (!shape.tty).then(|| output(StreamName::Stderr)).transpose()?;
+        let (stderr, stderr_path) = stderr.map_or((None, String::new()), |(output, path)| (Some(output), path));
+        let stdin = shape.stdin.then(|| make("stdin")).transpose()?;
+        let stdio = Stdio {
+            stdin: stdin.as_deref().map(text).unwrap_or_default(),
+            stdout: stdout_path,
+            stderr: stderr_path,
+            terminal: shape.tty,
+        };
+        Ok((Self { stdin, stdout, stderr, keep }, stdio))
+    }
+
+    /// Takes up the output of an exec that an earlier process of ours began.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] when its FIFOs are not there.
+    pub fn resume(directory: &Path) -> Result<(Self, Directory)> {
+        let open = |name: StreamName| Output::open(&directory.join(name.as_str()), name);
+        let stderr = directory.join(StreamName::Stderr.as_str()).exists().then(|| open(StreamName::Stderr));
+        let io = Self { stdin: None, stdout: open(StreamName::Stdout)?, stderr: stderr.transpose()?, keep: Vec::new() };
+        Ok((io, Directory(directory.to_owned())))
+    }
+
+    /// Tells that the process's Start returned, with whatever result: from now on the end of a stream is its real
+    /// end.
     pub fn started(&mut self) {
         self.keep.clear();
     }
 
-    /// Reads both streams until they have ended and `exited` has resolved, but at most for
-    /// [`Limits::drain`] after it did. To be polled while the process runs: nobody else
-    /// empties its pipes. [`ExecIo::started`] is implied.
-    pub async fn collect<T>(mut self, limits: Limits, exited: impl Future<Output = T>) -> Collected<T> {
-        self.started();
-        let kept = AtomicUsize::new(0);
-        let discarded = AtomicUsize::new(0);
-        let budget = Budget { cap: limits.cap, kept: &kept, discarded: &discarded };
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (exit, complete) = {
-            let read = join(self.stdout.read(&mut stdout, budget), self.stderr.read(&mut stderr, budget));
-            tokio::pin!(read, exited);
-            tokio::select! {
-                _ = &mut read => (exited.await, true),
-                exit = &mut exited => (exit, tokio::time::timeout(limits.drain, &mut read).await.is_ok()),
+    /// The write end of stdin, once the shim has its own end: it opens that by and by, also after Start has returned. A
+    /// FIFO that nobody has open forgets what was written to it, so an end of ours must not stand in for the shim's.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] when it cannot be opened.
+    pub async fn open_stdin(&self) -> Result<Option<pipe::Sender>> {
+        let Some(path) = &self.stdin else { return Ok(None) };
+        loop {
+            match fifo::open(path, End::Write).and_then(pipe::Sender::from_owned_fd) {
+                Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                opened => return opened.map(Some).map_err(|source| Error::fifo("open FIFO", path, source)),
+            }
+        }
+    }
+
+    /// Copies both streams at once until they have ended, but at most for `drain` after `exited`; the time that a
+    /// target takes does not count. To be polled while the process runs: nobody else empties its pipes. True when
+    /// both ended.
+    pub async fn copy(
+        &self,
+        stdout: &mut impl Target,
+        stderr: &mut impl Target,
+        exited: &CancellationToken,
+        drain: Duration,
+    ) -> bool {
+        let errors = async {
+            match &self.stderr {
+                Some(output) => output.copy(stderr, exited, drain).await,
+                None => true,
             }
         };
-        let discarded = discarded.load(Ordering::Relaxed);
-        Collected { exit, stdout, stderr, discarded, complete }
+        let (out, err) = join(self.stdout.copy(stdout, exited, drain), errors).await;
+        out && err
     }
 }
 
-/// What is left of the cap, for both streams.
-#[derive(Clone, Copy)]
-struct Budget<'a> {
-    cap: usize,
-    kept: &'a AtomicUsize,
-    discarded: &'a AtomicUsize,
-}
-
-impl Budget<'_> {
-    /// How many of `count` bytes may be kept. Both streams are read by one task, one at a time.
-    fn keep(self, count: usize) -> usize {
-        let kept = self.kept.load(Ordering::Relaxed);
-        let fits = count.min(self.cap.saturating_sub(kept));
-        self.kept.store(kept + fits, Ordering::Relaxed);
-        self.discarded.fetch_add(count - fits, Ordering::Relaxed);
-        fits
-    }
-
-    fn is_spent(self) -> bool {
-        self.kept.load(Ordering::Relaxed) >= self.cap
-    }
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 #[derive(Debug)]
@@ -137,53 +170,78 @@ struct Output {
 }
 
 impl Output {
-    fn open(directory: &Path, name: StreamName) -> Result<(Self, OwnedFd)> {
-        let path = directory.join(name.as_str());
-        let fails = |source| Error::fifo("open FIFO", &path, source);
-        fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
-        let pipe = fifo::open(&path, End::Read).map_err(fails)?;
-        let keep = fifo::open(&path, End::Write).map_err(fails)?;
-        let pipe = pipe::Receiver::from_owned_fd(pipe).map_err(fails)?;
-        Ok((Self { pipe, name }, keep))
+    fn open(path: &Path, name: StreamName) -> Result<Self> {
+        let opened = fifo::open(path, End::Read).and_then(pipe::Receiver::from_owned_fd);
+        Ok(Self { pipe: opened.map_err(|source| Error::fifo("open FIFO", path, source))?, name })
     }
 
-    /// Reads to the end. What was read so far is in `into` when this is dropped.
-    async fn read(&self, into: &mut Vec<u8>, budget: Budget<'_>) {
-        let mut scratch = Vec::new();
-        // Fails only while the runtime shuts down.
-        while self.pipe.readable().await.is_ok() {
-            match self.read_once(into, &mut scratch, budget) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(error) => {
-                    tracing::warn!(stream = self.name.as_str(), %error, "exec output cannot be read");
-                    return;
-                }
+    async fn copy(&self, target: &mut impl Target, exited: &CancellationToken, drain: Duration) -> bool {
+        let mut patience = Patience { exited, drain, until: None };
+        loop {
+            let ready = tokio::select! {
+                // First, or somebody who writes all the time would hold us for ever.
+                biased;
+                () = patience.over() => return false,
+                ready = self.pipe.readable() => ready,
+            };
+            let asked = Instant::now();
+            // Fails only while the runtime shuts down.
+            if ready.is_err() || !self.read(target).await {
+                target.ended().await;
+                return true;
+            }
+            patience.does_not_count(asked);
+        }
+    }
+
+    /// One read; false at the end.
+    async fn read(&self, target: &mut impl Target) -> bool {
+        target.room().await;
+        match self.pipe.try_read_buf(target.buffer()) {
+            Ok(0) => false,
+            Ok(_) => {
+                target.filled().await;
+                true
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => true,
+            Err(error) => {
+                tracing::warn!(stream = self.name.as_str(), %error, "exec output cannot be read");
+                false
             }
         }
     }
+}
 
-    fn read_once(&self, into: &mut Vec<u8>, scratch: &mut Vec<u8>, budget: Budget<'_>) -> io::Result<usize> {
-        let spent = budget.is_spent();
-        let buffer = if spent { scratch } else { into };
-        if spent {
-            buffer.clear();
-            buffer.reserve_exact(DISCARD);
-        } else {
-            // Doubles what is there: memory follows what was read.
-            buffer.reserve(LEAST.max(buffer.len()));
+/// How long somebody waits for the end of a stream whose process has gone.
+struct Patience<'a> {
+    exited: &'a CancellationToken,
+    drain: Duration,
+    until: Option<Instant>,
+}
+
+impl Patience<'_> {
+    /// Resolves when nobody should wait any longer. Safe to be dropped and called again.
+    async fn over(&mut self) {
+        if self.until.is_none() {
+            self.exited.cancelled().await;
+            self.until = Some(Instant::now() + self.drain);
         }
-        let before = buffer.len();
-        let count = self.pipe.try_io(|| Ok(rustix::io::read(&self.pipe, spare_capacity(buffer))?))?;
-        buffer.truncate(before + budget.keep(count));
-        Ok(count)
+        if let Some(until) = self.until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// What the target took is its client's doing, or its turn that had not come.
+    fn does_not_count(&mut self, since: Instant) {
+        if let Some(until) = &mut self.until {
+            *until += since.elapsed();
+        }
     }
 }
 
 /// A directory that goes with its owner.
 #[derive(Debug)]
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Drop for Directory {
     fn drop(&mut self) {

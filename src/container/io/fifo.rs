@@ -25,7 +25,7 @@ use crate::sys::fifo::{self, End};
 use crate::tasks::Tasks;
 
 /// How many reads a subscriber may be behind; at most 64 KiB each.
-const SUBSCRIBER_LAG: usize = 16;
+pub const SUBSCRIBER_LAG: usize = 16;
 /// How long a reopened log waits for the end of a line.
 const LINE_END: Duration = Duration::from_millis(500);
 /// How long a close waits for the last write.

@@ -11,6 +11,8 @@
 //! reattach ---------------------------------->  read --close---> stopped, FIFOs left as they are
 //! ```
 
+mod budget;
+mod collect;
 mod exec;
 mod fifo;
 mod log_file;
@@ -22,12 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
 
-pub use exec::{Collected, ExecIo, Limits};
-pub use fifo::Fifo;
+pub use budget::{Claim, Lease, PIECE, ReplyBudget};
+pub use collect::{Collector, Discard, Kept, REPLY_CAP};
+pub use exec::{DRAIN, Directory, ExecIo, Shape, Target};
+pub use fifo::{Fifo, SUBSCRIBER_LAG};
 pub use log_file::{Counters, Counts, LogPath};
 pub use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
 
@@ -60,7 +65,7 @@ pub struct Chunk {
     /// Which stream they came from; a terminal's are stdout's.
     pub stream: StreamName,
     /// The bytes of one read.
-    pub bytes: Arc<[u8]>,
+    pub bytes: Bytes,
 }
 
 /// One way to carry streams.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -119,7 +120,7 @@ impl Pump {
         self.polled = true;
         let count = count?;
         if count > 0 && self.chunks.receiver_count() > 0 {
-            let chunk = Chunk { bytes: buffer[before..].into(), stream: self.lines.stream() };
+            let chunk = Chunk { bytes: Bytes::copy_from_slice(&buffer[before..]), stream: self.lines.stream() };
             // Fails when the last subscriber just left.
             let _ = self.chunks.send(chunk);
         }

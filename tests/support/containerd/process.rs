@@ -48,6 +48,8 @@ pub(super) struct Process {
     pub(super) signals: Vec<u32>,
     /// Open from its making to its end, for both reading and writing, as the shim has them.
     pipes: [Option<File>; 2],
+    /// The same, to its end or to CloseIO.
+    stdin: Option<File>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,6 +59,12 @@ struct Program {
     exit: Option<u32>,
     after: Duration,
     ignores_term: bool,
+    /// Copies stdin to stdout, and returns at its end.
+    cat: bool,
+    /// Writes so many bytes to stdout, before anything else counts.
+    flood: usize,
+    /// A child holds its output from then on, for ever.
+    leaves_child: bool,
 }
 
 impl Program {
@@ -70,6 +78,9 @@ impl Program {
                 Some(("exit", code)) => program.exit = Some(code.parse().unwrap()),
                 Some(("after", milliseconds)) => program.after = Duration::from_millis(milliseconds.parse().unwrap()),
                 Some(("ignores", "term")) => program.ignores_term = true,
+                Some(("flood", bytes)) => program.flood = bytes.parse().unwrap(),
+                Some(("leaves", "child")) => program.leaves_child = true,
+                None if word == "cat" => program.cat = true,
                 _ => panic!("no fake process can {word:?}"),
             }
         }
@@ -81,6 +92,7 @@ impl Process {
     /// Makes it; it does not run yet.
     pub(super) fn new(number: usize, args: &[String], stdio: Stdio) -> std::io::Result<Self> {
         let pipes = [open(&stdio.stdout)?, open(&stdio.stderr)?];
+        let stdin = open(&stdio.stdin)?;
         Ok(Self {
             pid: FIRST_PID + u32::try_from(number).unwrap(),
             program: Program::parse(args),
@@ -89,6 +101,7 @@ impl Process {
             exit: watch::Sender::new(None),
             signals: Vec::new(),
             pipes,
+            stdin,
         })
     }
 
@@ -112,7 +125,22 @@ impl Process {
                 let _ = pipe.write_all(text.as_bytes());
             }
         }
+        // Whoever copies or floods returns when that is done.
+        if self.program.cat || self.program.flood > 0 {
+            return None;
+        }
         self.program.exit.map(|code| (self.program.after, code))
+    }
+
+    /// What it does after it has said what it says.
+    pub(super) fn work(&self) -> Option<Work> {
+        let Program { cat, flood, exit, after, .. } = self.program;
+        let end = exit.map(|code| (after, code));
+        (cat || flood > 0).then(|| Work { stdio: self.stdio.clone(), cat, flood, end })
+    }
+
+    pub(super) fn close_stdin(&mut self) {
+        self.stdin = None;
     }
 
     /// Notes a signal; the code it ends with when it dies of it.
@@ -127,7 +155,12 @@ impl Process {
     pub(super) fn finish(&mut self, code: u32) -> Exit {
         let exit = Exit { code, at: now() };
         self.stage = Stage::Stopped;
+        if self.program.leaves_child {
+            // Nobody ever closes them.
+            std::mem::forget(std::mem::take(&mut self.pipes));
+        }
         self.pipes = [None, None];
+        self.stdin = None;
         self.exit.send_replace(Some(exit.clone()));
         exit
     }
@@ -150,7 +183,45 @@ impl Process {
     }
 }
 
+/// What a process does as long as it runs.
+pub(super) struct Work {
+    stdio: Stdio,
+    cat: bool,
+    flood: usize,
+    end: Option<(Duration, u32)>,
+}
+
 impl Inner {
+    /// Carries a process's work out, on a thread that blocks where the process would.
+    pub(super) fn work(self: &Arc<Self>, id: String, exec: String, work: Work) {
+        let fake = Arc::clone(self);
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::spawn(move || {
+            let mut stdout = OpenOptions::new().write(true).open(&work.stdio.stdout).unwrap();
+            if work.cat {
+                let mut stdin = File::open(&work.stdio.stdin).unwrap();
+                let _ = std::io::copy(&mut stdin, &mut stdout);
+                fake.finish(&id, &exec, work.end.map_or(0, |(_, code)| code));
+                return;
+            }
+            let piece = [b'x'; 32 * 1024];
+            let mut left = work.flood;
+            while left > 0 {
+                let count = left.min(piece.len());
+                // Nobody reads it any more.
+                if stdout.write_all(&piece[..count]).is_err() {
+                    return;
+                }
+                left -= count;
+            }
+            drop(stdout);
+            if let Some(end) = work.end {
+                let _inside = runtime.enter();
+                fake.finish_later(id, exec, end);
+            }
+        });
+    }
+
     /// Lets a process that runs return after a while.
     pub(super) fn finish_later(self: &Arc<Self>, id: String, exec: String, (after, code): (Duration, u32)) {
         let fake = Arc::clone(self);

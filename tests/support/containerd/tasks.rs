@@ -26,7 +26,8 @@ pub(super) async fn serve(call: Request) -> Response {
         "DeleteProcess" => {
             call.unary(|m: &pb::DeleteProcessRequest| of(&m.container_id, &m.exec_id), delete_process).await
         }
-        "CloseIO" => call.unary(|m: &pb::CloseIoRequest| of(&m.container_id, &m.exec_id), |_, _| Ok(())).await,
+        "CloseIO" => call.unary(|m: &pb::CloseIoRequest| of(&m.container_id, &m.exec_id), close_io).await,
+        "ResizePty" => call.unary(size, resize_pty).await,
         "Update" => call.unary(|m: &pb::UpdateTaskRequest| m.container_id.clone(), update).await,
         _ => call.unimplemented(),
     }
@@ -121,8 +122,24 @@ fn start(fake: &Arc<Inner>, request: pb::StartRequest) -> Result<pb::StartRespon
     let pid = process.pid();
     if let Some(end) = process.start() {
         fake.finish_later(request.container_id, request.exec_id, end);
+    } else if let Some(work) = process.work() {
+        fake.work(request.container_id, request.exec_id, work);
     }
     Ok(pb::StartResponse { pid })
+}
+
+fn close_io(fake: &Arc<Inner>, request: pb::CloseIoRequest) -> Result<(), Status> {
+    fake.lock().process(&request.container_id, &request.exec_id)?.close_stdin();
+    Ok(())
+}
+
+/// How the log names a resize.
+fn size(request: &pb::ResizePtyRequest) -> String {
+    format!("{} {}x{}", of(&request.container_id, &request.exec_id), request.width, request.height)
+}
+
+fn resize_pty(fake: &Arc<Inner>, request: pb::ResizePtyRequest) -> Result<(), Status> {
+    fake.lock().process(&request.container_id, &request.exec_id).map(drop)
 }
 
 fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {

@@ -1,0 +1,21 @@
+//! Messages of `channel.k8s.io`, of each form: the first byte chooses it and how many channels there are.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use pontoon::streaming::websocket::channels::{Codec, MOST_CHANNELS, Said};
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&choice, message)) = input.split_first() else { return };
+    let codec = [Codec::Binary, Codec::BinaryWithClose, Codec::Base64][usize::from(choice % 3)];
+    let channels = choice / 3 % (MOST_CHANNELS + 1);
+    match codec.parse(channels, Bytes::copy_from_slice(message)) {
+        Ok(Said::Data(channel, data)) => {
+            assert!(channel < channels && data.len() < message.len());
+            let written = codec.write(channel, &data);
+            assert_eq!(codec.parse(channels, written), Ok(Said::Data(channel, data)));
+        }
+        Ok(Said::Close(channel)) => assert!(codec == Codec::BinaryWithClose && channel < channels),
+        Ok(Said::Nothing) | Err(_) => {}
+    }
+});

@@ -1,0 +1,121 @@
+//! What `fuzz/` drives. The unit tests drive it too, with the corpus.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{Frame, HEAD, LARGEST_CONTROL, Parser};
+use super::{port_forward, remote_command};
+use crate::ids::SandboxId;
+use crate::streaming::protocol::{Protocol, Wanted};
+use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, PortForward, Streams};
+use crate::tasks::Tasks;
+
+/// The parser over any split of the bytes: the first one says how long the steps are.
+///
+/// # Panics
+/// If more is kept than one control frame, or data is made up.
+pub fn frames(bytes: &[u8]) {
+    let Some((step, bytes)) = bytes.split_first() else { return };
+    let step = usize::from(*step) * 16 + 1;
+    let (mut parser, mut input, mut data) = (Parser::default(), BytesMut::new(), 0);
+    for step in bytes.chunks(step) {
+        input.extend_from_slice(step);
+        loop {
+            match parser.next(&mut input) {
+                Ok(Some(Frame::Data { piece, .. })) => data += piece.len(),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(input.len() < HEAD + LARGEST_CONTROL, "more is kept than a control frame");
+        assert!(data <= bytes.len(), "more data than was sent");
+    }
+}
+
+/// A whole session on a connection that carries these bytes and ends: the first one says which.
+///
+/// # Panics
+/// If the session does not end with its client.
+pub fn session(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+    let (client, server) = tokio::io::duplex(4096);
+    let (tasks, gone) = (Tasks::default(), CancellationToken::new());
+    let idle = Duration::from_secs(60);
+    let protocol = Protocol::ALL[usize::from(*kind) % Protocol::ALL.len()];
+    let wanted = Wanted { stdin: kind & 4 != 0, stdout: true, stderr: kind & 8 != 0, tty: kind & 16 != 0 };
+    runtime.block_on(async {
+        let serve = async {
+            if kind & 32 == 0 {
+                let run = |streams| Echo.run(streams);
+                remote_command(server, protocol, wanted, wanted.tty, &tasks, gone, idle, run).await;
+            } else {
+                let ask = PortForward { sandbox: SandboxId::random(), ports: Vec::new() };
+                port_forward(server, &tasks, gone, idle, Arc::new(Echo), ask).await;
+            }
+        };
+        let (mut reader, mut writer) = tokio::io::split(client);
+        let write = async {
+            // Fails when the server has thrown the client out.
+            let _ = writer.write_all(bytes).await;
+            let _ = writer.shutdown().await;
+        };
+        let read = async {
+            let mut sent = vec![0; 4096];
+            while reader.read(&mut sent).await.is_ok_and(|length| length > 0) {}
+        };
+        let all = futures_util::future::join3(serve, write, read);
+        let ended = tokio::time::timeout(Duration::from_secs(20), all).await;
+        assert!(ended.is_ok(), "the session goes on without its client");
+        assert_eq!(tasks.in_flight(), 0, "nothing is left of it");
+    });
+}
+
+/// Sends back what comes.
+struct Echo;
+
+impl Echo {
+    fn run(&self, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
+        async move {
+            let Streams { stdin, stdout, stderr, mut resize, gone } = streams;
+            if let (Some(mut stdin), Some(mut stdout)) = (stdin, stdout) {
+                while let Some(piece) = stdin.recv().await {
+                    stdout.send(piece).await.map_err(|gone| Failure(gone.to_string()))?;
+                }
+            }
+            while resize.recv().await.is_some() {}
+            drop((stderr, gone));
+            Ok(0)
+        }
+        .boxed()
+    }
+}
+
+impl Backend for Echo {
+    fn exec(&self, _: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
+        self.run(streams)
+    }
+
+    fn attach(&self, _: Attach, streams: Streams) -> BoxFuture<'static, Result<(), Failure>> {
+        let run = self.run(streams);
+        async move { run.await.map(|_| ()) }.boxed()
+    }
+
+    fn port_forward(&self, _: SandboxId, _: u16, connection: Duplex) -> BoxFuture<'static, Result<(), Failure>> {
+        let Duplex { mut from_client, mut to_client, .. } = connection;
+        async move {
+            while let Some(piece) = from_client.recv().await {
+                to_client.send(piece).await.map_err(|gone| Failure(gone.to_string()))?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,167 @@
+//! Port-forward over SPDY (portforward.k8s.io): many connections on one session, each a pair of streams, one for data
+//! and one for an error.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::CREATION;
+use super::session::{Incoming, Session};
+use super::sink::StreamSink;
+use crate::streaming::{Backend, Duplex, Input, PortForward};
+use crate::tasks::Tasks;
+
+/// Streams of a session at a time: half as many connections.
+const MOST_STREAMS: usize = 1024;
+
+/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes, nothing moved for
+/// `idle` (zero: never), or `gone` is cancelled. Returns when all its connections have ended.
+#[allow(clippy::too_many_arguments, reason = "as the HTTP server has them; nothing else passes them on")]
+pub async fn port_forward<T>(
+    io: T,
+    tasks: &Tasks,
+    gone: CancellationToken,
+    idle: Duration,
+    backend: Arc<dyn Backend>,
+    ask: PortForward,
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut session = Session::start(io, MOST_STREAMS, tasks, &gone, idle);
+    let mut halves = Halves::default();
+    let mut connections: FuturesUnordered<JoinHandle<()>> = FuturesUnordered::new();
+    loop {
+        let expiry = halves.expiry();
+        tokio::select! {
+            incoming = session.accept() => {
+                let Some(incoming) = incoming else { break };
+                if let Some(pair) = halves.add(incoming) {
+                    connections.push(tasks.operation(pair.serve(Arc::clone(&backend), ask.clone())));
+                }
+            }
+            Some(_) = connections.next() => {}
+            () = until(expiry) => halves.expire(Instant::now()).await,
+        }
+    }
+    drop(halves);
+    // The session's token is cancelled, so each ends soon.
+    while connections.next().await.is_some() {}
+    session.close().await;
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Which of a pair's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Error,
+}
+
+/// One stream of a pair.
+struct Half {
+    request: Box<str>,
+    port: u16,
+    kind: Kind,
+    deadline: Instant,
+    input: Input,
+    sink: StreamSink,
+}
+
+impl Half {
+    /// What the headers say it is; `None` refuses it.
+    fn read(incoming: &Incoming) -> Option<(Box<str>, u16, Kind)> {
+        let headers = incoming.headers();
+        let kind = match headers.get("streamtype")? {
+            "data" => Kind::Data,
+            "error" => Kind::Error,
+            _ => return None,
+        };
+        let port = headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
+        let request = headers.get("requestid").filter(|id| !id.is_empty());
+        // Clients before Kubernetes 1.2 send no id: they open the error stream, then the data stream.
+        let request = request.map_or_else(
+            || match kind {
+                Kind::Error => incoming.id().to_string(),
+                Kind::Data => incoming.id().wrapping_sub(2).to_string(),
+            },
+            str::to_owned,
+        );
+        Some((request.into(), port, kind))
+    }
+}
+
+/// Streams that wait for the other one of their pair, the oldest first. They are never more than the session's streams.
+#[derive(Default)]
+struct Halves(VecDeque<Half>);
+
+impl Halves {
+    /// Accepts a stream; both when it completes a pair. A second stream of the same kind is refused.
+    fn add(&mut self, incoming: Incoming) -> Option<Pair> {
+        let (request, port, kind) = Half::read(&incoming)?;
+        let other = self.0.iter().position(|half| half.request == request);
+        if other.is_some_and(|at| self.0[at].kind == kind) {
+            return None;
+        }
+        let (input, sink) = incoming.accept()?;
+        let half = Half { request, port, kind, deadline: Instant::now() + CREATION, input, sink };
+        let Some(other) = other.and_then(|at| self.0.remove(at)) else {
+            self.0.push_back(half);
+            return None;
+        };
+        let (data, error) = if kind == Kind::Data { (half, other) } else { (other, half) };
+        Some(Pair { port: data.port, from_client: data.input, to_client: data.sink, error: error.sink })
+    }
+
+    fn expiry(&self) -> Option<Instant> {
+        self.0.front().map(|half| half.deadline)
+    }
+
+    /// Closes those that have waited for too long.
+    async fn expire(&mut self, now: Instant) {
+        while let Some(half) = self.0.pop_front_if(|half| half.deadline <= now) {
+            if half.kind == Kind::Error {
+                let request = &half.request;
+                half.sink.send_last(format!("timed out waiting for the data stream of request {request}").into()).await;
+            }
+        }
+    }
+}
+
+/// The streams of one connection.
+struct Pair {
+    port: u16,
+    from_client: Input,
+    to_client: StreamSink,
+    error: StreamSink,
+}
+
+impl Pair {
+    async fn serve(self, backend: Arc<dyn Backend>, ask: PortForward) {
+        let Self { port, from_client, to_client, error } = self;
+        let result = if ask.ports.is_empty() || ask.ports.contains(&port) {
+            let gone = to_client.gone();
+            let connection = Duplex { from_client, to_client: Box::new(to_client), gone };
+            backend.port_forward(ask.sandbox.clone(), port, connection).await.map_err(|failure| failure.0)
+        } else {
+            Err("the port is not among those that were asked for".to_owned())
+        };
+        // Empty where there is none: kubectl reads it to its end.
+        let message = result.err().map_or_else(String::new, |failure| {
+            format!("error forwarding port {port} to sandbox {}: {failure}", ask.sandbox)
+        });
+        error.send_last(message.into()).await;
+    }
+}

@@ -1,0 +1,304 @@
+//! One connection: reads the client's frames, and hands its streams to whoever accepts them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::ProtocolError;
+use super::frame::{Frame, Goodbye, Parser, Reset, StreamId};
+use super::headers::Headers;
+use super::output::Output;
+use super::sink::{Connection, StreamSink};
+use super::table::{Delivery, Table};
+use crate::streaming::{Gone, Input};
+use crate::tasks::Tasks;
+
+/// What one read takes at most.
+const LARGEST_READ: usize = 64 * 1024;
+/// What one read takes at first: an interactive session needs no more.
+const SMALLEST_READ: usize = 4 * 1024;
+/// Streams that wait to be accepted.
+const MOST_WAITING: usize = 16;
+/// How long a client has to take our last frames and to close the connection. Closing it first, while something of the
+/// client's is unread, would make the kernel send a RST and throw away what is on its way to the client.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A session with one client.
+pub(super) struct Session {
+    connection: Arc<Connection>,
+    incoming: mpsc::Receiver<Incoming>,
+    newest: Arc<AtomicU32>,
+    driver: JoinHandle<()>,
+    stop: CancellationToken,
+    gone: CancellationToken,
+    // Ends the driver should the session be dropped.
+    _guard: DropGuard,
+}
+
+impl Session {
+    /// Starts to read the connection. `gone` ends the session; its own [`Session::gone`] is cancelled as well when the
+    /// client goes, or nothing was read or written for `idle` (zero: never).
+    pub(super) fn start<T>(io: T, most: usize, tasks: &Tasks, gone: &CancellationToken, idle: Duration) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (reader, writer) = tokio::io::split(io);
+        let (gone, stop) = (gone.child_token(), CancellationToken::new());
+        let activity = Activity::new();
+        let output = Output::new(Box::new(writer), activity.clone());
+        let connection = Arc::new(Connection { output, table: Table::new(most, gone.clone()) });
+        let (accept, incoming) = mpsc::channel(MOST_WAITING);
+        let newest = Arc::new(AtomicU32::new(0));
+        let driver = Driver {
+            reader,
+            parser: Parser::default(),
+            connection: Arc::clone(&connection),
+            accept,
+            newest: Arc::clone(&newest),
+            activity,
+            last_reset: None,
+            going: false,
+        };
+        let driver = tasks.operation(driver.drive(gone.clone(), stop.clone(), idle));
+        Self { connection, incoming, newest, driver, stop, _guard: gone.clone().drop_guard(), gone }
+    }
+
+    /// Cancelled when the client has gone, the session was idle too long, or it was ended from outside.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
+    /// The next stream that the client opens; `None` when it has gone.
+    pub(super) async fn accept(&mut self) -> Option<Incoming> {
+        self.incoming.recv().await
+    }
+
+    /// No more streams are accepted; those that come are refused.
+    pub(super) fn stop_accepting(&mut self) {
+        self.incoming.close();
+        while self.incoming.try_recv().is_ok() {}
+    }
+
+    /// Says goodbye and closes the connection: after the client did, or after a few seconds.
+    pub(super) async fn close(mut self) {
+        self.stop_accepting();
+        let deadline = Instant::now() + GOODBYE;
+        self.connection.output.go_away(self.newest.load(Ordering::Relaxed), Goodbye::Done);
+        let _ = tokio::time::timeout_at(deadline, &mut self.driver).await;
+        self.stop.cancel();
+        self.gone.cancel();
+        if !self.driver.is_finished() {
+            let _ = (&mut self.driver).await;
+        }
+        self.connection.output.close(deadline).await;
+    }
+}
+
+/// A stream that the client has opened and that waits for its answer. Dropping it refuses it.
+pub(super) struct Incoming {
+    stream: StreamId,
+    headers: Headers,
+    // `None` once answered.
+    halves: Option<(Input, StreamSink)>,
+    connection: Arc<Connection>,
+}
+
+impl Incoming {
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.stream.get()
+    }
+
+    /// What the client says it is.
+    pub(super) fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Takes it: the client's half and ours.
+    pub(super) fn accept(mut self) -> Option<(Input, StreamSink)> {
+        let halves = self.halves.take();
+        if halves.is_some() {
+            self.connection.output.reply(self.stream);
+        }
+        halves
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some((_, sink)) = self.halves.take() {
+            sink.reset(Reset::Refused);
+        }
+    }
+}
+
+/// Reads the connection.
+struct Driver<R> {
+    reader: R,
+    parser: Parser,
+    connection: Arc<Connection>,
+    accept: mpsc::Sender<Incoming>,
+    newest: Arc<AtomicU32>,
+    activity: Activity,
+    // The last stream that was reset for what came on it: a flood of data gets one answer.
+    last_reset: Option<StreamId>,
+    // After the client's GOAWAY.
+    going: bool,
+}
+
+/// Why reading has ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Client(#[from] Gone),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+impl<R: AsyncRead + Unpin> Driver<R> {
+    /// Until the client goes, breaks the protocol or was idle for too long, or the session is ended.
+    async fn drive(mut self, gone: CancellationToken, stop: CancellationToken, idle: Duration) {
+        let (connection, activity) = (Arc::clone(&self.connection), self.activity.clone());
+        let ended = tokio::select! {
+            ended = self.read() => ended,
+            gone = connection.output.flush_always() => gone.into(),
+            () = gone.cancelled() => Gone.into(),
+            () = stop.cancelled() => Gone.into(),
+            () = activity.idle(idle) => Gone.into(),
+        };
+        gone.cancel();
+        connection.table.clear();
+        if let Ended::Protocol(error) = ended {
+            tracing::debug!(%error, "a streaming client broke SPDY");
+            connection.output.go_away(self.newest.load(Ordering::Relaxed), Goodbye::ProtocolError);
+            let _ = tokio::time::timeout(GOODBYE, connection.output.flush()).await;
+        }
+    }
+
+    async fn read(&mut self) -> Ended {
+        let mut input = BytesMut::new();
+        let mut room = SMALLEST_READ;
+        loop {
+            if let Err(ended) = self.frames(&mut input).await {
+                return ended;
+            }
+            input.reserve(room);
+            let limit = input.len() + room;
+            match (&mut self.reader).take(room as u64).read_buf(&mut input).await {
+                Ok(0) | Err(_) => return Gone.into(),
+                // What fills the room is bulk: fewer and larger reads.
+                Ok(_) if input.len() == limit => room = (room * 2).min(LARGEST_READ),
+                Ok(_) => {}
+            }
+            self.activity.now();
+        }
+    }
+
+    async fn frames(&mut self, input: &mut BytesMut) -> Result<(), Ended> {
+        while let Some(frame) = self.parser.next(input)? {
+            self.frame(frame).await?;
+            self.connection.output.has_room().await?;
+            if self.going && self.connection.table.is_empty() {
+                return Err(Gone.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn frame(&mut self, frame: Frame) -> Result<(), Ended> {
+        let Connection { output, table } = &*self.connection;
+        match frame {
+            Frame::Open { stream, headers, fin, unidirectional } => {
+                self.opened(stream, headers, fin, unidirectional).await?;
+            }
+            Frame::Data { stream, piece, fin } => {
+                let delivery = table.deliver(stream, piece).await;
+                if fin {
+                    table.end(stream);
+                }
+                if delivery == Delivery::NoStream && self.last_reset.replace(stream) != Some(stream) {
+                    table.remove(stream);
+                    output.reset(stream, Reset::InvalidStream);
+                }
+            }
+            Frame::Headers { stream, fin } => {
+                if fin {
+                    table.end(stream);
+                }
+            }
+            Frame::Reset { stream } => table.remove(stream),
+            // Even numbers would be answers to pings of ours, and we send none.
+            Frame::Ping(number) if number % 2 == 1 => output.pong(number),
+            Frame::GoAway => self.going = true,
+            Frame::Ping(_) | Frame::Ignored => {}
+        }
+        Ok(())
+    }
+
+    async fn opened(
+        &mut self,
+        stream: StreamId,
+        headers: Headers,
+        fin: bool,
+        unidirectional: bool,
+    ) -> Result<(), ProtocolError> {
+        let connection = &self.connection;
+        if !stream.is_the_clients() || stream.get() <= self.newest.load(Ordering::Relaxed) {
+            return Err(ProtocolError::StreamOrder(stream.get()));
+        }
+        self.newest.store(stream.get(), Ordering::Relaxed);
+        let opened = if self.going || unidirectional { None } else { connection.table.open(stream, fin) };
+        let Some((input, gone)) = opened else {
+            connection.output.reset(stream, Reset::Refused);
+            return Ok(());
+        };
+        let sink = StreamSink::new(Arc::clone(connection), stream, gone);
+        let connection = Arc::clone(connection);
+        let incoming = Incoming { stream, headers, halves: Some((input, sink)), connection };
+        // When nobody accepts any more, this drops it, which refuses it.
+        let _ = self.accept.send(incoming).await;
+        Ok(())
+    }
+}
+
+/// When something was last read or written.
+#[derive(Clone, Debug)]
+pub(super) struct Activity {
+    begin: Instant,
+    // Milliseconds after the begin.
+    last: Arc<AtomicU64>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { begin: Instant::now(), last: Arc::default() }
+    }
+
+    /// Something was read or written.
+    pub(super) fn now(&self) {
+        let since = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(since, Ordering::Relaxed);
+    }
+
+    /// Resolves when nothing was for so long; zero: never.
+    async fn idle(&self, idle: Duration) {
+        if idle.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let last = self.begin + Duration::from_millis(self.last.load(Ordering::Relaxed));
+            match last.checked_add(idle) {
+                Some(deadline) if deadline <= Instant::now() => return,
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

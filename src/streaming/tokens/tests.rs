@@ -1,0 +1,65 @@
+use super::*;
+use crate::ids::SandboxId;
+
+fn ask() -> Ask {
+    Ask::PortForward(PortForward { sandbox: SandboxId::random(), ports: vec![80] })
+}
+
+#[tokio::test(start_paused = true)]
+async fn cve_2020_8558_a_token_is_128_random_bits_and_safe_in_a_url() {
+    let tokens = Tokens::default();
+    let (first, second) = (tokens.put(ask()).unwrap(), tokens.put(ask()).unwrap());
+    assert_ne!(first, second);
+    assert_eq!(URL_SAFE_NO_PAD.decode(&first).unwrap().len() * 8, 128);
+    assert!(first.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{first}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cve_2020_8558_a_token_works_once() {
+    let tokens = Tokens::default();
+    let token = tokens.put(ask()).unwrap();
+    assert!(matches!(tokens.take(&token), Some(Ask::PortForward(_))));
+    assert!(tokens.take(&token).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cve_2020_8558_a_token_works_for_a_minute() {
+    let tokens = Tokens::default();
+    let (in_time, late) = (tokens.put(ask()).unwrap(), tokens.put(ask()).unwrap());
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(tokens.take(&in_time).is_some());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(tokens.take(&late).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cve_2020_8558_the_1001st_that_waits_is_refused_until_one_is_used_or_expires() {
+    let tokens = Tokens::default();
+    let first = tokens.put(ask()).unwrap();
+    for _ in 1..MOST {
+        tokens.put(ask()).unwrap();
+    }
+    assert!(tokens.put(ask()).is_err());
+    assert!(tokens.take(&first).is_some());
+    assert!(tokens.put(ask()).is_ok());
+    assert!(tokens.put(ask()).is_err());
+    tokio::time::advance(LIFETIME).await;
+    assert!(tokens.put(ask()).is_ok());
+    assert_eq!(tokens.waiting.lock().unwrap().len(), 1, "the expired are gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_a_token_is_none() {
+    let tokens = Tokens::default();
+    let token = tokens.put(ask()).unwrap();
+    for wrong in
+        ["", "guess", &token[1..], &format!("{token}="), &format!("{token}A"), &"é".repeat(11), &"/".repeat(22)]
+    {
+        assert!(tokens.take(wrong).is_none(), "{wrong}");
+    }
+    // The last of 22 characters has four bits that no token has set: such a spelling is not the token.
+    let last = token.chars().last().unwrap();
+    let other = char::from_u32(u32::from(last) + 1).unwrap();
+    assert!(tokens.take(&format!("{}{other}", &token[..LENGTH - 1])).is_none());
+    assert!(tokens.take(&token).is_some());
+}

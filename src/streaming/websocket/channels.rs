@@ -1,0 +1,166 @@
+//! The framing of `channel.k8s.io`: a WebSocket message is one byte of channel and what goes into it. No I/O.
+//!
+//! In the base64 forms the channel is a digit and the rest is base64. In v5, a message of 255 and a channel
+//! says that no more comes in that channel.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// The longest message that is taken; clients of kubelet's own server may send as much.
+pub const LONGEST_MESSAGE: usize = 32 << 20;
+/// The most channels a session may have: in the base64 forms, each has a printable character.
+pub const MOST_CHANNELS: u8 = 64;
+/// First byte of v5's close.
+const CLOSE: u8 = 255;
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// A byte of channel, then bytes.
+    Binary,
+    /// As `Binary`, and a client may close a channel (v5).
+    BinaryWithClose,
+    /// A digit, then base64.
+    Base64,
+}
+
+/// What a client's message says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Bytes for a channel.
+    Data(u8, Bytes),
+    /// No more comes in this channel.
+    Close(u8),
+    /// Nothing: an empty message, or one for a channel that there is not.
+    Nothing,
+}
+
+/// A message that no client of the protocol sends.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Longer than [`LONGEST_MESSAGE`].
+    #[error("a message of {0} bytes")]
+    TooLong(usize),
+    /// Not two bytes, or a channel that there is not.
+    #[error("a close that names no channel")]
+    Close,
+    /// Not base64.
+    #[error("a message that is not base64")]
+    Base64,
+}
+
+impl Codec {
+    /// Reads a client's message, in a session that has this many channels.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the session cannot go on: what the client means to send would be lost.
+    pub fn parse(self, channels: u8, message: Bytes) -> Result<Said, Invalid> {
+        if message.len() > LONGEST_MESSAGE {
+            return Err(Invalid::TooLong(message.len()));
+        }
+        let Some(&first) = message.first() else { return Ok(Said::Nothing) };
+        if self == Self::BinaryWithClose && first == CLOSE {
+            return match message[1..] {
+                [channel] if channel < channels => Ok(Said::Close(channel)),
+                _ => Err(Invalid::Close),
+            };
+        }
+        let channel = if self == Self::Base64 { first.wrapping_sub(b'0') } else { first };
+        if channel >= channels {
+            // Said to nobody, as kubelet's server has it: a later version's client may have more channels.
+            return Ok(Said::Nothing);
+        }
+        let data = match self {
+            Self::Binary | Self::BinaryWithClose => message.slice(1..),
+            Self::Base64 => STANDARD.decode(&message[1..]).map_err(|_| Invalid::Base64)?.into(),
+        };
+        Ok(Said::Data(channel, data))
+    }
+
+    /// Writes a message of a channel below [`MOST_CHANNELS`].
+    #[must_use]
+    pub fn write(self, channel: u8, data: &[u8]) -> Bytes {
+        match self {
+            Self::Binary | Self::BinaryWithClose => {
+                let mut message = BytesMut::with_capacity(1 + data.len());
+                message.put_u8(channel);
+                message.put_slice(data);
+                message.freeze()
+            }
+            Self::Base64 => {
+                let mut message = String::with_capacity(1 + data.len().div_ceil(3) * 4);
+                message.push(char::from(b'0' + channel));
+                STANDARD.encode_string(data, &mut message);
+                message.into()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(codec: Codec, message: &'static [u8]) -> Result<Said, Invalid> {
+        codec.parse(5, Bytes::from_static(message))
+    }
+
+    #[test]
+    fn a_message_is_a_channel_and_its_bytes() {
+        for codec in [Codec::Binary, Codec::BinaryWithClose] {
+            assert_eq!(parse(codec, b"\x00foo\n"), Ok(Said::Data(0, "foo\n".into())));
+            assert_eq!(parse(codec, b"\x04"), Ok(Said::Data(4, Bytes::new())));
+            assert_eq!(&codec.write(1, b"out")[..], b"\x01out");
+        }
+        assert_eq!(parse(Codec::Base64, b"0Zm9vCg=="), Ok(Said::Data(0, "foo\n".into())));
+        assert_eq!(&Codec::Base64.write(1, b"\n")[..], b"1Cg==");
+        assert_eq!(&Codec::Base64.write(1, b"")[..], b"1");
+    }
+
+    #[test]
+    fn only_v5_closes_a_channel() {
+        assert_eq!(parse(Codec::BinaryWithClose, b"\xff\x00"), Ok(Said::Close(0)));
+        assert_eq!(parse(Codec::Binary, b"\xff\x00"), Ok(Said::Nothing));
+        for wrong in [b"\xff".as_slice(), b"\xff\x05", b"\xff\x00\x00"] {
+            assert_eq!(parse(Codec::BinaryWithClose, wrong), Err(Invalid::Close), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_no_channel_is_left_out() {
+        for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
+            assert_eq!(parse(codec, b""), Ok(Said::Nothing));
+            assert_eq!(parse(codec, b"\x7fx"), Ok(Said::Nothing));
+        }
+        assert_eq!(parse(Codec::Base64, b"5Zm9v"), Ok(Said::Nothing));
+    }
+
+    #[test]
+    fn what_would_be_lost_is_an_error() {
+        assert_eq!(parse(Codec::Base64, b"0not base64"), Err(Invalid::Base64));
+        let long = Bytes::from(vec![0; LONGEST_MESSAGE + 1]);
+        assert_eq!(Codec::Binary.parse(5, long), Err(Invalid::TooLong(LONGEST_MESSAGE + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(channel in 0..MOST_CHANNELS, data: Vec<u8>) {
+            for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
+                let said = codec.parse(MOST_CHANNELS, codec.write(channel, &data));
+                prop_assert_eq!(said, Ok(Said::Data(channel, data.clone().into())));
+            }
+        }
+
+        #[test]
+        fn no_message_is_a_panic_or_grows(channels: u8, message: Vec<u8>) {
+            for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
+                if let Ok(Said::Data(channel, data)) = codec.parse(channels, message.clone().into()) {
+                    prop_assert!(channel < channels && data.len() < message.len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Exec and attach over channels: 0 stdin, 1 stdout, 2 stderr, 3 how it ended, 4 the terminal's sizes.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::channels::Said;
+use super::connection::{self, Io, Reader};
+use super::handshake::CommandProtocol;
+use super::{Hangup, Session};
+use crate::streaming::protocol::Wanted;
+use crate::streaming::resize::SizeReader;
+use crate::streaming::{Failure, Gone, Size, Streams, remote_status};
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const CHANNELS: u8 = 5;
+
+/// Pieces of stdin that may wait for the command, and how long each is at most.
+const WAITING: usize = 8;
+const PIECE: usize = 64 << 10;
+/// Sizes that may wait.
+const SIZES: usize = 8;
+
+/// Carries a whole session.
+pub(in crate::streaming) async fn remote_command<T: Io>(
+    io: T,
+    protocol: CommandProtocol,
+    wanted: Wanted,
+    session: Session,
+    run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
+) {
+    let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.gone.clone()).await;
+    // An empty message says that the session is there, as kubelet's server has it.
+    let greeted = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
+    if writer.write(greeted, &[]).await.is_err() {
+        return;
+    }
+    let (stdin, stdin_input) = mpsc::channel(WAITING);
+    let (resize, resize_input) = mpsc::channel(SIZES);
+    let streams = Streams {
+        stdin: wanted.stdin.then_some(stdin_input),
+        stdout: wanted.stdout.then(|| writer.channel(STDOUT)),
+        stderr: wanted.stderr.then(|| writer.channel(STDERR)),
+        resize: resize_input,
+        gone: session.gone.clone(),
+    };
+    let inputs = Inputs {
+        stdin: wanted.stdin.then_some(stdin),
+        resize: wanted.tty.then_some(resize),
+        sizes: SizeReader::default(),
+    };
+    let activity = reader.activity();
+    let ended = connection::drive(&session, &activity, run(streams), inputs.fill(&mut reader, &session.hangup)).await;
+    let last = if protocol.has_status { Some(status(ended)) } else { sentence(ended).map(String::into_bytes) };
+    connection::farewell(&session, &writer, &mut reader, last.map(|last| (ERROR, last))).await;
+}
+
+fn status(ended: Result<i32, Failure>) -> Vec<u8> {
+    match ended {
+        Ok(code) => remote_status::exit_code(code),
+        Err(failure) => remote_status::failure(&failure),
+    }
+}
+
+/// What versions before v4 say: nothing of a success.
+fn sentence(ended: Result<i32, Failure>) -> Option<String> {
+    match ended {
+        Ok(0) => None,
+        Ok(code) => Some(remote_status::exit_sentence(code)),
+        Err(failure) => Some(remote_status::failure_sentence(&failure)),
+    }
+}
+
+/// What the client fills; `None` when it is closed or was not asked for.
+struct Inputs {
+    stdin: Option<mpsc::Sender<Bytes>>,
+    resize: Option<mpsc::Sender<Size>>,
+    sizes: SizeReader,
+}
+
+impl Inputs {
+    /// Until the client has gone. It is read no faster than the command reads.
+    async fn fill<T: Io>(mut self, reader: &mut Reader<T>, hangup: &Hangup) {
+        while let Ok(said) = reader.next().await {
+            if self.take(said, hangup).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn take(&mut self, said: Said, hangup: &Hangup) -> Result<(), Gone> {
+        match said {
+            Said::Data(STDIN, mut data) => {
+                while !data.is_empty() {
+                    offer(&mut self.stdin, data.split_to(data.len().min(PIECE)), hangup).await?;
+                }
+            }
+            Said::Data(RESIZE, data) => {
+                if let Some(size) = self.sizes.push(&data) {
+                    offer(&mut self.resize, size, hangup).await?;
+                }
+            }
+            Said::Close(STDIN) => self.stdin = None,
+            Said::Data(..) | Said::Close(_) | Said::Nothing => {}
+        }
+        Ok(())
+    }
+}
+
+/// Waits for room. What nobody takes any more is dropped: a command may close its stdin and go on.
+pub(super) async fn offer<V>(to: &mut Option<mpsc::Sender<V>>, value: V, hangup: &Hangup) -> Result<(), Gone> {
+    let Some(sender) = to else { return Ok(()) };
+    tokio::select! {
+        biased;
+        sent = sender.send(value) => {
+            if sent.is_err() {
+                *to = None;
+            }
+            Ok(())
+        }
+        () = hangup.heard() => Err(Gone),
+    }
+}

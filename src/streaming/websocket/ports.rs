@@ -1,0 +1,80 @@
+//! Port-forward over channels: for each port one for its bytes and one for what went wrong, both of which begin with
+//! the port as two bytes, the low one first. One connection a port.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+
+use super::channels::{Codec, MOST_CHANNELS, Said};
+use super::command::offer;
+use super::connection::{self, Io, Reader, Writer};
+use super::{Hangup, Session};
+use crate::streaming::{Backend, Duplex, Failure, PortForward};
+
+/// Two channels each.
+pub(in crate::streaming) const MOST_PORTS: usize = MOST_CHANNELS as usize / 2;
+
+/// Pieces that may wait for each port, and how long each is at most.
+const WAITING: usize = 8;
+const PIECE: usize = 64 << 10;
+
+/// Carries a whole session of at most [`MOST_PORTS`] ports.
+pub(in crate::streaming) async fn port_forward<T: Io>(
+    io: T,
+    codec: Codec,
+    session: Session,
+    backend: Arc<dyn Backend>,
+    ask: PortForward,
+) {
+    let PortForward { sandbox, ports } = ask;
+    let count = u8::try_from(ports.len() * 2).unwrap_or(MOST_CHANNELS);
+    let (writer, mut reader) = connection::channels(io, codec, count, session.gone.clone()).await;
+    let mut inputs = Vec::new();
+    let mut connections = Vec::new();
+    for (port, data) in ports.into_iter().zip((0..count).step_by(2)) {
+        let (input, from_client) = mpsc::channel(WAITING);
+        inputs.push(Some(input));
+        let duplex = Duplex { from_client, to_client: writer.channel(data), gone: session.gone.clone() };
+        for channel in [data, data + 1] {
+            if writer.write(channel, &port.to_le_bytes()).await.is_err() {
+                return;
+            }
+        }
+        let connection = backend.port_forward(sandbox.clone(), port, duplex);
+        connections.push(report(Arc::clone(&writer), data + 1, port, connection));
+    }
+    let activity = reader.activity();
+    let reading = fill(inputs, &mut reader, &session.hangup);
+    connection::drive(&session, &activity, join_all(connections), reading).await;
+    connection::farewell(&session, &writer, &mut reader, None).await;
+}
+
+/// A connection, and what it failed with as a sentence.
+async fn report<T: Io>(
+    writer: Arc<Writer<T>>,
+    channel: u8,
+    port: u16,
+    connection: impl Future<Output = Result<(), Failure>>,
+) {
+    if let Err(failure) = connection.await {
+        let sentence = format!("error forwarding port {port}: {failure}");
+        let _ = writer.write(channel, sentence.as_bytes()).await;
+    }
+}
+
+async fn fill<T: Io>(mut inputs: Vec<Option<mpsc::Sender<Bytes>>>, reader: &mut Reader<T>, hangup: &Hangup) {
+    while let Ok(said) = reader.next().await {
+        let Said::Data(channel, mut data) = said else { continue };
+        if channel % 2 != 0 {
+            continue;
+        }
+        let Some(input) = inputs.get_mut(usize::from(channel / 2)) else { continue };
+        while !data.is_empty() {
+            if offer(input, data.split_to(data.len().min(PIECE)), hangup).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs every fuzz target of fuzz/ for a while, from the corpus that is checked in: tests/fuzz.sh [SECONDS] [TARGET...]
+#
+# What is found while running goes to a scratch corpus in target/fuzz; a crash is left in fuzz/artifacts and fails.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${PONTOON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pontoon}/tools/cargo-fuzz
+version=0.13.2
+seconds=${1:-20}
+shift || true
+
+if [ ! -x "$cache/$version/bin/cargo-fuzz" ]; then
+    echo "fuzz: building cargo-fuzz $version" >&2
+    cargo install --quiet --locked --root "$cache/$version" cargo-fuzz@$version
+fi
+
+# The sanitizer's flags are unstable; the compiler is the pinned one.
+export RUSTC_BOOTSTRAP=1
+cd "$root"
+targets=("$@")
+[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(ls fuzz/fuzz_targets | sed -n 's/\.rs$//p')
+for target in "${targets[@]}"; do
+    echo "fuzz: $target, ${seconds} s" >&2
+    found=target/fuzz/$target
+    mkdir -p "$found"
+    "$cache/$version/bin/cargo-fuzz" fuzz run "$target" "$found" "fuzz/corpus/$target" -- \
+        -max_total_time="$seconds" -timeout=25 -rss_limit_mb=1024 -print_final_stats=0
+done
