@@ -175,6 +175,8 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
         took[took.len() / 2],
         took[took.len() - 1],
     );
+    let log = std::fs::read_to_string(scope.bed.dir.join("logs/pontoon.log"))?;
+    ensure!(log.contains("a command waited for others"), "the wait for a turn is not reported");
     ensure!(highest - before <= MAY_GROW, "memory grew by {} KiB, more than {MAY_GROW}", highest - before);
     until(3 * SOON, || async {
         let dead = zombies(&parents)?;
