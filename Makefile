@@ -31,7 +31,7 @@ e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
 	@tests/e2e/suite.sh
 
 .PHONY: critest
-critest: ## The CRI conformance tests against Pontoon (TARGET=builtin: containerd's own CRI)
+critest: ## The CRI conformance tests (FOCUS=regex: some; WEBSOCKET=1: streaming by it; TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
 
 .PHONY: test-cgroup2
@@ -57,6 +57,14 @@ bench-stats: ## What stats and metrics of 100 pods cost, Pontoon beside containe
 .PHONY: bench-idle
 bench-idle: ## What 100 idle pods cost while a client polls as kubelet does, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-stats.sh idle
+
+.PHONY: bench-streaming
+bench-streaming: ## A gigabyte through exec and port-forward, Pontoon beside containerd's own CRI: MB/s and CPU seconds
+	@tests/e2e/bench-streaming.sh
+
+.PHONY: churn-streaming
+churn-streaming: ## 2,000 execs and 2,000 attaches whose client goes away: nothing is left of any (make e2e has 240)
+	@E2E_SESSIONS=667 tests/e2e/suite.sh sessions_whose_client_drops
 
 .PHONY: kubelet
 kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)

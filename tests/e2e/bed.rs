@@ -101,6 +101,21 @@ impl Bed {
         command
     }
 
+    /// The same in a session of its own, whose controlling terminal its stdin is.
+    pub fn tool_on_terminal(&self, name: &str) -> tokio::process::Command {
+        let bin = &self.env["BIN"];
+        let mut command = tokio::process::Command::new("setsid");
+        command.arg("--ctty").arg(format!("{bin}/{name}"));
+        self.dress(&mut command);
+        command
+    }
+
+    /// RuntimeService on a connection of its own.
+    pub fn another_runtime(&self) -> anyhow::Result<RuntimeServiceClient<Channel>> {
+        let channel = connect(self.env["CRI_SOCKET"].clone().into())?;
+        Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    }
+
     /// The daemon under test, as a program to run once more.
     pub fn daemon_program(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.env["PONTOON_BIN"]);

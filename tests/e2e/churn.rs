@@ -24,9 +24,9 @@ pub fn tests() -> Vec<Test> {
     vec![rule!(a_hundred_pods_come_and_go_three_times).alone().within(900)]
 }
 
-/// What the daemon holds.
+/// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
+pub struct Held {
     files: usize,
     threads: usize,
 }
@@ -37,7 +37,7 @@ fn held(pid: u32) -> anyhow::Result<Held> {
 }
 
 /// What it holds when that has not changed for a while.
-async fn settled(pid: u32) -> anyhow::Result<Held> {
+pub async fn settled(pid: u32) -> anyhow::Result<Held> {
     let start = Instant::now();
     let (mut last, mut since) = (held(pid)?, Instant::now());
     while since.elapsed() < SETTLED && start.elapsed() < 5 * SETTLED {
@@ -50,8 +50,8 @@ async fn settled(pid: u32) -> anyhow::Result<Held> {
     Ok(last)
 }
 
-/// In KiB.
-fn rss_anon(pid: u32) -> anyhow::Result<f64> {
+/// The memory of a process that is its own, in KiB.
+pub fn rss_anon(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
@@ -104,7 +104,8 @@ async fn round(scope: &Arc<Scope>, number: usize, pods: usize) -> Outcome {
     scope.remove_pods().await
 }
 
-fn daemon(bed: &Bed) -> anyhow::Result<u32> {
+/// pid of who serves CRI.
+pub fn daemon(bed: &Bed) -> anyhow::Result<u32> {
     bed.pid(if bed.target == Target::Pontoon { "pontoon" } else { "containerd" })
 }
 

@@ -4,6 +4,7 @@
 #
 #   TARGET=pontoon|builtin
 #   FOCUS=regex SKIP=regex   of the specs' full names
+#   WEBSOCKET=1              exec, attach and port-forward by WebSocket instead of SPDY
 #   OUT=directory            for critest.json, junit.xml, critest.log and the daemons' logs (target/critest/TARGET)
 #   TIMEOUT=seconds          for critest as a whole (1800)
 set -euo pipefail
@@ -24,14 +25,7 @@ EXCLUDE=(
     "it masks /bin/ls, but the shell of Debian's busybox runs an ls of its own; a test of ours has masked paths"
 )
 
-# Skipped for Pontoon because it does not have that yet. An entry goes when its feature comes; nothing else goes in here.
-EXCLUDE_LATER=(
-    'Streaming runtime should support streaming interfaces'
-    'Exec, Attach and PortForward are of a later issue'
-)
-
 excluded=("${EXCLUDE[@]}")
-[[ $target != pontoon ]] || excluded+=("${EXCLUDE_LATER[@]}")
 [[ -z ${SKIP:-} ]] || excluded+=("$SKIP" "SKIP=$SKIP")
 
 run_critest() {
@@ -41,6 +35,7 @@ run_critest() {
         options+=(--ginkgo.skip="${excluded[index]}")
     done
     [[ -z ${FOCUS:-} ]] || options+=(--ginkgo.focus="$FOCUS")
+    [[ -z ${WEBSOCKET:-} ]] || options+=(--websocket-exec --websocket-attach --websocket-portforward)
     # On SIGTERM ginkgo names the spec it was in, cleans up after it and still writes its reports. critest leaves
     # its pods' log directories in TMPDIR.
     TMPDIR=$BED/tmp interruptible timeout --kill-after=60 "$timeout" \

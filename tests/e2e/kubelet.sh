@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
 # HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
-# Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed.
-# kubelet's /stats/summary and /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate
-# PodAndContainerStatsFromCRI) from CRI alone.
+# Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed;
+# exec, attach and port-forward go through kubelet's API by SPDY and by WebSocket. kubelet's /stats/summary and
+# /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate PodAndContainerStatsFromCRI) from CRI alone.
 #
 #   kubelet.sh                 a run without and a run with the gate; prints the time from manifest to Ready
 #   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
@@ -26,6 +26,7 @@ ready_times=
 gates='{}'
 check_stats=
 stats_from_cri=false
+declare -A sessions_checked=()
 
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -220,6 +221,7 @@ check_running_pod() {
     expect "init's end" "$(field '.initContainerStatuses[0].state.terminated | "\(.reason) \(.exitCode)"')" 'Completed 0'
     # Three periods of the probes later nothing was restarted, and it still is ready.
     sleep 3
+    check_sessions
     expect 'restarts' "$(field '[.initContainerStatuses[], .containerStatuses[]] | map(.restartCount) | add')" 0
     is_ready || fail "it is no longer ready"
 }
@@ -268,6 +270,79 @@ check_stats() {
         {cpu: .cpu.usageNanoCores, memory: .memory.workingSetBytes, rx: .network.rxBytes, tx: .network.txBytes,
          storage: ."ephemeral-storage".usedBytes, containers: [.containers[] | {(.name): [.cpu.usageNanoCores, .memory.workingSetBytes,
          .rootfs.usedBytes]}] | add}' "$with_scratch/summary")"
+}
+
+# ---- sessions through kubelet -------------------------------------------------------------------------------------------
+
+# session VERB PROTOCOL CONTAINER QUERY [OPTION...]: streamer at kubelet's /exec or /attach. kubelet passes SPDY and WebSocket's
+# v4 through to the runtime's server, and translates v5 to SPDY.
+session() {
+    local verb=$1 protocol=$2 container=$3 query=$4
+    shift 4
+    timeout 20 "$BIN/streamer" "$verb" -protocol "$protocol" "$@" \
+        "https://127.0.0.1:$port/$verb/default/$pod/$container?$query"
+}
+
+# check_exec PROTOCOL
+check_exec() {
+    local said status=0
+    said=$(session exec "$1" writer 'output=1&error=1&command=sh&command=-c&command=echo%20out;echo%20err%20%3E%262;exit%209' 2>"$with_scratch/err") ||
+        status=$?
+    expect "exec by $1" "$status $said $(<"$with_scratch/err")" '9 out err'
+    # v4 cannot half-close stdin.
+    if [[ $1 != v4 ]]; then
+        said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&command=wc&command=-l' -stdin)
+        expect "stdin by $1" "$said" 1000
+    fi
+    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22;do%20sleep%200.1;done' \
+        -stdin -tty -size 133x50 <>"$with_scratch/open")
+    expect "a terminal by $1" "$said" $'50 133\r'
+}
+
+# check_attach PROTOCOL: nginx writes a line to its stdout for each request; the session is cut off after it.
+check_attach() {
+    local ip=$2 page=/attached-by-$1 reader
+    session attach "$1" nginx 'output=1&error=1' >"$with_scratch/attached" 2>&1 &
+    reader=$!
+    within 10 "attach by $1" asked_and_seen "http://$ip$page" "GET $page HTTP"
+    kill $reader
+    wait $reader || true
+}
+
+asked_and_seen() {
+    curl --silent --max-time 5 --output /dev/null "$1"
+    grep -qF "$2" "$with_scratch/attached"
+}
+
+# check_forward PROTOCOL
+check_forward() {
+    local forwarder local_port
+    "$BIN/streamer" forward -protocol "$1" "https://127.0.0.1:$port/portForward/default/$pod" 80 \
+        <>"$with_scratch/open" >"$with_scratch/forwarded" 2>&1 &
+    forwarder=$!
+    within 10 "port-forward by $1" grep -q '^Forwarding' "$with_scratch/forwarded"
+    local_port=$(sed -nE 's/^Forwarding from 127.0.0.1:([0-9]+) .*/\1/p;T;q' "$with_scratch/forwarded")
+    expect "the page through a port-forward by $1" "$(curl --silent --max-time 5 "http://127.0.0.1:$local_port/")" 'page by writer'
+    kill $forwarder
+    wait $forwarder || true
+}
+
+# Once for each target.
+check_sessions() {
+    local ip protocol
+    [[ -z ${sessions_checked[$target]:-} ]] || return 0
+    sessions_checked[$target]=yes
+    # A pipe that is never at its end, as stdin.
+    [[ -p $with_scratch/open ]] || mkfifo "$with_scratch/open"
+    ip=$(field .podIP)
+    for protocol in spdy v4 v5; do
+        check_exec $protocol
+        check_attach $protocol "$ip"
+    done
+    for protocol in spdy tunnel; do
+        check_forward $protocol
+    done
+    say "$target: exec and attach by SPDY and WebSocket's v4 and v5, port-forward by SPDY and in a WebSocket"
 }
 
 # start_pod NUMBER: sets ready_ms. Another name each time: kubelet would clean up after an earlier one of the same name first.
@@ -400,7 +475,7 @@ compare() {
     ((median_a <= limit)) || fail "$a takes more than 1.25 times the time of $b + 1 s"
 }
 
-BIN=$("$repo/tests/tools/build.sh" core kubelet)
+BIN=${BIN:-$("$repo/tests/tools/build.sh" core kubelet streaming)}
 export BIN
 # One kubelet at a time: what it does to the node is noted before and restored after.
 exec 9<"$BIN/kubelet"

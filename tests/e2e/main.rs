@@ -20,6 +20,7 @@ mod oom;
 mod registry;
 mod scope;
 mod security;
+mod streaming;
 
 mod apparmor;
 mod bad_input;
@@ -34,6 +35,7 @@ mod container_stop;
 mod crictl;
 mod devices;
 mod events;
+mod exec_flood;
 mod golden_specs;
 mod image_volumes;
 mod images;
@@ -44,8 +46,15 @@ mod security_files;
 mod security_images;
 mod security_names;
 mod security_process;
+mod security_streaming;
 mod selinux;
 mod stats;
+mod streaming_attach;
+mod streaming_churn;
+mod streaming_crictl;
+mod streaming_exec;
+mod streaming_forward;
+mod streaming_speed;
 mod userns;
 
 fn main() -> std::process::ExitCode {
@@ -59,6 +68,9 @@ fn main() -> std::process::ExitCode {
         && option == "--bench"
     {
         return bench(what);
+    }
+    if arguments == ["--measure-streaming"] {
+        return exit_code(streaming_speed::measure());
     }
     let mut tests = Vec::new();
     for of_file in [
@@ -83,12 +95,19 @@ fn main() -> std::process::ExitCode {
         images::tests,
         bad_input::tests,
         crictl::tests,
+        security_streaming::tests,
+        streaming_exec::tests,
+        streaming_attach::tests,
+        streaming_forward::tests,
+        streaming_crictl::tests,
         security_process::tests,
         security_files::tests,
         security_images::tests,
         security_names::tests,
         golden_specs::tests,
         restart::tests,
+        streaming_churn::tests,
+        exec_flood::tests,
         churn::tests,
     ] {
         tests.extend(of_file());
@@ -109,7 +128,12 @@ fn bench(what: &str) -> std::process::ExitCode {
 
 /// For golden-specs.sh.
 fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::ExitCode {
-    match golden_specs::compare(builtin, pontoon, list) {
+    exit_code(golden_specs::compare(builtin, pontoon, list))
+}
+
+/// Of what a script asked for.
+fn exit_code(outcome: anyhow::Result<bool>) -> std::process::ExitCode {
+    match outcome {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => std::process::ExitCode::FAILURE,
         Err(error) => {

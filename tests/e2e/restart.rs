@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerState, ContainerStatus};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use crate::bed::{Bed, SOON, output, until};
@@ -15,6 +16,7 @@ use crate::harness::{Outcome, Test, rule};
 use crate::logs;
 use crate::node::Node;
 use crate::scope::{Pod, Scope, shell, sleeper};
+use crate::streaming::{How, STDIN, TTY};
 
 const BUILTIN: &str = "the built-in CRI is containerd: it cannot be killed alone";
 
@@ -32,6 +34,8 @@ pub fn tests() -> Vec<Test> {
             .within(180)
             .only_pontoon(BUILTIN),
         rule!(a_shim_that_containerd_has_forgotten_ends_with_its_pod).alone().within(120).only_pontoon(BUILTIN),
+        rule!(sessions_end_when_the_daemon_is_stopped).alone().within(120).only_pontoon(BUILTIN),
+        rule!(sessions_end_when_the_daemon_is_killed).alone().within(120).only_pontoon(BUILTIN),
         rule!(when_containerd_is_killed_and_back_pods_run_on).alone().within(120).only_pontoon(BUILTIN),
     ]
 }
@@ -342,5 +346,71 @@ async fn away(scope: &Scope, id: &str) -> Outcome {
     let code = error.downcast_ref::<tonic::Status>().map(tonic::Status::code);
     ensure!(code == Some(tonic::Code::Unavailable), "{error:#}");
     ensure!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
+    Ok(())
+}
+
+async fn sessions_end_when_the_daemon_is_stopped(scope: Arc<Scope>) -> Outcome {
+    sessions_end_with_the_daemon(scope, "stop").await
+}
+
+async fn sessions_end_when_the_daemon_is_killed(scope: Arc<Scope>) -> Outcome {
+    sessions_end_with_the_daemon(scope, "kill").await
+}
+
+/// Clients see an end, pods and containers do not notice, and nothing is left of the sessions.
+async fn sessions_end_with_the_daemon(scope: Arc<Scope>, how: &str) -> Outcome {
+    const EXECS: [How; 3] = [How { stdin: false, tty: false }, STDIN, TTY];
+    let bed = &scope.bed;
+    let pod = scope.pod().await?;
+    let talker = "trap 'exit 0' TERM; nc -ll -p 8000 -e cat & while read line; do echo \"said $line\"; done";
+    let config = v1::ContainerConfig { stdin: true, ..shell("main", talker) };
+    let log = pod.log(&config);
+    let id = pod.start(config).await?;
+    let before = (Seen::now(&scope).await?, Node::look(bed).await?);
+    let mut sessions = Vec::new();
+    for how in EXECS {
+        let mut session = bed.exec_session("spdy", &id, &["sh", "-c", "echo here; sleep 4321"], how).await?;
+        session.shows("here").await?;
+        sessions.push(session);
+    }
+    for protocol in bed.protocols() {
+        let mut session = bed.attach_session(protocol, &id, STDIN).await?;
+        session.send("something\n").await?;
+        session.shows("said something\n").await?;
+        sessions.push(session);
+    }
+    let forward = bed.forward("spdy", &pod.id, &[8000]).await?;
+    let mut connection = forward.connect(0).await?;
+    connection.write_all(b"early").await?;
+    connection.read_exact(&mut [0; 5]).await?;
+
+    bed.daemon("daemon", how).await?;
+    let mut ended = Vec::new();
+    for session in sessions {
+        ended.push(tokio::time::timeout(SOON, session.ends()).await);
+    }
+    let closed = tokio::time::timeout(SOON, connection.read_to_end(&mut Vec::new())).await;
+    bed.daemon("daemon", "start").await?;
+    for (number, ended) in ended.into_iter().enumerate() {
+        let ended = ended.with_context(|| format!("session {number} goes on"))??;
+        // An attach may end well, as when its container does; a command that was killed did not.
+        ensure!(number >= EXECS.len() || ended.code != 0, "session {number}: {ended:?}");
+    }
+    // With an end or a reset.
+    ensure!(closed.is_ok(), "a forwarded connection goes on");
+    forward.ends().await?;
+    // Its own, a drain of ten seconds, and then some.
+    until(3 * SOON, || async {
+        let left = bed.sh(&id, "ps -o args | grep -c '[s]leep 4321' || true").await?;
+        ensure!(left == "0", "{left} commands of execs are left");
+        Ok(())
+    })
+    .await?;
+    before.0.same(&Seen::now(&scope).await?)?;
+    before.1.is_back(bed).await?;
+    let mut session = bed.attach_session("spdy", &id, STDIN).await?;
+    session.send("again\n").await?;
+    session.shows("said again\n").await?;
+    ensure!(logs::text(&log)?.ends_with("said again\n"), "the log has not what was said");
     Ok(())
 }

@@ -27,6 +27,8 @@ build_suite() {
 }
 
 E2E_BIN=${E2E_BIN:-$(build_suite)}
+BIN=${BIN:-$("$repo/tests/tools/build.sh" core streaming)}
+export BIN
 bed_with_images "$bed" "$target"
 at_exit save_logs
 PONTOON_BED=$BED/env "$E2E_BIN" "$@"

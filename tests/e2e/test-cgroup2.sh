@@ -53,7 +53,7 @@ inside() {
 
 # Nothing is to be built or installed in there.
 prepare() {
-    BIN=$("$repo/tests/tools/build.sh" core critest)
+    BIN=$("$repo/tests/tools/build.sh" core critest streaming)
     "$repo/tests/images/build.sh" >/dev/null
     if [[ $target == pontoon && -z ${PONTOON_BIN:-} ]]; then
         (cd "$repo" && cargo build --release --locked)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the pinned test tools into a cache that all checkouts of one machine share.
 #
-#   build.sh [core] [critest] [kubelet]      (nothing named: core)
+#   build.sh [core] [critest] [kubelet] [streaming]      (nothing named: core)
 #
 # core     containerd, its runc shim, ctr, runc, crictl, and the CNI plugins in bin/cni
 # critest  the CRI conformance tests
 # kubelet  kubelet
+# streaming  streamer, our own client of exec, attach and port-forward (streaming/)
 #
 # The last line on stdout is the directory that has the binaries; progress goes to stderr. Wanted sets that are already
 # there cost nothing. Each tool is built in its own module's folder, so with exactly the dependencies it was released
@@ -17,7 +18,8 @@ cache=${PONTOON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pontoon}/tools
 
 # Whatever changes a binary is in the key: the pins, their checksums, this script, and the compiler.
 cache_key() {
-    { cat "$here"/go.mod "$here"/go.sum "$here"/kubernetes/go.mod "$here"/kubernetes/go.sum "${BASH_SOURCE[0]}"
+    { cat "$here"/go.mod "$here"/go.sum "$here"/kubernetes/go.mod "$here"/kubernetes/go.sum "$here"/streaming/* \
+          "${BASH_SOURCE[0]}"
       go env GOVERSION GOARCH
     } | sha256sum | cut -c1-16
 }
@@ -101,6 +103,11 @@ build_kubelet() {
         -ldflags "-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
 }
 
+build_streaming() {
+    say "streamer"
+    build_at "$here/streaming" "$1/streamer" . -ldflags '-s -w'
+}
+
 # make_set NAME: builds one set beside the cache and moves it in file by file; the stamp comes last, so that a set that
 # was interrupted is built again and a running program is never overwritten in place.
 make_set() {
@@ -123,8 +130,8 @@ sets=("$@")
 [[ ${#sets[@]} -gt 0 ]] || sets=(core)
 for name in "${sets[@]}"; do
     case $name in
-    core | critest | kubelet) ;;
-    *) say "unknown set '$name': core, critest or kubelet"; exit 2 ;;
+    core | critest | kubelet | streaming) ;;
+    *) say "unknown set '$name': core, critest, kubelet or streaming"; exit 2 ;;
     esac
 done
 command -v go >/dev/null || { say "go is not installed"; exit 1; }

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# `make bench-streaming`: a gigabyte through an exec's stdout and through a port-forward, each checksummed by the client, on
+# Pontoon and on containerd's built-in CRI in turns (A B B A), each time on a fresh bed with the same containerd and runc.
+# The client is streamer, which has kubectl's libraries.
+#
+#   ROUNDS=n         of A B B A (1)
+#   CPUS=list        pin everything to these (none)
+#   OUT=directory    for the daemons' logs and the figures (target/bench-streaming)
+#
+# Prints for each way the medians: MB/s, and the CPU seconds of the server alone (pontoon; containerd with the built-in),
+# of containerd, and of the pod's shim. Fails when a byte is wrong, or when in a way that both have Pontoon has fewer MB/s than the built-in
+# or more than half of its server's CPU seconds. CHECK= leaves it at the table.
+set -euo pipefail
+
+# shellcheck source=with-bed.sh
+. "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+
+out=${OUT:-$repo/target/bench-streaming}
+bed=bs-$$
+
+build_suite() {
+    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
+        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
+}
+
+# turn NUMBER TARGET
+turn() {
+    local dir=$out/$1-$2
+    printf 'turn %s: %s\n' "$1" "$2" >&2
+    mkdir -p "$dir"
+    bed_with_images "$bed" "$2"
+    PONTOON_BED=$BED/env interruptible timeout --kill-after=60 300 "$E2E_BIN" --measure-streaming >"$dir/figures"
+    cp -r "$BED/logs/." "$dir"
+    bed_without "$bed"
+}
+
+# figures: all turns as one array, with their target.
+figures() {
+    local target
+    for target in pontoon builtin; do
+        cat "$out"/*-$target/figures | jq -c --arg target $target '. + {target: $target}'
+    done | jq -s .
+}
+
+medians='def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+    group_by([.what, .target]) | map({
+        what: .[0].what, target: .[0].target, mbs: map(.mbs) | median, server: map(.server) | median,
+        containerd: map(.containerd) | median, shim: map(.shim) | median, n: length})'
+
+table() {
+    figures | jq -r "$medians"' | ["what", "target", "n", "MB/s", "server s", "containerd s", "shim s"],
+        (.[] | [.what, .target, .n, (.mbs | round), .server, .containerd, .shim] | map(if type == "number" then . * 100 | round / 100 else . end))
+        | @tsv' | column -t -s $'\t'
+}
+
+# gate: what is wrong, a line each.
+gate() {
+    figures | jq -r "$medians"' | group_by(.what)[] | select(length == 2)
+        | (.[] | select(.target == "builtin")) as $b | (.[] | select(.target == "pontoon")) as $p
+        | (select($p.mbs < $b.mbs) | "\($p.what): fewer MB/s than the built-in"),
+          (select($p.server > $b.server / 2) | "\($p.what): more than half of the built-in'"'"'s CPU seconds")'
+}
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -rf "$out"/[0-9]*-{pontoon,builtin}
+BIN=${BIN:-$("$repo/tests/tools/build.sh" core streaming)}
+E2E_BIN=${E2E_BIN:-$(build_suite)}
+export BIN
+[[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
+
+number=0
+for ((round = 0; round < ${ROUNDS:-1}; round++)); do
+    for target in pontoon builtin builtin pontoon; do
+        number=$((number + 1))
+        turn $number $target
+    done
+done
+table
+wrong=$(gate)
+[[ -z $wrong ]] || { printf '%s\n' "$wrong"; [[ -z ${CHECK-yes} ]] || exit 1; }

@@ -1,0 +1,189 @@
+//! More ExecSync at once than any node has: they take turns, their replies do too, and nothing is left of any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use pontoon::api::v1;
+use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+use crate::bed::{SOON, until};
+use crate::churn::{daemon, rss_anon};
+use crate::harness::{Outcome, Test, rule};
+use crate::scope::{Scope, sleeper};
+
+const CALLS: usize = 500;
+const OUTPUT: usize = 20 << 20;
+/// What ExecSync returns of it: kubelet's limit of a message, less the rest of it.
+const REPLY: usize = (16 << 20) - (64 << 10);
+/// How long output may stay open after the command's end.
+const DRAIN: f64 = 10.0;
+/// `exec_reply_budget`, 128 MiB, and 64 MiB for everything else; in KiB.
+const MAY_GROW: f64 = ((128 + 64) << 10) as f64;
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(five_hundred_execs_at_once_take_turns_and_leave_nothing)
+            .alone()
+            .within(600)
+            .only_pontoon("the built-in runs all at once, and keeps the output of each"),
+    ]
+}
+
+/// What a call does besides its output.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Plain,
+    TimesOut,
+    LeavesAChild,
+}
+
+impl Kind {
+    fn of(number: usize) -> Self {
+        match number % 10 {
+            3 => Self::TimesOut,
+            7 => Self::LeavesAChild,
+            _ => Self::Plain,
+        }
+    }
+
+    fn script(self) -> &'static str {
+        match self {
+            Self::Plain => "exit 4",
+            Self::TimesOut => "exec sleep 1234",
+            Self::LeavesAChild => "sleep 321 & exit 5",
+        }
+    }
+
+    /// Of the request, in seconds. The wait for a turn counts.
+    fn timeout(self) -> i64 {
+        if self == Self::TimesOut { 5 } else { 300 }
+    }
+}
+
+/// One call; how long it took.
+async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, number: usize) -> anyhow::Result<f64> {
+    let kind = Kind::of(number);
+    let script = format!("head -c {OUTPUT} /dev/zero; {}", kind.script());
+    let cmd = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let start = Instant::now();
+    let answer = runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: kind.timeout() }).await;
+    let took = start.elapsed().as_secs_f64();
+    match (kind, answer) {
+        (Kind::TimesOut, Err(status)) if status.code() == tonic::Code::DeadlineExceeded => {}
+        (Kind::Plain | Kind::LeavesAChild, Ok(answer)) => {
+            let answer = answer.into_inner();
+            let code = if kind == Kind::Plain { 4 } else { 5 };
+            ensure!(answer.exit_code == code, "exit code {}", answer.exit_code);
+            ensure!(answer.stdout.len() == REPLY, "{} bytes", answer.stdout.len());
+        }
+        (_, Ok(_)) => bail!("{kind:?} ended well"),
+        (_, Err(status)) => bail!("{kind:?}, after {took:.1} s: {status}"),
+    }
+    let most = kind.timeout() as f64 + DRAIN;
+    ensure!(took < most + 5.0, "{kind:?} took {took:.1} s, more than {most} s");
+    Ok(took)
+}
+
+/// The highest RssAnon, asked for every 50 ms on a thread of its own, since the tests' are busy.
+fn watch(pid: u32, until: Arc<AtomicBool>) -> std::thread::JoinHandle<anyhow::Result<f64>> {
+    std::thread::spawn(move || {
+        let mut highest = 0.0_f64;
+        while !until.load(Ordering::Relaxed) {
+            highest = highest.max(rss_anon(pid)?);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Ok(highest)
+    })
+}
+
+/// The dead that their parent has not asked after, of these parents.
+fn zombies(parents: &[u32]) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // PID (NAME) STATE PPID, and a name may have spaces.
+        let Some((name, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut words = rest.split(' ');
+        let (state, parent) = (words.next(), words.next().and_then(|word| word.parse().ok()));
+        if state == Some("Z") && parent.is_some_and(|parent| parents.contains(&parent)) {
+            found.push(name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>> {
+    let mut running = JoinSet::new();
+    // An HTTP/2 connection has at most 200 calls at once.
+    let mut runtime = scope.bed.another_runtime()?;
+    for number in 0..calls {
+        if number % 100 == 99 {
+            runtime = scope.bed.another_runtime()?;
+        }
+        let call = call(runtime.clone(), id.to_owned(), number);
+        running.spawn(async move { call.await.with_context(|| format!("call {number}")) });
+    }
+    let (mut took, mut failed) = (Vec::new(), Vec::new());
+    while let Some(done) = running.join_next().await {
+        match done? {
+            Ok(seconds) => took.push(seconds),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "{} calls of {calls} failed, such as {:#?}",
+        failed.len(),
+        &failed[..failed.len().min(5)]
+    );
+    Ok(took)
+}
+
+async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.start(sleeper("main")).await?;
+    let server = daemon(&scope.bed)?;
+    let parents = [server, scope.bed.pid("containerd")?, crate::streaming_churn::shim_of(&scope.bed, &id).await?];
+    flood(&scope, &id, 20).await.context("warming up")?;
+    let settled = async || {
+        let mut last = rss_anon(server)?;
+        loop {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let now = rss_anon(server)?;
+            if (now - last).abs() < 64.0 {
+                return anyhow::Ok(now);
+            }
+            last = now;
+        }
+    };
+    let before = settled().await?;
+    let (start, done) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+    let watching = watch(server, done.clone());
+    let outcome = flood(&scope, &id, CALLS).await;
+    done.store(true, Ordering::Relaxed);
+    let highest = tokio::task::spawn_blocking(move || watching.join()).await?;
+    let highest = highest.map_err(|_| anyhow::anyhow!("the sampler panicked"))??;
+    let mut took = outcome?;
+    took.sort_by(f64::total_cmp);
+    println!(
+        "    {CALLS} calls in {:.1} s, each {:.1} s (median), at most {:.1} s; memory {before} KiB, at most {highest} KiB",
+        start.elapsed().as_secs_f64(),
+        took[took.len() / 2],
+        took[took.len() - 1],
+    );
+    let log = std::fs::read_to_string(scope.bed.dir.join("logs/pontoon.log"))?;
+    ensure!(log.contains("a command waited for others"), "the wait for a turn is not reported");
+    ensure!(highest - before <= MAY_GROW, "memory grew by {} KiB, more than {MAY_GROW}", highest - before);
+    until(3 * SOON, || async {
+        let dead = zombies(&parents)?;
+        ensure!(dead.is_empty(), "zombies: {dead:?}");
+        let now = rss_anon(server)?;
+        ensure!(now < before * 1.05, "{now} KiB of memory after, {before} before");
+        Ok(())
+    })
+    .await
+}
