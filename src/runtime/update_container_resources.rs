@@ -1,5 +1,6 @@
 //! UpdateContainerResources: the record's spec, then what of the processes no cgroup holds, then the running task; all or none.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
@@ -39,6 +40,8 @@ struct Change {
     new: Vec<u8>,
     /// The new one's resources, for the task.
     resources: Vec<u8>,
+    /// What takes them back.
+    before: Vec<u8>,
     /// oom_score_adj before and after, if it changes.
     oom_score: Option<(i32, i32)>,
 }
@@ -51,13 +54,16 @@ impl Change {
             source: error.into(),
         };
         let mut spec: Spec = serde_json::from_slice(&old).map_err(|error| failed("decode", error))?;
-        let before = oom_score(&spec);
+        let unchanged = spec.clone();
+        let scored = oom_score(&spec);
         spec::update_resources(&mut spec, update, host)?;
         let after = oom_score(&spec);
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let resources = serde_json::to_vec(&resources).map_err(|error| failed("encode", error))?;
-        let oom_score = (before != after).then_some((before, after));
-        Ok(Self { new: encode(&spec)?, old, resources, oom_score })
+        let before = serde_json::to_vec(&spec::resources_before(&unchanged, &spec));
+        let before = before.map_err(|error| failed("encode", error))?;
+        let oom_score = (scored != after).then_some((scored, after));
+        Ok(Self { new: encode(&spec)?, old, resources, before, oom_score })
     }
 }
 
@@ -125,8 +131,12 @@ impl Node {
             self.set_oom_score(container, from, to).await?;
         }
         let annotations = spec::update_annotations(&request.annotations, &spec_handler(self, handler));
-        // Last: runc takes its own changes back when the kernel refuses one, and limits that were not there before could
-        // not be taken back by us.
+        // With cgroup v2 runc leaves what it has changed when the kernel refuses what comes after.
+        let (containerd, id, before) = (self.containerd.clone(), container.id().to_string(), change.before.clone());
+        undo.push(
+            "restore the task's resources",
+            async move { containerd.update_task(&id, before, HashMap::new()).await },
+        );
         Ok(self.containerd.update_task(container.id().as_str(), change.resources.clone(), annotations).await?)
     }
 

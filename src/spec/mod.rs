@@ -35,7 +35,7 @@ pub use image::ImageConfig;
 pub use mounts::check_mounts;
 pub use process::exec_process;
 pub use report::{reported_resources, reported_user};
-pub use resources::update_resources;
+pub use resources::{resources_before, update_resources};
 pub use sandbox::{SandboxInput, sandbox};
 pub use selinux::{container_labels, has_selinux_options, pod_labels, selinux_level};
 pub use user::{User, UserDb, user};

@@ -10,6 +10,11 @@ use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 /// What the kernel takes (proc_pid_oom_score_adj(5)).
 const OOM_SCORES: std::ops::RangeInclusive<i64> = -1000..=1000;
 
+const NO_LIMIT: i64 = -1;
+/// What a new cgroup has (Documentation/scheduler/sched-bwc.rst, cgroup-v1/cpusets.rst).
+const KERNELS_PERIOD: u64 = 100_000;
+const KERNELS_SHARES: u64 = 1024;
+
 /// The resources of a new container, over those of its handler's spec.
 pub(super) fn container(
     base: Option<LinuxResources>,
@@ -33,6 +38,29 @@ pub fn update_resources(spec: &mut Spec, update: &LinuxContainerResources, host:
         process_of(spec).set_oom_score_adj(Some(oom_score(update.oom_score_adj, host)));
     }
     Ok(())
+}
+
+/// What takes an update of a task back: the resources that were, and the kernel's own where there were none. Not the
+/// processors and files of cgroup v2 that were not named before: there is no word for theirs.
+#[must_use]
+pub fn resources_before(old: &Spec, new: &Spec) -> LinuxResources {
+    let of = |spec: &Spec| spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let mut before = of(old).unwrap_or_else(bare);
+    let changed = of(new).unwrap_or_else(bare);
+    if let Some(changed) = *changed.memory() {
+        let mut memory = before.memory().unwrap_or_default();
+        memory.set_limit(memory.limit().or(changed.limit().map(|_| NO_LIMIT)));
+        memory.set_swap(memory.swap().or(changed.swap().map(|_| NO_LIMIT)));
+        before.set_memory(Some(memory));
+    }
+    if let Some(changed) = changed.cpu() {
+        let mut cpu = before.cpu().clone().unwrap_or_default();
+        cpu.set_quota(cpu.quota().or(changed.quota().map(|_| NO_LIMIT)));
+        cpu.set_period(cpu.period().or(changed.period().map(|_| KERNELS_PERIOD)));
+        cpu.set_shares(cpu.shares().or(changed.shares().map(|_| KERNELS_SHARES)));
+        before.set_cpu(Some(cpu));
+    }
+    before
 }
 
 /// oci-spec's default has a rule about devices; this one has nothing.

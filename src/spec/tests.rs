@@ -247,3 +247,20 @@ fn cve_2023_6476_no_annotation_changes_resources() {
     let with = make(&config, &sandbox, &host()).unwrap();
     assert_eq!((with.linux(), with.annotations()), (without.linux(), without.annotations()));
 }
+
+#[test]
+fn an_update_is_taken_back_to_what_there_was_or_to_the_kernels_own() {
+    let resources = |update: LinuxContainerResources, spec: &Spec| {
+        let mut spec = spec.clone();
+        update_resources(&mut spec, &update, &host()).unwrap();
+        spec
+    };
+    let limit = |bytes| LinuxContainerResources { memory_limit_in_bytes: bytes, ..LinuxContainerResources::default() };
+    let old = resources(limit(64), &plain(&ContainerConfig::default()).unwrap());
+    let update = LinuxContainerResources { cpu_quota: 70_000, cpu_period: 50_000, cpu_shares: 512, ..limit(96) };
+    let before = resources_before(&old, &resources(update, &old));
+    let cpu = before.cpu().clone().unwrap();
+    assert_eq!(before.memory().unwrap().limit(), Some(64));
+    assert_eq!((cpu.quota(), cpu.period(), cpu.shares()), (Some(-1), Some(100_000), Some(1024)));
+    assert_eq!(resources_before(&old, &old).cpu().clone().unwrap().quota(), None, "what nobody changed is not written");
+}

@@ -95,6 +95,9 @@ done
 ip link set lo up
 # sudo complains about a name that it cannot resolve, and critest takes any complaint for a failure.
 echo localhost >/proc/sys/kernel/hostname
+# A user namespace may mount a proc only where one is seen whole, and the next lines cover a part of /proc.
+mkdir /run/proc
+mount -t proc proc /run/proc
 # cAdvisor, and with it kubelet, refuses a CPU without a clock speed.
 { cat /proc/cpuinfo; printf 'cpu MHz\t: 1000.000\n'; } >/run/cpuinfo
 mount --bind /run/cpuinfo /proc/cpuinfo

@@ -1,6 +1,6 @@
 //! Limits: in the cgroup's files, before and after UpdateContainerResources.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -21,13 +21,20 @@ pub fn tests() -> Vec<Test> {
         rule!(an_update_of_an_exited_container_is_an_error).only_pontoon("the built-in takes it"),
         rule!(an_update_that_the_kernel_refuses_changes_nothing),
         rule!(an_update_changes_oom_score_adj_of_what_runs).only_pontoon("the built-in ignores it"),
-        rule!(updates_at_the_same_time_lose_nothing),
+        rule!(updates_at_the_same_time_lose_nothing).only_if(has_cpusets(), NO_CPUSETS),
         rule!(an_update_while_it_starts_holds).only_pontoon("the built-in refuses it, or loses it"),
         rule!(what_this_host_cannot_limit_is_refused).only_pontoon("the built-in ignores it"),
-        rule!(cpusets_are_set_and_updated),
+        rule!(cpusets_are_set_and_updated).only_if(has_cpusets(), NO_CPUSETS),
         rule!(files_of_cgroup_v2_are_written_and_updated),
         rule!(a_pods_resources_are_updated),
     ]
+}
+
+const NO_CPUSETS: &str = "the kernel has no cgroup controller cpuset";
+
+fn has_cpusets() -> bool {
+    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    Path::new("/sys/fs/cgroup/cpuset").is_dir() || v2.split_whitespace().any(|name| name == "cpuset")
 }
 
 /// Limits of a container, read from the cgroup files of either version.
@@ -86,7 +93,7 @@ impl Limits {
 
     /// What a container with these resources has.
     fn expected(shares: u64, wanted: &v1::LinuxContainerResources) -> Self {
-        let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         Self {
             memory: wanted.memory_limit_in_bytes,
             shares: if v2 { weight(shares) } else { shares },
