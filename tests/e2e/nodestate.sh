@@ -28,7 +28,8 @@ rules() {
     local command table
     for command in iptables ip6tables; do
         for table in filter nat mangle raw; do
-            "$command" -w 5 -t "$table" -S 2>/dev/null | { grep -v '^-P .* ACCEPT$' || true; } | sed "s/^/$command $table /"
+            # A kernel need not have the table.
+            { "$command" -w 5 -t "$table" -S 2>/dev/null || true; } | { grep -v '^-P .* ACCEPT$' || true; } | sed "s/^/$command $table /"
         done
     done
 }
