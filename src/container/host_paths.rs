@@ -280,6 +280,8 @@ mod tests {
                 tokio::time::pause();
                 tokio::time::advance(DEADLINE * 2 / 3).await;
                 tokio::time::resume();
+                // What is over is noticed before the call returns.
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 let _ = go.send(());
             }
         };

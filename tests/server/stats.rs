@@ -180,7 +180,7 @@ async fn metrics_are_of_ready_pods_and_running_containers_and_all_are_described(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_in_a_virtual_machine_is_told_by_its_shim_and_one_that_hangs_holds_nobody_up() {
-    let node = Node::start().await;
+    let node = Node::start_with("[runtimes.runc]\n[runtimes.vm]\nvirtual_machine = true\n").await;
     let mut pod = node.pod("vm");
     pod.runtime_handler = "vm".to_owned();
     let sandbox = node.run(&pod).await;

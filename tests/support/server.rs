@@ -65,8 +65,7 @@ impl Node {
         let (conf, bin, cache) = (self.cni.conf_dir(), self.cni.bin_dir(), self.cni.cache_dir());
         format!(
             "socket = {socket:?}\nroot = {root:?}\nstate = {state:?}\nnetns_dir = {netns:?}\n\
-             [containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n\
-             [runtimes.runc]\n[runtimes.vm]\nvirtual_machine = true\n",
+             [containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n",
             self.containerd.socket()
         )
     }

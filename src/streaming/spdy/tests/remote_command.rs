@@ -114,11 +114,14 @@ async fn older_protocols_have_a_sentence_and_nothing_on_success() {
 
 #[tokio::test(start_paused = true)]
 async fn a_terminals_sizes_reach_the_backend() {
+    // Of two that come at once, the backend gets the newest.
+    let (seen, first) = tokio::sync::oneshot::channel();
     let (mut client, session) = start(Protocol::V4, TTY, |mut streams| {
         async move {
             assert!(streams.stderr.is_none());
             let size = streams.resize.recv().await;
             assert_eq!(size, Some(Size { width: 80, height: 24 }));
+            let _ = seen.send(());
             assert_eq!(streams.resize.recv().await, Some(Size { width: 132, height: 50 }));
             Ok(0)
         }
@@ -126,6 +129,7 @@ async fn a_terminals_sizes_reach_the_backend() {
     });
     open(&mut client, &["error", "stdin", "stdout", "resize"]).await;
     client.send(&client::data(7, 0, b"{\"Width\":80,\"Height\":24}\n")).await;
+    first.await.unwrap();
     client.send(&client::data(7, 0, b"{\"Width\":132,")).await;
     client.send(&client::data(7, 0, b"\"Height\":50}\n")).await;
     let rest = finish(client, session).await;
