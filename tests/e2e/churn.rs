@@ -27,8 +27,10 @@ pub fn tests() -> Vec<Test> {
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    files: usize,
-    threads: usize,
+    /// Open files.
+    pub files: usize,
+    /// Threads.
+    pub threads: usize,
 }
 
 fn held(pid: u32) -> anyhow::Result<Held> {

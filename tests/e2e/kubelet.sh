@@ -286,7 +286,7 @@ session() {
 # check_exec PROTOCOL
 check_exec() {
     local said status=0
-    said=$(session exec "$1" writer 'output=1&error=1&command=sh&command=-c&command=echo%20out;echo%20err%20%3E%262;exit%209' 2>"$with_scratch/err") ||
+    said=$(session exec "$1" writer 'output=1&error=1&command=sh&command=-c&command=echo%20out%3Becho%20err%20%3E%262%3Bexit%209' 2>"$with_scratch/err") ||
         status=$?
     expect "exec by $1" "$status $said $(<"$with_scratch/err")" '9 out err'
     # v4 cannot half-close stdin.
@@ -294,7 +294,7 @@ check_exec() {
         said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&command=wc&command=-l' -stdin)
         expect "stdin by $1" "$said" 1000
     fi
-    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22;do%20sleep%200.1;done' \
+    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22%3Bdo%20sleep%200.1%3Bdone' \
         -stdin -tty -size 133x50 <>"$with_scratch/open")
     expect "a terminal by $1" "$said" $'50 133\r'
 }

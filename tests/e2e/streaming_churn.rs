@@ -12,6 +12,9 @@ use crate::scope::{Scope, shell, sleeper};
 use crate::streaming::{STDIN, Session, TTY};
 
 const ROUNDS: usize = 3;
+/// What the shim may have open of its last exec: less than one a round.
+const SHIM_FILES: usize = 8;
+const SHIM_THREADS: usize = 4;
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -86,7 +89,10 @@ async fn cve_2022_23471_and_2025_64329_sessions_whose_client_drops_leave_nothing
     if bed.target == Target::Pontoon {
         // Its own one.
         ensure!(left == "1", "{left} processes sleep in the container");
-        ensure!(rounds.iter().all(|round| round.0 == rounds[0].0 && round.1 == rounds[0].1), "{rounds:?}");
+        ensure!(rounds.iter().all(|round| round.0 == rounds[0].0), "{rounds:?}");
+        // The shim is Go: what it has let go of is closed when its collector runs, and it keeps threads.
+        let (first, last) = (rounds[0].1, rounds[ROUNDS - 1].1);
+        ensure!(last.files <= first.files + SHIM_FILES && last.threads <= first.threads + SHIM_THREADS, "{rounds:?}");
         let growth = rounds[ROUNDS - 1].2 / rounds[0].2;
         ensure!(growth < 1.05, "memory grew to {:.0} % of that after round 1", growth * 100.0);
     }
