@@ -61,12 +61,13 @@ async fn a_pods_life_is_told(scope: Arc<Scope>) -> Outcome {
     let mut events = subscribe(&scope).await?;
     let pod = scope.pod().await?;
     let id = pod.start(shell("main", "sleep 1; exit 3")).await?;
-    scope.bed.exited(&id).await?;
+    // An event says how things stand when it is sent: what is removed by then is not in it.
+    let mut heard = read(&mut events, &[&id, &pod.id], Stopped).await?;
     scope.bed.remove(&id).await?;
     pod.stop().await?;
     pod.remove().await?;
 
-    let heard = read(&mut events, &[&pod.id, &id], Deleted).await?;
+    heard.extend(read(&mut events, &[&pod.id, &id], Deleted).await?);
     let (sandbox, main) = (pod.id.as_str(), id.as_str());
     let life = [
         (sandbox, Created),
@@ -86,7 +87,7 @@ async fn a_pods_life_is_told(scope: Arc<Scope>) -> Outcome {
         ensure!(status.id == pod.id && uid == pod.config.metadata.as_ref().map(|m| m.uid.as_str()), "{status:?}");
     }
     let started = heard[3].containers_statuses.first().context("the container's status")?;
-    ensure!(started.state() == ContainerState::ContainerRunning && started.started_at > 0, "{started:?}");
+    ensure!(started.state() != ContainerState::ContainerCreated && started.started_at > 0, "{started:?}");
     let stopped = heard[4].containers_statuses.first().context("the container's status")?;
     ensure!(stopped.state() == ContainerState::ContainerExited && stopped.exit_code == 3, "{stopped:?}");
     let ended = heard[7].pod_sandbox_status.as_ref().map(|status| status.state());

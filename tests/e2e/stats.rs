@@ -421,10 +421,12 @@ async fn files_of_a_cgroup_are_kept_open_and_let_go_when_it_is_gone(scope: Arc<S
         let names = targets.map(|target| target.display().to_string());
         Ok(names.filter(|name| name.starts_with("/sys/fs/cgroup") && name.contains(&id)).collect())
     };
-    ensure!(kept()?.is_empty(), "{:?}", kept()?);
+    // Its count of OOM kills is kept open as long as it runs.
+    let before = kept()?;
+    ensure!(before.len() <= 2 && before.iter().all(|name| name.contains("/memory.")), "{before:?}");
     scope.container_stats(&id).await?;
     let first = kept()?;
-    ensure!(first.len() >= 4, "{first:?}");
+    ensure!(first.len() >= before.len() + 4, "{first:?}");
     for _ in 0..3 {
         scope.container_stats(&id).await?;
     }
