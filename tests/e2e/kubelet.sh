@@ -237,7 +237,7 @@ check_exec() {
     expect "exec by $1" "$status $said $(<"$with_scratch/err")" '9 out err'
     # v4 cannot half-close stdin.
     if [[ $1 != v4 ]]; then
-        said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&command=wc&command=-l' -stdin)
+        said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&error=1&command=wc&command=-l' -stdin)
         expect "stdin by $1" "$said" 1000
     fi
     said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22%3Bdo%20sleep%200.1%3Bdone' \

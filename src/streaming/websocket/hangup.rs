@@ -20,7 +20,7 @@ impl Hangup {
     }
 
     /// Resolves when the client has closed its end.
-    pub(super) async fn heard(&self) {
+    pub(in crate::streaming) async fn heard(&self) {
         while let Ok(ready) = self.0.ready(Interest::READABLE).await {
             if ready.is_read_closed() {
                 return;
