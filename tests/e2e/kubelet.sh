@@ -294,7 +294,7 @@ check_exec() {
         said=$(seq 1000 | session exec "$1" writer 'input=1&output=1&error=1&command=wc&command=-l' -stdin)
         expect "stdin by $1" "$said" 1000
     fi
-    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%7Cgrep%20-x%20%2250%20133%22%3Bdo%20sleep%200.1%3Bdone' \
+    said=$(session exec "$1" writer 'input=1&output=1&tty=1&command=sh&command=-c&command=until%20stty%20size%202%3E%261%7Cgrep%20-x%20%2250%20133%22%3Bdo%20sleep%200.1%3Bdone' \
         -stdin -tty -size 133x50 <>"$with_scratch/open")
     expect "a terminal by $1" "$said" $'50 133\r'
 }
