@@ -8,6 +8,7 @@
 //! Each room's `mod.rs` says what it does, what it must not do and who calls it;
 //! docs/architecture.md follows one RunPodSandbox through them.
 
+pub mod admin;
 pub mod api;
 pub mod cdi;
 pub mod cgroup;
@@ -28,5 +29,6 @@ pub mod spec;
 pub mod store;
 pub mod sys;
 pub mod tasks;
+pub mod telemetry;
 pub mod undo;
 pub mod userns;

@@ -15,6 +15,7 @@ use crate::network::IpPreference;
 #[allow(missing_docs, reason = "each key is documented in examples/config.toml and on Config")]
 pub struct File {
     pub socket: PathBuf,
+    pub admin_socket: Option<PathBuf>,
     pub root: PathBuf,
     pub state: PathBuf,
     pub netns_dir: PathBuf,
@@ -24,6 +25,8 @@ pub struct File {
     pub allow_foreign_pods: bool,
     pub default_runtime: String,
     pub log: Log,
+    pub metrics: MetricsSection,
+    pub traces: Traces,
     pub containerd: ContainerdSection,
     pub cni: Cni,
     pub images: Images,
@@ -37,6 +40,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             socket: "/run/pontoon/pontoon.sock".into(),
+            admin_socket: None,
             root: "/var/lib/pontoon".into(),
             state: "/run/pontoon".into(),
             netns_dir: "/var/run/netns".into(),
@@ -46,6 +50,8 @@ impl Default for File {
             allow_foreign_pods: false,
             default_runtime: "runc".to_owned(),
             log: Log::default(),
+            metrics: MetricsSection::default(),
+            traces: Traces::default(),
             containerd: ContainerdSection::default(),
             cni: Cni::default(),
             images: Images::default(),
@@ -92,6 +98,24 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// `IP:PORT` of the loopback interface, or `unix:///PATH`; empty for none.
+    pub address: String,
+}
+
+/// `[traces]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// An OTLP collector (gRPC), `http://IP:PORT`; empty for none.
+    pub endpoint: String,
+    /// How many of a million calls are traced whose client does not say whether they are.
+    pub sampling_rate_per_million: u32,
 }
 
 /// `[containerd]`

@@ -40,6 +40,9 @@ pub struct ServeFlags {
     /// containerd's socket [default: /run/containerd/containerd.sock]
     #[arg(long, value_name = "PATH")]
     pub containerd: Option<PathBuf>,
+    /// Socket for Pontoon's own commands [default: admin.sock in the state directory]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
     /// Log level or directives, such as `info` or `info,pontoon::network=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -57,6 +60,9 @@ impl ServeFlags {
             if let Some(path) = flag {
                 key.clone_from(path);
             }
+        }
+        if self.admin_socket.is_some() {
+            file.admin_socket.clone_from(&self.admin_socket);
         }
         if let Some(level) = &self.log_level {
             file.log.level.clone_from(level);

@@ -8,11 +8,12 @@ mod handlers;
 
 use std::path::PathBuf;
 
-pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
+pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, MetricsSection, Selinux, Traces};
 pub use flags::{Cli, Command, ServeFlags};
 pub use handlers::{Handler, Handlers};
 
 use crate::lsm::selinux::MAX_CATEGORIES;
+use crate::telemetry::Endpoint;
 
 /// What a configuration can be wrong in; each names the file, line or key.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,8 @@ pub enum Error {
 pub struct Config {
     /// Where CRI is served.
     pub socket: PathBuf,
+    /// Where Pontoon's commands ask it; root's alone.
+    pub admin_socket: PathBuf,
     /// What survives a reboot: volumes, the pause root.
     pub root: PathBuf,
     /// What does not: FIFOs, pod files.
@@ -64,6 +67,10 @@ pub struct Config {
     pub allow_foreign_pods: bool,
     /// Logging.
     pub log: Log,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<Endpoint>,
+    /// Where traces go.
+    pub traces: Traces,
     /// The way to containerd.
     pub containerd: ContainerdSection,
     /// Pod networks.
@@ -95,9 +102,14 @@ impl Config {
     }
 
     fn resolve(file: File) -> Result<Self, Error> {
-        for (key, path) in
-            [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)]
-        {
+        let admin_socket = file.admin_socket.unwrap_or_else(|| file.state.join("admin.sock"));
+        for (key, path) in [
+            ("socket", &file.socket),
+            ("admin_socket", &admin_socket),
+            ("root", &file.root),
+            ("state", &file.state),
+            ("netns_dir", &file.netns_dir),
+        ] {
             if !path.is_absolute() {
                 return Err(Error::Value {
                     key: key.to_owned(),
@@ -120,6 +132,7 @@ impl Config {
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
             socket: file.socket,
+            admin_socket,
             root: file.root,
             state: file.state,
             netns_dir: file.netns_dir,
@@ -128,6 +141,8 @@ impl Config {
             own_devices: file.device_ownership_from_security_context,
             allow_foreign_pods: file.allow_foreign_pods,
             log: file.log,
+            metrics: metrics(&file.metrics)?,
+            traces: traces(file.traces)?,
             containerd: file.containerd,
             cni: file.cni,
             images: file.images,
@@ -137,6 +152,26 @@ impl Config {
             handlers,
         })
     }
+}
+
+fn metrics(section: &MetricsSection) -> Result<Option<Endpoint>, Error> {
+    if section.address.is_empty() {
+        return Ok(None);
+    }
+    let parsed = section.address.parse();
+    parsed.map(Some).map_err(|problem| Error::Value { key: "metrics.address".to_owned(), problem })
+}
+
+fn traces(section: Traces) -> Result<Traces, Error> {
+    let refuse = |key: &str, problem: String| Err(Error::Value { key: format!("traces.{key}"), problem });
+    if section.sampling_rate_per_million > 1_000_000 {
+        let problem = format!("{} is more than a million", section.sampling_rate_per_million);
+        return refuse("sampling_rate_per_million", problem);
+    }
+    if !section.endpoint.is_empty() && !cfg!(feature = "otlp") {
+        return refuse("endpoint", "this pontoon was built without the feature otlp".to_owned());
+    }
+    Ok(section)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Wiring and life of the process: build, check containerd, listen, recover, serve, drain.
 
+mod beside;
 mod checks;
 mod host;
 mod idle;
@@ -17,9 +18,10 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::{Config, ServeFlags};
-use crate::cri::Cri;
+use crate::cri::{self, Cri};
 use crate::runtime;
 use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
 
 /// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -30,18 +32,21 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What keeps it from starting, in a sentence for the operator.
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let config = Config::load(&flags)?;
-    logging::start(&config.log)?;
+    let traces = logging::start(&config)?;
     // Before anything else is touched: a second instance must not come further.
     let listener = listen::bind_after_another(&config.socket).await?;
-    let tasks = Tasks::default();
+    let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
+    let tasks = Tasks::new(metrics.clone());
     idle::give_memory_back(&tasks);
     let node = wiring::node(config, tasks.clone()).await?;
+    beside::serve(&node, &tasks).await?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
     tracing::info!("NRI plugins, checkpoints, stats and streaming are not served by this version");
 
     let cri = Cri::new(node.clone());
-    let server = Server::builder().add_service(cri.runtime_service()).add_service(cri.image_service());
+    let mut server = Server::builder().layer(cri::measure(&metrics));
+    let server = server.add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
     let incoming = UnixListenerStream::new(listener.into_listener()?);
     tracing::info!(socket = %socket.display(), "serving CRI v1");
@@ -67,7 +72,11 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
         Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
     }
     // Only now: until the socket is gone, a new instance is refused.
+    beside::remove(&node);
     let _ = std::fs::remove_file(&socket);
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::container::{Container, State};
 use crate::containerd::{ExecTask, Exit};
 use crate::ids::ExecId;
 use crate::spec;
+use crate::telemetry::{Stage, Stream, Verb, during};
 
 /// How often a process is killed and deleted.
 const DESTROY_TRIES: u32 = 6;
@@ -37,11 +38,12 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     let limit = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let shared = Arc::clone(node);
     // Detached: a process that was made is deleted even when the client has left.
-    let operation = node.tasks.operation(async move { run(&shared, &container, &request.cmd, limit).await });
-    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    let id = container.id().to_string();
+    node.operation(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, limit).await }).await
 }
 
 async fn run(node: &Node, container: &Container, cmd: &[String], limit: Option<Duration>) -> Result<ExecSyncResponse> {
+    let _alive = node.metrics.stream(Stream::ExecSync);
     let id = container.id().as_str();
     let exec_id = ExecId::random();
     let fails = |source| Error::Io { id: id.to_owned(), source };
@@ -58,12 +60,12 @@ async fn run(node: &Node, container: &Container, cmd: &[String], limit: Option<D
     })?;
     let exec = ExecTask { id: id.to_owned(), exec_id: exec_id.to_string(), process, stdio };
     let process = Process { node, id, exec_id: &exec_id };
-    let result = match node.containerd.exec_task(exec).await {
+    let result = match during(Stage::TaskCreate, node.containerd.exec_task(exec)).await {
         Ok(()) => process.follow(io, limit).await,
         Err(error) => Err(error.into()),
     };
     // Whatever happened; a reply that was lost may have been a success.
-    process.destroy().await;
+    during(Stage::TaskDelete, process.destroy()).await;
     result
 }
 
@@ -76,8 +78,8 @@ struct Process<'a> {
 
 impl Process<'_> {
     async fn follow(&self, io: ExecIo, limit: Option<Duration>) -> Result<ExecSyncResponse> {
-        self.node.containerd.start_task(self.id, self.exec_id.as_str()).await?;
-        let output = io.collect(Limits::default(), self.ended(limit)).await;
+        during(Stage::TaskStart, self.node.containerd.start_task(self.id, self.exec_id.as_str())).await?;
+        let output = during(Stage::Command, io.collect(Limits::default(), self.ended(limit))).await;
         let exit = output.exit?;
         if !output.complete {
             tracing::debug!(container = self.id, "a command left somebody behind who holds its output");

@@ -22,6 +22,7 @@ use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
 use crate::store::{Creations, Joins, Store};
 use crate::tasks::Tasks;
+use crate::telemetry::{Metrics, Verb};
 
 /// How long a new mutating call waits for containerd to come back (rulings.md 10).
 const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub struct Node {
     pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
+    /// What is measured of us.
+    pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
     /// What pods of each runtime handler may ask for, by the handler's name.
@@ -83,6 +86,8 @@ pub struct Parts {
     pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
+    /// What is measured of us.
+    pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
     /// What pods of each runtime handler may ask for, by the handler's name.
@@ -106,6 +111,18 @@ pub enum Change {
     RemoveContainer(ContainerId),
 }
 
+impl Change {
+    fn named(&self) -> (Verb, String) {
+        match self {
+            Self::StopSandbox(id) => (Verb::StopPodSandbox, id.to_string()),
+            Self::DestroyPause(id) => (Verb::DestroyPause, id.to_string()),
+            Self::RemoveSandbox(id) => (Verb::RemovePodSandbox, id.to_string()),
+            Self::StopContainer(id) => (Verb::StopContainer, id.to_string()),
+            Self::RemoveContainer(id) => (Verb::RemoveContainer, id.to_string()),
+        }
+    }
+}
+
 impl Node {
     /// A node with an empty store; [`super::recover`] fills it.
     #[must_use]
@@ -125,6 +142,7 @@ impl Node {
             profiles: parts.profiles,
             levels,
             health: parts.health,
+            metrics: parts.metrics,
             store: Store::default(),
             hints: ExitHints::default(),
             new_sandboxes: Creations::new(tasks.clone()),
@@ -132,6 +150,28 @@ impl Node {
             changes: Joins::new(tasks.clone()),
             tasks,
         })
+    }
+
+    /// Joins the change of an object that runs, or starts it.
+    ///
+    /// # Errors
+    /// The change's.
+    pub(super) async fn change<F>(&self, change: Change, start: impl FnOnce() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (verb, object) = change.named();
+        Ok(self.changes.run(change, || self.tasks.named(verb, object, start())).await?)
+    }
+
+    /// Does work of a verb to its end, also when its caller leaves.
+    pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let operation = self.tasks.operation(self.tasks.named(verb, object, work));
+        // It is never aborted; its panic becomes the caller's.
+        operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Waits for containerd, so that a mutating call does not start without it.

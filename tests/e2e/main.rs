@@ -33,6 +33,7 @@ mod devices;
 mod golden_specs;
 mod image_volumes;
 mod images;
+mod metrics;
 mod pods;
 mod pods_network;
 mod restart;
@@ -67,6 +68,7 @@ fn main() -> std::process::ExitCode {
         image_volumes::tests,
         userns::tests,
         images::tests,
+        metrics::tests,
         bad_input::tests,
         crictl::tests,
         security_process::tests,
