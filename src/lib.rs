@@ -12,6 +12,7 @@ pub mod admin;
 pub mod api;
 pub mod cdi;
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod containerd;

@@ -18,5 +18,6 @@ mod server {
     mod run_pod_sandbox;
     mod start_container;
     mod stop_container;
+    mod top;
     mod update_resources;
 }

@@ -9,7 +9,7 @@ mod handlers;
 use std::path::PathBuf;
 
 pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, MetricsSection, Selinux, Traces};
-pub use flags::{Cli, Command, ServeFlags};
+pub use flags::{Cli, Command, ServeFlags, TopFlags};
 pub use handlers::{Handler, Handlers};
 
 use crate::lsm::selinux::MAX_CATEGORIES;
