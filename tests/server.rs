@@ -13,6 +13,7 @@ mod server {
     mod create_container;
     mod errors;
     mod exec_sync;
+    mod image_fs_info;
     mod metrics;
     mod restart;
     mod run_pod_sandbox;

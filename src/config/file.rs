@@ -183,6 +183,12 @@ pub struct Images {
     pub registry_config_path: String,
     /// containerd's snapshotter.
     pub snapshotter: String,
+    /// References of images that kubelet's garbage collection is to spare.
+    pub pinned_images: Vec<String>,
+    /// The least bytes a second of a download, as a mean over the window.
+    pub min_throughput: u64,
+    /// The window, in seconds; 0 for none.
+    pub throughput_window: u64,
 }
 
 impl Default for Images {
@@ -190,6 +196,9 @@ impl Default for Images {
         Self {
             registry_config_path: "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
             snapshotter: "overlayfs".to_owned(),
+            pinned_images: Vec::new(),
+            min_throughput: 1024,
+            throughput_window: 300,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
@@ -15,7 +16,7 @@ use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
 use crate::containerd::{Containerd, Event, Plugin};
 use crate::events::{self, Listener};
-use crate::images::{self, Images};
+use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
 use crate::network::{self, Network};
 use crate::runtime::{self, Features, Node, Parts, chain};
@@ -58,7 +59,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let features = features(&containerd, &config, &plugins).await;
     let (health, is_healthy) = watch::channel(false);
     let images =
-        Images::start(containerd.clone(), image_settings(&config, &metrics), tasks.clone(), is_healthy.clone());
+        Images::start(containerd.clone(), image_settings(&config, &metrics)?, tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
@@ -198,14 +199,21 @@ fn network_settings(config: &Config, metrics: &Metrics) -> network::Settings {
     }
 }
 
-fn image_settings(config: &Config, metrics: &Metrics) -> images::Settings {
-    images::Settings {
+fn image_settings(config: &Config, metrics: &Metrics) -> anyhow::Result<images::Settings> {
+    let pinned = config.images.pinned_images.iter();
+    let pinned: Result<Vec<String>, _> = pinned.map(|name| images::normalised(name)).collect();
+    Ok(images::Settings {
         registry_config_path: config.images.registry_config_path.clone(),
         snapshotter: config.images.snapshotter.clone(),
         handler_snapshotters: handler_snapshotters(config),
+        pinned_images: pinned.context("config key images.pinned_images")?,
+        pace: Pace {
+            bytes_per_second: config.images.min_throughput,
+            window: Duration::from_secs(config.images.throughput_window),
+        },
         metrics: metrics.clone(),
         ..images::Settings::default()
-    }
+    })
 }
 
 fn handler_snapshotters(config: &Config) -> BTreeMap<String, String> {

@@ -25,6 +25,7 @@ mod reference;
 mod remove_image;
 mod root;
 mod unpack;
+mod usage;
 mod user_db;
 mod volume;
 
@@ -39,13 +40,14 @@ use tokio::sync::{Semaphore, watch};
 pub use errors::{Error, Kind};
 pub use image::{Image, User};
 pub use progress::Pace;
+pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use flight::Flights;
-use image_fs_info::Usages;
+use image_fs_info::Disk;
 use index::{Index, Named};
 use manifest::Contents;
 use user_db::UserDbs;
@@ -119,7 +121,9 @@ struct Inner {
     downloaded: AtomicU64,
     unpacks: Flights<(String, String), Result<(), Error>>,
     user_dbs: UserDbs,
-    usages: Usages,
+    /// The default snapshotter first.
+    disks: Vec<Disk>,
+    measuring: Flights<(), Result<(), Error>>,
 }
 
 impl Images {
@@ -130,7 +134,6 @@ impl Images {
         Self {
             inner: Arc::new(Inner {
                 containerd,
-                settings,
                 tasks,
                 health,
                 platform: manifest::host_platform(),
@@ -140,7 +143,9 @@ impl Images {
                 downloaded: AtomicU64::new(0),
                 unpacks: Flights::default(),
                 user_dbs: UserDbs::default(),
-                usages: Usages::default(),
+                disks: Disk::all(&settings),
+                measuring: Flights::default(),
+                settings,
             }),
         }
     }
