@@ -23,6 +23,7 @@ test: ## All tests (tests/run.sh names them)
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- --deny warnings
+	cargo check --locked --features otlp
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); \
 	else echo "shellcheck is not installed: scripts not checked (apt-get install shellcheck)"; fi
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const CRI: &str = "proto/k8s.io/cri-api/api.proto";
+const ADMIN: &str = "proto/pontoon/admin.proto";
 const CONTAINERD: [&str; 5] = [
     "proto/containerd/cgroups_v1_metrics.proto",
     "proto/containerd/cgroups_v2_metrics.proto",
@@ -55,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=src/sandbox/pause/main.rs");
     cri()?;
+    admin()?;
     containerd()?;
     pause()
 }
@@ -62,6 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// CRI's messages and its two services, server and (for tests and the CLI) client.
 fn cri() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([CRI], ["proto/k8s.io/cri-api"])?;
+    methods(&descriptors)?;
     let mut builder = tonic_prost_build::configure();
     for message in JSON {
         let path = format!("runtime.v1.{message}");
@@ -78,6 +81,29 @@ fn cri() -> Result<(), Box<dyn Error>> {
         .extern_path(".runtime.v1.ListPodSandboxResponse", "crate::api::v1::ListPodSandboxResponse")
         .extern_path(".runtime.v1.StreamPodSandboxesResponse", "crate::api::v1::StreamPodSandboxesResponse")
         .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// A sorted table from paths to names of CRI's methods: what a client may call them by, and no other word, is a label.
+fn methods(descriptors: &prost_types::FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    let mut table = Vec::new();
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let (path, name) = (format!("/{}.{}", file.package(), service.name()), method.name());
+                table.push(format!("    ({:?}, {name:?}),\n", format!("{path}/{name}")));
+            }
+        }
+    }
+    table.sort();
+    let text = format!("const METHODS: [(&str, &str); {}] = [\n{}];\n", table.len(), table.concat());
+    Ok(std::fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("cri_methods.rs"), text)?)
+}
+
+/// Pontoon's own service, for its commands.
+fn admin() -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile([ADMIN], ["proto/pontoon"])?;
+    tonic_prost_build::configure().use_arc_self(true).compile_fds(descriptors)?;
     Ok(())
 }
 

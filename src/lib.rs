@@ -8,9 +8,11 @@
 //! Each room's `mod.rs` says what it does, what it must not do and who calls it;
 //! docs/architecture.md follows one RunPodSandbox through them.
 
+pub mod admin;
 pub mod api;
 pub mod cdi;
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod containerd;
@@ -30,5 +32,6 @@ pub mod store;
 pub mod streaming;
 pub mod sys;
 pub mod tasks;
+pub mod telemetry;
 pub mod undo;
 pub mod userns;

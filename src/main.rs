@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pontoon::config::{Cli, Command};
-use pontoon::{daemon, sys};
+use pontoon::{cli, daemon, sys};
 
 fn main() -> ExitCode {
     sys::heap::limit_arenas();
-    let cli = Cli::parse();
+    let command = Cli::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -16,8 +16,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = match cli.command {
+    let result = match command {
         Command::Serve(flags) => runtime.block_on(daemon::serve(flags)),
+        Command::Top(flags) => runtime.block_on(cli::top::run(flags)),
     };
     // Background work, such as waiting for tasks, has no end of its own.
     runtime.shutdown_background();

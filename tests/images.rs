@@ -16,6 +16,7 @@ use pontoon::images::{Kind, Pace};
 use serde_json::json;
 
 const MANAGED: &str = "io.cri-containerd.image";
+const PINNED: &str = "io.cri-containerd.pinned";
 
 /// A bed with an image that was pulled; the registry's host, the image's tag and id.
 async fn with_an_image() -> Option<(Bed, String, String, String)> {
@@ -222,6 +223,43 @@ async fn what_other_tools_do_shows_within_a_second() {
     }
     until("it is gone", || async { bed.list().await.is_empty() }).await;
     assert!(Instant::now() < deadline + Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_name_is_pinned_whoever_brought_it() {
+    let Some(tools) = tools() else { return };
+    let port = free_port();
+    let name = format!("127.0.0.1:{port}/pinned:1");
+    let mut bed = Bed::start(tools, |settings, _| {
+        settings.pinned_images = vec![name.clone(), "docker.io/library/imported:1".to_owned()];
+    })
+    .await;
+    bed.registry_at(port, false).await;
+    bed.push(&small(&bed, "one"), &name);
+    let other = format!("127.0.0.1:{port}/other:1");
+    bed.push(&small(&bed, "two"), &other);
+    let (id, other_id) = (bed.pull(&name).await.unwrap(), bed.pull(&other).await.unwrap());
+    for (id, pinned) in [(&id, true), (&other_id, false)] {
+        assert_eq!(bed.status(id).await.unwrap().pinned, pinned, "{id}");
+        assert_eq!(bed.list().await.iter().find(|image| image.id == *id).unwrap().pinned, pinned, "{id}");
+    }
+    // Of its names only the one that is configured pins it, and it goes with that one.
+    for (record, labels) in bed.records().await {
+        assert_eq!(
+            labels.contains_key(PINNED),
+            record == name || record == id || record.contains("/pinned@"),
+            "{record}"
+        );
+    }
+    bed.ctr(&["images", "tag", &other, "docker.io/library/imported:1"]);
+    until("what ctr named so is pinned", || async { bed.status(&other_id).await.unwrap().pinned }).await;
+    bed.ctr(&["images", "rm", "docker.io/library/imported:1"]);
+    until("and no more without the name", || async { !bed.status(&other_id).await.unwrap().pinned }).await;
+    // What another tool labels is pinned too. Whoever asks for its removal by name gets it: kubelet asks for none such.
+    bed.ctr(&["images", "label", &other, "io.cri-containerd.pinned=pinned"]);
+    until("what is labelled so is pinned", || async { bed.status(&other_id).await.unwrap().pinned }).await;
+    bed.remove(&id).await;
+    assert_eq!(bed.status(&id).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

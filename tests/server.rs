@@ -18,11 +18,14 @@ mod server {
     mod exec;
     mod exec_sync;
     mod hardening;
+    mod image_fs_info;
+    mod metrics;
     mod port_forward;
     mod restart;
     mod run_pod_sandbox;
     mod start_container;
     mod stats;
     mod stop_container;
+    mod top;
     mod update_resources;
 }

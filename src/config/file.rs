@@ -15,6 +15,7 @@ use crate::network::IpPreference;
 #[allow(missing_docs, reason = "each key is documented in examples/config.toml and on Config")]
 pub struct File {
     pub socket: PathBuf,
+    pub admin_socket: Option<PathBuf>,
     pub root: PathBuf,
     pub state: PathBuf,
     pub netns_dir: PathBuf,
@@ -25,6 +26,8 @@ pub struct File {
     pub allow_foreign_pods: bool,
     pub default_runtime: String,
     pub log: Log,
+    pub metrics: MetricsSection,
+    pub traces: Traces,
     pub containerd: ContainerdSection,
     pub cni: Cni,
     pub images: Images,
@@ -40,6 +43,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             socket: "/run/pontoon/pontoon.sock".into(),
+            admin_socket: None,
             root: "/var/lib/pontoon".into(),
             state: "/run/pontoon".into(),
             netns_dir: "/var/run/netns".into(),
@@ -50,6 +54,8 @@ impl Default for File {
             allow_foreign_pods: false,
             default_runtime: "runc".to_owned(),
             log: Log::default(),
+            metrics: MetricsSection::default(),
+            traces: Traces::default(),
             containerd: ContainerdSection::default(),
             cni: Cni::default(),
             images: Images::default(),
@@ -98,6 +104,24 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// `IP:PORT` of the loopback interface, or `unix:///PATH`; empty for none.
+    pub address: String,
+}
+
+/// `[traces]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// An OTLP collector (gRPC), `http://IP:PORT`; empty for none.
+    pub endpoint: String,
+    /// How many of a million calls are traced whose client does not say whether they are.
+    pub sampling_rate_per_million: u32,
 }
 
 /// `[containerd]`
@@ -165,6 +189,12 @@ pub struct Images {
     pub registry_config_path: String,
     /// containerd's snapshotter.
     pub snapshotter: String,
+    /// References of images that kubelet's garbage collection is to spare.
+    pub pinned_images: Vec<String>,
+    /// The least bytes a second of a download, as a mean over the window.
+    pub min_throughput: u64,
+    /// The window, in seconds; 0 for none.
+    pub throughput_window: u64,
 }
 
 impl Default for Images {
@@ -172,6 +202,9 @@ impl Default for Images {
         Self {
             registry_config_path: "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
             snapshotter: "overlayfs".to_owned(),
+            pinned_images: Vec::new(),
+            min_throughput: 1024,
+            throughput_window: 300,
         }
     }
 }

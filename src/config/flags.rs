@@ -20,6 +20,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve CRI until SIGTERM
     Serve(ServeFlags),
+    /// Show pods, what they use, and what is being done with them
+    Top(TopFlags),
 }
 
 /// Flags of `pontoon serve`; each wins over the file's key.
@@ -40,9 +42,45 @@ pub struct ServeFlags {
     /// containerd's socket [default: /run/containerd/containerd.sock]
     #[arg(long, value_name = "PATH")]
     pub containerd: Option<PathBuf>,
+    /// Socket for Pontoon's own commands [default: admin.sock in the state directory]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
     /// Log level or directives, such as `info` or `info,pontoon::network=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+}
+
+/// Flags of `pontoon top`.
+#[derive(Debug, Default, Args)]
+pub struct TopFlags {
+    /// The daemon's configuration file, for where its sockets are
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The daemon's CRI socket [default: /run/pontoon/pontoon.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Its socket for commands [default: /run/pontoon/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+    /// Print one plain table and end
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two samples
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub interval: u64,
+}
+
+impl TopFlags {
+    /// The daemon's flags that lead to the same sockets.
+    #[must_use]
+    pub fn serve_flags(&self) -> ServeFlags {
+        ServeFlags {
+            config: self.config.clone(),
+            socket: self.socket.clone(),
+            admin_socket: self.admin_socket.clone(),
+            ..ServeFlags::default()
+        }
+    }
 }
 
 impl ServeFlags {
@@ -57,6 +95,9 @@ impl ServeFlags {
             if let Some(path) = flag {
                 key.clone_from(path);
             }
+        }
+        if self.admin_socket.is_some() {
+            file.admin_socket.clone_from(&self.admin_socket);
         }
         if let Some(level) = &self.log_level {
             file.log.level.clone_from(level);

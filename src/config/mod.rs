@@ -10,13 +10,14 @@ mod streaming;
 
 use std::path::PathBuf;
 
-pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, Selinux};
-pub use flags::{Cli, Command, ServeFlags};
+pub use file::{AppArmor, Cdi, Cni, ContainerdSection, File, Images, Log, LogFormat, MetricsSection, Selinux, Traces};
+pub use flags::{Cli, Command, ServeFlags, TopFlags};
 pub use handlers::{Handler, Handlers};
 pub use limits::Limits;
 pub use streaming::Streaming;
 
 use crate::lsm::selinux::MAX_CATEGORIES;
+use crate::telemetry::Endpoint;
 
 /// What a configuration can be wrong in; each names the file, line or key.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,8 @@ pub enum Error {
 pub struct Config {
     /// Where CRI is served.
     pub socket: PathBuf,
+    /// Where Pontoon's commands ask it; root's alone.
+    pub admin_socket: PathBuf,
     /// What survives a reboot: volumes, the pause root.
     pub root: PathBuf,
     /// What does not: FIFOs, pod files.
@@ -70,6 +73,10 @@ pub struct Config {
     pub allow_foreign_pods: bool,
     /// Logging.
     pub log: Log,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<Endpoint>,
+    /// Where traces go.
+    pub traces: Traces,
     /// The way to containerd.
     pub containerd: ContainerdSection,
     /// Pod networks.
@@ -105,9 +112,15 @@ impl Config {
     }
 
     fn resolve(file: File) -> Result<Self, Error> {
+        let admin_socket = file.admin_socket.unwrap_or_else(|| file.state.join("admin.sock"));
         let roots = file.seccomp_profile_roots.iter().map(|root| ("seccomp_profile_roots", root));
-        let paths =
-            [("socket", &file.socket), ("root", &file.root), ("state", &file.state), ("netns_dir", &file.netns_dir)];
+        let paths = [
+            ("socket", &file.socket),
+            ("admin_socket", &admin_socket),
+            ("root", &file.root),
+            ("state", &file.state),
+            ("netns_dir", &file.netns_dir),
+        ];
         for (key, path) in paths.into_iter().chain(roots) {
             if !path.is_absolute() {
                 return Err(Error::Value {
@@ -134,6 +147,7 @@ impl Config {
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
             socket: file.socket,
+            admin_socket,
             root: file.root,
             state: file.state,
             netns_dir: file.netns_dir,
@@ -143,6 +157,8 @@ impl Config {
             seccomp_profile_roots: file.seccomp_profile_roots,
             allow_foreign_pods: file.allow_foreign_pods,
             log: file.log,
+            metrics: metrics(&file.metrics)?,
+            traces: traces(file.traces)?,
             containerd: file.containerd,
             cni: file.cni,
             images: file.images,
@@ -154,6 +170,26 @@ impl Config {
             handlers,
         })
     }
+}
+
+fn metrics(section: &MetricsSection) -> Result<Option<Endpoint>, Error> {
+    if section.address.is_empty() {
+        return Ok(None);
+    }
+    let parsed = section.address.parse();
+    parsed.map(Some).map_err(|problem| Error::Value { key: "metrics.address".to_owned(), problem })
+}
+
+fn traces(section: Traces) -> Result<Traces, Error> {
+    let refuse = |key: &str, problem: String| Err(Error::Value { key: format!("traces.{key}"), problem });
+    if section.sampling_rate_per_million > 1_000_000 {
+        let problem = format!("{} is more than a million", section.sampling_rate_per_million);
+        return refuse("sampling_rate_per_million", problem);
+    }
+    if !section.endpoint.is_empty() && !cfg!(feature = "otlp") {
+        return refuse("endpoint", "this pontoon was built without the feature otlp".to_owned());
+    }
+    Ok(section)
 }
 
 #[cfg(test)]

@@ -72,6 +72,33 @@ fn a_limit_that_nothing_could_work_with_is_an_error() {
     assert!(parse("[limits]\nexecs = 1\nexec_reply_budget = 17\n").is_ok());
 }
 
+#[test]
+fn metrics_are_for_this_node_alone() {
+    assert_eq!(parse("").unwrap().metrics, None);
+    for address in ["127.0.0.1:9560", "[::1]:9560", "unix:///run/x.sock"] {
+        assert!(parse(&format!("[metrics]\naddress = \"{address}\"\n")).unwrap().metrics.is_some(), "{address}");
+    }
+    for address in ["0.0.0.0:9560", "192.0.2.1:9560", "node:9560", "unix://x.sock"] {
+        let error = parse(&format!("[metrics]\naddress = \"{address}\"\n")).unwrap_err().to_string();
+        assert!(error.starts_with("config key metrics.address: "), "{error}");
+    }
+}
+
+#[test]
+fn the_socket_for_commands_is_in_the_state_directory() {
+    assert_eq!(parse("state = \"/x\"").unwrap().admin_socket, PathBuf::from("/x/admin.sock"));
+    assert_eq!(parse("admin_socket = \"/y.sock\"").unwrap().admin_socket, PathBuf::from("/y.sock"));
+    assert!(parse("admin_socket = \"y.sock\"").unwrap_err().to_string().contains("admin_socket"));
+}
+
+#[test]
+fn traces_want_a_build_that_has_them() {
+    let text = "[traces]\nendpoint = \"http://127.0.0.1:4317\"\n";
+    assert_eq!(parse(text).is_ok(), cfg!(feature = "otlp"));
+    let error = parse("[traces]\nsampling_rate_per_million = 1000001\n").unwrap_err().to_string();
+    assert!(error.contains("traces.sampling_rate_per_million"), "{error}");
+}
+
 /// Removes the comment signs of optional keys, so that the example shows every key there is.
 #[test]
 fn the_example_shows_each_key_with_its_default() {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::error::{removal, twice};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::content_client::ContentClient;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::{Containerd, Error, Kind, Result};
 
 impl Containerd {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::types;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::error::gone_is_fine;
 use super::{Containerd, Error, Result};
 

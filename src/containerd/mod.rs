@@ -28,8 +28,10 @@ use std::sync::Arc;
 
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
 
+use crate::telemetry::Metrics;
+
+use connect::Channel;
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
@@ -91,6 +93,17 @@ impl Containerd {
             name: namespace.into(),
             lease: None,
         })
+    }
+
+    /// Tells `metrics` of each call. Those on the watch channel last as long as a task: they are counted only.
+    #[must_use]
+    pub fn measured(self, metrics: &Metrics) -> Self {
+        Self {
+            unary: connect::measured(self.unary, metrics, connect::Times::Measured),
+            watch: connect::measured(self.watch, metrics, connect::Times::OfWhatIsWaitedFor),
+            bulk: connect::measured(self.bulk, metrics, connect::Times::Measured),
+            ..self
+        }
     }
 
     /// The containerd namespace that every call of this client is in.

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use containerd_client::services::v1::sandbox as pb;
 use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::error::{removal, twice};
 use super::{Any, Containerd, Error, Result};
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1::snapshots as pb;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
 use crate::userns::{Mapping, Range};

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::types::v1 as task;
-use tonic::transport::Channel;
 
+use super::connect::Channel;
 use super::error::gone_is_fine;
 use super::{Any, Containerd, Error, Mount, Result, nanoseconds};
 

@@ -1,16 +1,21 @@
-//! The gRPC edge: two services of three-line methods over the verbs of `runtime` and `images`.
+//! The gRPC edge: CRI's two services, and our own for commands, of three-line methods over the verbs.
 //!
 //! Only this room names CRI's service traits and tonic's Status. It decides nothing.
 
+mod admin_service;
 mod batches;
 mod exec_sync_reply;
 mod image_service;
 mod log;
+mod measure;
 mod runtime_service;
 mod status;
 
 use std::sync::Arc;
 
+pub use measure::measure;
+
+use crate::admin::v1::admin_server::AdminServer;
 use crate::api::v1::image_service_server::ImageServiceServer;
 use crate::api::v1::runtime_service_server::RuntimeServiceServer;
 use crate::runtime::Node;
@@ -34,6 +39,12 @@ impl Cri {
     #[must_use]
     pub fn new(node: Arc<Node>, streaming: Streaming) -> Self {
         Self { node, streaming }
+    }
+
+    /// Pontoon's own service, for a tonic server on a socket that is root's alone.
+    #[must_use]
+    pub fn admin_service(&self) -> AdminServer<Self> {
+        AdminServer::new(self.clone())
     }
 
     /// RuntimeService, for a tonic server.

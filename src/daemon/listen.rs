@@ -61,6 +61,16 @@ fn bind(path: &Path) -> anyhow::Result<Listener> {
     Ok(Listener { listener, path: path.to_owned(), lock })
 }
 
+/// Binds a socket that only root may connect to. Whoever holds the lock of the CRI socket owns this one too.
+pub(super) fn bind_for_root(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
+    clear(path)?;
+    let listener = UnixListener::bind(path).with_context(|| format!("bind {}", path.display()))?;
+    // Until here the umask keeps others out: to connect is to write.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(tokio::net::UnixListener::from_std(listener)?)
+}
+
 fn lock(path: &Path) -> anyhow::Result<Flock<fs::File>> {
     let lock = path.with_extension("lock");
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock);

@@ -1,19 +1,29 @@
-//! Logs on stderr, for people or as JSON.
+//! Logs on stderr, for people or as JSON, and spans to a collector.
 
 use std::io::IsTerminal;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Config, LogFormat};
+use crate::telemetry::traces::{self, Export, SpanLayer, TARGET};
 
-/// Starts logging; once in a process.
-pub(super) fn start(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(&log.level).with_context(|| format!("log.level: {:?}", log.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match log.format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+/// Starts both; once in a process. What is returned ends the traces.
+pub(super) fn start(config: &Config) -> anyhow::Result<Option<Export>> {
+    let level = &config.log.level;
+    let filter = EnvFilter::builder().parse(level).with_context(|| format!("log.level: {level:?}"))?;
+    // A line says what it has to say by itself.
+    let filter = filter.add_directive(format!("{TARGET}=off").parse()?);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines: SpanLayer = match config.log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
-    started.map_err(|error| anyhow::anyhow!(error))
+    let exported = traces::export(&config.traces.endpoint, config.traces.sampling_rate_per_million)?;
+    let (spans, export) = exported.unzip();
+    let layers: Vec<SpanLayer> = std::iter::once(lines).chain(spans).collect();
+    tracing_subscriber::registry().with(layers).try_init().map_err(|error| anyhow::anyhow!(error))?;
+    Ok(export)
 }

@@ -1,5 +1,6 @@
 //! Wiring and life of the process: build, check containerd, listen, recover, serve, drain.
 
+mod beside;
 mod checks;
 mod host;
 mod idle;
@@ -24,6 +25,7 @@ use crate::runtime::{self, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
 use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
 
 /// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -35,22 +37,25 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
     let config = Config::load(&flags)?;
-    logging::start(&config.log)?;
+    let traces = logging::start(&config)?;
     // Before anything else is touched: a second instance must not come further.
     let listener = listen::bind_after_another(&config.socket).await?;
-    let tasks = Tasks::default();
+    let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
+    let tasks = Tasks::new(metrics.clone());
     idle::give_memory_back(&tasks);
     let node = wiring::node(config, tasks.clone()).await?;
     // Bound before it is needed: an address that cannot be had keeps it from starting, not from running.
     let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
+    let cri = Cri::new(node.clone(), streaming.clone());
+    beside::serve(&cri, &node, &tasks).await?;
     let found = runtime::recover(&node).await.map_err(|error| anyhow::anyhow!(error.chain())).context("recovery")?;
     tracing::info!(sandboxes = found.sandboxes, containers = found.containers, foreign = found.foreign, "recovered");
     tracing::info!("NRI plugins and checkpoints are not served by this version");
 
     streams.serve(Arc::new(StreamingBackend(node.clone())));
-    let cri = Cri::new(node.clone(), streaming.clone());
     let replies = tower::util::MapResponseLayer::new(cri::with_output);
-    let server = Server::builder().layer(replies).add_service(cri.runtime_service()).add_service(cri.image_service());
+    let mut server = Server::builder().layer(cri::measure(&metrics)).layer(replies);
+    let server = server.add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
     let incoming = UnixListenerStream::new(listener.into_listener()?);
     tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving CRI v1");
@@ -79,7 +84,11 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
         Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
     }
     // Only now: until the socket is gone, a new instance is refused.
+    beside::remove(&node);
     let _ = std::fs::remove_file(&socket);
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
 }
 

@@ -5,22 +5,24 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{checks, host};
 use crate::config::{Config, Handler};
-use crate::container::io::Fifo;
+use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
 use crate::containerd::{Containerd, Event, Plugin};
 use crate::events::{self, Listener};
-use crate::images::{self, Images};
+use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
 use crate::network::{self, Network};
 use crate::runtime::{self, Features, Node, Parts, chain};
 use crate::sandbox::pause;
 use crate::tasks::Tasks;
+use crate::telemetry::{Logs, Metrics, Sources};
 
 /// Image events that may wait; more than these are answered by a list.
 const IMAGE_EVENTS: usize = 256;
@@ -31,7 +33,8 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     private_directory(&config.root, 0o700)?;
     private_directory(&config.state, 0o711)?;
     let pause_root = pause::install(&config.root).context("install the pause root")?;
-    let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?;
+    let metrics = tasks.operations().metrics().clone();
+    let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?.measured(&metrics);
     let version = checks::wait_for(&containerd, &config).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
@@ -52,11 +55,14 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     }
     tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
 
-    let network = Network::start(network_settings(&config), &tasks);
+    let network = Network::start(network_settings(&config, &metrics), &tasks);
     let features = features(&containerd, &config, &plugins).await;
     let (health, is_healthy) = watch::channel(false);
-    let images = Images::start(containerd.clone(), image_settings(&config), tasks.clone(), is_healthy.clone());
+    let images =
+        Images::start(containerd.clone(), image_settings(&config, &metrics)?, tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+    let streams = Fifo::new(tasks.clone());
+    metrics.read(sources(&tasks, &images, streams.counters()));
     let node = Node::new(Parts {
         profiles: Profiles::new(server.pid),
         host,
@@ -65,8 +71,9 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         network,
         pause_root,
         boot: boot.trim().to_owned(),
-        streams: Arc::new(Fifo::new(tasks.clone())),
+        streams: Arc::new(streams),
         tasks: tasks.clone(),
+        metrics,
         health: is_healthy,
         features,
         config,
@@ -154,6 +161,24 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
     all
 }
 
+/// What is counted whether or not somebody scrapes.
+fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
+    let (images, logs) = (images.clone(), Arc::clone(logs));
+    Sources {
+        operations: tasks.operations().clone(),
+        logs: Box::new(move || {
+            let counts = logs.counts();
+            Logs {
+                written: counts.written,
+                dropped_bytes: counts.dropped_bytes,
+                dropped_records: counts.dropped_records,
+                missed_barriers: counts.missed_barriers,
+            }
+        }),
+        downloaded: Box::new(move || images.downloaded()),
+    }
+}
+
 fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.with_context(|| format!("make {}", path.display()))?;
@@ -161,7 +186,7 @@ fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("chmod {}", path.display()))
 }
 
-fn network_settings(config: &Config) -> network::Settings {
+fn network_settings(config: &Config, metrics: &Metrics) -> network::Settings {
     network::Settings {
         conf_dir: config.cni.conf_dir.clone(),
         bin_dirs: config.cni.bin_dirs.clone(),
@@ -169,17 +194,26 @@ fn network_settings(config: &Config) -> network::Settings {
         max_conf_num: config.cni.max_conf_num,
         conf_template: config.cni.conf_template.clone(),
         ip_preference: config.cni.ip_preference,
+        metrics: metrics.clone(),
         ..network::Settings::default()
     }
 }
 
-fn image_settings(config: &Config) -> images::Settings {
-    images::Settings {
+fn image_settings(config: &Config, metrics: &Metrics) -> anyhow::Result<images::Settings> {
+    let pinned = config.images.pinned_images.iter();
+    let pinned: Result<Vec<String>, _> = pinned.map(|name| images::normalised(name)).collect();
+    Ok(images::Settings {
         registry_config_path: config.images.registry_config_path.clone(),
         snapshotter: config.images.snapshotter.clone(),
         handler_snapshotters: handler_snapshotters(config),
+        pinned_images: pinned.context("config key images.pinned_images")?,
+        pace: Pace {
+            bytes_per_second: config.images.min_throughput,
+            window: Duration::from_secs(config.images.throughput_window),
+        },
+        metrics: metrics.clone(),
         ..images::Settings::default()
-    }
+    })
 }
 
 fn handler_snapshotters(config: &Config) -> BTreeMap<String, String> {

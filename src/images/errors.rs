@@ -148,6 +148,22 @@ pub enum Kind {
     Internal,
 }
 
+impl Kind {
+    /// As it is counted.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid_argument",
+            Self::NotFound => "not_found",
+            Self::Unavailable => "unavailable",
+            Self::PermissionDenied => "permission_denied",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 impl Error {
     /// What kind of failure it is.
     #[must_use]

@@ -25,13 +25,14 @@ mod reference;
 mod remove_image;
 mod root;
 mod unpack;
+mod usage;
 mod user_db;
 mod volume;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -39,12 +40,14 @@ use tokio::sync::{Semaphore, watch};
 pub use errors::{Error, Kind};
 pub use image::{Image, User};
 pub use progress::Pace;
+pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
 use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
 use flight::Flights;
-use image_fs_info::Usages;
+use image_fs_info::Disk;
 use index::{Index, Named};
 use manifest::Contents;
 use user_db::UserDbs;
@@ -76,6 +79,8 @@ pub struct Settings {
     pub pinned_images: Vec<String>,
     /// Where the default snapshotter keeps its data, if it does not tell itself.
     pub snapshotter_root: Option<PathBuf>,
+    /// Hears of each pull.
+    pub metrics: Metrics,
 }
 
 impl Default for Settings {
@@ -89,6 +94,7 @@ impl Default for Settings {
             patience: Duration::from_secs(60),
             pinned_images: Vec::new(),
             snapshotter_root: None,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -115,7 +121,9 @@ struct Inner {
     downloaded: AtomicU64,
     unpacks: Flights<(String, String), Result<(), Error>>,
     user_dbs: UserDbs,
-    usages: Usages,
+    /// The default snapshotter first.
+    disks: Vec<Disk>,
+    measuring: Flights<(), Result<(), Error>>,
 }
 
 impl Images {
@@ -126,7 +134,6 @@ impl Images {
         Self {
             inner: Arc::new(Inner {
                 containerd,
-                settings,
                 tasks,
                 health,
                 platform: manifest::host_platform(),
@@ -136,7 +143,9 @@ impl Images {
                 downloaded: AtomicU64::new(0),
                 unpacks: Flights::default(),
                 user_dbs: UserDbs::default(),
-                usages: Usages::default(),
+                disks: Disk::all(&settings),
+                measuring: Flights::default(),
+                settings,
             }),
         }
     }
@@ -179,7 +188,7 @@ impl Images {
             if !is_managed(&record) || !names.contains(&contents.config.digest) {
                 adopt.push((record.clone(), Arc::clone(&contents)));
             }
-            found.push((record.name.clone(), named(&record, contents)));
+            found.push((record.name.clone(), self.named(&record, contents)));
         }
         self.inner.index.apply_all(ticket, found);
         for (record, contents) in adopt {
@@ -217,13 +226,19 @@ impl Images {
         self.inner.pulls.len()
     }
 
+    /// Bytes that all pulls of this process have downloaded.
+    #[must_use]
+    pub fn downloaded(&self) -> u64 {
+        self.inner.downloaded.load(Ordering::Relaxed)
+    }
+
     /// Makes the index say of one name what containerd says, and gives that.
     async fn converge(&self, name: &str) -> Result<Option<Read>, Error> {
         let index = &self.inner.index;
         let ticket = index.ticket();
         match self.read(name).await {
             Ok(Some((record, contents))) => {
-                index.apply(ticket, name, Some(named(&record, Arc::clone(&contents))));
+                index.apply(ticket, name, Some(self.named(&record, Arc::clone(&contents))));
                 if !is_managed(&record) {
                     self.adopt(&record, &contents).await;
                 }
@@ -280,11 +295,22 @@ impl Images {
                 let ticket = self.inner.index.ticket();
                 let contents = self.inner.index.contents(&record.target.digest);
                 match contents {
-                    Some(contents) => self.inner.index.apply(ticket, name, Some(named(record, contents))),
+                    Some(contents) => self.inner.index.apply(ticket, name, Some(self.named(record, contents))),
                     None => self.inner.index.abandon(ticket),
                 }
             }
         }
+    }
+
+    /// A name of the configuration is pinned whenever it came, and whoever brought it; a label of the record, which
+    /// other tools may set, pins too.
+    fn named(&self, record: &ImageRecord, contents: Arc<Contents>) -> Named {
+        let pinned = is_pinned(record) || self.is_to_be_pinned(&record.name);
+        Named { target: record.target.digest.clone(), contents, pinned }
+    }
+
+    fn is_to_be_pinned(&self, name: &str) -> bool {
+        self.inner.settings.pinned_images.iter().any(|pinned| pinned == name)
     }
 
     /// Adds `name` for what `(like, contents)` is. The index knows it at once, without another look at containerd.
@@ -295,7 +321,7 @@ impl Images {
             ImageRecord { name: name.to_owned(), labels: our_labels(is_pinned(like)), target: like.target.clone() };
         match self.inner.containerd.create_image(record.clone()).await {
             Ok(()) => {
-                index.apply(ticket, name, Some(named(&record, Arc::clone(contents))));
+                index.apply(ticket, name, Some(self.named(&record, Arc::clone(contents))));
                 Ok(())
             }
             Err(error) => {
@@ -355,8 +381,4 @@ fn our_labels(pinned: bool) -> HashMap<String, String> {
     let pin = pinned.then_some(PINNED);
     let all = [Some(MANAGED), pin].into_iter().flatten();
     all.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
-fn named(record: &ImageRecord, contents: Arc<Contents>) -> Named {
-    Named { target: record.target.digest.clone(), contents, pinned: is_pinned(record) }
 }

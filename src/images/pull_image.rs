@@ -13,6 +13,7 @@ use super::reference::Reference;
 use super::{Error, Images, our_labels};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::{Progress, Pull, PullError, PullFailure};
+use crate::telemetry::{Stage, Verb, during};
 
 /// Pulls that are the same pull. Another credential is another: it may be refused.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -41,10 +42,10 @@ impl Images {
         let (seat, pilot) = self.inner.pulls.join(key.clone());
         if let Some(pilot) = pilot {
             let images = self.clone();
-            self.inner.tasks.operation(async move {
+            self.inner.tasks.operation(self.inner.tasks.named(Verb::PullImage, name.clone(), async move {
                 let result = images.fly(&key, &pilot).await;
                 pilot.land(result);
-            });
+            }));
         }
         let crashed = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
         let image_ref = seat.arrive().await.unwrap_or_else(crashed)?;
@@ -65,6 +66,14 @@ impl Images {
 
     async fn fly(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {
         let started = Instant::now();
+        let result = self.pull(key, pilot).await;
+        let outcome = result.as_ref().map_or_else(|error| error.kind().name(), |_| "ok");
+        self.inner.settings.metrics.pull(outcome, started.elapsed());
+        result
+    }
+
+    async fn pull(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {
+        let started = Instant::now();
         let reference = key.reference.to_string();
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
         tokio::select! {
@@ -74,7 +83,7 @@ impl Images {
             () = pilot.abandoned(self.inner.settings.patience) => return Err(Error::Abandoned(reference)),
         }
         // From here on it is only our own bookkeeping, and runs to its end.
-        let id = self.record(key).await?;
+        let id = during(Stage::Record, self.record(key)).await?;
         let bytes = lock(&monitor).bytes();
         let took = started.elapsed();
         tracing::info!(reference, image = id, bytes, ?took, "pulled");
@@ -82,7 +91,7 @@ impl Images {
     }
 
     async fn transfer(&self, key: &Key, monitor: &Mutex<Monitor>) -> Result<(), Error> {
-        let _place = self.inner.pull_places.acquire().await;
+        let _place = during(Stage::Queue, self.inner.pull_places.acquire()).await;
         let reference = key.reference.to_string();
         let (config_path, host) = (self.inner.settings.registry_config_path.clone(), key.reference.host().to_owned());
         let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;
@@ -100,7 +109,7 @@ impl Images {
         });
         lock(monitor).start();
         let progress = |progress: Progress| lock(monitor).observe(progress, &self.inner.downloaded);
-        let result = self.inner.containerd.pull(pull, login, progress).await;
+        let result = during(Stage::Transfer, self.inner.containerd.pull(pull, login, progress)).await;
         result.map_err(|error| failed(key, error))
     }
 
@@ -115,10 +124,6 @@ impl Images {
                 return;
             }
         }
-    }
-
-    fn is_to_be_pinned(&self, reference: &str) -> bool {
-        self.inner.settings.pinned_images.iter().any(|pinned| pinned == reference)
     }
 
     /// Writes the records that a pull leaves beside the one that Transfer wrote, and checks

@@ -30,6 +30,14 @@ enum Object {
     Digest(String),
 }
 
+/// The whole form of a reference: with its host, and a tag or a digest.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is none.
+pub fn normalised(text: &str) -> Result<String, Error> {
+    Reference::parse(text).map(|reference| reference.to_string())
+}
+
 impl Reference {
     /// # Errors
     /// [`Error::Invalid`] naming `image.image`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Error, Image, Images};
 use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
+use crate::telemetry::Verb;
 
 impl Images {
     /// Removes an image with all its names, whichever of them was given; one that is not here is
@@ -21,7 +22,9 @@ impl Images {
         self.containerd_is_there().await?;
         let images = self.clone();
         // Detached: half an image must not stay because a client left.
-        let work = self.inner.tasks.operation(async move { images.remove(&image).await });
+        let tasks = &self.inner.tasks;
+        let work = tasks.named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
+        let work = tasks.operation(work);
         work.await.unwrap_or_else(|error| Err(Error::Away(error.to_string())))?;
         Ok(RemoveImageResponse {})
     }

@@ -8,6 +8,7 @@ use super::manifest::Layer;
 use super::root::in_future;
 use super::{Error, Image, Images, leases};
 use crate::containerd::{Containerd, Kind};
+use crate::telemetry::{Stage, Verb, during};
 
 /// What a daemon that died over it leaves is collected after this; a layer takes minutes at most.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
@@ -26,10 +27,11 @@ impl Images {
         if let Some(pilot) = pilot {
             let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
             // Never dropped in the middle: it ends, and the next container has it.
-            self.inner.tasks.operation(async move {
-                let result = images.unpack(&image, &snapshotter).await;
+            let tasks = &self.inner.tasks;
+            tasks.operation(tasks.named(Verb::UnpackImage, image.id.clone(), async move {
+                let result = during(Stage::Unpack, images.unpack(&image, &snapshotter)).await;
                 pilot.land(result);
-            });
+            }));
         }
         let crashed = || Err(Error::malformed(&image.id, "unpacking it failed"));
         seat.arrive().await.unwrap_or_else(crashed)

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::config::{NetworkConfig, PluginConfig, Version};
 use super::error::Error;
 use super::exec::{Call, Plugins, Verb, cut, path_value};
+use crate::telemetry::Metrics;
 
 /// DEL is given the result, and CHECK exists, since this version.
 const WITH_CHECK: Version = Version(0, 4, 0);
@@ -35,6 +36,7 @@ pub(super) struct Chain<'a> {
     pub network: &'a NetworkConfig,
     /// For all plugins together.
     pub deadline: Instant,
+    pub metrics: &'a Metrics,
 }
 
 impl Chain<'_> {
@@ -135,7 +137,15 @@ impl Chain<'_> {
             environment: environment(runtime),
             deadline: self.deadline,
         };
-        self.plugins.run(call).await
+        let start = Instant::now();
+        let result = self.plugins.run(call).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(Error::TimedOut { .. }) => "timeout",
+            Err(_) => "error",
+        };
+        self.metrics.cni(verb.name(), &plugin.kind, outcome, start.elapsed());
+        result
     }
 
     /// A result must be an object. One that does not say its version has the config's.

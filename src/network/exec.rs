@@ -52,15 +52,23 @@ pub enum Verb {
     Status,
 }
 
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Verb {
+    /// As plugins are told it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Add => "ADD",
             Self::Del => "DEL",
             Self::Check => "CHECK",
             Self::Gc => "GC",
             Self::Status => "STATUS",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

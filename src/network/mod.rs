@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use crate::ids::SandboxId;
 use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
 
 pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub ip_preference: IpPreference,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// Hears of each run of a plugin.
+    pub metrics: Metrics,
 }
 
 impl Default for Settings {
@@ -109,6 +112,7 @@ impl Default for Settings {
             conf_template: None,
             ip_preference: IpPreference::default(),
             timeouts: Timeouts::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -323,7 +327,7 @@ impl Inner {
     }
 
     fn chain<'a>(&'a self, network: &'a NetworkConfig, deadline: Instant) -> Chain<'a> {
-        Chain { plugins: &self.plugins, network, deadline }
+        Chain { plugins: &self.plugins, network, deadline, metrics: &self.settings.metrics }
     }
 
     async fn entries(&self, id: &SandboxId) -> Result<Vec<Entry>, Error> {

@@ -15,6 +15,7 @@ use super::{Error, Node, Result};
 use crate::api::v1::{AttachRequest, AttachResponse};
 use crate::container::Container;
 use crate::container::io::{self, Chunk, SUBSCRIBER_LAG, StreamName};
+use crate::telemetry::Stream;
 use crate::streaming::{self, Failure, Input, Sink, Size, Streaming, Streams};
 
 /// How often a client that does not read is looked at.
@@ -51,6 +52,7 @@ pub(super) async fn attach_session(
     ask: streaming::Attach,
     streams: Streams,
 ) -> std::result::Result<(), Failure> {
+    let _alive = node.metrics.stream(Stream::Attach);
     run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
 }
 

@@ -19,6 +19,7 @@ use crate::images::Image;
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, container_name};
+use crate::telemetry::{Stage, Verb, during};
 use crate::undo::{Leftovers, Undo};
 
 /// Makes a container in a ready sandbox. An identical request meanwhile joins and gets the same id.
@@ -36,7 +37,8 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
     let key = Key { name: &name, request };
-    match node.new_containers.run(key, node, || make(Arc::clone(node), Arc::clone(&sandbox), config)).await {
+    let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
+    match node.new_containers.run(key, node, || node.tasks.named(Verb::CreateContainer, name.clone(), work)).await {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
@@ -72,10 +74,10 @@ pub(super) fn require_ready(sandbox: &Sandbox) -> Result<u32> {
 async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {
     let mut undo = Undo::new();
     // Everything that can be refused is looked at before anything is made.
-    let container = Arc::new(plan(&node, &sandbox, config).await?);
+    let container = Arc::new(during(Stage::Plan, plan(&node, &sandbox, config)).await?);
     match steps(&node, &sandbox, &container, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
-        Err(cause) => match undo.roll_back().await {
+        Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
             Ok(()) => Err(cause),
             Err(leftovers) => {
                 node.keep(container, &leftovers);
@@ -192,16 +194,20 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
     undo.push("delete container record", async move { containerd.delete_container(&key).await });
-    node.containerd.create_container(containerd_record(sandbox, container, handler)).await?;
+    during(Stage::Record, node.containerd.create_container(containerd_record(sandbox, container, handler))).await?;
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
     undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
-    node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping()).await?;
+    let prepared = node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping());
+    during(Stage::Snapshot, prepared).await?;
 
     let directory = node.container_directory(container.id());
     undo.push("remove container directory", async move { remove_directory(directory).await });
-    node.fill_volumes(container).await?;
-    node.mount_image_volumes(container, sandbox.mapping(), undo).await?;
+    during(Stage::Volumes, async {
+        node.fill_volumes(container).await?;
+        node.mount_image_volumes(container, sandbox.mapping(), undo).await
+    })
+    .await?;
     // A Stop of the sandbox that began meanwhile has not seen this container.
     require_ready(sandbox).map(drop)
 }

@@ -10,6 +10,7 @@ use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
 use crate::api::v1::{ExecRequest, ExecResponse};
 use crate::container::io::Target;
+use crate::telemetry::Stream;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
 
 /// Room for one read of output; a frame of it is what the client gets.
@@ -65,6 +66,7 @@ pub(super) async fn exec_session(
     ask: streaming::Exec,
     streams: Streams,
 ) -> std::result::Result<i32, Failure> {
+    let _alive = node.metrics.stream(Stream::Exec);
     run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
 }
 

@@ -14,6 +14,7 @@ use super::{Error, Node, Result};
 use crate::api::v1::ExecSyncRequest;
 use crate::container::Container;
 use crate::container::io::{Collector, DRAIN, Kept, REPLY_CAP};
+use crate::telemetry::{Stream, Verb};
 
 /// Queueing for longer than this is worth a line.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
@@ -48,7 +49,11 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     let _gone_on_drop = gone.clone().drop_guard();
     let (shared, bounds) = (Arc::clone(node), Bounds { gone, deadline });
     // Detached: a process that was made is deleted even when the client has left.
-    let operation = node.tasks.operation(async move { run(&shared, &container, &request.cmd, &bounds).await });
+    let work = {
+        let id = container.id().to_string();
+        node.tasks.named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
+    };
+    let operation = node.tasks.operation(work);
     let ended = match deadline {
         // Whatever hangs below, the client has its answer; the operation goes on.
         Some((at, limit)) => tokio::time::timeout_at(at + DRAIN, operation)
@@ -61,6 +66,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
 
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
     let slot = queue(node, container, bounds).await?;
+    let _alive = node.metrics.stream(Stream::ExecSync);
     let kept = Kept::new(REPLY_CAP, node.replies.claim());
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
     let ask = Ask { container, cmd, tty: false, until: until(bounds), slot };

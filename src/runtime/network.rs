@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Error, Node, Result};
 use crate::network::{Attachment, check_ports};
 use crate::sandbox::Sandbox;
+use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 
 /// The interface of a pod's first network.
@@ -21,7 +22,7 @@ impl Node {
     /// CNI ADD; gives the pod's addresses, the primary first. Nothing on the host's network.
     pub(super) async fn attach_network(&self, sandbox: &Sandbox) -> Result<Vec<IpAddr>> {
         let Some(attachment) = self.attachment(sandbox) else { return Ok(Vec::new()) };
-        match self.network.attach(&attachment).await {
+        match during(Stage::Cni, self.network.attach(&attachment)).await {
             Ok(attached) => Ok(attached.ips),
             Err(source) => Err(Error::Network { id: sandbox.id().to_string(), source }),
         }
@@ -31,7 +32,7 @@ impl Node {
     pub(super) async fn detach_network(&self, sandbox: &Sandbox) -> Result<()> {
         let Some(mut attachment) = self.attachment(sandbox) else { return Ok(()) };
         attachment.netns = attachment.netns.filter(|path| crate::netns::is_pinned(path));
-        let detached = self.network.detach(&attachment).await;
+        let detached = during(Stage::Cni, self.network.detach(&attachment)).await;
         detached.map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
     }
 

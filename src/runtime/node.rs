@@ -24,6 +24,7 @@ use crate::spec;
 use crate::stats::Stats;
 use crate::store::{Creations, Joins, Store};
 use crate::tasks::Tasks;
+use crate::telemetry::{Metrics, Verb};
 
 /// How long a new mutating call waits for containerd to come back (rulings.md 10).
 const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Node {
     pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
+    /// What is measured of us.
+    pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
     /// What pods of each runtime handler may ask for, by the handler's name.
@@ -95,6 +98,8 @@ pub struct Parts {
     pub streams: Arc<dyn Driver>,
     /// Tracks operations.
     pub tasks: Tasks,
+    /// What is measured of us.
+    pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
     /// What pods of each runtime handler may ask for, by the handler's name.
@@ -116,6 +121,18 @@ pub enum Change {
     StopContainer(ContainerId),
     /// RemoveContainer.
     RemoveContainer(ContainerId),
+}
+
+impl Change {
+    fn named(&self) -> (Verb, String) {
+        match self {
+            Self::StopSandbox(id) => (Verb::StopPodSandbox, id.to_string()),
+            Self::DestroyPause(id) => (Verb::DestroyPause, id.to_string()),
+            Self::RemoveSandbox(id) => (Verb::RemovePodSandbox, id.to_string()),
+            Self::StopContainer(id) => (Verb::StopContainer, id.to_string()),
+            Self::RemoveContainer(id) => (Verb::RemoveContainer, id.to_string()),
+        }
+    }
 }
 
 impl Node {
@@ -142,6 +159,7 @@ impl Node {
             streams_open: Slots::new(limits.streams, limits.streams_per_object),
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
+            metrics: parts.metrics,
             store: Store::default(),
             stats,
             hints: ExitHints::default(),
@@ -151,6 +169,28 @@ impl Node {
             changes: Joins::new(tasks.clone()),
             tasks,
         })
+    }
+
+    /// Joins the change of an object that runs, or starts it.
+    ///
+    /// # Errors
+    /// The change's.
+    pub(super) async fn change<F>(&self, change: Change, start: impl FnOnce() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (verb, object) = change.named();
+        Ok(self.changes.run(change, || self.tasks.named(verb, object, start())).await?)
+    }
+
+    /// Does work of a verb to its end, also when its caller leaves.
+    pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let operation = self.tasks.operation(self.tasks.named(verb, object, work));
+        // It is never aborted; its panic becomes the caller's.
+        operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Waits for containerd, so that a mutating call does not start without it.

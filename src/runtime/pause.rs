@@ -9,6 +9,7 @@ use crate::container::{profile, spec_any};
 use crate::containerd::{Container, CreateTask, Mount, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
+use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 
 /// Where the shim mounts a root, below the bundle.
@@ -62,15 +63,15 @@ impl Node {
             spec: Some(spec_any(&spec)),
             ..Container::default()
         };
-        self.containerd.create_container(container).await?;
+        during(Stage::Record, self.containerd.create_container(container)).await?;
         let create = CreateTask {
             id: id.to_owned(),
             rootfs: sandbox.mapping().map(|_| self.pause_mount()).into_iter().collect(),
             stdio: Stdio::default(),
             options: Some(handler.options.any()),
         };
-        let pid = self.containerd.create_task(create).await?;
-        self.containerd.start_task(id, "").await?;
+        let pid = during(Stage::TaskCreate, self.containerd.create_task(create)).await?;
+        during(Stage::TaskStart, self.containerd.start_task(id, "")).await?;
         Ok(pid)
     }
 
@@ -107,8 +108,10 @@ impl Node {
     pub(super) async fn destroy_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let change = Change::DestroyPause(sandbox.id().clone());
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
-        let start = || async move { Ok(task::destroy(&node.containerd, sandbox.id().as_str()).await?) };
-        Ok(self.changes.run(change, start).await?)
+        let start = || async move {
+            Ok(during(Stage::TaskDelete, task::destroy(&node.containerd, sandbox.id().as_str())).await?)
+        };
+        self.change(change, start).await
     }
 }
 

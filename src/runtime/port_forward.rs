@@ -17,6 +17,7 @@ use super::{Error, Node, Result, chain};
 use crate::api::v1::{PortForwardRequest, PortForwardResponse};
 use crate::ids::SandboxId;
 use crate::netns;
+use crate::telemetry::Stream;
 use crate::streaming::{self, Duplex, Failure, Input, Sink, Streaming};
 
 /// How long a port may take to accept; in a namespace only a firewall makes anybody wait.
@@ -55,6 +56,7 @@ pub(super) async fn forward(
     port: u16,
     connection: Duplex,
 ) -> std::result::Result<(), Failure> {
+    let _alive = node.metrics.stream(Stream::PortForward);
     let gone = connection.gone.clone();
     let work = async {
         let failed = |error: &Error| Failure(error.chain());

@@ -9,6 +9,7 @@ use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
 use crate::events::Kind;
+use crate::telemetry::{Stage, during};
 
 /// Removes a container; a running one is killed. An unknown one is a success. Its log stays: it is kubelet's.
 ///
@@ -28,12 +29,12 @@ impl Node {
         let change = Change::RemoveContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move { steps(&node, &container).await };
-        Ok(self.changes.run(change, start).await?)
+        self.change(change, start).await
     }
 }
 
 async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
-    node.end_container(container, Grace::NONE).await?;
+    during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();
     // Denied when somebody started it in between: kubelet repeats the call.
     node.happened(container, Event::RemoveRequested).map_err(|denied| Error::State {
@@ -42,15 +43,15 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         state: denied.0.name().to_owned(),
         wanted: "ended",
     })?;
-    container.cleaned().await;
+    during(Stage::TaskDelete, container.cleaned()).await;
     cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
-    node.remove_image_volumes(container).await?;
-    node.containerd.remove_snapshot(&container.root.snapshotter, id).await?;
+    during(Stage::Volumes, node.remove_image_volumes(container)).await?;
+    during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
     // Before the record: who is killed in between finds the container again, and its exit is in there.
     started::remove(&node.config.state, container.id());
-    node.containerd.delete_container(id).await?;
+    during(Stage::Record, node.containerd.delete_container(id)).await?;
     node.store.containers.remove(id);
     node.tell_of_container(container, Kind::Deleted);
     node.hints.forget(id);

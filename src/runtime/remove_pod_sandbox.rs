@@ -9,6 +9,7 @@ use super::{Change, Node, Result};
 use crate::api::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use crate::events::Kind;
 use crate::sandbox::Sandbox;
+use crate::telemetry::{Stage, during};
 
 /// Removes a sandbox with all that is in it. An unknown one is a success.
 ///
@@ -22,20 +23,23 @@ pub async fn remove_pod_sandbox(
         node.containerd_ready().await?;
         let change = Change::RemoveSandbox(sandbox.id().clone());
         let shared = Arc::clone(node);
-        node.changes.run(change, || async move { steps(&shared, &sandbox).await }).await?;
+        node.change(change, || async move { steps(&shared, &sandbox).await }).await?;
     }
     Ok(RemovePodSandboxResponse {})
 }
 
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    node.stop_sandbox(sandbox).await?;
+    during(Stage::Stop, node.stop_sandbox(sandbox)).await?;
     let containers = node.store.containers_of(sandbox.id());
     let removals = containers.iter().map(|container| node.remove(container));
-    join_all(removals).await.into_iter().collect::<Result<Vec<()>>>()?;
+    during(Stage::Containers, join_all(removals)).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     let id = sandbox.id().as_str();
-    node.containerd.delete_container(id).await?;
-    node.containerd.delete_sandbox(id).await?;
+    during(Stage::Record, async {
+        node.containerd.delete_container(id).await?;
+        node.containerd.delete_sandbox(id).await
+    })
+    .await?;
     node.store.sandboxes.remove(id);
     node.tell_of_sandbox(sandbox, Kind::Deleted);
     node.hints.forget(id);

@@ -18,6 +18,7 @@ use crate::containerd::{ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
 use crate::spec;
 use crate::streaming::{Input, Size};
+use crate::telemetry::{Stage, during};
 
 /// How often a process is killed and deleted.
 const DESTROY_TRIES: u32 = 6;
@@ -98,12 +99,12 @@ where
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let process =
         Process { node: Arc::clone(node), id: id.clone(), exec_id, _directory: Some(directory), _slot: Some(ask.slot) };
-    let result = match node.containerd.exec_task(exec).await {
-        Ok(()) => process.follow(io, ends, bounds, ask.tty).await,
+    let result = match during(Stage::TaskCreate, node.containerd.exec_task(exec)).await {
+        Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
         Err(error) => Err(error.into()),
     };
     // A reply that was lost may have been a success, so there may be a process after any error.
-    process.end().await;
+    during(Stage::TaskDelete, process.end()).await;
     result
 }
 
@@ -135,7 +136,7 @@ impl Process {
         O: Target,
         E: Target,
     {
-        self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str()).await?;
+        during(Stage::TaskStart, self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str())).await?;
         io.started();
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);

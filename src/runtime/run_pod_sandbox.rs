@@ -11,6 +11,7 @@ use crate::netns;
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
+use crate::telemetry::{Stage, Verb, during};
 use crate::undo::{Leftovers, Undo};
 use crate::userns;
 
@@ -27,7 +28,8 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
     let key = Key { name: &name, request };
-    match node.new_sandboxes.run(key, node, || make(Arc::clone(node), record)).await {
+    let start = || node.tasks.named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
+    match node.new_sandboxes.run(key, node, start).await {
         Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
@@ -64,7 +66,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(sandbox) => Ok(Creation { object: sandbox, undo }),
-        Err(cause) => match undo.roll_back().await {
+        Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
             Ok(()) => Err(cause),
             Err(leftovers) => {
                 node.keep(sandbox, &leftovers);
@@ -85,9 +87,9 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
         node.check_user_namespace(handler)?;
     }
 
-    node.write_sandbox_record(draft, handler, undo).await?;
-    node.make_files(draft, hostname, undo).await?;
-    node.make_namespaces(draft, undo).await?;
+    during(Stage::Record, node.write_sandbox_record(draft, handler, undo)).await?;
+    during(Stage::Files, node.make_files(draft, hostname, undo)).await?;
+    during(Stage::Netns, node.make_namespaces(draft, undo)).await?;
     node.push_network_undo(draft, undo);
     node.push_pause_undo(draft, undo);
     let (addresses, pid) = if network_comes_first(handler, &draft.record.config) {

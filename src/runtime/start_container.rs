@@ -10,6 +10,7 @@ use crate::container::io::{self, LogPath, StreamsConfig};
 use crate::container::{Container, Event, Exit, Reason, started};
 use crate::containerd::{Any, CreateTask};
 use crate::sandbox::Sandbox;
+use crate::telemetry::{Stage, Verb, during};
 
 /// Exit code of a container that could not be started, as kubelet knows it.
 const START_ERROR: i32 = 128;
@@ -29,9 +30,8 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
         state: denied.0.name().to_owned(),
         wanted: "created",
     })?;
-    let operation = node.tasks.operation(carry_out(Arc::clone(node), container));
-    // The operation is never aborted; its panic becomes the caller's.
-    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let id = container.id().to_string();
+    node.operation(Verb::StartContainer, id, carry_out(Arc::clone(node), container)).await?;
     Ok(StartContainerResponse {})
 }
 
@@ -54,16 +54,17 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     // The target of a shared PID namespace may have ended since the container was made.
     node.target_pid(&sandbox, &container.record.config)?;
     let handler = node.handler(&sandbox.record.handler)?;
-    let rootfs = node.containerd.snapshot_mounts(&container.root.snapshotter, id).await?;
+    let rootfs = during(Stage::Snapshot, node.containerd.snapshot_mounts(&container.root.snapshotter, id)).await?;
     let rootfs = selinux::label_root(rootfs, &container.spec());
 
     let fails = |source| Error::Io { id: id.to_owned(), source };
-    let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?).await.map_err(fails)?;
+    let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?);
+    let streams = during(Stage::Streams, streams).await.map_err(fails)?;
     container.set_streams(Some(Arc::clone(&streams)));
 
     let options = node.task_options(&sandbox, container, handler);
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
-    node.containerd.create_task(create).await?;
+    during(Stage::TaskCreate, node.containerd.create_task(create)).await?;
     streams.task_created();
     node.watch_memory(container);
 
@@ -71,7 +72,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let containerd = node.containerd.clone();
     let waited = id.to_owned();
     let wait = node.tasks.background(async move { containerd.wait_task(&waited, "").await });
-    let pid = node.containerd.start_task(id, "").await?;
+    let pid = during(Stage::TaskStart, node.containerd.start_task(id, "")).await?;
     let at = now();
     if let Err(error) = started::write(&node.config.state, container.id(), at) {
         tracing::warn!(container = id, %error, "a restart of Pontoon will not know when it was started");

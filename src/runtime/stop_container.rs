@@ -7,6 +7,7 @@ use super::lookup::unless_missing;
 use super::{Change, Node, Result, task};
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
+use crate::telemetry::{Stage, during};
 
 /// How often a SIGKILL is repeated until the process is gone.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ impl Node {
             stop.finish();
             result
         };
-        Ok(self.changes.run(change, start).await?)
+        self.change(change, start).await
     }
 }
 
@@ -52,12 +53,22 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
         return destroy_unknown(node, container).await;
     }
     if !stop.is_immediate() {
-        node.containerd.kill_task(id, "", container.record.about.stop_signal).await?;
-        tokio::select! {
-            () = container.ended() => return Ok(()),
-            () = stop.grace_over() => {}
+        let ended = during(Stage::Grace, async {
+            node.containerd.kill_task(id, "", container.record.about.stop_signal).await?;
+            tokio::select! {
+                () = container.ended() => Result::Ok(true),
+                () = stop.grace_over() => Ok(false),
+            }
+        });
+        if ended.await? {
+            return Ok(());
         }
     }
+    during(Stage::Kill, kill(node, container)).await
+}
+
+async fn kill(node: &Node, container: &Container) -> Result<()> {
+    let id = container.id().as_str();
     // Processes that share the pod's PID namespace do not die with the container's first: for a task without a PID
     // namespace of its own, runc kills all of its cgroup by itself.
     loop {

@@ -13,6 +13,7 @@ use crate::cgroup;
 use crate::container::{Container, Grace};
 use crate::netns;
 use crate::sandbox::{Event, Sandbox, State};
+use crate::telemetry::{Stage, during};
 
 /// How long the deletion of containers' tasks may keep that of the pause task waiting. They share a shim, which ends with
 /// its last task: with Deletes at the same time it can leave its socket, or the task's directory.
@@ -38,7 +39,7 @@ impl Node {
         let change = Change::StopSandbox(sandbox.id().clone());
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         let start = || async move { steps(&node, &sandbox).await };
-        Ok(self.changes.run(change, start).await?)
+        self.change(change, start).await
     }
 }
 
@@ -49,23 +50,26 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     }
     let containers = node.store.containers_of(sandbox.id());
     let stops = containers.iter().map(|container| node.end_container(container, Grace::NONE));
-    join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
+    during(Stage::Containers, join_all(stops)).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     // Both to their end, whatever the other says.
-    let (paused, detached) = tokio::join!(node.end_pause(sandbox, &containers), node.detach_network(sandbox));
+    let (paused, detached) =
+        tokio::join!(during(Stage::Pause, node.end_pause(sandbox, &containers)), node.detach_network(sandbox));
     paused?;
     node.tell_of_end(sandbox);
     detached?;
 
     for container in &containers {
-        node.unmount_image_volumes(container).await?;
+        during(Stage::Volumes, node.unmount_image_volumes(container)).await?;
     }
     if let Some(path) = sandbox.netns(&node.config.netns_dir) {
-        netns::remove(&path).await.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
+        let removed = during(Stage::Netns, netns::remove(&path)).await;
+        removed.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
     }
     cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
     let paths = node.paths(sandbox);
-    blocking(move || paths.remove()).await.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
+    let removed = during(Stage::Files, blocking(move || paths.remove())).await;
+    removed.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
     // A Stop has begun, so this is allowed.
     let _ = sandbox.on(Event::Reclaimed);
     Ok(())

@@ -13,6 +13,7 @@ use crate::cgroup;
 use crate::container::{Container, State, spec_any};
 use crate::containerd;
 use crate::spec;
+use crate::telemetry::Verb;
 use crate::undo::Undo;
 
 /// Changes what a created or running container may use. Annotations go to the runtime where its handler lets the
@@ -28,9 +29,9 @@ pub async fn update_container_resources(
     node.containerd_ready().await?;
     let update = request.linux.clone().ok_or(Error::missing_field("linux"))?;
     let shared = Arc::clone(node);
-    let operation = node.tasks.operation(async move { shared.update(&container, &update, &request).await });
-    // The operation is never aborted; its panic becomes the caller's.
-    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let id = container.id().to_string();
+    let work = async move { shared.update(&container, &update, &request).await };
+    node.operation(Verb::UpdateContainerResources, id, work).await?;
     Ok(UpdateContainerResourcesResponse {})
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Node, Result};
 use crate::api::v1::{UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse};
 use crate::sandbox::Resources;
+use crate::telemetry::Verb;
 
 /// Remembers a pod's new resources. The pod's cgroup is kubelet's own, and no runtime that is driven by
 /// tasks has a call for them; PodSandboxStatus shows them.
@@ -19,14 +20,14 @@ pub async fn update_pod_sandbox_resources(
     node.containerd_ready().await?;
     let resources = Resources { overhead: request.overhead, resources: request.resources };
     let shared = Arc::clone(node);
-    let operation = node.tasks.operation(async move {
+    let id = sandbox.id().to_string();
+    let work = async move {
         // One at a time, so that what is remembered is what was written last.
         let _turn = sandbox.turn().await;
         let (record, field) = resources.extension(sandbox.id());
         shared.containerd.update_sandbox(record, &[field.as_str()]).await?;
         sandbox.set_resources(resources);
         Ok(UpdatePodSandboxResourcesResponse {})
-    });
-    // The operation is never aborted; its panic becomes the caller's.
-    operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    };
+    node.operation(Verb::UpdatePodSandboxResources, id, work).await
 }

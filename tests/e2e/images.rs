@@ -19,6 +19,9 @@ pub fn tests() -> Vec<Test> {
         rule!(an_image_is_found_by_each_of_its_names),
         rule!(an_absent_image_has_no_status_and_no_error),
         rule!(a_pull_with_the_right_password_works),
+        rule!(an_identity_token_is_exchanged_for_access),
+        rule!(a_registry_token_is_refused_by_name).only_pontoon("the built-in pulls as nobody"),
+        rule!(the_prefix_of_a_registry_that_is_away_is_the_first_word).only_pontoon("the built-in has no prefixes"),
         rule!(ten_pulls_of_one_image_fetch_it_once),
         rule!(a_pull_again_fetches_no_layer),
         rule!(the_list_is_filtered_by_reference).only_pontoon("the built-in ignores the filter"),
@@ -119,6 +122,51 @@ async fn a_pull_with_the_right_password_works(scope: Arc<Scope>) -> Outcome {
         ensure!(pulled.image_ref.starts_with("sha256:"), "{pulled:?}");
         scope.bed.remove_image(&name).await?;
     }
+    Ok(())
+}
+
+async fn pull_with(scope: &Scope, name: &str, auth: v1::AuthConfig) -> Result<String, tonic::Status> {
+    let request = v1::PullImageRequest { image: Some(image_spec(name)), auth: Some(auth), ..Default::default() };
+    Ok(scope.bed.images().pull_image(request).await?.into_inner().image_ref)
+}
+
+async fn an_identity_token_is_exchanged_for_access(scope: Arc<Scope>) -> Outcome {
+    const TOKEN: &str = "refresh-s3cret";
+    let registry = Registry::start(&scope.bed).await?;
+    let (layer, diff_id) = layer(&scope, "for who has a token").await?;
+    let name = registry.image("by-token", &layer, &diff_id)?;
+    registry.require_token(TOKEN)?;
+    let with = |token: &str| v1::AuthConfig { identity_token: token.to_owned(), ..Default::default() };
+    let refused = pull_with(&scope, &name, with("another-s3cret")).await;
+    let refused = refused.err().context("another token was taken")?;
+    ensure!(!refused.message().contains("another-s3cret"), "{refused}");
+    pull_with(&scope, &name, with(TOKEN)).await?;
+    // It is for the token server, in a form; the registry sees what was given for it.
+    let heads = registry.heads()?;
+    let told: Vec<_> = heads.iter().filter(|head| head.contains(TOKEN)).collect();
+    ensure!(!told.is_empty() && told.iter().all(|head| head.starts_with("POST /token")), "{told:?}");
+    ensure!(heads.iter().any(|head| head.contains("Bearer access-")), "{heads:?}");
+    scope.bed.remove_image(&name).await
+}
+
+async fn a_registry_token_is_refused_by_name(scope: Arc<Scope>) -> Outcome {
+    let auth = v1::AuthConfig { registry_token: "s3cret-bearer".to_owned(), ..Default::default() };
+    let refused = pull_with(&scope, BUSYBOX, auth).await.err().context("it was taken")?;
+    ensure!(refused.code() == tonic::Code::InvalidArgument, "{refused}");
+    ensure!(
+        refused.message().starts_with("auth.registry_token: ") && !refused.message().contains("s3cret"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+/// kubelet compares the beginning of the gRPC message, nothing else.
+async fn the_prefix_of_a_registry_that_is_away_is_the_first_word(scope: Arc<Scope>) -> Outcome {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let error = pull_with(&scope, &format!("{nobody}/a:1"), v1::AuthConfig::default()).await;
+    let error = error.err().context("nobody answered, and yet")?;
+    ensure!(error.message().starts_with("RegistryUnavailable"), "{error}");
+    ensure!(error.code() == tonic::Code::Unavailable, "{error}");
     Ok(())
 }
 

@@ -39,6 +39,7 @@ mod exec_flood;
 mod golden_specs;
 mod image_volumes;
 mod images;
+mod metrics;
 mod pods;
 mod pods_network;
 mod restart;
@@ -93,6 +94,7 @@ fn main() -> std::process::ExitCode {
         userns::tests,
         stats::tests,
         images::tests,
+        metrics::tests,
         bad_input::tests,
         crictl::tests,
         security_streaming::tests,

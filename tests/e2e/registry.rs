@@ -28,6 +28,9 @@ struct Content {
     heads: Vec<String>,
     /// The header that every request must have.
     authorization: Option<String>,
+    /// What an access token is given for, at `/token`; and the tokens that were given.
+    refresh_token: Option<String>,
+    access_tokens: Vec<String>,
 }
 
 /// Runs until it is dropped; known to the bed under its address.
@@ -90,6 +93,12 @@ impl Registry {
     /// From now on only these credentials are let in; `encoded` is the base64 of `user:password`.
     pub fn require(&self, encoded: &str) -> anyhow::Result<()> {
         self.content()?.authorization = Some(format!("Basic {encoded}"));
+        Ok(())
+    }
+
+    /// From now on only an access token is let in, which `/token` of the same host gives for this refresh token.
+    pub fn require_token(&self, refresh_token: &str) -> anyhow::Result<()> {
+        self.content()?.refresh_token = Some(refresh_token.to_owned());
         Ok(())
     }
 
@@ -186,6 +195,15 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
         anyhow::ensure!(read > 0 && request.len() < 1 << 20, "no request");
         request.extend_from_slice(&buffer[..read]);
     }
+    // A form has a body, which is small.
+    let head = String::from_utf8_lossy(&request).to_lowercase();
+    let start = head.find("\r\n\r\n").context("head")? + 4;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
+    while request.len() < start + length {
+        let read = stream.read(&mut buffer).await?;
+        anyhow::ensure!(read > 0 && request.len() < 1 << 20, "no body");
+        request.extend_from_slice(&buffer[..read]);
+    }
     let request = String::from_utf8_lossy(&request).into_owned();
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
@@ -208,13 +226,41 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
 }
 
 /// Status line, more headers, content type and body.
-fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> (&'static str, String, String, Vec<u8>) {
+type Answer = (&'static str, String, String, Vec<u8>);
+
+/// Where tokens are wanted: gives them, and refuses who has none.
+fn token(content: &mut Content, path: &str, request: &str) -> Option<Answer> {
+    let wanted = content.refresh_token.clone()?;
+    let json = "application/json".to_owned();
+    if path.starts_with("/token") {
+        let form = request.split("\r\n\r\n").nth(1).unwrap_or_default();
+        let has = |pair: &str| form.split('&').any(|part| part == pair);
+        if !(has("grant_type=refresh_token") && has(&format!("refresh_token={wanted}"))) {
+            return Some(("401 Unauthorized", String::new(), json, b"{}".to_vec()));
+        }
+        let access = format!("access-{}", content.access_tokens.len());
+        let body = serde_json::to_vec(&json!({"access_token": access, "expires_in": 300})).unwrap_or_default();
+        content.access_tokens.push(access);
+        return Some(("200 OK", String::new(), json, body));
+    }
+    if content.access_tokens.iter().any(|access| request.contains(&format!("Bearer {access}"))) {
+        return None;
+    }
+    let host = request.lines().find_map(|line| line.strip_prefix("Host: ")).unwrap_or_default();
+    let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"e2e\"\r\n");
+    Some(("401 Unauthorized", challenge, json, b"{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}".to_vec()))
+}
+
+fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> Answer {
     let json = "application/json".to_owned();
     content.heads.push(request.to_owned());
     // Header names come in either case; the value is the only base64 in there.
     if content.authorization.as_ref().is_some_and(|wanted| !request.contains(wanted.as_str())) {
         let challenge = "WWW-Authenticate: Basic realm=\"e2e\"\r\n".to_owned();
         return ("401 Unauthorized", challenge, json, b"{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}".to_vec());
+    }
+    if let Some(refusal) = token(content, path, request) {
+        return refusal;
     }
     if path.trim_end_matches('/') == "/v2" {
         return ("200 OK", String::new(), json, b"{}".to_vec());

@@ -65,7 +65,11 @@ impl Bed {
 
     /// A registry, with a password or without; its host and port.
     pub async fn registry(&mut self, password: bool) -> String {
-        let port = free_port();
+        self.registry_at(free_port(), password).await
+    }
+
+    /// The same, at a port that is free.
+    pub async fn registry_at(&mut self, port: u16, password: bool) -> String {
         let host = format!("127.0.0.1:{port}");
         let root = self.dir.path().join(format!("registry-{port}"));
         std::fs::create_dir(&root).unwrap();

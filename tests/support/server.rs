@@ -12,6 +12,7 @@ use pontoon::api::v1::image_service_client::ImageServiceClient;
 use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
 use pontoon::api::v1::*;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -62,10 +63,11 @@ impl Node {
 
     fn config(&self) -> String {
         let [socket, root, state, netns] = ["run/pontoon.sock", "root", "state", "netns"].map(|name| self.path(name));
+        let metrics = format!("unix://{}", self.metrics_socket().display());
         let (conf, bin, cache) = (self.cni.conf_dir(), self.cni.bin_dir(), self.cni.cache_dir());
         format!(
             "socket = {socket:?}\nroot = {root:?}\nstate = {state:?}\nnetns_dir = {netns:?}\n\
-             [containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n",
+             [metrics]\naddress = {metrics:?}\n[containerd]\naddress = {:?}\n[cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}]\ncache_dir = {cache:?}\n",
             self.containerd.socket()
         )
     }
@@ -148,7 +150,34 @@ impl Node {
         ImageServiceClient::new(self.channel())
     }
 
-    fn channel(&self) -> Channel {
+    /// Where metrics are served.
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.path("run/metrics.sock")
+    }
+
+    /// Where the server's own commands ask.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.path("state/admin.sock")
+    }
+
+    /// The page of metrics.
+    pub async fn metrics(&self) -> String {
+        let mut stream = UnixStream::connect(self.metrics_socket()).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// The program with this server's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
+        command.args(arguments).arg("--config").arg(self.path("config.toml")).stdin(Stdio::null());
+        command
+    }
+
+    /// A connection of its own.
+    pub fn channel(&self) -> Channel {
         let socket = self.path("run/pontoon.sock");
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();

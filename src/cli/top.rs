@@ -1,0 +1,52 @@
+//! `pontoon top`: the pods of this node with what they use, and what is being done with them.
+
+mod rows;
+mod sample;
+mod screen;
+mod table;
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::bail;
+
+use self::rows::{SortKey, rows};
+use self::sample::{Sample, Source};
+use crate::config::{Config, TopFlags};
+
+/// Between two samples where rates are told once.
+const ONCE: Duration = Duration::from_secs(1);
+
+/// Shows it until `q`, or once as a plain table.
+///
+/// # Errors
+/// When CRI does not answer at the start, or there is no terminal. Later failures are shown and tried again.
+pub async fn run(flags: TopFlags) -> anyhow::Result<()> {
+    let config = Config::load(&flags.serve_flags())?;
+    let mut source = Source::new(&config);
+    if flags.once {
+        return once(&mut source).await;
+    }
+    if !std::io::stdout().is_terminal() {
+        bail!("stdout is no terminal; use --once for a plain table");
+    }
+    let first = source.sample().await?;
+    screen::show(source, first, Duration::from_secs(flags.interval.clamp(1, 3600))).await
+}
+
+async fn once(source: &mut Source) -> anyhow::Result<()> {
+    let mut before: Option<Sample> = None;
+    let mut now = source.sample().await?;
+    if now.has_stats() {
+        tokio::time::sleep(ONCE).await;
+        before = Some(std::mem::replace(&mut now, source.sample().await?));
+    }
+    let rows = rows(before.as_ref(), &now, SortKey::Name);
+    let mut out = std::io::stdout().lock();
+    // Whoever reads may have enough: `pontoon top --once | head`.
+    let _ = out.write_all(table::plain(&rows).as_bytes());
+    for problem in &now.problems {
+        eprintln!("pontoon: {problem}");
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The live view. However it ends, the terminal is as it was: at `q`, at a signal, at an error, at a panic.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Modifier;
+use ratatui::text::Line;
+use ratatui::widgets::{Cell, Row as TableRow, Table, TableState};
+use ratatui::{DefaultTerminal, Frame};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::rows::{Row, SortKey, rows};
+use super::sample::{Sample, Source};
+use super::table::{bytes, containers, cpu, doing, memory, restarts};
+
+/// How long a look at the keyboard lasts before it is seen that nobody wants keys any more.
+const LOOK: Duration = Duration::from_millis(100);
+/// What is enough for all columns.
+const WIDE: u16 = 110;
+/// What the last line says.
+const HELP: &str = "q quit | sort: n name c cpu m memory w net r restarts o in flight | ↑↓ scroll";
+
+/// A title, a width, and what of a row is in it.
+type Column = (&'static str, Constraint, fn(&Row) -> String);
+
+/// Where there is room for all of them.
+const COLUMNS: &[Column] = &[
+    ("NAMESPACE", Constraint::Length(16), |row| row.namespace.clone()),
+    ("POD", Constraint::Fill(2), |row| row.pod.clone()),
+    ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
+    ("UP", Constraint::Length(5), containers),
+    ("CPU", Constraint::Length(6), cpu),
+    ("MEM", Constraint::Length(6), memory),
+    ("RX/s", Constraint::Length(6), |row| bytes(row.received)),
+    ("TX/s", Constraint::Length(6), |row| bytes(row.sent)),
+    ("RST", Constraint::Length(4), restarts),
+    ("IN FLIGHT", Constraint::Fill(3), doing),
+];
+
+/// For 80 columns: no namespaces, and the network in one.
+const NARROW: &[Column] = &[
+    ("POD", Constraint::Fill(1), |row| row.pod.clone()),
+    ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
+    ("UP", Constraint::Length(5), containers),
+    ("CPU", Constraint::Length(5), cpu),
+    ("MEM", Constraint::Length(5), memory),
+    ("NET/s", Constraint::Length(5), |row| bytes(row.network())),
+    ("RST", Constraint::Length(3), restarts),
+    ("IN FLIGHT", Constraint::Length(24), doing),
+];
+
+/// What a sampling gives, after the pause before it.
+type Sampling = BoxFuture<'static, anyhow::Result<Sample>>;
+
+/// What is shown.
+struct View {
+    before: Option<Sample>,
+    now: Sample,
+    by: SortKey,
+    table: TableState,
+    /// The last sampling failed.
+    problem: Option<String>,
+}
+
+/// What a key asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Act {
+    Quit,
+    Sort(SortKey),
+    Scroll(isize),
+    Nothing,
+}
+
+/// The terminal while we have it.
+struct Screen(DefaultTerminal);
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// Draws until somebody has seen enough.
+pub(super) async fn show(source: Source, first: Sample, interval: Duration) -> anyhow::Result<()> {
+    let (mut term, mut int, mut hup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    let mut view = View { before: None, now: first, by: SortKey::Name, table: TableState::new(), problem: None };
+    // Also restores the terminal at a panic.
+    let mut screen = Screen(ratatui::try_init()?);
+    let mut events = events();
+    let mut sampling = next(&source, interval);
+    loop {
+        screen.0.draw(|frame| view.draw(frame))?;
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => if !view.heed(&event?) { return Ok(()) },
+                None => return Ok(()),
+            },
+            sample = &mut sampling => {
+                view.take(sample);
+                sampling = next(&source, interval);
+            },
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => return Ok(()),
+        }
+    }
+}
+
+fn next(source: &Source, after: Duration) -> Sampling {
+    let mut source = source.clone();
+    Box::pin(async move {
+        tokio::time::sleep(after).await;
+        source.sample().await
+    })
+}
+
+/// Keys and changes of size, read by a thread that ends when nobody takes them any more.
+fn events() -> mpsc::Receiver<std::io::Result<Event>> {
+    let (send, events) = mpsc::channel(16);
+    tokio::task::spawn_blocking(move || {
+        while !send.is_closed() {
+            let event = match event::poll(LOOK) {
+                Ok(false) => continue,
+                Ok(true) => event::read(),
+                Err(error) => Err(error),
+            };
+            let failed = event.is_err();
+            if send.blocking_send(event).is_err() || failed {
+                return;
+            }
+        }
+    });
+    events
+}
+
+impl View {
+    /// False when it is to end.
+    fn heed(&mut self, event: &Event) -> bool {
+        let Event::Key(key) = event else { return true };
+        match act(key) {
+            Act::Quit => return false,
+            Act::Sort(by) => self.by = by,
+            Act::Scroll(by) => {
+                let at = self.table.offset().saturating_add_signed(by);
+                *self.table.offset_mut() = at.min(self.rows().len().saturating_sub(1));
+            }
+            Act::Nothing => {}
+        }
+        true
+    }
+
+    fn take(&mut self, sample: anyhow::Result<Sample>) {
+        match sample {
+            Ok(sample) => {
+                self.before = Some(std::mem::replace(&mut self.now, sample));
+                self.problem = None;
+            }
+            // What is known stays, and it is asked again.
+            Err(error) => self.problem = Some(format!("{error:#}")),
+        }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        rows(self.before.as_ref(), &self.now, self.by)
+    }
+
+    fn draw(&mut self, frame: &mut Frame<'_>) {
+        let parts = Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)]);
+        let [head, body, foot] = parts.areas(frame.area());
+        frame.render_widget(Line::from(self.summary()).style(Modifier::BOLD), head);
+        self.draw_table(frame, body);
+        frame.render_widget(Line::from(HELP).style(Modifier::DIM), foot);
+    }
+
+    fn summary(&self) -> String {
+        let (pods, containers) = (self.now.pods.len(), self.now.containers.len());
+        let doing = self.now.operations.as_ref().map_or("?".to_owned(), |all| all.len().to_string());
+        let problem = self.problem.iter().chain(&self.now.problems).next();
+        let problem = problem.map(|words| format!("   {words}")).unwrap_or_default();
+        format!("pontoon top: {pods} pods, {containers} containers, {doing} operations in flight{problem}")
+    }
+
+    fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect) {
+        let columns = if area.width < WIDE { NARROW } else { COLUMNS };
+        let rows = self.rows();
+        let lines = rows.iter().map(|row| {
+            let line = TableRow::new(columns.iter().map(|(_, _, cell)| Cell::from(cell(row))));
+            if row.busy > 0 { line.style(Modifier::BOLD) } else { line }
+        });
+        let titles = columns.iter().map(|(title, ..)| Cell::from(*title));
+        let table = Table::new(lines, columns.iter().map(|(_, width, _)| *width));
+        let table = table.header(TableRow::new(titles).style(Modifier::REVERSED));
+        frame.render_stateful_widget(table, area, &mut self.table);
+    }
+}
+
+fn act(key: &KeyEvent) -> Act {
+    if key.kind == KeyEventKind::Release {
+        return Act::Nothing;
+    }
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => Act::Quit,
+        // In raw mode the terminal makes no signal of it.
+        KeyCode::Char('c') if control => Act::Quit,
+        KeyCode::Char('n') => Act::Sort(SortKey::Name),
+        KeyCode::Char('c') => Act::Sort(SortKey::Cpu),
+        KeyCode::Char('m') => Act::Sort(SortKey::Memory),
+        KeyCode::Char('w') => Act::Sort(SortKey::Network),
+        KeyCode::Char('r') => Act::Sort(SortKey::Restarts),
+        KeyCode::Char('o') => Act::Sort(SortKey::Busy),
+        KeyCode::Up | KeyCode::Char('k') => Act::Scroll(-1),
+        KeyCode::Down | KeyCode::Char('j') => Act::Scroll(1),
+        KeyCode::PageUp => Act::Scroll(-20),
+        KeyCode::PageDown => Act::Scroll(20),
+        _ => Act::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+    use crate::admin::v1::{Operation, Stage};
+    use crate::api::v1::{PodSandbox, PodSandboxMetadata};
+
+    fn view(pods: usize) -> View {
+        let pod = |number: usize| {
+            let metadata = PodSandboxMetadata { name: format!("web-{number:03}"), ..PodSandboxMetadata::default() };
+            PodSandbox { id: format!("id{number}"), metadata: Some(metadata), ..PodSandbox::default() }
+        };
+        let stages = vec![Stage { name: "grace".to_owned(), age_ns: 1 }];
+        let stop =
+            Operation { verb: "StopPodSandbox".to_owned(), object: "id1".to_owned(), age_ns: 2_000_000_000, stages };
+        let now = Sample { pods: (0..pods).map(pod).collect(), operations: Some(vec![stop]), ..Sample::default() };
+        View { before: None, now, by: SortKey::Name, table: TableState::new(), problem: None }
+    }
+
+    fn drawn(view: &mut View, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..height).map(line).collect()
+    }
+
+    fn press(view: &mut View, code: KeyCode) -> bool {
+        view.heed(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    }
+
+    #[test]
+    fn it_fits_into_80_columns_and_24_lines() {
+        let lines = drawn(&mut view(3), 80, 24);
+        assert!(lines[0].starts_with("pontoon top: 3 pods, 0 containers, 1 operations"), "{lines:#?}");
+        assert!(lines[1].starts_with("POD") && lines[1].ends_with("IN FLIGHT"), "{lines:#?}");
+        assert!(lines[3].starts_with("web-001") && lines[3].ends_with("StopPodSandbox grace 2s"), "{lines:#?}");
+        assert!(lines[23].starts_with("q quit") && lines[23].ends_with("scroll"), "{lines:#?}");
+        let wide = drawn(&mut view(3), 120, 24);
+        assert!(wide[1].starts_with("NAMESPACE"), "{wide:#?}");
+    }
+
+    #[test]
+    fn keys_sort_scroll_and_end_it() {
+        let mut view = view(100);
+        assert!(press(&mut view, KeyCode::Char('o')));
+        assert!(drawn(&mut view, 80, 24)[2].starts_with("web-001"), "what is in flight comes first");
+        assert!(press(&mut view, KeyCode::Char('n')));
+        assert!(press(&mut view, KeyCode::PageDown));
+        assert!(drawn(&mut view, 80, 24)[2].starts_with("web-020"));
+        for _ in 0..20 {
+            assert!(press(&mut view, KeyCode::PageDown));
+        }
+        assert!(drawn(&mut view, 80, 24)[2].starts_with("web-"), "it does not scroll out of sight");
+        assert!(!press(&mut view, KeyCode::Char('q')));
+        let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(act(&control), Act::Quit);
+    }
+
+    #[test]
+    fn what_is_known_stays_when_the_daemon_is_away() {
+        let mut view = view(3);
+        view.take(Err(anyhow::anyhow!("nobody there")));
+        let lines = drawn(&mut view, 120, 24);
+        assert!(lines[0].contains("nobody there") && lines[2].contains("web-000"), "{lines:#?}");
+        view.take(Ok(Sample::default()));
+        assert!(!drawn(&mut view, 120, 24)[0].contains("nobody there"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Pontoon's own service, for `pontoon top` and its like: only reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::Cri;
+use crate::admin::v1::admin_server::Admin;
+use crate::admin::v1::*;
+use crate::telemetry::Running;
+
+#[tonic::async_trait]
+impl Admin for Cri {
+    async fn operations(
+        self: Arc<Self>,
+        _: Request<OperationsRequest>,
+    ) -> Result<Response<OperationsResponse>, Status> {
+        let operations = self.node.tasks.operations().running().into_iter().map(operation).collect();
+        Ok(Response::new(OperationsResponse { operations }))
+    }
+}
+
+fn operation(running: Running) -> Operation {
+    let stages = running.stages.iter().map(|(stage, age)| Stage { name: stage.name().to_owned(), age_ns: ns(*age) });
+    Operation {
+        verb: running.verb.name().to_owned(),
+        object: running.object.clone(),
+        age_ns: ns(running.age),
+        stages: stages.collect(),
+    }
+}
+
+fn ns(age: Duration) -> u64 {
+    u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,37 @@
+//! What is served beside CRI: our own service, for commands of ours, and the page of metrics.
+
+use anyhow::Context;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::listen;
+use crate::cri::Cri;
+use crate::runtime::Node;
+use crate::tasks::Tasks;
+use crate::telemetry::{self, Endpoint};
+
+/// Serves both for as long as the process lives; before recovery, so that one that hangs can be looked at.
+pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Result<()> {
+    let admin = listen::bind_for_root(&node.config.admin_socket).context("admin_socket")?;
+    let service = cri.admin_service();
+    tasks.background(async move {
+        let serving = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(admin));
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "commands such as `pontoon top` are not answered any more");
+        }
+    });
+    if let Some(endpoint) = &node.config.metrics {
+        let served = telemetry::serve(endpoint, node.metrics.clone(), tasks).await;
+        served.with_context(|| format!("metrics.address: serve {endpoint}"))?;
+        tracing::info!(%endpoint, "serving metrics");
+    }
+    Ok(())
+}
+
+/// Removes the sockets at the end.
+pub(super) fn remove(node: &Node) {
+    let _ = std::fs::remove_file(&node.config.admin_socket);
+    if let Some(Endpoint::Unix(path)) = &node.config.metrics {
+        let _ = std::fs::remove_file(path);
+    }
+}

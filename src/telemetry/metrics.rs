@@ -1,0 +1,276 @@
+//! The metrics themselves, behind a handle that does nothing when they are off.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::scrape::Sources;
+use super::{Stage, Verb};
+
+/// From a read out of memory to what kubelet's longest deadline allows, in seconds.
+const BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 240.0];
+
+/// Where rooms put what they measure. Clones are the same; the default is off.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Mutex<Registry>,
+    rpcs: Family<Rpc, Histogram>,
+    stages: Family<OfStage, Histogram>,
+    cni: Family<Plugin, Histogram>,
+    containerd: Family<Call, Counter>,
+    containerd_times: Family<Method, Histogram>,
+    streams: Family<Kind, Gauge>,
+    pulls: Family<Outcome, Histogram>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Rpc {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfStage {
+    operation: &'static str,
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Plugin {
+    verb: &'static str,
+    /// Of the node's own configuration.
+    plugin: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Call {
+    method: String,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Method {
+    method: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
+/// What a client holds open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// A command of ExecSync.
+    ExecSync,
+    /// An Exec session.
+    Exec,
+    /// An Attach session.
+    Attach,
+    /// A forwarded port.
+    PortForward,
+}
+
+impl Stream {
+    const ALL: [Self; 4] = [Self::ExecSync, Self::Exec, Self::Attach, Self::PortForward];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ExecSync => "exec_sync",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "port_forward",
+        }
+    }
+}
+
+/// Counts as alive until it is dropped.
+#[derive(Debug)]
+pub struct Alive(Option<Gauge>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(gauge) = &self.0 {
+            gauge.dec();
+        }
+    }
+}
+
+impl Metrics {
+    /// Switched on, all at zero.
+    #[must_use]
+    pub fn on() -> Self {
+        let inner = Inner::new();
+        for stream in Stream::ALL {
+            // There from the start, so that an absent one is never taken for none.
+            drop(inner.streams.get_or_create(&Kind { kind: stream.name() }));
+        }
+        Self(Some(Arc::new(inner)))
+    }
+
+    /// Whether anything is measured.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Reads what other rooms count at each scrape from now on.
+    pub fn read(&self, sources: Sources) {
+        if let Some(inner) = &self.0 {
+            inner.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(sources));
+        }
+    }
+
+    /// A CRI call was answered, or its client left.
+    pub fn rpc(&self, method: &'static str, code: &'static str, took: Duration) {
+        if let Some(inner) = &self.0 {
+            inner.rpcs.get_or_create(&Rpc { method, code }).observe(took.as_secs_f64());
+        }
+    }
+
+    /// A stage of an operation is over.
+    pub fn stage(&self, verb: Verb, stage: Stage, took: Duration) {
+        if let Some(inner) = &self.0 {
+            let labels = OfStage { operation: verb.name(), stage: stage.name() };
+            inner.stages.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+    }
+
+    /// A CNI plugin has run. `plugin` is its type in the node's configuration.
+    pub fn cni(&self, verb: &'static str, plugin: &str, result: &'static str, took: Duration) {
+        if let Some(inner) = &self.0 {
+            let labels = Plugin { verb, plugin: plugin.to_owned(), result };
+            inner.cni.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+    }
+
+    /// containerd has answered, or the connection broke. No time for calls that last as long as what they wait for.
+    pub fn containerd(&self, method: &str, code: &'static str, took: Option<Duration>) {
+        if let Some(inner) = &self.0 {
+            inner.containerd.get_or_create(&Call { method: method.to_owned(), code }).inc();
+            if let Some(took) = took {
+                let labels = Method { method: method.to_owned() };
+                inner.containerd_times.get_or_create(&labels).observe(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// A client opened a stream, or a command runs: alive until what is returned is dropped.
+    #[must_use = "it counts until this is dropped"]
+    pub fn stream(&self, stream: Stream) -> Alive {
+        let gauge = self.0.as_ref().map(|inner| inner.streams.get_or_create_owned(&Kind { kind: stream.name() }));
+        if let Some(gauge) = &gauge {
+            gauge.inc();
+        }
+        Alive(gauge)
+    }
+
+    /// A pull has ended. `result` is `ok`, or the kind of its failure.
+    pub fn pull(&self, result: &'static str, took: Duration) {
+        if let Some(inner) = &self.0 {
+            inner.pulls.get_or_create(&Outcome { result }).observe(took.as_secs_f64());
+        }
+    }
+
+    /// All of it in the OpenMetrics text format; none when it is off.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        let inner = self.0.as_ref()?;
+        let mut text = String::new();
+        let registry = inner.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing into a string does not fail.
+        encode(&mut text, &registry).ok()?;
+        Some(text)
+    }
+}
+
+impl Inner {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("pontoon");
+        let all = Self {
+            rpcs: times(),
+            stages: times(),
+            cni: times(),
+            containerd: Family::default(),
+            containerd_times: times(),
+            streams: Family::default(),
+            pulls: times(),
+            registry: Mutex::default(),
+        };
+        let mut time = |name, help, family: &dyn Timed| family.register(&mut registry, name, help);
+        time("rpc_duration", "CRI calls, until the answer was sent or the client left", &all.rpcs);
+        time("stage_duration", "Stages of operations, also of those that failed", &all.stages);
+        time("cni_duration", "Runs of CNI plugins", &all.cni);
+        time(
+            "containerd_call_duration",
+            "Calls to containerd, without those that wait for a task",
+            &all.containerd_times,
+        );
+        time("image_pull_duration", "Pulls of images, without those that joined one", &all.pulls);
+        registry.register("containerd_calls", "Answers of containerd, or broken connections", all.containerd.clone());
+        registry.register("streams", "Commands and streams that are open", all.streams.clone());
+        Self { registry: Mutex::new(registry), ..all }
+    }
+}
+
+fn times<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
+    Family::new_with_constructor(|| Histogram::new(BUCKETS))
+}
+
+/// A family of times, whatever its labels are.
+trait Timed {
+    fn register(&self, registry: &mut Registry, name: &str, help: &str);
+}
+
+impl<L> Timed for Family<L, Histogram>
+where
+    L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+{
+    fn register(&self, registry: &mut Registry, name: &str, help: &str) {
+        registry.register_with_unit(name, help, Unit::Seconds, self.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_off_measures_nothing() {
+        let off = Metrics::default();
+        off.rpc("Version", "OK", Duration::from_secs(1));
+        drop(off.stream(Stream::Exec));
+        assert_eq!(off.text(), None);
+    }
+
+    #[test]
+    fn a_stream_counts_while_it_lives() {
+        let metrics = Metrics::on();
+        let count = || {
+            let text = metrics.text().unwrap();
+            let line = text.lines().find(|line| line.starts_with("pontoon_streams{kind=\"exec\"}")).unwrap().to_owned();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(count(), "0");
+        let (one, two) = (metrics.stream(Stream::Exec), metrics.stream(Stream::Exec));
+        assert_eq!(count(), "2");
+        drop((one, two));
+        assert_eq!(count(), "0");
+    }
+}

@@ -1,0 +1,92 @@
+//! What Pontoon tells of itself: metrics when they are asked for, and `pontoon top`.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+
+use crate::bed::{SOON, output, until};
+use crate::harness::{Outcome, Test, rule};
+use crate::scope::{Scope, sleeper};
+
+const OURS: &str = "they are Pontoon's own";
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(metrics_are_off_until_they_are_asked_for).alone().within(120).only_pontoon(OURS),
+        rule!(top_shows_a_pod_once).only_pontoon(OURS),
+    ]
+}
+
+/// curl, as an operator would ask.
+async fn scrape(scope: &Scope) -> anyhow::Result<String> {
+    let socket = scope.bed.dir.join("metrics.sock");
+    let mut curl = tokio::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--unix-socket"]);
+    output(curl.arg(socket).arg("http://pontoon/metrics")).await
+}
+
+/// The value of a line of the page that begins so.
+fn value(page: &str, start: &str) -> anyhow::Result<f64> {
+    let line = page.lines().find(|line| line.starts_with(start));
+    let line = line.with_context(|| format!("no {start} in:\n{page}"))?;
+    Ok(line.rsplit(' ').next().context("value")?.parse()?)
+}
+
+async fn metrics_are_off_until_they_are_asked_for(scope: Arc<Scope>) -> Outcome {
+    ensure!(scrape(&scope).await.is_err(), "somebody answers without being asked to");
+    let file = scope.bed.dir.join("pontoon.toml");
+    let before = std::fs::read_to_string(&file)?;
+    let address = format!("\n[metrics]\naddress = \"unix://{}/metrics.sock\"\n", scope.bed.dir.display());
+    std::fs::write(&file, before.clone() + &address)?;
+    let seen = async {
+        scope.bed.daemon("daemon", "stop").await?;
+        scope.bed.daemon("daemon", "start").await?;
+        a_pods_life_is_measured(&scope).await
+    };
+    let seen = seen.await;
+    std::fs::write(&file, before)?;
+    scope.bed.daemon("daemon", "stop").await?;
+    scope.bed.daemon("daemon", "start").await?;
+    ensure!(!scope.bed.dir.join("metrics.sock").exists(), "a daemon that ended left its socket");
+    seen
+}
+
+async fn a_pods_life_is_measured(scope: &Scope) -> Outcome {
+    let pod = scope.pod().await?;
+    pod.start(sleeper("main")).await?;
+    let page = scrape(scope).await?;
+    for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
+        let name = format!("pontoon_rpc_duration_seconds_count{{method=\"{method}\",code=\"OK\"}}");
+        ensure!(value(&page, &name)? == 1.0, "{name}: {page}");
+    }
+    // All stages together are the most of the call: what takes time has a name.
+    let (mut stages, mut least) = (0.0, f64::MAX);
+    for stage in ["record", "files", "netns", "cni", "task_create", "task_start"] {
+        let name = format!("pontoon_stage_duration_seconds_sum{{operation=\"RunPodSandbox\",stage=\"{stage}\"}}");
+        let sum = value(&page, &name)?;
+        stages += sum;
+        least = sum.min(least);
+    }
+    let whole = value(&page, "pontoon_rpc_duration_seconds_sum{method=\"RunPodSandbox\",code=\"OK\"}")?;
+    ensure!(least > 0.0 && stages > whole / 2.0, "stages of {stages} s in a call of {whole} s");
+    ensure!(value(&page, "pontoon_cni_duration_seconds_count{verb=\"ADD\",plugin=\"bridge\",result=\"ok\"}")? == 1.0);
+    ensure!(value(&page, "pontoon_containerd_calls_total{method=\"Tasks/Create\",code=\"OK\"}")? == 2.0);
+    pod.stop().await
+}
+
+async fn top_shows_a_pod_once(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    pod.start(sleeper("main")).await?;
+    let name = pod.config.metadata.as_ref().context("metadata")?.name.clone();
+    until(SOON, || async {
+        let config = scope.bed.dir.join("pontoon.toml");
+        let table = output(scope.bed.daemon_program().args(["top", "--once", "--config"]).arg(config)).await?;
+        ensure!(table.starts_with("NAMESPACE"), "{table}");
+        let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&name));
+        let line = line.with_context(|| format!("no {name} in:\n{table}"))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        ensure!(words[2..4] == ["ready", "1/1"] && words.last() == Some(&"-"), "{line}");
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,98 @@
+//! `pontoon top --once`: pods, and what is being done with them.
+
+use pontoon::api::v1::StopContainerRequest;
+
+use crate::support::server::Node;
+use crate::support::{PATIENCE, until};
+
+/// stdout and stderr of the command, with ages as `Ns`.
+fn top(node: &Node) -> (String, String) {
+    let output = node.command(&["top", "--once"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let ages = table.split('\n').map(|line| match line.rsplit_once(' ') {
+        Some((start, age)) if age.strip_suffix('s').is_some_and(|n| n.parse::<u32>().is_ok()) => format!("{start} Ns"),
+        _ => line.to_owned(),
+    });
+    (ages.collect::<Vec<_>>().join("\n"), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_and_what_is_in_flight_are_one_plain_table() {
+    let node = Node::start().await;
+    let (_, container) = node.running("web", &["fake"]).await;
+    node.run(&node.pod("idle")).await;
+    node.cni.hang("ADD");
+    let (mut cri, request) = (node.cri(), node.pod("db"));
+    let added = until("ADD", || node.cni.calls().len() == 3);
+    node.call_and_leave(async move { cri.run_pod_sandbox(request).await }, added).await;
+    let gate = node.containerd.hang("Tasks/Kill", 1);
+    let (mut cri, stop) = (node.cri(), StopContainerRequest { container_id: container, timeout: 0 });
+    let stopping = tokio::spawn(async move { cri.stop_container(stop).await });
+    gate.arrived().await;
+
+    let expected = "\
+NAMESPACE  POD   STATE     RUNNING  CPU  MEMORY  RX/s  TX/s  RESTARTS  IN FLIGHT
+default    db    creating  -        -    -       -     -     -         RunPodSandbox cni Ns
+default    idle  ready     0/0      -    -       -     -     0         -
+default    web   ready     1/1      -    -       -     -     0         StopContainer kill Ns
+";
+    // The other pod's pause container may still be on its way beside its ADD.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while top(&node).0 != expected && tokio::time::Instant::now() < deadline {}
+    let (table, said) = top(&node);
+    assert_eq!(table, expected, "{said}");
+    gate.open();
+    node.cni.heal();
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_socket_for_commands_the_rest_is_shown() {
+    let node = Node::start().await;
+    node.run(&node.pod("web")).await;
+    std::fs::remove_file(node.admin_socket()).unwrap();
+    let (table, said) = top(&node);
+    assert!(table.lines().nth(1).unwrap().starts_with("default    web  ready"), "{table}");
+    assert!(said.contains("operations in flight are not known"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_daemon_it_fails_in_a_sentence() {
+    let mut node = Node::start().await;
+    node.kill();
+    let output = node.command(&["top", "--once"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.starts_with("pontoon: ask CRI at ") && output.stdout.is_empty(), "{said}");
+}
+
+/// On a terminal of 80 columns; what it shows, and then what `stty` says of it.
+fn on_a_terminal(node: &Node, prefix: &str, keys: &str) -> (String, String) {
+    let top = node.command(&["top", "--interval", "1"]);
+    let words: Vec<String> = std::iter::once(top.get_program()).chain(top.get_args()).map(shown).collect();
+    let inside = format!("stty rows 24 cols 80; {prefix} {}; echo; echo ENDED; stty -a", words.join(" "));
+    let script = format!("(sleep 1; printf '{keys}'; sleep 3) | script -qec '{inside}' /dev/null");
+    let output = std::process::Command::new("sh").args(["-c", &script]).env("TERM", "xterm").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (screen, after) = said.split_once("ENDED").unwrap_or_else(|| panic!("{said}"));
+    (screen.to_owned(), after.to_owned())
+}
+
+fn shown(word: &std::ffi::OsStr) -> String {
+    word.to_string_lossy().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_terminal_is_as_it_was_at_q_and_at_a_signal() {
+    const ENTER: &str = "\x1b[?1049h";
+    const LEAVE: &str = "\x1b[?1049l";
+    let node = Node::start().await;
+    node.run(&node.pod("web")).await;
+    for (prefix, keys) in [("", "q"), ("timeout --foreground -s TERM 2", "m")] {
+        let (screen, after) = on_a_terminal(&node, prefix, keys);
+        assert!(screen.contains(ENTER) && screen.contains("web") && screen.contains("q quit"), "{screen:?}");
+        let left = screen.rfind(LEAVE).unwrap_or_else(|| panic!("{screen:?}"));
+        assert!(left > screen.rfind("q quit").unwrap(), "nothing is drawn over the shell's screen: {screen:?}");
+        assert!(after.contains(" icanon") && after.contains(" echo "), "{after}");
+    }
+}
