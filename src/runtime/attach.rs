@@ -144,7 +144,7 @@ struct Client {
 
 impl Client {
     async fn follow(mut self, container: &Container) -> Result<()> {
-        loop {
+        while self.stdout.is_some() || self.stderr.is_some() {
             let next = tokio::select! {
                 // First: what a container said last is told, and it has ended only when all of it was read.
                 biased;
@@ -160,6 +160,9 @@ impl Client {
         for mut sink in [self.stdout, self.stderr].into_iter().flatten() {
             sink.finish().await;
         }
+        // Who listens to nothing, or no more, misses nothing either: it may type until the container ends.
+        drop(self.chunks);
+        container.ended().await;
         Ok(())
     }
 
