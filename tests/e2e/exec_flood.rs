@@ -152,7 +152,8 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
     let settled = async || {
         let mut last = rss_anon(server)?;
         loop {
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            // Memory is given back when nothing has happened for 5 s; a shim keeps a Delete for 10 s behind a child.
+            tokio::time::sleep(Duration::from_secs(16)).await;
             let now = rss_anon(server)?;
             if (now - last).abs() < 64.0 {
                 return anyhow::Ok(now);
@@ -182,7 +183,8 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
         let dead = zombies(&parents)?;
         ensure!(dead.is_empty(), "zombies: {dead:?}");
         let now = rss_anon(server)?;
-        ensure!(now < before * 1.05, "{now} KiB of memory after, {before} before");
+        // Of the peak: an idle daemon has so little that a page or two of the allocator's are 5 % of it.
+        ensure!(now - before < highest * 0.05, "{now} KiB of memory after, {before} before, {highest} at most");
         Ok(())
     })
     .await

@@ -2,12 +2,14 @@
 //! is sent.
 //!
 //! A reply grows piece by piece, and each piece needs a lease. Replies that all wait for the piece that another one
-//! holds would wait for ever; so as much as one whole reply is set aside, and whoever finds the pool empty and has the
-//! turn takes all that it still needs from there. Its command comes to its end, its pieces go, the next one's turn comes.
+//! holds would wait for ever; so most of the budget is set aside as turns, each of which is enough for one whole reply.
+//! Small replies live in the pool of what is left; whoever finds that empty and has a turn takes all that it still needs
+//! from there. Its command comes to its end, its pieces go, the next one's turn comes. Several turns, since a command
+//! may keep its own for long: until its timeout, or as long as a child that it left behind holds its output.
 //!
 //! ```text
 //! lease: pool not empty ──► from the pool
-//!        pool empty ──► whichever comes first: a piece of the pool, or the turn ──► from the reserve, to its end
+//!        pool empty ──► whichever comes first: a piece of the pool, or a turn ──► from the turn, to its end
 //! ```
 
 use std::sync::Arc;
@@ -23,18 +25,19 @@ pub const PIECE: usize = 64 * 1024;
 pub struct ReplyBudget {
     /// A permit is one piece.
     pool: Arc<Semaphore>,
-    /// Whose turn it is to take from the reserve.
-    turn: Arc<Semaphore>,
+    /// A permit is room for one whole reply.
+    turns: Arc<Semaphore>,
 }
 
 impl ReplyBudget {
-    /// `bytes` in all, of which the `largest` reply is the reserve.
+    /// `bytes` in all: as many turns for the `largest` reply as fit, one at least, and the rest is the pool.
     #[must_use]
     pub fn new(bytes: usize, largest: usize) -> Arc<Self> {
         // Each of a reply's two streams ends within a piece.
-        let reserve = largest.div_ceil(PIECE) + 2;
-        let pool = (bytes / PIECE).saturating_sub(reserve);
-        Arc::new(Self { pool: Arc::new(Semaphore::new(pool)), turn: Arc::new(Semaphore::new(1)) })
+        let (pieces, whole) = (bytes / PIECE, largest.div_ceil(PIECE) + 2);
+        let turns = (pieces / whole).max(1);
+        let pool = pieces.saturating_sub(turns * whole);
+        Arc::new(Self { pool: Arc::new(Semaphore::new(pool)), turns: Arc::new(Semaphore::new(turns)) })
     }
 
     /// For one reply, with nothing in it yet.
@@ -43,7 +46,7 @@ impl ReplyBudget {
         Claim { budget: Arc::clone(self), turn: OnceCell::new() }
     }
 
-    /// Pieces that are free, without the reserve.
+    /// Pieces of the pool that are free.
     #[must_use]
     pub fn free(&self) -> usize {
         self.pool.available_permits()
@@ -54,7 +57,7 @@ impl ReplyBudget {
 #[derive(Debug)]
 pub struct Claim {
     budget: Arc<ReplyBudget>,
-    /// Set when it is this reply's turn; then it is so for both streams, and for all that it still needs.
+    /// Set when this reply has a turn; then for both streams, and for all that it still needs.
     turn: OnceCell<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -62,12 +65,12 @@ impl Claim {
     /// Waits for leave to hold one more piece.
     pub async fn lease(&self) -> Lease {
         if let Some(turn) = self.turn.get() {
-            return Lease(Held::Reserve(Arc::clone(turn)));
+            return Lease(Held::Turn(Arc::clone(turn)));
         }
         let held = tokio::select! {
             biased;
             permit = acquire(&self.budget.pool) => Held::Pool(permit),
-            turn = self.turn.get_or_init(|| acquire(&self.budget.turn).map(Arc::new)) => Held::Reserve(Arc::clone(turn)),
+            turn = self.turn.get_or_init(|| acquire(&self.budget.turns).map(Arc::new)) => Held::Turn(Arc::clone(turn)),
         };
         Lease(held)
     }
@@ -85,7 +88,7 @@ pub struct Lease(#[allow(dead_code, reason = "it is held, not read")] Held);
 #[allow(dead_code, reason = "they are held, not read")]
 enum Held {
     Pool(OwnedSemaphorePermit),
-    Reserve(Arc<OwnedSemaphorePermit>),
+    Turn(Arc<OwnedSemaphorePermit>),
 }
 
 #[cfg(test)]
@@ -94,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn replies_that_want_more_than_there_is_all_come_to_their_end() {
-        // Each wants 4 pieces; 4 + 2 are the reserve and 3 the pool.
+        // Each wants 4 pieces; 4 + 2 are the one turn and 3 the pool.
         let budget = ReplyBudget::new(9 * PIECE, 4 * PIECE);
         let one = |_| {
             let claim = budget.claim();
@@ -112,20 +115,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_held_than_pool_and_one_reserve() {
+    async fn no_more_is_held_than_pool_and_turns() {
         let budget = ReplyBudget::new(9 * PIECE, 4 * PIECE);
         let (first, second) = (budget.claim(), budget.claim());
         let mut held: Vec<Lease> = Vec::new();
         for _ in 0..4 {
             held.push(first.lease().now_or_never().unwrap());
         }
-        // The fourth was of the reserve, which the second now waits for.
+        // The fourth was of the turn, which the second now waits for.
         assert!(second.lease().now_or_never().is_none());
         drop(held.remove(0));
         held.push(second.lease().now_or_never().unwrap());
         assert!(second.lease().now_or_never().is_none());
         drop((held, first));
         assert!(second.lease().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_turn_for_long_holds_back_nobody_else() {
+        // Two turns, no pool.
+        let budget = ReplyBudget::new(12 * PIECE, 4 * PIECE);
+        let slow = budget.claim();
+        let _kept = slow.lease().now_or_never().unwrap();
+        for _ in 0..3 {
+            let quick = budget.claim();
+            let whole: Option<Vec<Lease>> = (0..4).map(|_| quick.lease().now_or_never()).collect();
+            assert!(whole.is_some());
+        }
     }
 
     #[tokio::test]
