@@ -175,17 +175,8 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::tree;
     use super::*;
-
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = root.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        root
-    }
 
     #[test]
     fn a_kept_file_says_what_is_so_now() {

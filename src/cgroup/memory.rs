@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::file_system_path;
+use super::usage::keyed::{single, value};
 
 /// Enough for either file; they have about ten short lines.
 const FILE_SIZE: usize = 1024;
@@ -112,7 +113,7 @@ impl OomWatch {
         let mut bytes = [0; FILE_SIZE];
         // From the start each time; the kernel makes the text anew.
         let length = self.counts.as_ref()?.read_at(&mut bytes, 0).ok()?;
-        count(str::from_utf8(bytes.get(..length)?).ok()?, name)
+        value(str::from_utf8(bytes.get(..length)?).ok()?, name)
     }
 
     fn level(&self) -> Level {
@@ -146,22 +147,18 @@ fn pod_counts(pod: &Path, unified: bool) -> PodCounts {
     }
     let of = |file: &str, name: &str| {
         let text = std::fs::read_to_string(pod.join(file)).ok();
-        text.and_then(|text| count(&text, name)).unwrap_or(0)
+        text.and_then(|text| value(&text, name)).unwrap_or(0)
     };
     PodCounts { kills: of("memory.events", "oom_kill"), limit: of("memory.events.local", "oom") }
 }
 
 /// v1: whether a cgroup has ever used as much memory as it may, without swap or with it.
 fn was_full(cgroup: &Path) -> bool {
-    let number = |file: String| std::fs::read_to_string(cgroup.join(file)).ok()?.trim().parse::<u64>().ok();
+    let number = |file: String| single(&std::fs::read_to_string(cgroup.join(file)).ok()?);
     ["memory", "memory.memsw"].into_iter().any(|kind| {
         let (most, limit) = (number(format!("{kind}.max_usage_in_bytes")), number(format!("{kind}.limit_in_bytes")));
         most.zip(limit).is_some_and(|(most, limit)| most.saturating_add(CHARGE) >= limit)
     })
-}
-
-fn count(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! It reads, and removes what an interrupted create left; pods' cgroups are made by kubelet and containers' by the runtime.
 
+#[cfg(test)]
+mod fixture;
 mod group;
 mod memory;
 mod oom_score;

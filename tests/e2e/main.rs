@@ -68,7 +68,7 @@ fn main() -> std::process::ExitCode {
     if let [option, what] = arguments.as_slice()
         && option == "--bench"
     {
-        return bench(what);
+        return exit_code(bench::main(what).map(|()| true));
     }
     if arguments == ["--measure-streaming"] {
         return exit_code(streaming_speed::measure());
@@ -115,17 +115,6 @@ fn main() -> std::process::ExitCode {
         tests.extend(of_file());
     }
     harness::main(tests)
-}
-
-/// For bench-stats.sh.
-fn bench(what: &str) -> std::process::ExitCode {
-    match bench::main(what) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            std::process::ExitCode::FAILURE
-        }
-    }
 }
 
 /// For golden-specs.sh.

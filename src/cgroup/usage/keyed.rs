@@ -3,7 +3,7 @@
 use super::{Pressure, Stall};
 
 /// A value alone. `max` and what v1 shows for it is no number.
-pub(super) fn single(text: &str) -> Option<u64> {
+pub(in crate::cgroup) fn single(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
@@ -22,7 +22,7 @@ pub(super) fn flat(text: &str) -> impl Iterator<Item = (&str, u64)> {
 }
 
 /// The value of one key of such a file.
-pub(super) fn value(text: &str, key: &str) -> Option<u64> {
+pub(in crate::cgroup) fn value(text: &str, key: &str) -> Option<u64> {
     flat(text).find_map(|(other, value)| (other == key).then_some(value))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Group::usage`] is what stats are made of, and reads kept files; [`Group::details`] is what only metrics have.
 
-mod keyed;
+pub(super) mod keyed;
 mod v1;
 mod v2;
 

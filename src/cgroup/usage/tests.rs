@@ -1,16 +1,6 @@
 use super::super::Hierarchies;
+use super::super::fixture::tree;
 use super::*;
-
-/// A tree as one of the two versions shows it.
-fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        let path = root.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    root
-}
 
 fn read(files: &[(&str, &str)], unified: bool) -> (Usage, Details) {
     let root = tree(files);
