@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::bed::{SOON, output, until};
 use crate::harness::{Outcome, Test, rule};
-use crate::scope::{Scope, sleeper};
+use crate::scope::{Scope, shell, sleeper};
 
 const OURS: &str = "they are Pontoon's own";
 
 pub fn tests() -> Vec<Test> {
     vec![
         rule!(metrics_are_off_until_they_are_asked_for).alone().within(120).only_pontoon(OURS),
-        rule!(top_shows_a_pod_once).only_pontoon(OURS),
+        rule!(top_shows_what_a_pod_uses_and_what_is_done_with_it).only_pontoon(OURS),
     ]
 }
 
@@ -74,10 +74,15 @@ async fn a_pods_life_is_measured(scope: &Scope) -> Outcome {
     pod.stop().await
 }
 
-async fn top_shows_a_pod_once(scope: Arc<Scope>) -> Outcome {
+/// A busy container in its third life that does not heed SIGTERM, while it is being stopped.
+async fn top_shows_what_a_pod_uses_and_what_is_done_with_it(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    pod.start(sleeper("main")).await?;
+    let mut config = shell("main", "trap '' TERM; while :; do :; done");
+    config.metadata.get_or_insert_default().attempt = 2;
+    let id = pod.start(config).await?;
     let name = pod.config.metadata.as_ref().context("metadata")?.name.clone();
+    let (bed, stopped) = (scope.bed.clone(), id.clone());
+    let stopping = tokio::spawn(async move { bed.stop(&stopped, 120).await });
     until(SOON, || async {
         let config = scope.bed.dir.join("pontoon.toml");
         let table = output(scope.bed.daemon_program().args(["top", "--once", "--config"]).arg(config)).await?;
@@ -85,8 +90,17 @@ async fn top_shows_a_pod_once(scope: Arc<Scope>) -> Outcome {
         let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&name));
         let line = line.with_context(|| format!("no {name} in:\n{table}"))?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        ensure!(words[2..4] == ["ready", "1/1"] && words.last() == Some(&"-"), "{line}");
+        let [_, _, state, running, cpu, memory, received, sent, restarts, verb, stage, _] = words[..] else {
+            bail!("{line}");
+        };
+        ensure!((state, running, restarts, verb, stage) == ("ready", "1/1", "2", "StopContainer", "grace"), "{line}");
+        let cores: u32 = cpu.trim_end_matches('m').parse().with_context(|| line.to_owned())?;
+        ensure!((10..4000).contains(&cores), "a loop takes a core, or what the node has left of it: {line}");
+        ensure!(memory.ends_with("Ki") || memory.ends_with("Mi"), "{line}");
+        ensure!([received, sent].iter().all(|rate| rate.starts_with(|c: char| c.is_ascii_digit())), "{line}");
         Ok(())
     })
-    .await
+    .await?;
+    scope.bed.stop(&id, 0).await?;
+    stopping.await?
 }
