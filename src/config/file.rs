@@ -268,6 +268,10 @@ pub struct Runtime {
     pub base_runtime_spec: Option<PathBuf>,
     /// A snapshotter of its own.
     pub snapshotter: Option<String>,
+    /// A directory of CNI configs of its own; plugins and cache are those of `[cni]`.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// How many configs of `cni_conf_dir` are used; 0 for all, 1 when it is not given.
+    pub cni_max_conf_num: Option<usize>,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
     /// Globs of pod annotations that go into specs.

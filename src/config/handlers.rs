@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 use super::Error;
 use super::file::Runtime;
 use crate::containerd::Options;
+use crate::network::ConfigDir;
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -26,6 +27,8 @@ pub struct Handler {
     pub base_spec: Option<Spec>,
     /// Snapshotter of its own.
     pub snapshotter: Option<String>,
+    /// CNI configs of its own.
+    pub cni: Option<ConfigDir>,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
     /// Globs of pod annotations that go into specs.
@@ -99,11 +102,23 @@ fn handler(name: &str, runtime: &Runtime) -> Result<Handler, Error> {
         options,
         base_spec,
         snapshotter: runtime.snapshotter.clone(),
+        cni: cni(name, runtime)?,
         privileged_without_host_devices: runtime.privileged_without_host_devices,
         pod_annotations: runtime.pod_annotations.clone(),
         container_annotations: runtime.container_annotations.clone(),
         virtual_machine: runtime.virtual_machine,
     })
+}
+
+fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
+    match (&runtime.cni_conf_dir, runtime.cni_max_conf_num) {
+        (Some(path), most) => Ok(Some(ConfigDir { path: path.clone(), most: most.unwrap_or(1) })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Error::Value {
+            key: format!("runtimes.{name}.cni_max_conf_num"),
+            problem: "counts configs of a cni_conf_dir, which this handler does not have".to_owned(),
+        }),
+    }
 }
 
 fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {

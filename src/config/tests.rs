@@ -1,4 +1,5 @@
 use super::*;
+use crate::network::ConfigDir;
 
 fn parse(text: &str) -> Result<Config, Error> {
     let file =
@@ -29,6 +30,17 @@ fn handlers_cannot_differ_in_their_cgroup_driver() {
     let text = "[runtimes.runc.options]\nSystemdCgroup = true\n[runtimes.other]\n";
     let error = parse(text).unwrap_err().to_string();
     assert!(error.contains("runtimes.other.options.SystemdCgroup"), "{error}");
+}
+
+#[test]
+fn a_handlers_cni_directory_is_used_with_one_config_unless_it_says_more() {
+    let cni = |text: &str| parse(&format!("[runtimes.runc]\n{text}")).unwrap().handlers.get("").unwrap().cni.clone();
+    assert_eq!(cni(""), None);
+    let dir = |most| Some(ConfigDir { path: "/etc/cni/kata.d".into(), most });
+    assert_eq!(cni("cni_conf_dir = \"/etc/cni/kata.d\""), dir(1));
+    assert_eq!(cni("cni_conf_dir = \"/etc/cni/kata.d\"\ncni_max_conf_num = 0"), dir(0));
+    let error = parse("[runtimes.runc]\ncni_max_conf_num = 2\n").unwrap_err().to_string();
+    assert!(error.contains("runtimes.runc.cni_max_conf_num") && error.contains("cni_conf_dir"), "{error}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::containerd::{Containerd, Event, Plugin};
 use crate::events::{self, Listener};
 use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
-use crate::network::{self, Network};
+use crate::network::{self, ConfigDir, Networks};
 use crate::runtime::{self, Features, Node, Parts, chain};
 use crate::sandbox::pause;
 use crate::tasks::Tasks;
@@ -55,7 +55,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     }
     tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
 
-    let network = Network::start(network_settings(&config, &metrics), &tasks);
+    let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
     let features = features(&containerd, &config, &plugins).await;
     let (health, is_healthy) = watch::channel(false);
     let images =
@@ -68,7 +68,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         host,
         containerd: containerd.clone(),
         images,
-        network,
+        networks,
         pause_root,
         boot: boot.trim().to_owned(),
         streams: Arc::new(streams),
@@ -188,15 +188,19 @@ fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
 
 fn network_settings(config: &Config, metrics: &Metrics) -> network::Settings {
     network::Settings {
-        conf_dir: config.cni.conf_dir.clone(),
+        configs: ConfigDir { path: config.cni.conf_dir.clone(), most: config.cni.max_conf_num },
         bin_dirs: config.cni.bin_dirs.clone(),
         cache_dir: config.cni.cache_dir.clone(),
-        max_conf_num: config.cni.max_conf_num,
         conf_template: config.cni.conf_template.clone(),
         ip_preference: config.cni.ip_preference,
         metrics: metrics.clone(),
         ..network::Settings::default()
     }
+}
+
+fn own_networks(config: &Config) -> BTreeMap<String, ConfigDir> {
+    let handlers = config.handlers.iter();
+    handlers.filter_map(|handler| Some((handler.name.clone(), handler.cni.clone()?))).collect()
 }
 
 fn image_settings(config: &Config, metrics: &Metrics) -> anyhow::Result<images::Settings> {

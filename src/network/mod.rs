@@ -22,6 +22,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod networks;
 mod result;
 mod state;
 mod template;
@@ -43,6 +44,7 @@ pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
 pub use error::{Error, PluginFailure, TemplateError};
 pub use exec::Verb;
+pub use networks::Networks;
 pub use result::{Attached, IpPreference};
 pub use state::NotReady;
 pub use template::{InvalidCidr, IpCidr};
@@ -81,17 +83,24 @@ impl Default for Timeouts {
     }
 }
 
+/// A directory of network configs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigDir {
+    /// Where; it need not exist yet.
+    pub path: PathBuf,
+    /// How many of its configs a sandbox is attached to, one interface each; 0 is all.
+    pub most: usize,
+}
+
 /// Where CNI's files are, and how they are used.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Network configs; it need not exist yet.
-    pub conf_dir: PathBuf,
+    /// Network configs.
+    pub configs: ConfigDir,
     /// Where plugins are looked for, in this order.
     pub bin_dirs: Vec<PathBuf>,
     /// libcni's cache; the files are in its directory `results`.
     pub cache_dir: PathBuf,
-    /// How many configs of `conf_dir` a sandbox is attached to, one interface each; 0 is all.
-    pub max_conf_num: usize,
     /// A template of a config for nodes without a CNI daemon.
     pub conf_template: Option<PathBuf>,
     /// Which address of a dual-stack sandbox is its primary one.
@@ -105,10 +114,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            conf_dir: "/etc/cni/net.d".into(),
+            configs: ConfigDir { path: "/etc/cni/net.d".into(), most: 1 },
             bin_dirs: vec!["/opt/cni/bin".into()],
             cache_dir: "/var/lib/cni".into(),
-            max_conf_num: 1,
             conf_template: None,
             ip_preference: IpPreference::default(),
             timeouts: Timeouts::default(),
@@ -128,6 +136,11 @@ struct Inner {
     plugins: Plugins,
     cache: Cache,
     state: State,
+    turns: Arc<Turns>,
+}
+
+/// Who may run plugins.
+struct Turns {
     adds: Semaphore,
     dels: Semaphore,
 }
@@ -137,19 +150,37 @@ impl Network {
     /// within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
+        let turns = Arc::new(Turns { adds: Semaphore::new(AT_ONCE), dels: Semaphore::new(AT_ONCE) });
+        let network = Self::follow(settings, turns, tasks);
+        network.inner.cache.sweep();
+        network
+    }
+
+    /// Another directory of configs on the same node: with the same plugins, cache and turns, and without a template.
+    #[must_use]
+    pub fn beside(&self, configs: ConfigDir, tasks: &Tasks) -> Self {
+        let settings = Settings { configs, conf_template: None, ..self.inner.settings.clone() };
+        Self::follow(settings, Arc::clone(&self.inner.turns), tasks)
+    }
+
+    fn follow(settings: Settings, turns: Arc<Turns>, tasks: &Tasks) -> Self {
         let inner = Arc::new(Inner {
             plugins: Plugins::new(settings.bin_dirs.clone()),
             cache: Cache::new(&settings.cache_dir),
-            state: State::load(&settings.conf_dir, settings.max_conf_num),
-            adds: Semaphore::new(AT_ONCE),
-            dels: Semaphore::new(AT_ONCE),
+            state: State::load(&settings.configs),
+            turns,
             settings,
         });
-        inner.cache.sweep();
         // The tasks hold the network weakly, so that they end with its last user.
         tasks.background(watch::follow(Arc::downgrade(&inner)));
         tasks.background(health::poll(Arc::downgrade(&inner)));
         Self { inner }
+    }
+
+    /// Where its configs are.
+    #[must_use]
+    pub fn config_dir(&self) -> &ConfigDir {
+        &self.inner.settings.configs
     }
 
     /// Whether sandboxes can be attached: a valid config is loaded, and for spec 1.1 its
@@ -177,7 +208,7 @@ impl Network {
         let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
         let args = attachment.cni_args()?;
         let capabilities = attachment.capability_args()?;
-        let permit = self.inner.adds.acquire().await;
+        let permit = self.inner.turns.adds.acquire().await;
         let deadline = Instant::now() + self.inner.settings.timeouts.add;
         let mut primary = None;
         for (index, network) in networks.iter().enumerate() {
@@ -192,7 +223,7 @@ impl Network {
             primary.get_or_insert((runtime.interface, result));
         }
         drop(permit);
-        let (interface, result) = primary.ok_or_else(|| Error::NotReady(NotReady::no_config(&self.inner.settings)))?;
+        let (interface, result) = primary.ok_or_else(|| Error::NotReady(NotReady::no_config(self.config_dir())))?;
         let attached = Attached::new(result, &interface, self.inner.settings.ip_preference)?;
         if attached.ips.is_empty() {
             return Err(Error::NoAddress { interface });
@@ -211,7 +242,7 @@ impl Network {
         if entries.is_empty() {
             entries = self.inner.uncached_entries(attachment);
         }
-        let _permit = self.inner.dels.acquire().await;
+        let _permit = self.inner.turns.dels.acquire().await;
         let deadline = Instant::now() + self.inner.settings.timeouts.del;
         let mut failed = None;
         for mut entry in entries.into_iter().rev() {
@@ -301,7 +332,7 @@ impl Network {
     /// gives no valid config, or when the file cannot be written.
     pub async fn write_from_template(&self, pod_cidrs: &[IpCidr]) -> Result<Option<PathBuf>, Error> {
         let Some(source) = self.inner.settings.conf_template.clone() else { return Ok(None) };
-        let target = self.inner.settings.conf_dir.join(template::FILE_NAME);
+        let target = self.inner.settings.configs.path.join(template::FILE_NAME);
         let others = self.inner.state.loaded().is_ok_and(|networks| networks.iter().any(|n| n.source != target));
         if pod_cidrs.is_empty() || others {
             return Ok(None);

@@ -1,13 +1,12 @@
 //! What is loaded, and whether sandboxes can be attached with it.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::config::{self, NetworkConfig};
-use super::{Settings, interface};
+use super::{ConfigDir, Settings, interface};
 
 /// The networks that sandboxes are attached to, or why there are none.
 pub(super) type Loaded = Result<Vec<Arc<NetworkConfig>>, NotReady>;
@@ -30,12 +29,8 @@ impl NotReady {
         Self { reason: Self::REASON, message }
     }
 
-    pub(super) fn no_config(settings: &Settings) -> Self {
-        Self::absent(&settings.conf_dir)
-    }
-
-    fn absent(dir: &Path) -> Self {
-        Self::new(format!("cni config uninitialized: no conflist in {}", dir.display()))
+    pub(super) fn no_config(dir: &ConfigDir) -> Self {
+        Self::new(format!("cni config uninitialized: no conflist in {}", dir.path.display()))
     }
 }
 
@@ -47,15 +42,15 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn load(dir: &Path, most: usize) -> Self {
-        let first = read(dir, most);
+    pub(super) fn load(dir: &ConfigDir) -> Self {
+        let first = read(dir);
         report(&first);
         Self { loaded: watch::Sender::new(first), status: Mutex::new(None) }
     }
 
     /// Loads again. Nothing happens when the networks are the same.
-    pub(super) fn reload(&self, dir: &Path, most: usize) {
-        let found = read(dir, most);
+    pub(super) fn reload(&self, dir: &ConfigDir) {
+        let found = read(dir);
         let changed = self.loaded.send_if_modified(|loaded| {
             let changed = !same(loaded, &found);
             if changed {
@@ -88,9 +83,9 @@ impl State {
     }
 }
 
-fn read(dir: &Path, most: usize) -> Loaded {
-    match config::load(dir, most) {
-        Ok(networks) if networks.is_empty() => Err(NotReady::absent(dir)),
+fn read(dir: &ConfigDir) -> Loaded {
+    match config::load(&dir.path, dir.most) {
+        Ok(networks) if networks.is_empty() => Err(NotReady::no_config(dir)),
         Ok(networks) => Ok(networks),
         Err(invalid) => Err(NotReady::new(format!("cni config uninitialized: {invalid}"))),
     }
@@ -139,8 +134,8 @@ pub(super) fn config_json(settings: &Settings, loaded: &Loaded) -> Value {
     let networks: Vec<_> = loaded.iter().flatten().enumerate().map(network).collect();
     json!({
         "PluginDirs": settings.bin_dirs,
-        "PluginConfDir": settings.conf_dir,
-        "PluginMaxConfNum": settings.max_conf_num,
+        "PluginConfDir": settings.configs.path,
+        "PluginMaxConfNum": settings.configs.most,
         "Prefix": "eth",
         "Networks": networks,
     })

@@ -43,7 +43,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let settings = Settings {
-            conf_dir: path("net.d"),
+            configs: ConfigDir { path: path("net.d"), most: 1 },
             bin_dirs: vec![path("other"), path("bin")],
             cache_dir: path("cache"),
             ..Settings::default()
@@ -75,7 +75,7 @@ impl Node {
     }
 
     fn config(&self, name: &str, text: &str) {
-        fs::write(self.settings.conf_dir.join(name), text).unwrap();
+        fs::write(self.settings.configs.path.join(name), text).unwrap();
     }
 
     fn start(&self) -> Network {

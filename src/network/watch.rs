@@ -21,7 +21,7 @@ const WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 pub(super) async fn follow(network: Weak<Inner>) {
     let mut complained = false;
     let Some(inner) = network.upgrade() else { return };
-    let (dir, mut changes) = (inner.settings.conf_dir.clone(), inner.state.changes());
+    let (dir, mut changes) = (inner.settings.configs.path.clone(), inner.state.changes());
     drop(inner);
     // An inotify instance is dear (128 a user): it must not wait for an event to be given back.
     let gone = async move { while changes.changed().await.is_ok() {} };
@@ -30,9 +30,7 @@ pub(super) async fn follow(network: Weak<Inner>) {
         // Watch first and read then: a change in between is seen twice, and never missed.
         let watch = Watch::arm(&dir);
         let Some(inner) = network.upgrade() else { return };
-        let loading = tokio::task::spawn_blocking(move || {
-            inner.state.reload(&inner.settings.conf_dir, inner.settings.max_conf_num);
-        });
+        let loading = tokio::task::spawn_blocking(move || inner.state.reload(&inner.settings.configs));
         // A panic in there is a bug that the log has already; the next change tries again.
         let _ = loading.await;
         match watch {

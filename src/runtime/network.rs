@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Error, Node, Result};
-use crate::network::{Attachment, check_ports};
+use crate::network::{Attachment, Network, check_ports};
 use crate::sandbox::Sandbox;
 use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
@@ -22,7 +22,7 @@ impl Node {
     /// CNI ADD; gives the pod's addresses, the primary first. Nothing on the host's network.
     pub(super) async fn attach_network(&self, sandbox: &Sandbox) -> Result<Vec<IpAddr>> {
         let Some(attachment) = self.attachment(sandbox) else { return Ok(Vec::new()) };
-        match during(Stage::Cni, self.network.attach(&attachment)).await {
+        match during(Stage::Cni, self.network(sandbox).attach(&attachment)).await {
             Ok(attached) => Ok(attached.ips),
             Err(source) => Err(Error::Network { id: sandbox.id().to_string(), source }),
         }
@@ -32,7 +32,7 @@ impl Node {
     pub(super) async fn detach_network(&self, sandbox: &Sandbox) -> Result<()> {
         let Some(mut attachment) = self.attachment(sandbox) else { return Ok(()) };
         attachment.netns = attachment.netns.filter(|path| crate::netns::is_pinned(path));
-        let detached = during(Stage::Cni, self.network.detach(&attachment)).await;
+        let detached = during(Stage::Cni, self.network(sandbox).detach(&attachment)).await;
         detached.map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
     }
 
@@ -47,13 +47,19 @@ impl Node {
     /// itself (rulings.md 13).
     pub(super) async fn recovered_addresses(&self, sandbox: &Sandbox) -> Vec<IpAddr> {
         let Some(netns) = sandbox.netns(&self.config.netns_dir) else { return Vec::new() };
-        if let Ok(Some(attached)) = self.network.attached(sandbox.id()).await {
+        let network = self.network(sandbox);
+        if let Ok(Some(attached)) = network.attached(sandbox.id()).await {
             return attached.ips;
         }
         match crate::netns::addresses(&netns, INTERFACE).await {
-            Ok(addresses) => self.network.in_order(addresses),
+            Ok(addresses) => network.in_order(addresses),
             Err(_) => Vec::new(),
         }
+    }
+
+    /// The network of the pod's runtime handler.
+    pub(super) fn network(&self, sandbox: &Sandbox) -> &Network {
+        self.networks.of(&sandbox.record.handler)
     }
 
     fn attachment(&self, sandbox: &Sandbox) -> Option<Attachment> {

@@ -18,7 +18,7 @@ use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
 use crate::lsm::apparmor::Profiles;
 use crate::lsm::selinux::Levels;
-use crate::network::Network;
+use crate::network::Networks;
 use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
 use crate::stats::Stats;
@@ -37,8 +37,8 @@ pub struct Node {
     pub containerd: Containerd,
     /// The image room.
     pub images: Images,
-    /// The pods' network.
-    pub network: Network,
+    /// The pods' networks.
+    pub networks: Networks,
     /// Facts of the host that specs depend on.
     pub host: spec::Host,
     /// The built-in pause root.
@@ -86,8 +86,8 @@ pub struct Parts {
     pub containerd: Containerd,
     /// The image room.
     pub images: Images,
-    /// The pods' network.
-    pub network: Network,
+    /// The pods' networks.
+    pub networks: Networks,
     /// Facts of the host.
     pub host: spec::Host,
     /// The built-in pause root.
@@ -147,7 +147,7 @@ impl Node {
             config: parts.config,
             containerd: parts.containerd,
             images: parts.images,
-            network: parts.network,
+            networks: parts.networks,
             host: parts.host,
             pause_root: parts.pause_root,
             boot: parts.boot,

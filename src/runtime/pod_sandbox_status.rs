@@ -67,7 +67,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
         Some(handler) => spec(node, sandbox, handler).await,
         None => None,
     };
-    let attached = node.network.attached(sandbox.id()).await.ok().flatten();
+    let attached = node.network(sandbox).attached(sandbox.id()).await.ok().flatten();
     let info = json!({
         "pid": sandbox.pause_pid().unwrap_or(0),
         "processStatus": if sandbox.state().is_ready() { "running" } else { "deleted" },

@@ -47,7 +47,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     node.settle_leftover_execs();
     node.sweep_image_volumes();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
-    let attachments = node.network.cached().await.unwrap_or_default();
+    let attachments = node.networks.default_network().cached().await.unwrap_or_default();
     node.give_back_stale(attachments);
     Ok(found)
 }
@@ -130,7 +130,7 @@ impl Node {
         self.tasks.background(async move {
             for id in stale {
                 let attachment = Attachment::new(&id, &PodSandboxConfig::default(), None, None);
-                match node.network.detach(&attachment).await {
+                match node.networks.default_network().detach(&attachment).await {
                     Ok(()) => tracing::info!(sandbox = %id, "gave a stale network attachment back"),
                     Err(error) => tracing::warn!(sandbox = %id, %error, "a stale network attachment stays"),
                 }

@@ -40,7 +40,7 @@ fn runtime_ready(node: &Node) -> RuntimeCondition {
 }
 
 fn network_ready(node: &Node) -> RuntimeCondition {
-    let ready = node.network.ready();
+    let ready = node.networks.default_network().ready();
     RuntimeCondition {
         r#type: "NetworkReady".to_owned(),
         status: ready.is_ok(),
@@ -77,9 +77,16 @@ fn info(node: &Node) -> HashMap<String, String> {
         "registryConfigPath": node.config.images.registry_config_path,
         "operationsInFlight": node.tasks.in_flight(),
     });
-    HashMap::from([
+    let mut info = HashMap::from([
         ("config".to_owned(), config.to_string()),
-        ("cniconfig".to_owned(), node.network.config_json().to_string()),
+        ("cniconfig".to_owned(), node.networks.default_network().config_json().to_string()),
         ("runtimeVersion".to_owned(), json!(env!("CARGO_PKG_VERSION")).to_string()),
-    ])
+    ]);
+    for (handler, network) in node.networks.own() {
+        let mut config = network.config_json();
+        // The condition NetworkReady says it of the default network.
+        config["NotReady"] = json!(network.ready().err().map(|not| not.message));
+        info.insert(format!("cniconfig.{handler}"), config.to_string());
+    }
+    info
 }

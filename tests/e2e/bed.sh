@@ -181,6 +181,46 @@ bed_write_cni() {
   ]
 }
 EOF
+    # Of the runtime handler `aside`.
+    mkdir -p "$BED/cni/aside.d"
+    cat >"$BED/cni/aside.d/10-aside.conflist" <<EOF
+{
+  "cniVersion": "1.0.0",
+  "name": "$BRIDGE-aside",
+  "plugins": [
+    {
+      "type": "ptp",
+      "ipam": {"type": "host-local", "dataDir": "$BED/cni/ipam", "ranges": [[{"subnet": "10.214.$SLOT.0/24"}]]}
+    }
+  ]
+}
+EOF
+}
+
+# What specs of the runtime handler `aside` start from.
+bed_write_base_spec() {
+    "$BIN/ctr" oci spec | jq '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 777, hard: 777}]' >"$BED/aside.json"
+}
+
+# bed_aside TABLE KEY: a second runtime handler, runc as well, with all that a handler can have of its own. Both servers
+# have the same keys, but for the table and the type's.
+bed_aside() {
+    cat <<EOF
+
+[$1.aside]
+$2 = "io.containerd.runc.v2"
+base_runtime_spec = "$BED/aside.json"
+cni_conf_dir = "$BED/cni/aside.d"
+cni_max_conf_num = 1
+privileged_without_host_devices = true
+pod_annotations = ["pod.bed.example/*"]
+container_annotations = ["container.bed.example/*"]
+
+[$1.aside.options]
+BinaryName = "$BIN/runc"
+Root = "$BED/runc"
+SystemdCgroup = false
+EOF
 }
 
 # Every registry's name leads to the local registry, so that images keep their real names and nothing leaves the machine.
@@ -267,11 +307,13 @@ SystemdCgroup = false
 bin_dirs = ["$BIN/cni"]
 conf_dir = "$BED/cni/net.d"
 EOF
+        bed_aside 'plugins."io.containerd.cri.v1.runtime".containerd.runtimes' runtime_type
     } >"$BED/containerd.toml"
 }
 
 bed_write_pontoon() {
-    cat >"$BED/pontoon.toml" <<EOF
+    {
+        cat <<EOF
 socket = "$BED/pontoon.sock"
 root = "$BED/root"
 state = "$BED/run"
@@ -308,6 +350,8 @@ BinaryName = "$BIN/runc"
 Root = "$BED/runc"
 SystemdCgroup = false
 EOF
+        bed_aside runtimes type
+    } >"$BED/pontoon.toml"
 }
 
 bed_write_env() {
@@ -464,6 +508,7 @@ bed_up() {
 
     bed_write_env
     bed_write_cni
+    bed_write_base_spec
     bed_write_certs
     if [[ $TARGET == builtin ]]; then bed_write_containerd_builtin; else bed_write_containerd; bed_write_pontoon; fi
     if ! { bed_start_containerd && { [[ -z $with_daemon ]] || bed_start_pontoon; }; }; then

@@ -37,6 +37,7 @@ mod devices;
 mod events;
 mod exec_flood;
 mod golden_specs;
+mod handlers;
 mod image_volumes;
 mod images;
 mod metrics;
@@ -83,6 +84,7 @@ fn main() -> std::process::ExitCode {
         selinux::tests,
         container_mounts::tests,
         devices::tests,
+        handlers::tests,
         container_resources::tests,
         container_logs::tests,
         container_exit::tests,

@@ -79,10 +79,15 @@ impl Scope {
 
     /// Runs a pod.
     pub async fn run(&self, config: PodSandboxConfig) -> anyhow::Result<Pod> {
+        self.run_with(config, "").await
+    }
+
+    /// Runs a pod with a runtime handler.
+    pub async fn run_with(&self, config: PodSandboxConfig, handler: &str) -> anyhow::Result<Pod> {
         if !config.log_directory.is_empty() {
             std::fs::create_dir_all(&config.log_directory)?;
         }
-        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let response = self.bed.runtime().run_pod_sandbox(request).await.context("RunPodSandbox")?;
         Ok(Pod { bed: self.bed.clone(), id: response.into_inner().pod_sandbox_id, config })
     }

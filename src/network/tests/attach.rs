@@ -40,7 +40,7 @@ async fn del_runs_in_reverse_with_what_add_was_made_with() {
     network.attach(&sandbox).await.unwrap();
     fs::remove_file(node.path("log")).unwrap();
     // The config has gone by then, and so has the namespace.
-    fs::remove_file(node.settings.conf_dir.join("10-net.conflist")).unwrap();
+    fs::remove_file(node.settings.configs.path.join("10-net.conflist")).unwrap();
     let network = node.start();
     assert!(network.ready().is_err());
     sandbox.netns = None;
@@ -176,7 +176,7 @@ async fn a_cache_file_that_cannot_be_read_is_as_good_as_none() {
 async fn more_networks_get_an_interface_each_and_the_first_is_the_primary() {
     let mut node = Node::with_chain("1.0.0");
     node.config("20-more.conflist", &chain("1.0.0", "more"));
-    node.settings.max_conf_num = 2;
+    node.settings.configs.most = 2;
     let (network, sandbox) = (node.start(), sandbox());
     network.attach(&sandbox).await.unwrap();
     network.detach(&sandbox).await.unwrap();

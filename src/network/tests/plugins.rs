@@ -133,7 +133,7 @@ async fn plugins_see_cnis_variables_and_not_the_service_managers() {
 async fn hanging_dels_do_not_keep_others_from_adding() {
     let node = with(&noting(&result("10.0.0.1")));
     let network = node.start();
-    let permits = network.inner.dels.acquire_many(16).await.unwrap();
+    let permits = network.inner.turns.dels.acquire_many(16).await.unwrap();
     network.attach(&sandbox()).await.unwrap();
     drop(permits);
 }
