@@ -15,8 +15,8 @@ use super::{Error, Node, Result};
 use crate::api::v1::{AttachRequest, AttachResponse};
 use crate::container::Container;
 use crate::container::io::{self, Chunk, SUBSCRIBER_LAG, StreamName};
-use crate::telemetry::Stream;
 use crate::streaming::{self, Failure, Input, Sink, Size, Streaming, Streams};
+use crate::telemetry::Stream;
 
 /// How often a client that does not read is looked at.
 const LOOK: Duration = Duration::from_millis(250);

@@ -10,8 +10,8 @@ use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
 use crate::api::v1::{ExecRequest, ExecResponse};
 use crate::container::io::Target;
-use crate::telemetry::Stream;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
+use crate::telemetry::Stream;
 
 /// Room for one read of output; a frame of it is what the client gets.
 const CHUNK: usize = 64 * 1024;

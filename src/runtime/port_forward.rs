@@ -17,8 +17,8 @@ use super::{Error, Node, Result, chain};
 use crate::api::v1::{PortForwardRequest, PortForwardResponse};
 use crate::ids::SandboxId;
 use crate::netns;
-use crate::telemetry::Stream;
 use crate::streaming::{self, Duplex, Failure, Input, Sink, Streaming};
+use crate::telemetry::Stream;
 
 /// How long a port may take to accept; in a namespace only a firewall makes anybody wait.
 const CONNECT: Duration = Duration::from_secs(10);
