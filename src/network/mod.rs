@@ -24,13 +24,13 @@ mod exec;
 mod health;
 mod networks;
 mod result;
+mod settings;
 mod state;
 mod template;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -38,7 +38,6 @@ use tokio::time::Instant;
 
 use crate::ids::SandboxId;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
 
 pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
@@ -46,6 +45,7 @@ pub use error::{Error, PluginFailure, TemplateError};
 pub use exec::Verb;
 pub use networks::Networks;
 pub use result::{Attached, IpPreference};
+pub use settings::{ConfigDir, Settings, Timeouts};
 pub use state::NotReady;
 pub use template::{InvalidCidr, IpCidr};
 
@@ -58,72 +58,6 @@ use state::State;
 /// How many ADDs, and separately how many DELs, run at once. More only queue on the kernel's
 /// rtnl lock; and DELs that hang must not keep other pods from starting.
 const AT_ONCE: usize = 16;
-
-/// How long the whole chain of plugins may take for one verb.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// ADD; below the 4 minutes that kubelet gives RunPodSandbox.
-    pub add: Duration,
-    /// DEL.
-    pub del: Duration,
-    /// CHECK and GC.
-    pub check: Duration,
-    /// STATUS.
-    pub status: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            add: Duration::from_secs(220),
-            del: Duration::from_secs(220),
-            check: Duration::from_secs(60),
-            status: Duration::from_secs(10),
-        }
-    }
-}
-
-/// A directory of network configs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConfigDir {
-    /// Where; it need not exist yet.
-    pub path: PathBuf,
-    /// How many of its configs a sandbox is attached to, one interface each; 0 is all.
-    pub most: usize,
-}
-
-/// Where CNI's files are, and how they are used.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Network configs.
-    pub configs: ConfigDir,
-    /// Where plugins are looked for, in this order.
-    pub bin_dirs: Vec<PathBuf>,
-    /// libcni's cache; the files are in its directory `results`.
-    pub cache_dir: PathBuf,
-    /// A template of a config for nodes without a CNI daemon.
-    pub conf_template: Option<PathBuf>,
-    /// Which address of a dual-stack sandbox is its primary one.
-    pub ip_preference: IpPreference,
-    /// Deadlines.
-    pub timeouts: Timeouts,
-    /// Hears of each run of a plugin.
-    pub metrics: Metrics,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            configs: ConfigDir { path: "/etc/cni/net.d".into(), most: 1 },
-            bin_dirs: vec!["/opt/cni/bin".into()],
-            cache_dir: "/var/lib/cni".into(),
-            conf_template: None,
-            ip_preference: IpPreference::default(),
-            timeouts: Timeouts::default(),
-            metrics: Metrics::default(),
-        }
-    }
-}
 
 /// CNI with one set of settings. Clones share everything.
 #[derive(Clone)]
