@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every fuzz target of fuzz/ for a while, from the corpus that is checked in: tests/fuzz.sh [SECONDS] [TARGET...]
 #
-# What is found while running goes to a scratch corpus in target/fuzz; a crash is left in fuzz/artifacts and fails.
+# What is found while running goes to a scratch corpus in target/fuzz; a crash is left in fuzz/artifacts and fails. Ends
+# with `N passed, N failed, 0 skipped`.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,13 +18,21 @@ fi
 
 # The sanitizer's flags are unstable; the compiler is the pinned one.
 export RUSTC_BOOTSTRAP=1
+# Some targets read files, which they write there.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 cd "$root"
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(ls fuzz/fuzz_targets | sed -n 's/\.rs$//p')
+"$cache/$version/bin/cargo-fuzz" fuzz build
+failed=()
 for target in "${targets[@]}"; do
     echo "fuzz: $target, ${seconds} s" >&2
     found=target/fuzz/$target
     mkdir -p "$found"
     "$cache/$version/bin/cargo-fuzz" fuzz run "$target" "$found" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -timeout=25 -rss_limit_mb=1024 -print_final_stats=0
+        -max_total_time="$seconds" -timeout=25 -rss_limit_mb=1024 -print_final_stats=0 || failed+=("$target")
 done
+echo "$((${#targets[@]} - ${#failed[@]})) passed, ${#failed[@]} failed, 0 skipped${failed[*]:+: ${failed[*]}}"
+((${#failed[@]} == 0))

@@ -5,6 +5,7 @@
 #   run.sh [STAGE...]    only these, after the set-up; all without:
 STAGES=(
     units       # levels 1 to 4: cargo test, without root's powers being used on the node
+    fuzz        # each parser's fuzz target for five seconds
     suite       # level 5: tests/e2e/*.rs on a bed
     critest     # the CRI conformance tests, and those of streaming again by WebSocket
     kubelet     # kubelet runs pods, timed beside the built-in CRI
@@ -96,7 +97,8 @@ count_critest() {
         awk '{ passed += $1; failed += $2; skipped += $3 + $4; seen = 1 } END { if (seen) print passed, failed, skipped }'
 }
 
-count_cgroup2() { sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$1" | tail -n 1; }
+# Of a script whose last line is like our own.
+count_line() { sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped.*/\1 \2 \3/p' "$1" | tail -n 1; }
 
 print_skipped() {
     sed -nE 's/^test (.*) \.\.\. ignored(, (.*))?$/    skipped: \1 (\3)/p; s/^skipped( by us)? +/    skipped: /p' "$1"
@@ -202,12 +204,13 @@ run_node() {
 run_stage() {
     case $1 in
     units) stage units 900 count_cargo "$repo/tests/run.sh" --body units ;;
+    fuzz) stage fuzz 600 count_line tests/fuzz.sh 5 ;;
     suite) stage suite 1200 count_cargo env OUT="$logs/suite" tests/e2e/suite.sh ;;
     critest) stage critest 900 count_critest "$repo/tests/run.sh" --body critest ;;
     kubelet) stage kubelet 600 count_one env OUT="$logs/kubelet" tests/e2e/kubelet.sh --compare ;;
     events) stage events 300 count_one env OUT="$logs/events" tests/e2e/kubelet.sh --events ;;
     run) stage run 300 count_one "$repo/tests/run.sh" --body run ;;
-    cgroup2) stage cgroup2 900 count_cgroup2 env OUT="$logs/cgroup2" tests/e2e/test-cgroup2.sh --smoke ;;
+    cgroup2) stage cgroup2 900 count_line env OUT="$logs/cgroup2" tests/e2e/test-cgroup2.sh --smoke ;;
     node) stage node 120 count_one "$repo/tests/run.sh" --body node ;;
     *) say "unknown stage '$1': ${STAGES[*]}"; exit 2 ;;
     esac

@@ -216,14 +216,20 @@ impl Document {
         if text.len() as u64 > LARGEST {
             return Err(format!("larger than {LARGEST} bytes"));
         }
-        let mut document: Self = if path.extension().is_some_and(|end| end == "json") {
-            serde_json::from_str(&text).map_err(|error| error.to_string())?
+        let mut document = Self::parse(&text, path.extension().is_some_and(|end| end == "json"))?;
+        path.clone_into(&mut document.path);
+        Ok(document)
+    }
+
+    /// Parses and checks a file's text, which is YAML unless it is JSON.
+    pub(super) fn parse(text: &str, json: bool) -> Result<Self, String> {
+        let document: Self = if json {
+            serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
             // Vendors write modes as Go's YAML reads them: 0660 is octal.
             let options = serde_saphyr::options! { legacy_octal_numbers: true };
-            serde_saphyr::from_str_with_options(&text, options).map_err(|error| error.to_string())?
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?
         };
-        path.clone_into(&mut document.path);
         document.check()?;
         Ok(document)
     }

@@ -147,7 +147,7 @@ impl NetworkConfig {
     }
 
     /// Reads the config of one plugin as a list of one.
-    fn from_plugin(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn from_plugin(bytes: &[u8]) -> Result<Self, String> {
         let raw = object(bytes)?;
         if !raw.contains_key("type") {
             return Err("it has no \"type\" (a list of plugins belongs in a .conflist file)".to_owned());

@@ -18,6 +18,7 @@ mod routes;
 mod server;
 mod session;
 mod sessions;
+mod settings;
 pub mod spdy;
 mod tls;
 mod tokens;
@@ -34,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub use server::Server;
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
+pub use settings::Settings;
 pub use tls::{TlsError, TlsFiles};
 pub use tokens::Full;
 
@@ -43,37 +45,6 @@ use tokens::{Ask, Tokens};
 
 /// Sessions at once on a node; one more is answered 503.
 const MOST_SESSIONS: usize = 1000;
-
-/// How streams are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Where; port 0 is any that is free. Without TLS it must be a loopback address.
-    pub address: SocketAddr,
-    /// Serves https.
-    pub tls: Option<TlsFiles>,
-    /// Ends a session in which nothing was carried for so long.
-    pub idle_timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: None,
-            idle_timeout: Duration::from_secs(4 * 60 * 60),
-        }
-    }
-}
-
-impl Settings {
-    /// Whether they are safe to serve with.
-    ///
-    /// # Errors
-    /// [`Error::Unguarded`] (cri-dockerd #106: others listened on every address).
-    pub fn check(&self) -> Result<(), Error> {
-        if self.address.ip().is_loopback() || self.tls.is_some() { Ok(()) } else { Err(Error::Unguarded(self.address)) }
-    }
-}
 
 /// Why streams cannot be served.
 #[derive(Debug, thiserror::Error)]

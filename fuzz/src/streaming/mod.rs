@@ -8,8 +8,27 @@ pub mod remote_status;
 pub mod resize;
 #[path = "../../../src/streaming/session.rs"]
 mod session;
+#[path = "../../../src/streaming/settings.rs"]
+mod settings;
 #[path = "../../../src/streaming/spdy/mod.rs"]
 pub mod spdy;
 pub mod websocket;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
+pub use settings::Settings;
+
+/// Where the certificate and its key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0} needs TLS")]
+    Unguarded(SocketAddr),
+}

@@ -1,0 +1,51 @@
+//! As `src/images/`, with what reads an image's documents.
+
+#[path = "../../src/images/errors.rs"]
+mod errors;
+#[path = "../../src/images/manifest.rs"]
+mod manifest;
+#[path = "../../src/images/reference.rs"]
+mod reference;
+
+use futures_util::FutureExt;
+
+pub use errors::{Error, Kind};
+
+use crate::containerd::{Containerd, Descriptor};
+use crate::spec::ImageConfig;
+use manifest::Contents;
+use reference::Reference;
+
+/// An image's documents, parted by zero bytes; their digests are 64 times their number, and the first is the target.
+///
+/// # Panics
+/// If an image gets through whose layers or volumes are not what they should be.
+pub fn documents(input: &[u8]) {
+    let digest = |number: usize| format!("sha256:{}", number.to_string().repeat(64));
+    let blobs = crate::pieces(input, 6).into_iter().enumerate().map(|(number, blob)| (digest(number), blob.to_vec()));
+    let containerd = Containerd(blobs.collect());
+    let target = Descriptor { digest: digest(0), size: 1, ..Descriptor::default() };
+    let read = Contents::read(&containerd, &target, &manifest::host_platform()).now_or_never();
+    let Ok(contents) = read.expect("memory never waits") else { return };
+    assert!(contents.size > 0);
+    assert_eq!(contents.chain_id, contents.layers.last().map(|layer| layer.chain_id.clone()).unwrap_or_default());
+    for layer in &contents.layers {
+        assert!(reference::is_digest(&layer.chain_id) && reference::is_digest(&layer.diff_id));
+    }
+    for volume in ImageConfig::from(&*contents.configuration).volumes {
+        let parts: Vec<&str> = volume.split('/').collect();
+        assert!(volume.starts_with('/') && !parts.contains(&"..") && !parts.contains(&"."), "{volume}");
+    }
+}
+
+/// What is taken for a reference names one place, whichever way it is written.
+///
+/// # Panics
+/// If a normalised reference is another one when it is read again, or could climb a path.
+pub fn reference(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let Ok(reference) = Reference::parse(text) else { return };
+    let normal = reference.to_string();
+    assert_eq!(Reference::parse(&normal).ok(), Some(reference), "{normal}");
+    assert!(!normal.split('/').any(|part| part.is_empty() || part == "." || part == ".."), "{normal}");
+}
