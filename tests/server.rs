@@ -9,6 +9,7 @@
 mod support;
 
 mod server {
+    mod any_requests;
     mod attach;
     mod cgroup_driver;
     mod container_events;

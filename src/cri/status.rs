@@ -30,8 +30,16 @@ impl ToStatus for std::convert::Infallible {
     }
 }
 
+/// A message is a header of HTTP/2, of which many clients take 16 KiB, and a byte that is no plain text takes three. What
+/// repeats a longer field of the request would be no answer at all.
+const LONGEST_MESSAGE: usize = 4 << 10;
+
 #[allow(clippy::disallowed_methods, reason = "this is the one place that makes codes")]
-fn make(code: Code, message: String) -> Status {
+fn make(code: Code, mut message: String) -> Status {
+    if message.len() > LONGEST_MESSAGE {
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        message += "...";
+    }
     Status::new(code, message)
 }
 
@@ -96,7 +104,9 @@ fn files_code(error: &sandbox::FilesError) -> Code {
 fn network_code(error: &network::Error) -> Code {
     use network::Error;
     match error {
-        Error::InvalidField { .. } | Error::InvalidPort { .. } | Error::Bandwidth(_) => Code::InvalidArgument,
+        Error::InvalidField { .. } | Error::InvalidPort { .. } | Error::InvalidHostIp { .. } | Error::Bandwidth(_) => {
+            Code::InvalidArgument
+        }
         Error::NotReady(_) => Code::FailedPrecondition,
         Error::TimedOut { .. } => Code::DeadlineExceeded,
         Error::PluginMissing { .. }
@@ -175,5 +185,17 @@ fn cdi_code(error: &cdi::Error) -> Code {
         cdi::Error::Invalid { .. } => Code::InvalidArgument,
         cdi::Error::Unknown { .. } => Code::NotFound,
         cdi::Error::Host { .. } => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_fits_into_a_header() {
+        let status = make(Code::NotFound, "\u{1f980}".repeat(30_000));
+        assert!(status.message().ends_with("\u{1f980}...") && status.message().len() < LONGEST_MESSAGE + 4);
+        assert_eq!(make(Code::NotFound, "short".to_owned()).message(), "short");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cni;
 pub mod containerd;
+pub mod draw;
 pub mod requests;
 pub mod server;
 pub mod streams;
