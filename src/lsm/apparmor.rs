@@ -108,29 +108,37 @@ fn profile_name(current: &str) -> Option<String> {
 }
 
 async fn load(text: &str) -> Result<(), Error> {
-    let failed = |why: String| Error::Load(why);
-    let found = PARSERS.iter().map(PathBuf::from).find(|path| path.exists());
-    let parser = found.ok_or_else(|| failed("there is no apparmor_parser (package apparmor)".to_owned()))?;
-    let mut command = Command::new(&parser);
+    run(&parser(&PARSERS)?, text, PARSER_DEADLINE).await
+}
+
+fn parser(places: &[&str]) -> Result<PathBuf, Error> {
+    let found = places.iter().map(PathBuf::from).find(|path| path.exists());
+    found.ok_or_else(|| Error::Load("there is no apparmor_parser (package apparmor)".to_owned()))
+}
+
+async fn run(parser: &Path, text: &str, deadline: Duration) -> Result<(), Error> {
+    let failed = |why: String| Error::Load(format!("{}: {why}", parser.display()));
+    let mut command = Command::new(parser);
     // Not from the cache nor into it: what it compiles has no file.
     command.args(["--replace", "--skip-cache"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let run = async {
         let mut child = command.kill_on_drop(true).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(text.as_bytes()).await?;
+            // A parser that ends before it has read all says why by itself, and better than "broken pipe".
+            let _ = stdin.write_all(text.as_bytes()).await;
         }
         child.wait_with_output().await
     };
-    let output = match tokio::time::timeout(PARSER_DEADLINE, run).await {
+    let output = match tokio::time::timeout(deadline, run).await {
         Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(failed(format!("{}: {error}", parser.display()))),
-        Err(_) => return Err(failed(format!("{} did not end within {PARSER_DEADLINE:?}", parser.display()))),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed(format!("did not end within {deadline:?}"))),
     };
     if output.status.success() {
         return Ok(());
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    Err(failed(format!("{}: {}: {}", parser.display(), output.status, words.trim())))
+    Err(failed(format!("{}: {}", output.status, words.trim())))
 }
 
 /// The default profile. `has` tells which of the distribution's files are there to be included.
@@ -212,6 +220,29 @@ mod tests {
         assert!(!bare.contains("include") && !bare.contains("abi <") && bare.contains("@{PROC}=/proc/"));
         let full = text(&[], |_| true);
         assert!(full.contains("include <tunables/global>") && full.contains("abi <abi/3.0>,"));
+    }
+
+    #[tokio::test]
+    async fn a_profile_that_cannot_be_loaded_is_told_in_the_parsers_words() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("parser");
+        // Larger than a pipe: one that does not read it closes it in the middle.
+        let text = "#".repeat(200_000);
+        let told = async |script: &str, deadline: Duration| {
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            let error = run(&path, &text, deadline).await.unwrap_err().to_string();
+            error.replace(&path.display().to_string(), "PARSER")
+        };
+        let begin = "load AppArmor profile pontoon-default-v1: PARSER:";
+        let refused = told("echo permission denied >&2; exit 3", PARSER_DEADLINE).await;
+        assert_eq!(refused, format!("{begin} exit status: 3: permission denied"));
+        let stuck = told("exec sleep 600", Duration::from_millis(20)).await;
+        assert_eq!(stuck, format!("{begin} did not end within 20ms"));
+        fs::remove_file(&path).unwrap();
+        let missing = parser(&[path.to_str().unwrap()]).unwrap_err().to_string();
+        assert_eq!(missing, "load AppArmor profile pontoon-default-v1: there is no apparmor_parser (package apparmor)");
     }
 
     /// The parser compiles it, on any kernel; it is not loaded.

@@ -1,6 +1,7 @@
 //! What a sandbox asks of its network, in CNI's words.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -142,10 +143,11 @@ impl Attachment {
     }
 }
 
-/// Refuses what is no port, whether it would be published or not.
+/// Refuses what is no port, whether it would be published or not, and an address that is none of a port that would be:
+/// portmap takes that for IPv6, and publishes nothing on a node without it.
 ///
 /// # Errors
-/// [`Error::InvalidPort`] names the field.
+/// [`Error::InvalidPort`] and [`Error::InvalidHostIp`] name the field.
 pub fn check_ports(mappings: &[v1::PortMapping]) -> Result<(), Error> {
     for (index, mapping) in mappings.iter().enumerate() {
         // What is not published may say nothing of the sandbox's port either.
@@ -156,6 +158,10 @@ pub fn check_ports(mappings: &[v1::PortMapping]) -> Result<(), Error> {
             if !(least..=i32::from(u16::MAX)).contains(&port) {
                 return Err(Error::InvalidPort { index, name, port, least });
             }
+        }
+        let host_ip = mapping.host_ip.as_str();
+        if mapping.host_port > 0 && !host_ip.is_empty() && host_ip.parse::<IpAddr>().is_err() {
+            return Err(Error::InvalidHostIp { index, host_ip: host_ip.to_owned() });
         }
     }
     Ok(())
@@ -250,6 +256,21 @@ mod tests {
         assert_eq!(check(0, -1), refused("container_port", -1, 0));
         assert_eq!(check(8080, 0), refused("container_port", 0, 1));
         assert_eq!(check(8080, 70_000), refused("container_port", 70_000, 1));
+    }
+
+    #[test]
+    fn what_is_no_address_names_its_field() {
+        let check = |host_port, host_ip: &str| {
+            let mapping =
+                v1::PortMapping { host_port, container_port: 80, host_ip: host_ip.to_owned(), ..Default::default() };
+            check_ports(&[mapping]).map_err(|error| error.to_string())
+        };
+        for (port, good) in [(80, ""), (80, "192.0.2.1"), (80, "::1"), (80, "0.0.0.0"), (0, "not published")] {
+            assert_eq!(check(port, good), Ok(()), "{good:?}");
+        }
+        for bad in ["192.0.2.300", "localhost", "[::1]", "192.0.2.1/24", "192.0.2.01", " "] {
+            assert_eq!(check(80, bad), Err(format!("config.port_mappings[0].host_ip: {bad:?} is no address")));
+        }
     }
 
     #[test]

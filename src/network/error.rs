@@ -32,6 +32,14 @@ pub enum Error {
         /// The least that could be.
         least: i32,
     },
+    /// An address that there cannot be.
+    #[error("config.port_mappings[{index}].host_ip: {host_ip:?} is no address")]
+    InvalidHostIp {
+        /// The mapping's place in the request.
+        index: usize,
+        /// What the request has.
+        host_ip: String,
+    },
     /// A bandwidth annotation is no quantity or out of range.
     #[error(transparent)]
     Bandwidth(#[from] InvalidBandwidth),

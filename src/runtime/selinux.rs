@@ -49,14 +49,7 @@ impl Node {
             return Ok(None);
         }
         let context = security(config);
-        let pod = match &sandbox.record.selinux {
-            Some(pod) => pod,
-            None if !spec::has_selinux_options(context) => return Ok(None),
-            None => {
-                let problem = "the sandbox was made while SELinux was off, and has no labels".to_owned();
-                return Err(Error::Invalid { field: OPTIONS, problem });
-            }
-        };
+        let Some(pod) = labels_of_pod(sandbox.record.selinux.as_ref(), context)? else { return Ok(None) };
         let labels = spec::container_labels(context, &pod.labels)?;
         // Its pod's were checked when that was made.
         if spec::has_selinux_options(context) { checked(labels).map(Some) } else { Ok(Some(labels)) }
@@ -92,6 +85,18 @@ impl Node {
             selinux.level = level.and_then(|level| self.levels.hold(level)).map(Arc::new);
         }
     }
+}
+
+/// What a container's labels begin with; `None` when it is to have none, as its pod.
+fn labels_of_pod<'pod>(
+    pod: Option<&'pod Selinux>,
+    context: Option<&LinuxContainerSecurityContext>,
+) -> Result<Option<&'pod Selinux>> {
+    if pod.is_none() && spec::has_selinux_options(context) {
+        let problem = "the sandbox was made while SELinux was off, and has no labels".to_owned();
+        return Err(Error::Invalid { field: OPTIONS, problem });
+    }
+    Ok(pod)
 }
 
 fn security(config: &ContainerConfig) -> Option<&LinuxContainerSecurityContext> {
@@ -154,6 +159,19 @@ mod tests {
         let made = label_root(vec![mount("overlay"), mount("bind")], spec);
         assert_eq!(made[0].options, ["index=off", "context=\"u:object_r:t:s0:c1,c2\""]);
         assert_eq!(made[1].options, ["index=off"]);
+    }
+
+    #[test]
+    fn options_for_a_pod_without_labels_are_refused() {
+        use crate::api::v1::SeLinuxOption;
+        let with = |selinux_options| LinuxContainerSecurityContext { selinux_options, ..Default::default() };
+        for silent in [None, Some(&with(None))] {
+            assert!(labels_of_pod(None, silent).unwrap().is_none());
+        }
+        let options = with(Some(SeLinuxOption { r#type: "container_t".to_owned(), ..Default::default() }));
+        let error = labels_of_pod(None, Some(&options)).unwrap_err();
+        let words = "the sandbox was made while SELinux was off, and has no labels";
+        assert_eq!(error.to_string(), format!("{OPTIONS}: {words}"));
     }
 
     #[test]

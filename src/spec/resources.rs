@@ -147,6 +147,11 @@ fn memory(
         return Err(Error::invalid(format!("{field}.memory_swap_limit_in_bytes"), problem));
     }
     if host.swap && swap != 0 {
+        // The kernel has no limit for swap with all of memory, and runc would say so only when the container starts.
+        if swap > 0 && memory.limit().is_none_or(|limit| limit <= 0) {
+            let problem = format!("{swap} is a limit of memory and swap together, and needs memory_limit_in_bytes");
+            return Err(Error::invalid(format!("{field}.memory_swap_limit_in_bytes"), problem));
+        }
         memory.set_swap(Some(swap));
     } else if host.swap && limit > 0 {
         // No swap unless it is asked for.

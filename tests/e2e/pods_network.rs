@@ -97,19 +97,25 @@ async fn rules_of(port: u16) -> anyhow::Result<Vec<String>> {
 }
 
 async fn a_host_port_is_of_its_protocol_and_address(scope: Arc<Scope>) -> Outcome {
-    let (port, host_ip) = (free_port()? + 1000, gateway(&scope)?);
+    let (first, host_ip) = (free_port()? + 1000, gateway(&scope)?);
+    let protocols = [(v1::Protocol::Udp, "udp", first), (v1::Protocol::Sctp, "sctp", first + 1)];
     let mut config = scope.pod_config();
-    let protocol = v1::Protocol::Udp.into();
-    let mapping = v1::PortMapping { protocol, container_port: 5300, host_port: port.into(), host_ip: host_ip.clone() };
-    config.port_mappings = vec![mapping];
+    let mapping = |(protocol, _, port): (v1::Protocol, &str, u16)| {
+        let (protocol, host_ip) = (protocol.into(), host_ip.clone());
+        v1::PortMapping { protocol, container_port: 5300, host_port: port.into(), host_ip }
+    };
+    config.port_mappings = protocols.map(mapping).to_vec();
     let pod = scope.run(config).await?;
     let ip = pod.ips().await?.remove(0);
-    let rules = rules_of(port).await?;
-    let leads = rules.iter().find(|rule| rule.contains("DNAT")).context("no rule for the port")?;
-    for part in [format!("-d {host_ip}/32 "), "-p udp ".to_owned(), format!("--to-destination {ip}:5300")] {
-        ensure!(leads.contains(&part), "{part:?} is not in {leads}");
+    for (_, protocol, port) in protocols {
+        let rules = rules_of(port).await?;
+        let leads = rules.iter().find(|rule| rule.contains("DNAT")).context("no rule for the port")?;
+        let protocol = format!("-p {protocol} ");
+        for part in [&format!("-d {host_ip}/32 "), &protocol, &format!("--to-destination {ip}:5300")] {
+            ensure!(leads.contains(part), "{part:?} is not in {leads}");
+        }
+        ensure!(rules.iter().all(|rule| rule.contains(&protocol)), "{rules:?}");
     }
-    ensure!(rules.iter().all(|rule| rule.contains("-p udp ")), "{rules:?}");
     Ok(())
 }
 

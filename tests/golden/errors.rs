@@ -370,6 +370,14 @@ fn of_resources() {
             resources(json!({ "memory_limit_in_bytes": 9, "memory_swap_limit_in_bytes": 8 })),
             "config.linux.resources.memory_swap_limit_in_bytes: 8 is neither -1 nor at least memory_limit_in_bytes, which it contains",
         ),
+        (
+            resources(json!({ "memory_swap_limit_in_bytes": 8 })),
+            "config.linux.resources.memory_swap_limit_in_bytes: 8 is a limit of memory and swap together, and needs memory_limit_in_bytes",
+        ),
+        (
+            resources(json!({ "memory_limit_in_bytes": -1, "memory_swap_limit_in_bytes": 8 })),
+            "config.linux.resources.memory_swap_limit_in_bytes: 8 is a limit of memory and swap together, and needs memory_limit_in_bytes",
+        ),
     ]);
 }
 

@@ -17,7 +17,7 @@ fn assert_begins(status: &Status, code: Code, words: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_names_its_field() {
     let node = Node::start().await;
-    let edits: [Edit<RunPodSandboxRequest>; 17] = [
+    let edits: [Edit<RunPodSandboxRequest>; 18] = [
         ("config: ", |r| r.config = None),
         ("config.metadata: ", |r| config(r).metadata = None),
         ("config.metadata.name: ", |r| metadata(r).name.clear()),
@@ -37,6 +37,9 @@ async fn a_bad_pod_names_its_field() {
             config(r).annotations.insert(key, "fast".to_owned());
         }),
         ("config.port_mappings[0].host_port: ", |r| config(r).port_mappings = vec![port(0, -1)]),
+        ("config.port_mappings[0].host_ip: ", |r| {
+            config(r).port_mappings = vec![PortMapping { host_ip: "localhost".to_owned(), ..port(0, 80) }];
+        }),
         ("config.port_mappings[0].protocol: ", |r| config(r).port_mappings = vec![port(4, 80)]),
     ];
     for (field, edit) in edits {
