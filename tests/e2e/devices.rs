@@ -128,7 +128,7 @@ async fn a_device_that_is_none_is_refused(scope: Arc<Scope>) -> Outcome {
 }
 
 /// Writes a spec of the device `e2e.test/<kind>=0`, with an environment variable of this value.
-fn spec(scope: &Scope, kind: &str, value: &str) -> anyhow::Result<PathBuf> {
+pub fn spec(scope: &Scope, kind: &str, value: &str) -> anyhow::Result<PathBuf> {
     let directory = scope.bed.dir.join("cdi-etc");
     std::fs::create_dir_all(&directory)?;
     let data = scope.volume("cdi")?;

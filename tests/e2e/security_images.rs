@@ -11,6 +11,7 @@ use tonic::Code;
 
 use crate::bad_input::refused;
 use crate::bed::{Target, image_spec};
+use crate::devices::spec;
 use crate::harness::{Outcome, SLOWNESS, Test, rule};
 use crate::images::layer;
 use crate::registry::{Registry, Says, digest};
@@ -25,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         rule!(cve_2024_5154_nothing_is_written_through_the_images_symlinks),
         rule!(cve_2026_47262_a_passwd_that_is_none_is_an_error).alone(),
         rule!(cve_2026_53488_no_label_of_an_image_reaches_containerd),
+        rule!(cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint),
         rule!(containerd_2_4_1_no_layer_annotation_reaches_a_snapshot),
         rule!(containerd_2_4_2_a_reference_does_not_climb),
         rule!(containerd_2_2_1_no_secret_of_a_url_is_told),
@@ -192,6 +194,87 @@ async fn cve_2026_53488_no_label_of_an_image_reaches_containerd(scope: Arc<Scope
     let again = tasks.lines().find(|line| line.starts_with(&id) && line.contains("RUNNING"));
     ensure!(again.is_none(), "it runs again: {again:?}");
     Ok(())
+}
+
+/// An image with all that a checkpoint's archive has, as CRI-O and containerd before 2.4 took it for one: it must be an
+/// error, or a container like any other. Restoring it would read the node's file as its log, give the container a device
+/// and a name to the image that it says it was of.
+async fn cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint(scope: Arc<Scope>) -> Outcome {
+    const SECRET: &str = "a line of the node's own";
+    let secret = scope.volume("node")?.join("secret");
+    std::fs::write(&secret, format!("2026-01-01T00:00:00.000000000Z stdout F {SECRET}\n"))?;
+    let device = spec(&scope, "checkpoint", "one")?;
+    let image = checkpoint(&scope, &secret).await?;
+    let names = || async {
+        let images = scope.bed.list_images("").await?;
+        // Other tests pull at the same time, but nothing of this name.
+        let all = images.into_iter().flat_map(|image| image.repo_tags.into_iter().chain([image.id]));
+        anyhow::Ok(all.filter(|name| name.contains("poisoned")).collect::<Vec<_>>())
+    };
+    let pod = scope.pod().await?;
+    let config =
+        shell_of(&image, "main", "cat /container.log; echo \"[$VENDOR$RESTORED]\"; ls /dev/vendor0; echo over");
+    let created = create_and_start(&scope, &pod, config.clone()).await;
+    if let Ok(id) = &created {
+        scope.bed.exited(id).await?;
+    }
+    std::fs::remove_file(device)?;
+    let log = pod.log(&config);
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    ensure!(
+        created.is_err() || (said.contains(" []\n") && said.contains(" over\n")),
+        "it is another container: {said}"
+    );
+    ensure!(!said.contains(SECRET), "the node's file is in the log: {said}");
+    let is_link = std::fs::symlink_metadata(&log).is_ok_and(|log| log.is_symlink());
+    ensure!(!is_link, "the log is a link");
+    ensure!(names().await?.is_empty(), "there is an image that nobody pulled: {:?}", names().await?);
+    Ok(())
+}
+
+/// Makes it: the files of the archive, and the annotations that say so, in each place that was ever looked at.
+async fn checkpoint(scope: &Scope, log: &Path) -> anyhow::Result<String> {
+    let own = "docker.io/library/poisoned:latest";
+    let dumps = [
+        (
+            "config.dump",
+            json!({"id": "a".repeat(64), "name": "main", "rootfsImage": own, "rootfsImageName": own,
+            "rootfsImageRef": own, "runtime": "runc", "restored": false}),
+        ),
+        (
+            "spec.dump",
+            json!({"ociVersion": "1.2.0", "process": {"env": ["RESTORED=1"], "args": ["true"], "cwd": "/"},
+            "annotations": {"cdi.k8s.io/own": "e2e.test/checkpoint=0", "io.kubernetes.cri-o.LogPath": log}}),
+        ),
+        ("status.dump", json!({"CreatedAt": 1, "StartedAt": 1, "FinishedAt": 0, "ExitCode": 0})),
+        ("network.status", json!([])),
+    ];
+    let marks = json!({
+        "io.kubernetes.cri-o.annotations.checkpoint.name": "main",
+        "org.criu.checkpoint.container.name": "main",
+        "org.criu.checkpoint.engine.name": "containerd",
+        "org.criu.checkpoint.runtime.name": "runc",
+        "org.criu.checkpoint.rootfsImageName": own,
+        "org.criu.checkpoint.rootfsImageUserRequested": own,
+        "org.opencontainers.image.ref.name": own,
+        "io.containerd.image.name": own,
+        "cdi.k8s.io/own": "e2e.test/checkpoint=0",
+    });
+    let fill = |root: &Path| {
+        for (name, dump) in &dumps {
+            std::fs::write(root.join(name), dump.to_string())?;
+        }
+        std::fs::create_dir(root.join("checkpoint"))?;
+        std::fs::write(root.join("checkpoint/inventory.img"), "")?;
+        std::os::unix::fs::symlink(log, root.join("container.log"))?;
+        Ok(())
+    };
+    let says = Says {
+        config: json!({ "Labels": marks }),
+        layer: json!({ "annotations": marks }),
+        manifest: json!({ "annotations": marks }),
+    };
+    evil(scope, fill, &says).await
 }
 
 async fn containerd_2_4_1_no_layer_annotation_reaches_a_snapshot(scope: Arc<Scope>) -> Outcome {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use pontoon::api::v1::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 use crate::support::containerd::Fault;
 use crate::support::server::Node;
 use crate::support::streams::{STDIN, STDOUT, Session};
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 fn request(id: &str, cmd: &[&str]) -> ExecRequest {
     let cmd = cmd.iter().map(ToString::to_string).collect();
@@ -215,4 +217,25 @@ async fn no_more_commands_run_than_may() {
         }
     }
     assert_eq!(said.unwrap().exit_code(), 0, "a place that came free is had");
+}
+
+/// What the configuration says of TLS is what clients meet; its versions and certificates: src/streaming/tests/tls.rs.
+#[tokio::test(flavor = "multi_thread")]
+async fn x4_with_a_certificate_in_the_configuration_nothing_is_served_without_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| directory.path().join(name));
+    let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let node =
+        Node::start_with(&format!("[streaming]\ntls_cert_file = {certificate:?}\ntls_key_file = {key:?}\n")).await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let url = url(&node, request(&id, &["fake", "exit=0"])).await.unwrap();
+    let (address, path) = url.strip_prefix("https://").and_then(|rest| rest.split_once('/')).expect(&url);
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // An alert of TLS, or a connection that is reset.
+    let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
 }
