@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::require_running;
@@ -113,7 +113,7 @@ impl Target for ToClient {
         self.buffer.reserve(CHUNK);
     }
 
-    fn buffer(&mut self) -> &mut BytesMut {
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
         &mut self.buffer
     }
 
