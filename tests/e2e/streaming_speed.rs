@@ -11,7 +11,6 @@ use tokio::process::Command;
 
 use crate::bed::{Bed, SOON, Target, output, until};
 use crate::scope::{Pod, Scope, shell};
-use crate::streaming::How;
 use crate::streaming_churn::shim_of;
 
 const BLOCK: usize = 64 << 20;
@@ -87,7 +86,10 @@ async fn measure_all(scope: &Scope) -> anyhow::Result<()> {
         Target::Builtin => &["spdy", "v4"],
     };
     for protocol in protocols {
-        let url = bed.exec_url(&id, &["/data/send"], How::default()).await?;
+        // streamer opens no stderr here, and a server waits for each stream that was asked for.
+        let cmd = vec!["/data/send".to_owned()];
+        let request = v1::ExecRequest { container_id: id.clone(), cmd, stdout: true, ..Default::default() };
+        let url = bed.runtime().exec(request).await?.into_inner().url;
         let mut command = bed.tool("streamer");
         command.args(["measure", "-protocol", protocol, &url]);
         one(bed, &id, &format!("exec {}", websocket_or(protocol)), &hash, &mut command).await?;
