@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::require_running;
+use super::room::Room;
 use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
 use crate::api::v1::{ExecRequest, ExecResponse};
@@ -13,8 +14,6 @@ use crate::container::io::Target;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
 use crate::telemetry::Stream;
 
-/// Room for one read of output; a frame of it is what the client gets.
-const CHUNK: usize = 64 * 1024;
 /// What there can be too many of.
 const COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
 /// The same of URLs.
@@ -100,24 +99,26 @@ struct ToClient {
     gone: CancellationToken,
     /// Its memory is used again as soon as the client has what was in it.
     buffer: BytesMut,
+    room: Room,
 }
 
 impl ToClient {
     fn new(sink: Option<Box<dyn Sink>>, gone: CancellationToken) -> Self {
-        Self { sink, gone, buffer: BytesMut::new() }
+        Self { sink, gone, buffer: BytesMut::new(), room: Room::default() }
     }
 }
 
 impl Target for ToClient {
     async fn room(&mut self) {
-        self.buffer.reserve(CHUNK);
+        self.room.make(&mut self.buffer);
     }
 
-    fn buffer(&mut self) -> &mut BytesMut {
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
         &mut self.buffer
     }
 
     async fn filled(&mut self) {
+        self.room.filled(self.buffer.len());
         match &mut self.sink {
             Some(sink) => {
                 if sink.send(self.buffer.split().freeze()).await.is_err() {

@@ -33,6 +33,7 @@ mod recovery;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
+mod room;
 mod run_exec;
 mod run_pod_sandbox;
 mod runtime_config;

@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::create_container::require_ready;
 use super::exec::UNCLAIMED;
+use super::room::Room;
 use super::{Error, Node, Result, chain};
 use crate::api::v1::{PortForwardRequest, PortForwardResponse};
 use crate::ids::SandboxId;
@@ -22,8 +23,6 @@ use crate::telemetry::Stream;
 
 /// How long a port may take to accept; in a namespace only a firewall makes anybody wait.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Room for one read.
-const CHUNK: usize = 64 * 1024;
 /// What there can be too many of.
 const CONNECTIONS: &str = "connections are forwarded (limits.streams, limits.streams_per_object)";
 
@@ -126,12 +125,13 @@ async fn to_the_port(mut from: Input, mut to: OwnedWriteHalf) {
 
 /// The port's end is told to the client, who may still send.
 async fn to_the_client(mut from: OwnedReadHalf, mut to: Box<dyn Sink>) {
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut room) = (BytesMut::new(), Room::default());
     loop {
-        buffer.reserve(CHUNK);
+        room.make(&mut buffer);
         match from.read_buf(&mut buffer).await {
             Ok(0) => break,
-            Ok(_) => {
+            Ok(count) => {
+                room.filled(count);
                 if to.send(buffer.split().freeze()).await.is_err() {
                     return;
                 }

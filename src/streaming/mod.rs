@@ -11,6 +11,7 @@
 
 mod activity;
 mod answer;
+mod hangup;
 pub mod protocol;
 pub mod remote_status;
 pub mod resize;

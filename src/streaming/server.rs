@@ -12,9 +12,10 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::hangup::Hangup;
 use super::sessions;
 use super::tls::Certificates;
-use super::websocket::{Hangup, Io};
+use super::websocket::Io;
 use super::{Backend, Shared};
 
 /// Connections that have not shown a token; more wait to be accepted.

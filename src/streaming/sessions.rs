@@ -1,7 +1,5 @@
 //! A request that was agreed to becomes a session: a tracked operation of its own, which ends by itself.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +7,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, refuse};
 use super::routes::{self, Carry};
 use super::server::Visit;
-use super::websocket::{self, Hangup, Session};
+use super::websocket::{self, Session};
 use super::{Backend, spdy};
 use crate::tasks::Tasks;
 
@@ -59,22 +56,20 @@ impl Carried {
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIME, upgrade).await else { return };
         let io = TokioIo::new(upgraded);
         let Self { session, backend, tasks } = self;
-        let Session { gone, idle, hangup } = &session;
-        let (gone, idle) = (gone.clone(), *idle);
+        let Session { gone, idle, hangup } = session.clone();
+        // SPDY reads no further while one of its streams is not read, so that the client is watched from outside.
         match carry {
             Carry::SpdyCommand(protocol, wanted, run) => {
                 let ended = gone.clone();
                 let serve = spdy::remote_command(io, protocol, wanted, wanted.tty, &tasks, gone, idle, run);
-                unless_hung_up(hangup, ended, serve).await;
+                hangup.watch(ended, serve).await;
             }
             Carry::SpdyPorts(ask) => {
-                drop(session);
-                spdy::port_forward(io, &tasks, gone, idle, backend, ask).await;
+                hangup.watch(gone.clone(), spdy::port_forward(io, &tasks, gone, idle, backend, ask)).await;
             }
             Carry::WebSocketTunnel(ask) => {
-                drop(session);
                 let io = websocket::tunnel(io).await;
-                spdy::port_forward(io, &tasks, gone, idle, backend, ask).await;
+                hangup.watch(gone.clone(), spdy::port_forward(io, &tasks, gone, idle, backend, ask)).await;
             }
             Carry::WebSocketCommand(protocol, wanted, run) => {
                 websocket::remote_command(io, protocol, wanted, session, run).await;
@@ -84,14 +79,4 @@ impl Carried {
             }
         }
     }
-}
-
-/// A client is seen to go also behind a stdin that nobody reads: SPDY's session itself reads no further then.
-async fn unless_hung_up(hangup: &Hangup, gone: CancellationToken, serve: impl Future<Output = ()>) {
-    let mut serve = pin!(serve);
-    tokio::select! {
-        () = &mut serve => return,
-        () = hangup.heard() => gone.cancel(),
-    }
-    serve.await;
 }

@@ -87,12 +87,18 @@ impl Backend for Fake {
         .boxed()
     }
 
-    /// An echo of what is sent, after the port. Port 1 is closed.
+    /// An echo of what is sent, after the port. Port 1 is closed; port 9 reads nothing, and ends when it has to.
     fn port_forward(&self, _: SandboxId, port: u16, mut connection: Duplex) -> BoxFuture<'static, Result<(), Failure>> {
         let ended = self.ended.clone();
         async move {
-            if port == 1 {
-                return Err(Failure("connection refused".to_owned()));
+            match port {
+                1 => return Err(Failure("connection refused".to_owned())),
+                9 => {
+                    connection.gone.cancelled().await;
+                    let _ = ended.send("port 9".to_owned());
+                    return Ok(());
+                }
+                _ => {}
             }
             let _ = connection.to_client.send(format!("{port}:").into()).await;
             while let Some(bytes) = connection.from_client.recv().await {

@@ -8,4 +8,5 @@ pub mod heap;
 mod idmap;
 pub mod mounts;
 pub mod nsfs;
+pub mod pages;
 pub mod userns;

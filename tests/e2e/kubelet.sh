@@ -2,7 +2,7 @@
 # kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
 # HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
 # Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed;
-# exec, attach and port-forward go through kubelet's API by SPDY and by WebSocket. kubelet's /stats/summary and
+# exec, attach and port-forward go through kubelet's API by SPDY and by WebSocket, on either target. kubelet's /stats/summary and
 # /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate PodAndContainerStatsFromCRI) from CRI alone.
 #
 #   kubelet.sh                 a run without and a run with the gate; prints the time from manifest to Ready

@@ -49,6 +49,7 @@ mod security_images;
 mod security_names;
 mod security_process;
 mod security_streaming;
+mod security_tls;
 mod selinux;
 mod stats;
 mod streaming_attach;
@@ -100,6 +101,7 @@ fn main() -> std::process::ExitCode {
         bad_input::tests,
         crictl::tests,
         security_streaming::tests,
+        security_tls::tests,
         streaming_exec::tests,
         streaming_attach::tests,
         streaming_forward::tests,

@@ -1,7 +1,7 @@
 //! A gigabyte through an exec and through a port-forward, for bench-streaming.sh: how long, and whose CPU seconds.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context as _, ensure};
 use pontoon::api::v1;
@@ -11,11 +11,12 @@ use tokio::process::Command;
 
 use crate::bed::{Bed, SOON, Target, output, until};
 use crate::scope::{Pod, Scope, shell};
-use crate::streaming::How;
 use crate::streaming_churn::shim_of;
 
 const BLOCK: usize = 64 << 20;
-const BLOCKS: usize = 16;
+/// `E2E_SPEED_BLOCKS`: fewer, to see that it works. A gigabyte is sixteen.
+static BLOCKS: LazyLock<usize> =
+    LazyLock::new(|| std::env::var("E2E_SPEED_BLOCKS").ok().and_then(|text| text.parse().ok()).unwrap_or(16));
 const PORT: u16 = 8000;
 
 /// Prints a line of JSON for each way on the bed of `PONTOON_BED`.
@@ -41,7 +42,7 @@ fn cpu(pid: u32) -> anyhow::Result<f64> {
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
-/// A file whose bytes do not repeat within it, and a program that sends it sixteen times; the hash of that.
+/// A file whose bytes do not repeat within it, and a program that sends it so many times; the hash of that.
 fn fill(volume: &Path) -> anyhow::Result<String> {
     let mut state = 88_172_645_463_325_252_u64;
     let block: Vec<u8> = std::iter::repeat_with(|| {
@@ -54,10 +55,10 @@ fn fill(volume: &Path) -> anyhow::Result<String> {
     .flatten()
     .collect();
     std::fs::write(volume.join("block"), &block)?;
-    std::fs::write(volume.join("send"), format!("#!/bin/sh\nfor i in $(seq {BLOCKS}); do cat /data/block; done\n"))?;
+    std::fs::write(volume.join("send"), format!("#!/bin/sh\nfor i in $(seq {}); do cat /data/block; done\n", *BLOCKS))?;
     std::fs::set_permissions(volume.join("send"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let mut hash = Sha256::new();
-    for _ in 0..BLOCKS {
+    for _ in 0..*BLOCKS {
         hash.update(&block);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -85,7 +86,10 @@ async fn measure_all(scope: &Scope) -> anyhow::Result<()> {
         Target::Builtin => &["spdy", "v4"],
     };
     for protocol in protocols {
-        let url = bed.exec_url(&id, &["/data/send"], How::default()).await?;
+        // streamer opens no stderr here, and a server waits for each stream that was asked for.
+        let cmd = vec!["/data/send".to_owned()];
+        let request = v1::ExecRequest { container_id: id.clone(), cmd, stdout: true, ..Default::default() };
+        let url = bed.runtime().exec(request).await?.into_inner().url;
         let mut command = bed.tool("streamer");
         command.args(["measure", "-protocol", protocol, &url]);
         one(bed, &id, &format!("exec {}", websocket_or(protocol)), &hash, &mut command).await?;
@@ -119,7 +123,7 @@ async fn one(bed: &Bed, id: &str, what: &str, hash: &str, command: &mut Command)
     let answer: Value = serde_json::from_str(&output(command).await?)?;
     let after = look()?;
     let spent: Vec<f64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-    let bytes = (BLOCK * BLOCKS) as f64;
+    let bytes = (BLOCK * *BLOCKS) as f64;
     ensure!(answer["bytes"].as_f64() == Some(bytes) && answer["sha256"] == hash, "{what}: {answer}, not {hash}");
     let seconds = answer["seconds"].as_f64().context("seconds")?;
     let line = json!({

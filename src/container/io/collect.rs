@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::budget::{Claim, Lease, PIECE};
 use super::exec::Target;
+use crate::sys::pages::Pages;
 
-/// Room for the first read; most probes print less, and so never wait for the budget.
+/// Room for the first read, in the heap; most probes print less, and so never wait for the budget.
 const LEAST: usize = 4 * 1024;
 /// Room for a read of what is discarded.
 const DISCARD: usize = 16 * 1024;
@@ -81,7 +82,7 @@ impl<'a> Collector<'a> {
 
     fn push(&mut self) {
         let piece = std::mem::take(&mut self.piece);
-        if !piece.bytes.is_empty() {
+        if !piece.as_ref().is_empty() {
             self.pieces.push(Bytes::from_owner(piece));
         }
     }
@@ -94,18 +95,24 @@ impl Target for Collector<'_> {
             rest.clear();
             return rest.reserve(DISCARD);
         }
-        if self.piece.bytes.capacity() == 0 {
-            self.piece.bytes = BytesMut::with_capacity(LEAST);
-        } else if self.piece.bytes.len() == self.piece.bytes.capacity() {
+        if self.piece.is_full() {
+            let first = self.pieces.is_empty() && self.piece.as_ref().is_empty();
             self.push();
-            let lease = self.shared.claim.lease().await;
-            self.piece = Piece { bytes: BytesMut::with_capacity(PIECE), _lease: Some(lease) };
+            self.piece = if first {
+                Piece::First(BytesMut::with_capacity(LEAST))
+            } else {
+                let lease = self.shared.claim.lease().await;
+                Piece::Leased(Pages::new(PIECE), lease)
+            };
         }
-        self.before = self.piece.bytes.len();
+        self.before = self.piece.as_ref().len();
     }
 
-    fn buffer(&mut self) -> &mut BytesMut {
-        self.rest.as_mut().unwrap_or(&mut self.piece.bytes)
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
+        match &mut self.rest {
+            Some(rest) => rest,
+            None => self.piece.buffer(),
+        }
     }
 
     async fn filled(&mut self) {
@@ -114,23 +121,59 @@ impl Target for Collector<'_> {
                 self.shared.keep(rest.len());
             }
             None => {
-                let count = self.piece.bytes.len() - self.before;
+                let count = self.piece.as_ref().len() - self.before;
                 let fits = self.shared.keep(count);
-                self.piece.bytes.truncate(self.before + fits);
+                self.piece.truncate(self.before + fits);
             }
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct Piece {
-    bytes: BytesMut,
-    _lease: Option<Lease>,
+/// A part of what a stream said.
+#[derive(Debug)]
+enum Piece {
+    /// Not counted.
+    First(BytesMut),
+    /// Of the budget. Not in the heap, which would keep the places of thousands of them.
+    Leased(Pages, #[allow(dead_code, reason = "it is held, not read")] Lease),
+}
+
+impl Piece {
+    fn is_full(&self) -> bool {
+        match self {
+            Self::First(bytes) => bytes.len() == bytes.capacity(),
+            Self::Leased(pages, _) => !pages.has_remaining_mut(),
+        }
+    }
+
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
+        match self {
+            Self::First(bytes) => bytes,
+            Self::Leased(pages, _) => pages,
+        }
+    }
+
+    fn truncate(&mut self, count: usize) {
+        match self {
+            Self::First(bytes) => bytes.truncate(count),
+            Self::Leased(pages, _) => pages.truncate(count),
+        }
+    }
+}
+
+/// No room at all.
+impl Default for Piece {
+    fn default() -> Self {
+        Self::First(BytesMut::new())
+    }
 }
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        match self {
+            Self::First(bytes) => bytes,
+            Self::Leased(pages, _) => pages.as_ref(),
+        }
     }
 }
 
@@ -143,7 +186,7 @@ impl Target for Discard {
         self.0.reserve(DISCARD);
     }
 
-    fn buffer(&mut self) -> &mut BytesMut {
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
         &mut self.0
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::BufMut;
 use futures_util::future::join;
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
@@ -32,7 +32,7 @@ pub trait Target: Send {
     fn room(&mut self) -> impl Future<Output = ()> + Send;
 
     /// What is read into.
-    fn buffer(&mut self) -> &mut BytesMut;
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send);
 
     /// Takes what was read.
     fn filled(&mut self) -> impl Future<Output = ()> + Send;
@@ -197,7 +197,7 @@ impl Output {
     /// One read; false at the end.
     async fn read(&self, target: &mut impl Target) -> bool {
         target.room().await;
-        match self.pipe.try_read_buf(target.buffer()) {
+        match self.pipe.try_read_buf(&mut target.buffer()) {
             Ok(0) => false,
             Ok(_) => {
                 target.filled().await;

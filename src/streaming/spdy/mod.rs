@@ -26,7 +26,7 @@ mod sink;
 mod table;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use port_forward::port_forward;
 pub use remote_command::remote_command;

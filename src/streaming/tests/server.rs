@@ -5,8 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
+use crate::streaming::spdy::tests::client;
 
 const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
+const TUNNEL: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                      Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n";
 
 #[tokio::test]
 async fn cri_dockerd_106_and_cri_o_1714_only_loopback_by_default() {
@@ -180,10 +184,7 @@ async fn spdy_is_switched_to_and_the_session_ends_with_its_client() {
 #[tokio::test]
 async fn spdy_in_a_tunnel_ends_with_its_client() {
     let bed = Bed::start();
-    let headers = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-                   Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n";
-    let (head, stream) = switch(&bed, &bed.forward(&[80]), headers).await;
+    let (head, stream) = switch(&bed, &bed.forward(&[80]), TUNNEL).await;
     assert!(head.contains("sec-websocket-protocol: spdy/3.1+portforward.k8s.io"), "{head}");
     assert_eq!(bed.streaming.sessions(), 1);
     drop(stream);
@@ -199,4 +200,47 @@ async fn the_daemons_stop_ends_spdy_too() {
     let mut rest = Vec::new();
     let (_, ()) = tokio::join!(stream.read_to_end(&mut rest), streaming.shutdown(PATIENCE));
     assert_eq!(bed.streaming.sessions(), 0);
+}
+
+/// Two connections, to port 9, which reads nothing, and more for the first than a stream's queue takes: the session
+/// reads no further, and does not come to the end of what its client says.
+fn stuck() -> Vec<u8> {
+    let mut encoder = client::Encoder::new();
+    let mut frames = Vec::new();
+    for (error, data, request) in [(1, 3, "0"), (5, 7, "1")] {
+        for (stream, kind) in [(error, "error"), (data, "data")] {
+            let headers = [("streamtype", kind), ("port", "9"), ("requestid", request)];
+            frames.extend(encoder.open(stream, 0, &headers));
+        }
+    }
+    for _ in 0..1000 {
+        frames.extend(client::data(3, 0, b"not read"));
+    }
+    frames
+}
+
+#[tokio::test]
+async fn a_forwarding_client_that_drops_is_noticed_behind_a_port_that_does_not_read() {
+    let mut bed = Bed::start();
+    let headers = SPDY.replace("v4.channel.k8s.io", "portforward.k8s.io");
+    let (_, mut stream) = switch(&bed, &bed.forward(&[]), &headers).await;
+    stream.write_all(&stuck()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(stream);
+    assert_eq!([bed.ended().await, bed.ended().await], ["port 9", "port 9"]);
+    bed.empty().await;
+}
+
+#[tokio::test]
+async fn a_forwarding_client_that_drops_is_noticed_in_a_tunnel_too() {
+    let mut bed = Bed::start();
+    let (_, mut stream) = switch(&bed, &bed.forward(&[]), TUNNEL).await;
+    // One message, masked with zeros.
+    let frames = stuck();
+    let length = u16::try_from(frames.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&[0x82, 0xfe], &length[..], &[0; 4], &frames].concat()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(stream);
+    assert_eq!([bed.ended().await, bed.ended().await], ["port 9", "port 9"]);
+    bed.empty().await;
 }

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use super::Session;
 use super::channels::Said;
 use super::connection::{self, Io, Reader};
 use super::handshake::CommandProtocol;
-use super::{Hangup, Session};
+use crate::streaming::hangup::Hangup;
 use crate::streaming::protocol::Wanted;
 use crate::streaming::resize::SizeReader;
 use crate::streaming::{Failure, Gone, Size, Streams, remote_status};

@@ -7,7 +7,6 @@ pub mod channels;
 mod command;
 mod connection;
 mod handshake;
-mod hangup;
 mod ports;
 mod tunnel;
 
@@ -15,15 +14,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::hangup::Hangup;
 pub(super) use channels::Codec;
 pub(super) use command::remote_command;
 pub(super) use connection::Io;
 pub(super) use handshake::{CommandProtocol, PortProtocol, upgrade_command, upgrade_ports};
-pub(super) use hangup::Hangup;
 pub(super) use ports::{MOST_PORTS, port_forward};
 pub(super) use tunnel::tunnel;
 
 /// What a session has besides its connection.
+#[derive(Clone)]
 pub(super) struct Session {
     /// Cancelled when it has to end.
     pub(super) gone: CancellationToken,

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
+use super::Session;
 use super::channels::{Codec, MOST_CHANNELS, Said};
 use super::command::offer;
 use super::connection::{self, Io, Reader, Writer};
-use super::{Hangup, Session};
+use crate::streaming::hangup::Hangup;
 use crate::streaming::{Backend, Duplex, Failure, PortForward};
 
 /// Two channels each.

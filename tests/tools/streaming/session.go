@@ -173,6 +173,8 @@ func receive(o *options, address string, to io.Writer) error {
 	if _, err := io.Copy(to, data); err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
+	// As kubectl does: the connection is over when both halves of it are.
+	_ = data.Reset()
 	if text, _ := io.ReadAll(fault); len(text) > 0 {
 		return errors.New(string(text))
 	}

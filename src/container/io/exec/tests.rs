@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 
 use super::super::{Collector, Discard, Kept, REPLY_CAP, ReplyBudget};
@@ -111,7 +112,7 @@ impl Target for Slow {
         self.buffer.reserve(8);
     }
 
-    fn buffer(&mut self) -> &mut BytesMut {
+    fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
         &mut self.buffer
     }
 

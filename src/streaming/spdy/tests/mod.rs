@@ -1,6 +1,6 @@
 //! Driven by a client's half that is written here, over a pipe in memory.
 
-mod client;
+pub(in crate::streaming) mod client;
 mod corpus;
 mod frames;
 mod hostile;
