@@ -30,6 +30,11 @@ impl ToStatus for std::convert::Infallible {
     }
 }
 
+/// The deadline of a call has passed.
+pub(super) fn deadline_passed() -> Status {
+    make(Code::DeadlineExceeded, "the deadline of the call has passed; what it began goes on".to_owned())
+}
+
 /// A message is a header of HTTP/2, of which many clients take 16 KiB, and a byte that is no plain text takes three. What
 /// repeats a longer field of the request would be no answer at all.
 const LONGEST_MESSAGE: usize = 4 << 10;
