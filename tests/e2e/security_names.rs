@@ -157,7 +157,7 @@ fn sort(value: &mut Value) {
     }
 }
 
-/// The OCI spec of a container, with ids made equal.
+/// The OCI spec of a container, with ids and SELinux levels made equal.
 async fn spec(scope: &Scope, pod: &Pod, id: &str) -> anyhow::Result<String> {
     let mut info = scope.bed.info(id).await?;
     sort(&mut info["runtimeSpec"]);
@@ -165,11 +165,14 @@ async fn spec(scope: &Scope, pod: &Pod, id: &str) -> anyhow::Result<String> {
     let text = serde_json::to_string_pretty(&info["runtimeSpec"])?;
     let pause = info["runtimeSpec"]["linux"]["namespaces"].to_string();
     let pause = pause.split("/proc/").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or("none").to_owned();
-    Ok(text
+    let text = text
         .replace(id, "ID")
         .replace(&pod.id, "POD")
         .replace(name, "NAME")
-        .replace(&format!("/proc/{pause}/"), "/proc/PID/"))
+        .replace(&format!("/proc/{pause}/"), "/proc/PID/");
+    // user:role:type:level; no two pods have the same level.
+    let level = info["runtimeSpec"]["process"]["selinuxLabel"].as_str().and_then(|label| label.splitn(4, ':').nth(3));
+    Ok(level.map_or(text.clone(), |level| text.replace(level, "LEVEL")))
 }
 
 async fn x7_and_cve_2023_6476_and_cve_2024_3154_no_annotation_is_a_command(scope: Arc<Scope>) -> Outcome {
