@@ -87,7 +87,8 @@ run_with() {
         export FOCUS
     fi
     echo "== with $lsm"
-    LSM=$lsm UML_TIMEOUT=${UML_TIMEOUT:-10800} "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 |
+    # Of memory is what containers are made of, too: the suite's largest image and manifest do not fit into 4 GiB beside it.
+    LSM=$lsm UML_MEMORY=${UML_MEMORY:-8G} UML_TIMEOUT=${UML_TIMEOUT:-10800} "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 |
         tr -d '\r' | tee "$log" || status=$?
     counts=$(count "$log") || status=1
     read -r p f s <<<"$counts"
