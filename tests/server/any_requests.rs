@@ -1,8 +1,8 @@
 //! security.md X10: forty requests of any content, to all RPCs, in any order, some at once. The server does not panic, names
 //! what is wrong by a code of its own, goes on, and everything that it then lists can be removed without a trace.
 //!
-//! Each run draws other requests. `PONTOON_SEED=N` makes those of a failure again (at once they come in another order),
-//! `PONTOON_SECONDS=N` goes on for so long.
+//! Each run draws the same requests, as many as it has time for. `PONTOON_SECONDS=N` draws others, for so long;
+//! `PONTOON_SEED=N` makes those of a failure again (at once they come in another order).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -265,11 +265,11 @@ async fn case(node: &Node, seed: u64, tally: &mut Tally) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn x10_any_requests_in_any_order_harm_nobody() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let first = number("PONTOON_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        u64::from(now.subsec_nanos()) << 10
-    });
-    let until = Instant::now() + Duration::from_secs(number("PONTOON_SECONDS").unwrap_or(SECONDS));
+    let seconds = number("PONTOON_SECONDS");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let drawn = if seconds.is_some() { u64::from(now.subsec_nanos()) << 10 } else { 1 };
+    let first = number("PONTOON_SEED").unwrap_or(drawn);
+    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
     let (node, mut tally) = (Node::start().await, Tally::new());
     for seed in first.. {
         let wrong = case(&node, seed, &mut tally).await;
