@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use pontoon::api::v1::ContainerConfig;
 
-use crate::bed::{Bed, Target};
+use crate::bed::{Bed, SOON, Target, until};
 use crate::churn::{Held, daemon, rss_anon, settled};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, shell, sleeper};
@@ -44,9 +44,10 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let sleep = if bed.target == Target::Pontoon { "1000" } else { "2" };
     let command = format!("echo here; exec sleep {sleep}");
     let command = ["sh", "-c", &command];
-    let exec = || bed.exec_url(main, &command, TTY);
+    // A command's place is free when containerd has deleted it, which is later than that its client has gone.
+    let exec = || until(SOON, || bed.exec_url(main, &command, TTY));
     bed.drop_sessions(&["-stdin", "-tty"], number, exec).await.context("execs")?;
-    let missing = || bed.exec_url(main, &["/no/such/program"], TTY);
+    let missing = || until(SOON, || bed.exec_url(main, &["/no/such/program"], TTY));
     bed.drop_sessions(&["-stdin", "-tty", "-quiet"], number / 10, missing).await.context("execs that fail")?;
     let attach = || bed.attach_url(quiet, STDIN);
     bed.drop_sessions(&["-kind", "attach", "-stdin", "-quiet"], number / 2, attach).await.context("quiet attaches")?;
