@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use pontoon::api::v1::ContainerConfig;
+use tonic::Code;
 
 use crate::bed::{Bed, SOON, Target, until};
 use crate::churn::{Held, daemon, rss_anon, settled};
@@ -36,6 +37,21 @@ pub async fn shim_of(bed: &Bed, id: &str) -> anyhow::Result<u32> {
     Ok(line.trim().parse()?)
 }
 
+/// Waits for a place, and for nothing else: one is free when containerd has deleted the command, which is later than that its client
+/// has gone.
+async fn exec_url(bed: &Bed, id: &str, command: &[&str]) -> anyhow::Result<String> {
+    let is_full = |error: &anyhow::Error| {
+        error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == Code::ResourceExhausted)
+    };
+    let ask = || async {
+        match bed.exec_url(id, command, TTY).await {
+            Err(error) if is_full(&error) => Err(error),
+            answer => Ok(answer),
+        }
+    };
+    until(SOON, ask).await?
+}
+
 /// What drops in a round: execs on a terminal, some of which cannot start; attaches; attaches to a dead container.
 async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let [main, quiet, talker, dead] = ids;
@@ -44,10 +60,9 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let sleep = if bed.target == Target::Pontoon { "1000" } else { "2" };
     let command = format!("echo here; exec sleep {sleep}");
     let command = ["sh", "-c", &command];
-    // A command's place is free when containerd has deleted it, which is later than that its client has gone.
-    let exec = || until(SOON, || bed.exec_url(main, &command, TTY));
+    let exec = || exec_url(bed, main, &command);
     bed.drop_sessions(&["-stdin", "-tty"], number, exec).await.context("execs")?;
-    let missing = || until(SOON, || bed.exec_url(main, &["/no/such/program"], TTY));
+    let missing = || exec_url(bed, main, &["/no/such/program"]);
     bed.drop_sessions(&["-stdin", "-tty", "-quiet"], number / 10, missing).await.context("execs that fail")?;
     let attach = || bed.attach_url(quiet, STDIN);
     bed.drop_sessions(&["-kind", "attach", "-stdin", "-quiet"], number / 2, attach).await.context("quiet attaches")?;
