@@ -24,7 +24,7 @@ export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 cd "$root"
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(ls fuzz/fuzz_targets | sed -n 's/\.rs$//p')
+[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(basename --suffix .rs fuzz/fuzz_targets/*.rs)
 "$cache/$version/bin/cargo-fuzz" fuzz build
 failed=()
 for target in "${targets[@]}"; do

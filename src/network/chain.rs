@@ -133,6 +133,7 @@ impl Chain<'_> {
         let call = Call {
             plugin: &plugin.kind,
             verb,
+            id: runtime.map(|runtime| runtime.id.as_str()),
             stdin: Value::Object(config).to_string().into_bytes(),
             environment: environment(runtime),
             deadline: self.deadline,

@@ -13,10 +13,12 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::error::{Error, PluginFailure};
+use super::running::Running;
 
 /// Most bytes of a result.
 pub(super) const STDOUT_LIMIT: usize = 1 << 20;
@@ -31,9 +33,16 @@ const KILL_GRACE: Duration = Duration::from_secs(1);
 /// How often and after what an executable that is being written is tried again.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// The service manager's channels to us, which are no plugin's business.
-const NOT_INHERITED: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// The service manager's channels to us, and what our unit tunes: no plugin's business.
+const NOT_INHERITED: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "GLIBC_TUNABLES",
+];
 /// For plugins that run tools, where our own environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,6 +85,8 @@ impl fmt::Display for Verb {
 pub(super) struct Call<'a> {
     pub plugin: &'a str,
     pub verb: Verb,
+    /// The sandbox, when it is about one.
+    pub id: Option<&'a str>,
     /// The plugin's config.
     pub stdin: Vec<u8>,
     /// `CNI_CONTAINERID`, `CNI_NETNS` and so on.
@@ -88,30 +99,39 @@ pub(super) struct Plugins {
     dirs: Vec<PathBuf>,
     /// The same as `CNI_PATH`, for plugins that run others.
     path: OsString,
+    running: Running,
 }
 
 impl Plugins {
-    pub(super) fn new(dirs: Vec<PathBuf>) -> Self {
+    pub(super) fn new(dirs: Vec<PathBuf>, running: Running) -> Self {
         let texts: Vec<_> = dirs.iter().map(|dir| dir.as_os_str()).collect();
         let path = texts.join(":".as_ref());
-        Self { dirs, path }
+        Self { dirs, path, running }
+    }
+
+    /// Waits for what an earlier daemon, or a caller that went away, had begun for a sandbox.
+    pub(super) async fn settled(&self, id: &str) {
+        self.running.ended(id).await;
     }
 
     /// Runs a plugin and gives what it printed. Dropping the future kills its process group.
     pub(super) async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
         let started = Instant::now();
         let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
-        let mut child = self.spawn(&call).await?;
+        let (mut child, words) = self.spawn(&call).await?;
         let mut group = ProcessGroup::of(&child);
-        let done = timeout_at(call.deadline, converse(&mut child, &call.stdin)).await;
+        let done = timeout_at(call.deadline, converse(&mut child, &call.stdin, words)).await;
         let Ok(done) = done else {
             group.kill();
-            let _ = timeout(KILL_GRACE, child.wait()).await;
+            if timeout(KILL_GRACE, child.wait()).await.is_ok() {
+                self.running.forget(call.id);
+            }
             let after = started.elapsed();
             return Err(Error::TimedOut { plugin: call.plugin.to_owned(), verb: call.verb, after });
         };
         let (status, stdout, stderr) = done.map_err(failed)?;
         group.forget();
+        self.running.forget(call.id);
         let took = started.elapsed();
         tracing::debug!(plugin = call.plugin, verb = %call.verb, ?took, %status, stderr = cut(&stderr.kept), "cni plugin ran");
         if !status.success() {
@@ -124,8 +144,11 @@ impl Plugins {
         Ok(stdout.kept)
     }
 
-    async fn spawn(&self, call: &Call<'_>) -> Result<Child, Error> {
+    /// The plugin, and our end of its stderr.
+    async fn spawn(&self, call: &Call<'_>) -> Result<(Child, Receiver), Error> {
+        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
         let executable = self.find(call.plugin)?;
+        let (words, stderr) = self.running.stderr(call.id).map_err(failed)?;
         let mut command = Command::new(&executable);
         for name in NOT_INHERITED {
             command.env_remove(name);
@@ -139,7 +162,7 @@ impl Plugins {
             .envs(call.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .process_group(0);
         let mut retries = BUSY_RETRIES;
         loop {
@@ -149,10 +172,11 @@ impl Plugins {
                     retries -= 1;
                     sleep(BUSY_PAUSE).await;
                 }
-                spawned => {
-                    let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
-                    return spawned.map_err(failed);
+                Err(error) => {
+                    self.running.forget(call.id);
+                    return Err(failed(error));
                 }
+                Ok(child) => return Ok((child, words)),
             }
         }
     }
@@ -204,11 +228,11 @@ impl Bounded {
 }
 
 /// Gives the plugin its config, and collects its output and status.
-async fn converse(child: &mut Child, config: &[u8]) -> io::Result<(ExitStatus, Bounded, Bounded)> {
+async fn converse(child: &mut Child, config: &[u8], words: Receiver) -> io::Result<(ExitStatus, Bounded, Bounded)> {
     let (mut stdout, mut stderr) = (Bounded::new(STDOUT_LIMIT), Bounded::new(STDERR_LIMIT));
-    let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (stdin, out) = (child.stdin.take(), child.stdout.take());
     let status = {
-        let streams = async { tokio::join!(feed(stdin, config), stdout.fill(out), stderr.fill(err)) };
+        let streams = async { tokio::join!(feed(stdin, config), stdout.fill(out), stderr.fill(Some(words))) };
         tokio::pin!(streams);
         tokio::select! {
             (_, out, err) = &mut streams => {

@@ -24,6 +24,7 @@ mod exec;
 mod health;
 mod networks;
 mod result;
+mod running;
 mod settings;
 mod state;
 mod template;
@@ -53,6 +54,7 @@ use cache::{Cache, Entry};
 use chain::{Chain, RuntimeConf};
 use config::NetworkConfig;
 use exec::Plugins;
+use running::Running;
 use state::State;
 
 /// How many ADDs, and separately how many DELs, run at once. More only queue on the kernel's
@@ -99,7 +101,7 @@ impl Network {
 
     fn follow(settings: Settings, turns: Arc<Turns>, tasks: &Tasks) -> Self {
         let inner = Arc::new(Inner {
-            plugins: Plugins::new(settings.bin_dirs.clone()),
+            plugins: Plugins::new(settings.bin_dirs.clone(), Running::new(settings.state_dir.clone())),
             cache: Cache::new(&settings.cache_dir),
             state: State::load(&settings.configs),
             turns,
@@ -176,6 +178,7 @@ impl Network {
         if entries.is_empty() {
             entries = self.inner.uncached_entries(attachment);
         }
+        self.inner.plugins.settled(attachment.id.as_str()).await;
         let _permit = self.inner.turns.dels.acquire().await;
         let deadline = Instant::now() + self.inner.settings.timeouts.del;
         let mut failed = None;

@@ -48,6 +48,8 @@ pub struct Settings {
     pub bin_dirs: Vec<PathBuf>,
     /// libcni's cache; the files are in its directory `results`.
     pub cache_dir: PathBuf,
+    /// What says which plugins run; gone with a reboot, as they are.
+    pub state_dir: PathBuf,
     /// A template of a config for nodes without a CNI daemon.
     pub conf_template: Option<PathBuf>,
     /// Which address of a dual-stack sandbox is its primary one.
@@ -64,6 +66,7 @@ impl Default for Settings {
             configs: ConfigDir { path: "/etc/cni/net.d".into(), most: 1 },
             bin_dirs: vec!["/opt/cni/bin".into()],
             cache_dir: "/var/lib/cni".into(),
+            state_dir: "/run/pontoon/cni".into(),
             conf_template: None,
             ip_preference: IpPreference::default(),
             timeouts: Timeouts::default(),

@@ -14,6 +14,7 @@ mod attach;
 mod follow;
 mod plugins;
 mod real;
+mod running;
 
 /// A node's CNI directories.
 struct Node {
@@ -47,6 +48,7 @@ impl Node {
             configs: ConfigDir { path: path("net.d"), most: 1 },
             bin_dirs: vec![path("other"), path("bin")],
             cache_dir: path("cache"),
+            state_dir: path("running"),
             ..Settings::default()
         };
         for name in ["net.d", "bin"] {

@@ -438,8 +438,11 @@ bed_start_containerd() {
     fi
 }
 
+# With what the unit sets: it is what is measured.
 bed_start_pontoon() {
-    bed_spawn pontoon "$PONTOON_BIN" serve --config "$BED/pontoon.toml"
+    local unit_environment
+    mapfile -t unit_environment < <(sed -n 's/^Environment=//p' "$bed_repo/systemd/pontoon.service")
+    bed_spawn pontoon env "${unit_environment[@]}" "$PONTOON_BIN" serve --config "$BED/pontoon.toml"
     bed_wait_ready pontoon bed_cri_ready
 }
 

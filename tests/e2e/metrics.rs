@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::task::JoinSet;
 
 use crate::bed::{SOON, output, until};
 use crate::harness::{Outcome, Test, rule};
@@ -82,7 +83,8 @@ async fn top_shows_what_a_pod_uses_and_what_is_done_with_it(scope: Arc<Scope>) -
     let id = pod.start(config).await?;
     let name = pod.config.metadata.as_ref().context("metadata")?.name.clone();
     let (bed, stopped) = (scope.bed.clone(), id.clone());
-    let stopping = tokio::spawn(async move { bed.stop(&stopped, 120).await });
+    let mut stopping = JoinSet::new();
+    stopping.spawn(async move { bed.stop(&stopped, 120).await });
     until(SOON, || async {
         let config = scope.bed.dir.join("pontoon.toml");
         let table = output(scope.bed.daemon_program().args(["top", "--once", "--config"]).arg(config)).await?;
@@ -102,5 +104,5 @@ async fn top_shows_what_a_pod_uses_and_what_is_done_with_it(scope: Arc<Scope>) -
     })
     .await?;
     scope.bed.stop(&id, 0).await?;
-    stopping.await?
+    stopping.join_next().await.context("the stop")??
 }

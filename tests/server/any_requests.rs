@@ -21,7 +21,7 @@ const SECONDS: u64 = 20;
 
 /// What a request has made.
 enum Made {
-    Sandbox(String, RunPodSandboxRequest),
+    Sandbox(String, Box<RunPodSandboxRequest>),
     Container(String),
     Nothing,
 }
@@ -42,7 +42,7 @@ impl Known {
         match made {
             Made::Sandbox(id, pod) if !self.sandboxes.contains(&id) => {
                 self.sandboxes.push(id);
-                self.pods.push(pod);
+                self.pods.push(*pod);
             }
             Made::Container(id) if !self.containers.contains(&id) => self.containers.push(id),
             Made::Sandbox(..) | Made::Container(_) | Made::Nothing => {}
@@ -89,7 +89,7 @@ fn run_pod(node: &Node, draw: &mut Draw) -> Ask {
     let shown = format!("run_pod_sandbox {request:?}");
     let run = async move {
         let reply = client.run_pod_sandbox(request.clone()).await?.into_inner();
-        Ok(Made::Sandbox(reply.pod_sandbox_id, request))
+        Ok(Made::Sandbox(reply.pod_sandbox_id, Box::new(request)))
     };
     (shown, run.boxed())
 }
@@ -241,7 +241,7 @@ type Tally = BTreeMap<String, usize>;
 async fn case(node: &Node, seed: u64, tally: &mut Tally) -> Vec<String> {
     let (mut draw, mut known, mut wrong) = (Draw::new(seed, &node.logs()), Known::default(), Vec::new());
     let (sandbox, container) = node.running("first", &["fake"]).await;
-    known.note(Made::Sandbox(sandbox, node.pod("first")));
+    known.note(Made::Sandbox(sandbox, Box::new(node.pod("first"))));
     known.note(Made::Container(container));
     let mut sent = 0;
     while sent < REQUESTS {
