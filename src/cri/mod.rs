@@ -4,6 +4,7 @@
 
 mod admin_service;
 mod batches;
+mod deadline;
 mod exec_sync_reply;
 mod image_service;
 mod log;
@@ -13,6 +14,7 @@ mod status;
 
 use std::sync::Arc;
 
+pub use deadline::Deadlines;
 pub use measure::measure;
 
 use crate::admin::v1::admin_server::AdminServer;

@@ -30,6 +30,11 @@ impl ToStatus for std::convert::Infallible {
     }
 }
 
+/// The deadline of a call has passed.
+pub(super) fn deadline_passed() -> Status {
+    make(Code::DeadlineExceeded, "the deadline of the call has passed; what it began goes on".to_owned())
+}
+
 #[allow(clippy::disallowed_methods, reason = "this is the one place that makes codes")]
 fn make(code: Code, message: String) -> Status {
     Status::new(code, message)

@@ -54,7 +54,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
 
     streams.serve(Arc::new(StreamingBackend(node.clone())));
     let replies = tower::util::MapResponseLayer::new(cri::with_output);
-    let mut server = Server::builder().layer(cri::measure(&metrics)).layer(replies);
+    let mut server = Server::builder().layer(cri::measure(&metrics)).layer(replies).layer(cri::Deadlines);
     let server = server.add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
     let incoming = UnixListenerStream::new(listener.into_listener()?);

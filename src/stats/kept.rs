@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::Layers;
 use super::rate::Rate;
 use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
-use crate::containerd::Containerd;
 use crate::tasks::Tasks;
 
 /// The first reading after the one of the call that began it: soon there is a rate to tell.
@@ -23,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Stats {
     inner: Arc<Inner>,
-    /// Sizes of writable layers.
+    /// Sizes of layers, which ImageFsInfo asks for too.
     pub layers: Layers,
     tasks: Tasks,
 }
@@ -66,23 +65,20 @@ pub struct Reading {
 impl Stats {
     /// Nothing is read before somebody asks.
     #[must_use]
-    pub fn new(unified: bool, containerd: Containerd, tasks: Tasks) -> Self {
-        Self::over(Hierarchies::of_host(unified), containerd, tasks)
+    pub fn new(unified: bool, layers: Layers, tasks: Tasks) -> Self {
+        Self::over(Hierarchies::of_host(unified), layers, tasks)
     }
 
-    fn over(hierarchies: Arc<Hierarchies>, containerd: Containerd, tasks: Tasks) -> Self {
+    fn over(hierarchies: Arc<Hierarchies>, layers: Layers, tasks: Tasks) -> Self {
         let inner = Arc::new(Inner { hierarchies, state: Mutex::default() });
-        Self { inner, layers: Layers::new(containerd, tasks.clone()), tasks }
+        Self { inner, layers, tasks }
     }
 
     /// Somebody asks: readings are taken from now on, until nobody has asked for a while.
     pub fn asked(&self) {
         if self.inner.lock().asked.replace(Instant::now()).is_none() {
-            let (inner, layers) = (Arc::clone(&self.inner), self.layers.clone());
-            self.tasks.background(async move {
-                sample(&inner).await;
-                layers.forget();
-            });
+            let inner = Arc::clone(&self.inner);
+            self.tasks.background(async move { sample(&inner).await });
         }
     }
 

@@ -232,3 +232,33 @@ async fn what_is_not_served_is_unimplemented() {
     let error = node.cri().checkpoint_container(CheckpointContainerRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
 }
+
+/// A call as kubelet frames it, by a client that has no clock of its own; the headers of the answer.
+async fn timed(node: &Node, method: &str, timeout: &str, message: &impl prost::Message) -> http::HeaderMap {
+    let socket = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(socket);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let message = message.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    let request = http::Request::post(format!("http://pontoon/runtime.v1.RuntimeService/{method}"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let request = request.header("grpc-timeout", timeout).body(String::from_utf8(frame).unwrap()).unwrap();
+    client.send_request(request).await.unwrap().headers().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_beyond_its_deadline_has_the_code_for_that_and_goes_on() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let gate = node.containerd.hang("Tasks/Kill", 1);
+    let stop = StopContainerRequest { container_id: id.clone(), timeout: 0 };
+    let headers = timed(&node, "StopContainer", "300m", &stop).await;
+    assert_eq!(headers["grpc-status"], "4", "{headers:?}");
+    gate.arrived().await;
+    gate.open();
+    node.ended(&id).await;
+}

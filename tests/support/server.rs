@@ -176,9 +176,14 @@ impl Node {
         command
     }
 
+    /// Where CRI is served.
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/pontoon.sock")
+    }
+
     /// A connection of its own.
     pub fn channel(&self) -> Channel {
-        let socket = self.path("run/pontoon.sock");
+        let socket = self.socket();
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
