@@ -112,9 +112,14 @@ mod tests {
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {
         let parse = |text| parse(&HeaderValue::from_static(text));
-        for (text, nanoseconds) in
-            [("1H", 3_600_000_000_000), ("2M", 120_000_000_000), ("3S", 3_000_000_000), ("4m", 4_000_000), ("5u", 5_000), ("6n", 6)]
-        {
+        for (text, nanoseconds) in [
+            ("1H", 3_600_000_000_000),
+            ("2M", 120_000_000_000),
+            ("3S", 3_000_000_000),
+            ("4m", 4_000_000),
+            ("5u", 5_000),
+            ("6n", 6),
+        ] {
             assert_eq!(parse(text), Some(Duration::from_nanos(nanoseconds)), "{text}");
         }
         assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));

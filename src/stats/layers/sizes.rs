@@ -99,7 +99,8 @@ impl Sizes {
 
     /// What is known of all of a snapshotter together.
     pub(super) fn sum(&self, snapshotter: &str) -> Usage {
-        let known = self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.known);
+        let known =
+            self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.known);
         known.fold(Usage::default(), |sum, (_, usage)| Usage {
             bytes: sum.bytes.saturating_add(usage.bytes),
             inodes: sum.inodes.saturating_add(usage.inodes),
