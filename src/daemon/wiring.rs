@@ -21,6 +21,7 @@ use crate::lsm::apparmor::Profiles;
 use crate::network::{self, ConfigDir, Networks};
 use crate::runtime::{self, Features, Node, Parts, chain};
 use crate::sandbox::pause;
+use crate::stats::Layers;
 use crate::tasks::Tasks;
 use crate::telemetry::{Logs, Metrics, Sources};
 
@@ -58,8 +59,9 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
     let features = features(&containerd, &config, &plugins).await;
     let (health, is_healthy) = watch::channel(false);
-    let images =
-        Images::start(containerd.clone(), image_settings(&config, &metrics)?, tasks.clone(), is_healthy.clone());
+    let layers = Layers::new(containerd.clone(), tasks.clone());
+    let settings = image_settings(&config, &metrics)?;
+    let images = Images::start(containerd.clone(), layers.clone(), settings, tasks.clone(), is_healthy.clone());
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
@@ -68,6 +70,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         host,
         containerd: containerd.clone(),
         images,
+        layers,
         networks,
         pause_root,
         boot: boot.trim().to_owned(),

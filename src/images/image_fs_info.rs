@@ -1,31 +1,27 @@
 //! ImageFsInfo.
 
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
 use jiff::Timestamp;
 
-use super::usage::Usages;
 use super::{Error, Images, Settings};
 use crate::api::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, UInt64Value};
+use crate::containerd::SnapshotKind;
+use crate::stats::{LayerId, Wanted};
 
 /// What a call waits for what is being measured; the measuring goes on, and the next call has it.
 const BUDGET: Duration = Duration::from_secs(2);
-const MEASURED_AT_ONCE: usize = 4;
 
-/// One snapshotter and what is known of its disk.
+/// One snapshotter's.
 pub(super) struct Disk {
     snapshotter: String,
-    usages: Usages,
-    /// Asked of containerd once.
-    mountpoint: Mutex<Option<String>>,
+    /// When its layers were last listed, in nanoseconds since the epoch; 0 before the first time.
+    listed_at: AtomicI64,
 }
 
 impl Disk {
-    /// Those of all snapshotters that are used, the default one's first; nothing is known of them.
+    /// Those of all snapshotters that are used, the default one's first.
     pub(super) fn all(settings: &Settings) -> Vec<Self> {
         let mut names = vec![&settings.snapshotter];
         for name in settings.handler_snapshotters.values() {
@@ -33,9 +29,7 @@ impl Disk {
                 names.push(name);
             }
         }
-        let new =
-            |name: &String| Self { snapshotter: name.clone(), usages: Usages::default(), mountpoint: Mutex::default() };
-        names.into_iter().map(new).collect()
+        names.into_iter().map(|name| Self { snapshotter: name.clone(), listed_at: AtomicI64::new(0) }).collect()
     }
 }
 
@@ -46,69 +40,45 @@ impl Images {
     /// # Errors
     /// [`Error::Containerd`] when there is no list and there has never been one.
     pub async fn image_fs_info(&self, _: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
-        let (seat, pilot) = self.inner.measuring.join(());
-        if let Some(pilot) = pilot {
-            let images = self.clone();
-            self.inner.tasks.background(async move {
-                let result = images.measure().await;
-                pilot.land(result);
-            });
-        }
-        let measured = tokio::time::timeout(BUDGET, seat.arrive()).await;
-        let known: Vec<FilesystemUsage> = self.inner.disks.iter().filter_map(Disk::usage).collect();
+        // Dropped where it waits: a list is only a question, and layers are measured by a task of their own.
+        let measured = tokio::time::timeout(BUDGET, self.measure()).await;
+        let known: Vec<FilesystemUsage> = self.inner.disks.iter().filter_map(|disk| self.usage(disk)).collect();
         match measured {
             // While containerd is away: what it was.
-            Ok(Some(Err(error))) if known.is_empty() => Err(error),
+            Ok(Err(error)) if known.is_empty() => Err(error),
             _ if known.is_empty() => Err(Error::Away(format!("it has not listed its snapshots within {BUDGET:?}"))),
             _ => Ok(ImageFsInfoResponse { image_filesystems: known.clone(), container_filesystems: known }),
         }
     }
 
-    /// Measures what is due of all snapshotters.
+    /// Has measured what is due of all snapshotters.
     async fn measure(&self) -> Result<(), Error> {
+        let layers = &self.inner.layers;
+        let mut wanted = Vec::new();
         for disk in &self.inner.disks {
-            self.find_mountpoint(disk).await?;
+            // Where it is; kubelet's cAdvisor calls statfs on it.
+            layers.find_root(&disk.snapshotter).await?;
             let snapshots = self.inner.containerd.list_snapshots(&disk.snapshotter).await?;
+            layers.keep_only(&disk.snapshotter, &snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect());
             let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-            let due = disk.usages.due(&snapshots, now);
-            let measure = |snapshot: crate::containerd::SnapshotInfo| async move {
-                let usage = self.inner.containerd.snapshot_usage(&disk.snapshotter, &snapshot.name).await;
-                // One that went away in the meantime takes nothing.
-                if let Ok(usage) = usage {
-                    disk.usages.set(&snapshot, usage);
-                }
-            };
-            stream::iter(due).for_each_concurrent(MEASURED_AT_ONCE, measure).await;
+            disk.listed_at.store(now, Ordering::Relaxed);
+            wanted.extend(snapshots.into_iter().map(|snapshot| Wanted {
+                id: LayerId { snapshotter: disk.snapshotter.clone(), key: snapshot.name },
+                is_writable: snapshot.kind != SnapshotKind::Committed,
+            }));
         }
+        layers.refresh(wanted, BUDGET).await;
         Ok(())
     }
 
-    /// Where a snapshotter keeps its data; kubelet's cAdvisor calls statfs on it.
-    async fn find_mountpoint(&self, disk: &Disk) -> Result<(), Error> {
-        if disk.mountpoint.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return Ok(());
-        }
-        let settings = &self.inner.settings;
-        let plugins = self.inner.containerd.plugins().await?;
-        let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == disk.snapshotter);
-        let told = plugin.and_then(|plugin| plugin.exports.get("root")).map(PathBuf::from);
-        let standard =
-            || PathBuf::from("/var/lib/containerd/io.containerd.snapshotter.v1.".to_owned() + &disk.snapshotter);
-        let configured = settings.snapshotter_root.clone().filter(|_| disk.snapshotter == settings.snapshotter);
-        let root = told.or(configured).unwrap_or_else(standard);
-        *disk.mountpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(root.display().to_string());
-        Ok(())
-    }
-}
-
-impl Disk {
     /// As it was last measured; none when it never was.
-    fn usage(&self) -> Option<FilesystemUsage> {
-        let mountpoint = self.mountpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let (sum, timestamp) = self.usages.sum()?;
+    fn usage(&self, disk: &Disk) -> Option<FilesystemUsage> {
+        let timestamp = Some(disk.listed_at.load(Ordering::Relaxed)).filter(|at| *at > 0)?;
+        let root = self.inner.layers.root(&disk.snapshotter)?;
+        let sum = self.inner.layers.sum(&disk.snapshotter);
         Some(FilesystemUsage {
             timestamp,
-            fs_id: Some(FilesystemIdentifier { mountpoint }),
+            fs_id: Some(FilesystemIdentifier { mountpoint: root.display().to_string() }),
             used_bytes: Some(UInt64Value { value: sum.bytes }),
             inodes_used: Some(UInt64Value { value: sum.inodes }),
         })

@@ -25,12 +25,10 @@ mod reference;
 mod remove_image;
 mod root;
 mod unpack;
-mod usage;
 mod user_db;
 mod volume;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +42,7 @@ pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::stats::Layers;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use flight::Flights;
@@ -77,8 +76,6 @@ pub struct Settings {
     pub patience: Duration,
     /// References, normalised, that kubelet's garbage collection is to spare.
     pub pinned_images: Vec<String>,
-    /// Where the default snapshotter keeps its data, if it does not tell itself.
-    pub snapshotter_root: Option<PathBuf>,
     /// Hears of each pull.
     pub metrics: Metrics,
 }
@@ -93,7 +90,6 @@ impl Default for Settings {
             max_concurrent_pulls: 64,
             patience: Duration::from_secs(60),
             pinned_images: Vec::new(),
-            snapshotter_root: None,
             metrics: Metrics::default(),
         }
     }
@@ -123,13 +119,20 @@ struct Inner {
     user_dbs: UserDbs,
     /// The default snapshotter first.
     disks: Vec<Disk>,
-    measuring: Flights<(), Result<(), Error>>,
+    /// Their sizes, which stats ask for too.
+    layers: Layers,
 }
 
 impl Images {
     /// With an empty index: call [`Images::refresh`] next. `health` tells whether containerd answers.
     #[must_use]
-    pub fn start(containerd: Containerd, settings: Settings, tasks: Tasks, health: watch::Receiver<bool>) -> Self {
+    pub fn start(
+        containerd: Containerd,
+        layers: Layers,
+        settings: Settings,
+        tasks: Tasks,
+        health: watch::Receiver<bool>,
+    ) -> Self {
         let places = settings.max_concurrent_pulls.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             inner: Arc::new(Inner {
@@ -144,7 +147,7 @@ impl Images {
                 unpacks: Flights::default(),
                 user_dbs: UserDbs::default(),
                 disks: Disk::all(&settings),
-                measuring: Flights::default(),
+                layers,
                 settings,
             }),
         }

@@ -1,7 +1,14 @@
 //! What went through a namespace's interfaces.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Of the headings, `lo`, `eth0` and some more.
+const USUAL_SIZE: usize = 2048;
+/// A name and sixteen numbers of twenty digits are less.
+const LONGEST_LINE: usize = 512;
 
 /// Counters of one interface since it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,21 +34,71 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
-/// The interfaces, but for `lo`, of the namespace that is pinned at `path` and that process `pid` is in.
+/// The counters of a namespace's interfaces, open.
 ///
-/// Read from the process's /proc: one open and one read, where netlink needs a socket of the namespace, and so a thread
-/// that enters it. Nothing is kept open: such a file would keep the namespace.
-///
-/// # Errors
-/// NotFound when the process is not in that namespace, as when it is gone and its number is another's.
-pub fn interfaces(path: &Path, pid: u32) -> io::Result<Vec<Interface>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
-    // After the read: a process that is there now was there then.
-    let (pinned, of_process) = (rustix::fs::stat(path)?, rustix::fs::stat(format!("/proc/{pid}/ns/net"))?);
-    if (pinned.st_dev, pinned.st_ino) != (of_process.st_dev, of_process.st_ino) {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is not in it")));
+/// Kept open, since a path below `/proc/<pid>/net` is looked up and made anew each time: opening takes ten times as long as
+/// reading. What keeps them keeps the namespace, and lets them go before it is to go.
+#[derive(Debug)]
+pub struct Counters {
+    pid: u32,
+    /// `net/dev` of the process: one read, where netlink needs a socket of the namespace, and so a thread that enters it.
+    file: File,
+    namespace: (u64, u64),
+}
+
+impl Counters {
+    /// Those of the namespace that is pinned at `path` and that process `pid` is in.
+    ///
+    /// # Errors
+    /// NotFound when the process is not in that namespace, as when it is gone and its number is another's.
+    pub fn open(path: &Path, pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/net/dev"))?;
+        let pinned = rustix::fs::stat(path)?;
+        let counters = Self { pid, file, namespace: (pinned.st_dev, pinned.st_ino) };
+        // After the open: a process that is there now was there then.
+        if !counters.is_alive() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is not in it")));
+        }
+        Ok(counters)
     }
-    Ok(parse(&text))
+
+    /// The process that they were opened by.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether that process is still there, in that namespace.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let namespace = rustix::fs::stat(format!("/proc/{}/ns/net", self.pid));
+        namespace.is_ok_and(|of_process| (of_process.st_dev, of_process.st_ino) == self.namespace)
+    }
+
+    /// The interfaces, but for `lo`, as they are now.
+    ///
+    /// # Errors
+    /// What pread(2) says.
+    pub fn read(&self) -> io::Result<Vec<Interface>> {
+        let mut text = [0; USUAL_SIZE];
+        let length = self.file.read_at(&mut text, 0)?;
+        // The kernel gives whole lines, as many as fit: with room for one more there is none.
+        if length + LONGEST_LINE <= text.len() {
+            return Ok(parse(&String::from_utf8_lossy(&text[..length])));
+        }
+        self.read_long(text[..length].to_vec())
+    }
+
+    fn read_long(&self, mut text: Vec<u8>) -> io::Result<Vec<Interface>> {
+        let mut more = [0; USUAL_SIZE];
+        loop {
+            let length = self.file.read_at(&mut more, u64::try_from(text.len()).unwrap_or(u64::MAX))?;
+            if length == 0 {
+                return Ok(parse(&String::from_utf8_lossy(&text)));
+            }
+            text.extend_from_slice(&more[..length]);
+        }
+    }
 }
 
 /// Two lines of headings, then `eth0: bytes packets errs drop fifo frame compressed multicast bytes packets errs drop ...`
@@ -82,8 +139,23 @@ mod tests {
     #[test]
     fn another_s_namespace_is_not_told_as_this_one_s() {
         let own = std::process::id();
-        assert!(interfaces(Path::new("/proc/self/ns/net"), own).is_ok());
-        let error = interfaces(Path::new("/proc/self/ns/mnt"), own).unwrap_err();
+        assert!(Counters::open(Path::new("/proc/self/ns/net"), own).is_ok());
+        let error = Counters::open(Path::new("/proc/self/ns/mnt"), own).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_read_whole() {
+        let line = |number: usize| format!("eth{number}: {number} 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n");
+        for interfaces in [0, 1, 30, 300] {
+            let text: String = (0..interfaces).map(line).collect();
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&path, text).unwrap();
+            let counters = Counters { pid: 0, file: File::open(&path).unwrap(), namespace: (0, 0) };
+            // Twice: each read is from the start.
+            for _ in 0..2 {
+                assert_eq!(counters.read().unwrap().len(), interfaces);
+            }
+        }
     }
 }

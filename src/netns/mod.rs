@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-pub use counters::{Interface, Traffic, interfaces};
+pub use counters::{Counters, Interface, Traffic};
 pub use enter::enter;
 
 use crate::sys::nsfs;

@@ -21,7 +21,7 @@ use crate::lsm::selinux::Levels;
 use crate::network::Networks;
 use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
-use crate::stats::Stats;
+use crate::stats::{Layers, Stats};
 use crate::store::{Creations, Joins, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{Metrics, Verb};
@@ -86,6 +86,8 @@ pub struct Parts {
     pub containerd: Containerd,
     /// The image room.
     pub images: Images,
+    /// Sizes of layers, which the image room asks for too.
+    pub layers: Layers,
     /// The pods' networks.
     pub networks: Networks,
     /// Facts of the host.
@@ -142,7 +144,7 @@ impl Node {
         let tasks = parts.tasks;
         let limits = parts.config.limits;
         let levels = Levels::new(parts.config.selinux.category_range);
-        let stats = Stats::new(parts.host.cgroup_v2, parts.containerd.clone(), tasks.clone());
+        let stats = Stats::new(parts.host.cgroup_v2, parts.layers, tasks.clone());
         Arc::new(Self {
             config: parts.config,
             containerd: parts.containerd,

@@ -52,6 +52,8 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let stops = containers.iter().map(|container| node.end_container(container, Grace::NONE));
     during(Stage::Containers, join_all(stops)).await.into_iter().collect::<Result<Vec<()>>>()?;
 
+    // It keeps the namespace, which is to go.
+    node.stats.forget_network(sandbox.id().as_str());
     // Both to their end, whatever the other says.
     let (paused, detached) =
         tokio::join!(during(Stage::Pause, node.end_pause(sandbox, &containers)), node.detach_network(sandbox));

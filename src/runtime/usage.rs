@@ -9,12 +9,14 @@ use crate::api::v1::{ContainerAttributes, ContainerStats};
 use crate::cgroup::Buffer;
 use crate::container::{Container, State};
 use crate::containerd::TaskMetrics;
-use crate::netns::{self, Interface};
+use crate::netns::Interface;
 use crate::sandbox::Sandbox;
-use crate::stats::{self, Key, LayerId, Reading};
+use crate::stats::{self, Key, LayerId, Reading, Wanted};
 
 /// How long shims of virtual machines have to answer; what they do not say by then is left out.
 const REMOTE: Duration = Duration::from_secs(1);
+/// What a call waits for layers that were never measured; it is an answer without them after that.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What shims said of tasks whose cgroups are in virtual machines, by id.
 pub(super) type Remote = HashMap<String, TaskMetrics>;
@@ -31,13 +33,13 @@ impl Node {
     /// Says that somebody asks: layers are measured in the background. Asks shims only for what runs in virtual machines.
     pub(super) async fn before_reading(&self, containers: &[Arc<Container>]) -> Remote {
         self.stats.asked();
-        let layers = containers.iter().map(|container| layer_of(container)).collect();
+        let layers = containers.iter().map(|container| Wanted { id: layer_of(container), is_writable: true }).collect();
         let remote: Vec<String> = containers
             .iter()
             .filter(|container| is_running(container) && self.is_in_virtual_machine(container))
             .map(|container| container.id().to_string())
             .collect();
-        let (remote, ()) = tokio::join!(self.ask_shims(remote), self.stats.layers.refresh(layers));
+        let (remote, ()) = tokio::join!(self.ask_shims(remote), self.stats.layers.refresh(layers, PATIENCE));
         remote
     }
 
@@ -100,7 +102,7 @@ impl Node {
         let (Some(path), Some(pid)) = (sandbox.netns(&self.config.netns_dir), sandbox.pause_pid()) else {
             return Vec::new();
         };
-        netns::interfaces(&path, pid).unwrap_or_else(|error| {
+        self.stats.interfaces(sandbox.id().as_str(), &path, pid).unwrap_or_else(|error| {
             tracing::debug!(sandbox = %sandbox.id(), %error, "its network cannot be read");
             Vec::new()
         })

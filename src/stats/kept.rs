@@ -1,15 +1,18 @@
 //! Cgroups that were asked for, and the sampler that ends when nobody asks any more.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Layers;
+use super::networks::Networks;
 use super::rate::Rate;
 use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
-use crate::containerd::Containerd;
+use crate::netns::Interface;
 use crate::tasks::Tasks;
 
 /// The first reading after the one of the call that began it: soon there is a rate to tell.
@@ -23,13 +26,14 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Stats {
     inner: Arc<Inner>,
-    /// Sizes of writable layers.
+    /// Sizes of layers, which ImageFsInfo asks for too.
     pub layers: Layers,
     tasks: Tasks,
 }
 
 struct Inner {
     hierarchies: Arc<Hierarchies>,
+    networks: Networks,
     state: Mutex<State>,
 }
 
@@ -66,23 +70,20 @@ pub struct Reading {
 impl Stats {
     /// Nothing is read before somebody asks.
     #[must_use]
-    pub fn new(unified: bool, containerd: Containerd, tasks: Tasks) -> Self {
-        Self::over(Hierarchies::of_host(unified), containerd, tasks)
+    pub fn new(unified: bool, layers: Layers, tasks: Tasks) -> Self {
+        Self::over(Hierarchies::of_host(unified), layers, tasks)
     }
 
-    fn over(hierarchies: Arc<Hierarchies>, containerd: Containerd, tasks: Tasks) -> Self {
-        let inner = Arc::new(Inner { hierarchies, state: Mutex::default() });
-        Self { inner, layers: Layers::new(containerd, tasks.clone()), tasks }
+    fn over(hierarchies: Arc<Hierarchies>, layers: Layers, tasks: Tasks) -> Self {
+        let inner = Arc::new(Inner { hierarchies, networks: Networks::default(), state: Mutex::default() });
+        Self { inner, layers, tasks }
     }
 
     /// Somebody asks: readings are taken from now on, until nobody has asked for a while.
     pub fn asked(&self) {
         if self.inner.lock().asked.replace(Instant::now()).is_none() {
-            let (inner, layers) = (Arc::clone(&self.inner), self.layers.clone());
-            self.tasks.background(async move {
-                sample(&inner).await;
-                layers.forget();
-            });
+            let inner = Arc::clone(&self.inner);
+            self.tasks.background(async move { sample(&inner).await });
         }
     }
 
@@ -96,6 +97,20 @@ impl Stats {
     pub fn pod(&self, id: &str, cgroup_parent: &str, buffer: &mut Buffer) -> Option<Reading> {
         let kept = self.inner.kept(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
         Some(lock(&kept).read(buffer))
+    }
+
+    /// The interfaces of a sandbox, but for `lo`; its network namespace is pinned at `path`, and its pause process is in it.
+    /// Reads files, and keeps that namespace: [`Stats::forget_network`] before it is to go.
+    ///
+    /// # Errors
+    /// NotFound when the process is not in that namespace.
+    pub fn interfaces(&self, id: &str, path: &Path, pause: u32) -> io::Result<Vec<Interface>> {
+        self.inner.networks.interfaces(id, path, pause)
+    }
+
+    /// Lets a sandbox's network go.
+    pub fn forget_network(&self, id: &str) {
+        self.inner.networks.forget(id);
     }
 
     /// What only metrics have of a container, and the ids of its processes. Reads files.
@@ -139,12 +154,14 @@ impl Inner {
         let asked = state.asked.is_some_and(|asked| asked.elapsed() < IDLE);
         if !asked {
             *state = State::default();
+            self.networks.clear();
         }
         asked
     }
 
     /// Takes a reading of all that was asked for, and forgets what is gone.
     fn read_all(&self) {
+        self.networks.forget_dead();
         let all: Vec<_> = self.lock().cgroups.iter().map(|(key, kept)| (key.clone(), Arc::clone(kept))).collect();
         let mut buffer = Buffer::default();
         let gone = all.iter().filter(|(_, kept)| !lock(kept).sample(&mut buffer));

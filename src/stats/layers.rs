@@ -1,35 +1,30 @@
-//! What containers' writable layers take on disk.
+//! What layers take on disk: containers' writable ones for stats, and all of a snapshotter's for ImageFsInfo.
 //!
-//! A snapshotter walks a layer's files to know, so no call waits for it: layers are measured in the background when somebody
-//! asks and what is known is no longer fresh. A layer that does not change is measured ever more seldom, and one that took
-//! long to measure too.
+//! A snapshotter walks a writable layer's files to know, so no call waits for it for long: layers are measured in the
+//! background when somebody asks and what is known is no longer fresh. One that nothing can change is measured once, one that
+//! does not change ever more seldom, and one that took long to measure too. Both who ask have the same measures.
 
-use std::collections::HashMap;
+mod sizes;
+
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::containerd::{Containerd, Usage};
+use self::sizes::Sizes;
+use crate::containerd::{self, Containerd, Usage};
 use crate::tasks::Tasks;
 
-/// What a call waits for a layer that was never measured; it is an answer without it after that.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// A layer that changed is measured again after this, when somebody asks.
-const FRESH: Duration = Duration::from_secs(10);
-/// The longest such time of one that does not change.
-const FRESH_LIMIT: Duration = Duration::from_secs(60);
-/// Of the time, at most one in so many parts goes into measuring one layer.
-const SHARE: u32 = 20;
 /// A walk is given up after this.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(30);
 const MEASURED_AT_ONCE: usize = 4;
 
-/// Sizes of writable layers. Clones share them.
+/// Sizes of layers. Clones share them.
 #[derive(Clone)]
 pub struct Layers {
     inner: Arc<Inner>,
@@ -38,17 +33,18 @@ pub struct Layers {
 struct Inner {
     containerd: Containerd,
     tasks: Tasks,
+    // Held for map lookups only.
     state: Mutex<State>,
-    /// How many rounds of measuring have ended.
-    rounds: watch::Sender<u64>,
+    places: Semaphore,
+    /// Changes with each layer that was measured.
+    measured: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
-    by_id: HashMap<LayerId, Measured>,
+    sizes: Sizes,
     /// Where snapshotters keep their data.
     roots: HashMap<String, PathBuf>,
-    is_running: bool,
 }
 
 /// A snapshot of a snapshotter.
@@ -56,8 +52,17 @@ struct State {
 pub struct LayerId {
     /// The snapshotter.
     pub snapshotter: String,
-    /// The snapshot's key: the container's id.
+    /// The snapshot's key: of a writable layer the container's id.
     pub key: String,
+}
+
+/// A layer that somebody wants to know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which.
+    pub id: LayerId,
+    /// Whether it may be written to. What is committed never changes.
+    pub is_writable: bool,
 }
 
 /// A layer's size.
@@ -73,49 +78,53 @@ pub struct Layer {
     pub root: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy)]
-struct Measured {
-    /// `None` when it could not be measured.
-    known: Option<(i64, Usage)>,
-    at: Instant,
-    fresh: Duration,
-}
-
 impl Layers {
-    pub(super) fn new(containerd: Containerd, tasks: Tasks) -> Self {
-        let inner = Inner { containerd, tasks, state: Mutex::default(), rounds: watch::Sender::new(0) };
+    /// Nothing is measured before somebody asks.
+    #[must_use]
+    pub fn new(containerd: Containerd, tasks: Tasks) -> Self {
+        let inner = Inner {
+            containerd,
+            tasks,
+            state: Mutex::default(),
+            places: Semaphore::new(MEASURED_AT_ONCE),
+            measured: watch::Sender::new(()),
+        };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Has those measured that are not fresh. Waits a moment when one of them never was, and never for long.
-    pub async fn refresh(&self, wanted: Vec<LayerId>) {
-        let (stale, is_new) = {
-            let mut state = self.inner.lock();
-            let is_new = wanted.iter().any(|id| !state.by_id.contains_key(id));
-            if state.is_running && !is_new {
-                return;
-            }
-            let stale: Vec<LayerId> = wanted.into_iter().filter(|id| state.is_stale(id)).collect();
-            let begins = !state.is_running && !stale.is_empty();
-            state.is_running |= begins;
-            (begins.then_some(stale), is_new)
-        };
-        let mut rounds = self.inner.rounds.subscribe();
-        if let Some(stale) = stale {
+    /// Has those measured that are not fresh, and waits at most so long for those that never were.
+    pub async fn refresh(&self, wanted: Vec<Wanted>, patience: Duration) {
+        let mut measured = self.inner.measured.subscribe();
+        let (due, mut new) = self.inner.lock().sizes.due(wanted);
+        if !due.is_empty() {
             let inner = Arc::clone(&self.inner);
-            self.inner.tasks.background(async move { inner.round(stale).await });
+            self.inner.tasks.background(async move { inner.round(due).await });
         }
-        if is_new {
-            let _ = tokio::time::timeout(PATIENCE, rounds.changed()).await;
-        }
+        let are_known = measured.wait_for(|()| {
+            let state = self.inner.lock();
+            while new.pop_if(|id| state.sizes.was_tried(id)).is_some() {}
+            new.is_empty()
+        });
+        let _ = tokio::time::timeout(patience, are_known).await;
     }
 
     /// What is known of a layer.
     #[must_use]
     pub fn get(&self, id: &LayerId) -> Option<Layer> {
         let state = self.inner.lock();
-        let (at, usage) = state.by_id.get(id)?.known?;
+        let (at, usage) = state.sizes.get(id)?;
         Some(Layer { at, bytes: usage.bytes, inodes: usage.inodes, root: state.roots.get(&id.snapshotter).cloned() })
+    }
+
+    /// What is known of all layers of a snapshotter together.
+    #[must_use]
+    pub fn sum(&self, snapshotter: &str) -> Usage {
+        self.inner.lock().sizes.sum(snapshotter)
+    }
+
+    /// Forgets the layers of a snapshotter that are not among these keys: they are gone.
+    pub fn keep_only(&self, snapshotter: &str, keys: &HashSet<&str>) {
+        self.inner.lock().sizes.keep_only(snapshotter, keys);
     }
 
     /// Where a snapshotter keeps its data, when that is known.
@@ -124,15 +133,22 @@ impl Layers {
         self.inner.lock().roots.get(snapshotter).cloned()
     }
 
-    /// Lets all measures go: nobody asks any more.
-    pub(super) fn forget(&self) {
-        self.inner.lock().by_id = HashMap::new();
-    }
-}
-
-impl State {
-    fn is_stale(&self, id: &LayerId) -> bool {
-        self.by_id.get(id).is_none_or(|measured| measured.at.elapsed() >= measured.fresh)
+    /// The same; containerd is asked once.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn find_root(&self, snapshotter: &str) -> Result<PathBuf, containerd::Error> {
+        if let Some(root) = self.root(snapshotter) {
+            return Ok(root);
+        }
+        let plugins = self.inner.containerd.plugins().await?;
+        let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == snapshotter);
+        // What does not tell keeps its data where containerd has it by default.
+        let standard = || format!("/var/lib/containerd/io.containerd.snapshotter.v1.{snapshotter}");
+        let root = plugin.and_then(|plugin| plugin.exports.get("root").cloned()).unwrap_or_else(standard);
+        let root = PathBuf::from(root);
+        self.inner.lock().roots.insert(snapshotter.to_owned(), root.clone());
+        Ok(root)
     }
 }
 
@@ -141,79 +157,27 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn round(&self, stale: Vec<LayerId>) {
-        self.find_roots(&stale).await;
-        stream::iter(stale).for_each_concurrent(MEASURED_AT_ONCE, |id| self.measure(id)).await;
-        self.lock().is_running = false;
-        self.rounds.send_modify(|rounds| *rounds = rounds.wrapping_add(1));
+    async fn round(&self, due: Vec<Wanted>) {
+        stream::iter(due).for_each_concurrent(MEASURED_AT_ONCE, |wanted| self.measure(wanted)).await;
+        self.lock().sizes.forget();
     }
 
-    async fn measure(&self, id: LayerId) {
+    async fn measure(&self, wanted: Wanted) {
+        let Ok(_place) = self.places.acquire().await else { return };
         let began = Instant::now();
-        let asking = self.containerd.snapshot_usage(&id.snapshotter, &id.key);
+        let asking = self.containerd.snapshot_usage(&wanted.id.snapshotter, &wanted.id.key);
         // Nothing is hurt by dropping a question; containerd then stops its walk.
         let answer = tokio::time::timeout(LONGEST, asking).await;
-        if matches!(&answer, Ok(Err(error)) if error.is_not_found()) {
-            self.lock().by_id.remove(&id);
-            return;
-        }
-        let usage = answer.ok().and_then(Result::ok);
-        let known = usage.map(|usage| (i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX), usage));
+        let is_gone = matches!(&answer, Ok(Err(error)) if error.is_not_found());
+        let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        let usage = answer.ok().and_then(Result::ok).map(|usage| (now, usage));
         let mut state = self.lock();
-        let before = state.by_id.get(&id).copied();
-        let fresh = freshness(before, usage, began.elapsed());
-        let known = known.or_else(|| before.and_then(|before| before.known));
-        state.by_id.insert(id, Measured { known, at: Instant::now(), fresh });
-    }
-
-    async fn find_roots(&self, wanted: &[LayerId]) {
-        let is_known = {
-            let state = self.lock();
-            wanted.iter().all(|id| state.roots.contains_key(&id.snapshotter))
-        };
-        if is_known {
-            return;
+        if is_gone {
+            state.sizes.remove(&wanted.id);
+        } else {
+            state.sizes.set(&wanted, usage, began.elapsed());
         }
-        let Ok(plugins) = self.containerd.plugins().await else { return };
-        let mut state = self.lock();
-        for plugin in plugins.iter().filter(|plugin| plugin.kind == "io.containerd.snapshotter.v1") {
-            // What does not tell keeps its data where containerd has it by default.
-            let standard = || format!("/var/lib/containerd/io.containerd.snapshotter.v1.{}", plugin.id);
-            let root = plugin.exports.get("root").cloned().unwrap_or_else(standard);
-            state.roots.insert(plugin.id.clone(), root.into());
-        }
-    }
-}
-
-/// How long a measure is good for.
-fn freshness(before: Option<Measured>, usage: Option<Usage>, took: Duration) -> Duration {
-    let same = before.filter(|before| usage.is_some() && before.known.map(|(_, usage)| usage) == usage);
-    let fresh = same.map_or(FRESH, |before| (before.fresh * 2).min(FRESH_LIMIT));
-    fresh.max(took * SHARE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn measured(bytes: u64, fresh: u64) -> Option<Measured> {
-        let usage = Usage { bytes, inodes: 1 };
-        Some(Measured { known: Some((1, usage)), at: Instant::now(), fresh: Duration::from_secs(fresh) })
-    }
-
-    #[test]
-    fn what_does_not_change_is_measured_ever_more_seldom() {
-        let (usage, quick) = (Some(Usage { bytes: 5, inodes: 1 }), Duration::from_millis(1));
-        assert_eq!(freshness(None, usage, quick), FRESH);
-        assert_eq!(freshness(measured(5, 10), usage, quick), FRESH * 2);
-        assert_eq!(freshness(measured(5, 50), usage, quick), FRESH_LIMIT);
-        assert_eq!(freshness(measured(6, 60), usage, quick), FRESH);
-    }
-
-    #[test]
-    fn measuring_takes_a_twentieth_of_the_time_at_most() {
-        let slow = Duration::from_secs(8);
-        assert_eq!(freshness(None, Some(Usage::default()), slow), slow * 20);
-        assert_eq!(freshness(None, None, Duration::from_secs(10)), Duration::from_secs(200));
+        drop(state);
+        self.measured.send_replace(());
     }
 }

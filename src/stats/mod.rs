@@ -1,9 +1,9 @@
 //! What pods and containers use: numbers of the kernel, in CRI's words.
 //!
-//! Cgroups are read from files that are kept open (`crate::cgroup`), the network from /proc (`crate::netns`), writable
+//! Cgroups and networks are read from files that are kept open (`crate::cgroup`, `crate::netns`), writable
 //! layers from containerd's snapshotters, in the background. Nothing is done while nobody asks: a call makes the sampler run,
-//! which ends a minute after the last one, and takes descriptors and measures with it. This room knows ids and paths, no
-//! objects: `crate::runtime` asks it.
+//! which ends a minute after the last one, and takes descriptors with it. This room knows ids and paths, no objects:
+//! `crate::runtime` asks it, and `crate::images` for the sizes of layers.
 //!
 //! ```text
 //! call ──► usage of each cgroup, at once ──► answer
@@ -16,10 +16,11 @@ mod convert;
 mod kept;
 mod layers;
 pub mod metrics;
+mod networks;
 mod process;
 mod rate;
 
 pub use convert::{cpu_usage, filesystem_usage, io_usage, memory_usage, network_usage, swap_usage};
 pub use kept::{Key, Reading, Stats};
-pub use layers::{Layer, LayerId, Layers};
+pub use layers::{Layer, LayerId, Layers, Wanted};
 pub use process::{Descriptors, descriptors, open_files_limit};

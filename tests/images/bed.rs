@@ -9,6 +9,7 @@ use std::time::Duration;
 use pontoon::api::v1 as cri;
 use pontoon::containerd::{Containerd, Event};
 use pontoon::images::{Images, Settings};
+use pontoon::stats::Layers;
 use pontoon::tasks::Tasks;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,9 @@ impl Bed {
         let mut settings =
             Settings { registry_config_path: path.join("certs.d").display().to_string(), ..Settings::default() };
         change(&mut settings, path);
-        let images = Images::start(containerd.clone(), settings, Tasks::default(), tokio::sync::watch::channel(true).1);
+        let (tasks, health) = (Tasks::default(), tokio::sync::watch::channel(true).1);
+        let layers = Layers::new(containerd.clone(), tasks.clone());
+        let images = Images::start(containerd.clone(), layers, settings, tasks, health);
         images.refresh().await.unwrap();
         pump(containerd.clone(), images.clone()).await;
         Self { children, tools, containerd, images, dir }

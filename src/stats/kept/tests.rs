@@ -1,10 +1,12 @@
 use std::path::Path;
 
 use super::*;
+use crate::containerd::Containerd;
 
 fn stats(root: &Path) -> Stats {
     let containerd = Containerd::new(Path::new("/nobody/listens"), "test").unwrap();
-    Stats::over(Hierarchies::at(root, true, 100), containerd, Tasks::default())
+    let layers = Layers::new(containerd, Tasks::default());
+    Stats::over(Hierarchies::at(root, true, 100), layers, Tasks::default())
 }
 
 fn tree() -> tempfile::TempDir {

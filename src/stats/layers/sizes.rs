@@ -1,0 +1,214 @@
+//! Sizes of layers as they were last measured, and which are to be measured again. No I/O.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LayerId, Wanted};
+use crate::containerd::Usage;
+
+/// A layer that changed is measured again after this, when somebody asks. kubelet asks every ten seconds.
+const FRESH: Duration = Duration::from_secs(10);
+/// The longest such time of one that does not change.
+const FRESH_LIMIT: Duration = Duration::from_secs(60);
+/// Of the time, at most one in so many parts goes into measuring one layer.
+const SHARE: u32 = 20;
+/// What nobody has asked for so long is let go, when something else is measured.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    by_id: HashMap<LayerId, Size>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// When it was measured, in nanoseconds since the epoch; `None` when it could not be.
+    known: Option<(i64, Usage)>,
+    /// When that was last tried; `None` before the first time.
+    tried: Option<Instant>,
+    /// How long it is good for.
+    fresh: Duration,
+    is_being_measured: bool,
+    asked: Instant,
+}
+
+impl Sizes {
+    /// What is to be measured now, and taken for being measured: first what never was, then what was longest ago. And all of
+    /// it that nobody has measured yet.
+    pub(super) fn due(&mut self, wanted: Vec<Wanted>) -> (Vec<Wanted>, Vec<LayerId>) {
+        let now = Instant::now();
+        let (mut due, mut new) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            let size = self.by_id.entry(wanted.id.clone()).or_insert_with(|| Size::unknown(now));
+            size.asked = now;
+            if size.tried.is_none() {
+                new.push(wanted.id.clone());
+            }
+            if size.is_due(now) {
+                size.is_being_measured = true;
+                due.push((size.tried, wanted));
+            }
+        }
+        due.sort_by_key(|(tried, _)| *tried);
+        (due.into_iter().map(|(_, wanted)| wanted).collect(), new)
+    }
+
+    /// Takes in what was measured, when, and how long that took; `None` when it failed.
+    pub(super) fn set(&mut self, wanted: &Wanted, measured: Option<(i64, Usage)>, took: Duration) {
+        let now = Instant::now();
+        let size = self.by_id.entry(wanted.id.clone()).or_insert_with(|| Size::unknown(now));
+        let usage = |known: Option<(i64, Usage)>| known.map(|(_, usage)| usage);
+        let is_same = measured.is_some() && usage(measured) == usage(size.known);
+        size.fresh = match measured {
+            Some(_) if !wanted.is_writable => Duration::MAX,
+            _ if is_same => (size.fresh * 2).min(FRESH_LIMIT).max(took * SHARE),
+            _ => FRESH.max(took * SHARE),
+        };
+        size.known = measured.or(size.known);
+        size.tried = Some(now);
+        size.is_being_measured = false;
+    }
+
+    /// It is gone.
+    pub(super) fn remove(&mut self, id: &LayerId) {
+        self.by_id.remove(id);
+    }
+
+    /// Those of a snapshotter that are not among these keys are gone.
+    pub(super) fn keep_only(&mut self, snapshotter: &str, keys: &HashSet<&str>) {
+        self.by_id.retain(|id, _| id.snapshotter != snapshotter || keys.contains(id.key.as_str()));
+    }
+
+    /// Lets go what nobody asks for any more.
+    pub(super) fn forget(&mut self) {
+        self.by_id.retain(|_, size| size.is_being_measured || size.asked.elapsed() < FORGOTTEN);
+        self.by_id.shrink_to(2 * self.by_id.len());
+    }
+
+    /// Whether it was measured, could not be, or is gone.
+    pub(super) fn was_tried(&self, id: &LayerId) -> bool {
+        self.by_id.get(id).is_none_or(|size| size.tried.is_some())
+    }
+
+    /// What is known of one, and since when.
+    pub(super) fn get(&self, id: &LayerId) -> Option<(i64, Usage)> {
+        self.by_id.get(id)?.known
+    }
+
+    /// What is known of all of a snapshotter together.
+    pub(super) fn sum(&self, snapshotter: &str) -> Usage {
+        let known =
+            self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.known);
+        known.fold(Usage::default(), |sum, (_, usage)| Usage {
+            bytes: sum.bytes.saturating_add(usage.bytes),
+            inodes: sum.inodes.saturating_add(usage.inodes),
+        })
+    }
+}
+
+impl Size {
+    fn unknown(now: Instant) -> Self {
+        Self { known: None, tried: None, fresh: Duration::ZERO, is_being_measured: false, asked: now }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        !self.is_being_measured && self.tried.is_none_or(|tried| now.duration_since(tried) >= self.fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Duration = Duration::from_millis(1);
+
+    fn layer(key: &str, is_writable: bool) -> Wanted {
+        Wanted { id: LayerId { snapshotter: "overlayfs".to_owned(), key: key.to_owned() }, is_writable }
+    }
+
+    fn bytes(bytes: u64) -> Usage {
+        Usage { bytes, inodes: 1 }
+    }
+
+    fn due(sizes: &mut Sizes, all: &[Wanted]) -> Vec<String> {
+        sizes.due(all.to_vec()).0.into_iter().map(|wanted| wanted.id.key).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_change_is_measured_ever_less_often() {
+        let (mut sizes, layer) = (Sizes::default(), layer("root", true));
+        let mut measured = Vec::new();
+        for second in 0..300 {
+            if !due(&mut sizes, std::slice::from_ref(&layer)).is_empty() {
+                measured.push(second);
+                sizes.set(&layer, Some((1, bytes(5))), QUICK);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(measured, [0, 10, 30, 70, 130, 190, 250]);
+        // And one that changed, soon again.
+        tokio::time::sleep(FRESH_LIMIT).await;
+        sizes.set(&layer, Some((1, bytes(6))), QUICK);
+        tokio::time::sleep(FRESH).await;
+        assert_eq!(due(&mut sizes, &[layer]), ["root"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn measuring_takes_a_twentieth_of_the_time_at_most() {
+        let (mut sizes, layer) = (Sizes::default(), layer("large", true));
+        let took = Duration::from_secs(8);
+        sizes.set(&layer, None, took);
+        tokio::time::sleep(took * 20 - QUICK).await;
+        assert!(due(&mut sizes, std::slice::from_ref(&layer)).is_empty());
+        tokio::time::sleep(QUICK).await;
+        assert_eq!(due(&mut sizes, &[layer]), ["large"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_committed_layer_is_measured_once_and_what_never_was_comes_first() {
+        let mut sizes = Sizes::default();
+        let (committed, old, new) = (layer("committed", false), layer("old", true), layer("new", true));
+        sizes.set(&committed, Some((1, bytes(100))), QUICK);
+        sizes.set(&old, Some((1, bytes(10))), QUICK);
+        tokio::time::sleep(FRESH_LIMIT * 10 - QUICK).await;
+        assert_eq!(due(&mut sizes, &[old.clone(), committed.clone(), new]), ["new", "old"]);
+        assert_eq!(sizes.sum("overlayfs"), Usage { bytes: 110, inodes: 2 });
+        assert_eq!(sizes.sum("another"), Usage::default());
+        sizes.keep_only("overlayfs", &HashSet::from(["old"]));
+        assert_eq!(sizes.sum("overlayfs"), bytes(10), "what is gone takes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_being_measured_is_not_measured_twice() {
+        let (mut sizes, layer) = (Sizes::default(), layer("root", true));
+        let all = [layer.clone()];
+        assert_eq!(sizes.due(all.to_vec()), (all.to_vec(), vec![layer.id.clone()]));
+        assert_eq!(sizes.due(all.to_vec()), (vec![], vec![layer.id.clone()]), "who asks now waits for the same");
+        sizes.set(&layer, None, QUICK);
+        assert!(sizes.was_tried(&layer.id), "who waits is told that nothing is known");
+        assert_eq!(sizes.due(all.to_vec()), (vec![], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_once_stays_known() {
+        let (mut sizes, layer) = (Sizes::default(), layer("root", true));
+        sizes.set(&layer, Some((7, bytes(5))), QUICK);
+        sizes.set(&layer, None, QUICK);
+        assert_eq!(sizes.get(&layer.id), Some((7, bytes(5))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asks_for_any_more_is_let_go() {
+        let (mut sizes, kept, left) = (Sizes::default(), layer("kept", false), layer("left", true));
+        for one in [&kept, &left] {
+            sizes.set(one, Some((1, bytes(5))), QUICK);
+        }
+        tokio::time::sleep(FORGOTTEN / 2).await;
+        assert!(due(&mut sizes, std::slice::from_ref(&kept)).is_empty());
+        tokio::time::sleep(FORGOTTEN / 2).await;
+        sizes.forget();
+        assert!(sizes.get(&kept.id).is_some() && sizes.get(&left.id).is_none());
+    }
+}
