@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
     let volume = scope.volume("go")?;
     let gate = volume.join("gate");
     mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
-    // To open a FIFO waits for its other end: all are let go by one call.
+    // A byte for each lets all go by one call; who is late finds its own.
     let waiting = |name: String| {
         let mut config = hungry(&name, "read line </go/gate;", LIMIT);
         config.mounts.push(v1::Mount {
@@ -63,7 +64,8 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
         }
     }
     let mut events = scope.bed.runtime().get_container_events(v1::GetEventsRequest {}).await?.into_inner();
-    drop(OpenOptions::new().write(true).open(&gate)?);
+    let mut gate = OpenOptions::new().read(true).write(true).open(&gate)?;
+    gate.write_all(&[b'\n'; PODS * EACH])?;
 
     // What is first heard of an end has the reason.
     while containers.values().any(|ended| !ended) {
