@@ -138,17 +138,7 @@ impl Layers {
     /// # Errors
     /// When containerd does not answer.
     pub async fn find_root(&self, snapshotter: &str) -> Result<PathBuf, containerd::Error> {
-        if let Some(root) = self.root(snapshotter) {
-            return Ok(root);
-        }
-        let plugins = self.inner.containerd.plugins().await?;
-        let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == snapshotter);
-        // What does not tell keeps its data where containerd has it by default.
-        let standard = || format!("/var/lib/containerd/io.containerd.snapshotter.v1.{snapshotter}");
-        let root = plugin.and_then(|plugin| plugin.exports.get("root").cloned()).unwrap_or_else(standard);
-        let root = PathBuf::from(root);
-        self.inner.lock().roots.insert(snapshotter.to_owned(), root.clone());
-        Ok(root)
+        self.inner.find_root(snapshotter).await
     }
 }
 
@@ -157,7 +147,26 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn find_root(&self, snapshotter: &str) -> Result<PathBuf, containerd::Error> {
+        if let Some(root) = self.lock().roots.get(snapshotter) {
+            return Ok(root.clone());
+        }
+        let plugins = self.containerd.plugins().await?;
+        let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == snapshotter);
+        // What does not tell keeps its data where containerd has it by default.
+        let standard = || format!("/var/lib/containerd/io.containerd.snapshotter.v1.{snapshotter}");
+        let root = plugin.and_then(|plugin| plugin.exports.get("root").cloned()).unwrap_or_else(standard);
+        let root = PathBuf::from(root);
+        self.lock().roots.insert(snapshotter.to_owned(), root.clone());
+        Ok(root)
+    }
+
     async fn round(&self, due: Vec<Wanted>) {
+        let snapshotters: HashSet<&str> = due.iter().map(|wanted| wanted.id.snapshotter.as_str()).collect();
+        for snapshotter in snapshotters {
+            // Without an answer the sizes are told without a place, until the next round.
+            let _ = tokio::time::timeout(LONGEST, self.find_root(snapshotter)).await;
+        }
         stream::iter(due).for_each_concurrent(MEASURED_AT_ONCE, |wanted| self.measure(wanted)).await;
         self.lock().sizes.forget();
     }

@@ -50,6 +50,8 @@ async fn a_container_is_told_with_what_it_was_asked_for_and_its_layer() {
     let layer = stats.writable_layer.unwrap();
     assert_eq!((layer.used_bytes.unwrap().value, layer.inodes_used.unwrap().value), (4096, 1));
     assert!(layer.timestamp > 0);
+    // Nobody has asked for ImageFsInfo, which finds it too.
+    assert!(layer.fs_id.is_some());
 
     // A short id is enough, a wrong one is an error, and the end of the process changes only what is read of it.
     assert!(one(&node, &id[..20]).await.is_ok());
