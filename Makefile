@@ -55,6 +55,10 @@ bench-lists: ## What listing 1,000 containers costs, Pontoon beside containerd's
 bench-stats: ## What stats and metrics of 100 pods cost, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-stats.sh
 
+.PHONY: compare-stats
+compare-stats: ## What Pontoon and containerd's own CRI say of the same load, and the direct reads of the cgroup around it
+	@tests/e2e/compare-stats.sh
+
 .PHONY: bench-idle
 bench-idle: ## What 100 idle pods cost while a client polls as kubelet does, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-stats.sh idle

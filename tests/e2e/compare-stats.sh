@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# `make compare-stats`: what Pontoon and containerd's built-in CRI say of the same load in the same minute, on two beds side by
+# side, and the two direct reads of the cgroup between which each value of Pontoon's has to lie (tests/e2e/stats.rs). Fails when
+# one does not; the built-in's are only printed.
+#
+#   OUT=directory           for the logs (target/compare-stats)
+#   PONTOON_BIN, E2E_BIN    the daemon and the suite, when they are built already (cargo builds them)
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+out=${OUT:-$repo/target/compare-stats}
+tests=(stats::what_a_container_uses stats::what_a_pod_uses stats::bytes_of_the_network)
+
+if [[ -z ${PONTOON_BIN:-} ]]; then
+    (cd "$repo" && cargo build --release --locked)
+    export PONTOON_BIN=$repo/target/release/pontoon
+fi
+if [[ -z ${E2E_BIN:-} ]]; then
+    E2E_BIN=$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
+        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
+    export E2E_BIN
+fi
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+
+# One test at a time, so that the lines of both have the same order.
+says() {
+    local test
+    for test in "${tests[@]}"; do
+        echo "== ${test#stats::}"
+        OUT=$out/logs-$1 TARGET=$1 "$repo/tests/e2e/suite.sh" "$test" || return 1
+    done
+}
+
+says builtin >"$out/builtin" 2>&1 &
+builtin=$!
+status=0
+says pontoon >"$out/pontoon" 2>&1 || status=$?
+wait "$builtin" || echo "the built-in's values do not all lie between the reads: $out/builtin" >&2
+
+# Lines of `what: before .. value .. after`; the n-th of a name is paired with the other's.
+awk '
+    BEGIN { print "value\tread before\tpontoon\tread after\tbuilt-in\tread before\tread after" }
+    /^== / { test = $2 }
+    match($0, /^[a-z_ ]+: [0-9]+ \.\. [0-9]+ \.\. [0-9]+$/) {
+        split($0, part, ": "); split(part[2], number, " \\.\\. ")
+        key = test " " part[1] " " ++count[FILENAME, test, part[1]]
+        if (FILENAME == ARGV[1]) { theirs[key] = number[2] "\t" number[1] "\t" number[3]; next }
+        print key "\t" number[1] "\t" number[2] "\t" number[3] "\t" (key in theirs ? theirs[key] : "-\t-\t-")
+    }' "$out/builtin" "$out/pontoon" | column -t -s $'\t'
+((status == 0)) || tail -n 20 "$out/pontoon" >&2
+exit "$status"
