@@ -27,15 +27,20 @@ pub fn tests() -> Vec<Test> {
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Open files.
+    /// Open files, without the pidfds.
     pub files: usize,
+    /// Open pidfds.
+    pub pidfds: usize,
     /// Threads.
     pub threads: usize,
 }
 
+/// Files and pidfds of one look: a pidfd that is closed between two would be missing from one of them.
 fn held(pid: u32) -> anyhow::Result<Held> {
-    let count = |what: &str| anyhow::Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
-    Ok(Held { files: count("fd")?, threads: count("task")? })
+    let entries = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}"));
+    let links = entries("fd")?.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let (pidfds, files): (Vec<_>, Vec<_>) = links.partition(|link| link.as_os_str() == "anon_inode:[pidfd]");
+    Ok(Held { files: files.len(), pidfds: pidfds.len(), threads: entries("task")?.count() })
 }
 
 /// What it holds when that has not changed for a while.
