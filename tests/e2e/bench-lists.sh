@@ -9,15 +9,13 @@ set -euo pipefail
 
 # shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+# shellcheck source=built.sh
+. "$(dirname "${BASH_SOURCE[0]}")/built.sh"
 
 limit=${LIMIT:-50}
 
-if [[ -z ${PONTOON_BIN:-} ]]; then
-    (cd "$repo" && cargo build --release --locked)
-    export PONTOON_BIN=$repo/target/release/pontoon
-fi
-E2E_BIN=${E2E_BIN:-$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
-    jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')}
+build_daemon
+build_suite
 BIN=$("$repo/tests/tools/build.sh" core)
 export BIN
 

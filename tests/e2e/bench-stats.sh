@@ -17,6 +17,8 @@ set -euo pipefail
 
 # shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+# shellcheck source=built.sh
+. "$(dirname "${BASH_SOURCE[0]}")/built.sh"
 
 what=${1:-stats}
 a=${A:-pontoon} b=${B:-builtin}
@@ -26,11 +28,6 @@ case $what in
 stats | idle) ;;
 *) echo "bench-stats.sh [idle], not '$what'" >&2; exit 2 ;;
 esac
-
-build_suite() {
-    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
-        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
-}
 
 # side SIDE TARGET: figures in $out/SIDE.tsv.
 side() {
@@ -90,7 +87,7 @@ gates() {
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -f "$out"/[ab].tsv
-E2E_BIN=${E2E_BIN:-$(build_suite)}
+build_suite
 [[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
 side a "$a"
 side b "$b"

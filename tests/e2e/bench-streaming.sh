@@ -16,14 +16,11 @@ set -euo pipefail
 
 # shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+# shellcheck source=built.sh
+. "$(dirname "${BASH_SOURCE[0]}")/built.sh"
 
 out=${OUT:-$repo/target/bench-streaming}
 bed=bs-$$
-
-build_suite() {
-    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
-        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
-}
 
 # turn NUMBER TARGET
 turn() {
@@ -71,7 +68,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -rf "$out"/[0-9]*-{pontoon,builtin}
 BIN=${BIN:-$("$repo/tests/tools/build.sh" core streaming)}
-E2E_BIN=${E2E_BIN:-$(build_suite)}
+build_suite
 export BIN E2E_SPEED_BLOCKS=${BLOCKS:-16}
 [[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
 

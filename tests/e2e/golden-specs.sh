@@ -8,17 +8,12 @@
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck source=built.sh
+. "$repo/tests/e2e/built.sh"
 out=${OUT:-$repo/target/golden-specs}
 
-if [[ -z ${PONTOON_BIN:-} ]]; then
-    (cd "$repo" && cargo build --release --locked)
-    export PONTOON_BIN=$repo/target/release/pontoon
-fi
-if [[ -z ${E2E_BIN:-} ]]; then
-    E2E_BIN=$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
-        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
-    export E2E_BIN
-fi
+build_daemon
+build_suite
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -rf "$out"/{builtin,pontoon}

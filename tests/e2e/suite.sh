@@ -11,6 +11,8 @@ set -euo pipefail
 
 # shellcheck source=with-bed.sh
 . "$(dirname "${BASH_SOURCE[0]}")/with-bed.sh"
+# shellcheck source=built.sh
+. "$(dirname "${BASH_SOURCE[0]}")/built.sh"
 
 target=${TARGET:-pontoon}
 out=${OUT:-$repo/target/e2e/$target}
@@ -20,13 +22,7 @@ save_logs() {
     [[ ! -d ${BED:-/none}/logs ]] || { mkdir -p "$out" && cp -r "$BED/logs/." "$out"; }
 }
 
-# The path of the suite as a program: cargo would hold its lock on the build directory as long as the suite runs.
-build_suite() {
-    (cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json) |
-        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty'
-}
-
-E2E_BIN=${E2E_BIN:-$(build_suite)}
+build_suite
 BIN=${BIN:-$("$repo/tests/tools/build.sh" core streaming)}
 export BIN
 bed_with_images "$bed" "$target"

@@ -16,6 +16,8 @@ set -euo pipefail
 exec </dev/null
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck source=built.sh
+. "$repo/tests/e2e/built.sh"
 target=${TARGET:-pontoon}
 parts=${PARTS:-critest suite}
 
@@ -56,15 +58,9 @@ inside() {
 prepare() {
     BIN=$("$repo/tests/tools/build.sh" core critest streaming)
     "$repo/tests/images/build.sh" >/dev/null
-    if [[ $target == pontoon && -z ${PONTOON_BIN:-} ]]; then
-        (cd "$repo" && cargo build --release --locked)
-        PONTOON_BIN=$repo/target/release/pontoon
-    fi
-    if [[ " $parts " == *' suite '* && -z ${E2E_BIN:-} ]]; then
-        E2E_BIN=$(cd "$repo" && cargo test --locked --no-run --test e2e --message-format=json |
-            jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
-    fi
-    export BIN PONTOON_BIN E2E_BIN
+    [[ $target != pontoon ]] || build_daemon
+    [[ " $parts " != *' suite '* ]] || build_suite
+    export BIN
 }
 
 # count LOG: "PASSED FAILED SKIPPED" of all that ran in a guest; fails when a part printed no result.

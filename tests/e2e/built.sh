@@ -1,0 +1,17 @@
+# shellcheck shell=bash
+# Sourced: what cargo builds for the scripts here, unless it is given as PONTOON_BIN or E2E_BIN. `repo` is the checkout.
+
+# The daemon, in a release build.
+build_daemon() {
+    [[ -z ${PONTOON_BIN:-} ]] || return 0
+    (cd "${repo:?}" && cargo build --release --locked)
+    export PONTOON_BIN=$repo/target/release/pontoon
+}
+
+# The suite as a program: cargo would hold its lock on the build directory as long as the suite runs.
+build_suite() {
+    [[ -z ${E2E_BIN:-} ]] || return 0
+    E2E_BIN=$(cd "${repo:?}" && cargo test --locked --no-run --test e2e --message-format=json |
+        jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
+    export E2E_BIN
+}
