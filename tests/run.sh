@@ -10,6 +10,8 @@ STAGES=(
     critest     # the CRI conformance tests, and those of streaming again by WebSocket
     kubelet     # kubelet runs pods, timed beside the built-in CRI
     events      # kubelet with evented PLEG sees a container's end at once
+    summary     # kubelet's numbers of a pod, from cAdvisor and from CRI alone
+    compare     # our stats and the built-in's, each beside the cgroup's
     run         # `make run`, once
     cgroup2     # a few of both under a kernel with cgroup v2, with AppArmor and with SELinux (all: make test-cgroup2)
     node        # that all of this left the node as it was
@@ -209,6 +211,8 @@ run_stage() {
     critest) stage critest 900 count_critest "$repo/tests/run.sh" --body critest ;;
     kubelet) stage kubelet 600 count_one env OUT="$logs/kubelet" tests/e2e/kubelet.sh --compare ;;
     events) stage events 300 count_one env OUT="$logs/events" tests/e2e/kubelet.sh --events ;;
+    summary) stage summary 300 count_one env OUT="$logs/summary" tests/e2e/kubelet.sh ;;
+    compare) stage compare 300 count_one env OUT="$logs/compare" tests/e2e/compare-stats.sh ;;
     run) stage run 300 count_one "$repo/tests/run.sh" --body run ;;
     cgroup2) stage cgroup2 900 count_line env OUT="$logs/cgroup2" tests/e2e/test-cgroup2.sh --smoke ;;
     node) stage node 120 count_one "$repo/tests/run.sh" --body node ;;
