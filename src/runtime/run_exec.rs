@@ -1,7 +1,8 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::sync::Arc;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -97,8 +98,14 @@ where
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
     let process = process(ask.container, ask.cmd, ask.tty)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
-    let process =
-        Process { node: Arc::clone(node), id: id.clone(), exec_id, _directory: Some(directory), _slot: Some(ask.slot) };
+    let process = Process {
+        node: Arc::clone(node),
+        id: id.clone(),
+        exec_id,
+        terminal_input: OnceLock::new(),
+        _directory: Some(directory),
+        _slot: Some(ask.slot),
+    };
     let result = match during(Stage::TaskCreate, node.containerd.exec_task(exec)).await {
         Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
         Err(error) => Err(error.into()),
@@ -125,6 +132,9 @@ pub(super) struct Process {
     pub(super) node: Arc<Node>,
     pub(super) id: ContainerId,
     pub(super) exec_id: ExecId,
+    /// A write end of a terminal's stdin. The shim opens both ends, by and by: without ours its read end would be at its end
+    /// when the client goes, and be closed, and a write end that comes later would wait for ever, and a thread with it.
+    pub(super) terminal_input: OnceLock<OwnedFd>,
     /// Last, after the process is deleted: recovery finds the processes by their directories.
     pub(super) _directory: Option<Directory>,
     pub(super) _slot: Option<Slot>,
@@ -189,6 +199,9 @@ impl Process {
             Ok(None) => return,
             Err(error) => return tracing::warn!(container = %self.id, %error, "stdin of a command cannot be had"),
         };
+        if tty && let Ok(end) = pipe.as_fd().try_clone_to_owned() {
+            let _ = self.terminal_input.set(end);
+        }
         while let Some(bytes) = input.recv().await {
             // The process has closed its end.
             if pipe.write_all(&bytes).await.is_err() {

@@ -80,6 +80,23 @@ async fn a_terminal_is_as_large_as_the_client_s() {
     assert_eq!(session.read(STDOUT, 5).await, b"typed");
 }
 
+/// The read end of a busy shim would be at its end before its write end comes, which would then wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let tty = ExecRequest { tty: true, stdin: true, stderr: false, ..request(&id, &["fake", "cat"]) };
+    let mut session = exec(&node, tty).await;
+    session.send(STDIN, b"typed").await;
+    assert_eq!(session.read(STDOUT, 5).await, b"typed");
+    let deletion = node.containerd.hang("Tasks/DeleteProcess", 1);
+    drop(session);
+    deletion.arrived().await;
+    assert_eq!(node.open_files("/stdin"), 1);
+    deletion.open();
+    until("it is let go", || node.open_files("/stdin") == 0).await;
+}
+
 /// CVE-2022-23471, small: nothing waits for the terminal of a client that has gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_dies_with_its_client() {

@@ -80,6 +80,13 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
     }
 
+    /// How many of its open files have this in their paths.
+    pub fn open_files(&self, part: &str) -> usize {
+        let pid = self.child.as_ref().map(Child::id).unwrap();
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|entry| fs::read_link(entry.path()));
+        links.flatten().filter(|link| link.to_string_lossy().contains(part)).count()
+    }
+
     /// Where a pod's network namespace is pinned.
     pub fn netns(&self, sandbox: &str) -> PathBuf {
         self.path("netns").join(format!("pontoon-{sandbox}"))
