@@ -2,7 +2,7 @@
 //! live (rulings.md 12): asking the shims (Tasks.ListPids) would run `runc ps` for every container (docs/adr/0010).
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -47,14 +47,8 @@ impl Node {
                 (None, None)
             }
         };
-        let process = Process {
-            node: Arc::clone(self),
-            id,
-            exec_id,
-            terminal_input: OnceLock::new(),
-            _directory: directory,
-            _slot: None,
-        };
+        let process =
+            Process { node: Arc::clone(self), id, exec_id, _terminal_input: None, _directory: directory, _slot: None };
         self.tasks.background(async move {
             process.outlive(io, left).await;
             process.end().await;

@@ -1,8 +1,8 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -94,7 +94,7 @@ where
     let exec_id = ExecId::living_until(ask.until);
     let shape = Shape { tty: ask.tty, stdin: ends.stdin.is_some() };
     let directory = node.exec_directory(id, &exec_id);
-    let (io, stdio, directory) =
+    let (mut io, stdio, directory) =
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
     let process = process(ask.container, ask.cmd, ask.tty)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
@@ -102,7 +102,7 @@ where
         node: Arc::clone(node),
         id: id.clone(),
         exec_id,
-        terminal_input: OnceLock::new(),
+        _terminal_input: io.terminal_input(),
         _directory: Some(directory),
         _slot: Some(ask.slot),
     };
@@ -132,9 +132,8 @@ pub(super) struct Process {
     pub(super) node: Arc<Node>,
     pub(super) id: ContainerId,
     pub(super) exec_id: ExecId,
-    /// A write end of a terminal's stdin. The shim opens both ends, by and by: without ours its read end would be at its end
-    /// when the client goes, and be closed, and a write end that comes later would wait for ever, and a thread with it.
-    pub(super) terminal_input: OnceLock<OwnedFd>,
+    /// As [`ExecIo::terminal_input`] has it.
+    pub(super) _terminal_input: Option<OwnedFd>,
     /// Last, after the process is deleted: recovery finds the processes by their directories.
     pub(super) _directory: Option<Directory>,
     pub(super) _slot: Option<Slot>,
@@ -199,9 +198,6 @@ impl Process {
             Ok(None) => return,
             Err(error) => return tracing::warn!(container = %self.id, %error, "stdin of a command cannot be had"),
         };
-        if tty && let Ok(end) = pipe.as_fd().try_clone_to_owned() {
-            let _ = self.terminal_input.set(end);
-        }
         while let Some(bytes) = input.recv().await {
             // The process has closed its end.
             if pipe.write_all(&bytes).await.is_err() {

@@ -56,6 +56,8 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct ExecIo {
     stdin: Option<PathBuf>,
+    /// Both ends of a terminal's stdin, until [`Self::terminal_input`] hands them out.
+    terminal_input: Option<OwnedFd>,
     stdout: Output,
     /// None with a terminal.
     stderr: Option<Output>,
@@ -95,13 +97,16 @@ impl ExecIo {
         let stderr = (!shape.tty).then(|| output(StreamName::Stderr)).transpose()?;
         let (stderr, stderr_path) = stderr.map_or((None, String::new()), |(output, path)| (Some(output), path));
         let stdin = shape.stdin.then(|| make("stdin")).transpose()?;
+        let both =
+            |path: &PathBuf| fifo::open(path, End::Both).map_err(|source| Error::fifo("open FIFO", path, source));
+        let terminal_input = stdin.as_ref().filter(|_| shape.tty).map(both).transpose()?;
         let stdio = Stdio {
             stdin: stdin.as_deref().map(text).unwrap_or_default(),
             stdout: stdout_path,
             stderr: stderr_path,
             terminal: shape.tty,
         };
-        Ok((Self { stdin, stdout, stderr, keep }, stdio))
+        Ok((Self { stdin, terminal_input, stdout, stderr, keep }, stdio))
     }
 
     /// Takes up the output of an exec that an earlier process of ours began.
@@ -111,7 +116,8 @@ impl ExecIo {
     pub fn resume(directory: &Path) -> Result<(Self, Directory)> {
         let open = |name: StreamName| Output::open(&directory.join(name.as_str()), name);
         let stderr = directory.join(StreamName::Stderr.as_str()).exists().then(|| open(StreamName::Stderr));
-        let io = Self { stdin: None, stdout: open(StreamName::Stdout)?, stderr: stderr.transpose()?, keep: Vec::new() };
+        let stdout = open(StreamName::Stdout)?;
+        let io = Self { stdin: None, terminal_input: None, stdout, stderr: stderr.transpose()?, keep: Vec::new() };
         Ok((io, Directory(directory.to_owned())))
     }
 
@@ -121,8 +127,15 @@ impl ExecIo {
         self.keep.clear();
     }
 
+    /// Both ends of a terminal's stdin, to be held until the process is deleted. The shim opens both too, by and by: its read
+    /// end is closed when it is at its end, and a write end that comes later would wait for ever, and a thread with it.
+    pub fn terminal_input(&mut self) -> Option<OwnedFd> {
+        self.terminal_input.take()
+    }
+
     /// The write end of stdin, once the shim has its own end: it opens that by and by, also after Start has returned. A
-    /// FIFO that nobody has open forgets what was written to it, so an end of ours must not stand in for the shim's.
+    /// FIFO that nobody has open forgets what was written to it, so an end of ours must not stand in for the shim's; but
+    /// for a terminal, whose [`Self::terminal_input`] is open for as long as the process is.
     ///
     /// # Errors
     /// [`Error::Fifo`] when it cannot be opened.

@@ -185,8 +185,7 @@ async fn a_leftover_is_replaced() {
 #[tokio::test]
 async fn input_waits_for_whoever_reads_it_and_none_is_lost() {
     let bed = Bed::new();
-    let (mut io, stdio, _guard) = ExecIo::prepare(&bed.path(), Shape { tty: true, stdin: true }).unwrap();
-    assert!(stdio.terminal && stdio.stderr.is_empty());
+    let (mut io, stdio, _guard) = ExecIo::prepare(&bed.path(), Shape { tty: false, stdin: true }).unwrap();
     io.started();
     // The shim is late.
     let late = async {
@@ -204,6 +203,24 @@ async fn input_waits_for_whoever_reads_it_and_none_is_lost() {
     };
     let (all, ()) = join(late, write).await;
     assert_eq!(all, b"typed");
+}
+
+#[tokio::test]
+async fn a_terminal_s_input_is_open_before_the_shim_comes_and_after_the_client_has_gone() {
+    let bed = Bed::new();
+    let (mut io, stdio, _guard) = ExecIo::prepare(&bed.path(), Shape { tty: true, stdin: true }).unwrap();
+    assert!(stdio.terminal && stdio.stderr.is_empty());
+    let held = io.terminal_input();
+    io.started();
+    io.open_stdin().await.unwrap().unwrap().write_all(b"typed").await.unwrap();
+    let mut read = File::open(&stdio.stdin).unwrap();
+    let mut typed = [0; 5];
+    read.read_exact(&mut typed).unwrap();
+    assert_eq!(&typed, b"typed");
+    // Its read end is not at its end, nor would a write end wait.
+    File::options().write(true).open(&stdio.stdin).unwrap();
+    drop(held);
+    assert_eq!(read.read(&mut typed).unwrap(), 0);
 }
 
 #[tokio::test]
