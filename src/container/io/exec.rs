@@ -86,19 +86,19 @@ impl ExecIo {
             fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
             Ok(path)
         };
+        let both =
+            |path: &PathBuf| fifo::open(path, End::Both).map_err(|source| Error::fifo("open FIFO", path, source));
         let mut output = |name: StreamName| -> Result<(Output, String)> {
             let path = make(name.as_str())?;
-            let both = fifo::open(&path, End::Both).map_err(|source| Error::fifo("open FIFO", &path, source))?;
-            fifo::enlarge(&both);
-            keep.push(both);
+            let ends = both(&path)?;
+            fifo::enlarge(&ends);
+            keep.push(ends);
             Ok((Output::open(&path, name)?, text(&path)))
         };
         let (stdout, stdout_path) = output(StreamName::Stdout)?;
         let stderr = (!shape.tty).then(|| output(StreamName::Stderr)).transpose()?;
         let (stderr, stderr_path) = stderr.map_or((None, String::new()), |(output, path)| (Some(output), path));
         let stdin = shape.stdin.then(|| make("stdin")).transpose()?;
-        let both =
-            |path: &PathBuf| fifo::open(path, End::Both).map_err(|source| Error::fifo("open FIFO", path, source));
         let terminal_input = stdin.as_ref().filter(|_| shape.tty).map(both).transpose()?;
         let stdio = Stdio {
             stdin: stdin.as_deref().map(text).unwrap_or_default(),
