@@ -7,7 +7,7 @@ use pontoon::config::{Cli, Command};
 use pontoon::{cli, daemon, sys};
 
 fn main() -> ExitCode {
-    sys::heap::limit_arenas();
+    sys::heap::share_one_arena();
     let command = Cli::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -167,6 +167,7 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
 /// What is counted whether or not somebody scrapes.
 fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
     let (images, logs) = (images.clone(), Arc::clone(logs));
+    let runtime = tokio::runtime::Handle::current();
     Sources {
         operations: tasks.operations().clone(),
         logs: Box::new(move || {
@@ -179,6 +180,7 @@ fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
             }
         }),
         downloaded: Box::new(move || images.downloaded()),
+        alive_tasks: Box::new(move || runtime.metrics().num_alive_tasks()),
     }
 }
 

@@ -12,7 +12,12 @@ async fn page() -> String {
     let metrics = Metrics::on();
     let operations = Operations::new(metrics.clone());
     let logs = || Logs { written: 7, dropped_bytes: 5, dropped_records: 3, missed_barriers: 1 };
-    let sources = Sources { operations: operations.clone(), logs: Box::new(logs), downloaded: Box::new(|| 9) };
+    let sources = Sources {
+        operations: operations.clone(),
+        logs: Box::new(logs),
+        downloaded: Box::new(|| 9),
+        alive_tasks: Box::new(|| 11),
+    };
     metrics.read(sources);
     metrics.rpc("Version", "OK", SECOND);
     metrics.stage(Verb::RunPodSandbox, Stage::Cni, SECOND);
@@ -54,6 +59,7 @@ async fn the_page_has_each_source() {
         "pontoon_log_dropped_records_total 3",
         "pontoon_log_incomplete_exits_total 1",
         "pontoon_image_pull_bytes_total 9",
+        "pontoon_tokio_alive_tasks 11",
         "pontoon_operations_in_flight{operation=\"PullImage\",stage=\"transfer\"} 1",
         "pontoon_streams{kind=\"port_forward\"} 0",
     ] {

@@ -21,6 +21,8 @@ pub struct Sources {
     pub logs: Box<dyn Fn() -> Logs + Send + Sync>,
     /// Bytes that pulls have downloaded.
     pub downloaded: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Tasks of the runtime that have not ended.
+    pub alive_tasks: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// Counts of all containers' logs.
@@ -54,6 +56,9 @@ impl Collector for Sources {
         count("log_dropped_records", "Log records of which at least the end was dropped", None, logs.dropped_records)?;
         count("log_incomplete_exits", "Exits told before the log was complete", None, logs.missed_barriers)?;
         count("image_pull", "Downloaded by pulls", Some(&Unit::Bytes), (self.downloaded)())?;
+        let help = "Asynchronous tasks that have not ended";
+        let alive = encoder.encode_descriptor("tokio_alive_tasks", help, None, MetricType::Gauge)?;
+        ConstGauge::new((self.alive_tasks)() as u64).encode(alive)?;
         self.encode_operations(&mut encoder)
     }
 }

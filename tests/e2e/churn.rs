@@ -36,7 +36,7 @@ pub struct Held {
 }
 
 /// Files and pidfds of one look: a pidfd that is closed between two would be missing from one of them.
-fn held(pid: u32) -> anyhow::Result<Held> {
+pub fn held(pid: u32) -> anyhow::Result<Held> {
     let entries = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}"));
     let links = entries("fd")?.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
     let (pidfds, files): (Vec<_>, Vec<_>) = links.partition(|link| link.as_os_str() == "anon_inode:[pidfd]");

@@ -14,6 +14,7 @@ use crate::bed::{SOON, until};
 use crate::churn::{daemon, rss_anon};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, sleeper};
+use crate::shim::shim_of;
 
 const CALLS: usize = 500;
 /// Of so many calls one times out and one leaves a child.
@@ -185,7 +186,7 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     let server = daemon(&scope.bed)?;
-    let parents = [server, scope.bed.pid("containerd")?, crate::streaming_churn::shim_of(&scope.bed, &id).await?];
+    let parents = [server, scope.bed.pid("containerd")?, shim_of(&scope.bed, &id).await?];
     // What has never run has pages that were never touched, and they stay.
     flood(&scope, &id, KINDS).await?;
     let mut kept = vec![settled(server).await?];

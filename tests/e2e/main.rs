@@ -51,6 +51,7 @@ mod security_process;
 mod security_streaming;
 mod security_tls;
 mod selinux;
+mod shim;
 mod stats;
 mod streaming_attach;
 mod streaming_churn;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use tokio::task::JoinSet;
 
-use crate::bed::{SOON, output, until};
+use crate::bed::{Bed, SOON, output, until};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, shell, sleeper};
 
@@ -18,36 +18,31 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// curl, as an operator would ask.
-async fn scrape(scope: &Scope) -> anyhow::Result<String> {
-    let socket = scope.bed.dir.join("metrics.sock");
-    let mut curl = tokio::process::Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--unix-socket"]);
-    output(curl.arg(socket).arg("http://pontoon/metrics")).await
+impl Bed {
+    /// Runs `body` with metrics switched on.
+    pub async fn measured(&self, body: impl Future<Output = Outcome>) -> Outcome {
+        let table = format!("[metrics]\naddress = \"unix://{}/metrics.sock\"\n", self.dir.display());
+        self.configured(&table, body).await
+    }
+
+    /// The page of metrics, by curl, as an operator would ask.
+    pub async fn scrape(&self) -> anyhow::Result<String> {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--unix-socket"]);
+        output(curl.arg(self.dir.join("metrics.sock")).arg("http://pontoon/metrics")).await
+    }
 }
 
 /// The value of a line of the page that begins so.
-fn value(page: &str, start: &str) -> anyhow::Result<f64> {
+pub fn value(page: &str, start: &str) -> anyhow::Result<f64> {
     let line = page.lines().find(|line| line.starts_with(start));
     let line = line.with_context(|| format!("no {start} in:\n{page}"))?;
     Ok(line.rsplit(' ').next().context("value")?.parse()?)
 }
 
 async fn metrics_are_off_until_they_are_asked_for(scope: Arc<Scope>) -> Outcome {
-    ensure!(scrape(&scope).await.is_err(), "somebody answers without being asked to");
-    let file = scope.bed.dir.join("pontoon.toml");
-    let before = std::fs::read_to_string(&file)?;
-    let address = format!("\n[metrics]\naddress = \"unix://{}/metrics.sock\"\n", scope.bed.dir.display());
-    std::fs::write(&file, before.clone() + &address)?;
-    let seen = async {
-        scope.bed.daemon("daemon", "stop").await?;
-        scope.bed.daemon("daemon", "start").await?;
-        a_pods_life_is_measured(&scope).await
-    };
-    let seen = seen.await;
-    std::fs::write(&file, before)?;
-    scope.bed.daemon("daemon", "stop").await?;
-    scope.bed.daemon("daemon", "start").await?;
+    ensure!(scope.bed.scrape().await.is_err(), "somebody answers without being asked to");
+    let seen = scope.bed.measured(a_pods_life_is_measured(&scope)).await;
     ensure!(!scope.bed.dir.join("metrics.sock").exists(), "a daemon that ended left its socket");
     seen
 }
@@ -55,7 +50,7 @@ async fn metrics_are_off_until_they_are_asked_for(scope: Arc<Scope>) -> Outcome 
 async fn a_pods_life_is_measured(scope: &Scope) -> Outcome {
     let pod = scope.pod().await?;
     pod.start(sleeper("main")).await?;
-    let page = scrape(scope).await?;
+    let page = scope.bed.scrape().await?;
     for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
         let name = format!("pontoon_rpc_duration_seconds_count{{method=\"{method}\",code=\"OK\"}}");
         ensure!(value(&page, &name)? == 1.0, "{name}: {page}");

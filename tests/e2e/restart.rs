@@ -46,6 +46,24 @@ impl Bed {
         output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
     }
 
+    /// Runs `body` while the daemon has `tables` in its configuration; whatever comes of it, the next test's daemon has not.
+    pub async fn configured(&self, tables: &str, body: impl Future<Output = Outcome>) -> Outcome {
+        let file = self.dir.join("pontoon.toml");
+        let before = std::fs::read_to_string(&file)?;
+        let again = || async {
+            self.daemon("daemon", "stop").await?;
+            self.daemon("daemon", "start").await
+        };
+        std::fs::write(&file, format!("{before}\n{tables}"))?;
+        let outcome = match again().await {
+            Ok(()) => body.await,
+            Err(error) => Err(error),
+        };
+        std::fs::write(&file, before)?;
+        again().await?;
+        outcome
+    }
+
     /// Starts the daemon; from its process's start to its first answer to ListPodSandbox.
     async fn start_and_list(&self) -> anyhow::Result<(Duration, Vec<v1::PodSandbox>)> {
         let started = async { self.daemon("daemon", "start").await };

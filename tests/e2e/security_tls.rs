@@ -1,6 +1,6 @@
 //! TLS of the streaming server (security.md X4): what is spoken, and a certificate that is replaced under it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::bed::{Bed, SOON};
+use crate::bed::SOON;
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, sleeper};
 use crate::streaming::{How, STDIN};
@@ -117,11 +117,6 @@ async fn versions(host: &str, certificate: &CertificateDer<'_>) -> Outcome {
     Ok(())
 }
 
-async fn restarted(bed: &Bed) -> Outcome {
-    bed.daemon("daemon", "stop").await?;
-    bed.daemon("daemon", "start").await
-}
-
 async fn served(scope: &Scope, id: &str, files: &Files, first: &CertificateDer<'_>) -> Outcome {
     let bed = &scope.bed;
     let url = bed.exec_url(id, &["true"], How::default()).await?;
@@ -152,15 +147,5 @@ async fn x4_streams_have_tls_from_1_2_on_and_a_certificate_that_may_change(scope
     let files = Files::of(&scope);
     std::fs::create_dir_all(scope.dir())?;
     let first = files.renew()?;
-    let (file, plain): (&Path, _) =
-        (&bed.dir.join("pontoon.toml"), std::fs::read_to_string(bed.dir.join("pontoon.toml"))?);
-    std::fs::write(file, format!("{plain}{}", files.table()))?;
-    let outcome = match restarted(bed).await {
-        Ok(()) => served(&scope, &id, &files, &first).await,
-        Err(error) => Err(error),
-    };
-    // Whatever came of it: the other tests' daemon has none.
-    std::fs::write(file, plain)?;
-    restarted(bed).await?;
-    outcome
+    bed.configured(&files.table(), served(&scope, &id, &files, &first)).await
 }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::bed::{Bed, SOON, Target, output, until};
 use crate::scope::{Pod, Scope, shell};
-use crate::streaming_churn::shim_of;
+use crate::shim::shim_of;
 
 const BLOCK: usize = 64 << 20;
 /// `E2E_SPEED_BLOCKS`: fewer, to see that it works. A gigabyte is sixteen.
