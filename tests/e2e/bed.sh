@@ -502,7 +502,8 @@ bed_up() {
     SLOT=$(bed_locked bed_reserve "$NAME" "$BED") || exit 1
     # Open to all: pods in user namespaces and with other users go through it to their volumes.
     mkdir -m 755 "$BED"
-    mkdir -p "$BED"/{logs,tmp,pods,run,root,s,runc,containerd/opt,containerd/verifiers}
+    mkdir -p "$BED"/{logs,pods,root,containerd/opt,containerd/verifiers}
+    bed_mount_volatile
     BRIDGE=ptbed$SLOT
     # shellcheck disable=SC2034  # written to the environment file by its name
     CGROUP_PARENT=/ptbed$SLOT
@@ -520,6 +521,16 @@ bed_up() {
         exit 1
     fi
     printf '%s\n' "$BED"
+}
+
+# What lies in /run and /tmp on a node is in memory here too. On a slow disk the threads of a shim wait for each directory that
+# an exec makes and removes, and Go starts others meanwhile, up to 22 in one such moment, that stay.
+bed_mount_volatile() {
+    local directory
+    for directory in run runc s tmp containerd/state; do
+        mkdir -p "$BED/$directory"
+        mount -t tmpfs -o nosuid,nodev,mode=755 pontoon-bed "$BED/$directory"
+    done
 }
 
 # ---- down ---------------------------------------------------------------------------------------------------------------
