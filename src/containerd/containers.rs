@@ -39,7 +39,7 @@ pub struct Container {
 
 impl Containerd {
     fn containers(&self) -> ContainersClient<Channel> {
-        ContainersClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+        ContainersClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
     /// Writes a new container record.

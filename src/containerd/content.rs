@@ -45,7 +45,7 @@ impl Containerd {
         };
         let mask = prost_types::FieldMask { paths: vec![format!("labels.{key}")] };
         let request = pb::UpdateRequest { info: Some(info), update_mask: Some(mask) };
-        let reply = ContentClient::new(self.unary.clone()).update(self.request(request)).await;
+        let reply = ContentClient::new(self.unary.channel()).update(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("label content", digest, &status))
     }
 }

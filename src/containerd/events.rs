@@ -67,7 +67,7 @@ impl Containerd {
 
     /// Publishes an event of no meaning again and again; gives only the error of doing so.
     async fn probe(&self) -> tonic::Status {
-        let mut client = EventsClient::new(self.unary.clone());
+        let mut client = EventsClient::new(self.unary.channel());
         loop {
             let event = prost_types::Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
             let request = pb::PublishRequest { topic: PROBE.to_owned(), event: Some(event) };

@@ -35,7 +35,7 @@ pub struct ImageRecord {
 
 impl Containerd {
     fn images(&self) -> ImagesClient<Channel> {
-        ImagesClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+        ImagesClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
     /// One image record.

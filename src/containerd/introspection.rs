@@ -55,7 +55,7 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::Unavailable`] when nobody answers.
     pub async fn version(&self) -> Result<String> {
-        let mut client = VersionClient::new(self.unary.clone());
+        let mut client = VersionClient::new(self.unary.channel());
         let reply = client.version(self.request(())).await;
         let reply = reply.map_err(|status| Error::status("version of", "containerd", &status))?;
         Ok(reply.into_inner().version)
@@ -66,7 +66,7 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::Unavailable`] when nobody answers.
     pub async fn plugins(&self) -> Result<Vec<Plugin>> {
-        let mut client = IntrospectionClient::new(self.unary.clone());
+        let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.plugins(self.request(pb::PluginsRequest::default())).await;
         let reply = reply.map_err(|status| Error::status("plugins of", "containerd", &status))?;
         Ok(reply.into_inner().plugins.into_iter().map(plugin).collect())
@@ -77,7 +77,7 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::Unavailable`] when nobody answers.
     pub async fn server(&self) -> Result<Server> {
-        let mut client = IntrospectionClient::new(self.unary.clone());
+        let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.server(self.request(())).await;
         let reply = reply.map_err(|status| Error::status("introspection of", "containerd", &status))?.into_inner();
         Ok(Server {
@@ -93,7 +93,7 @@ impl Containerd {
     /// # Errors
     /// [`super::Kind::NotFound`] when the shim's binary is not there.
     pub async fn runtime_features(&self, runtime: &str, options: Any) -> Result<RuntimeFeatures> {
-        let mut client = IntrospectionClient::new(self.unary.clone());
+        let mut client = IntrospectionClient::new(self.unary.channel());
         let wanted = types::RuntimeRequest { runtime_path: runtime.to_owned(), options: Some(options.into()) };
         let request = pb::PluginInfoRequest {
             r#type: "io.containerd.runtime.v2".to_owned(),

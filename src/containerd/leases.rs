@@ -19,7 +19,7 @@ impl Containerd {
             id.parse().map_err(|_| Error::new("create lease", id, Kind::InvalidArgument, "the id is not ASCII"))?;
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expires.to_owned())]);
         let request = pb::CreateRequest { id: id.to_owned(), labels };
-        let reply = LeasesClient::new(self.unary.clone()).create(self.request(request)).await;
+        let reply = LeasesClient::new(self.unary.channel()).create(self.request(request)).await;
         reply.map_err(|status| Error::status("create lease", id, &status))?;
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
@@ -29,7 +29,7 @@ impl Containerd {
     /// # Errors
     /// [`Kind::Unavailable`] while containerd is away.
     pub async fn list_leases(&self) -> Result<Vec<String>> {
-        let reply = LeasesClient::new(self.unary.clone()).list(self.request(pb::ListRequest::default())).await;
+        let reply = LeasesClient::new(self.unary.channel()).list(self.request(pb::ListRequest::default())).await;
         let reply = reply.map_err(|status| Error::status("list leases of", self.namespace(), &status))?;
         Ok(reply.into_inner().leases.into_iter().map(|lease| lease.id).collect())
     }
@@ -42,7 +42,7 @@ impl Containerd {
     pub async fn delete_lease(&self, id: &str, synchronous: bool) -> Result<()> {
         removal(|| async {
             let request = pb::DeleteRequest { id: id.to_owned(), sync: synchronous };
-            let reply = LeasesClient::new(self.unary.clone()).delete(self.request(request)).await;
+            let reply = LeasesClient::new(self.unary.channel()).delete(self.request(request)).await;
             reply.map(drop).map_err(|status| Error::status("delete lease", id, &status))
         })
         .await

@@ -31,7 +31,7 @@ use tonic::metadata::AsciiMetadataValue;
 
 use crate::telemetry::Metrics;
 
-use connect::Channel;
+use connect::{Channel, Renewable};
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
@@ -64,7 +64,7 @@ pub struct Any {
 #[derive(Clone, Debug)]
 pub struct Containerd {
     /// Short calls.
-    unary: Channel,
+    unary: Arc<Renewable>,
     /// Calls that block for a task's life: Wait, Subscribe.
     watch: Channel,
     /// Calls that move bytes: Transfer, Content, Diff.
@@ -86,7 +86,7 @@ impl Containerd {
             Error::new("connect to containerd", namespace, Kind::InvalidArgument, "the namespace is not ASCII")
         })?;
         Ok(Self {
-            unary: connect::lazy(socket),
+            unary: Arc::new(Renewable::new(socket, &Metrics::default())),
             watch: connect::lazy(socket),
             bulk: connect::lazy(socket),
             namespace: value,
@@ -99,11 +99,17 @@ impl Containerd {
     #[must_use]
     pub fn measured(self, metrics: &Metrics) -> Self {
         Self {
-            unary: connect::measured(self.unary, metrics, connect::Times::Measured),
+            unary: Arc::new(Renewable::new(self.unary.socket(), metrics)),
             watch: connect::measured(self.watch, metrics, connect::Times::OfWhatIsWaitedFor),
             bulk: connect::measured(self.bulk, metrics, connect::Times::Measured),
             ..self
         }
+    }
+
+    /// Makes the connection of short calls anew. Those that are under way end on the old one, which then closes; all others stay,
+    /// and what they wait for.
+    pub fn renew(&self) {
+        self.unary.renew();
     }
 
     /// The containerd namespace that every call of this client is in.

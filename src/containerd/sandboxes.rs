@@ -29,7 +29,7 @@ pub struct Sandbox {
 
 impl Containerd {
     fn sandboxes(&self) -> StoreClient<Channel> {
-        StoreClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+        StoreClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
     /// Writes a new record.

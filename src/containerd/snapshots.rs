@@ -45,7 +45,7 @@ pub struct Usage {
 
 impl Containerd {
     fn snapshots(&self) -> SnapshotsClient<Channel> {
-        SnapshotsClient::new(self.unary.clone())
+        SnapshotsClient::new(self.unary.channel())
     }
 
     /// Makes a writable snapshot above `parent` and gives the mounts of it: with the ids of a user namespace, if they are

@@ -93,7 +93,7 @@ pub enum ProcessStatus {
 
 impl Containerd {
     pub(super) fn tasks(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.unary.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
+        TasksClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
     /// Creates a task: the shim, the root's mounts, the namespaces and the init process, which

@@ -1,8 +1,9 @@
 //! After a busy time, memory goes back to the kernel: what a storm of pods took at its height would otherwise stay the
-//! daemon's, in pieces that depend on how the storm went.
+//! daemon's, in pieces that depend on how the storm went, and as the room that a connection had for so many calls.
 
 use std::time::Duration;
 
+use crate::containerd::Containerd;
 use crate::sys::heap;
 use crate::tasks::Tasks;
 
@@ -10,8 +11,11 @@ use crate::tasks::Tasks;
 /// hours.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// A connection that nobody uses any more is closed by then.
+const CLOSING: Duration = Duration::from_millis(100);
+
 /// Watches for the end of busy times. Costs nothing while nothing happens.
-pub(super) fn give_memory_back(tasks: &Tasks) {
+pub(super) fn give_memory_back(tasks: &Tasks, containerd: Containerd) {
     let (tasks, mut started) = (tasks.clone(), tasks.started());
     tasks.clone().background(async move {
         while started.changed().await.is_ok() {
@@ -22,6 +26,9 @@ pub(super) fn give_memory_back(tasks: &Tasks) {
                 if began || tasks.in_flight() != before {
                     given_back_at = None;
                 } else if given_back_at != Some(before) {
+                    containerd.renew();
+                    // What the old connection held, when it has closed.
+                    tokio::time::sleep(CLOSING).await;
                     heap::give_back();
                     given_back_at = Some(before);
                 }

@@ -42,8 +42,8 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let listener = listen::bind_after_another(&config.socket).await?;
     let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
     let tasks = Tasks::new(metrics.clone());
-    idle::give_memory_back(&tasks);
     let node = wiring::node(config, tasks.clone()).await?;
+    idle::give_memory_back(&tasks, node.containerd.clone());
     // Bound before it is needed: an address that cannot be had keeps it from starting, not from running.
     let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
     let cri = Cri::new(node.clone(), streaming.clone());
