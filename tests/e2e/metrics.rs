@@ -19,10 +19,10 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// Runs `body` with metrics switched on.
-    pub async fn measured(&self, body: impl Future<Output = Outcome>) -> Outcome {
-        let table = format!("[metrics]\naddress = \"unix://{}/metrics.sock\"\n", self.dir.display());
-        self.configured(&table, body).await
+    /// Runs `body` with metrics switched on, and with `tables` of the configuration.
+    pub async fn measured(&self, tables: &str, body: impl Future<Output = Outcome>) -> Outcome {
+        let metrics = format!("[metrics]\naddress = \"unix://{}/metrics.sock\"\n", self.dir.display());
+        self.configured(&format!("{tables}{metrics}"), body).await
     }
 
     /// The page of metrics, by curl, as an operator would ask.
@@ -42,7 +42,7 @@ pub fn value(page: &str, start: &str) -> anyhow::Result<f64> {
 
 async fn metrics_are_off_until_they_are_asked_for(scope: Arc<Scope>) -> Outcome {
     ensure!(scope.bed.scrape().await.is_err(), "somebody answers without being asked to");
-    let seen = scope.bed.measured(a_pods_life_is_measured(&scope)).await;
+    let seen = scope.bed.measured("", a_pods_life_is_measured(&scope)).await;
     ensure!(!scope.bed.dir.join("metrics.sock").exists(), "a daemon that ended left its socket");
     seen
 }

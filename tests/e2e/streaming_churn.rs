@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
 use pontoon::api::v1::ContainerConfig;
-use tonic::Code;
 
-use crate::bed::{Bed, SOON, Target, until};
+use crate::bed::{Bed, Target};
 use crate::churn::{Held, daemon, rss_anon, settled};
 use crate::harness::{Outcome, Test, rule};
 use crate::metrics::value;
@@ -15,6 +15,10 @@ use crate::shim::{collected, goroutines, shim_of};
 use crate::streaming::{STDIN, Session, TTY};
 
 const ROUNDS: usize = 3;
+/// Rounds, of fewer sessions, that warm up.
+const AT_ONCE: usize = 8;
+/// A place is free when containerd has deleted the command, which is later than that its client has gone.
+const NO_LIMITS: &str = "[limits]\nexecs = 2048\nexecs_per_container = 2048\n";
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -29,21 +33,6 @@ fn number() -> usize {
     std::env::var("E2E_SESSIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(80)
 }
 
-/// Waits for a place, and for nothing else: one is free when containerd has deleted the command, which is later than that its client
-/// has gone.
-async fn exec_url(bed: &Bed, id: &str, command: &[&str]) -> anyhow::Result<String> {
-    let is_full = |error: &anyhow::Error| {
-        error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == Code::ResourceExhausted)
-    };
-    let ask = || async {
-        match bed.exec_url(id, command, TTY).await {
-            Err(error) if is_full(&error) => Err(error),
-            answer => Ok(answer),
-        }
-    };
-    until(SOON, ask).await?
-}
-
 /// What drops in a round: execs on a terminal, some of which cannot start; attaches; attaches to a dead container.
 async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let [main, quiet, talker, dead] = ids;
@@ -52,9 +41,9 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let sleep = if bed.target == Target::Pontoon { "1000" } else { "2" };
     let command = format!("echo here; exec sleep {sleep}");
     let command = ["sh", "-c", &command];
-    let exec = || exec_url(bed, main, &command);
+    let exec = || bed.exec_url(main, &command, TTY);
     bed.drop_sessions(&["-stdin", "-tty"], number, exec).await.context("execs")?;
-    let missing = || exec_url(bed, main, &["/no/such/program"]);
+    let missing = || bed.exec_url(main, &["/no/such/program"], TTY);
     bed.drop_sessions(&["-stdin", "-tty", "-quiet"], number / 10, missing).await.context("execs that fail")?;
     let attach = || bed.attach_url(quiet, STDIN);
     bed.drop_sessions(&["-kind", "attach", "-stdin", "-quiet"], number / 2, attach).await.context("quiet attaches")?;
@@ -66,18 +55,16 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     Ok(())
 }
 
-/// Three rounds at once, so that what is kept for the busiest moment is there before the first round: Go never ends a thread, and
+/// Many rounds at once, so that what is kept for the busiest moment is there before the first round: Go never ends a thread, and
 /// starts one when all others happen to be in the kernel.
 async fn warm_up(scope: &Scope, ids: [&str; 4]) -> Outcome {
-    let third = || round(scope, ids, number() / 3);
-    tokio::try_join!(third(), third(), third())?;
-    Ok(())
+    try_join_all((0..AT_ONCE).map(|_| round(scope, ids, number() / AT_ONCE))).await.map(drop)
 }
 
 async fn cve_2022_23471_and_2025_64329_sessions_whose_client_drops_leave_nothing(scope: Arc<Scope>) -> Outcome {
     match scope.bed.target {
         // Metrics say how many tasks the daemon has.
-        Target::Pontoon => scope.bed.measured(nothing_stays(&scope)).await,
+        Target::Pontoon => scope.bed.measured(NO_LIMITS, nothing_stays(&scope)).await,
         Target::Builtin => nothing_stays(&scope).await,
     }
 }
