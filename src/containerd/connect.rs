@@ -32,11 +32,7 @@ pub(super) struct Renewable {
 impl Renewable {
     /// Its calls are told to `metrics`.
     pub(super) fn new(socket: &Path, metrics: &Metrics) -> Self {
-        Self {
-            socket: socket.to_owned(),
-            metrics: metrics.clone(),
-            now: Mutex::new(measured(lazy(socket), metrics, Times::Measured)),
-        }
+        Self { socket: socket.to_owned(), metrics: metrics.clone(), now: Mutex::new(short_calls(socket, metrics)) }
     }
 
     pub(super) fn socket(&self) -> &Path {
@@ -50,9 +46,13 @@ impl Renewable {
 
     /// The old connection closes when the calls on it have ended; the next call dials.
     pub(super) fn renew(&self) {
-        let new = measured(lazy(&self.socket), &self.metrics, Times::Measured);
+        let new = short_calls(&self.socket, &self.metrics);
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
+}
+
+fn short_calls(socket: &Path, metrics: &Metrics) -> Channel {
+    measured(lazy(socket), metrics, Times::Measured)
 }
 
 /// A channel that dials when it is first used and again whenever the connection is gone.
