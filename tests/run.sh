@@ -160,16 +160,13 @@ set_up() {
 # All test programs but the suite, which has a stage of its own.
 run_units() {
     local bin file status=0
-    # Without these, the tests that need real parts would have nothing to run on.
+    # Without these, the tests that need real parts, such as a containerd of their own, would have nothing to run on.
     bin=$(tests/tools/build.sh core)
     export PONTOON_BIN_DIR=$bin PONTOON_CNI_BIN=$bin/cni
     local -a targets=(--lib --bins)
     for file in tests/*.rs; do
         [[ ! -e $file ]] || targets+=(--test "$(basename "$file" .rs)")
     done
-    # tests/images.rs starts a containerd of its own from there.
-    PONTOON_BIN_DIR=$(tests/tools/build.sh core)
-    export PONTOON_BIN_DIR
     cargo test --locked --no-fail-fast "${targets[@]}" || status=$?
     cargo test --locked --doc || status=$?
     return $status

@@ -7,6 +7,7 @@
 #   LSM=apparmor|selinux   the guest's security module (none); SELinux with Debian's policy and ours, permissive
 #   UML_APPEND="..."       more kernel parameters
 #   UML_TIMEOUT=seconds    the guest is killed then (3600)
+#   UML_CPU=number         the CPU that all of the guest runs on (the last one that we may use)
 #   TARGET=builtin         as in run.sh
 #   PONTOON_BIN=file       the daemon, when it is built already
 #
@@ -119,6 +120,14 @@ busybox poweroff -f
 EOF
 }
 
+# A guest has one CPU, and each of its system calls goes from one process of ours to another and back: on one CPU that is
+# a switch, from one to the other a wake-up.
+cpu() {
+    local last
+    last=$(taskset --cpu-list --pid $$)
+    echo "${UML_CPU:-${last##*[ ,-]}}"
+}
+
 boot() {
     declare -px | grep -vE '^declare -x (OLDPWD|PWD|SHLVL|_)=' | sed 's/^declare -x/export/' >"$scratch/env"
     printf '%q ' "$@" >"$scratch/command"
@@ -126,7 +135,7 @@ boot() {
     chmod 755 "$scratch/init"
     # The terminal stays ours: the guest's console would put it into raw mode, and Ctrl-C could not end it.
     # shellcheck disable=SC2046,SC2086  # lists of parameters
-    timeout --foreground --kill-after=10 "${UML_TIMEOUT:-3600}" linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
+    timeout --foreground --kill-after=10 "${UML_TIMEOUT:-3600}" taskset --cpu-list "$(cpu)" linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
         con=null con0=fd:0,fd:1 $(lsm_parameters) ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat || true
     [[ -s $scratch/status ]] || { echo "cgroup2: the guest died; its last words:" >&2; tail -n 20 "$scratch/stderr" >&2; return 1; }
     return "$(<"$scratch/status")"

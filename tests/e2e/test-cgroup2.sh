@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make test-cgroup2`: critest and the level-5 suite under a kernel with cgroup v2 (User Mode Linux, cgroup2.sh), once with
-# AppArmor and once with SELinux as its security module. Ends with one line, `N passed, N failed, N skipped`.
+# AppArmor and once with SELinux as its security module, side by side where there are two CPUs. Ends with one line,
+# `N passed, N failed, N skipped`.
 #
 #   test-cgroup2.sh [--smoke] [FILTER...]    --smoke: a few of each, in less than ten minutes; FILTER: tests of the suite
 #
@@ -72,25 +73,58 @@ count() {
     ' "$1"
 }
 
-# run_with LSM [FILTER...]
+# run_with LSM CPU [FILTER...]: into $OUT/LSM/log.
 run_with() {
-    local lsm=$1 log=$OUT/$1/log status=0 counts p f s
-    shift
-    mkdir -p "$OUT/$lsm"
+    local lsm=$1 cpu=$2
+    shift 2
     if [[ -n $smoke ]]; then
         # shellcheck disable=SC2046  # a list of filters
         set -- $(smoke_tests "$lsm")
         FOCUS=$(smoke_specs "$lsm")
         export FOCUS
     fi
+    LSM=$lsm UML_CPU=$cpu UML_TIMEOUT=${UML_TIMEOUT:-10800} \
+        "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 | tr -d '\r' >"$OUT/$lsm/log"
+}
+
+# finish LSM PID: shows what it prints until it has ended, and counts.
+finish() {
+    local lsm=$1 pid=$2 status=0 counts p f s
     echo "== with $lsm"
-    LSM=$lsm UML_TIMEOUT=${UML_TIMEOUT:-10800} "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 |
-        tr -d '\r' | tee "$log" || status=$?
-    counts=$(count "$log") || status=1
+    tail --lines=+1 --follow --sleep-interval=0.5 --pid="$pid" "$OUT/$lsm/log"
+    wait "$pid" || status=$?
+    counts=$(count "$OUT/$lsm/log") || status=1
     read -r p f s <<<"$counts"
     # No test failed, but the whole did.
     if ((f == 0 && status != 0)); then f=1; fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# The CPUs that we may use, a line each.
+cpus() {
+    local cpu
+    for ((cpu = 0; cpu < $(nproc --all); cpu++)); do
+        ! taskset --cpu-list "$cpu" true 2>/dev/null || echo "$cpu"
+    done
+}
+
+# run_all [FILTER...]: a guest a security module, each on a CPU of its own; it has one CPU, and nobody else should be on it.
+run_all() {
+    local -a modules cpus pids=()
+    local index
+    read -ra modules <<<"${LSM:-apparmor selinux}"
+    mapfile -t cpus < <(cpus)
+    for index in "${!modules[@]}"; do
+        mkdir -p "$OUT/${modules[index]}"
+        : >"$OUT/${modules[index]}/log"
+        run_with "${modules[index]}" "${cpus[index % ${#cpus[@]}]}" "$@" &
+        pids[index]=$!
+        # Its turn comes when a CPU is free.
+        ((${#cpus[@]} >= ${#modules[@]})) || wait "${pids[index]}" || true
+    done
+    for index in "${!modules[@]}"; do
+        finish "${modules[index]}" "${pids[index]}"
+    done
 }
 
 if [[ ${1:-} == --inside ]]; then
@@ -110,8 +144,8 @@ OUT=$(cd "$OUT" && pwd)
 export OUT TARGET=$target PARTS=$parts
 passed=0 failed=0 skipped=0
 prepare
-for lsm in ${LSM:-apparmor selinux}; do
-    run_with "$lsm" "$@"
-done
+# Of guests in the background nobody else knows; they are in our process group.
+trap 'trap "" INT TERM HUP; kill -TERM 0; exit 143' INT TERM HUP
+run_all "$@"
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 ((failed == 0))
