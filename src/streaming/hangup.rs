@@ -33,7 +33,7 @@ impl Hangup {
     }
 
     /// Carries a session to its end, and cancels its `gone` when the client goes first.
-    pub(super) async fn watch(&self, gone: CancellationToken, session: impl Future<Output = ()>) {
+    pub(super) async fn watch(&self, gone: &CancellationToken, session: impl Future<Output = ()>) {
         let mut session = pin!(session);
         tokio::select! {
             () = &mut session => return,

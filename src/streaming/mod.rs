@@ -9,9 +9,9 @@
 //! runtime ──url()──► tokens ◄──GET, POST── server ──► spdy | websocket ──► Backend (runtime)
 //! ```
 
-mod activity;
 mod answer;
 mod hangup;
+mod life;
 pub mod protocol;
 pub mod remote_status;
 pub mod resize;

@@ -19,7 +19,7 @@ use super::websocket::Io;
 use super::{Backend, Shared};
 
 /// Connections that have not shown a token; more wait to be accepted.
-const STRANGERS: usize = 256;
+pub(super) const STRANGERS: usize = 256;
 /// How long TLS, and then the request's header, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the header may be. kubectl's is a few hundred bytes; proxies add theirs.

@@ -9,11 +9,12 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use super::answer::{Answer, refuse};
+use super::hangup::Hangup;
+use super::life::Life;
 use super::routes::{self, Carry};
 use super::server::Visit;
 use super::websocket::{self, Session};
 use super::{Backend, spdy};
-use crate::tasks::Tasks;
 
 /// How long the change of protocol may take once it was answered.
 const UPGRADE_TIME: Duration = Duration::from_secs(10);
@@ -31,9 +32,9 @@ pub(super) fn answer(mut request: Request<Incoming>, visit: &Visit) -> Answer {
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let carried = Carried {
-        session: Session { gone: shared.stop.child_token(), idle: shared.idle, hangup: visit.hangup.clone() },
+        life: Life { gone: shared.stop.child_token(), idle: shared.idle, tasks: shared.tasks.clone() },
+        hangup: visit.hangup.clone(),
         backend: Arc::clone(&visit.backend),
-        tasks: shared.tasks.clone(),
     };
     let session = shared.sessions.track_future(async move {
         carried.run(upgrade, carry).await;
@@ -45,9 +46,9 @@ pub(super) fn answer(mut request: Request<Incoming>, visit: &Visit) -> Answer {
 
 /// A session before its connection has changed protocols.
 struct Carried {
-    session: Session,
+    life: Life,
+    hangup: Hangup,
     backend: Arc<dyn Backend>,
-    tasks: Tasks,
 }
 
 impl Carried {
@@ -55,27 +56,24 @@ impl Carried {
         // The client may be gone before it has the answer: then nothing has begun.
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIME, upgrade).await else { return };
         let io = TokioIo::new(upgraded);
-        let Self { session, backend, tasks } = self;
-        let Session { gone, idle, hangup } = session.clone();
+        let Self { life, hangup, backend } = self;
         // SPDY reads no further while one of its streams is not read, so that the client is watched from outside.
         match carry {
             Carry::SpdyCommand(protocol, wanted, run) => {
-                let ended = gone.clone();
-                let serve = spdy::remote_command(io, protocol, wanted, wanted.tty, &tasks, gone, idle, run);
-                hangup.watch(ended, serve).await;
+                hangup.watch(&life.gone, spdy::remote_command(io, protocol, wanted, &life, run)).await;
             }
             Carry::SpdyPorts(ask) => {
-                hangup.watch(gone.clone(), spdy::port_forward(io, &tasks, gone, idle, backend, ask)).await;
+                hangup.watch(&life.gone, spdy::port_forward(io, &life, backend, ask)).await;
             }
             Carry::WebSocketTunnel(ask) => {
                 let io = websocket::tunnel(io).await;
-                hangup.watch(gone.clone(), spdy::port_forward(io, &tasks, gone, idle, backend, ask)).await;
+                hangup.watch(&life.gone, spdy::port_forward(io, &life, backend, ask)).await;
             }
             Carry::WebSocketCommand(protocol, wanted, run) => {
-                websocket::remote_command(io, protocol, wanted, session, run).await;
+                websocket::remote_command(io, protocol, wanted, Session { life, hangup }, run).await;
             }
             Carry::WebSocketPorts(codec, ask) => {
-                websocket::port_forward(io, codec, session, backend, ask).await;
+                websocket::port_forward(io, codec, Session { life, hangup }, backend, ask).await;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! As `src/streaming/mod.rs`, without the server.
 
+#[path = "../../../src/streaming/life.rs"]
+mod life;
 #[path = "../../../src/streaming/protocol.rs"]
 pub mod protocol;
 #[path = "../../../src/streaming/remote_status.rs"]

@@ -28,8 +28,8 @@ mod table;
 #[cfg(test)]
 pub(super) mod tests;
 
-pub use port_forward::port_forward;
-pub use remote_command::remote_command;
+pub(super) use port_forward::port_forward;
+pub(super) use remote_command::remote_command;
 
 use std::time::Duration;
 

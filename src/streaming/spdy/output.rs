@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::frame::{self, Goodbye, Reset, StreamId};
 use super::headers::EmptyBlocks;
-use super::session::Activity;
 use crate::streaming::Gone;
+use crate::streaming::life::Activity;
 
 /// Queued bytes above which the connection is not read on: a client that sends pings must read the answers.
 const MOST_QUEUED: usize = 4 * 1024;
@@ -163,7 +163,7 @@ impl Wire {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            activity.now();
+            activity.touch();
             let of_head = written.min(head.len());
             head.advance(of_head);
             body.advance(written - of_head);

@@ -3,38 +3,29 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::CREATION;
 use super::session::{Incoming, Session};
 use super::sink::StreamSink;
+use crate::streaming::life::Life;
 use crate::streaming::{Backend, Duplex, Input, PortForward};
-use crate::tasks::Tasks;
 
 /// Streams of a session at a time: half as many connections.
 const MOST_STREAMS: usize = 1024;
 
-/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes, nothing moved for
-/// `idle` (zero: never), or `gone` is cancelled. Returns when all its connections have ended.
-#[allow(clippy::too_many_arguments, reason = "as the HTTP server has them; nothing else passes them on")]
-pub async fn port_forward<T>(
-    io: T,
-    tasks: &Tasks,
-    gone: CancellationToken,
-    idle: Duration,
-    backend: Arc<dyn Backend>,
-    ask: PortForward,
-) where
+/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes or its life is over.
+/// Returns when all its connections have ended.
+pub(in crate::streaming) async fn port_forward<T>(io: T, life: &Life, backend: Arc<dyn Backend>, ask: PortForward)
+where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut session = Session::start(io, MOST_STREAMS, tasks, &gone, idle);
+    let mut session = Session::start(io, MOST_STREAMS, life);
     let mut halves = Halves::default();
     let mut connections: FuturesUnordered<JoinHandle<()>> = FuturesUnordered::new();
     loop {
@@ -43,7 +34,7 @@ pub async fn port_forward<T>(
             incoming = session.accept() => {
                 let Some(incoming) = incoming else { break };
                 if let Some(pair) = halves.add(incoming) {
-                    connections.push(tasks.operation(pair.serve(Arc::clone(&backend), ask.clone())));
+                    connections.push(life.tasks.operation(pair.serve(Arc::clone(&backend), ask.clone())));
                 }
             }
             Some(_) = connections.next() => {}

@@ -1,8 +1,6 @@
 //! Exec and attach over SPDY: a stream for each of the command's, one for the terminal's sizes, and one for how it
 //! ended.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, Either};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,35 +11,29 @@ use tokio_util::sync::CancellationToken;
 use super::CREATION;
 use super::session::{Incoming, Session};
 use super::sink::StreamSink;
+use crate::streaming::life::Life;
 use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Failure, Input, Sink, Size, Streams, remote_status, resize};
-use crate::tasks::Tasks;
 
 /// Streams of a session at a time: there are five kinds, each once.
 const MOST_STREAMS: usize = 8;
 /// Sizes that wait for the backend.
 const MOST_SIZES: usize = 4;
 
-/// Serves one exec or attach on a connection that was upgraded to SPDY/3.1: waits for the streams that `which` names,
-/// runs the session with them, and tells the client how it ended. Attach is a session that exits with 0.
+/// Serves one exec or attach on a connection that was upgraded to SPDY/3.1: waits for the streams that are wanted, runs
+/// the session with them, and tells the client how it ended. Attach is a session that exits with 0.
 ///
-/// `run` is not called when the client does not open its streams in 30 s. `gone` ends the session from outside; the
-/// session's own token is cancelled too when the client goes, or nothing moved for `idle` (zero: never).
-#[allow(clippy::too_many_arguments, reason = "as the HTTP server has them; nothing else passes them on")]
-pub async fn remote_command<T>(
+/// `run` is not called when the client does not open its streams in 30 s.
+pub(in crate::streaming) async fn remote_command<T>(
     io: T,
     protocol: Protocol,
-    which: Wanted,
-    tty: bool,
-    tasks: &Tasks,
-    gone: CancellationToken,
-    idle: Duration,
+    wanted: Wanted,
+    life: &Life,
     run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut session = Session::start(io, MOST_STREAMS, tasks, &gone, idle);
-    let wanted = Wanted { tty: tty || which.tty, stderr: which.stderr && !tty && !which.tty, ..which };
+    let mut session = Session::start(io, MOST_STREAMS, life);
     let mut opened = Opened::default();
     let complete = opened.wait(&mut session, protocol, wanted).await;
     session.stop_accepting();

@@ -1,7 +1,7 @@
 //! One connection: reads the client's frames, and hands its streams to whoever accepts them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,8 +17,8 @@ use super::headers::Headers;
 use super::output::Output;
 use super::sink::{Connection, StreamSink};
 use super::table::{Delivery, Table};
+use crate::streaming::life::{Activity, Life};
 use crate::streaming::{Gone, Input};
-use crate::tasks::Tasks;
 
 /// What one read takes at most.
 const LARGEST_READ: usize = 64 * 1024;
@@ -43,15 +43,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts to read the connection. `gone` ends the session; its own [`Session::gone`] is cancelled as well when the
-    /// client goes, or nothing was read or written for `idle` (zero: never).
-    pub(super) fn start<T>(io: T, most: usize, tasks: &Tasks, gone: &CancellationToken, idle: Duration) -> Self
+    /// Starts to read a connection of at most so many streams at a time. [`Session::gone`] is cancelled when its life is
+    /// over, and when the client goes.
+    pub(super) fn start<T>(io: T, most: usize, life: &Life) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (reader, writer) = tokio::io::split(io);
-        let (gone, stop) = (gone.child_token(), CancellationToken::new());
-        let activity = Activity::new();
+        let (gone, stop) = (life.gone.child_token(), CancellationToken::new());
+        let activity = Activity::start();
         let output = Output::new(Box::new(writer), activity.clone());
         let connection = Arc::new(Connection { output, table: Table::new(most, gone.clone()) });
         let (accept, incoming) = mpsc::channel(MOST_WAITING);
@@ -66,7 +66,7 @@ impl Session {
             last_reset: None,
             going: false,
         };
-        let driver = tasks.operation(driver.drive(gone.clone(), stop.clone(), idle));
+        let driver = life.tasks.operation(driver.drive(gone.clone(), stop.clone(), life.idle));
         Self { connection, incoming, newest, driver, stop, _guard: gone.clone().drop_guard(), gone }
     }
 
@@ -197,7 +197,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
                 Ok(_) if input.len() == limit => room = (room * 2).min(LARGEST_READ),
                 Ok(_) => {}
             }
-            self.activity.now();
+            self.activity.touch();
         }
     }
 
@@ -265,40 +265,5 @@ impl<R: AsyncRead + Unpin> Driver<R> {
         // When nobody accepts any more, this drops it, which refuses it.
         let _ = self.accept.send(incoming).await;
         Ok(())
-    }
-}
-
-/// When something was last read or written.
-#[derive(Clone, Debug)]
-pub(super) struct Activity {
-    begin: Instant,
-    // Milliseconds after the begin.
-    last: Arc<AtomicU64>,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self { begin: Instant::now(), last: Arc::default() }
-    }
-
-    /// Something was read or written.
-    pub(super) fn now(&self) {
-        let since = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(since, Ordering::Relaxed);
-    }
-
-    /// Resolves when nothing was for so long; zero: never.
-    async fn idle(&self, idle: Duration) {
-        if idle.is_zero() {
-            std::future::pending::<()>().await;
-        }
-        loop {
-            let last = self.begin + Duration::from_millis(self.last.load(Ordering::Relaxed));
-            match last.checked_add(idle) {
-                Some(deadline) if deadline <= Instant::now() => return,
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        }
     }
 }

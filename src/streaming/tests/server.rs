@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
+use crate::streaming::server;
 use crate::streaming::spdy::tests::client;
 
 const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
@@ -136,6 +137,33 @@ async fn a_slow_header_is_not_waited_for() {
     // Time goes by itself while nobody has anything to do.
     let _ = stream.read_to_end(&mut answer).await;
     assert!(begun.elapsed() < Duration::from_secs(21), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn strangers_wait_for_each_other_and_who_has_shown_a_token_is_none() {
+    let bed = Bed::start();
+    let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
+    let mut strangers = Vec::new();
+    for _ in 0..server::STRANGERS {
+        strangers.push(bed.connect().await);
+    }
+    let url = bed.exec("sleep");
+    let one_more = switch(&bed, &url, SPDY);
+    tokio::pin!(one_more);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
+    assert!(early.is_err(), "more strangers than may are listened to");
+    strangers.pop();
+    assert!(one_more.await.0.starts_with("http/1.1 101"));
+}
+
+#[tokio::test]
+async fn one_session_too_many_is_told_so_and_keeps_its_token() {
+    let bed = Bed::start();
+    let url = bed.exec("sleep");
+    let places = bed.streaming.shared.places.try_acquire_many(MOST_SESSIONS.try_into().unwrap()).unwrap();
+    assert_eq!(bed.request("POST", &url, SPDY).await.0, 503);
+    drop(places);
+    assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
 }
 
 #[tokio::test]

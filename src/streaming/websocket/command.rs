@@ -34,7 +34,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
     session: Session,
     run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
 ) {
-    let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.gone.clone()).await;
+    let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.life.gone.clone()).await;
     // An empty message says that the session is there, as kubelet's server has it.
     let greeted = if wanted.stdout {
         STDOUT
@@ -53,7 +53,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
         stdout: wanted.stdout.then(|| writer.channel(STDOUT)),
         stderr: wanted.stderr.then(|| writer.channel(STDERR)),
         resize: resize_input,
-        gone: session.gone.clone(),
+        gone: session.life.gone.clone(),
     };
     let inputs = Inputs {
         stdin: wanted.stdin.then_some(stdin),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use super::channels::{Codec, LONGEST_MESSAGE, Said};
-use crate::streaming::activity::Activity;
+use crate::streaming::life::Activity;
 use crate::streaming::{Gone, Sink};
 
 /// Output is cut into messages of this size: some clients take a message only as a whole.
@@ -50,8 +50,8 @@ pub(super) async fn channels<T: Io>(
     gone: CancellationToken,
 ) -> (Arc<Writer<T>>, Reader<T>) {
     let (sink, frames) = open(io, LONGEST_MESSAGE).await.split();
-    let activity = Arc::new(Activity::start());
-    let writer = Writer { frames: Mutex::new(sink), codec, activity: Arc::clone(&activity), gone };
+    let activity = Activity::start();
+    let writer = Writer { frames: Mutex::new(sink), codec, activity: activity.clone(), gone };
     (Arc::new(writer), Reader { frames, codec, count, activity, broken: false })
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn channels<T: Io>(
 pub(super) struct Writer<T> {
     frames: Mutex<SplitSink<WebSocketStream<T>, Message>>,
     codec: Codec,
-    activity: Arc<Activity>,
+    activity: Activity,
     gone: CancellationToken,
 }
 
@@ -120,7 +120,7 @@ pub(super) struct Reader<T> {
     frames: SplitStream<WebSocketStream<T>>,
     codec: Codec,
     count: u8,
-    activity: Arc<Activity>,
+    activity: Activity,
     /// The client broke the rules.
     broken: bool,
 }
@@ -165,9 +165,9 @@ pub(super) async fn drive<R>(
     tokio::select! {
         ended = &mut run => return ended,
         () = read => {}
-        () = activity.idle(session.idle) => {}
+        () = activity.idle(session.life.idle) => {}
     }
-    session.gone.cancel();
+    session.life.gone.cancel();
     run.await
 }
 
@@ -189,9 +189,9 @@ pub(super) async fn farewell<T: Io>(
     };
     let overdue = async {
         tokio::select! {
-            () = session.gone.cancelled() => {}
+            () = session.life.gone.cancelled() => {}
             () = session.hangup.heard() => {}
-            () = writer.activity.idle(session.idle) => {}
+            () = writer.activity.idle(session.life.idle) => {}
         }
         tokio::time::sleep(FAREWELL).await;
     };
@@ -205,7 +205,7 @@ pub(super) async fn farewell<T: Io>(
 
 impl<T> Reader<T> {
     /// What [`drive`] looks at.
-    pub(super) fn activity(&self) -> Arc<Activity> {
-        Arc::clone(&self.activity)
+    pub(super) fn activity(&self) -> Activity {
+        self.activity.clone()
     }
 }

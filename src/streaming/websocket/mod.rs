@@ -10,11 +10,8 @@ mod handshake;
 mod ports;
 mod tunnel;
 
-use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
-
 use super::hangup::Hangup;
+use super::life::Life;
 pub(super) use channels::Codec;
 pub(super) use command::remote_command;
 pub(super) use connection::Io;
@@ -23,12 +20,8 @@ pub(super) use ports::{MOST_PORTS, port_forward};
 pub(super) use tunnel::tunnel;
 
 /// What a session has besides its connection.
-#[derive(Clone)]
 pub(super) struct Session {
-    /// Cancelled when it has to end.
-    pub(super) gone: CancellationToken,
-    /// Ends it when nothing was carried for so long.
-    pub(super) idle: Duration,
+    pub(super) life: Life,
     /// Says that the client has gone while nothing is read.
     pub(super) hangup: Hangup,
 }

@@ -31,13 +31,13 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
 ) {
     let PortForward { sandbox, ports } = ask;
     let count = u8::try_from(ports.len() * 2).unwrap_or(MOST_CHANNELS);
-    let (writer, mut reader) = connection::channels(io, codec, count, session.gone.clone()).await;
+    let (writer, mut reader) = connection::channels(io, codec, count, session.life.gone.clone()).await;
     let mut inputs = Vec::new();
     let mut connections = Vec::new();
     for (port, data) in ports.into_iter().zip((0..count).step_by(2)) {
         let (input, from_client) = mpsc::channel(WAITING);
         inputs.push(Some(input));
-        let duplex = Duplex { from_client, to_client: writer.channel(data), gone: session.gone.clone() };
+        let duplex = Duplex { from_client, to_client: writer.channel(data), gone: session.life.gone.clone() };
         for channel in [data, data + 1] {
             if writer.write(channel, &port.to_le_bytes()).await.is_err() {
                 return;

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio_util::sync::CancellationToken;
 
 use super::super::session::Session;
 use super::client::{self, Client, FIN, Got};
-use crate::tasks::Tasks;
+use super::life;
 
 fn session(most: usize) -> (Client, Session) {
     let (client, io) = Client::new(64 * 1024);
-    (client, Session::start(io, most, &Tasks::default(), &CancellationToken::new(), Duration::ZERO))
+    (client, Session::start(io, most, &life(Duration::MAX)))
 }
 
 /// The session ends with GOAWAY and a protocol error.

@@ -7,3 +7,15 @@ mod hostile;
 mod port_forward;
 mod remote_command;
 mod session;
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::streaming::life::Life;
+use crate::tasks::Tasks;
+
+/// Of a session that nobody ends from outside.
+fn life(idle: Duration) -> Life {
+    Life { gone: CancellationToken::new(), idle, tasks: Tasks::default() }
+}

@@ -5,10 +5,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::super::port_forward;
 use super::client::{self, Client, FIN, Got};
+use super::life;
 use crate::ids::SandboxId;
 use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, PortForward, Streams};
 use crate::tasks::Tasks;
@@ -50,16 +50,12 @@ impl Backend for Ports {
 
 fn start(ports: Vec<u16>) -> (Client, JoinHandle<()>) {
     let (client, io) = Client::new(64 * 1024);
-    let (tasks, sandbox) = (Tasks::default(), SandboxId::random());
-    let session = {
-        let tasks = tasks.clone();
-        async move {
-            let (gone, ask) = (CancellationToken::new(), PortForward { sandbox, ports });
-            port_forward(io, &tasks, gone, Duration::ZERO, Arc::new(Ports), ask).await;
-            assert_eq!(tasks.in_flight(), 1, "only the session itself is left");
-        }
+    let session = async move {
+        let (life, sandbox) = (life(Duration::MAX), SandboxId::random());
+        port_forward(io, &life, Arc::new(Ports), PortForward { sandbox, ports }).await;
+        assert_eq!(life.tasks.in_flight(), 0, "something is left of it");
     };
-    (client, tasks.operation(session))
+    (client, Tasks::default().operation(session))
 }
 
 async fn pair(client: &mut Client, error: u32, data: u32, port: &str, request: &str) {

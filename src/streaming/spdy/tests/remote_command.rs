@@ -4,10 +4,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::super::remote_command;
 use super::client::{self, Client, FIN, Got};
+use super::life;
 use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Failure, Size, Streams};
 use crate::tasks::Tasks;
@@ -21,16 +21,12 @@ where
     R: FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send + 'static,
 {
     let (client, io) = Client::new(64 * 1024);
-    let tasks = Tasks::default();
-    let session = {
-        let tasks = tasks.clone();
-        async move {
-            let gone = CancellationToken::new();
-            remote_command(io, protocol, wanted, wanted.tty, &tasks, gone, Duration::ZERO, run).await;
-            assert_eq!(tasks.in_flight(), 1, "only the session itself is left");
-        }
+    let session = async move {
+        let life = life(Duration::MAX);
+        remote_command(io, protocol, wanted, &life, run).await;
+        assert_eq!(life.tasks.in_flight(), 0, "something is left of it");
     };
-    (client, tasks.operation(session))
+    (client, Tasks::default().operation(session))
 }
 
 /// Opens streams in this order, as 1, 3, 5 ...

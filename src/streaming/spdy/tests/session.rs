@@ -7,15 +7,16 @@ use super::super::frame::StreamId;
 use super::super::session::Session;
 use super::super::sink::{LARGEST_FRAME, StreamSink};
 use super::client::{self, Client, FIN, Got};
+use super::life;
+use crate::streaming::life::Life;
 use crate::streaming::{Gone, Input, Sink};
-use crate::tasks::Tasks;
 
 const PIPE: usize = 64 * 1024;
 
 /// A client and a session of at most 8 streams.
 fn session(pipe: usize, idle: Duration) -> (Client, Session) {
     let (client, io) = Client::new(pipe);
-    (client, Session::start(io, 8, &Tasks::default(), &CancellationToken::new(), idle))
+    (client, Session::start(io, 8, &life(idle)))
 }
 
 /// A stream that both have.
@@ -30,7 +31,7 @@ async fn stream(client: &mut Client, session: &mut Session, id: u32) -> (Input, 
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_carries_data_both_ways_until_both_halves_are_closed() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (mut input, mut sink) = stream(&mut client, &mut session, 1).await;
     client.send(&client::data(1, 0, b"hello")).await;
     assert_eq!(input.recv().await.unwrap(), "hello");
@@ -53,7 +54,7 @@ async fn a_stream_carries_data_both_ways_until_both_halves_are_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_sink_closes_our_half() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (input, sink) = stream(&mut client, &mut session, 1).await;
     drop(sink);
     assert_eq!(client.next().await, Some(Got::Data(1, Vec::new(), true)));
@@ -67,7 +68,7 @@ async fn a_dropped_sink_closes_our_half() {
 
 #[tokio::test(start_paused = true)]
 async fn a_large_chunk_goes_out_in_frames_of_a_bounded_length() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (_input, mut sink) = stream(&mut client, &mut session, 1).await;
     let chunk: Vec<u8> = (0..LARGEST_FRAME * 2 + 5).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let sent = Bytes::from(chunk.clone());
@@ -92,7 +93,7 @@ async fn a_large_chunk_goes_out_in_frames_of_a_bounded_length() {
 
 #[tokio::test(start_paused = true)]
 async fn two_sinks_send_at_once_and_frames_stay_whole() {
-    let (mut client, mut session) = session(1000, Duration::ZERO);
+    let (mut client, mut session) = session(1000, Duration::MAX);
     let (_a, mut first) = stream(&mut client, &mut session, 1).await;
     let (_b, mut second) = stream(&mut client, &mut session, 3).await;
     let send_first = async move {
@@ -123,7 +124,7 @@ async fn two_sinks_send_at_once_and_frames_stay_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_send_that_is_given_up_midway_leaves_whole_frames() {
-    let (mut client, mut session) = session(100, Duration::ZERO);
+    let (mut client, mut session) = session(100, Duration::MAX);
     let (_input, mut sink) = stream(&mut client, &mut session, 1).await;
     let cut = tokio::time::timeout(Duration::from_millis(1), sink.send(vec![7; 500].into())).await;
     assert!(cut.is_err(), "the pipe is smaller than the chunk");
@@ -136,7 +137,7 @@ async fn a_send_that_is_given_up_midway_leaves_whole_frames() {
 
 #[tokio::test(start_paused = true)]
 async fn pings_of_the_client_are_answered_and_no_others() {
-    let (mut client, _session) = session(PIPE, Duration::ZERO);
+    let (mut client, _session) = session(PIPE, Duration::MAX);
     client.send(&client::numbers(client::PING, &[2])).await;
     client.send(&client::numbers(client::PING, &[5])).await;
     assert_eq!(client.next().await, Some(Got::Ping(5)));
@@ -145,7 +146,7 @@ async fn pings_of_the_client_are_answered_and_no_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reset_ends_one_stream_and_no_other() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (mut input, mut sink) = stream(&mut client, &mut session, 1).await;
     let (_other, mut other_sink) = stream(&mut client, &mut session, 3).await;
     client.send(&client::numbers(client::RESET, &[1, 5])).await;
@@ -159,7 +160,7 @@ async fn a_reset_ends_one_stream_and_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_slows_the_client_and_a_reader_that_has_gone_does_not() {
-    let (mut client, mut session) = session(1000, Duration::ZERO);
+    let (mut client, mut session) = session(1000, Duration::MAX);
     let (mut slow, _sink) = stream(&mut client, &mut session, 1).await;
     let (other, _other_sink) = stream(&mut client, &mut session, 3).await;
     let feed = async {
@@ -191,7 +192,7 @@ async fn a_slow_reader_slows_the_client_and_a_reader_that_has_gone_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_connection_ends_the_session() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (mut input, mut sink) = stream(&mut client, &mut session, 1).await;
     drop(client);
     assert_eq!(input.recv().await, None);
@@ -206,7 +207,7 @@ async fn a_send_that_is_stuck_ends_with_the_session() {
     let (client, io) = Client::new(100);
     let mut client = client;
     let outside = CancellationToken::new();
-    let mut session = Session::start(io, 8, &Tasks::default(), &outside, Duration::ZERO);
+    let mut session = Session::start(io, 8, &Life { gone: outside.clone(), ..life(Duration::MAX) });
     let (_input, mut sink) = stream(&mut client, &mut session, 1).await;
     let (sent, ()) = tokio::join!(sink.send(vec![7; 500].into()), async { outside.cancel() });
     assert_eq!(sent, Err(Gone));
@@ -234,7 +235,7 @@ async fn an_idle_session_ends_and_a_busy_one_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn closing_says_goodbye_and_waits_for_the_client() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (_input, sink) = stream(&mut client, &mut session, 1).await;
     sink.send_last(Bytes::from_static(b"done")).await;
     let close = async {
@@ -256,7 +257,7 @@ async fn closing_says_goodbye_and_waits_for_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stays_is_left() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (_input, _sink) = stream(&mut client, &mut session, 1).await;
     let ((), rest) = tokio::join!(session.close(), client.rest());
     assert_eq!(rest, [Got::GoAway(1, 0)]);
@@ -264,7 +265,7 @@ async fn a_client_that_stays_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clients_goaway_ends_the_session_with_its_last_stream() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (mut input, mut sink) = stream(&mut client, &mut session, 1).await;
     client.send(&client::numbers(client::GO_AWAY, &[0, 0])).await;
     client.open(3, &[]).await;
@@ -279,7 +280,7 @@ async fn a_clients_goaway_ends_the_session_with_its_last_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn headers_with_fin_close_the_clients_half() {
-    let (mut client, mut session) = session(PIPE, Duration::ZERO);
+    let (mut client, mut session) = session(PIPE, Duration::MAX);
     let (mut input, _sink) = stream(&mut client, &mut session, 1).await;
     let headers = client.encoder.headers(client::HEADERS, 1, FIN, &[("x", "y")]);
     client.send(&headers).await;
