@@ -22,6 +22,7 @@ mod server {
     mod image_fs_info;
     mod metrics;
     mod port_forward;
+    mod refusals;
     mod restart;
     mod run_pod_sandbox;
     mod start_container;

@@ -10,10 +10,12 @@ use pontoon::api::v1::{NamespaceMode, PodSandboxState};
 use crate::bed::{SOON, until};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, cgroup_hierarchies, namespaces, security, shell, sleeper};
+use crate::shim::shim_of;
 
 pub fn tests() -> Vec<Test> {
     vec![
         rule!(containers_of_a_pod_share_net_ipc_and_uts),
+        rule!(a_pod_has_one_shim),
         rule!(with_pid_mode_container_each_has_pids_of_its_own),
         rule!(with_pid_mode_pod_they_see_each_other_and_pause_is_first),
         rule!(with_pid_mode_node_they_see_the_node),
@@ -54,6 +56,17 @@ async fn containers_of_a_pod_share_net_ipc_and_uts(scope: Arc<Scope>) -> Outcome
     }
     for own in ["pid", "mnt"] {
         ensure!(one[own] != two[own], "{own}: both {}", one[own]);
+    }
+    Ok(())
+}
+
+async fn a_pod_has_one_shim(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let shim = shim_of(&scope.bed, &pod.id).await?;
+    for name in ["one", "two"] {
+        let id = pod.start(sleeper(name)).await?;
+        let its = shim_of(&scope.bed, &id).await?;
+        ensure!(its == shim, "{name} has shim {its}, and the pod {shim}");
     }
     Ok(())
 }

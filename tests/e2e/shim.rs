@@ -11,9 +11,12 @@ use crate::harness::Outcome;
 /// Of what is asked of a shim until Go's collector has come: it comes when 4 MiB were allocated, or after two minutes.
 const MOST_QUESTIONS: usize = 2000;
 
-/// pid of the shim that has a container: the parent of its first process.
+/// pid of the shim that has a container, or a pause container: the parent of its first process.
 pub async fn shim_of(bed: &Bed, id: &str) -> anyhow::Result<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", bed.pid_of(id).await?))?;
+    let tasks = bed.ctr(&["task", "ls"]).await?;
+    let task = tasks.lines().find(|line| line.starts_with(id)).with_context(|| format!("no task {id} in {tasks}"))?;
+    let pid = task.split_whitespace().nth(1).context("pid")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("PPid")?;
     Ok(line.trim().parse()?)
 }

@@ -1,5 +1,7 @@
 //! RunPodSandbox: all of a pod or nothing of it.
 
+use std::time::{Duration, Instant};
+
 use pontoon::api::v1::*;
 use tonic::Code;
 
@@ -122,6 +124,40 @@ async fn a_client_that_leaves_during_the_network_s_add_finds_its_pod_too() {
     assert_eq!(node.cni.calls(), [("ADD".to_owned(), id.clone())]);
     node.remove(&id).await;
     node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_network_is_added_beside_the_pause_container() {
+    let node = Node::start().await;
+    let start = Instant::now();
+    node.cni.hang("ADD");
+    let gate = node.containerd.hang("Tasks/Start", 1);
+    let (mut cri, pod) = (node.cri(), node.pod("web"));
+    let run = tokio::spawn(async move { cri.run_pod_sandbox(pod).await });
+    gate.arrived().await;
+    until("ADD", || !node.cni.calls().is_empty()).await;
+    assert!(start.elapsed() < cni::LONGEST_HANG, "it waited until ADD had ended");
+    gate.open();
+    node.cni.heal();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_sysctls_of_the_network_has_that_first() {
+    let node = Node::start().await;
+    node.cni.hang("ADD");
+    let gate = node.containerd.hang("Tasks/Create", 1);
+    let (mut cri, mut pod) = (node.cri(), node.pod("web"));
+    let linux = pod.config.as_mut().unwrap().linux.get_or_insert_default();
+    linux.sysctls.insert("net.ipv4.conf.eth0.forwarding".to_owned(), "1".to_owned());
+    let run = tokio::spawn(async move { cri.run_pod_sandbox(pod).await });
+    until("ADD", || !node.cni.calls().is_empty()).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), gate.arrived()).await;
+    assert!(early.is_err(), "runc's init would write what is not there yet");
+    node.cni.heal();
+    gate.arrived().await;
+    gate.open();
+    run.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
 /// What every pod gets.
 pub const ADDRESS: &str = "10.88.0.7";
+
+/// What hangs goes on by itself after this.
+pub const LONGEST_HANG: Duration = Duration::from_secs(10);
 
 const PLUGIN: &str = r#"
 cat >/dev/null

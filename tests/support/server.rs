@@ -92,6 +92,22 @@ impl Node {
         self.path("netns").join(format!("pontoon-{sandbox}"))
     }
 
+    /// Changes the configuration of the next start.
+    pub fn configure(&self, edit: impl FnOnce(String) -> String) {
+        let file = self.path("config.toml");
+        fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
+    }
+
+    /// Ends the server and starts it where it has to refuse that; the line that says why.
+    pub async fn refused(&mut self) -> String {
+        self.kill();
+        let mut start = tokio::process::Command::from(self.command(&["serve"]));
+        let ended = tokio::time::timeout(PATIENCE, start.kill_on_drop(true).output()).await;
+        let ended = ended.expect("it has started").unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        String::from_utf8(ended.stderr).unwrap().lines().last().unwrap_or_default().to_owned()
+    }
+
     /// Starts the server; it is ready when this returns.
     pub async fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();

@@ -12,8 +12,11 @@ use tonic::Status;
 use super::Inner;
 use super::rpc::{Messages, Request, Response};
 
+/// Type and id of a plugin.
+pub type Plugin = (&'static str, &'static str);
+
 /// What a containerd 2 has of what anybody may ask for.
-const PLUGINS: [(&str, &str); 9] = [
+pub(super) const PLUGINS: [Plugin; 9] = [
     ("io.containerd.grpc.v1", "containers"),
     ("io.containerd.grpc.v1", "events"),
     ("io.containerd.grpc.v1", "sandboxes"),
@@ -51,14 +54,14 @@ pub(super) async fn serve_events(call: Request) -> Response {
 
 fn plugins(fake: &Arc<Inner>, _: pb::PluginsRequest) -> Result<pb::PluginsResponse, Status> {
     let root = fake.rootfs.display().to_string();
-    let plugin = |(kind, id): (&str, &str)| pb::Plugin {
-        r#type: kind.to_owned(),
-        id: id.to_owned(),
+    let plugin = |(kind, id): &Plugin| pb::Plugin {
+        r#type: (*kind).to_owned(),
+        id: (*id).to_owned(),
         exports: HashMap::from([("root".to_owned(), root.clone())]),
-        capabilities: if id == "overlayfs" { vec!["remap-ids".to_owned()] } else { Vec::new() },
+        capabilities: if *id == "overlayfs" { vec!["remap-ids".to_owned()] } else { Vec::new() },
         ..pb::Plugin::default()
     };
-    Ok(pb::PluginsResponse { plugins: PLUGINS.map(plugin).to_vec() })
+    Ok(pb::PluginsResponse { plugins: fake.lock().plugins.iter().map(plugin).collect() })
 }
 
 fn server(_: &Arc<Inner>, (): ()) -> Result<pb::ServerResponse, Status> {

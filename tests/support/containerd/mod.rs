@@ -27,6 +27,7 @@ pub use images::IMAGE;
 pub use tasks::CPU_OF_EVERY_TASK;
 
 use faults::Faults;
+use introspection::Plugin;
 use process::Process;
 use snapshots::Snapshot;
 
@@ -48,6 +49,7 @@ pub struct Inner {
 
 #[derive(Default)]
 struct State {
+    plugins: Vec<Plugin>,
     containers: BTreeMap<String, pb::Container>,
     sandboxes: BTreeMap<String, types::Sandbox>,
     tasks: BTreeMap<String, Task>,
@@ -72,7 +74,7 @@ impl Containerd {
         // At the image's VOLUME.
         std::fs::create_dir(rootfs.join("data")).unwrap();
         std::fs::write(rootfs.join("data/seed"), "").unwrap();
-        let mut state = State::default();
+        let mut state = State { plugins: introspection::PLUGINS.to_vec(), ..State::default() };
         images::store_one(&mut state);
         let inner =
             Inner { state: Mutex::new(state), faults: Faults::default(), events: broadcast::Sender::new(1024), rootfs };
@@ -113,6 +115,16 @@ impl Containerd {
     /// No more faults; what hangs goes on.
     pub fn heal(&self) {
         self.inner.faults.clear();
+    }
+
+    /// Loads a plugin, as far as anybody can ask.
+    pub fn load(&self, plugin: Plugin) {
+        self.inner.lock().plugins.push(plugin);
+    }
+
+    /// It has no such plugin any more.
+    pub fn unload(&self, plugin: Plugin) {
+        self.inner.lock().plugins.retain(|known| *known != plugin);
     }
 
     /// All calls so far.

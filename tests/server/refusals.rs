@@ -1,0 +1,54 @@
+//! When it does not start at all, and what it says then.
+
+use crate::support::server::Node;
+
+const BUILTIN: (&str, &str) = ("io.containerd.grpc.v1", "cri");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_containerds_own_cri_it_says_how_to_switch_that_off() {
+    let mut node = Node::start().await;
+    node.containerd.load(BUILTIN);
+    let said = node.refused().await;
+    assert!(said.starts_with("pontoon: containerd's own CRI plugin is active"), "{said}");
+    assert!(said.ends_with("disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]"), "{said}");
+    // Each has its own pods in a namespace of its own.
+    node.configure(|config| config.replace("[containerd]\n", "[containerd]\nnamespace = \"pontoon\"\n"));
+    node.spawn().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
+    let mut node = Node::start().await;
+    node.containerd.load(("io.containerd.cri.v1", "images"));
+    node.restart().await;
+    assert!(node.log().contains("io.containerd.cri.v1.images is active and does needless work"), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containerd_lacks_is_named() {
+    let mut node = Node::start().await;
+    for plugin in [("io.containerd.grpc.v1", "sandboxes"), ("io.containerd.grpc.v1", "transfer")] {
+        node.containerd.unload(plugin);
+    }
+    let said = node.refused().await;
+    let lacks = "pontoon: containerd v2.4.2 lacks io.containerd.grpc.v1.sandboxes, io.containerd.grpc.v1.transfer; ";
+    assert!(said.starts_with(lacks), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_pods_of_containerds_own_cri_are_named_and_the_ended_are_not() {
+    let mut node = Node::start().await;
+    let (_, foreign) = node.running("web", &["fake"]).await;
+    node.containerd.edit_container(&foreign, |record| {
+        record.extensions.insert("io.cri-containerd.container.metadata".to_owned(), prost_types::Any::default());
+    });
+    let said = node.refused().await;
+    assert!(said.starts_with("pontoon: containers of containerd's own CRI are running"), "{said}");
+    assert!(said.contains(&foreign), "{said}");
+    node.configure(|config| format!("allow_foreign_pods = true\n{config}"));
+    node.spawn().await;
+    node.configure(|config| config.replace("allow_foreign_pods = true\n", ""));
+    node.containerd.end(&foreign, 0);
+    node.ended(&foreign).await;
+    node.restart().await;
+}
