@@ -47,8 +47,8 @@ impl Node {
                 (None, None)
             }
         };
-        let process =
-            Process { node: Arc::clone(self), id, exec_id, _terminal_input: None, _directory: directory, _slot: None };
+        let node = Arc::clone(self);
+        let process = Process { node, id, exec_id, terminal_input: None, _directory: directory, _slot: None };
         self.tasks.background(async move {
             process.outlive(io, left).await;
             process.end().await;

@@ -1,7 +1,6 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::slots::Slot;
 use super::{Error, Node, Result, task};
 use crate::container::Container;
-use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target};
+use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
 use crate::containerd::{ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
 use crate::spec;
@@ -102,7 +101,7 @@ where
         node: Arc::clone(node),
         id: id.clone(),
         exec_id,
-        _terminal_input: io.terminal_input(),
+        terminal_input: io.terminal_input(),
         _directory: Some(directory),
         _slot: Some(ask.slot),
     };
@@ -133,7 +132,7 @@ pub(super) struct Process {
     pub(super) id: ContainerId,
     pub(super) exec_id: ExecId,
     /// As [`ExecIo::terminal_input`] has it.
-    pub(super) _terminal_input: Option<OwnedFd>,
+    pub(super) terminal_input: Option<TerminalInput>,
     /// Last, after the process is deleted: recovery finds the processes by their directories.
     pub(super) _directory: Option<Directory>,
     pub(super) _slot: Option<Slot>,
@@ -232,9 +231,14 @@ impl Process {
     }
 
     /// Deletes the process; what takes long goes on by itself.
-    pub(super) async fn end(self) {
+    pub(super) async fn end(mut self) {
         let node = Arc::clone(&self.node);
-        let mut deletion = Box::pin(async move { self.destroy().await });
+        let mut deletion = Box::pin(async move {
+            self.destroy().await;
+            if let Some(input) = self.terminal_input.take() {
+                self.node.tasks.background(input.release());
+            }
+        });
         if tokio::time::timeout(DELETE_PATIENCE, &mut deletion).await.is_err() {
             node.tasks.operation(deletion);
         }

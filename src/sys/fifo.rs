@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 /// What a pipe may hold while nobody reads it. Linux starts with 64 KiB; more bytes survive a
@@ -50,6 +51,13 @@ pub fn open(path: &Path, end: End) -> io::Result<OwnedFd> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO"));
     }
     Ok(fd)
+}
+
+/// Whether anybody has it open to write. Asked of a read end: it is told of a hangup when nobody has, if somebody had.
+pub fn has_writer(read: &OwnedFd) -> bool {
+    let mut look = [PollFd::new(read, PollFlags::IN)];
+    // A poll that does not wait fails for want of memory only.
+    rustix::event::poll(&mut look, Some(&Timespec::default())).is_ok() && !look[0].revents().contains(PollFlags::HUP)
 }
 
 /// Enlarges a pipe as far as the kernel lets us; that it does not is no error.

@@ -92,7 +92,7 @@ async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
     let deletion = node.containerd.hang("Tasks/DeleteProcess", 1);
     drop(session);
     deletion.arrived().await;
-    assert_eq!(node.open_files("/stdin"), 1);
+    assert_eq!(node.open_files("/stdin"), 2, "both ends");
     deletion.open();
     until("it is let go", || node.open_files("/stdin") == 0).await;
 }

@@ -16,6 +16,7 @@ use tokio::net::unix::pipe;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::terminal::TerminalInput;
 use super::{Error, Result, StreamName};
 use crate::containerd::Stdio;
 use crate::sys::fifo::{self, End};
@@ -56,8 +57,8 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct ExecIo {
     stdin: Option<PathBuf>,
-    /// Both ends of a terminal's stdin, until [`Self::terminal_input`] hands them out.
-    terminal_input: Option<OwnedFd>,
+    /// Until [`Self::terminal_input`] hands it out.
+    terminal_input: Option<TerminalInput>,
     stdout: Output,
     /// None with a terminal.
     stderr: Option<Output>,
@@ -86,11 +87,10 @@ impl ExecIo {
             fifo::make(&path).map_err(|source| Error::fifo("make FIFO", &path, source))?;
             Ok(path)
         };
-        let both =
-            |path: &PathBuf| fifo::open(path, End::Both).map_err(|source| Error::fifo("open FIFO", path, source));
+        let unopened = |path: &Path, source| Error::fifo("open FIFO", path, source);
         let mut output = |name: StreamName| -> Result<(Output, String)> {
             let path = make(name.as_str())?;
-            let ends = both(&path)?;
+            let ends = fifo::open(&path, End::Both).map_err(|source| unopened(&path, source))?;
             fifo::enlarge(&ends);
             keep.push(ends);
             Ok((Output::open(&path, name)?, text(&path)))
@@ -99,7 +99,10 @@ impl ExecIo {
         let stderr = (!shape.tty).then(|| output(StreamName::Stderr)).transpose()?;
         let (stderr, stderr_path) = stderr.map_or((None, String::new()), |(output, path)| (Some(output), path));
         let stdin = shape.stdin.then(|| make("stdin")).transpose()?;
-        let terminal_input = stdin.as_ref().filter(|_| shape.tty).map(both).transpose()?;
+        let terminal_input = match &stdin {
+            Some(path) if shape.tty => Some(TerminalInput::open(path).map_err(|source| unopened(path, source))?),
+            _ => None,
+        };
         let stdio = Stdio {
             stdin: stdin.as_deref().map(text).unwrap_or_default(),
             stdout: stdout_path,
@@ -127,9 +130,8 @@ impl ExecIo {
         self.keep.clear();
     }
 
-    /// Both ends of a terminal's stdin, to be held until the process is deleted. The shim opens both too, by and by: its read
-    /// end is closed when it is at its end, and a write end that comes later would wait for ever, and a thread with it.
-    pub fn terminal_input(&mut self) -> Option<OwnedFd> {
+    /// A terminal's stdin, to be held until the process is deleted, and to be released then.
+    pub fn terminal_input(&mut self) -> Option<TerminalInput> {
         self.terminal_input.take()
     }
 

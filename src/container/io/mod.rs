@@ -18,6 +18,7 @@ mod fifo;
 mod log_file;
 mod pump;
 mod record;
+mod terminal;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use exec::{DRAIN, Directory, ExecIo, Shape, Target};
 pub use fifo::{Fifo, SUBSCRIBER_LAG};
 pub use log_file::{Counters, Counts, LogPath};
 pub use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
+pub use terminal::TerminalInput;
 
 use crate::containerd::Stdio;
 use crate::ids::ContainerId;
