@@ -18,6 +18,7 @@ mod server {
     mod errors;
     mod exec;
     mod exec_sync;
+    mod exits;
     mod hardening;
     mod image_fs_info;
     mod metrics;

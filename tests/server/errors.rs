@@ -15,6 +15,24 @@ fn assert_begins(status: &Status, code: Code, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_12_mebibytes_comes_through_both_ways_and_one_of_17_is_refused() {
+    let node = Node::start().await;
+    let large = |mebibytes: usize| {
+        let mut pod = node.pod("web");
+        config(&mut pod).annotations.insert("large".to_owned(), "x".repeat(mebibytes << 20));
+        pod
+    };
+    let id = node.run(&large(12)).await;
+    let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+    let status = node.cri().pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+    assert_eq!(status.annotations["large"].len(), 12 << 20);
+    let error = node.cri().run_pod_sandbox(large(17)).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    node.remove(&id).await;
+    node.assert_clean("remove").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_names_its_field() {
     let node = Node::start().await;
     let edits: [Edit<RunPodSandboxRequest>; 18] = [

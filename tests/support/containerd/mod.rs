@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use containerd_client::events::TaskExit;
 use containerd_client::services::v1 as pb;
+use containerd_client::to_any;
 use containerd_client::types::{self, Envelope};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -232,6 +234,19 @@ impl Containerd {
         let state = self.inner.lock();
         let Some(task) = state.tasks.get(id) else { return Vec::new() };
         task.init.signals.iter().chain(task.execs.values().flat_map(|exec| &exec.signals)).copied().collect()
+    }
+
+    /// Forgets a task, whose shim has died with all that it knew.
+    pub fn lose_task(&self, id: &str) {
+        self.inner.lock().tasks.remove(id);
+    }
+
+    /// Publishes the exit of a task's first process.
+    pub fn tell_exit(&self, id: &str, code: u32) {
+        let exit_status = code;
+        let event =
+            TaskExit { container_id: id.to_owned(), id: id.to_owned(), exit_status, exited_at: Some(now()), pid: 0 };
+        self.inner.publish("/tasks/exit", Some(to_any(&event)));
     }
 
     /// Ends a task's first process, as if it had returned.

@@ -21,6 +21,9 @@ use tonic_prost::ProstCodec;
 use super::faults::{Fault, injected};
 use super::{Inner, status};
 
+/// containerd's own default.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
 pub(super) type Response = http::Response<tonic::body::Body>;
 /// The messages of a streamed answer.
 pub(super) type Messages<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
@@ -116,7 +119,7 @@ impl Request {
                 Ok(tonic::Response::new(reply))
             }
         });
-        Grpc::new(ProstCodec::<R, Q>::default()).unary(service, self.http).await
+        grpc::<R, Q>().unary(service, self.http).await
     }
 
     /// Many messages for one.
@@ -139,7 +142,7 @@ impl Request {
                 handle(fake, message).map(tonic::Response::new)
             }
         });
-        Grpc::new(ProstCodec::<R, Q>::default()).server_streaming(service, self.http).await
+        grpc::<R, Q>().server_streaming(service, self.http).await
     }
 
     /// For what nobody asks of the fake yet.
@@ -151,6 +154,15 @@ impl Request {
     fn name(&self) -> String {
         format!("{}/{}", self.service.rsplit('.').next().unwrap_or_default(), self.method)
     }
+}
+
+/// One call's, of messages as long as containerd takes them.
+fn grpc<R, Q>() -> Grpc<ProstCodec<R, Q>>
+where
+    Q: Message + Default + Send + Sync + 'static,
+    R: Message + Default + Send + Sync + 'static,
+{
+    Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
 /// Lets a call happen, or not; true when its reply is to be lost.
