@@ -3,7 +3,7 @@
 # Pontoon and on containerd's built-in CRI in turns (A B B A), each time on a fresh bed with the same containerd and runc.
 # The client is streamer, which has kubectl's libraries.
 #
-#   ROUNDS=n         of A B B A (1)
+#   ROUNDS=n         of A B B A (2: seconds of CPU differ by a third from turn to turn on a small virtual machine)
 #   CPUS=list        pin everything to these (none)
 #   BLOCKS=n         of 64 MiB, for each way (16): with fewer it says little, but shows that all works
 #   OUT=directory    for the daemons' logs and the figures (target/bench-streaming)
@@ -73,7 +73,7 @@ export BIN E2E_SPEED_BLOCKS=${BLOCKS:-16}
 [[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
 
 number=0
-for ((round = 0; round < ${ROUNDS:-1}; round++)); do
+for ((round = 0; round < ${ROUNDS:-2}; round++)); do
     for target in pontoon builtin builtin pontoon; do
         number=$((number + 1))
         turn $number $target
