@@ -3,12 +3,28 @@
 use super::*;
 use crate::netns;
 
-/// Takes the bridge away, whatever happened.
-struct Bridge(&'static str);
+/// What a bridge that is a gateway switches on, for all of the node.
+const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+
+/// Takes the bridge away, whatever happened, and puts the node's settings back.
+struct Bridge {
+    name: &'static str,
+    /// As they were, where the kernel has them.
+    forwarding: [Option<String>; 2],
+}
+
+impl Bridge {
+    fn named(name: &'static str) -> Self {
+        Self { name, forwarding: FORWARDING.map(|path| fs::read_to_string(path).ok()) }
+    }
+}
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("ip").args(["link", "del", self.0]).status();
+        let _ = std::process::Command::new("ip").args(["link", "del", self.name]).status();
+        for (path, before) in FORWARDING.iter().zip(&self.forwarding) {
+            let _ = before.as_ref().map(|value| fs::write(path, value));
+        }
     }
 }
 
@@ -19,14 +35,14 @@ async fn bridge_and_host_local_attach_and_give_back() {
         return;
     };
     let mut node = Node::new();
-    let bridge = Bridge("pontoon-test0");
+    let bridge = Bridge::named("pontoon-test0");
     let leases = node.path("leases");
     let ipam = json!({
         "type": "host-local", "dataDir": leases,
         "ranges": [[{"subnet": "10.233.211.0/24"}], [{"subnet": "fd00:233:211::/64"}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     });
-    let plugin = json!({"type": "bridge", "bridge": bridge.0, "isGateway": true, "ipam": ipam});
+    let plugin = json!({"type": "bridge", "bridge": bridge.name, "isGateway": true, "ipam": ipam});
     let config = json!({"cniVersion": "1.0.0", "name": "pontoon-test", "plugins": [plugin]});
     node.config("10-net.conflist", &config.to_string());
     node.settings.bin_dirs = vec![bin.into()];
