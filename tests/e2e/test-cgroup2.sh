@@ -91,7 +91,9 @@ run_with() {
 finish() {
     local lsm=$1 pid=$2 status=0 counts p f s
     echo "== with $lsm"
-    tail --lines=+1 --follow --sleep-interval=0.5 --pid="$pid" "$OUT/$lsm/log"
+    # In the background, since bash handles a signal only between commands, but lets a wait be interrupted.
+    tail --lines=+1 --follow --sleep-interval=0.5 --pid="$pid" "$OUT/$lsm/log" &
+    wait $!
     wait "$pid" || status=$?
     counts=$(count "$OUT/$lsm/log") || status=1
     read -r p f s <<<"$counts"
