@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 use super::run_exec::Process;
 use crate::container::io::{DRAIN, Discard, ExecIo};
+use crate::containerd::ProcessStatus;
 use crate::ids::{ContainerId, ExecId};
 
 impl Node {
@@ -61,6 +62,12 @@ impl Process {
     async fn outlive(&self, io: Option<ExecIo>, left: Option<Duration>) {
         let exited = CancellationToken::new();
         let (mut stdout, mut stderr) = (Discard::default(), Discard::default());
+        let end = async {
+            if self.was_started().await {
+                // It has ended, or there is none.
+                let _ = self.exit().await;
+            }
+        };
         let output = async {
             if let Some(io) = &io {
                 io.copy(&mut stdout, &mut stderr, &exited, DRAIN).await;
@@ -74,14 +81,20 @@ impl Process {
             }
         };
         tokio::select! {
-            // It has ended, or there is none.
-            _ = self.exit() => {}
+            () = end => {}
             () = output => {}
             () = over => {
                 tracing::info!(container = %self.id, exec = %self.exec_id, "killing a command of a former daemon");
                 self.kill().await;
             }
         }
+    }
+
+    /// Whether there is an end to wait for: a daemon that was killed before it had started what it made leaves a process
+    /// that never runs. A start that is under way still is told of when it is over.
+    async fn was_started(&self) -> bool {
+        let process = self.node.containerd.get_task(self.id.as_str(), self.exec_id.as_str()).await;
+        !process.is_ok_and(|process| process.status == ProcessStatus::Created)
     }
 }
 

@@ -1,10 +1,11 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{Either, join, maybe_done, select};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -144,17 +145,18 @@ impl Process {
         O: Target,
         E: Target,
     {
-        during(Stage::TaskStart, self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str())).await?;
+        let wait = maybe_done(self.exit());
+        tokio::pin!(wait);
+        self.start(wait.as_mut()).await?;
         io.started();
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);
         let input = join(self.feed(&io, ends.stdin, tty), self.resize(ends.resize));
-        let wait = self.exit();
-        tokio::pin!(output, input, wait);
+        tokio::pin!(output, input);
         let (mut complete, mut fed) = (None, false);
         let exit = loop {
             tokio::select! {
-                exit = &mut wait => break exit?,
+                () = &mut wait => break wait.as_mut().take_output().expect("it is done")?,
                 why = bounds.over(&self.id) => {
                     self.kill().await;
                     // So that it can be deleted at once; its output is nobody's any more.
@@ -176,6 +178,19 @@ impl Process {
             tracing::debug!(container = %self.id, "a command left somebody behind who holds its output");
         }
         Ok(exit)
+    }
+
+    /// Starts the process, and waits for its end from before that: it may be gone with its container's whole task as
+    /// soon as it runs, and then nobody can be asked any more.
+    async fn start(&self, wait: impl Future<Output = ()> + Unpin) -> Result<()> {
+        let start = self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str());
+        let started = pin!(during(Stage::TaskStart, start));
+        // Whoever is polled first asks first.
+        let started = match select(wait, started).await {
+            Either::Left(((), started)) => started.await,
+            Either::Right((started, _)) => started,
+        };
+        Ok(started.map(drop)?)
     }
 
     /// The process's own end. A containerd that is away says nothing about it.

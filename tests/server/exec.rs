@@ -161,9 +161,23 @@ async fn a_container_s_end_is_the_command_s() {
     let (_, id) = node.running("web", &["fake"]).await;
     let mut session = exec(&node, request(&id, &["fake", "out=up"])).await;
     session.read(STDOUT, 2).await;
+    until("it is waited for", || !calls(&node, "Tasks/Wait").is_empty()).await;
     node.containerd.end(&id, 0);
     assert_eq!(session.finish().await.exit_code(), 137);
     assert_eq!(node.ended(&id).await.exit_code, 0);
+}
+
+/// A container that ends at once takes its task along, and with it what a wait that comes later would be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_s_end_is_waited_for_from_before_its_start() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let start = node.containerd.hang("Tasks/Start", 1);
+    let session = exec(&node, request(&id, &["fake", "exit=7"])).await;
+    start.arrived().await;
+    until("it is waited for", || !calls(&node, "Tasks/Wait").is_empty()).await;
+    start.open();
+    assert_eq!(session.finish().await.exit_code(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

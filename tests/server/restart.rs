@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pontoon::api::v1::*;
 
+use crate::support::containerd::Call;
 use crate::support::server::Node;
 use crate::support::streams::{STDOUT, Session};
 use crate::support::{cni, requests, until};
@@ -183,7 +184,8 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     let mut session = Session::open(&url).await;
     session.read(STDOUT, 2).await;
     let execs = |node: &Node| node.leftovers().iter().filter(|left| left.starts_with("containerd has exec")).count();
-    until("all run", || execs(&node) == 3).await;
+    let started = |call: &Call| call.method == "Tasks/Start" && call.object.contains('/');
+    until("all run", || node.containerd.calls().into_iter().filter(started).count() == 3).await;
 
     node.restart().await;
 
@@ -196,4 +198,21 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     assert!(start.elapsed() > Duration::from_secs(2));
     let kills = node.containerd.calls().into_iter().filter(|call| call.method == "Tasks/Kill").count();
     assert_eq!(kills, 2, "the one without a timeout came to its own end");
+}
+
+/// Killed between the making of a command and its start: what never runs never ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_a_former_daemon_never_started_is_deleted() {
+    let mut node = Node::start().await;
+    let (_, id) = node.running("web", &["fake"]).await;
+    let before = node.leftovers();
+    let start = node.containerd.hang("Tasks/Start", 1);
+    let request = ExecSyncRequest { container_id: id.clone(), cmd: vec!["fake".to_owned()], timeout: 0 };
+    let mut cri = node.cri();
+    let call = tokio::spawn(async move { cri.exec_sync(request).await });
+    start.arrived().await;
+    node.restart().await;
+    assert!(call.await.unwrap().is_err());
+    until("it is deleted", || node.leftovers() == before).await;
+    assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
 }
