@@ -100,7 +100,8 @@ async fn a_port_is_that_of_the_namespace() {
         // Nobody listens there on the host, or somebody else does.
         let from = listener.accept().unwrap().1;
         assert!(from.ip().is_loopback());
-        drop(listener);
+        // Not closed only: a child that another test has just forked holds it until it execs.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         let refused = connect(Some(&path), &id, port).await.unwrap_err().0;
         let expected = format!(
             "failed to connect to localhost:{port} inside namespace \"{id}\", IPv4: dial tcp 127.0.0.1:{port}: connect: \
