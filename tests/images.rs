@@ -28,6 +28,12 @@ async fn with_an_image() -> Option<(Bed, String, String, String)> {
     Some((bed, host, tag, id))
 }
 
+/// An image of a registry that accepts connections and says nothing.
+async fn silent() -> (String, tokio::net::TcpListener) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (format!("{}/a:1", listener.local_addr().unwrap()), listener)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pulled_image_is_listed_found_and_removed() {
     let Some((bed, host, tag, id)) = with_an_image().await else { return };
@@ -165,9 +171,7 @@ async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
     let ids: Vec<String> = futures_util::future::try_join_all(pulls).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0]));
 
-    // Accepts and says nothing.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = format!("127.0.0.1:{}/a:1", silent.local_addr().unwrap().port());
+    let (dead, _silent) = silent().await;
     let start = Instant::now();
     let error = bed.pull(&dead).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
@@ -178,6 +182,31 @@ async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
     assert!(left.is_err());
     assert_eq!(bed.images.pulls_in_flight(), 1);
     until("the pull that nobody waits for is gone", || async { bed.images.pulls_in_flight() == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_pulls_than_may_run_at_once() {
+    let Some(tools) = tools() else { return };
+    let bed = Bed::start(tools, |settings, _| {
+        settings.max_concurrent_pulls = 1;
+        settings.patience = Duration::from_millis(50);
+    })
+    .await;
+    // Each accepts and says nothing.
+    let registries = [silent().await, silent().await];
+    let [first, second] = registries.each_ref().map(|(tag, _)| bed.pull(tag));
+    let (mut first, mut second) = (Box::pin(first), Box::pin(second));
+    let dialled = async |registry: usize, pull: &mut (dyn Future<Output = _> + Unpin)| {
+        let dialled = tokio::time::timeout(Duration::from_secs(2), registries[registry].1.accept());
+        tokio::select! {
+            dialled = dialled => dialled.is_ok(),
+            ended = pull => panic!("it ended: {ended:?}"),
+        }
+    };
+    assert!(dialled(0, &mut first).await);
+    assert!(!dialled(1, &mut second).await, "it has no place");
+    drop(first);
+    assert!(dialled(1, &mut second).await, "the place came free");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,11 @@
 //! What containerd has to be and must not be, looked at before anything is served.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::config::Config;
 use crate::containerd::{Containerd, Plugin, ProcessStatus};
 
 /// How long containerd may take to answer at our start.
@@ -27,21 +27,24 @@ const REQUIRED: [(&str, &str); 4] = [
 ];
 
 /// Waits for containerd; gives its version.
-pub(super) async fn wait_for(containerd: &Containerd, config: &Config) -> anyhow::Result<String> {
+pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow::Result<String> {
+    let address = address.display();
     let start = Instant::now();
     let mut told = start;
     loop {
-        let error = match containerd.version().await {
-            Ok(version) => return Ok(version),
-            Err(error) => error,
+        // One that takes the connection and does not answer is waited for no longer than one that is not there.
+        let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
+        let error = match timeout(patience, containerd.version()).await {
+            Ok(Ok(version)) => return Ok(version),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it takes the connection and says nothing for {patience:?}"),
         };
-        let address = config.containerd.address.display();
         if start.elapsed() >= PATIENCE {
             bail!("containerd does not answer at {address} ({error}); is it running, and is containerd.address right?");
         }
         if told.elapsed() >= PROGRESS {
             told = Instant::now();
-            tracing::warn!(%address, seconds = start.elapsed().as_secs(), %error, "waiting for containerd");
+            tracing::warn!(%address, seconds = start.elapsed().as_secs(), error, "waiting for containerd");
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -102,4 +105,32 @@ pub(super) async fn foreign_pods(containerd: &Containerd, allowed: bool) -> anyh
         "containers of containerd's own CRI are running and kubelet would start duplicates beside them: {list}; \
          drain the node first, or set allow_foreign_pods = true"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Why the start ends; it ends within 30 s.
+    async fn refusal(address: &Path) -> String {
+        let start = Instant::now();
+        let containerd = Containerd::new(address, "k8s.io").unwrap();
+        let refused = wait_for(&containerd, address).await.unwrap_err().to_string();
+        let took = start.elapsed();
+        assert!(took >= PATIENCE && took < PATIENCE + Duration::from_secs(1), "{took:?}");
+        refused
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn containerd_has_thirty_seconds_to_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = directory.path().join("containerd.sock");
+        let missing = refusal(&address).await;
+        assert!(missing.starts_with(&format!("containerd does not answer at {}", address.display())), "{missing}");
+        let _silent = UnixListener::bind(&address).unwrap();
+        let silent = refusal(&address).await;
+        assert!(silent.contains("it takes the connection and says nothing"), "{silent}");
+    }
 }

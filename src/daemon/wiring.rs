@@ -36,7 +36,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let pause_root = pause::install(&config.root).context("install the pause root")?;
     let metrics = tasks.operations().metrics().clone();
     let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?.measured(&metrics);
-    let version = checks::wait_for(&containerd, &config).await?;
+    let version = checks::wait_for(&containerd, &config.containerd.address).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
     let server = containerd.server().await.context("ask containerd about itself")?;

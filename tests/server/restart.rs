@@ -1,6 +1,6 @@
 //! `kill -9` of the server, at any instant: no pod notices.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon::api::v1::*;
 
@@ -165,7 +165,7 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     let mut node = Node::start().await;
     let (_, id) = node.running("web", &["fake"]).await;
     let before = node.leftovers();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut calls = Vec::new();
     for (args, timeout) in [(vec!["fake"], 3), (vec!["fake", "exit=0", "after=2000"], 0)] {
         let cmd = args.into_iter().map(str::to_owned).collect();
@@ -215,4 +215,26 @@ async fn a_command_that_a_former_daemon_never_started_is_deleted() {
     assert!(call.await.unwrap().is_err());
     until("it is deleted", || node.leftovers() == before).await;
     assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
+}
+
+/// What has not ended when SIGTERM is 30 s old is the next daemon's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
+    let mut node = Node::start().await;
+    let before = node.leftovers();
+    let create = node.containerd.hang("Tasks/Create", 1);
+    let (mut cri, pod) = (node.cri(), node.pod("web"));
+    let run = tokio::spawn(async move { cri.run_pod_sandbox(pod).await });
+    create.arrived().await;
+    let start = Instant::now();
+    node.terminate().await;
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(35), "{took:?}");
+    assert!(run.await.unwrap().is_err());
+    assert!(node.log().contains("not all operations ended within 30s"), "{}", node.log());
+
+    node.containerd.heal();
+    node.spawn().await;
+    node.remove_all().await;
+    until("nothing is left of it", || node.leftovers() == before).await;
 }

@@ -37,6 +37,19 @@ async fn who_ignores_sigterm_is_killed_when_the_grace_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_gone_after_sigkill_is_sent_another_ten_seconds_later() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake", "ignores=kill"]).await;
+    let start = Instant::now();
+    stop(&node, &id, 1).await;
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(11) && took < Duration::from_secs(16), "{took:?}");
+    let signals = node.containerd.calls().into_iter().filter(|call| call.method == "Tasks/Kill" && call.object == id);
+    assert_eq!(signals.count(), 3, "SIGTERM and SIGKILL twice");
+    assert_eq!(node.status(&id).await.exit_code, 137);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_stop_with_less_grace_shortens_the_first() {
     let node = Node::start().await;
     let (_, id) = node.running("web", &["fake", "ignores=term"]).await;

@@ -1,6 +1,7 @@
 //! A process that does what its arguments say. A command `fake out=hello exit=3 after=50`
 //! writes, waits 50 ms and returns 3; without `exit` it runs until a signal ends it, and with
-//! `ignores=term` only SIGKILL does. Any other command runs until a signal ends it.
+//! `ignores=term` only SIGKILL does; with `ignores=kill`, as one that waits for a dead disk, only
+//! the second SIGKILL. Any other command runs until a signal ends it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -59,6 +60,7 @@ struct Program {
     exit: Option<u32>,
     after: Duration,
     ignores_term: bool,
+    ignores_kill: bool,
     /// Copies stdin to stdout, and returns at its end.
     cat: bool,
     /// Writes so many bytes to stdout, before anything else counts.
@@ -78,6 +80,7 @@ impl Program {
                 Some(("exit", code)) => program.exit = Some(code.parse().unwrap()),
                 Some(("after", milliseconds)) => program.after = Duration::from_millis(milliseconds.parse().unwrap()),
                 Some(("ignores", "term")) => program.ignores_term = true,
+                Some(("ignores", "kill")) => program.ignores_kill = true,
                 Some(("flood", bytes)) => program.flood = bytes.parse().unwrap(),
                 Some(("leaves", "child")) => program.leaves_child = true,
                 None if word == "cat" => program.cat = true,
@@ -145,9 +148,12 @@ impl Process {
 
     /// Notes a signal; the code it ends with when it dies of it.
     pub(super) fn signal(&mut self, signal: u32) -> Option<u32> {
+        let survives = match signal {
+            SIGTERM => self.program.ignores_term || self.program.ignores_kill,
+            SIGKILL => self.program.ignores_kill && !self.signals.contains(&SIGKILL),
+            _ => false,
+        };
         self.signals.push(signal);
-        let survives = signal == SIGTERM && self.program.ignores_term;
-        debug_assert!(!(survives && signal == SIGKILL));
         (!survives).then_some(128 + signal)
     }
 
