@@ -284,9 +284,59 @@ impl LogWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::PipeWriter;
     use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
 
+    use tokio::sync::broadcast;
+    use tokio::task::JoinHandle;
+
+    use super::super::pump::Pump;
+    use super::super::{Lines, StreamName};
     use super::*;
+    use crate::tasks::Tasks;
+
+    /// A container's stream that is read: its end of the pipe, its log, and its reader.
+    async fn stream(log: &Path) -> (PipeWriter, Arc<LogFile>, JoinHandle<()>) {
+        let path = LogPath::new(log.to_str().unwrap(), "0.log").unwrap().unwrap();
+        let file = Arc::new(LogFile::new(&path, path.open().unwrap(), &Arc::default()));
+        let target = watch::Sender::new(Arc::clone(&file));
+        let (read, write) = io::pipe().unwrap();
+        let lines = Lines::new(StreamName::Stdout, false);
+        let pump = Pump::new(read.into(), lines, Some(LogWriter::new(&target)), broadcast::Sender::new(1)).unwrap();
+        let reader = Tasks::default().background(async move {
+            pump.run(CancellationToken::new()).await;
+            drop(target);
+        });
+        (write, file, reader)
+    }
+
+    /// On a runtime of one thread, which a write on it would hold up.
+    #[tokio::test]
+    async fn a_disk_that_hangs_under_one_log_holds_up_that_stream_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = ["stuck", "other"].map(|name| directory.path().join(name));
+        let (mut stuck, hanging, stuck_reader) = stream(&logs[0]).await;
+        let (mut other, _, other_reader) = stream(&logs[1]).await;
+        let ((holds, held), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+        let disk = std::thread::spawn(move || {
+            let _write = hanging.lock();
+            holds.send(()).unwrap();
+            let _ = released.recv();
+        });
+        held.recv().unwrap();
+        stuck.write_all(b"waits\n").unwrap();
+        other.write_all(b"goes on\n").unwrap();
+        drop((stuck, other));
+        tokio::time::timeout(Duration::from_secs(10), other_reader).await.expect("it is not held up").unwrap();
+        assert!(std::fs::read_to_string(logs[1].join("0.log")).unwrap().ends_with(" stdout F goes on\n"));
+        assert!(!stuck_reader.is_finished());
+        drop(release);
+        stuck_reader.await.unwrap();
+        assert!(std::fs::read_to_string(logs[0].join("0.log")).unwrap().ends_with(" stdout F waits\n"));
+        disk.join().unwrap();
+    }
 
     #[test]
     fn a_path_that_could_leave_is_refused_by_name() {
