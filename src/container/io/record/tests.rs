@@ -19,7 +19,7 @@ fn records(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     let (mut lines, mut batch, stamp) = (Lines::new(StreamName::Stdout, tty), Batch::default(), Stamp::now());
     let mut out = Vec::new();
     let mut take = |batch: &Batch| {
-        assert!(batch.bytes().len() <= WRITE_BUFFER);
+        assert!(batch.bytes.capacity() <= WRITE_BUFFER);
         assert_eq!([batch.split().0, batch.split().1].concat(), batch.bytes());
         out.extend_from_slice(batch.bytes());
     };
@@ -92,6 +92,17 @@ proptest! {
         // Also where the limit falls between the two.
         prop_assert_eq!(String::from_utf8(joined(&records(true, &reads))).unwrap(), expected);
     }
+}
+
+#[test]
+fn an_idle_stream_keeps_nothing_but_the_line_it_is_in() {
+    let (mut lines, mut batch) = (Lines::new(StreamName::Stdout, false), Batch::default());
+    lines.space().extend_from_slice(b"whole\nbegun");
+    assert!(!lines.records(&Stamp::now(), &mut batch));
+    assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), (READ_BUFFER, WRITE_BUFFER));
+    lines.rest();
+    batch.rest();
+    assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), ("begun".len(), 0));
 }
 
 #[test]
