@@ -21,6 +21,7 @@ mod server {
     mod exits;
     mod hardening;
     mod image_fs_info;
+    mod isolation;
     mod metrics;
     mod port_forward;
     mod refusals;

@@ -1,0 +1,76 @@
+//! No call on one object waits for another's (I6), whichever call to containerd does not return.
+
+use std::time::Duration;
+
+use pontoon::api::v1::*;
+
+use crate::support::server::Node;
+use crate::support::{requests, until};
+
+/// Many times as long as a life takes here.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A pod's life, from its run to its removal.
+async fn pod(node: &Node, name: &str) {
+    let sandbox = node.run(&node.pod(name)).await;
+    container(node, &sandbox, name).await;
+    node.remove(&sandbox).await;
+}
+
+/// That of a container, with all that is done to one.
+async fn container(node: &Node, sandbox: &str, name: &str) {
+    let id = node.create(&requests::container(sandbox, &node.pod(name), name, &["fake"])).await;
+    node.start_container(&id).await;
+    let mut cri = node.cri();
+    let cmd = ["fake", "exit=0"].map(str::to_owned).to_vec();
+    cri.exec_sync(ExecSyncRequest { container_id: id.clone(), cmd, timeout: 0 }).await.unwrap();
+    let linux = Some(LinuxContainerResources { cpu_shares: 512, ..LinuxContainerResources::default() });
+    let update = UpdateContainerResourcesRequest { container_id: id.clone(), linux, ..Default::default() };
+    cri.update_container_resources(update).await.unwrap();
+    cri.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }).await.unwrap();
+    cri.remove_container(RemoveContainerRequest { container_id: id }).await.unwrap();
+}
+
+/// Lives one of two lives while each call of the other hangs in turn.
+async fn apart(node: &Node, life: impl AsyncFn(&str)) {
+    let before = node.leftovers();
+    // What is asked once only, of an image, is known then.
+    life("one").await;
+    let start = node.containerd.calls().len();
+    life("one").await;
+    let steps = node.containerd.steps_since(start);
+    assert!(steps.len() > 10, "{steps:?}");
+    for (method, nth) in steps {
+        let case = format!("{method} number {nth}");
+        let gate = node.containerd.hang(&method, nth);
+        let other = async {
+            gate.arrived().await;
+            let other = async {
+                life("other").await;
+                node.sandboxes().await;
+                node.containers().await;
+            };
+            tokio::time::timeout(SOON, other).await.unwrap_or_else(|_| panic!("{case} holds up another"));
+            gate.open();
+        };
+        tokio::join!(life("one"), other);
+        node.containerd.heal();
+        until(&case, || node.leftovers() == before).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_waits_for_another_s_call_that_hangs() {
+    let node = Node::start().await;
+    apart(&node, async |name| pod(&node, name).await).await;
+    node.assert_clean("all lives").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_container_waits_for_its_neighbour_s_call_that_hangs() {
+    let node = Node::start().await;
+    let sandbox = node.run(&node.pod("web")).await;
+    apart(&node, async |name| container(&node, &sandbox, name).await).await;
+    node.remove(&sandbox).await;
+    node.assert_clean("all lives").await;
+}
