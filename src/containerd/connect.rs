@@ -14,29 +14,32 @@ use crate::telemetry::{Measure, Measured, Metrics};
 pub(super) type Channel = Measured<transport::Channel>;
 
 /// Whether a channel's calls say how fast containerd is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Times {
     Measured,
     OfWhatIsWaitedFor,
 }
 
-/// A channel for short calls that can be made anew: HTTP/2 keeps room for as many calls as it ever had at once for as long as the
-/// connection is open, 116 KiB after 64 commands that ran at once.
+/// A channel that can be made anew: HTTP/2 keeps room for as many calls as it ever had at once for as long as the connection is
+/// open, 116 KiB after 64 commands that ran at once.
 #[derive(Debug)]
 pub(super) struct Renewable {
     socket: PathBuf,
     metrics: Metrics,
+    times: Times,
     now: Mutex<Channel>,
 }
 
 impl Renewable {
     /// Its calls are told to `metrics`.
-    pub(super) fn new(socket: &Path, metrics: &Metrics) -> Self {
-        Self { socket: socket.to_owned(), metrics: metrics.clone(), now: Mutex::new(short_calls(socket, metrics)) }
+    pub(super) fn new(socket: &Path, metrics: &Metrics, times: Times) -> Self {
+        let now = Mutex::new(measured(lazy(socket), metrics, times));
+        Self { socket: socket.to_owned(), metrics: metrics.clone(), times, now }
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    /// The same, with its calls told to others.
+    pub(super) fn measured(&self, metrics: &Metrics) -> Self {
+        Self::new(&self.socket, metrics, self.times)
     }
 
     /// For one call: whoever keeps it keeps an old connection open.
@@ -46,13 +49,9 @@ impl Renewable {
 
     /// The old connection closes when the calls on it have ended; the next call dials.
     pub(super) fn renew(&self) {
-        let new = short_calls(&self.socket, &self.metrics);
+        let new = measured(lazy(&self.socket), &self.metrics, self.times);
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
-}
-
-fn short_calls(socket: &Path, metrics: &Metrics) -> Channel {
-    measured(lazy(socket), metrics, Times::Measured)
 }
 
 /// A channel that dials when it is first used and again whenever the connection is gone.
@@ -82,6 +81,7 @@ pub(super) fn measured(channel: Channel, metrics: &Metrics, times: Times) -> Cha
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use containerd_client::services::v1::version_client::VersionClient;
@@ -90,6 +90,7 @@ mod tests {
     use tokio::net::UnixListener;
     use tokio::time::timeout;
 
+    use super::super::Containerd;
     use super::*;
 
     const SOON: Duration = Duration::from_secs(5);
@@ -108,11 +109,33 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let connection = Renewable::new(&path, &Metrics::default());
+        let connection = Renewable::new(&path, &Metrics::default(), Times::Measured);
         let mut old = dialled(&connection, &listener).await.expect("the first call dials");
         assert!(dialled(&connection, &listener).await.is_none(), "the second call dials too");
         connection.renew();
         timeout(SOON, old.read_to_end(&mut Vec::new())).await.expect("the old one closes").unwrap();
         assert!(dialled(&connection, &listener).await.is_some(), "the next call does not dial");
+    }
+
+    /// A container runs on for months, and with it the connection that its wait is on.
+    #[tokio::test]
+    async fn a_commands_wait_is_on_no_containers_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let containerd = Containerd::new(&path, "k8s.io").unwrap();
+        let mut container = pin!(containerd.wait_task("id", ""));
+        let mut of_container = tokio::select! {
+            accepted = timeout(SOON, listener.accept()) => accepted.expect("it dials").unwrap().0,
+            ended = &mut container => panic!("{ended:?}"),
+        };
+        let mut of_command = tokio::select! {
+            accepted = timeout(SOON, listener.accept()) => accepted.expect("it dials too").unwrap().0,
+            ended = containerd.wait_task("id", "exec") => panic!("{ended:?}"),
+        };
+        containerd.renew();
+        timeout(SOON, of_command.read_to_end(&mut Vec::new())).await.expect("the command's closes").unwrap();
+        let closed = timeout(Duration::from_millis(200), of_container.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_err(), "the container's closes too");
     }
 }

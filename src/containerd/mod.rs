@@ -31,7 +31,7 @@ use tonic::metadata::AsciiMetadataValue;
 
 use crate::telemetry::Metrics;
 
-use connect::{Channel, Renewable};
+use connect::{Channel, Renewable, Times};
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
@@ -67,6 +67,8 @@ pub struct Containerd {
     unary: Arc<Renewable>,
     /// Calls that block for a task's life: Wait, Subscribe.
     watch: Channel,
+    /// Calls that block for a command's: not those above, since a connection with a call on it is never let go.
+    commands: Arc<Renewable>,
     /// Calls that move bytes: Transfer, Content, Diff.
     bulk: Channel,
     namespace: AsciiMetadataValue,
@@ -86,8 +88,9 @@ impl Containerd {
             Error::new("connect to containerd", namespace, Kind::InvalidArgument, "the namespace is not ASCII")
         })?;
         Ok(Self {
-            unary: Arc::new(Renewable::new(socket, &Metrics::default())),
+            unary: Arc::new(Renewable::new(socket, &Metrics::default(), Times::Measured)),
             watch: connect::lazy(socket),
+            commands: Arc::new(Renewable::new(socket, &Metrics::default(), Times::OfWhatIsWaitedFor)),
             bulk: connect::lazy(socket),
             namespace: value,
             name: namespace.into(),
@@ -95,21 +98,23 @@ impl Containerd {
         })
     }
 
-    /// Tells `metrics` of each call. Those on the watch channel last as long as a task: they are counted only.
+    /// Tells `metrics` of each call. Those that last as long as a task or a command are counted only.
     #[must_use]
     pub fn measured(self, metrics: &Metrics) -> Self {
         Self {
-            unary: Arc::new(Renewable::new(self.unary.socket(), metrics)),
-            watch: connect::measured(self.watch, metrics, connect::Times::OfWhatIsWaitedFor),
-            bulk: connect::measured(self.bulk, metrics, connect::Times::Measured),
+            unary: Arc::new(self.unary.measured(metrics)),
+            watch: connect::measured(self.watch, metrics, Times::OfWhatIsWaitedFor),
+            commands: Arc::new(self.commands.measured(metrics)),
+            bulk: connect::measured(self.bulk, metrics, Times::Measured),
             ..self
         }
     }
 
-    /// Makes the connection of short calls anew. Those that are under way end on the old one, which then closes; all others stay,
-    /// and what they wait for.
+    /// Makes the connections of short calls and of commands anew. Calls that are under way end on the old ones, which then close;
+    /// all others stay, and what they wait for.
     pub fn renew(&self) {
         self.unary.renew();
+        self.commands.renew();
     }
 
     /// The containerd namespace that every call of this client is in.

@@ -134,7 +134,8 @@ impl Containerd {
     /// connection was lost: wait again.
     pub async fn wait_task(&self, id: &str, exec_id: &str) -> Result<Exit> {
         let request = pb::WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
-        let reply = TasksClient::new(self.watch.clone()).wait(self.request(request)).await;
+        let channel = if exec_id.is_empty() { self.watch.clone() } else { self.commands.channel() };
+        let reply = TasksClient::new(channel).wait(self.request(request)).await;
         let reply = reply.map_err(|status| Error::status("wait for task", id, &status))?.into_inner();
         Ok(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
     }
