@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use pontoon::api::v1::ContainerConfig;
 
 use crate::bed::{Bed, Target};
-use crate::churn::{Held, daemon, rss_anon, settled};
+use crate::churn::{Held, daemon, held, rss_anon, settled};
 use crate::harness::{Outcome, Test, rule};
 use crate::metrics::value;
 use crate::scope::{Scope, shell, sleeper};
@@ -15,8 +15,10 @@ use crate::shim::{collected, goroutines, shim_of};
 use crate::streaming::{STDIN, Session, TTY};
 
 const ROUNDS: usize = 3;
-/// Rounds, of fewer sessions, that warm up.
-const AT_ONCE: usize = 8;
+/// Rounds at once, of fewer sessions, that warm up.
+const AT_ONCE: usize = 16;
+/// How often they warm up: as long as the shim starts threads, until it has started none twice in a row.
+const WARM_UPS: usize = 8;
 /// A place is free when containerd has deleted the command, which is later than that its client has gone.
 const NO_LIMITS: &str = "[limits]\nexecs = 2048\nexecs_per_container = 2048\n";
 
@@ -57,8 +59,18 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
 
 /// Many rounds at once, so that what is kept for the busiest moment is there before the first round: Go never ends a thread, and
 /// starts one when all others happen to be in the kernel.
-async fn warm_up(scope: &Scope, ids: [&str; 4]) -> Outcome {
-    try_join_all((0..AT_ONCE).map(|_| round(scope, ids, number() / AT_ONCE))).await.map(drop)
+async fn warm_up(scope: &Scope, ids: [&str; 4], shim: u32) -> Outcome {
+    let (mut threads, mut quiet) = (Vec::new(), 0);
+    while threads.len() < WARM_UPS && quiet < 2 {
+        let before = held(shim)?.threads;
+        try_join_all((0..AT_ONCE).map(|_| round(scope, ids, number() / 8))).await?;
+        let after = held(shim)?.threads;
+        quiet = if after > before { 0 } else { quiet + 1 };
+        threads.push(after);
+    }
+    println!("    threads of the shim while warming up: {threads:?}");
+    // What the crowd left behind in the daemon's heap is not what a round leaves.
+    round(scope, ids, number()).await
 }
 
 async fn cve_2022_23471_and_2025_64329_sessions_whose_client_drops_leave_nothing(scope: Arc<Scope>) -> Outcome {
@@ -87,7 +99,7 @@ async fn nothing_stays(scope: &Scope) -> Outcome {
 
     let (server, shim) = (daemon(bed)?, shim_of(bed, &main).await?);
     let ids = [main.as_str(), &quiet, &talker, &dead];
-    warm_up(scope, ids).await.context("warming up")?;
+    warm_up(scope, ids, shim).await.context("warming up")?;
     let mut rounds = Vec::new();
     for turn in 1..=ROUNDS {
         round(scope, ids, number()).await.with_context(|| format!("round {turn}"))?;
