@@ -15,8 +15,10 @@ use crate::shim::{collected, goroutines, shim_of};
 use crate::streaming::{STDIN, Session, TTY};
 
 const ROUNDS: usize = 3;
-/// Rounds at once, of fewer sessions, that warm up.
+/// Rounds at once that warm up,
 const AT_ONCE: usize = 16;
+/// each of so small a part of a round's sessions.
+const PART: usize = 8;
 /// How often they warm up: as long as the shim starts threads, until it has started none twice in a row.
 const WARM_UPS: usize = 8;
 /// A place is free when containerd has deleted the command, which is later than that its client has gone.
@@ -63,7 +65,7 @@ async fn warm_up(scope: &Scope, ids: [&str; 4], shim: u32) -> Outcome {
     let (mut threads, mut quiet) = (Vec::new(), 0);
     while threads.len() < WARM_UPS && quiet < 2 {
         let before = held(shim)?.threads;
-        try_join_all((0..AT_ONCE).map(|_| round(scope, ids, number() / 8))).await?;
+        try_join_all((0..AT_ONCE).map(|_| round(scope, ids, number() / PART))).await?;
         let after = held(shim)?.threads;
         quiet = if after > before { 0 } else { quiet + 1 };
         threads.push(after);
