@@ -7,7 +7,7 @@ go 1.26.0
 
 require (
 	github.com/containerd/containerd/v2 v2.4.2
-	github.com/containernetworking/plugins v1.9.1
-	github.com/opencontainers/runc v1.5.2
-	sigs.k8s.io/cri-tools v1.36.0
+	github.com/containernetworking/plugins v1.10.0
+	github.com/opencontainers/runc v1.5.3
+	sigs.k8s.io/cri-tools v1.37.0
 )
