@@ -31,6 +31,7 @@ pub mod stats;
 pub mod store;
 pub mod streaming;
 pub mod sys;
+pub mod task;
 pub mod tasks;
 pub mod telemetry;
 pub mod undo;

@@ -1,5 +1,6 @@
 //! The container in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use super::{Denied, Event, Record, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
+use crate::task::Task;
 
 /// A container: what never changes of it, its state and its streams.
 pub struct Container {
@@ -26,8 +28,10 @@ pub struct Container {
     turn: tokio::sync::Mutex<()>,
     /// Its state; a watch, so that a Stop and a Remove see the exit.
     state: watch::Sender<State>,
-    /// Whether containerd's task of an ended container is deleted too.
-    cleaned: watch::Sender<bool>,
+    /// containerd's task of it, or that of a start before.
+    task: Mutex<Arc<Task>>,
+    /// Whether a removal has begun: then its exit need not be written any more.
+    is_removed: AtomicBool,
     /// Standard streams while its task lives.
     streams: Mutex<Option<Arc<dyn Streams>>>,
     /// Watches its memory while its task lives.
@@ -51,7 +55,6 @@ impl Container {
     /// A container in a state.
     #[must_use]
     pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
-        let cleaned = !state.is_alive();
         Self {
             listed: record.listed(),
             record,
@@ -59,7 +62,8 @@ impl Container {
             spec: ArcSwap::from_pointee(spec),
             turn: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
-            cleaned: watch::Sender::new(cleaned),
+            task: Mutex::new(Task::none()),
+            is_removed: AtomicBool::new(false),
             streams: Mutex::new(None),
             oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
@@ -127,14 +131,27 @@ impl Container {
         let _ = self.state.subscribe().wait_for(|state| !state.is_alive()).await;
     }
 
-    /// Says that its task is to be deleted (false), or is deleted (true).
-    pub fn set_cleaned(&self, cleaned: bool) {
-        self.cleaned.send_replace(cleaned);
+    /// containerd's task of it; one that is gone when there is none.
+    #[must_use]
+    pub fn task(&self) -> Arc<Task> {
+        Arc::clone(&self.task.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Resolves when containerd's task of it is deleted.
-    pub async fn cleaned(&self) {
-        let _ = self.cleaned.subscribe().wait_for(|cleaned| *cleaned).await;
+    /// Hands it its task. The one before must be gone.
+    pub fn set_task(&self, task: Arc<Task>) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    /// Says that a removal has begun.
+    pub fn begin_removal(&self) {
+        self.is_removed.store(true, Ordering::Release);
+        self.task().hurry();
+    }
+
+    /// Whether a removal has begun.
+    #[must_use]
+    pub fn is_being_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Acquire)
     }
 
     /// The OCI spec as JSON.

@@ -70,6 +70,12 @@ impl Error {
         self.kind
     }
 
+    /// Whether the connection or containerd itself went, so that nobody knows whether the call was carried out.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable | Kind::Cancelled)
+    }
+
     /// Whether the object is not there, which for an undo or a removal is as good as done.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -43,6 +43,16 @@ impl Containerd {
         Err(fails("it outlives SIGKILL".to_owned()))
     }
 
+    /// The ids of all that shims of this namespace serve: what their command lines and their working directories agree on.
+    #[must_use]
+    pub fn shims(&self) -> Vec<String> {
+        let served = processes().filter_map(|pid| {
+            let id = served_by(&read(pid, "cmdline"), self.namespace())?;
+            has_bundle(pid, self.namespace(), &id).then_some(id)
+        });
+        served.collect()
+    }
+
     /// Resolves when none is alive any more, or will not die: their cgroups are removed next.
     async fn kill_children(&self, shim: Pid) -> std::result::Result<(), String> {
         let killed = children(shim);
@@ -68,20 +78,39 @@ impl Containerd {
     }
 }
 
-/// The shim that serves a sandbox, by the arguments that containerd starts every shim with.
+/// The shim that serves a sandbox.
 fn find(namespace: &str, sandbox: &str) -> Option<Pid> {
     processes().find(|pid| is_shim(*pid, namespace, sandbox))
 }
 
+/// Two proofs that do not depend on each other, since what is found is killed: any process can give itself a command line,
+/// but none in a container has a working directory with containerd's path.
 fn is_shim(pid: Pid, namespace: &str, sandbox: &str) -> bool {
-    is_shim_of(&read(pid, "cmdline"), namespace, sandbox)
+    served_by(&read(pid, "cmdline"), namespace).is_some_and(|id| id == sandbox) && has_bundle(pid, namespace, sandbox)
 }
 
-fn is_shim_of(command_line: &[u8], namespace: &str, sandbox: &str) -> bool {
+/// The first proof: the arguments that containerd starts every shim with. Gives the `-id` of a shim in a namespace.
+fn served_by(command_line: &[u8], namespace: &str) -> Option<String> {
     let arguments: Vec<_> = command_line.split(|byte| *byte == 0).collect();
-    let has = |flag: &str, value: &str| arguments.windows(2).any(|pair| *pair == [flag.as_bytes(), value.as_bytes()]);
+    let value = |flag: &str| arguments.windows(2).find(|pair| pair[0] == flag.as_bytes()).map(|pair| pair[1]);
     let program = arguments[0].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    program.starts_with(b"containerd-shim-") && has("-namespace", namespace) && has("-id", sandbox)
+    if !program.starts_with(b"containerd-shim-") || value("-namespace") != Some(namespace.as_bytes()) {
+        return None;
+    }
+    String::from_utf8(value("-id")?.to_vec()).ok()
+}
+
+/// The second proof: containerd starts a shim in its bundle, `<state>/io.containerd.runtime.v2.task/<namespace>/<id>`,
+/// which may have been removed since.
+fn has_bundle(pid: Pid, namespace: &str, id: &str) -> bool {
+    let link = Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("cwd");
+    fs::read_link(link).is_ok_and(|directory| is_bundle(&directory, namespace, id))
+}
+
+fn is_bundle(directory: &Path, namespace: &str, id: &str) -> bool {
+    let directory = directory.to_string_lossy();
+    let directory = Path::new(directory.trim_end_matches(" (deleted)"));
+    directory.ends_with(Path::new("io.containerd.runtime.v2.task").join(namespace).join(id))
 }
 
 fn children(parent: Pid) -> Vec<Pid> {
@@ -134,11 +163,20 @@ mod tests {
     #[test]
     fn a_shim_is_known_by_its_arguments() {
         let line = b"/opt/bin/containerd-shim-runc-v2\0-namespace\0k8s.io\0-id\0abc\0-address\0/run/c.sock\0";
-        assert!(is_shim_of(line, "k8s.io", "abc"));
-        assert!(!is_shim_of(line, "default", "abc"));
-        assert!(!is_shim_of(line, "k8s.io", "ab"));
-        assert!(!is_shim_of(b"grep\0-namespace\0k8s.io\0-id\0abc\0", "k8s.io", "abc"));
-        assert!(!is_shim_of(b"", "k8s.io", "abc"));
+        assert_eq!(served_by(line, "k8s.io").as_deref(), Some("abc"));
+        assert_eq!(served_by(line, "default"), None);
+        assert_eq!(served_by(b"grep\0-namespace\0k8s.io\0-id\0abc\0", "k8s.io"), None);
+        assert_eq!(served_by(b"", "k8s.io"), None);
+    }
+
+    #[test]
+    fn a_shim_is_known_by_its_bundle_too() {
+        let bundle = |path: &str| is_bundle(Path::new(path), "k8s.io", "abc");
+        assert!(bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc"));
+        assert!(bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc (deleted)"));
+        assert!(!bundle("/run/containerd/io.containerd.runtime.v2.task/default/abc"));
+        assert!(!bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abcd"));
+        assert!(!bundle("/k8s.io/abc") && !bundle("/"));
     }
 
     #[test]

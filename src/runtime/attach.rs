@@ -72,7 +72,7 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
     let once = io.stdin_once() && !container.record.config.tty && stdin.is_some();
     let output = client.follow(&container);
     let input = feed(stdin);
-    let resize = resize(node, &container, streams.resize);
+    let resize = resize(&container, streams.resize);
     tokio::pin!(output, input, resize);
     let (mut fed, mut resized) = (false, false);
     let result = loop {
@@ -85,22 +85,22 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
                 if !once || !wants_output {
                     break Ok(());
                 }
-                close_stdin(node, &container, &*io).await;
+                close_stdin(&container, &*io).await;
             }
             () = &mut resize, if !resized => resized = true,
         }
     };
     if once && !fed {
-        close_stdin(node, &container, &*io).await;
+        close_stdin(&container, &*io).await;
     }
     result
 }
 
 /// The first client that had stdin has left it: nobody gets it again.
-async fn close_stdin(node: &Node, container: &Container, io: &dyn io::Streams) {
+async fn close_stdin(container: &Container, io: &dyn io::Streams) {
     io.close_stdin();
     // The shim holds a write end too.
-    if let Err(error) = node.containerd.close_stdin(container.id().as_str(), "").await {
+    if let Err(error) = container.task().close_stdin().await {
         tracing::debug!(container = %container.id(), %error, "stdin could not be closed");
     }
 }
@@ -124,12 +124,12 @@ async fn feed(stdin: Option<(Input, Arc<pipe::Sender>)>) {
     }
 }
 
-async fn resize(node: &Node, container: &Container, mut sizes: mpsc::Receiver<Size>) {
+async fn resize(container: &Container, mut sizes: mpsc::Receiver<Size>) {
     if !container.record.config.tty {
         return;
     }
     while let Some(size) = latest(&mut sizes).await {
-        if let Err(error) = node.containerd.resize_terminal(container.id().as_str(), "", size).await {
+        if let Err(error) = container.task().resize_terminal(size).await {
             tracing::debug!(container = %container.id(), %error, "the terminal could not be resized");
         }
     }

@@ -1,44 +1,88 @@
-//! How a process ended: one Tasks.Wait per task is the truth, the event stream a hint.
+//! How a container ended: log complete → exit written → told → task deleted. The owner of its task ([`crate::task`]) says
+//! when; this is what is done then.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Node, now, oom, task};
-use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
-use crate::containerd::{self, ProcessStatus};
+use super::{Node, now, oom};
+use crate::container::{Container, Event, Exit, Reason, State, exit_extension, started};
+use crate::containerd;
+use crate::task::{Follow, Machine, Pace};
 
 /// How long the log may take to be complete before the exit is told (rulings.md 5): kubelet
 /// reads the log's tail as soon as it sees EXITED.
 const LOG_BARRIER: Duration = Duration::from_secs(1);
-/// How long the event of a task that is gone may be late (rulings.md 11).
-const LATE_EVENT: Duration = Duration::from_secs(1);
-/// Between two looks at a containerd that is away.
-const RETRY: Duration = Duration::from_millis(500);
 /// The code of a process that nobody saw end.
-const UNKNOWN: u32 = 255;
+pub(super) const UNKNOWN: u32 = 255;
+/// The end of a process that nobody saw.
+pub(super) const UNSEEN: containerd::Exit = containerd::Exit { code: UNKNOWN, at: 0 };
 
-/// Exits that the event stream told of, until somebody asks. A dead shim's exit code is only there.
-#[derive(Default)]
-pub struct ExitHints(Mutex<HashMap<String, containerd::Exit>>);
+/// A container, as the owner of its task tells it what becomes of it.
+struct OfContainer {
+    node: Arc<Node>,
+    container: Arc<Container>,
+    /// How it ended, judged once: a write may be repeated, and what is written must not change.
+    judged: OnceLock<Exit>,
+}
 
-impl ExitHints {
-    /// Remembers an exit of a task that somebody waits for.
-    pub fn insert(&self, id: String, exit: containerd::Exit) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, exit);
+impl Follow for OfContainer {
+    async fn started(&self, pid: u32) {
+        let id = self.container.id();
+        let at = now();
+        if let Err(error) = started::write(&self.node.config.state, id, at) {
+            tracing::warn!(container = %id, %error, "a restart of Pontoon will not know when it was started");
+        }
+        // From Starting this is always allowed.
+        let _ = self.node.happened(&self.container, Event::Started { pid, at });
     }
 
-    /// Forgets an object that is removed: an event may come after whoever waited for it has gone.
-    pub(super) fn forget(&self, id: &str) {
-        let _ = self.take(id);
+    async fn ended(&self, exit: containerd::Exit) -> containerd::Result<()> {
+        let container = &self.container;
+        if self.judged.get().is_none()
+            && let Some(streams) = container.streams()
+            && !streams.barrier(LOG_BARRIER).await
+        {
+            tracing::warn!(container = %container.id(), "the log was not complete 1 s after the exit");
+        }
+        let exit = self.judged.get_or_init(|| self.node.judge(container, exit));
+        match self.node.persist_exit(container, exit).await {
+            Err(error) if !container.is_being_removed() => return Err(error),
+            // With its record goes the exit.
+            Ok(()) | Err(_) => {}
+        }
+        tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
+        // Denied only when a removal has begun, which keeps the exit it knows.
+        let _ = self.node.happened(container, Event::Ended(exit.clone()));
+        Ok(())
     }
 
-    fn take(&self, id: &str) -> Option<containerd::Exit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    async fn unseen(&self) -> Option<containerd::Exit> {
+        Some(self.node.hints.of_a_lost_task(self.container.id().as_str()).await.unwrap_or(UNSEEN))
+    }
+
+    async fn gone(&self) {
+        let container = &self.container;
+        if let Some(streams) = container.streams() {
+            streams.close().await;
+        }
+        container.set_streams(None);
+        container.set_oom_watch(None);
+        if let Err(error) = self.node.streams.remove(&self.node.config.state, container.id()) {
+            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+        }
     }
 }
 
 impl Node {
+    /// Gives a container's task an owner. The task before must be gone.
+    pub(super) fn own_task(self: &Arc<Self>, container: &Arc<Container>, machine: Machine) {
+        let sandbox = self.store.sandbox(container.sandbox());
+        let doubt = sandbox.map(|sandbox| sandbox.doubt()).unwrap_or_default();
+        let follower =
+            OfContainer { node: Arc::clone(self), container: Arc::clone(container), judged: OnceLock::new() };
+        container.set_task(self.owner.own(container.id().as_str(), machine, doubt, follower));
+    }
+
     /// An event of a task's exit. Kept only for tasks of ours: others are not waited for.
     pub fn hint_exit(&self, id: String, exit: containerd::Exit) {
         let alive = self.store.containers.get(&id).is_some_and(|container| container.state().is_alive());
@@ -47,107 +91,30 @@ impl Node {
         }
     }
 
-    /// The exit that a Tasks.Wait was for, whatever happened to the connection meanwhile.
-    pub(super) async fn exit_of(&self, id: &str, first: containerd::Result<containerd::Exit>) -> containerd::Exit {
-        let mut wait = first;
-        loop {
-            match wait {
-                Ok(exit) => {
-                    self.hints.take(id);
-                    return exit;
-                }
-                Err(error) if error.is_not_found() => return self.exit_of_a_lost_task(id).await,
-                Err(error) => tracing::debug!(task = id, %error, "waiting again"),
-            }
-            tokio::time::sleep(RETRY).await;
-            wait = match self.containerd.get_task(id, "").await {
-                Ok(process) if process.status == ProcessStatus::Stopped => Ok(process.exit),
-                Ok(_) => self.containerd.wait_task(id, "").await,
-                Err(error) => Err(error),
-            };
-        }
-    }
-
-    async fn exit_of_a_lost_task(&self, id: &str) -> containerd::Exit {
-        let until = tokio::time::Instant::now() + LATE_EVENT;
-        loop {
-            if let Some(exit) = self.hints.take(id) {
-                return exit;
-            }
-            if tokio::time::Instant::now() >= until {
-                return containerd::Exit { code: UNKNOWN, at: 0 };
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Follows a running container to its end: log complete → exit written → told → task deleted.
-    pub(super) fn watch_container<W>(self: &Arc<Self>, container: &Arc<Container>, wait: W)
-    where
-        W: Future<Output = containerd::Result<containerd::Exit>> + Send + 'static,
-    {
-        let (node, container) = (Arc::clone(self), Arc::clone(container));
-        self.tasks.background(async move {
-            let exit = node.exit_of(container.id().as_str(), wait.await).await;
-            node.settle_exit(&container, exit).await;
-        });
-    }
-
-    /// Writes an observed exit, tells of it, and cleans up behind it.
-    pub(super) async fn settle_exit(self: &Arc<Self>, container: &Arc<Container>, exit: containerd::Exit) {
-        if let Some(streams) = container.streams()
-            && !streams.barrier(LOG_BARRIER).await
+    /// Writes how a container ended that has no task: until it is written, or the container is removed.
+    pub(super) async fn persist_exit_until_written(&self, container: &Container, exit: &Exit) {
+        let mut pace = Pace::new(self.health.clone());
+        while let Err(error) = self.persist_exit(container, exit).await
+            && !container.is_being_removed()
         {
-            tracing::warn!(container = %container.id(), "the log was not complete 1 s after the exit");
-        }
-        let exit = self.judge(container, exit);
-        self.persist_exit(container, &exit).await;
-        tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
-        // Denied only when a removal has begun, which keeps the exit it knows.
-        let _ = self.happened(container, Event::Ended(exit));
-        let (node, container) = (Arc::clone(self), Arc::clone(container));
-        self.tasks.background(async move { node.clean_task(&container).await });
-    }
-
-    /// Deletes the task of an ended container and closes its streams.
-    pub(super) async fn clean_task(&self, container: &Container) {
-        task::delete(&self.containerd, container.id().as_str()).await;
-        if let Some(streams) = container.streams() {
-            streams.close().await;
-        }
-        container.set_streams(None);
-        container.set_oom_watch(None);
-        self.remove_streams(container);
-        container.set_cleaned(true);
-    }
-
-    /// Removes the FIFOs of a container whose task is gone.
-    pub(super) fn remove_streams(&self, container: &Container) {
-        if let Err(error) = self.streams.remove(&self.config.state, container.id()) {
-            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+            if pace.is_news() {
+                tracing::warn!(container = %container.id(), %error, "its exit cannot be written yet");
+            }
+            pace.pause().await;
         }
     }
 
     /// The exit is in containerd's record before the task goes, so that it survives a reboot.
-    pub(super) async fn persist_exit(&self, container: &Container, exit: &Exit) {
+    pub(super) async fn persist_exit(&self, container: &Container, exit: &Exit) -> containerd::Result<()> {
         let (extensions, field) = exit_extension(exit);
-        let record =
-            containerd::Container { id: container.id().to_string(), extensions, ..containerd::Container::default() };
-        loop {
-            match self.containerd.update_container(record.clone(), &[&field]).await {
-                Ok(()) => return,
-                Err(error) if task::is_away(&error) => tokio::time::sleep(RETRY).await,
-                Err(error) => {
-                    tracing::error!(container = %container.id(), %error, "its exit could not be written");
-                    return;
-                }
-            }
-        }
+        let id = container.id().to_string();
+        let record = containerd::Container { id, extensions, ..containerd::Container::default() };
+        self.containerd.update_container(record, &[&field]).await
     }
 
     fn judge(&self, container: &Container, exit: containerd::Exit) -> Exit {
         let code = i32::try_from(exit.code).unwrap_or(i32::MAX);
-        let (reason, message) = if exit.code == UNKNOWN && exit.at == 0 {
+        let (reason, message) = if exit == UNSEEN {
             (Reason::Unknown, String::new())
         } else {
             oom::judge(code, self.oom_kills(container))

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
-use super::run_exec::Process;
+use super::run_exec::{Command, Held};
 use crate::container::io::{DRAIN, Discard, ExecIo};
-use crate::containerd::ProcessStatus;
 use crate::ids::{ContainerId, ExecId};
+use crate::task::{Found, Machine};
 
 impl Node {
     /// Where a command's FIFOs are.
@@ -48,26 +48,21 @@ impl Node {
                 (None, None)
             }
         };
-        let node = Arc::clone(self);
-        let process = Process { node, id, exec_id, terminal_input: None, _directory: directory, _slot: None };
+        let held = Held { _directory: directory, ..Held::default() };
+        let command = Command::own(self, id, &exec_id, Machine::found(Found::Unsure), held);
         self.tasks.background(async move {
-            process.outlive(io, left).await;
-            process.end().await;
+            command.outlive(io, left).await;
+            command.end().await;
         });
     }
 }
 
-impl Process {
-    /// Waits for the process's end, or makes it when its time is over.
+impl Command {
+    /// Waits for the process's end, or for that of its time. One that was made and never started has none: its owner
+    /// ends it.
     async fn outlive(&self, io: Option<ExecIo>, left: Option<Duration>) {
         let exited = CancellationToken::new();
         let (mut stdout, mut stderr) = (Discard::default(), Discard::default());
-        let end = async {
-            if self.was_started().await {
-                // It has ended, or there is none.
-                let _ = self.exit().await;
-            }
-        };
         let output = async {
             if let Some(io) = &io {
                 io.copy(&mut stdout, &mut stderr, &exited, DRAIN).await;
@@ -81,20 +76,11 @@ impl Process {
             }
         };
         tokio::select! {
-            () = end => {}
+            // It has ended, or there is none.
+            _ = self.task.exit() => {}
             () = output => {}
-            () = over => {
-                tracing::info!(container = %self.id, exec = %self.exec_id, "killing a command of a former daemon");
-                self.kill().await;
-            }
+            () = over => tracing::info!(container = %self.id, "killing a command of a former daemon"),
         }
-    }
-
-    /// Whether there is an end to wait for: a daemon that was killed before it had started what it made leaves a process
-    /// that never runs. A start that is under way still is told of when it is over.
-    async fn was_started(&self) -> bool {
-        let process = self.node.containerd.get_task(self.id.as_str(), self.exec_id.as_str()).await;
-        !process.is_ok_and(|process| process.status == ProcessStatus::Created)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Error, ExitHints, Features, Result, Slots};
+use super::{Error, Features, Result, Slots};
 use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
 use crate::container::Container;
@@ -23,6 +23,7 @@ use crate::sandbox::{Sandbox, SandboxPaths};
 use crate::spec;
 use crate::stats::{Layers, Stats};
 use crate::store::{Creations, Joins, Store};
+use crate::task::{ExitHints, Owner};
 use crate::tasks::Tasks;
 use crate::telemetry::{Metrics, Verb};
 
@@ -70,7 +71,9 @@ pub struct Node {
     /// What pods and containers use.
     pub stats: Stats,
     /// Exits that the event stream told of.
-    pub hints: ExitHints,
+    pub hints: Arc<ExitHints>,
+    /// Makes owners of containerd's tasks.
+    pub owner: Owner,
     /// What becomes of objects, for the subscribers of GetContainerEvents.
     pub events: Fanout,
     pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
@@ -115,8 +118,6 @@ pub struct Parts {
 pub enum Change {
     /// StopPodSandbox.
     StopSandbox(SandboxId),
-    /// The end of a sandbox's pause task.
-    DestroyPause(SandboxId),
     /// RemovePodSandbox.
     RemoveSandbox(SandboxId),
     /// StopContainer.
@@ -129,7 +130,6 @@ impl Change {
     fn named(&self) -> (Verb, String) {
         match self {
             Self::StopSandbox(id) => (Verb::StopPodSandbox, id.to_string()),
-            Self::DestroyPause(id) => (Verb::DestroyPause, id.to_string()),
             Self::RemoveSandbox(id) => (Verb::RemovePodSandbox, id.to_string()),
             Self::StopContainer(id) => (Verb::StopContainer, id.to_string()),
             Self::RemoveContainer(id) => (Verb::RemoveContainer, id.to_string()),
@@ -144,6 +144,13 @@ impl Node {
         let tasks = parts.tasks;
         let limits = parts.config.limits;
         let levels = Levels::new(parts.config.selinux.category_range);
+        let hints = Arc::<ExitHints>::default();
+        let owner = Owner {
+            containerd: parts.containerd.clone(),
+            health: parts.health.clone(),
+            hints: Arc::clone(&hints),
+            tasks: tasks.clone(),
+        };
         let stats = Stats::new(parts.host.cgroup_v2, parts.layers, tasks.clone());
         Arc::new(Self {
             config: parts.config,
@@ -164,7 +171,8 @@ impl Node {
             metrics: parts.metrics,
             store: Store::default(),
             stats,
-            hints: ExitHints::default(),
+            hints,
+            owner,
             events: Fanout::default(),
             new_sandboxes: Creations::new(tasks.clone()),
             new_containers: Creations::new(tasks.clone()),

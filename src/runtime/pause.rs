@@ -3,19 +3,76 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Change, Error, Node, Result, labels, task};
+use super::exits::UNSEEN;
+use super::{Error, Node, Result, labels};
 use crate::config::Handler;
 use crate::container::{profile, spec_any};
-use crate::containerd::{Container, CreateTask, Mount, Stdio};
+use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
+use crate::task::{Follow, Found, Machine, Make};
 use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 
 /// Where the shim mounts a root, below the bundle.
 const ROOT: &str = "rootfs";
 
+/// A sandbox, as the owner of its pause task tells it what becomes of that.
+struct OfPause {
+    node: Arc<Node>,
+    sandbox: Arc<Sandbox>,
+}
+
+impl Follow for OfPause {
+    async fn started(&self, pid: u32) {
+        // Denied only for a sandbox that is being taken back already.
+        let _ = self.sandbox.on(Event::PauseStarted { pid });
+    }
+
+    /// A sandbox whose pause process has ended is not ready any more.
+    async fn ended(&self, exit: Exit) -> containerd::Result<()> {
+        tracing::info!(sandbox = %self.sandbox.id(), code = exit.code, "pause process ended");
+        // Denied only after a Stop that has reclaimed everything already.
+        let _ = self.sandbox.on(Event::PauseExited);
+        self.node.tell_of_end(&self.sandbox);
+        Ok(())
+    }
+
+    async fn unseen(&self) -> Option<Exit> {
+        Some(self.node.hints.of_a_lost_task(self.sandbox.id().as_str()).await.unwrap_or(UNSEEN))
+    }
+
+    async fn gone(&self) {}
+}
+
 impl Node {
+    /// Gives a sandbox's pause task an owner. The task before must be gone.
+    pub(super) fn own_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, machine: Machine) {
+        let follower = OfPause { node: Arc::clone(self), sandbox: Arc::clone(sandbox) };
+        sandbox.set_pause(self.owner.own(sandbox.id().as_str(), machine, sandbox.doubt(), follower));
+    }
+
+    /// Ends the pause process, deletes its task, and ends the shim if containerd has forgotten that. No container of the
+    /// sandbox may live.
+    ///
+    /// # Errors
+    /// When a forgotten shim cannot be ended.
+    pub(super) async fn end_pause_task(&self, sandbox: &Sandbox) -> containerd::Result<()> {
+        let pause = sandbox.pause();
+        pause.end();
+        during(Stage::TaskDelete, pause.gone()).await;
+        if sandbox.is_in_doubt() {
+            self.containerd.end_forgotten_shim(sandbox.id().as_str()).await?;
+        }
+        Ok(())
+    }
+
+    /// Of a pause task that a former daemon made: followed if it runs, else what is left of it is deleted.
+    pub(super) fn recover_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        let found = sandbox.pause_pid().map_or(Found::Leftover, |pid| Found::Running { pid });
+        self.own_pause(sandbox, Machine::found(found));
+    }
+
     /// The OCI spec of the pause container as JSON.
     pub(super) async fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
         let linux = sandbox.record.config.linux.as_ref();
@@ -43,17 +100,22 @@ impl Node {
         encode(&spec)
     }
 
-    pub(super) fn push_pause_undo(&self, sandbox: &Sandbox, undo: &mut Undo) {
-        let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
+    pub(super) fn push_pause_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {
+        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         undo.push("remove pause container", async move {
-            task::destroy(&containerd, id.as_str()).await?;
-            containerd.delete_container(id.as_str()).await
+            node.end_pause_task(&sandbox).await?;
+            node.containerd.delete_container(sandbox.id().as_str()).await
         });
     }
 
-    /// Creates and starts the pause container; gives its host PID. Its `sandbox` stays empty:
+    /// Creates and starts the pause container; then the sandbox is ready. Its `sandbox` stays empty:
     /// containerd would look for a shim that is not there yet (rulings.md 8).
-    pub(super) async fn start_pause(&self, sandbox: &Sandbox, handler: &Handler, spec: Vec<u8>) -> Result<u32> {
+    pub(super) async fn start_pause(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        handler: &Handler,
+        spec: Vec<u8>,
+    ) -> Result<()> {
         let id = sandbox.id().as_str();
         let container = Container {
             id: id.to_owned(),
@@ -70,9 +132,11 @@ impl Node {
             stdio: Stdio::default(),
             options: Some(handler.options.any()),
         };
-        let pid = during(Stage::TaskCreate, self.containerd.create_task(create)).await?;
-        during(Stage::TaskStart, self.containerd.start_task(id, "")).await?;
-        Ok(pid)
+        self.own_pause(sandbox, Machine::new());
+        let pause = sandbox.pause();
+        during(Stage::TaskCreate, pause.make(Make::Task(Box::new(create)))).await?;
+        during(Stage::TaskStart, pause.start()).await?;
+        Ok(())
     }
 
     /// The pause root below the bundle, for who cannot reach it where it is: our root is closed to all but the node's root.
@@ -83,35 +147,6 @@ impl Node {
             target: String::new(),
             options: vec!["rbind".to_owned(), "ro".to_owned()],
         }
-    }
-
-    /// Follows the pause process to its end: then the sandbox is not ready any more.
-    pub(super) fn watch_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
-        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
-        self.tasks.background(async move {
-            let id = sandbox.id().as_str();
-            let wait = node.containerd.wait_task(id, "").await;
-            let exit = node.exit_of(id, wait).await;
-            tracing::info!(sandbox = id, code = exit.code, "pause process ended");
-            // Denied only after a Stop that has reclaimed everything already.
-            let _ = sandbox.on(Event::PauseExited);
-            node.tell_of_end(&sandbox);
-            if let Err(error) = node.destroy_pause(&sandbox).await {
-                tracing::debug!(sandbox = id, %error, "the pause task");
-                task::delete(&node.containerd, id).await;
-            }
-        });
-    }
-
-    /// Ends the pause process and deletes its task: once, for a Stop and for who saw it end. A second Delete at the same
-    /// time meets a shim that is going, and then its socket can stay.
-    pub(super) async fn destroy_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
-        let change = Change::DestroyPause(sandbox.id().clone());
-        let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
-        let start = || async move {
-            Ok(during(Stage::TaskDelete, task::destroy(&node.containerd, sandbox.id().as_str())).await?)
-        };
-        self.change(change, start).await
     }
 }
 

@@ -12,6 +12,7 @@ use crate::containerd::{self, Process, ProcessStatus};
 use crate::ids::SandboxId;
 use crate::network::Attachment;
 use crate::sandbox::{self, Sandbox};
+use crate::task::{Found, Machine};
 
 type Tasks = HashMap<String, Process>;
 
@@ -46,6 +47,8 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     }
     node.settle_leftover_execs();
     node.sweep_image_volumes();
+    node.end_forgotten_shims();
+    node.follow_outages();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
     let attachments = node.networks.default_network().cached().await.unwrap_or_default();
     node.give_back_stale(attachments);
@@ -75,10 +78,8 @@ impl Node {
         if let Some(resources) = resources {
             sandbox.set_resources(resources);
         }
-        if running.is_some() {
-            self.watch_pause(&sandbox);
-        }
-        self.store.sandboxes.insert(sandbox);
+        self.store.sandboxes.insert(Arc::clone(&sandbox));
+        self.recover_pause(&sandbox);
         found.sandboxes += 1;
     }
 
@@ -118,7 +119,10 @@ impl Node {
         found.containers += 1;
         if let (State::Created, State::Exited(exit)) = (state, &new) {
             // An exit once told never changes, so it is written before anybody asks.
-            self.persist_exit(&container, exit).await;
+            if self.persist_exit(&container, exit).await.is_err() {
+                let (node, container, exit) = (Arc::clone(self), Arc::clone(&container), exit.clone());
+                self.tasks.background(async move { node.persist_exit_until_written(&container, &exit).await });
+            }
         }
         self.resume(&container, task).await;
     }
@@ -140,34 +144,23 @@ impl Node {
 
     /// Brings a container and its task together again.
     async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>) {
-        let id = container.id().to_string();
-        match (container.state(), task.map(|task| task.status)) {
-            (State::Running { .. }, Some(status)) => {
+        match (container.state(), task) {
+            (State::Running { pid, .. }, Some(task)) => {
                 self.reattach(container).await;
                 self.watch_memory(container);
-                match status {
-                    // It ended while nobody watched; the exit is settled as ever.
-                    ProcessStatus::Stopped => {
-                        let exit = task.map_or(containerd::Exit { code: 255, at: 0 }, |task| task.exit);
-                        self.settle_exit(container, exit).await;
-                    }
-                    ProcessStatus::Created | ProcessStatus::Running | ProcessStatus::Unknown => {
-                        let containerd = self.containerd.clone();
-                        self.watch_container(container, async move { containerd.wait_task(&id, "").await });
-                    }
-                }
+                let found = match task.status {
+                    // It ended while nobody watched; that is told as ever.
+                    ProcessStatus::Stopped => Found::Ended(task.exit),
+                    ProcessStatus::Running => Found::Running { pid },
+                    ProcessStatus::Created | ProcessStatus::Unknown => Found::Unsure,
+                };
+                self.own_task(container, Machine::found(found));
             }
             // A task that was made and never started, or one whose exit is written: not needed. One that is not listed
-            // may still be there: containerd leaves out a task whose shim has deleted its own half already.
+            // may still be there: containerd leaves out a task whose shim has deleted its own half already. A start
+            // waits until it is gone.
             (State::Created | State::Exited(_) | State::Removing { .. }, _) => {
-                container.set_cleaned(false);
-                let (node, container) = (Arc::clone(self), Arc::clone(container));
-                self.tasks.background(async move {
-                    if let Err(error) = super::task::destroy(&node.containerd, container.id().as_str()).await {
-                        tracing::warn!(container = %container.id(), %error, "an idle task could not be deleted yet");
-                    }
-                    node.clean_task(&container).await;
-                });
+                self.own_task(container, Machine::found(Found::Leftover));
             }
             (State::Starting | State::Unknown, _) | (State::Running { .. }, None) => {}
         }

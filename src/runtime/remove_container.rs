@@ -34,6 +34,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    container.begin_removal();
     during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();
     // Denied when somebody started it in between: kubelet repeats the call.
@@ -43,7 +44,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         state: denied.0.name().to_owned(),
         wanted: "ended",
     })?;
-    during(Stage::TaskDelete, container.cleaned()).await;
+    during(Stage::TaskDelete, container.task().gone()).await;
     cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
     during(Stage::Volumes, node.remove_image_volumes(container)).await?;
     during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await?;

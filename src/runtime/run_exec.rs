@@ -1,37 +1,29 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{Either, join, maybe_done, select};
+use futures_util::future::join;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::slots::Slot;
-use super::{Error, Node, Result, task};
+use super::{Error, Node, Result};
 use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
-use crate::containerd::{ExecTask, Exit};
+use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
 use crate::spec;
 use crate::streaming::{Input, Size};
+use crate::task::{Follow, Machine, Make, Task};
 use crate::telemetry::{Stage, during};
 
-/// How often a process is killed and deleted.
-const DESTROY_TRIES: u32 = 6;
-/// How long it has to be gone the first time; then four times as long, and so on.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// How long a killed process may take to be seen to have ended.
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an answer waits for the deletion, which goes on without it: a shim keeps a Delete for 10 s when a child
 /// that the command left behind holds its output.
 const DELETE_PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries to wait, while containerd is away.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// What is run.
 pub(super) struct Ask<'a> {
@@ -98,19 +90,12 @@ where
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
     let process = process(ask.container, ask.cmd, ask.tty)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
-    let process = Process {
-        node: Arc::clone(node),
-        id: id.clone(),
-        exec_id,
-        terminal_input: io.terminal_input(),
-        _directory: Some(directory),
-        _slot: Some(ask.slot),
-    };
-    let result = match during(Stage::TaskCreate, node.containerd.exec_task(exec)).await {
-        Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
+    let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
+    let process = Command::own(node, id.clone(), &exec_id, Machine::new(), held);
+    let result = match during(Stage::TaskCreate, process.task.make(Make::Exec(Box::new(exec)))).await {
+        Ok(_) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
         Err(error) => Err(error.into()),
     };
-    // A reply that was lost may have been a success, so there may be a process after any error.
     during(Stage::TaskDelete, process.end()).await;
     result
 }
@@ -127,27 +112,65 @@ fn process(container: &Container, cmd: &[String], tty: bool) -> Result<Vec<u8>> 
     serde_json::to_vec(&spec::exec_process(&spec, cmd, tty)).map_err(|error| failed("encode", "process", error))
 }
 
-/// A process that was added to a container's task.
-pub(super) struct Process {
-    pub(super) node: Arc<Node>,
+/// A command in a container's task.
+pub(super) struct Command {
+    node: Arc<Node>,
     pub(super) id: ContainerId,
-    pub(super) exec_id: ExecId,
+    pub(super) task: Arc<Task>,
+    /// Says that its process may be deleted: a shim closes its output then.
+    finished: CancellationToken,
+}
+
+/// What is held until a command's process is deleted.
+#[derive(Default)]
+pub(super) struct Held {
     /// As [`ExecIo::terminal_input`] has it.
     pub(super) terminal_input: Option<TerminalInput>,
-    /// Last, after the process is deleted: recovery finds the processes by their directories.
+    /// Recovery finds the processes by their directories.
     pub(super) _directory: Option<Directory>,
     pub(super) _slot: Option<Slot>,
 }
 
-impl Process {
+/// A command, as the owner of its process tells it what becomes of that.
+struct OfCommand {
+    node: Arc<Node>,
+    finished: CancellationToken,
+    held: Mutex<Held>,
+}
+
+impl Follow for OfCommand {
+    async fn ended(&self, _: Exit) -> containerd::Result<()> {
+        self.finished.cancelled().await;
+        Ok(())
+    }
+
+    async fn unseen(&self) -> Option<Exit> {
+        None
+    }
+
+    async fn gone(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(input) = held.terminal_input {
+            self.node.tasks.background(input.release());
+        }
+    }
+}
+
+impl Command {
+    /// Gives the process of a command an owner.
+    pub(super) fn own(node: &Arc<Node>, id: ContainerId, exec_id: &ExecId, machine: Machine, held: Held) -> Self {
+        let finished = CancellationToken::new();
+        let follower = OfCommand { node: Arc::clone(node), finished: finished.clone(), held: Mutex::new(held) };
+        let task = node.owner.own_exec(id.as_str(), exec_id.as_str(), machine, follower);
+        Self { node: Arc::clone(node), id, task, finished }
+    }
+
     async fn follow<O, E>(&self, mut io: ExecIo, ends: Ends<'_, O, E>, bounds: &Bounds, tty: bool) -> Result<Exit>
     where
         O: Target,
         E: Target,
     {
-        let wait = maybe_done(self.exit());
-        tokio::pin!(wait);
-        self.start(wait.as_mut()).await?;
+        during(Stage::TaskStart, self.task.start()).await?;
         io.started();
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);
@@ -156,13 +179,9 @@ impl Process {
         let (mut complete, mut fed) = (None, false);
         let exit = loop {
             tokio::select! {
-                () = &mut wait => break wait.as_mut().take_output().expect("it is done")?,
-                why = bounds.over(&self.id) => {
-                    self.kill().await;
-                    // So that it can be deleted at once; its output is nobody's any more.
-                    let _ = tokio::time::timeout(KILL_PATIENCE, wait).await;
-                    return Err(why);
-                }
+                exit = self.task.exit() => break exit?,
+                // It is killed when it is ended.
+                why = bounds.over(&self.id) => return Err(why),
                 all = &mut output, if complete.is_none() => complete = Some(all),
                 _ = &mut input, if !fed => fed = true,
             }
@@ -178,29 +197,6 @@ impl Process {
             tracing::debug!(container = %self.id, "a command left somebody behind who holds its output");
         }
         Ok(exit)
-    }
-
-    /// Starts the process, and waits for its end from before that: it may be gone with its container's whole task as
-    /// soon as it runs, and then nobody can be asked any more.
-    async fn start(&self, wait: impl Future<Output = ()> + Unpin) -> Result<()> {
-        let start = self.node.containerd.start_task(self.id.as_str(), self.exec_id.as_str());
-        let started = pin!(during(Stage::TaskStart, start));
-        // Whoever is polled first asks first.
-        let started = match select(wait, started).await {
-            Either::Left(((), started)) => started.await,
-            Either::Right((started, _)) => started,
-        };
-        Ok(started.map(drop)?)
-    }
-
-    /// The process's own end. A containerd that is away says nothing about it.
-    pub(super) async fn exit(&self) -> Result<Exit> {
-        loop {
-            match self.node.containerd.wait_task(self.id.as_str(), self.exec_id.as_str()).await {
-                Err(error) if task::is_away(&error) => tokio::time::sleep(RETRY).await,
-                ended => return Ok(ended?),
-            }
-        }
     }
 
     /// Copies the client's input. Its end is the process's, unless there is a terminal: a shim hangs that up, and the
@@ -223,7 +219,7 @@ impl Process {
             return;
         }
         // The shim holds a write end too.
-        if let Err(error) = self.node.containerd.close_stdin(self.id.as_str(), self.exec_id.as_str()).await {
+        if let Err(error) = self.task.close_stdin().await {
             tracing::debug!(container = %self.id, %error, "stdin of a command could not be closed");
         }
     }
@@ -231,46 +227,21 @@ impl Process {
     async fn resize(&self, sizes: Option<mpsc::Receiver<Size>>) {
         let Some(mut sizes) = sizes else { return };
         while let Some(size) = latest(&mut sizes).await {
-            let resized = self.node.containerd.resize_terminal(self.id.as_str(), self.exec_id.as_str(), size).await;
-            if let Err(error) = resized {
+            if let Err(error) = self.task.resize_terminal(size).await {
                 tracing::debug!(container = %self.id, %error, "a terminal could not be resized");
             }
         }
     }
 
-    pub(super) async fn kill(&self) {
-        let killed = self.node.containerd.kill_task(self.id.as_str(), self.exec_id.as_str(), task::SIGKILL).await;
-        if let Err(error) = killed {
-            tracing::debug!(container = %self.id, exec = %self.exec_id, %error, "a command could not be killed yet");
+    /// Ends and deletes the process; what takes long goes on by itself.
+    pub(super) async fn end(self) {
+        self.finished.cancel();
+        self.task.end();
+        if tokio::time::timeout(DELETE_PATIENCE, self.task.gone()).await.is_err() {
+            // A drain waits for it.
+            let task = self.task;
+            self.node.tasks.operation(async move { task.gone().await });
         }
-    }
-
-    /// Deletes the process; what takes long goes on by itself.
-    pub(super) async fn end(mut self) {
-        let node = Arc::clone(&self.node);
-        let mut deletion = Box::pin(async move {
-            self.destroy().await;
-            if let Some(input) = self.terminal_input.take() {
-                self.node.tasks.background(input.release());
-            }
-        });
-        if tokio::time::timeout(DELETE_PATIENCE, &mut deletion).await.is_err() {
-            node.tasks.operation(deletion);
-        }
-    }
-
-    /// Deletes the process, killed if it has not ended.
-    async fn destroy(&self) {
-        let (containerd, id, exec_id) = (&self.node.containerd, self.id.as_str(), self.exec_id.as_str());
-        let mut pause = FIRST_PAUSE;
-        for _ in 0..DESTROY_TRIES {
-            let Err(error) = containerd.delete_exec(id, exec_id).await else { return };
-            tracing::debug!(container = id, exec = exec_id, %error, "an exec process is not deleted yet");
-            self.kill().await;
-            tokio::time::sleep(pause).await;
-            pause *= 4;
-        }
-        tracing::warn!(container = id, exec = exec_id, "an exec process could not be deleted");
     }
 }
 

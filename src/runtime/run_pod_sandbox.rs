@@ -61,11 +61,10 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
 async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> {
     // Part of the record, which is written before anything has the label.
     record.selinux = node.label_pod(&record.config)?;
-    // Not ready yet; it becomes so with the pause task. Nobody sees it until then.
-    let sandbox = Arc::new(Sandbox::new(record, State::Ready { pid: 0 }, Vec::new()));
+    let sandbox = Arc::new(Sandbox::new(record, State::Making, Vec::new()));
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
-        Ok(sandbox) => Ok(Creation { object: sandbox, undo }),
+        Ok(()) => Ok(Creation { object: sandbox, undo }),
         Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
             Ok(()) => Err(cause),
             Err(leftovers) => {
@@ -77,31 +76,33 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
 }
 
 /// The story. Each step pushes its undo before it starts.
-async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Result<Arc<Sandbox>> {
-    let handler = node.handler(&draft.record.handler)?;
-    let hostname = sandbox::hostname(&draft.record.config).map_err(|source| Error::files(draft.id(), source))?;
+async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Result<()> {
+    let handler = node.handler(&sandbox.record.handler)?;
+    let hostname = sandbox::hostname(&sandbox.record.config).map_err(|source| Error::files(sandbox.id(), source))?;
     // The spec first: a config that cannot be run leaves no trace at all.
-    let spec = node.pause_spec(draft, handler, &hostname).await?;
-    node.check_network(draft)?;
-    if draft.mapping().is_some() {
+    let spec = node.pause_spec(sandbox, handler, &hostname).await?;
+    node.check_network(sandbox)?;
+    if sandbox.mapping().is_some() {
         node.check_user_namespace(handler)?;
     }
 
-    during(Stage::Record, node.write_sandbox_record(draft, handler, undo)).await?;
-    during(Stage::Files, node.make_files(draft, hostname, undo)).await?;
-    during(Stage::Netns, node.make_namespaces(draft, undo)).await?;
-    node.push_network_undo(draft, undo);
-    node.push_pause_undo(draft, undo);
-    let (addresses, pid) = if network_comes_first(handler, &draft.record.config) {
-        (node.attach_network(draft).await?, node.start_pause(draft, handler, spec).await?)
+    during(Stage::Record, node.write_sandbox_record(sandbox, handler, undo)).await?;
+    during(Stage::Files, node.make_files(sandbox, hostname, undo)).await?;
+    during(Stage::Netns, node.make_namespaces(sandbox, undo)).await?;
+    node.push_network_undo(sandbox, undo);
+    node.push_pause_undo(sandbox, undo);
+    let addresses = if network_comes_first(handler, &sandbox.record.config) {
+        let addresses = node.attach_network(sandbox).await?;
+        node.start_pause(sandbox, handler, spec).await?;
+        addresses
     } else {
         // join, not try_join: neither is dropped in the middle when the other fails.
-        let (network, pause) = tokio::join!(node.attach_network(draft), node.start_pause(draft, handler, spec));
-        (network?, pause?)
+        let (network, pause) = tokio::join!(node.attach_network(sandbox), node.start_pause(sandbox, handler, spec));
+        pause?;
+        network?
     };
-    let sandbox = Arc::new(Sandbox::new(draft.record.clone(), State::Ready { pid }, addresses));
-    node.watch_pause(&sandbox);
-    Ok(sandbox)
+    sandbox.set_addresses(addresses);
+    Ok(())
 }
 
 /// VM handlers read the network when the VM starts; runc's init writes net.* sysctls, whose

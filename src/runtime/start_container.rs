@@ -1,15 +1,16 @@
-//! StartContainer: streams → task → wait → start.
+//! StartContainer: streams → task → start.
 
 use std::sync::Arc;
 
-use super::create_container::require_ready;
-use super::{Error, Node, Result, now, selinux, task};
+use super::create_container::not_ready;
+use super::{Error, Node, Result, now, selinux};
 use crate::api::v1::{StartContainerRequest, StartContainerResponse};
 use crate::config::Handler;
 use crate::container::io::{self, LogPath, StreamsConfig};
-use crate::container::{Container, Event, Exit, Reason, started};
+use crate::container::{Container, Event, Exit, Reason};
 use crate::containerd::{Any, CreateTask};
 use crate::sandbox::Sandbox;
+use crate::task::{Machine, Make};
 use crate::telemetry::{Stage, Verb, during};
 
 /// Exit code of a container that could not be started, as kubelet knows it.
@@ -23,8 +24,10 @@ const START_ERROR: i32 = 128;
 pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse> {
     let container = node.container(&request.container_id)?;
     node.containerd_ready().await?;
-    require_ready(&*node.sandbox(container.sandbox().as_str())?)?;
-    node.happened(&container, Event::Start).map_err(|denied| Error::State {
+    let sandbox = node.sandbox(container.sandbox().as_str())?;
+    // One decision: a StopPodSandbox that begins now sees the start and waits for it, or there is no start.
+    let started = sandbox.while_ready(|| node.happened(&container, Event::Start));
+    started.ok_or_else(|| not_ready(&sandbox))?.map_err(|denied| Error::State {
         kind: "container",
         id: container.id().to_string(),
         state: denied.0.name().to_owned(),
@@ -36,7 +39,9 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
 }
 
 async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
-    container.set_cleaned(false);
+    // What a former daemon has left of a start is deleted first.
+    during(Stage::TaskDelete, container.task().gone()).await;
+    node.own_task(&container, Machine::new());
     // An update of its resources that runs has either written the record or left it.
     let _turn = container.turn().await;
     match steps(&node, &container).await {
@@ -64,24 +69,11 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
 
     let options = node.task_options(&sandbox, container, handler);
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
-    during(Stage::TaskCreate, node.containerd.create_task(create)).await?;
+    let task = container.task();
+    during(Stage::TaskCreate, task.make(Make::Task(Box::new(create)))).await?;
     streams.task_created();
     node.watch_memory(container);
-
-    // Waited for before it is started, so that no exit is too early to be seen.
-    let containerd = node.containerd.clone();
-    let waited = id.to_owned();
-    let wait = node.tasks.background(async move { containerd.wait_task(&waited, "").await });
-    let pid = during(Stage::TaskStart, node.containerd.start_task(id, "")).await?;
-    let at = now();
-    if let Err(error) = started::write(&node.config.state, container.id(), at) {
-        tracing::warn!(container = id, %error, "a restart of Pontoon will not know when it was started");
-    }
-    // From Starting this is always allowed.
-    let _ = node.happened(container, Event::Started { pid, at });
-    node.watch_container(container, async move {
-        wait.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-    });
+    during(Stage::TaskStart, task.start()).await?;
     Ok(())
 }
 
@@ -114,12 +106,11 @@ impl Node {
         on_host.map_or_else(|| handler.options.any(), |(uid, gid)| handler.options.any_for(uid, gid))
     }
 
-    /// A failed start leaves no task, and a container that says why.
-    async fn give_up(self: &Arc<Self>, container: &Arc<Container>, error: &Error) {
-        let id = container.id().as_str();
-        if let Err(left) = task::destroy(&self.containerd, id).await {
-            tracing::warn!(container = id, error = %left, "the task of a failed start could not be deleted yet");
-        }
+    /// A failed start leaves no task, and a container that says why: its process has ended before that is told.
+    async fn give_up(&self, container: &Arc<Container>, error: &Error) {
+        let task = container.task();
+        task.end();
+        during(Stage::TaskDelete, task.gone()).await;
         let exit = Exit {
             code: START_ERROR,
             started_at: 0,
@@ -127,8 +118,7 @@ impl Node {
             reason: Reason::StartError,
             message: error.chain(),
         };
-        self.persist_exit(container, &exit).await;
+        during(Stage::Record, self.persist_exit_until_written(container, &exit)).await;
         let _ = self.happened(container, Event::Ended(exit));
-        self.clean_task(container).await;
     }
 }

@@ -1,21 +1,18 @@
 //! StopContainer: stop signal → grace → SIGKILL.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::lookup::unless_missing;
-use super::{Change, Node, Result, task};
+use super::{Change, Node, Result};
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
+use crate::task::{Found, Machine};
 use crate::telemetry::{Stage, during};
-
-/// How often a SIGKILL is repeated until the process is gone.
-const KILL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Stops a container within its grace period. An unknown or ended one is a success.
 ///
 /// # Errors
-/// containerd's, when the signal could not be sent.
+/// containerd's, when the stop signal could not be sent.
 pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         if container.state().is_alive() {
@@ -48,13 +45,14 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Result<()> {
-    let id = container.id().as_str();
     if container.state() == State::Unknown {
-        return destroy_unknown(node, container).await;
+        end_unknown(node, container).await;
+        return Ok(());
     }
+    let task = container.task();
     if !stop.is_immediate() {
         let ended = during(Stage::Grace, async {
-            node.containerd.kill_task(id, "", container.record.about.stop_signal).await?;
+            task.signal(container.record.about.stop_signal).await?;
             tokio::select! {
                 () = container.ended() => Result::Ok(true),
                 () = stop.grace_over() => Ok(false),
@@ -64,29 +62,19 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
             return Ok(());
         }
     }
-    during(Stage::Kill, kill(node, container)).await
-}
-
-async fn kill(node: &Node, container: &Container) -> Result<()> {
-    let id = container.id().as_str();
     // Processes that share the pod's PID namespace do not die with the container's first: for a task without a PID
     // namespace of its own, runc kills all of its cgroup by itself.
-    loop {
-        node.containerd.kill_task(id, "", task::SIGKILL).await?;
-        if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {
-            return Ok(());
-        }
-        tracing::warn!(container = id, "still not dead {KILL_AGAIN:?} after SIGKILL");
-    }
+    task.end();
+    during(Stage::Kill, container.ended()).await;
+    Ok(())
 }
 
-/// Nobody watches a container whose record could not be read.
-async fn destroy_unknown(node: &Node, container: &Container) -> Result<()> {
-    task::destroy(&node.containerd, container.id().as_str()).await?;
+/// A container whose record could not be read has no owner of its task until it is to end.
+async fn end_unknown(node: &Arc<Node>, container: &Arc<Container>) {
+    during(Stage::TaskDelete, container.task().gone()).await;
+    node.own_task(container, Machine::found(Found::Leftover));
+    during(Stage::Kill, container.task().gone()).await;
     let exit =
         Exit { code: 255, started_at: 0, finished_at: super::now(), reason: Reason::Unknown, message: String::new() };
     let _ = node.happened(container, Event::Ended(exit));
-    node.remove_streams(container);
-    container.set_cleaned(true);
-    Ok(())
 }

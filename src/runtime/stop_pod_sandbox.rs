@@ -10,7 +10,7 @@ use super::run_pod_sandbox::blocking;
 use super::{Change, Error, Node, Result};
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;
-use crate::container::{Container, Grace};
+use crate::container::{self, Container, Grace};
 use crate::netns;
 use crate::sandbox::{Event, Sandbox, State};
 use crate::telemetry::{Stage, during};
@@ -18,6 +18,8 @@ use crate::telemetry::{Stage, during};
 /// How long the deletion of containers' tasks may keep that of the pause task waiting. They share a shim, which ends with
 /// its last task: with Deletes at the same time it can leave its socket, or the task's directory.
 const CLEANED: Duration = Duration::from_secs(5);
+/// How long the exit of a process that has ended may take to be written: the pod's end does not wait for it any longer.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// Stops every process of a sandbox and gives its network back. An unknown or stopped sandbox is a success.
 ///
@@ -49,7 +51,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
         return Ok(());
     }
     let containers = node.store.containers_of(sandbox.id());
-    let stops = containers.iter().map(|container| node.end_container(container, Grace::NONE));
+    let stops = containers.iter().map(|container| end_process(node, container));
     during(Stage::Containers, join_all(stops)).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     // It keeps the namespace, which is to go.
@@ -77,15 +79,23 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     Ok(())
 }
 
+/// Resolves when no process of the container is alive; its exit is told by then, if it can be written.
+async fn end_process(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    let over = async {
+        let _ = container.watch().wait_for(|state| !matches!(state, container::State::Starting | container::State::Unknown)).await;
+        container.task().over().await;
+        tokio::time::sleep(TOLD).await;
+    };
+    tokio::select! {
+        ended = node.end_container(container, Grace::NONE) => ended,
+        () = over => Ok(()),
+    }
+}
+
 impl Node {
     async fn end_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, containers: &[Arc<Container>]) -> Result<()> {
-        let cleaned = join_all(containers.iter().map(|container| container.cleaned()));
-        let _ = tokio::time::timeout(CLEANED, cleaned).await;
-        self.destroy_pause(sandbox).await?;
-        // A process that was killed in the middle of a call to containerd can have left a shim.
-        if sandbox.is_inherited() {
-            self.containerd.end_forgotten_shim(sandbox.id().as_str()).await?;
-        }
-        Ok(())
+        let gone = join_all(containers.iter().map(async |container| container.task().gone().await));
+        let _ = tokio::time::timeout(CLEANED, gone).await;
+        Ok(self.end_pause_task(sandbox).await?)
     }
 }

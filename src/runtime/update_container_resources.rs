@@ -133,12 +133,9 @@ impl Node {
         }
         let annotations = spec::update_annotations(&request.annotations, &spec_handler(self, handler));
         // With cgroup v2 runc leaves what it has changed when the kernel refuses what comes after.
-        let (containerd, id, before) = (self.containerd.clone(), container.id().to_string(), change.before.clone());
-        undo.push(
-            "restore the task's resources",
-            async move { containerd.update_task(&id, before, HashMap::new()).await },
-        );
-        Ok(self.containerd.update_task(container.id().as_str(), change.resources.clone(), annotations).await?)
+        let (task, before) = (container.task(), change.before.clone());
+        undo.push("restore the task's resources", async move { task.update(before, HashMap::new()).await });
+        Ok(container.task().update(change.resources.clone(), annotations).await?)
     }
 
     async fn set_oom_score(&self, container: &Container, from: i32, to: i32) -> Result<()> {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::ids::SandboxId;
+use crate::task::Task;
 use crate::userns::Mapping;
 use crate::{cgroup, spec};
 
@@ -26,13 +27,16 @@ pub struct Sandbox {
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary first; empty on the host's network.
     addresses: Mutex<Vec<IpAddr>>,
-    inherited: bool,
     /// Whether subscribers of events know that it has ended.
     end_told: AtomicBool,
     /// The last update of its resources.
     resources: ArcSwapOption<Resources>,
     /// Held by whoever writes its record.
     turn: tokio::sync::Mutex<()>,
+    /// containerd's task of the pause container.
+    pause: Mutex<Arc<Task>>,
+    /// Whether containerd may have forgotten its shim: an answer about one of its tasks was lost.
+    doubt: Arc<AtomicBool>,
 }
 
 impl Sandbox {
@@ -44,17 +48,19 @@ impl Sandbox {
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),
-            inherited: false,
             end_told: AtomicBool::new(false),
             resources: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
+            pause: Mutex::new(Task::none()),
+            doubt: Arc::default(),
         }
     }
 
     /// A sandbox that a process before this one made, and perhaps was killed in the middle of changing.
     #[must_use]
     pub fn inherited(record: Record, state: State) -> Self {
-        Self { inherited: true, ..Self::new(record, state, Vec::new()) }
+        let doubt = Arc::new(AtomicBool::new(true));
+        Self { doubt, ..Self::new(record, state, Vec::new()) }
     }
 
     /// The config with the last update of its resources.
@@ -77,10 +83,35 @@ impl Sandbox {
         self.turn.lock().await
     }
 
-    /// Whether a process before this one made it.
+    /// containerd's task of the pause container; one that is gone when there is none.
     #[must_use]
-    pub fn is_inherited(&self) -> bool {
-        self.inherited
+    pub fn pause(&self) -> Arc<Task> {
+        Arc::clone(&self.pause.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands it its pause task. The one before must be gone.
+    pub fn set_pause(&self, task: Arc<Task>) {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    /// Set when an answer about one of its tasks was lost, and for a sandbox of a former process: then containerd may
+    /// have forgotten its shim.
+    #[must_use]
+    pub fn doubt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.doubt)
+    }
+
+    /// Whether containerd may have forgotten its shim.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubt.load(Ordering::Acquire)
+    }
+
+    /// Does something while it is ready, and stays so: a Stop begins before or after. `None` when it is not ready.
+    pub fn while_ready<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        // The value's lock is held while this lives, so no event changes the state meanwhile.
+        let state = self.state.borrow();
+        state.is_ready().then(act)
     }
 
     /// Whether nobody was told yet that it has ended; only once.
@@ -123,7 +154,7 @@ impl Sandbox {
     pub fn pause_pid(&self) -> Option<u32> {
         match self.state() {
             State::Ready { pid } => Some(pid),
-            State::Dead | State::Stopping | State::Stopped => None,
+            State::Making | State::Dead | State::Stopping | State::Stopped => None,
         }
     }
 

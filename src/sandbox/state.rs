@@ -1,17 +1,19 @@
 //! ```text
-//!            PauseExited            StopRequested
-//!   Ready ─────────────────► Dead ────────────────► Stopping
-//!     │        StopRequested                           │  ▲ StopRequested (a retry)
-//!     └────────────────────────────────────────────────┤──┘
-//!                                            Reclaimed ▼
-//!                                                   Stopped
+//!          PauseStarted         PauseExited            StopRequested
+//!   Making ────────────► Ready ─────────────────► Dead ────────────────► Stopping
+//!     │                    │        StopRequested                           │  ▲ StopRequested (a retry)
+//!     └────────────────────┴────────────────────────────────────────────────┤──┘
+//!                                                                 Reclaimed ▼
+//!                                                                        Stopped
 //! ```
 //! CRI shows `Ready` as SANDBOX_READY and the rest as SANDBOX_NOTREADY.
 
 /// Where a sandbox is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its pause task runs and its network is up.
+    /// Its pause task does not run yet. Nobody sees it.
+    Making,
+    /// Its pause task runs and, once it is listed, its network is up.
     Ready {
         /// Host PID of the pause process, whose /proc entry holds the namespaces.
         pid: u32,
@@ -27,6 +29,11 @@ pub enum State {
 /// What happens to a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The pause process runs.
+    PauseStarted {
+        /// Host PID.
+        pid: u32,
+    },
     /// The pause process ended.
     PauseExited,
     /// StopPodSandbox, or RemovePodSandbox, began.
@@ -50,13 +57,19 @@ impl State {
     /// [`Denied`] for what cannot happen.
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
-            (Self::Ready { .. } | Self::Dead, Event::PauseExited) => Ok(Self::Dead),
-            (Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => Ok(Self::Stopping),
+            (Self::Making, Event::PauseStarted { pid }) => Ok(Self::Ready { pid }),
+            (Self::Making | Self::Ready { .. } | Self::Dead, Event::PauseExited) => Ok(Self::Dead),
+            (Self::Making | Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => {
+                Ok(Self::Stopping)
+            }
             // The pause process ends because of the Stop.
             (Self::Stopping, Event::PauseExited) => Ok(Self::Stopping),
             (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
             (Self::Stopped, Event::PauseExited | Event::StopRequested) => Ok(Self::Stopped),
-            (Self::Ready { .. } | Self::Dead, Event::Reclaimed) => Err(Denied { state: self, event }),
+            (Self::Making | Self::Ready { .. } | Self::Dead, Event::Reclaimed)
+            | (Self::Ready { .. } | Self::Dead | Self::Stopping | Self::Stopped, Event::PauseStarted { .. }) => {
+                Err(Denied { state: self, event })
+            }
         }
     }
 
@@ -74,28 +87,34 @@ mod tests {
     use super::*;
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
-        let one = prop_oneof![Just(Event::PauseExited), Just(Event::StopRequested), Just(Event::Reclaimed)];
+        let one = prop_oneof![
+            Just(Event::PauseStarted { pid: 1 }),
+            Just(Event::PauseExited),
+            Just(Event::StopRequested),
+            Just(Event::Reclaimed)
+        ];
         prop::collection::vec(one, 0..10)
     }
 
     /// How far along its life a state is: no event leads back.
     fn rank(state: State) -> u8 {
         match state {
-            State::Ready { .. } => 0,
-            State::Dead => 1,
-            State::Stopping => 2,
-            State::Stopped => 3,
+            State::Making => 0,
+            State::Ready { .. } => 1,
+            State::Dead => 2,
+            State::Stopping => 3,
+            State::Stopped => 4,
         }
     }
 
     proptest! {
         #[test]
         fn no_event_leads_back_and_repeats_are_harmless(events in events()) {
-            let mut state = State::Ready { pid: 1 };
+            let mut state = State::Making;
             for event in events {
                 let Ok(next) = state.on(event) else { continue };
                 prop_assert!(rank(next) >= rank(state));
-                if event != Event::Reclaimed || rank(next) == 3 {
+                if !matches!(event, Event::Reclaimed | Event::PauseStarted { .. }) || rank(next) == 4 {
                     prop_assert_eq!(next.on(event), Ok(next));
                 }
                 state = next;

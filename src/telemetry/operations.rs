@@ -46,7 +46,7 @@ names! {
         /// RemovePodSandbox.
         RemovePodSandbox = "RemovePodSandbox",
         /// The end of a sandbox's pause task, for a Stop or because it died.
-        DestroyPause = "DestroyPause",
+        SettleTask = "SettleTask",
         /// CreateContainer.
         CreateContainer = "CreateContainer",
         /// StartContainer.
@@ -91,6 +91,8 @@ names! {
         Streams = "streams",
         /// Tasks.Create: the shim, runc create.
         TaskCreate = "task_create",
+        /// Tasks.Get: an answer was lost, and what there is has to be asked.
+        TaskGet = "task_get",
         /// Tasks.Start.
         TaskStart = "task_start",
         /// Between the stop signal and the end of the grace period.

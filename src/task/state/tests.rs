@@ -1,0 +1,211 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const EXIT: Exit = Exit { code: 3, at: 7 };
+
+/// A containerd with one task, whose calls fail as they are told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    None,
+    Created,
+    Running,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// It is done and answered.
+    Fine,
+    /// Nothing is done, and nobody hears of it.
+    Lost,
+    /// It is done, and nobody hears of it.
+    AnswerLost,
+    /// It is refused.
+    Refused,
+    /// It is done, and an error is answered.
+    DoneAndRefused,
+    /// The process ends by itself before the call.
+    EndsFirst,
+    /// The shim does not answer.
+    Mute,
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let one = prop_oneof![
+        4 => Just(Fault::Fine),
+        2 => Just(Fault::Lost),
+        2 => Just(Fault::AnswerLost),
+        1 => Just(Fault::Refused),
+        1 => Just(Fault::DoneAndRefused),
+        1 => Just(Fault::EndsFirst),
+        1 => Just(Fault::Mute),
+    ];
+    prop::collection::vec(one, 0..40)
+}
+
+struct World {
+    process: Process,
+    killed: bool,
+    starts: u32,
+    start_told: u32,
+    end_told: u32,
+}
+
+impl World {
+    /// Carries an act out; what comes of it, or `None` when the try is to be repeated.
+    fn act(&mut self, act: Act, fault: Fault) -> Option<Event> {
+        if matches!(fault, Fault::EndsFirst) && self.process == Process::Running {
+            self.process = Process::Stopped;
+        }
+        let done = !matches!(fault, Fault::Lost | Fault::Refused);
+        let lost = matches!(fault, Fault::Lost | Fault::AnswerLost);
+        let refused = matches!(fault, Fault::Refused | Fault::DoneAndRefused);
+        match act {
+            Act::Rest | Act::Leave => None,
+            Act::Create => {
+                assert_eq!(self.process, Process::None, "made twice");
+                if done {
+                    self.process = Process::Created;
+                }
+                Some(if lost { Event::Lost } else if refused { Event::Refused } else { Event::Made { pid: 1 } })
+            }
+            Act::Start => {
+                let possible = self.process == Process::Created;
+                if done && possible {
+                    self.process = Process::Running;
+                    self.starts += 1;
+                }
+                let refused = refused || !possible;
+                Some(if lost { Event::Lost } else if refused { Event::Refused } else { Event::Started { pid: 1 } })
+            }
+            Act::TellStart => {
+                self.start_told += 1;
+                Some(Event::StartTold)
+            }
+            Act::Ask => match (fault, self.process) {
+                (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => None,
+                (Fault::Mute, _) => Some(Event::Found { status: ProcessStatus::Unknown, pid: 1, exit: EXIT }),
+                (_, Process::None) => Some(Event::Missing),
+                (_, Process::Created) => Some(Event::Found { status: ProcessStatus::Created, pid: 1, exit: EXIT }),
+                (_, Process::Running) => Some(Event::Found { status: ProcessStatus::Running, pid: 1, exit: EXIT }),
+                (_, Process::Stopped) => Some(Event::Found { status: ProcessStatus::Stopped, pid: 1, exit: EXIT }),
+            },
+            Act::Watch => match (fault, self.process) {
+                (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => Some(Event::Lost),
+                (_, Process::None) => Some(Event::Missing),
+                (_, Process::Stopped) => Some(Event::Exited(EXIT)),
+                (_, Process::Created | Process::Running) if self.killed => Some(Event::Survived),
+                (_, Process::Created | Process::Running) => None,
+            },
+            Act::Kill => {
+                if done && self.process != Process::None {
+                    self.killed = true;
+                    self.process = Process::Stopped;
+                }
+                Some(if lost || refused { Event::Lost } else { Event::Killed })
+            }
+            Act::TellEnd(exit) => {
+                assert_eq!(exit, EXIT);
+                assert!(self.process != Process::Running, "told of an end while it runs");
+                if lost || refused {
+                    return None;
+                }
+                self.end_told += 1;
+                Some(Event::EndTold)
+            }
+            Act::Delete => {
+                assert!(self.process != Process::Running, "deleted while it runs");
+                if done {
+                    self.process = Process::None;
+                }
+                Some(if lost || refused { Event::Lost } else { Event::Deleted })
+            }
+        }
+    }
+}
+
+fn drive(machine: &mut Machine, world: &mut World, want: Want, faults: &[Fault]) -> bool {
+    for fault in faults {
+        let act = machine.next(want);
+        if act == Act::Leave {
+            return true;
+        }
+        if let Some(event) = world.act(act, *fault) {
+            machine.on(event);
+        }
+    }
+    machine.next(want) == Act::Leave
+}
+
+fn check(mut machine: Machine, mut world: World, faults: [Vec<Fault>; 3]) -> Result<(), TestCaseError> {
+    let [making, running, ending] = faults;
+    drive(&mut machine, &mut world, Want::Made, &making);
+    drive(&mut machine, &mut world, Want::Runs, &running);
+    drive(&mut machine, &mut world, Want::Over, &ending);
+    let left = drive(&mut machine, &mut world, Want::Over, &[Fault::Fine; 12]);
+    prop_assert!(left, "it does not end: {machine:?}");
+    prop_assert_eq!(world.process, Process::None, "something is left");
+    prop_assert!(world.starts <= 1, "started twice");
+    prop_assert!(world.start_told <= 1 && world.end_told <= 1, "told twice");
+    prop_assert!(world.end_told <= world.starts, "an end of what never ran");
+    Ok(())
+}
+
+fn world(process: Process) -> World {
+    World { process, killed: false, starts: u32::from(process == Process::Running), start_told: 0, end_told: 0 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_lost_nothing_is_left_and_nothing_happens_twice(
+        making in faults(), running in faults(), ending in faults(),
+    ) {
+        check(Machine::new(), world(Process::None), [making, running, ending])?;
+    }
+
+    #[test]
+    fn what_a_former_daemon_left_ends_whatever_it_is(ending in faults(), process in 0..4) {
+        let process = [Process::None, Process::Created, Process::Running, Process::Stopped][process as usize];
+        for found in [Found::Leftover, Found::Unsure] {
+            check(Machine::found(found), World { starts: 1, ..world(process) }, [Vec::new(), Vec::new(), ending.clone()])?;
+        }
+    }
+}
+
+#[test]
+fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
+    let mut machine = Machine::new();
+    for event in [Event::Made { pid: 5 }, Event::Lost] {
+        machine.on(event);
+    }
+    assert_eq!(machine.next(Want::Runs), Act::Ask);
+    machine.on(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Runs), Act::TellStart);
+    machine.on(Event::StartTold);
+    assert_eq!(machine.next(Want::Runs), Act::Watch);
+}
+
+#[test]
+fn what_ended_before_its_start_was_told_is_told_of_in_order() {
+    let mut machine = Machine::new();
+    for event in [Event::Made { pid: 5 }, Event::Lost] {
+        machine.on(event);
+    }
+    machine.on(Event::Found { status: ProcessStatus::Stopped, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Runs), Act::TellStart);
+    machine.on(Event::StartTold);
+    assert_eq!(machine.next(Want::Runs), Act::TellEnd(EXIT));
+    machine.on(Event::EndTold);
+    assert_eq!(machine.next(Want::Runs), Act::Delete);
+}
+
+#[test]
+fn nothing_lives_on_whose_end_was_told() {
+    let mut machine = Machine::found(Found::Ended(EXIT));
+    machine.on(Event::EndTold);
+    machine.on(Event::Alive);
+    assert_eq!(machine.next(Want::Runs), Act::Kill);
+}
