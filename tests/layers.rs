@@ -132,10 +132,19 @@ fn only_one_room_speaks_containerd() {
 
 #[test]
 fn a_task_has_one_owner() {
-    let calls = ["create_task", "start_task", "wait_task", "kill_task", "delete_task", "exec_task", "delete_exec", "update_task"];
-    let broken = production().filter(|source| !["task", "containerd"].contains(&source.room())).flat_map(|source| {
-        calls.iter().flat_map(|call| source.naming(&format!(".{call}("))).collect::<Vec<_>>()
-    });
+    let calls = [
+        "create_task",
+        "start_task",
+        "wait_task",
+        "kill_task",
+        "delete_task",
+        "exec_task",
+        "delete_exec",
+        "update_task",
+    ];
+    let broken = production()
+        .filter(|source| !["task", "containerd"].contains(&source.room()))
+        .flat_map(|source| calls.iter().flat_map(|call| source.naming(&format!(".{call}("))).collect::<Vec<_>>());
     assert_none("only src/task changes a containerd task", broken.collect());
 }
 
@@ -165,7 +174,8 @@ fn what_happens_to_a_container_is_always_told() {
 #[test]
 fn specs_and_states_do_no_io() {
     let pure = |source: &Source| {
-        source.room() == "spec" || ["sandbox/state.rs", "container/state.rs", "task/state.rs"].contains(&source.path.as_str())
+        source.room() == "spec"
+            || ["sandbox/state.rs", "container/state.rs", "task/state.rs"].contains(&source.path.as_str())
     };
     let broken = production().filter(pure).flat_map(|source| {
         let words = ["std::fs", "fs::", "tokio", "std::net", "std::process", "async fn", ".await", "env::var"];

@@ -68,12 +68,7 @@ pub(super) fn require_ready(sandbox: &Sandbox) -> Result<u32> {
 
 /// No container is made or started in a sandbox that is not ready.
 pub(super) fn not_ready(sandbox: &Sandbox) -> Error {
-    Error::State {
-        kind: "sandbox",
-        id: sandbox.id().to_string(),
-        state: "not ready".to_owned(),
-        wanted: "ready",
-    }
+    Error::State { kind: "sandbox", id: sandbox.id().to_string(), state: "not ready".to_owned(), wanted: "ready" }
 }
 
 async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {

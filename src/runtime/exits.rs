@@ -114,11 +114,8 @@ impl Node {
 
     fn judge(&self, container: &Container, exit: containerd::Exit) -> Exit {
         let code = i32::try_from(exit.code).unwrap_or(i32::MAX);
-        let (reason, message) = if exit == UNSEEN {
-            (Reason::Unknown, String::new())
-        } else {
-            oom::judge(code, self.oom_kills(container))
-        };
+        let (reason, message) =
+            if exit == UNSEEN { (Reason::Unknown, String::new()) } else { oom::judge(code, self.oom_kills(container)) };
         let started_at = match container.state() {
             State::Running { started_at, .. } => started_at,
             State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,

@@ -82,7 +82,10 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
 /// Resolves when no process of the container is alive; its exit is told by then, if it can be written.
 async fn end_process(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let over = async {
-        let _ = container.watch().wait_for(|state| !matches!(state, container::State::Starting | container::State::Unknown)).await;
+        let _ = container
+            .watch()
+            .wait_for(|state| !matches!(state, container::State::Starting | container::State::Unknown))
+            .await;
         container.task().over().await;
         tokio::time::sleep(TOLD).await;
     };

@@ -19,6 +19,8 @@
 //!   minute what it waits for, and shows it in `pontoon top`.
 //! - An exit is told once; the task is kept until its object says that the exit is written.
 
+mod acts;
+mod handle;
 mod hints;
 mod owner;
 mod pace;
@@ -28,8 +30,9 @@ use std::future::Future;
 
 use crate::containerd::{self, CreateTask, ExecTask, Exit};
 
+pub use handle::Task;
 pub use hints::ExitHints;
-pub use owner::{Owner, Task};
+pub use owner::Owner;
 pub use pace::{Health, Pace};
 pub use state::{Found, Machine};
 

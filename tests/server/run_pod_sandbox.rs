@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pontoon::api::v1::*;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{Fault, is_found_again};
 use crate::support::server::Node;
 use crate::support::{cni, until};
 
@@ -67,10 +67,16 @@ async fn fail_at_any_step(node: &Node, pod: RunPodSandboxRequest) {
         ];
         for (fault, expected) in faults {
             let case = format!("{method} number {nth}: {fault:?}");
+            let found = is_found_again(&method, &fault);
             node.containerd.fault(&method, nth, fault);
-            let error = node.cri().run_pod_sandbox(pod.clone()).await.expect_err(&case);
-            assert_eq!(error.code(), expected, "{case}: {error}");
+            let result = node.cri().run_pod_sandbox(pod.clone()).await;
             node.containerd.heal();
+            if found {
+                node.remove(&result.expect(&case).into_inner().pod_sandbox_id).await;
+            } else {
+                let error = result.expect_err(&case);
+                assert_eq!(error.code(), expected, "{case}: {error}");
+            }
             node.assert_clean(&case).await;
             let id = node.run(&pod).await;
             node.remove(&id).await;

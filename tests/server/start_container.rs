@@ -3,7 +3,7 @@
 use pontoon::api::v1::*;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{Fault, is_found_again};
 use crate::support::server::Node;
 use crate::support::{requests, until};
 
@@ -58,10 +58,18 @@ async fn a_failure_at_any_step_is_a_start_error_and_the_next_attempt_runs() {
             let expected = if matches!(fault, Fault::Error(_)) { Code::Internal } else { Code::Unavailable };
             request = requests::next_attempt(&request);
             let id = node.create(&request).await;
+            let found = is_found_again(&method, &fault);
             node.containerd.fault(&method, nth, fault);
-            let error = node.cri().start_container(start(&id)).await.expect_err(&case);
-            assert_eq!(error.code(), expected, "{case}: {error}");
+            let result = node.cri().start_container(start(&id)).await;
             node.containerd.heal();
+            if found {
+                result.expect(&case);
+                assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning, "{case}");
+                remove(&node, &id).await;
+                continue;
+            }
+            let error = result.expect_err(&case);
+            assert_eq!(error.code(), expected, "{case}: {error}");
 
             let status = node.status(&id).await;
             assert_eq!(status.state(), ContainerState::ContainerExited, "{case}");

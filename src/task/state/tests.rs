@@ -68,7 +68,13 @@ impl World {
                 if done {
                     self.process = Process::Created;
                 }
-                Some(if lost { Event::Lost } else if refused { Event::Refused } else { Event::Made { pid: 1 } })
+                Some(if lost {
+                    Event::Lost
+                } else if refused {
+                    Event::Refused
+                } else {
+                    Event::Made { pid: 1 }
+                })
             }
             Act::Start => {
                 let possible = self.process == Process::Created;
@@ -77,7 +83,13 @@ impl World {
                     self.starts += 1;
                 }
                 let refused = refused || !possible;
-                Some(if lost { Event::Lost } else if refused { Event::Refused } else { Event::Started { pid: 1 } })
+                Some(if lost {
+                    Event::Lost
+                } else if refused {
+                    Event::Refused
+                } else {
+                    Event::Started { pid: 1 }
+                })
             }
             Act::TellStart => {
                 self.start_told += 1;

@@ -36,6 +36,16 @@ pub enum Fault {
     LoseReply,
 }
 
+/// Whether an operation succeeds although this befell its call: a task whose answer was lost is asked for, and there it
+/// is; one whose start was lost is started.
+pub fn is_found_again(method: &str, fault: &Fault) -> bool {
+    match method {
+        "Tasks/Create" => matches!(fault, Fault::LoseReply),
+        "Tasks/Start" => matches!(fault, Fault::LoseReply | Fault::Disconnect),
+        _ => false,
+    }
+}
+
 /// Where a call hangs.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<Steps>);

@@ -24,7 +24,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-pub use faults::{Call, Fault, Gate};
+pub use faults::{Call, Fault, Gate, is_found_again};
 pub use images::IMAGE;
 pub use tasks::CPU_OF_EVERY_TASK;
 

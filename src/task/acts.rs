@@ -1,0 +1,200 @@
+//! What the owner of a task asks of containerd, and what it makes of the answers.
+
+use std::pin::pin;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::owner::Work;
+use super::state::{Event, State};
+use super::{Follow, Make, SIGKILL};
+use crate::containerd::{Error, Exit, Kind, ProcessStatus, Result};
+
+/// How often a SIGKILL is repeated until the process is gone.
+const KILL_AGAIN: Duration = Duration::from_secs(10);
+
+impl<F: Follow> Work<F> {
+    pub(super) async fn create(&mut self) {
+        let make = self.task.make.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let containerd = &self.owner.containerd;
+        let made = match make {
+            Some(Make::Task(task)) => containerd.create_task(*task).await,
+            Some(Make::Exec(exec)) => containerd.exec_task(*exec).await.map(|()| 0),
+            // What was made once is not made again.
+            None => Err(self.lost.take().unwrap_or_else(|| self.missing_error("create task"))),
+        };
+        match made {
+            Ok(pid) => self.progress(Event::Made { pid }),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    pub(super) async fn start(&mut self) {
+        let (containerd, name) = (self.owner.containerd.clone(), self.task.name.clone());
+        let mut started = pin!(containerd.start_task(&name.id, &name.exec));
+        let mut wait = self.wait.take().unwrap_or_else(|| self.new_wait());
+        let mut ended = None;
+        // A command can be gone with its container's whole task as soon as it runs, so it is waited for from before that.
+        let started = loop {
+            tokio::select! {
+                biased;
+                exit = &mut wait, if ended.is_none() => ended = Some(exit),
+                started = &mut started => break started,
+            }
+        };
+        self.wait = Some(match ended {
+            Some(exit) => std::future::ready(exit).boxed(),
+            None => wait,
+        });
+        match started {
+            Ok(pid) => self.progress(Event::Started { pid }),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    pub(super) async fn ask(&mut self) {
+        let name = &self.task.name;
+        match self.owner.containerd.get_task(&name.id, &name.exec).await {
+            Ok(process) => {
+                let Found { status, pid, exit } = Found::from(&process);
+                self.take(Event::Found { status, pid, exit });
+                if status == ProcessStatus::Unknown {
+                    let error = Error::new("get task", &self.task.name.id, Kind::Other, "the shim does not answer");
+                    self.trouble("its state is not known", &error).await;
+                }
+            }
+            Err(error) if error.is_not_found() => self.look_in_the_list().await,
+            Err(error) => {
+                self.take(Event::Found { status: ProcessStatus::Unknown, pid: self.machine.pid(), exit: NO_EXIT });
+                self.trouble("its state cannot be asked", &error).await;
+            }
+        }
+    }
+
+    /// Get has found nothing. A list is asked too, since it is made in another way; commands are in none.
+    async fn look_in_the_list(&mut self) {
+        if !self.task.name.exec.is_empty() {
+            return self.missing().await;
+        }
+        match self.owner.containerd.list_tasks().await {
+            Ok(all) => match all.iter().find(|process| process.id == self.task.name.id) {
+                Some(process) => {
+                    let Found { status, pid, exit } = Found::from(process);
+                    self.take(Event::Found { status, pid, exit });
+                }
+                None => self.missing().await,
+            },
+            Err(error) => self.trouble("its state cannot be asked", &error).await,
+        }
+    }
+
+    pub(super) async fn watch(&mut self) {
+        let mut wait = self.wait.take().unwrap_or_else(|| self.new_wait());
+        let killed = self.machine.state() == State::Killed;
+        let survived = async {
+            if killed {
+                tokio::time::sleep(KILL_AGAIN).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            exit = &mut wait => match exit {
+                Ok(exit) => self.progress(Event::Exited(exit)),
+                Err(error) if error.is_not_found() => self.missing().await,
+                Err(error) => {
+                    self.take(Event::Lost);
+                    self.trouble("its end cannot be waited for", &error).await;
+                }
+            },
+            _ = self.want.changed() => self.wait = Some(wait),
+            () = survived => {
+                self.wait = Some(wait);
+                self.take(Event::Survived);
+                tracing::warn!(task = self.task.name.id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+            }
+        }
+    }
+
+    pub(super) async fn kill(&mut self) {
+        match self.owner.containerd.kill_task(&self.task.name.id, &self.task.name.exec, SIGKILL).await {
+            Ok(()) => self.take(Event::Killed),
+            Err(error) => {
+                self.take(Event::Lost);
+                self.trouble("it cannot be killed yet", &error).await;
+            }
+        }
+    }
+
+    pub(super) async fn delete(&mut self) {
+        let name = &self.task.name;
+        let deleted = match name.exec.as_str() {
+            "" => self.owner.containerd.delete_task(&name.id).await,
+            exec => self.owner.containerd.delete_exec(&name.id, exec).await,
+        };
+        match deleted {
+            Ok(_) => self.progress(Event::Deleted),
+            Err(error) => {
+                self.doubt(&error);
+                self.take(if error.kind() == Kind::FailedPrecondition { Event::Alive } else { Event::Lost });
+                self.trouble("it cannot be deleted yet", &error).await;
+            }
+        }
+    }
+
+    /// A call that makes or starts has failed, or nobody knows whether it has.
+    fn refused(&mut self, error: Error) {
+        self.doubt(&error);
+        if !error.is_away() {
+            self.fail(error);
+            self.take(Event::Refused);
+        } else if self.task.name.exec.is_empty() {
+            self.lost = Some(error);
+            self.take(Event::Lost);
+        } else {
+            // Whoever runs a command is not kept waiting for a containerd that is away.
+            self.fail(error);
+            self.take(Event::GivenUp);
+        }
+    }
+
+    /// containerd knows of no such task.
+    async fn missing(&mut self) {
+        let exit = if self.machine.is_to_be_told() { self.follower.unseen().await } else { None };
+        match exit {
+            Some(exit) => self.progress(Event::Exited(exit)),
+            None => {
+                let failure = self.lost.take().unwrap_or_else(|| self.missing_error("get task"));
+                self.fail(failure);
+                self.take(Event::Missing);
+            }
+        }
+    }
+
+    fn new_wait(&self) -> BoxFuture<'static, Result<Exit>> {
+        let (containerd, name) = (self.owner.containerd.clone(), self.task.name.clone());
+        async move { containerd.wait_task(&name.id, &name.exec).await }.boxed()
+    }
+
+    fn missing_error(&self, operation: &'static str) -> Error {
+        Error::new(operation, &self.task.name.id, Kind::NotFound, "containerd has no such task")
+    }
+}
+
+/// Of a process that was not seen to end.
+const NO_EXIT: Exit = Exit { code: 255, at: 0 };
+
+/// What a question has found.
+struct Found {
+    status: ProcessStatus,
+    pid: u32,
+    exit: Exit,
+}
+
+impl From<&crate::containerd::Process> for Found {
+    fn from(process: &crate::containerd::Process) -> Self {
+        Self { status: process.status, pid: process.pid, exit: process.exit }
+    }
+}

@@ -1,0 +1,191 @@
+//! A containerd task as verbs see it.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::Make;
+use super::state::{State, Want};
+use crate::containerd::{Containerd, Error, Exit, Kind, Result};
+
+/// What a task is called.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Name {
+    /// The container's id.
+    pub(super) id: String,
+    /// The command's id in the container's task; empty for the container's first process.
+    pub(super) exec: String,
+}
+
+/// What is known of a task.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) state: State,
+    pub(super) pid: u32,
+    pub(super) started: bool,
+    pub(super) exit: Option<Exit>,
+    /// Why it could not be made or started, or how it was lost.
+    pub(super) failure: Option<Error>,
+}
+
+/// A containerd task, or a command in one, as verbs see it. What is asked of it is done by its owner.
+pub struct Task {
+    pub(super) name: Name,
+    pub(super) containerd: Option<Containerd>,
+    pub(super) want: watch::Sender<Want>,
+    pub(super) make: Mutex<Option<Make>>,
+    pub(super) view: watch::Sender<View>,
+    /// Set when an answer about a change was lost: then containerd may have forgotten a shim.
+    pub(super) doubt: Arc<AtomicBool>,
+}
+
+impl Task {
+    /// No task, and no owner.
+    #[must_use]
+    pub fn none() -> Arc<Self> {
+        Arc::new(Self {
+            name: Name::default(),
+            containerd: None,
+            want: watch::Sender::new(Want::Over),
+            make: Mutex::new(None),
+            view: watch::Sender::new(View { state: State::Gone, pid: 0, started: false, exit: None, failure: None }),
+            doubt: Arc::default(),
+        })
+    }
+
+    /// Makes it; gives the host PID of its first process, which waits to be started.
+    ///
+    /// # Errors
+    /// containerd's. What it has left is ended by the owner: see [`Task::gone`].
+    pub async fn make(&self, make: Make) -> Result<u32> {
+        *self.make.lock().unwrap_or_else(PoisonError::into_inner) = Some(make);
+        self.want(Want::Made);
+        self.reached("create task", |view| !matches!(view.state, State::Absent | State::Unsure | State::Mute)).await
+    }
+
+    /// Starts what was made; gives its host PID. A start whose answer was lost and that has happened is a start.
+    ///
+    /// # Errors
+    /// containerd's. What it has left is ended by the owner: see [`Task::gone`].
+    pub async fn start(&self) -> Result<u32> {
+        self.want(Want::Runs);
+        self.reached("start task", |view| view.started).await
+    }
+
+    /// Ends whatever there is of it, and deletes it: SIGKILL, as often as it takes.
+    pub fn end(&self) {
+        self.want(Want::Over);
+    }
+
+    /// Sends a signal, if there may be a process.
+    ///
+    /// # Errors
+    /// Whatever the shim answers. That there is no process is no error.
+    pub async fn signal(&self, signal: u32) -> Result<()> {
+        let state = self.view.borrow().state;
+        match &self.containerd {
+            Some(containerd) if state.may_live() => containerd.kill_task(&self.name.id, &self.name.exec, signal).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the shim's write end of its stdin.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no process.
+    pub async fn close_stdin(&self) -> Result<()> {
+        self.containerd("close stdin of task")?.close_stdin(&self.name.id, &self.name.exec).await
+    }
+
+    /// Tells its terminal how large the client's is: columns, rows.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no process.
+    pub async fn resize_terminal(&self, size: (u16, u16)) -> Result<()> {
+        self.containerd("resize terminal of task")?.resize_terminal(&self.name.id, &self.name.exec, size).await
+    }
+
+    /// Changes its cgroup, as [`Containerd::update_task`] has it.
+    ///
+    /// # Errors
+    /// [`Kind::Other`] with runc's own words when the kernel refuses a value.
+    pub async fn update(&self, resources: Vec<u8>, annotations: HashMap<String, String>) -> Result<()> {
+        self.containerd("update task")?.update_task(&self.name.id, resources, annotations).await
+    }
+
+    fn containerd(&self, operation: &'static str) -> Result<&Containerd> {
+        let none = || Error::new(operation, &self.name.id, Kind::NotFound, "it has no task");
+        self.containerd.as_ref().ok_or_else(none)
+    }
+
+    /// How its process ended, as soon as that is known.
+    ///
+    /// # Errors
+    /// Why it was not made or started, or that it was lost.
+    pub async fn exit(&self) -> Result<Exit> {
+        let mut view = self.view.subscribe();
+        let view = view.wait_for(|view| view.exit.is_some() || view.failure.is_some() || view.state == State::Gone);
+        let Ok(view) = view.await.map(|view| view.clone()) else { return Err(self.ended_early("wait for task")) };
+        match (view.exit, view.failure) {
+            (Some(exit), _) => Ok(exit),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Err(self.ended_early("wait for task")),
+        }
+    }
+
+    /// Resolves when no process of it lives.
+    pub async fn over(&self) {
+        // The sender lives in self.
+        let _ = self.view.subscribe().wait_for(|view| !view.state.may_live()).await;
+    }
+
+    /// Resolves when containerd has no such task any more, and its object knows that.
+    pub async fn gone(&self) {
+        let _ = self.view.subscribe().wait_for(|view| view.state == State::Gone).await;
+    }
+
+    /// Whether containerd has no such task any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.view.borrow().state == State::Gone
+    }
+
+    /// What waits for its next try goes on at once.
+    pub fn hurry(&self) {
+        self.want(Want::Nothing);
+    }
+
+    /// Whether a process of it may live, and nobody wants it to end.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.is_gone() && *self.want.borrow() != Want::Over
+    }
+
+    fn want(&self, more: Want) {
+        // Told also when it was wanted before.
+        self.want.send_modify(|want| *want = more.max(*want));
+    }
+
+    async fn reached(&self, operation: &'static str, reached: impl Fn(&View) -> bool) -> Result<u32> {
+        let mut view = self.view.subscribe();
+        let known = view.wait_for(|view| reached(view) || view.failure.is_some() || view.state == State::Gone);
+        let Ok(view) = known.await.map(|view| view.clone()) else { return Err(self.ended_early(operation)) };
+        match view.failure {
+            Some(failure) => Err(failure),
+            None if reached(&view) && view.state != State::Gone => Ok(view.pid),
+            None => Err(self.ended_early(operation)),
+        }
+    }
+
+    fn ended_early(&self, operation: &'static str) -> Error {
+        Error::new(operation, &self.name.id, Kind::FailedPrecondition, "it was ended before that")
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("name", &self.name).field("view", &*self.view.borrow()).finish_non_exhaustive()
+    }
+}
