@@ -17,19 +17,23 @@ mod server {
     mod create_container;
     mod errors;
     mod exec;
+    mod exec_outages;
     mod exec_sync;
     mod exits;
     mod hardening;
     mod image_fs_info;
     mod isolation;
     mod metrics;
+    mod outages;
     mod port_forward;
     mod refusals;
     mod restart;
     mod run_pod_sandbox;
+    mod start_against_stop;
     mod start_container;
     mod stats;
     mod stop_container;
+    mod task_owner;
     mod top;
     mod update_resources;
 }

@@ -1,8 +1,10 @@
 //! What goes wrong, and the log of all calls.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::status;
@@ -17,6 +19,14 @@ pub struct Call {
 }
 
 impl Call {
+    /// Whether it changes what containerd has, and is not only a question.
+    pub fn is_mutating(&self) -> bool {
+        let (_, verb) = self.method.split_once('/').unwrap_or_default();
+        let questions = ["Get", "List", "ListStream", "Wait", "Metrics", "Mounts", "Stat", "Usage", "Info", "Read"];
+        let service = ["Events/", "Introspection/", "Version/"].iter().any(|name| self.method.starts_with(name));
+        !service && !questions.contains(&verb)
+    }
+
     /// Whether it belongs to no operation but to somebody who watches.
     pub fn is_watch(&self) -> bool {
         matches!(self.method.as_str(), "Tasks/Wait" | "Events/Subscribe" | "Events/Publish" | "Version/Version")
@@ -34,6 +44,48 @@ pub enum Fault {
     Disconnect,
     /// It is carried out, and its connection breaks before the reply.
     LoseReply,
+    /// It is the last one that containerd gets before it is killed; a new one serves some time later.
+    Outage(Outage),
+}
+
+/// A time without containerd, which a call brings about.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Whether the call that brings it about is carried out. Its answer is lost either way.
+    pub(super) carried_out: bool,
+    pub(super) lasts: Duration,
+    times: Arc<Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    began: watch::Sender<Option<Instant>>,
+    over: watch::Sender<Option<Instant>>,
+}
+
+impl Outage {
+    pub(super) fn new(carried_out: bool, lasts: Duration) -> Self {
+        Self { carried_out, lasts, times: Arc::default() }
+    }
+
+    /// Whether the call that brings it about has come.
+    pub fn has_begun(&self) -> bool {
+        self.times.began.borrow().is_some()
+    }
+
+    /// Resolves when containerd serves again; tells since when.
+    pub async fn over(&self) -> Instant {
+        let over = self.times.over.subscribe().wait_for(Option::is_some).await.map(|at| *at);
+        over.ok().flatten().unwrap_or_else(Instant::now)
+    }
+
+    pub(super) fn begin(&self) {
+        self.times.began.send_replace(Some(Instant::now()));
+    }
+
+    pub(super) fn end(&self) {
+        self.times.over.send_replace(Some(Instant::now()));
+    }
 }
 
 /// Whether an operation succeeds although this befell its call: a task whose answer was lost is asked for, and there it

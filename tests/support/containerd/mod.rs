@@ -15,29 +15,28 @@ mod tasks;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use containerd_client::events::TaskExit;
 use containerd_client::services::v1 as pb;
 use containerd_client::to_any;
 use containerd_client::types::{self, Envelope};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-pub use faults::{Call, Fault, Gate, is_found_again};
+pub use faults::{Call, Fault, Gate, Outage, is_found_again};
 pub use images::IMAGE;
 pub use tasks::CPU_OF_EVERY_TASK;
 
 use faults::Faults;
 use introspection::Plugin;
-use process::Process;
+use process::{Exit, Process};
 use snapshots::Snapshot;
 
 /// The fake. It serves from [`Containerd::serve`] to [`Containerd::stop`], and its objects outlive both.
 pub struct Containerd {
-    socket: PathBuf,
     inner: Arc<Inner>,
-    serving: Option<CancellationToken>,
 }
 
 /// What its services share.
@@ -45,8 +44,19 @@ pub struct Inner {
     state: Mutex<State>,
     faults: Faults,
     events: broadcast::Sender<Envelope>,
+    socket: PathBuf,
+    serving: Mutex<Serving>,
     /// What every snapshot's mount shows.
     rootfs: PathBuf,
+}
+
+/// Whether the socket is served.
+enum Serving {
+    /// Until it is stopped.
+    Yes(CancellationToken),
+    No,
+    /// And never again: the test is over.
+    Gone,
 }
 
 #[derive(Default)]
@@ -59,6 +69,8 @@ struct State {
     images: BTreeMap<String, pb::Image>,
     blobs: BTreeMap<String, Vec<u8>>,
     leases: BTreeMap<String, pb::Lease>,
+    /// Of processes that were deleted before they had run: as a shim does, whoever waits for their ends waits on.
+    never_ended: Vec<watch::Sender<Option<Exit>>>,
 }
 
 /// A container's first process and those that were added to it.
@@ -78,28 +90,29 @@ impl Containerd {
         std::fs::write(rootfs.join("data/seed"), "").unwrap();
         let mut state = State { plugins: introspection::PLUGINS.to_vec(), ..State::default() };
         images::store_one(&mut state);
-        let inner =
-            Inner { state: Mutex::new(state), faults: Faults::default(), events: broadcast::Sender::new(1024), rootfs };
-        Self { socket: directory.join("containerd.sock"), inner: Arc::new(inner), serving: None }
+        let inner = Inner {
+            state: Mutex::new(state),
+            faults: Faults::default(),
+            events: broadcast::Sender::new(1024),
+            socket: directory.join("containerd.sock"),
+            serving: Mutex::new(Serving::No),
+            rootfs,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     pub fn socket(&self) -> &Path {
-        &self.socket
+        &self.inner.socket
     }
 
     /// Serves; what was there before a [`Containerd::stop`] is there again.
     pub fn serve(&mut self) {
-        let stop = CancellationToken::new();
-        rpc::listen(&self.socket, &self.inner, stop.clone());
-        self.serving = Some(stop);
+        self.inner.serve();
     }
 
     /// As `kill -9` of containerd: connections break, processes go on.
     pub fn stop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.cancel();
-        }
-        let _ = std::fs::remove_file(&self.socket);
+        self.inner.stop(Serving::No);
     }
 
     /// Makes a method, such as `Tasks/Create`, fail: its `nth` call from now on (1 is the next), or with 0 every call.
@@ -112,6 +125,13 @@ impl Containerd {
         let gate = Gate::default();
         self.fault(method, nth, Fault::Hang(gate.clone()));
         gate
+    }
+
+    /// Kills containerd with a method's `nth` call from now on, which is carried out or not; it serves again later.
+    pub fn outage(&self, method: &str, nth: usize, carried_out: bool, lasts: Duration) -> Outage {
+        let outage = Outage::new(carried_out, lasts);
+        self.fault(method, nth, Fault::Outage(outage.clone()));
+        outage
     }
 
     /// No more faults; what hangs goes on.
@@ -229,6 +249,17 @@ impl Containerd {
         self.inner.lock().tasks.keys().cloned().collect()
     }
 
+    /// All processes that run: ids of tasks, and for further processes the task's and theirs.
+    pub fn running(&self) -> Vec<String> {
+        let state = self.inner.lock();
+        let of_task = |(id, task): (&String, &Task)| {
+            let init = task.init.is_running().then(|| id.clone());
+            let execs = task.execs.iter().filter(|(_, exec)| exec.is_running());
+            init.into_iter().chain(execs.map(|(exec, _)| format!("{id}/{exec}"))).collect::<Vec<_>>()
+        };
+        state.tasks.iter().flat_map(of_task).collect()
+    }
+
     /// Signals that a task's first process got, and those that an exec of it got.
     pub fn signals(&self, id: &str) -> Vec<u32> {
         let state = self.inner.lock();
@@ -257,11 +288,43 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        self.stop();
+        self.inner.stop(Serving::Gone);
     }
 }
 
 impl Inner {
+    fn serve(self: &Arc<Self>) {
+        let mut serving = self.serving.lock().unwrap();
+        if matches!(*serving, Serving::No) {
+            let stop = CancellationToken::new();
+            rpc::listen(&self.socket, self, stop.clone());
+            *serving = Serving::Yes(stop);
+        }
+    }
+
+    fn stop(&self, then: Serving) {
+        let mut serving = self.serving.lock().unwrap();
+        if let Serving::Yes(stop) = &*serving {
+            stop.cancel();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+        if !matches!(*serving, Serving::Gone) {
+            *serving = then;
+        }
+    }
+
+    /// Is killed, and starts again later by itself.
+    fn go_away(self: &Arc<Self>, outage: Outage) {
+        self.stop(Serving::No);
+        outage.begin();
+        let fake = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(outage.lasts).await;
+            fake.serve();
+            outage.end();
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

@@ -147,8 +147,10 @@ impl Process {
     }
 
     /// Notes a signal; the code it ends with when it dies of it.
+    /// Before its start it is the runtime's own init, whatever its program would do.
     pub(super) fn signal(&mut self, signal: u32) -> Option<u32> {
         let survives = match signal {
+            _ if !self.is_running() => false,
             SIGTERM => self.program.ignores_term || self.program.ignores_kill,
             SIGKILL => self.program.ignores_kill && !self.signals.contains(&SIGKILL),
             _ => false,

@@ -18,7 +18,7 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::faults::{Fault, injected};
+use super::faults::{Fault, Outage, injected};
 use super::{Inner, status};
 
 /// containerd's own default.
@@ -110,13 +110,14 @@ impl Request {
             let name = name.clone();
             async move {
                 let message = request.into_inner();
-                let lose_reply = admit(fake, &name, object(&message), connection).await?;
-                let reply = handle(Arc::clone(fake), message).await?;
-                if lose_reply {
-                    connection.cancel();
-                    return std::future::pending().await;
+                let then = admit(fake, &name, object(&message), connection).await?;
+                let reply = handle(Arc::clone(fake), message).await;
+                match then {
+                    Then::Reply => return reply.map(tonic::Response::new),
+                    Then::LoseReply => connection.cancel(),
+                    Then::GoAway(outage) => fake.go_away(outage),
                 }
-                Ok(tonic::Response::new(reply))
+                std::future::pending().await
             }
         });
         grpc::<R, Q>().unary(service, self.http).await
@@ -165,12 +166,29 @@ where
     Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
-/// Lets a call happen, or not; true when its reply is to be lost.
-async fn admit(fake: &Inner, method: &str, object: String, connection: &CancellationToken) -> Result<bool, Status> {
+/// What follows a call that was carried out.
+enum Then {
+    Reply,
+    LoseReply,
+    GoAway(Outage),
+}
+
+/// Lets a call happen, or not.
+async fn admit(
+    fake: &Arc<Inner>,
+    method: &str,
+    object: String,
+    connection: &CancellationToken,
+) -> Result<Then, Status> {
     match fake.faults.note(method, object) {
-        None => Ok(false),
+        None => Ok(Then::Reply),
         Some(Fault::Error(code)) => Err(injected(code)),
-        Some(Fault::LoseReply) => Ok(true),
+        Some(Fault::LoseReply) => Ok(Then::LoseReply),
+        Some(Fault::Outage(outage)) if outage.carried_out => Ok(Then::GoAway(outage)),
+        Some(Fault::Outage(outage)) => {
+            fake.go_away(outage);
+            std::future::pending().await
+        }
         Some(Fault::Disconnect) => {
             connection.cancel();
             std::future::pending().await
@@ -179,7 +197,7 @@ async fn admit(fake: &Inner, method: &str, object: String, connection: &Cancella
             biased;
             // What hung in a containerd that died is not carried out by the next one.
             () = connection.cancelled() => Err(injected(Code::Unavailable)),
-            () = gate.pass() => Ok(false),
+            () = gate.pass() => Ok(Then::Reply),
         },
     }
 }

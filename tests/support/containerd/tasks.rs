@@ -40,12 +40,26 @@ fn of(id: &str, exec: &str) -> String {
 }
 
 impl State {
+    /// As containerd does, by its record first: without that there is no task but in a list.
     fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
+        if !self.containers.contains_key(id) {
+            return Err(not_found("container", id));
+        }
+        self.of_shim(id, exec)
+    }
+
+    fn of_shim(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
         let task = self.tasks.get_mut(id).ok_or_else(|| not_found("task", id))?;
         if exec.is_empty() {
             return Ok(&mut task.init);
         }
         task.execs.get_mut(exec).ok_or_else(|| not_found("exec", exec))
+    }
+
+    fn forget(&mut self, process: Process) {
+        if !process.is_over() {
+            self.never_ended.push(process.exit);
+        }
     }
 }
 
@@ -53,7 +67,7 @@ impl Inner {
     /// Ends a process and tells of it. Nobody outlives the first process of his container.
     pub(super) fn finish(&self, id: &str, exec: &str, code: u32) {
         let mut state = self.lock();
-        let Ok(process) = state.process(id, exec) else { return };
+        let Ok(process) = state.of_shim(id, exec) else { return };
         if process.is_over() {
             return;
         }
@@ -118,7 +132,7 @@ fn start(fake: &Arc<Inner>, request: pb::StartRequest) -> Result<pb::StartRespon
     let mut state = fake.lock();
     let process = state.process(&request.container_id, &request.exec_id)?;
     if process.is_running() || process.is_over() {
-        return Err(status(Code::FailedPrecondition, "process was started already"));
+        return Err(status(Code::Unknown, "cannot start a running process"));
     }
     let pid = process.pid();
     if let Some(end) = process.start() {
@@ -151,6 +165,10 @@ fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {
         if process.is_over() {
             return Err(not_found("process", &id));
         }
+        // A task has its first process from its making on; a further one comes with its start.
+        if !exec.is_empty() && !process.is_running() {
+            return Err(status(Code::FailedPrecondition, "process not created"));
+        }
         process.signal(request.signal)
     };
     if let Some(code) = code {
@@ -161,7 +179,7 @@ fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {
 
 async fn wait(fake: Arc<Inner>, request: pb::WaitRequest) -> Result<pb::WaitResponse, Status> {
     let mut exit = fake.lock().process(&request.container_id, &request.exec_id)?.exit.subscribe();
-    // Its maker goes when it is deleted before it was ever started.
+    // Its maker goes with the shim.
     let exit = exit.wait_for(Option::is_some).await.map(|exit| exit.clone());
     let Ok(Some(Exit { code, at })) = exit else { return Err(not_found("process", &request.container_id)) };
     Ok(pb::WaitResponse { exit_status: code, exited_at: Some(at) })
@@ -177,24 +195,35 @@ fn deleted(id: &str, process: &Process) -> pb::DeleteResponse {
     }
 }
 
+/// As a shim says it: the error is of no kind that has a code of its own.
+fn still_runs() -> Status {
+    status(Code::Unknown, "cannot delete a running process")
+}
+
+/// One that was made and never started goes too.
 fn delete(fake: &Arc<Inner>, request: pb::DeleteTaskRequest) -> Result<pb::DeleteResponse, Status> {
     let id = request.container_id;
     let mut state = fake.lock();
     if state.process(&id, "")?.is_running() {
-        return Err(status(Code::FailedPrecondition, "cannot delete a running process"));
+        return Err(still_runs());
     }
     let task = state.tasks.remove(&id).ok_or_else(|| not_found("task", &id))?;
-    Ok(deleted(&id, &task.init))
+    let reply = deleted(&id, &task.init);
+    state.forget(task.init);
+    Ok(reply)
 }
 
 fn delete_process(fake: &Arc<Inner>, request: pb::DeleteProcessRequest) -> Result<pb::DeleteResponse, Status> {
     let (id, exec) = (request.container_id, request.exec_id);
     let mut state = fake.lock();
     if state.process(&id, &exec)?.is_running() {
-        return Err(status(Code::FailedPrecondition, "cannot delete a running process"));
+        return Err(still_runs());
     }
     let process = state.tasks.get_mut(&id).and_then(|task| task.execs.remove(&exec));
-    Ok(deleted(&exec, &process.ok_or_else(|| not_found("exec", &exec))?))
+    let process = process.ok_or_else(|| not_found("exec", &exec))?;
+    let reply = deleted(&exec, &process);
+    state.forget(process);
+    Ok(reply)
 }
 
 fn get(fake: &Arc<Inner>, request: pb::GetRequest) -> Result<pb::GetResponse, Status> {
