@@ -221,6 +221,8 @@ impl Machine {
                 self.state = State::Runs;
             }
             Event::StartTold => self.was_started = true,
+            // What never ran can be deleted as it is; a command's process that is not there yet has no end to wait for.
+            Event::Killed if self.state == State::Made && !self.was_started => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
             Event::Survived | Event::Alive => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),
