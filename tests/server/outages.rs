@@ -56,6 +56,9 @@ const VERBS: [Verb; 11] = [
     Verb::ExecSyncThatTakesTooLong,
 ];
 
+/// How much of what is wrong in one cell is shown.
+const SHOWN: usize = 6;
+
 /// The exit code of a process that ends by itself.
 const OWN_CODE: i32 = 3;
 
@@ -283,8 +286,9 @@ async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
         left.extend(node.containerd.running().iter().map(|id| format!("process {id} runs")));
         left
     };
-    wrong.extend(Limit::from_now().settle(dirty).await.into_iter().map(|left| format!("in the end, {left}")));
+    let left = Limit::from_now().settle(dirty).await;
     wrong.extend(witness.tell(node).await);
+    wrong.extend(left.into_iter().map(|left| format!("in the end, {left}")));
     (met || !wrong.is_empty()).then_some(wrong)
 }
 
@@ -318,7 +322,9 @@ async fn work(cells: Arc<Mutex<VecDeque<Cell>>>, results: Arc<Mutex<Results>>, l
             }
             Ok(Some(wrong)) => {
                 let server = if log { current.log() } else { String::new() };
-                results.failed.push(format!("{cell}:\n    {}\n{server}", wrong.join("\n    ")));
+                let (shown, more) = wrong.split_at(wrong.len().min(SHOWN));
+                let more = if more.is_empty() { String::new() } else { format!("\n    and {} more", more.len()) };
+                results.failed.push(format!("{cell}:\n    {}{more}\n{server}", shown.join("\n    ")));
             }
             // It has said why.
             Err(_) => results.failed.push(format!("{cell}: it panicked")),

@@ -246,23 +246,47 @@ async fn succeeds(what: &str, call: impl AsyncFn() -> Result<(), tonic::Status>)
     }
 }
 
+/// How a container comes to be one that has to go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Runs,
+    HasEnded,
+    /// StartContainer failed, and the process runs: only the answer was lost.
+    RunsUnknown,
+}
+
 /// A method fails with each code in turn: 30 times, or for a minute, while a container is asked to go.
-async fn goes_in_the_end(method: &str, ends_by_itself: bool) {
-    let case = format!("{method}, a process that ends by itself: {ends_by_itself}");
+async fn goes_in_the_end(method: &str, way: Way) {
+    let case = format!("{method} of a container that {way:?}");
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
-    let rounds = CODES.iter().cycle().take(30);
-    for (nth, code) in rounds.enumerate() {
+    let pod = node.pod("web");
+    let sandbox = node.run(&pod).await;
+    let id = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    if way != Way::RunsUnknown {
+        node.start_container(&id).await;
+    }
+    for (nth, code) in CODES.iter().cycle().take(30).enumerate() {
         node.containerd.fault(method, nth + 1, Fault::Error(*code));
     }
-    if ends_by_itself {
+    if way == Way::HasEnded {
         node.containerd.end(&id, 5);
         assert_eq!(node.ended(&id).await.exit_code, 5, "{case}");
+    }
+    if way == Way::RunsUnknown {
+        // And the question that follows has no answer either, for a while.
+        for method in ["Tasks/Get", "Tasks/List"] {
+            for nth in 1..5 {
+                node.containerd.fault(method, nth, Fault::Error(Code::Unavailable));
+            }
+        }
+        node.containerd.fault("Tasks/Start", 1, Fault::LoseReply);
+        let (mut cri, request) = (node.cri(), StartContainerRequest { container_id: id.clone() });
+        let _ = tokio::time::timeout(Duration::from_secs(2), cri.start_container(request)).await;
     }
     let remove = || RemoveContainerRequest { container_id: id.clone() };
     let fails_until = Instant::now() + Duration::from_secs(60);
     let calls = || count(&node, method, &id);
-    while calls() < 30 && Instant::now() < fails_until {
+    while calls() < 30 && Instant::now() < fails_until && node.containerd.tasks().contains(&id) {
         let (mut cri, request) = (node.cri(), remove());
         let _ = tokio::time::timeout(Duration::from_secs(2), cri.remove_container(request)).await;
         let told = node.containers().await;
@@ -282,8 +306,14 @@ async fn goes_in_the_end(method: &str, ends_by_itself: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f1_no_error_and_no_number_of_errors_is_a_reason_to_give_up() {
-    let cases = [("Tasks/Kill", false), ("Tasks/Delete", false), ("Tasks/Delete", true)];
-    let all = cases.map(|(method, ends)| AssertUnwindSafe(goes_in_the_end(method, ends)).catch_unwind());
+    let cases = [
+        ("Tasks/Kill", Way::Runs),
+        ("Tasks/Delete", Way::Runs),
+        ("Tasks/Delete", Way::HasEnded),
+        ("Tasks/Kill", Way::RunsUnknown),
+        ("Tasks/Delete", Way::RunsUnknown),
+    ];
+    let all = cases.map(|(method, way)| AssertUnwindSafe(goes_in_the_end(method, way)).catch_unwind());
     // They have said why.
     let failed = futures_util::future::join_all(all).await.into_iter().filter(Result::is_err).count();
     assert_eq!(failed, 0, "of {} cases", cases.len());
