@@ -154,7 +154,7 @@ impl Containerd {
     /// Deletes a stopped task; one that is not there is deleted already and gives `None`.
     ///
     /// # Errors
-    /// [`super::Kind::FailedPrecondition`] while it runs.
+    /// [`super::Kind::Other`] while it runs.
     pub async fn delete_task(&self, id: &str) -> Result<Option<Exit>> {
         let request = pb::DeleteTaskRequest { container_id: id.to_owned() };
         let reply = self.tasks().delete(self.request(request)).await;
@@ -184,7 +184,7 @@ impl Containerd {
     /// Deletes a process that [`Containerd::exec_task`] added and that has ended.
     ///
     /// # Errors
-    /// [`super::Kind::FailedPrecondition`] while it runs.
+    /// [`super::Kind::Other`] while it runs.
     pub async fn delete_exec(&self, id: &str, exec_id: &str) -> Result<Option<Exit>> {
         let request = pb::DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().delete_process(self.request(request)).await;

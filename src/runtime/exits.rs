@@ -7,15 +7,11 @@ use std::time::Duration;
 use super::{Node, now, oom};
 use crate::container::{Container, Event, Exit, Reason, State, exit_extension, started};
 use crate::containerd;
-use crate::task::{Follow, Machine, Pace};
+use crate::task::{Follow, Machine, Pace, UNSEEN};
 
 /// How long the log may take to be complete before the exit is told (rulings.md 5): kubelet
 /// reads the log's tail as soon as it sees EXITED.
 const LOG_BARRIER: Duration = Duration::from_secs(1);
-/// The code of a process that nobody saw end.
-pub(super) const UNKNOWN: u32 = 255;
-/// The end of a process that nobody saw.
-pub(super) const UNSEEN: containerd::Exit = containerd::Exit { code: UNKNOWN, at: 0 };
 
 /// A container, as the owner of its task tells it what becomes of it.
 struct OfContainer {

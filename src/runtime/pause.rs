@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::exits::UNSEEN;
 use super::{Error, Node, Result, labels};
 use crate::config::Handler;
 use crate::container::{profile, spec_any};
 use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
-use crate::task::{Follow, Found, Machine, Make};
+use crate::task::{Follow, Found, Machine, Make, UNSEEN};
 use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::owner::Work;
 use super::state::{Event, State};
-use super::{Follow, Make, SIGKILL};
+use super::{Follow, Make, SIGKILL, UNSEEN};
 use crate::containerd::{Error, Exit, Kind, ProcessStatus, Result};
 
 /// How often a SIGKILL is repeated until the process is gone.
@@ -67,7 +67,7 @@ impl<F: Follow> Work<F> {
             }
             Err(error) if error.is_not_found() => self.look_in_the_list().await,
             Err(error) => {
-                self.take(Event::Found { status: ProcessStatus::Unknown, pid: self.machine.pid(), exit: NO_EXIT });
+                self.take(Event::Found { status: ProcessStatus::Unknown, pid: self.machine.pid(), exit: UNSEEN });
                 self.trouble("its state cannot be asked", &error).await;
             }
         }
@@ -121,6 +121,10 @@ impl<F: Follow> Work<F> {
     pub(super) async fn kill(&mut self) {
         match self.owner.containerd.kill_task(&self.task.name.id, &self.task.name.exec, SIGKILL).await {
             Ok(()) => self.take(Event::Killed),
+            // A command that was made and not started has no process yet.
+            Err(error) if error.kind() == Kind::FailedPrecondition && self.machine.state() == State::Made => {
+                self.take(Event::Killed);
+            }
             Err(error) => {
                 self.take(Event::Lost);
                 self.trouble("it cannot be killed yet", &error).await;
@@ -147,16 +151,13 @@ impl<F: Follow> Work<F> {
     /// A call that makes or starts has failed, or nobody knows whether it has.
     fn refused(&mut self, error: Error) {
         self.doubt(&error);
-        if !error.is_away() {
-            self.fail(error);
-            self.take(Event::Refused);
-        } else if self.task.name.exec.is_empty() {
+        // Whoever runs a command is not kept waiting for a containerd that is away.
+        if error.is_away() && self.task.name.exec.is_empty() {
             self.lost = Some(error);
             self.take(Event::Lost);
         } else {
-            // Whoever runs a command is not kept waiting for a containerd that is away.
             self.fail(error);
-            self.take(Event::GivenUp);
+            self.take(Event::Refused);
         }
     }
 
@@ -182,9 +183,6 @@ impl<F: Follow> Work<F> {
         Error::new(operation, &self.task.name.id, Kind::NotFound, "containerd has no such task")
     }
 }
-
-/// Of a process that was not seen to end.
-const NO_EXIT: Exit = Exit { code: 255, at: 0 };
 
 /// What a question has found.
 struct Found {

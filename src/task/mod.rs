@@ -39,6 +39,9 @@ pub use state::{Found, Machine};
 /// SIGKILL's number.
 pub const SIGKILL: u32 = 9;
 
+/// The end of a process that nobody saw.
+pub const UNSEEN: Exit = Exit { code: 255, at: 0 };
+
 /// What is made.
 pub enum Make {
     /// The first process of a container, and its task.

@@ -1,5 +1,6 @@
 //! What is known of a task, and what is done next about it. No I/O: see the module's diagram.
 
+use super::UNSEEN;
 use crate::containerd::{Exit, ProcessStatus};
 
 /// What is wanted of a task. It only grows.
@@ -79,12 +80,10 @@ pub(super) enum Act {
 pub(super) enum Event {
     /// Create succeeded.
     Made { pid: u32 },
-    /// Create or Start was refused.
+    /// Create or Start was refused, or its caller does not wait until it is known whether it was carried out.
     Refused,
     /// Nobody knows whether the call was carried out.
     Lost,
-    /// The same, and its caller does not wait for an answer: whatever came of it is ended.
-    GivenUp,
     /// What Get said.
     Found { status: ProcessStatus, pid: u32, exit: Exit },
     /// Start succeeded.
@@ -205,13 +204,9 @@ impl Machine {
                 self.pid = pid;
                 self.state = State::Made;
             }
+            Event::Lost => self.state = State::Unsure,
             // Whatever it has left ends; it may even run.
             Event::Refused => {
-                self.has_failed = true;
-                self.state = State::Runs;
-            }
-            Event::Lost => self.state = State::Unsure,
-            Event::GivenUp => {
                 self.has_failed = true;
                 self.state = State::Unsure;
             }
@@ -221,8 +216,9 @@ impl Machine {
                 self.state = State::Runs;
             }
             Event::StartTold => self.was_started = true,
-            // What never ran can be deleted as it is; a command's process that is not there yet has no end to wait for.
-            Event::Killed if self.state == State::Made && !self.was_started => self.state = State::Told,
+            // What never ran is deleted as it is: nobody hears of an end of what had no process.
+            Event::Killed if self.state == State::Made && self.is_to_be_told() => self.state = State::Ended(UNSEEN),
+            Event::Killed if self.state == State::Made => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
             Event::Survived | Event::Alive => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),

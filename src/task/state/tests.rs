@@ -118,7 +118,7 @@ impl World {
                 Some(if lost || refused { Event::Lost } else { Event::Killed })
             }
             Act::TellEnd(exit) => {
-                assert_eq!(exit, EXIT);
+                assert!(exit == EXIT || exit == UNSEEN);
                 assert!(self.process != Process::Running, "told of an end while it runs");
                 if lost || refused {
                     return None;
