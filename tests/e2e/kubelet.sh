@@ -14,6 +14,12 @@
 #   A=, B=                     the two that --compare compares (pontoon, builtin)
 #   GRACE=seconds              the pod's grace period, within which it must end (10)
 #   OUT=directory              for kubelet.log and the daemons' logs (target/kubelet/TARGET)
+#   KUBELET=file               another kubelet than the pinned one, such as an older one
+#
+# kubelet's cAdvisor dials containerd itself, at /run/containerd/containerd.sock, and a bed's containerd is elsewhere. kubelet
+# has a link there, as README says: in a mount namespace of its own, so that beds side by side do not meet, a containerd of
+# the machine's is hidden and not replaced, and nothing stays. kubelet before 1.37 has the flag --containerd instead. With
+# stats from CRI it needs neither, and finds nothing there.
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
@@ -116,15 +122,38 @@ featureGates: $gates
 END
 }
 
-# No file of it outside $BED: root, certificates, logs of pods. --containerd is for its cAdvisor, which dials containerd
-# itself.
+# has_containerd_flag KUBELET: `Kubernetes v1.36.3`; 1.37 refuses to start with it.
+has_containerd_flag() { (($("$1" --version | sed -nE 's/^Kubernetes v1\.([0-9]+)\..*/\1/p') < 37)); }
+
+# with_run_containerd DIRECTORY COMMAND...: runs it where that directory is /run/containerd. What it mounts below
+# $BED/kubelet comes through to the containers, and nothing else does.
+with_run_containerd() {
+    mkdir -p /run/containerd
+    # shellcheck disable=SC2016  # it expands there
+    exec unshare --mount --propagation unchanged bash -euc '
+        mount --make-private "$(findmnt --noheadings --output TARGET --target /run/containerd)"
+        mount --bind "$1" /run/containerd
+        exec "${@:2}"' - "$@"
+}
+
+# No file of it outside $BED: root, certificates, logs of pods.
 start_kubelet() {
+    local -a command=("$kubelet_program" --config="$BED/kubelet/config.yaml" --root-dir="$BED/kubelet/root"
+        --cert-dir="$BED/kubelet/certs" --hostname-override="$node")
     port=$(free_port)
-    mkdir -p "$BED"/kubelet/{manifests,logs,plugins,root,certs}
+    mkdir -p "$BED"/kubelet/{manifests,logs,plugins,root,certs,run-containerd}
     make_cgroup_root
     write_config
-    setsid "$BIN/kubelet" --config="$BED/kubelet/config.yaml" --root-dir="$BED/kubelet/root" --cert-dir="$BED/kubelet/certs" \
-        --hostname-override=$node --containerd="$CONTAINERD_ADDRESS" >"$BED/logs/kubelet.log" 2>&1 9>&- &
+    mount --bind "$BED/kubelet" "$BED/kubelet"
+    mount --make-shared "$BED/kubelet"
+    if [[ $stats_from_cri == false ]]; then
+        if has_containerd_flag "$kubelet_program"; then
+            command+=(--containerd="$CONTAINERD_ADDRESS")
+        else
+            ln -sf "$CONTAINERD_ADDRESS" "$BED/kubelet/run-containerd/containerd.sock"
+        fi
+    fi
+    (with_run_containerd "$BED/kubelet/run-containerd" setsid "${command[@]}") >"$BED/logs/kubelet.log" 2>&1 9>&- &
     kubelet=$!
     until api healthz >/dev/null; do
         kill -0 $kubelet 2>/dev/null || fail "it ended: $(grep -E '^[EF]' "$BED/logs/kubelet.log" | tail -n 3)"
@@ -145,7 +174,7 @@ stop_kubelet() {
         wait "$kubelet" || true
         kubelet=
     fi
-    awk -v root="${BED:-/none}/kubelet/" 'index($5, root) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r path; do
+    awk -v root="${BED:-/none}/kubelet" 'index($5 "/", root "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r path; do
         umount --lazy "$path" || true
     done
     restore_node
@@ -484,6 +513,8 @@ compare() {
 
 BIN=${BIN:-$("$repo/tests/tools/build.sh" core kubelet streaming)}
 export BIN
+kubelet_program=${KUBELET:-$BIN/kubelet}
+say "$("$kubelet_program" --version)"
 # One kubelet at a time: what it does to the node is noted before and restored after.
 exec 9<"$BIN/kubelet"
 flock --nonblock 9 || { say "another one is running on this machine, waiting"; flock 9; }
