@@ -34,6 +34,8 @@ pub struct RuntimeFeatures {
     pub id_mapped_mounts: bool,
     /// User namespaces.
     pub user_namespaces: bool,
+    /// Of runc, its version: major, minor, patch.
+    pub runc: Option<[u64; 3]>,
 }
 
 /// The containerd process.
@@ -115,12 +117,21 @@ impl RuntimeFeatures {
         let mount_options = document["mountOptions"].as_array().map(Vec::as_slice).unwrap_or_default();
         let id_mapped = document["linux"]["mountExtensions"]["idmap"]["enabled"].as_bool().unwrap_or(false);
         let namespaces = document["linux"]["namespaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let runc = document["annotations"]["org.opencontainers.runc.version"].as_str();
         Self {
             recursive_read_only_mounts: mount_options.iter().any(|option| option == "rro"),
             id_mapped_mounts: id_mapped,
             user_namespaces: namespaces.iter().any(|namespace| namespace == "user"),
+            runc: runc.and_then(version),
         }
     }
+}
+
+/// The numbers of `1.5.3`, `1.5.0-rc.1+dev`.
+fn version(text: &str) -> Option<[u64; 3]> {
+    let numbers = text.split(['-', '+']).next()?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
 fn plugin(plugin: pb::Plugin) -> Plugin {
@@ -139,11 +150,23 @@ mod tests {
 
     #[test]
     fn a_runtime_can_what_it_says_and_no_more() {
-        let all = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let can = RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
+        let all = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}},
+            "annotations":{"org.opencontainers.runc.version":"1.5.3"}}"#;
+        let can = RuntimeFeatures {
+            recursive_read_only_mounts: true,
+            id_mapped_mounts: true,
+            user_namespaces: true,
+            runc: Some([1, 5, 3]),
+        };
         assert_eq!(RuntimeFeatures::parse(all), can);
         let user_only = br#"{"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":false}}}}"#;
         assert_eq!(RuntimeFeatures::parse(user_only), RuntimeFeatures { user_namespaces: true, ..Default::default() });
         assert_eq!(RuntimeFeatures::parse(b"not JSON"), RuntimeFeatures::default());
+    }
+
+    #[test]
+    fn a_version_is_its_three_numbers() {
+        let read = ["1.5.3", "1.5.0-rc.1+dev", "1.10.0+dev", "1.5", "main", ""].map(version);
+        assert_eq!(read, [Some([1, 5, 3]), Some([1, 5, 0]), Some([1, 10, 0]), None, None, None]);
     }
 }

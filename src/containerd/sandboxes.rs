@@ -10,7 +10,7 @@ use containerd_client::types;
 
 use super::connect::Channel;
 use super::error::{removal, twice};
-use super::{Any, Containerd, Error, Result};
+use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A SandboxStore record.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Sandbox {
     pub labels: HashMap<String, String>,
     /// Values of ours, by name.
     pub extensions: HashMap<String, Any>,
+    /// Nanoseconds since the epoch, by containerd's clock; it writes this itself.
+    pub created_at: i64,
 }
 
 impl Containerd {
@@ -104,5 +106,6 @@ fn decode(sandbox: types::Sandbox) -> Sandbox {
         runtime_options: runtime.options.map(Any::from),
         labels: sandbox.labels,
         extensions: sandbox.extensions.into_iter().map(|(key, any)| (key, any.into())).collect(),
+        created_at: nanoseconds(sandbox.created_at),
     }
 }

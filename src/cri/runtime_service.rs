@@ -227,7 +227,7 @@ impl RuntimeService for Cri {
         self: Arc<Self>,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        answered::<_, Infallible>(Ok(runtime::list_metric_descriptors()))
+        answered::<_, Infallible>(Ok(runtime::list_metric_descriptors(&self.node)))
     }
 
     async fn list_pod_sandbox_metrics(

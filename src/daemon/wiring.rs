@@ -156,6 +156,9 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
                 if let Err(why) = &features.user_namespaces {
                     tracing::info!(handler = handler.name, why, "no user namespaces");
                 }
+                if let Some(why) = &features.outdated {
+                    tracing::warn!(handler = handler.name, why, "its runtime is to be updated");
+                }
                 all.insert(handler.name.clone(), features);
             }
             Err(error) => tracing::warn!(handler = handler.name, %error, "its features are not known"),

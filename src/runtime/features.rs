@@ -6,6 +6,9 @@ use super::{Error, Node, Result};
 use crate::config::Handler;
 use crate::containerd::{Plugin, RuntimeFeatures};
 
+/// Before it, runc corrupts memory on kernels 6.17 to 7.1.
+const OLDEST_RUNC: [u64; 3] = [1, 5, 2];
+
 /// One handler's features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
@@ -15,13 +18,20 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// User namespaces, or why not.
     pub user_namespaces: std::result::Result<(), String>,
+    /// What is wrong with the runtime's version; it runs all the same (rulings.md 22).
+    pub outdated: Option<String>,
 }
 
 impl Default for Features {
     /// Of a runtime that did not answer.
     fn default() -> Self {
         let unknown = "what its runtime can is not known".to_owned();
-        Self { recursive_read_only_mounts: false, id_mapped_mounts: false, user_namespaces: Err(unknown) }
+        Self {
+            recursive_read_only_mounts: false,
+            id_mapped_mounts: false,
+            user_namespaces: Err(unknown),
+            outdated: None,
+        }
     }
 }
 
@@ -33,8 +43,14 @@ impl Features {
             recursive_read_only_mounts: runtime.recursive_read_only_mounts,
             id_mapped_mounts: runtime.id_mapped_mounts,
             user_namespaces: user_namespaces(runtime, snapshotter, plugins, kernel),
+            outdated: runtime.runc.filter(|version| *version < OLDEST_RUNC).map(outdated),
         }
     }
+}
+
+fn outdated(runc: [u64; 3]) -> String {
+    let named = |version: [u64; 3]| version.map(|number| number.to_string()).join(".");
+    format!("runc {} is older than {}, the oldest that is supported", named(runc), named(OLDEST_RUNC))
 }
 
 fn user_namespaces(
@@ -79,8 +95,12 @@ mod tests {
 
     #[test]
     fn user_namespaces_need_the_kernel_the_runtime_and_the_snapshotter() {
-        let runtime =
-            RuntimeFeatures { recursive_read_only_mounts: true, id_mapped_mounts: true, user_namespaces: true };
+        let runtime = RuntimeFeatures {
+            recursive_read_only_mounts: true,
+            id_mapped_mounts: true,
+            user_namespaces: true,
+            runc: None,
+        };
         let snapshotter = |id: &str, capability: &str| Plugin {
             kind: "io.containerd.snapshotter.v1".to_owned(),
             id: id.to_owned(),
@@ -96,5 +116,17 @@ mod tests {
         let without = RuntimeFeatures { id_mapped_mounts: false, ..runtime };
         assert!(why(without, "overlayfs", true).unwrap_err().contains("id-mapped"));
         assert!(Features::default().user_namespaces.is_err());
+    }
+
+    #[test]
+    fn an_old_runc_is_named_and_no_other_runtime() {
+        let outdated = |runc| {
+            let runtime = RuntimeFeatures { runc, ..RuntimeFeatures::default() };
+            Features::new(runtime, "overlayfs", &[], true).outdated
+        };
+        let said = outdated(Some([1, 5, 1])).unwrap();
+        assert_eq!(said, "runc 1.5.1 is older than 1.5.2, the oldest that is supported");
+        assert!(outdated(Some([1, 1, 15])).is_some());
+        assert_eq!([Some([1, 5, 2]), Some([1, 10, 0]), Some([2, 0, 0]), None].map(outdated), [None, None, None, None]);
     }
 }

@@ -1,7 +1,7 @@
 //! GetContainerEvents: what becomes of sandboxes and containers, each time with how their whole pod stands.
 //!
 //! A subscriber is first told how each sandbox stands, and again when he was too slow for all that happened: kubelet,
-//! which lists but every five minutes while it listens, has a gap between its list and its subscription otherwise.
+//! which up to 1.36 lists but every five minutes while it listens, has a gap between its list and its subscription otherwise.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -35,6 +35,8 @@ pub(super) fn reported(container: &Container) -> Vec<Mount> {
     for (index, id) in &container.record.about.image_volumes {
         if let Some(image) = mounts.get_mut(*index).and_then(|mount| mount.image.as_mut()) {
             image.image.clone_from(id);
+            // The image's id, as critest wants it: what PullImage answered.
+            image.image_ref.clone_from(id);
         }
     }
     mounts

@@ -8,7 +8,7 @@ use crate::api::v1::{ContainerStats, ContainerStatsFilter};
 use crate::container::Container;
 
 /// What containers use now; the parts of a filter are ANDed, and its ids may be short. One that does not run is listed with its
-/// writable layer only; kubelet 1.36 looks at those that run.
+/// writable layer only; kubelet looks at those that run.
 pub async fn list_container_stats(node: &Arc<Node>, filter: Option<&ContainerStatsFilter>) -> Vec<ContainerStats> {
     let mut containers = node.store.containers.all();
     containers.retain(|container| filter.is_none_or(|filter| matches(container, filter)));

@@ -14,7 +14,9 @@ use crate::api::v1::{
 #[must_use]
 pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
     StatusResponse {
-        status: Some(RuntimeStatus { conditions: vec![runtime_ready(node), network_ready(node)] }),
+        status: Some(RuntimeStatus {
+            conditions: vec![runtime_ready(node), network_ready(node), runtimes_supported(node)],
+        }),
         info: if request.verbose { info(node) } else { HashMap::new() },
         runtime_handlers: handlers(node),
         features: Some(RuntimeFeatures {
@@ -46,6 +48,19 @@ fn network_ready(node: &Node) -> RuntimeCondition {
         status: ready.is_ok(),
         reason: ready.as_ref().err().map(|not| not.reason.to_owned()).unwrap_or_default(),
         message: ready.err().map(|not| not.message).unwrap_or_default(),
+    }
+}
+
+/// It says so to who looks, and does not make the node NotReady: kubelet acts on the other two alone.
+fn runtimes_supported(node: &Node) -> RuntimeCondition {
+    let handlers = node.config.handlers.iter().map(|handler| handler.name.as_str());
+    let outdated = |name| Some(format!("handler {name}: {}", node.features.get(name)?.outdated.as_ref()?));
+    let message = handlers.filter_map(outdated).collect::<Vec<_>>().join("; ");
+    RuntimeCondition {
+        r#type: "RuntimesSupported".to_owned(),
+        status: message.is_empty(),
+        reason: if message.is_empty() { String::new() } else { "RuntimeOutdated".to_owned() },
+        message,
     }
 }
 

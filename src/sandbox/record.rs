@@ -71,7 +71,9 @@ impl Record {
         // A name of its own, so that two damaged records do not share one.
         let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
         let config = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
-        Some(Self { id, config, handler: String::new(), created_at: 0, selinux: None })
+        // CRI wants a time above 0, and ours cannot be read.
+        let created_at = sandbox.created_at;
+        Some(Self { id, config, handler: String::new(), created_at, selinux: None })
     }
 
     /// What ListPodSandbox shows of it, encoded, but for the state.
@@ -107,6 +109,7 @@ impl Record {
                 (CONFIG.to_owned(), Any { type_url: CONFIG_TYPE.to_owned(), value: self.config.encode_to_vec() }),
                 (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: about }),
             ]),
+            created_at: 0,
         }
     }
 

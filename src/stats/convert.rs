@@ -68,7 +68,7 @@ pub fn filesystem_usage(layer: &Layer) -> FilesystemUsage {
 }
 
 /// A pod's network: eth0 is the default interface, else the first; the others are the rest, as the proto says. `None`
-/// without any: kubelet 1.36 does not expect a network without a default interface.
+/// without any: kubelet does not expect a network without a default interface.
 #[must_use]
 pub fn network_usage(at: i64, interfaces: &[Interface]) -> Option<NetworkUsage> {
     let default = interfaces.iter().position(|interface| interface.name == DEFAULT_INTERFACE).unwrap_or(0);

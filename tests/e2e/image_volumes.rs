@@ -68,7 +68,10 @@ async fn an_image_is_mounted_read_only(scope: Arc<Scope>) -> Outcome {
     ensure!(said.contains("Read-only file system"), "{said}");
     let mounts = scope.bed.status(&id).await?.mounts;
     let found = mounts.iter().find(|mount| mount.container_path == "/image").context("no mount in the status")?;
-    ensure!(found.image.as_ref().is_some_and(|image| image.image == wanted), "{found:?}");
+    let told = found.image.as_ref().context("no image in the mount")?;
+    ensure!(told.image == wanted, "{found:?}");
+    // Of CRI 0.37, which the built-in leaves empty.
+    ensure!(scope.bed.target == Target::Builtin || told.image_ref == wanted, "{found:?}");
     Ok(())
 }
 

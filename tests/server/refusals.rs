@@ -1,5 +1,7 @@
 //! When it does not start at all, and what it says then.
 
+use pontoon::api::v1::StatusRequest;
+
 use crate::support::server::Node;
 
 const BUILTIN: (&str, &str) = ("io.containerd.grpc.v1", "cri");
@@ -22,6 +24,27 @@ async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
     node.containerd.load(("io.containerd.cri.v1", "images"));
     node.restart().await;
     assert!(node.log().contains("io.containerd.cri.v1.images is active and does needless work"), "{}", node.log());
+}
+
+/// rulings.md 22.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_runc_is_told_and_is_no_obstacle() {
+    let mut node = Node::start().await;
+    let told = async |node: &Node| {
+        let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
+        let ready =
+            status.conditions.iter().filter(|one| ["RuntimeReady", "NetworkReady"].contains(&one.r#type.as_str()));
+        assert!(ready.clone().count() == 2 && ready.clone().all(|one| one.status), "{status:?}");
+        status.conditions.into_iter().find(|one| one.r#type == "RuntimesSupported").unwrap()
+    };
+    let current = told(&node).await;
+    assert_eq!((current.status, current.reason.as_str(), current.message.as_str()), (true, "", ""));
+    node.containerd.set_runc("1.5.1");
+    node.restart().await;
+    let old = told(&node).await;
+    assert_eq!((old.status, old.reason.as_str()), (false, "RuntimeOutdated"));
+    assert_eq!(old.message, "handler runc: runc 1.5.1 is older than 1.5.2, the oldest that is supported");
+    assert!(node.log().contains("runc 1.5.1 is older than 1.5.2"), "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,6 +137,10 @@ async fn a_damaged_record_is_listed_and_can_be_removed() {
     expected.sort();
     assert_eq!(listed, expected);
     assert!(node.containers().await.contains(&(container, ContainerState::ContainerUnknown)));
+    let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
+    let status = node.cri().pod_sandbox_status(request).await.unwrap().into_inner();
+    assert!(status.status.unwrap().created_at > 0, "CRI wants a time of each sandbox");
+    assert!(status.containers_statuses[0].created_at > 0);
     node.remove(&sandbox).await;
     node.remove(&other).await;
     node.assert_clean("remove").await;

@@ -128,11 +128,12 @@ impl Node {
         }
     }
 
-    /// Whether every condition of Status is true and the image is known.
+    /// Whether both conditions that kubelet acts on are true and the image is known.
     pub async fn is_ready(&self) -> bool {
         let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
-        let well =
-            reply.into_inner().status.is_some_and(|status| status.conditions.iter().all(|condition| condition.status));
+        let conditions = reply.into_inner().status.unwrap_or_default().conditions;
+        let mut acted_on = conditions.iter().filter(|condition| condition.r#type.ends_with("Ready"));
+        let well = !conditions.is_empty() && acted_on.all(|condition| condition.status);
         let images = self.images().list_images(ListImagesRequest::default()).await;
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }

@@ -1,4 +1,5 @@
-//! Which metrics there are: containerd's and CRI-O's, with cAdvisor's names. Static for the life of the process.
+//! Which metrics there are: containerd's and CRI-O's, with cAdvisor's names. Static for the life of the process. One that
+//! the node's version of cgroups never counts is not described: critest wants a value of each that is.
 
 use crate::api::v1::{MetricDescriptor, MetricType};
 
@@ -13,25 +14,49 @@ pub(super) struct Descriptor {
     /// Labels beyond those of every metric.
     pub(super) labels: &'static [&'static str],
     pub(super) kind: MetricType,
+    counted_by: CountedBy,
 }
 
-/// All of them, as ListMetricDescriptors gives them.
+/// The version of cgroups that counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CountedBy {
+    Both,
+    V1,
+    V2,
+}
+
+impl Descriptor {
+    const fn by(mut self, version: CountedBy) -> Self {
+        self.counted_by = version;
+        self
+    }
+
+    fn is_counted(&self, unified: bool) -> bool {
+        match self.counted_by {
+            CountedBy::Both => true,
+            CountedBy::V1 => !unified,
+            CountedBy::V2 => unified,
+        }
+    }
+}
+
+/// All that a node of this version of cgroups can tell, as ListMetricDescriptors gives them.
 #[must_use]
-pub fn descriptors() -> Vec<MetricDescriptor> {
+pub fn descriptors(cgroup_v2: bool) -> Vec<MetricDescriptor> {
     let descriptor = |descriptor: &&Descriptor| MetricDescriptor {
         name: descriptor.name.to_owned(),
         help: descriptor.help.to_owned(),
         label_keys: LABELS.iter().chain(descriptor.labels).map(ToString::to_string).collect(),
     };
-    ALL.iter().map(descriptor).collect()
+    ALL.iter().filter(|descriptor| descriptor.is_counted(cgroup_v2)).map(descriptor).collect()
 }
 
 const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Descriptor {
-    Descriptor { name, help, labels, kind: MetricType::Counter }
+    Descriptor { name, help, labels, kind: MetricType::Counter, counted_by: CountedBy::Both }
 }
 
 const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Descriptor {
-    Descriptor { name, help, labels, kind: MetricType::Gauge }
+    Descriptor { name, help, labels, kind: MetricType::Gauge, counted_by: CountedBy::Both }
 }
 
 // Processor.
@@ -78,13 +103,11 @@ pub(super) const MEMORY_INACTIVE_ANON: Descriptor =
     gauge("container_memory_inactive_anon_bytes", "Current inactive anonymous memory in bytes.", &[]);
 pub(super) const MEMORY_ANON_THP: Descriptor =
     gauge("container_memory_anon_thp_bytes", "Anonymous memory in transparent huge pages, in bytes.", &[]);
-pub(super) const MEMORY_SHMEM_THP: Descriptor = gauge(
-    "container_memory_shmem_thp_bytes",
-    "Shared memory in transparent huge pages, in bytes; cgroup v2 only.",
-    &[],
-);
+pub(super) const MEMORY_SHMEM_THP: Descriptor =
+    gauge("container_memory_shmem_thp_bytes", "Shared memory in transparent huge pages, in bytes.", &[])
+        .by(CountedBy::V2);
 pub(super) const MEMORY_FILE_THP: Descriptor =
-    gauge("container_memory_file_thp_bytes", "Page cache in transparent huge pages, in bytes; cgroup v2 only.", &[]);
+    gauge("container_memory_file_thp_bytes", "Page cache in transparent huge pages, in bytes.", &[]).by(CountedBy::V2);
 pub(super) const MEMORY_FAILURES: Descriptor = counter(
     "container_memory_failures_total",
     "Cumulative count of memory allocation failures.",
@@ -96,43 +119,47 @@ pub(super) const OOM_EVENTS: Descriptor =
 // Huge pages.
 pub(super) const HUGETLB_USAGE: Descriptor =
     gauge("container_hugetlb_usage_bytes", "Current hugepage usage in bytes.", &["pagesize"]);
-pub(super) const HUGETLB_MAX_USAGE: Descriptor = gauge(
-    "container_hugetlb_max_usage_bytes",
-    "Maximum hugepage usage recorded in bytes; cgroup v1 only.",
-    &["pagesize"],
-);
+pub(super) const HUGETLB_MAX_USAGE: Descriptor =
+    gauge("container_hugetlb_max_usage_bytes", "Maximum hugepage usage recorded in bytes.", &["pagesize"])
+        .by(CountedBy::V1);
 
-// Pressure; cgroup v2 only.
+// Pressure.
 pub(super) const PRESSURE_CPU_WAITING: Descriptor = counter(
     "container_pressure_cpu_waiting_seconds_total",
     "Total time duration tasks in the container have waited due to CPU congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 pub(super) const PRESSURE_CPU_STALLED: Descriptor = counter(
     "container_pressure_cpu_stalled_seconds_total",
     "Total time duration no tasks in the container could make progress due to CPU congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 pub(super) const PRESSURE_MEMORY_WAITING: Descriptor = counter(
     "container_pressure_memory_waiting_seconds_total",
     "Total time duration tasks in the container have waited due to memory congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 pub(super) const PRESSURE_MEMORY_STALLED: Descriptor = counter(
     "container_pressure_memory_stalled_seconds_total",
     "Total time duration no tasks in the container could make progress due to memory congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 pub(super) const PRESSURE_IO_WAITING: Descriptor = counter(
     "container_pressure_io_waiting_seconds_total",
     "Total time duration tasks in the container have waited due to IO congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 pub(super) const PRESSURE_IO_STALLED: Descriptor = counter(
     "container_pressure_io_stalled_seconds_total",
     "Total time duration no tasks in the container could make progress due to IO congestion.",
     &[],
-);
+)
+.by(CountedBy::V2);
 
 // Network, of pods.
 pub(super) const RECEIVED_BYTES: Descriptor =
@@ -317,8 +344,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_nodes_cgroups_never_count_is_not_described() {
+        let names = |unified| descriptors(unified).into_iter().map(|one| one.name).collect::<Vec<_>>();
+        let (v1, v2) = (names(false), names(true));
+        for name in ["container_memory_shmem_thp_bytes", "container_memory_file_thp_bytes"] {
+            assert!(v2.iter().any(|one| one == name) && !v1.iter().any(|one| one == name), "{name}");
+        }
+        let of_v1: Vec<_> = v1.iter().filter(|name| !v2.contains(name)).collect();
+        assert_eq!(of_v1, ["container_hugetlb_max_usage_bytes"]);
+        let pressure = |names: &[String]| names.iter().filter(|name| name.starts_with("container_pressure_")).count();
+        assert_eq!((pressure(&v1), pressure(&v2)), (0, 6));
+    }
+
+    #[test]
     fn labels_follow_those_of_every_metric() {
-        let all = descriptors();
+        let all = descriptors(true);
         let of = |name: &str| all.iter().find(|descriptor| descriptor.name == name).unwrap().label_keys.clone();
         assert_eq!(of("container_memory_cache"), LABELS);
         assert_eq!(of("container_network_receive_bytes_total")[5..], ["interface"]);

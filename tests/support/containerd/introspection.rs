@@ -69,10 +69,11 @@ fn server(_: &Arc<Inner>, (): ()) -> Result<pb::ServerResponse, Status> {
     Ok(pb::ServerResponse { uuid: "fake".to_owned(), pid, pidns: 0, deprecations: Vec::new() })
 }
 
-fn plugin_info(_: &Arc<Inner>, _: pb::PluginInfoRequest) -> Result<pb::PluginInfoResponse, Status> {
+fn plugin_info(fake: &Arc<Inner>, _: pb::PluginInfoRequest) -> Result<pb::PluginInfoResponse, Status> {
     let document = serde_json::json!({
         "mountOptions": ["rro"],
         "linux": { "namespaces": ["user"], "mountExtensions": { "idmap": { "enabled": true } } },
+        "annotations": { "org.opencontainers.runc.version": fake.lock().runc },
     });
     let features = prost_types::Any { type_url: String::new(), value: document.to_string().into_bytes() };
     let info = RuntimeInfo { features: Some(features), ..RuntimeInfo::default() };

@@ -62,6 +62,8 @@ enum Serving {
 #[derive(Default)]
 struct State {
     plugins: Vec<Plugin>,
+    /// The version that its runc tells.
+    runc: String,
     containers: BTreeMap<String, pb::Container>,
     sandboxes: BTreeMap<String, types::Sandbox>,
     tasks: BTreeMap<String, Task>,
@@ -88,7 +90,8 @@ impl Containerd {
         // At the image's VOLUME.
         std::fs::create_dir(rootfs.join("data")).unwrap();
         std::fs::write(rootfs.join("data/seed"), "").unwrap();
-        let mut state = State { plugins: introspection::PLUGINS.to_vec(), ..State::default() };
+        let mut state =
+            State { plugins: introspection::PLUGINS.to_vec(), runc: "1.5.3".to_owned(), ..State::default() };
         images::store_one(&mut state);
         let inner = Inner {
             state: Mutex::new(state),
@@ -137,6 +140,11 @@ impl Containerd {
     /// No more faults; what hangs goes on.
     pub fn heal(&self) {
         self.inner.faults.clear();
+    }
+
+    /// Another runc, whose version is told.
+    pub fn set_runc(&self, version: &str) {
+        version.clone_into(&mut self.inner.lock().runc);
     }
 
     /// Loads a plugin, as far as anybody can ask.

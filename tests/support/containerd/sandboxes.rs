@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use containerd_client::services::v1::sandbox as pb;
+use containerd_client::types;
 use tonic::Status;
 
 use super::rpc::{Request, Response};
-use super::{Inner, already_exists, not_found};
+use super::{Inner, already_exists, not_found, now};
 
 pub(super) async fn serve(call: Request) -> Response {
     match call.method() {
@@ -23,7 +24,7 @@ fn id(request: &pb::StoreCreateRequest) -> String {
 }
 
 fn create(fake: &Arc<Inner>, request: pb::StoreCreateRequest) -> Result<pb::StoreCreateResponse, Status> {
-    let sandbox = request.sandbox.unwrap_or_default();
+    let sandbox = types::Sandbox { created_at: Some(now()), ..request.sandbox.unwrap_or_default() };
     let mut state = fake.lock();
     if state.sandboxes.contains_key(&sandbox.sandbox_id) {
         return Err(already_exists("sandbox", &sandbox.sandbox_id));
