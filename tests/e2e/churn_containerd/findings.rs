@@ -28,12 +28,13 @@ pub enum Kind {
     ContainerLost,
     StillListed,
     LeftOnTheNode,
+    SocketLeftByAShim,
     StartUndone,
 }
 
 impl Kind {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::StartedTwice,
         Self::RanThoughItsStartFailed,
         Self::TwoAttemptsRanToTheirEnd,
@@ -49,12 +50,13 @@ impl Kind {
         Self::ContainerLost,
         Self::StillListed,
         Self::LeftOnTheNode,
+        Self::SocketLeftByAShim,
         Self::StartUndone,
     ];
 
     /// Whether it must not be. The others are counted alone.
     pub fn is_wrong(self) -> bool {
-        !matches!(self, Self::ExitLostByContainerd | Self::StartUndone)
+        !matches!(self, Self::ExitLostByContainerd | Self::SocketLeftByAShim | Self::StartUndone)
     }
 
     /// In words.
@@ -77,6 +79,7 @@ impl Kind {
             Self::ContainerLost => "a container that was made was lost",
             Self::StillListed => "listed at the end and cannot be removed",
             Self::LeftOnTheNode => "left on the node",
+            Self::SocketLeftByAShim => "socket of a shim that has ended, which containerd does not remove (may be)",
             Self::StartUndone => "started, and ended before its failed start was told (may be)",
         }
     }
@@ -135,10 +138,11 @@ impl Findings {
     }
 }
 
-/// The lines of a daemon's log that name one of `ids`.
+/// The lines of a daemon's log that name one of `ids`, but for what containerd says of each shim whenever it starts.
 pub fn log_lines(logs: &Path, daemon: &str, ids: &[&str]) -> Vec<String> {
     let text = std::fs::read(logs.join(format!("{daemon}.log"))).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines = text.lines().filter(|line| ids.iter().any(|id| line.contains(id)));
+    let lines = lines.filter(|line| !line.contains("connecting to shim"));
     lines.map(|line| format!("{daemon}: {}", line.chars().take(600).collect::<String>())).take(LOG_LINES).collect()
 }

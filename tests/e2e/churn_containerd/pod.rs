@@ -42,6 +42,13 @@ pub struct Attempt {
     pub stopped: bool,
 }
 
+impl Attempt {
+    /// The sandbox that it was made in; empty when it was not made.
+    pub fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+}
+
 /// One container of a pod, whatever its attempts.
 pub struct Work {
     pub name: &'static str,
@@ -434,6 +441,12 @@ impl Pod {
     fn find(&self, kind: Found, about: &str) {
         self.calls.note(format!("! {}", kind.words()));
         self.findings.add(kind, &format!("{}: {about}", self.uid), &self.evidence());
+    }
+
+    /// Whether a text names the pod, or an object of its.
+    pub fn is_named_in(&self, text: &str) -> bool {
+        let ids = self.works.iter().flat_map(|work| &work.attempts).flat_map(|attempt| [&attempt.id, &attempt.sandbox]);
+        text.contains(&format!("{}.pod", self.uid)) || ids.into_iter().any(|id| !id.is_empty() && text.contains(id))
     }
 
     /// What there is to find a cause with: the calls, what the containers wrote, what the daemons logged.

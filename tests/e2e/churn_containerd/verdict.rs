@@ -88,8 +88,12 @@ fn lost(attempt: &Attempt, logs: &Path) -> Kind {
 
 /// What the daemons logged of a pod's sandboxes and containers.
 pub fn logged(pod: &Pod, logs: &Path, daemons: &[&str]) -> Vec<String> {
-    let ids: Vec<&str> = pod.works.iter().flat_map(|work| &work.attempts).map(|attempt| attempt.id.as_str()).collect();
-    let ids: Vec<&str> = ids.into_iter().filter(|id| !id.is_empty()).collect();
+    let of = |attempt: &'_ Attempt| [attempt.id.clone(), attempt.sandbox().to_owned()];
+    let mut ids: Vec<String> = pod.works.iter().flat_map(|work| &work.attempts).flat_map(of).collect();
+    ids.retain(|id| !id.is_empty());
+    // RunPodSandbox is logged by the pod's name.
+    ids.push(format!("{}_", pod.uid));
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     daemons.iter().flat_map(|daemon| log_lines(logs, daemon, &ids)).collect()
 }
 
