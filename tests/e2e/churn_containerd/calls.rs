@@ -77,7 +77,7 @@ impl Calls {
         let about = format!("attempt {}", config.metadata.as_ref().map_or(0, |metadata| metadata.attempt));
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.run_pod_sandbox(request).await };
-        let answer = self.call("RunPodSandbox", &about, self.deadlines.run, request, send).await?;
+        let answer = self.call(("RunPodSandbox", &about, self.deadlines.run), request, send).await?;
         Ok(answer.pod_sandbox_id)
     }
 
@@ -86,7 +86,7 @@ impl Calls {
         let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
         let about = metadata.map_or_else(String::new, |metadata| format!("{} {}", metadata.name, metadata.attempt));
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.create_container(request).await };
-        let answer = self.call("CreateContainer", &about, self.deadlines.create, request, send).await?;
+        let answer = self.call(("CreateContainer", &about, self.deadlines.create), request, send).await?;
         Ok(answer.container_id)
     }
 
@@ -94,28 +94,28 @@ impl Calls {
     pub async fn start(&self, id: &str) -> Answer<()> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.start_container(request).await };
-        self.call("StartContainer", id, self.deadlines.start, request, send).await.map(drop)
+        self.call(("StartContainer", id, self.deadlines.start), request, send).await.map(drop)
     }
 
     /// StopContainer with a grace of ten seconds.
     pub async fn stop(&self, id: &str) -> Answer<()> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: 10 };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.stop_container(request).await };
-        self.call("StopContainer", id, self.deadlines.end, request, send).await.map(drop)
+        self.call(("StopContainer", id, self.deadlines.end), request, send).await.map(drop)
     }
 
     /// RemoveContainer.
     pub async fn remove(&self, id: &str) -> Answer<()> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.remove_container(request).await };
-        self.call("RemoveContainer", id, self.deadlines.end, request, send).await.map(drop)
+        self.call(("RemoveContainer", id, self.deadlines.end), request, send).await.map(drop)
     }
 
     /// StopPodSandbox.
     pub async fn stop_sandbox(&self, id: &str) -> Answer<()> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.stop_pod_sandbox(request).await };
-        self.call("StopPodSandbox", id, self.deadlines.end, request, send).await.map(drop)
+        self.call(("StopPodSandbox", id, self.deadlines.end), request, send).await.map(drop)
     }
 
     /// RemovePodSandbox.
@@ -123,14 +123,14 @@ impl Calls {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let send =
             |mut client: RuntimeServiceClient<_>, request| async move { client.remove_pod_sandbox(request).await };
-        self.call("RemovePodSandbox", id, self.deadlines.end, request, send).await.map(drop)
+        self.call(("RemovePodSandbox", id, self.deadlines.end), request, send).await.map(drop)
     }
 
     /// ContainerStatus; none when the container is unknown.
     pub async fn status(&self, id: &str) -> Answer<Option<v1::ContainerStatus>> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.container_status(request).await };
-        match self.call("ContainerStatus", id, self.deadlines.read, request, send).await {
+        match self.call(("ContainerStatus", id, self.deadlines.read), request, send).await {
             Ok(answer) => Ok(Some(answer.status.ok_or_else(|| Status::internal("no status in the answer"))?)),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status),
@@ -143,7 +143,7 @@ impl Calls {
         let filter = v1::PodSandboxFilter { label_selector, ..Default::default() };
         let request = v1::ListPodSandboxRequest { filter: Some(filter) };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.list_pod_sandbox(request).await };
-        let answer = self.call("ListPodSandbox", label.1, self.deadlines.read, request, send).await?;
+        let answer = self.call(("ListPodSandbox", label.1, self.deadlines.read), request, send).await?;
         answer.decoded().map_err(|error| Status::internal(error.to_string()))
     }
 
@@ -153,15 +153,14 @@ impl Calls {
         let filter = v1::ContainerFilter { label_selector, ..Default::default() };
         let request = v1::ListContainersRequest { filter: Some(filter) };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.list_containers(request).await };
-        let answer = self.call("ListContainers", label.1, self.deadlines.read, request, send).await?;
+        let answer = self.call(("ListContainers", label.1, self.deadlines.read), request, send).await?;
         answer.decoded().map_err(|error| Status::internal(error.to_string()))
     }
 
+    /// Of a verb, what it is about, and how long the client waits for it.
     async fn call<Q, A, F>(
         &self,
-        verb: &str,
-        about: &str,
-        deadline: Duration,
+        (verb, about, deadline): (&str, &str, Duration),
         request: Q,
         send: impl FnOnce(RuntimeServiceClient<Channel>, Request<Q>) -> F,
     ) -> Answer<A>

@@ -130,7 +130,7 @@ async fn churn(scope: Arc<Scope>, name: &'static str, daemons: &[Daemon]) -> Out
 impl Churn {
     async fn client(&self, client: u64, mut random: Random) -> Outcome {
         let runtime = self.scope.bed.another_runtime()?;
-        let deadlines = if client % 2 == 0 { Deadlines::KUBELET } else { Deadlines::SHORT };
+        let deadlines = if client.is_multiple_of(2) { Deadlines::KUBELET } else { Deadlines::SHORT };
         for number in 0.. {
             if self.over.load(Ordering::Relaxed) {
                 break;
@@ -220,8 +220,10 @@ impl Churn {
         let sockets = bed.dir.join("s").display().to_string();
         let excused = |line: &str| {
             let abandoned = line.strip_prefix("file: ").filter(|path| path.starts_with(&sockets)).map(is_abandoned);
-            // Daemons of other tests, which do not work on the bed, may come and go beside this one.
-            abandoned.unwrap_or_else(|| line.starts_with("processes: ") && line.ends_with(" pontoon"))
+            // Daemons and registries of other tests, which do not work on the bed, may come and go beside this one.
+            let of_others =
+                (line.starts_with("processes: ") && line.ends_with(" pontoon")) || line.contains("/pt-images.");
+            abandoned.unwrap_or(of_others)
         };
         if let Err(error) = before.is_back_but_for(bed, excused).await {
             let left = format!("{error:#}");
