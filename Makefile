@@ -71,6 +71,10 @@ bench-streaming: ## A gigabyte through exec and port-forward, Pontoon beside con
 churn-streaming: ## 2,000 execs and 2,000 attaches whose client goes away: nothing is left of any (make e2e has 240)
 	@E2E_SESSIONS=667 tests/e2e/suite.sh sessions_whose_client_drops
 
+.PHONY: churn-containerd
+churn-containerd: ## containerd, and Pontoon too, killed 60 times while pods come and go; the built-in beside it (E2E_KILLS=n)
+	@tests/e2e/churn-containerd.sh
+
 .PHONY: kubelet
 kubelet: ## A pod by a real kubelet, without a cluster (TARGET=builtin: on containerd's own CRI)
 	@tests/e2e/kubelet.sh

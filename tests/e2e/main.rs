@@ -25,6 +25,7 @@ mod streaming;
 mod apparmor;
 mod bad_input;
 mod churn;
+mod churn_containerd;
 mod container_exit;
 mod container_logs;
 mod container_mounts;
@@ -116,6 +117,7 @@ fn main() -> std::process::ExitCode {
         streaming_churn::tests,
         exec_flood::tests,
         churn::tests,
+        churn_containerd::tests,
     ] {
         tests.extend(of_file());
     }

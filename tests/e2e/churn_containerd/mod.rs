@@ -1,0 +1,301 @@
+//! containerd is killed again and again, Pontoon too, while pods come and go: what kubelet is told is what happened, no
+//! container runs twice, and nothing stays.
+//!
+//! `make churn-containerd` kills 60 times, the suite five times. What is found is printed by its kind, and whole in the logs.
+
+mod calls;
+mod findings;
+mod outages;
+mod pod;
+mod starts;
+mod verdict;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use pontoon::api::v1;
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, Target};
+use crate::harness::{Outcome, Test, rule};
+use crate::node::Node;
+use crate::scope::{Scope, cgroup_hierarchies};
+
+use calls::{Calls, Deadlines};
+use findings::{Findings, Kind};
+use outages::{Daemon, Outages, Random, now};
+use pod::{Pod, UID};
+
+/// Clients that lead a pod each, one after the other.
+const CLIENTS: u64 = 4;
+/// By which all pods of a churn are found; its value is the churn's name.
+const LABEL: &str = "churn";
+/// How long the clients may take for the pods that they have when the last kill is over.
+const FINISH: Duration = Duration::from_secs(300);
+/// How long the last try may take to remove what is still listed.
+const LAST_TRY: Duration = Duration::from_secs(60);
+
+pub fn tests() -> Vec<Test> {
+    let seconds = if kills() > 10 { 1500 } else { 600 };
+    vec![
+        rule!(containerd_is_killed_while_pods_come_and_go).alone().within(seconds),
+        rule!(containerd_and_pontoon_are_killed_while_pods_come_and_go)
+            .alone()
+            .within(seconds)
+            .only_pontoon("the built-in CRI is containerd: both are killed in the other churn"),
+    ]
+}
+
+/// Of each daemon: `E2E_KILLS` (`make churn-containerd` has 60).
+fn kills() -> u64 {
+    std::env::var("E2E_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+/// Of the moments of the kills and of the pods' kinds: `E2E_SEED`, to have a run's once more.
+fn seed() -> u64 {
+    let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| u64::from(std::process::id()) * 1000)
+}
+
+async fn containerd_is_killed_while_pods_come_and_go(scope: Arc<Scope>) -> Outcome {
+    churn(scope, "churn-containerd", &[Daemon::Containerd]).await
+}
+
+async fn containerd_and_pontoon_are_killed_while_pods_come_and_go(scope: Arc<Scope>) -> Outcome {
+    churn(scope, "churn-both", &[Daemon::Containerd, Daemon::Pontoon]).await
+}
+
+/// What the clients of a churn share.
+struct Churn {
+    scope: Arc<Scope>,
+    name: &'static str,
+    outages: Arc<Outages>,
+    findings: Arc<Findings>,
+    /// The last kill is over: no more new pods.
+    over: AtomicBool,
+    /// Pods that were begun.
+    begun: AtomicUsize,
+    /// Pods whose client is done with them, to be judged at the end: by then all that runs on has shown it.
+    done: Mutex<Vec<Pod>>,
+}
+
+async fn churn(scope: Arc<Scope>, name: &'static str, daemons: &[Daemon]) -> Outcome {
+    let before = Node::look(&scope.bed).await?;
+    let seed = seed();
+    println!("    {name}: {} kills of each of {daemons:?}, E2E_SEED={seed}", kills());
+    let churn = Arc::new(Churn {
+        scope,
+        name,
+        outages: Arc::default(),
+        findings: Arc::default(),
+        over: AtomicBool::new(false),
+        begun: AtomicUsize::new(0),
+        done: Mutex::default(),
+    });
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let churn = churn.clone();
+        clients.spawn(async move { churn.client(client, Random::new(seed + client)).await });
+    }
+    let kills = daemons.iter().zip(1..).map(|(daemon, turn)| {
+        let churn = &churn;
+        let mut random = Random::new(seed.wrapping_mul(31) + turn);
+        async move { outages::kill(&churn.scope.bed, &churn.outages, *daemon, kills(), &mut random).await }
+    });
+    let killed = futures_util::future::try_join_all(kills).await;
+    churn.over.store(true, Ordering::Relaxed);
+    let over = now();
+    let finished = tokio::time::timeout(FINISH, async {
+        while let Some(client) = clients.join_next().await {
+            client??;
+        }
+        anyhow::Ok(())
+    });
+    match finished.await {
+        Ok(finished) => finished?,
+        Err(_) => churn.findings.add(Kind::VerbNeverDone, &format!("clients are not done {FINISH:?} after it"), &[]),
+    }
+    println!("    the last pods went {:.1} s after the last kill", now() - over);
+    killed?;
+    churn.remove_what_is_listed().await?;
+    churn.remove_cgroups();
+    churn.compare(&before).await;
+    churn.judge(daemons)
+}
+
+impl Churn {
+    async fn client(&self, client: u64, mut random: Random) -> Outcome {
+        let runtime = self.scope.bed.another_runtime()?;
+        let deadlines = if client.is_multiple_of(2) { Deadlines::KUBELET } else { Deadlines::SHORT };
+        for number in 0.. {
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
+            let calls = Calls::new(runtime.clone(), self.outages.clone(), deadlines);
+            let mut pod = self.pod(format!("{}-{client}-{number}", self.name), calls)?;
+            pod.works = verdict::works(number, &mut random);
+            pod.removes_containers = random.below(2) == 0;
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            pod.live().await;
+            self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(pod);
+        }
+        Ok(())
+    }
+
+    fn pod(&self, uid: String, calls: Calls) -> anyhow::Result<Pod> {
+        let starts = self.scope.volume(&format!("starts-{uid}"))?;
+        std::fs::set_permissions(&starts, std::fs::Permissions::from_mode(0o777))?;
+        let mut config = self.scope.pod_config();
+        // The pods are this test's to remove, which counts those that cannot be.
+        config.labels = [(UID.to_owned(), uid.clone()), (LABEL.to_owned(), self.name.to_owned())].into();
+        config.metadata =
+            Some(v1::PodSandboxMetadata { name: uid.clone(), uid: uid.clone(), namespace: "e2e".into(), attempt: 0 });
+        config.linux.get_or_insert_default().cgroup_parent = format!("{}/{uid}.pod", self.scope.bed.cgroup_parent);
+        std::fs::create_dir_all(&config.log_directory)?;
+        for name in ["job", "server"] {
+            std::fs::create_dir_all(PathBuf::from(&config.log_directory).join(name))?;
+        }
+        Ok(Pod {
+            uid,
+            config,
+            starts,
+            calls,
+            works: Vec::new(),
+            findings: self.findings.clone(),
+            outages: self.outages.clone(),
+            removes_containers: false,
+        })
+    }
+
+    /// Each client has removed its pods, or has given up: one more try, all at the same time, as `crictl rmp --all` would.
+    async fn remove_what_is_listed(&self) -> Outcome {
+        let bed = &self.scope.bed;
+        let calls = Arc::new(Calls::new(bed.another_runtime()?, self.outages.clone(), Deadlines::KUBELET));
+        let listed = calls.sandboxes((LABEL, self.name)).await?;
+        let mut tries = JoinSet::new();
+        for sandbox in listed {
+            let calls = calls.clone();
+            tries.spawn(async move {
+                let uid = sandbox.labels.get(UID).cloned().unwrap_or_default();
+                let tried = tokio::time::timeout(LAST_TRY, async {
+                    calls.stop_sandbox(&sandbox.id).await?;
+                    calls.remove_sandbox(&sandbox.id).await
+                });
+                let how = match tried.await {
+                    Ok(Ok(())) => return None,
+                    Ok(Err(error)) => format!("{:?}: {}", error.code(), error.message()),
+                    Err(_) => format!("no answer within {LAST_TRY:?}"),
+                };
+                Some((uid, sandbox.id, how))
+            });
+        }
+        while let Some(tried) = tries.join_next().await {
+            if let Some((uid, id, how)) = tried? {
+                let lines = self.logged(&[&id]);
+                self.findings.add(Kind::StillListed, &format!("sandbox {id} of {uid}: {how}"), &lines);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of pods that have gone, as kubelet does. One that is not empty stays, and is found on the node.
+    fn remove_cgroups(&self) {
+        for hierarchy in cgroup_hierarchies() {
+            let parent = hierarchy.join(self.scope.bed.cgroup_parent.trim_start_matches('/'));
+            for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().ends_with(".pod") {
+                    let _ = std::fs::remove_dir(entry.path());
+                }
+            }
+        }
+    }
+
+    /// What is left on the node, with all that is known of the pods that it names.
+    async fn compare(&self, before: &Node) {
+        let bed = &self.scope.bed;
+        let sockets = bed.dir.join("s").display().to_string();
+        let excused = |line: &str| {
+            let abandoned = line.strip_prefix("file: ").filter(|path| path.starts_with(&sockets)).map(is_abandoned);
+            // Daemons and registries of other tests, which do not work on the bed, may come and go beside this one.
+            let of_others =
+                (line.starts_with("processes: ") && line.ends_with(" pontoon")) || line.contains("/pt-images.");
+            abandoned.unwrap_or(of_others)
+        };
+        if let Err(error) = before.is_back_but_for(bed, excused).await {
+            let left = format!("{error:#}");
+            let pods = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let logs = bed.dir.join("logs");
+            let mut evidence = Vec::new();
+            for pod in pods.iter().filter(|pod| pod.is_named_in(&left)) {
+                evidence.push(format!("- of {}:", pod.uid));
+                evidence.extend(pod.evidence());
+                evidence.extend(verdict::logged(pod, &logs, daemons_of(bed)));
+            }
+            self.findings.add(Kind::LeftOnTheNode, &left, &evidence);
+        }
+        let names = std::fs::read_dir(&sockets).into_iter().flatten().flatten();
+        for path in names.map(|entry| entry.path().display().to_string()).filter(|path| is_abandoned(path)) {
+            self.findings.add(Kind::SocketLeftByAShim, &path, &[]);
+        }
+    }
+
+    fn logged(&self, ids: &[&str]) -> Vec<String> {
+        let logs = self.scope.bed.dir.join("logs");
+        daemons_of(&self.scope.bed).iter().flat_map(|daemon| findings::log_lines(&logs, daemon, ids)).collect()
+    }
+
+    fn judge(&self, daemons: &[Daemon]) -> Outcome {
+        let logs = self.scope.bed.dir.join("logs");
+        let pods = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut longest = (0.0, String::new());
+        for pod in pods.iter() {
+            let call = pod.calls.longest();
+            longest = if call.0 > longest.0 { call } else { longest };
+            for (kind, about) in verdict::of(pod, &logs) {
+                let mut evidence = pod.evidence();
+                evidence.extend(verdict::logged(pod, &logs, daemons_of(&self.scope.bed)));
+                self.findings.add(kind, &format!("{}: {about}", pod.uid), &evidence);
+            }
+        }
+        let attempts: usize = pods.iter().flat_map(|pod| &pod.works).map(|work| work.attempts.len()).sum();
+        let killed = daemons.iter().map(|daemon| {
+            let (times, longest) = self.outages.of(*daemon);
+            format!("{daemon:?} killed {times} times, away for up to {longest:.1} s")
+        });
+        let about = format!(
+            "{}; {} pods, {attempts} containers; longest call {:.1} s with all daemons there ({})",
+            killed.collect::<Vec<_>>().join(", "),
+            self.begun.load(Ordering::Relaxed),
+            longest.0,
+            longest.1
+        );
+        self.findings.report(&logs, self.name, &about)?;
+        let wrong = self.findings.wrong();
+        if self.scope.bed.target == Target::Builtin {
+            println!("    the built-in: {wrong} anomalies, for comparison");
+            return Ok(());
+        }
+        ensure!(pods.len() == self.begun.load(Ordering::Relaxed), "{} of the pods are not done", pods.len());
+        if wrong > 0 {
+            bail!("{wrong} anomalies, above");
+        }
+        Ok(())
+    }
+}
+
+/// Whether nothing listens on a shim's socket: its file is left when containerd was killed while it started the shim.
+fn is_abandoned(socket: &str) -> bool {
+    !std::fs::read_to_string("/proc/net/unix").unwrap_or_default().lines().any(|line| line.ends_with(socket))
+}
+
+/// Whose logs say something of a container.
+fn daemons_of(bed: &Bed) -> &'static [&'static str] {
+    match bed.target {
+        Target::Pontoon => &["pontoon", "containerd"],
+        Target::Builtin => &["containerd"],
+    }
+}
