@@ -56,7 +56,7 @@ impl Container {
     #[must_use]
     pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
         Self {
-            listed: record.listed(),
+            listed: record.listed(false),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),
