@@ -12,6 +12,7 @@ mod server {
     mod any_requests;
     mod attach;
     mod cgroup_driver;
+    mod connections;
     mod container_events;
     mod containerd_away;
     mod create_container;
