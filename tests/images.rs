@@ -6,6 +6,8 @@
 
 #[path = "images/bed.rs"]
 mod bed;
+#[path = "images/records.rs"]
+mod records;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};

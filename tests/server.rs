@@ -23,6 +23,7 @@ mod server {
     mod hardening;
     mod image_fs_info;
     mod isolation;
+    mod large_records;
     mod metrics;
     mod port_forward;
     mod refusals;

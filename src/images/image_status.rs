@@ -1,11 +1,16 @@
 //! ImageStatus.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{Error, Image, Images, manifest};
 use crate::api::v1::{ImageStatusRequest, ImageStatusResponse};
+
+/// What a status may wait for containerd.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The keys are those of containerd's CRI plugin; tools read them.
 #[derive(Serialize)]
@@ -34,7 +39,11 @@ impl Images {
 
     async fn info(&self, image: &Image) -> HashMap<String, String> {
         // The whole config, with the history that is not kept in memory.
-        let config = manifest::read_json(&self.inner.containerd, &image.id).await;
+        let config = timeout(PATIENCE, manifest::read_json(&self.inner.containerd, &image.id)).await;
+        let Ok(config) = config else {
+            let said = format!("containerd has not answered for {PATIENCE:?}");
+            return HashMap::from([("info".to_owned(), said)]);
+        };
         let info = config.map(|image_spec| Info { chain_id: image.chain_id.clone(), image_spec });
         let text = match info.map(|info| serde_json::to_string(&info)) {
             Ok(Ok(text)) => text,
