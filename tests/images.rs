@@ -8,6 +8,8 @@
 mod bed;
 #[path = "images/odd.rs"]
 mod odd;
+#[path = "images/records.rs"]
+mod records;
 #[path = "images/reports.rs"]
 mod reports;
 

@@ -12,6 +12,7 @@ mod server {
     mod any_requests;
     mod attach;
     mod cgroup_driver;
+    mod connections;
     mod container_events;
     mod container_image;
     mod containerd_away;
@@ -24,6 +25,7 @@ mod server {
     mod hardening;
     mod image_fs_info;
     mod isolation;
+    mod large_records;
     mod metrics;
     mod outages;
     mod port_forward;

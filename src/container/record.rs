@@ -88,6 +88,21 @@ impl Record {
         Some(Self { id, sandbox, config, about })
     }
 
+    /// Stands for a record that containerd cannot send, of which nothing but the id is known: it is read as a damaged one. As
+    /// its sandbox is not known, it is listed in one of its own id.
+    #[must_use]
+    pub fn too_large(id: String, snapshotter: &str) -> containerd::Container {
+        let nothing = Any { type_url: ABOUT_TYPE.to_owned(), value: Vec::new() };
+        containerd::Container {
+            sandbox: id.clone(),
+            snapshotter: snapshotter.to_owned(),
+            snapshot_key: id.clone(),
+            extensions: HashMap::from([(ABOUT.to_owned(), nothing)]),
+            id,
+            ..containerd::Container::default()
+        }
+    }
+
     /// The image as it was asked for, which is what status and list show. Of one whose name means another image by now, or
     /// none, the id: crictl removes what no container's `image` means (docs/adr/0015).
     #[must_use]

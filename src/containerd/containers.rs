@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
+use tonic::Status;
 
 use super::connect::Channel;
 use super::error::{removal, twice};
+use super::pieces::{Listed, Pieces};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A container record.
@@ -68,20 +70,10 @@ impl Containerd {
         .await
     }
 
-    /// All container records of the namespace that a filter in containerd's syntax matches.
-    /// Streamed, so that no number of containers exceeds a message limit.
-    ///
-    /// # Errors
-    /// [`super::Kind::InvalidArgument`] for a bad filter.
-    pub async fn list_containers(&self, filter: &str) -> Result<Vec<Container>> {
-        let request = pb::ListContainersRequest { filters: vec![filter.to_owned()] };
-        let error = |status| Error::status("list containers", filter, &status);
-        let mut stream = self.containers().list_stream(self.request(request)).await.map_err(error)?.into_inner();
-        let mut all = Vec::new();
-        while let Some(message) = stream.message().await.map_err(error)? {
-            all.extend(message.container.map(decode));
-        }
-        Ok(all)
+    /// All container records of the namespace.
+    #[must_use]
+    pub fn list_containers(&self) -> Pieces<'_, Container> {
+        Pieces::new(self)
     }
 
     /// One container record.
@@ -106,6 +98,21 @@ impl Containerd {
             reply.map(drop).map_err(|status| Error::status("delete container", id, &status))
         })
         .await
+    }
+}
+
+impl Listed for Container {
+    const OPERATION: &'static str = "list container records";
+    const IS_STREAMED: bool = true;
+
+    async fn list(containerd: &Containerd, filter: String) -> Result<Vec<Self>, Status> {
+        let request = pb::ListContainersRequest { filters: vec![filter] };
+        let mut stream = containerd.containers().list_stream(containerd.request(request)).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await? {
+            all.extend(message.container.map(decode));
+        }
+        Ok(all)
     }
 }
 

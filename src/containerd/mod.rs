@@ -16,6 +16,7 @@ mod leases;
 mod metrics;
 mod mount;
 mod options;
+mod pieces;
 mod sandboxes;
 mod shims;
 mod snapshots;
@@ -40,6 +41,7 @@ pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use metrics::TaskMetrics;
 pub use mount::Mount;
 pub use options::{Options, OptionsError};
+pub use pieces::{Entry, Pieces};
 pub use sandboxes::Sandbox;
 pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};
 pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
@@ -49,7 +51,7 @@ pub use transfer::{Login, Platform, Progress, Pull, PullError, PullFailure, Step
 const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// What calls of this room give.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An opaque value in one of containerd's records: a type's name and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use containerd_client::services::v1::sandbox as pb;
 use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
+use tonic::Status;
 
 use super::connect::Channel;
 use super::error::{removal, twice};
+use super::pieces::{Listed, Pieces};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A SandboxStore record.
@@ -61,14 +63,9 @@ impl Containerd {
     }
 
     /// All records of the namespace.
-    ///
-    /// # Errors
-    /// [`super::Kind::Unimplemented`] on a containerd without the service.
-    pub async fn list_sandboxes(&self) -> Result<Vec<Sandbox>> {
-        let request = pb::StoreListRequest { filters: Vec::new() };
-        let reply = self.sandboxes().list(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("list sandbox records of", self.namespace(), &status))?;
-        Ok(reply.into_inner().list.into_iter().map(decode).collect())
+    #[must_use]
+    pub fn list_sandboxes(&self) -> Pieces<'_, Sandbox> {
+        Pieces::new(self)
     }
 
     /// Deletes a record; one that is not there is deleted already.
@@ -82,6 +79,17 @@ impl Containerd {
             reply.map(drop).map_err(|status| Error::status("delete sandbox record", id, &status))
         })
         .await
+    }
+}
+
+impl Listed for Sandbox {
+    const OPERATION: &'static str = "list sandbox records";
+    const IS_STREAMED: bool = false;
+
+    async fn list(containerd: &Containerd, filter: String) -> Result<Vec<Self>, Status> {
+        let request = pb::StoreListRequest { filters: vec![filter] };
+        let reply = containerd.sandboxes().list(containerd.request(request)).await?;
+        Ok(reply.into_inner().list.into_iter().map(decode).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::Cri;
 use super::batches::streamed;
-use super::log::{answered, logged};
+use super::log::{answered, listed, logged};
 use crate::api::v1::image_service_server::ImageService;
 use crate::api::v1::*;
 
@@ -16,7 +16,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Cri {
     async fn list_images(self: Arc<Self>, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        answered(self.node.images.list_images(request.into_inner()).await)
+        listed(self.node.images.list_images(request.into_inner()).await, "StreamImages")
     }
 
     async fn stream_images(
@@ -24,8 +24,8 @@ impl ImageService for Cri {
         request: Request<StreamImagesRequest>,
     ) -> Answer<BoxStream<StreamImagesResponse>> {
         let filter = request.into_inner().filter;
-        let listed = self.node.images.list_images(ListImagesRequest { filter }).await;
-        streamed(listed.map(|listed| listed.images), |images| StreamImagesResponse { images })
+        let all = self.node.images.list_images(ListImagesRequest { filter }).await;
+        streamed(all.map(|all| all.images), |images| StreamImagesResponse { images })
     }
 
     async fn image_status(self: Arc<Self>, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {

@@ -1,11 +1,13 @@
-//! One line for each mutating call: method, object, result, time.
+//! Answers, and one line for each mutating call: method, object, result, time.
 
 use std::fmt::Display;
 use std::time::Instant;
 
+use prost::Message;
 use tonic::{Response, Status};
 
-use super::status::ToStatus;
+use super::MESSAGE_LIMIT;
+use super::status::{ToStatus, too_long};
 
 /// Runs a mutating verb and says what became of it.
 pub(super) async fn logged<T, E>(
@@ -21,8 +23,22 @@ where
 }
 
 /// Answers a read; nothing is logged.
-pub(super) fn answered<T, E: ToStatus>(result: Result<T, E>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| error.to_status())
+pub(super) fn answered<T: Message, E: ToStatus>(result: Result<T, E>) -> Result<Response<T>, Status> {
+    fitting(result, None)
+}
+
+/// Answers a list, of which a call that streams gives as much as there is.
+pub(super) fn listed<T: Message, E: ToStatus>(result: Result<T, E>, stream: &str) -> Result<Response<T>, Status> {
+    fitting(result, Some(stream))
+}
+
+/// What is too long for a client would end the call with a code that blames it.
+fn fitting<T: Message, E: ToStatus>(result: Result<T, E>, stream: Option<&str>) -> Result<Response<T>, Status> {
+    let reply = result.map_err(|error| error.to_status())?;
+    match reply.encoded_len() {
+        length if length > MESSAGE_LIMIT => Err(too_long(length, stream)),
+        _ => Ok(Response::new(reply)),
+    }
 }
 
 /// The line of one call. When the client leaves, tonic drops the call and so this: then the

@@ -9,7 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::batches::streamed;
-use super::log::{answered, logged};
+use super::log::{answered, listed, logged};
 use super::{Cri, exec_sync_reply};
 use crate::api::v1::runtime_service_server::RuntimeService;
 use crate::api::v1::*;
@@ -74,7 +74,8 @@ impl RuntimeService for Cri {
         self: Arc<Self>,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        answered::<_, Infallible>(Ok(runtime::list_pod_sandbox(&self.node, request.get_ref())))
+        let reply = runtime::list_pod_sandbox(&self.node, request.get_ref());
+        listed::<_, Infallible>(Ok(reply), "StreamPodSandboxes")
     }
 
     async fn stream_pod_sandboxes(
@@ -82,8 +83,8 @@ impl RuntimeService for Cri {
         request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
         let filter = request.into_inner().filter;
-        let listed = runtime::list_pod_sandbox(&self.node, &ListPodSandboxRequest { filter });
-        streamed::<_, _, Infallible>(Ok(listed.items), StreamPodSandboxesResponse::from)
+        let all = runtime::list_pod_sandbox(&self.node, &ListPodSandboxRequest { filter });
+        streamed::<_, _, Infallible>(Ok(all.items), StreamPodSandboxesResponse::from)
     }
 
     async fn create_container(
@@ -122,7 +123,8 @@ impl RuntimeService for Cri {
         self: Arc<Self>,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
-        answered::<_, Infallible>(Ok(runtime::list_containers(&self.node, request.get_ref())))
+        let reply = runtime::list_containers(&self.node, request.get_ref());
+        listed::<_, Infallible>(Ok(reply), "StreamContainers")
     }
 
     async fn stream_containers(
@@ -130,8 +132,8 @@ impl RuntimeService for Cri {
         request: Request<StreamContainersRequest>,
     ) -> Answer<BoxStream<StreamContainersResponse>> {
         let filter = request.into_inner().filter;
-        let listed = runtime::list_containers(&self.node, &ListContainersRequest { filter });
-        streamed::<_, _, Infallible>(Ok(listed.items), StreamContainersResponse::from)
+        let all = runtime::list_containers(&self.node, &ListContainersRequest { filter });
+        streamed::<_, _, Infallible>(Ok(all.items), StreamContainersResponse::from)
     }
 
     async fn container_status(
@@ -187,7 +189,7 @@ impl RuntimeService for Cri {
         request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
         let stats = runtime::list_container_stats(&self.node, request.get_ref().filter.as_ref()).await;
-        answered::<_, Infallible>(Ok(ListContainerStatsResponse { stats }))
+        listed::<_, Infallible>(Ok(ListContainerStatsResponse { stats }), "StreamContainerStats")
     }
 
     async fn stream_container_stats(
@@ -211,7 +213,7 @@ impl RuntimeService for Cri {
         request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
         let stats = runtime::list_pod_sandbox_stats(&self.node, request.get_ref().filter.as_ref()).await;
-        answered::<_, Infallible>(Ok(ListPodSandboxStatsResponse { stats }))
+        listed::<_, Infallible>(Ok(ListPodSandboxStatsResponse { stats }), "StreamPodSandboxStats")
     }
 
     async fn stream_pod_sandbox_stats(
@@ -235,7 +237,7 @@ impl RuntimeService for Cri {
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
         let pod_metrics = runtime::list_pod_sandbox_metrics(&self.node).await;
-        answered::<_, Infallible>(Ok(ListPodSandboxMetricsResponse { pod_metrics }))
+        listed::<_, Infallible>(Ok(ListPodSandboxMetricsResponse { pod_metrics }), "StreamPodSandboxMetrics")
     }
 
     async fn stream_pod_sandbox_metrics(

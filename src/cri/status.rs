@@ -35,6 +35,13 @@ pub(super) fn deadline_passed() -> Status {
     make(Code::DeadlineExceeded, "the deadline of the call has passed; what it began goes on".to_owned())
 }
 
+/// An answer that is longer than what a client takes; and the call, if there is one, that gives it in parts.
+pub(super) fn too_long(bytes: usize, stream: Option<&str>) -> Status {
+    let instead = stream.map(|call| format!("; {call} gives it in parts")).unwrap_or_default();
+    let limit = super::MESSAGE_LIMIT;
+    make(Code::ResourceExhausted, format!("the answer has {bytes} bytes, and a message takes {limit}{instead}"))
+}
+
 /// A message is a header of HTTP/2, of which many clients take 16 KiB, and a byte that is no plain text takes three. What
 /// repeats a longer field of the request would be no answer at all.
 const LONGEST_MESSAGE: usize = 4 << 10;

@@ -1,8 +1,6 @@
 //! What is served beside CRI: our own service, for commands of ours, and the page of metrics.
 
 use anyhow::Context;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
 
 use super::listen;
 use crate::cri::Cri;
@@ -15,7 +13,7 @@ pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Resu
     let admin = listen::bind_for_root(&node.config.admin_socket).context("admin_socket")?;
     let service = cri.admin_service();
     tasks.background(async move {
-        let serving = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(admin));
+        let serving = listen::server().add_service(service).serve_with_incoming(listen::connections(admin));
         if let Err(error) = serving.await {
             tracing::error!(%error, "commands such as `pontoon top` are not answered any more");
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, timeout};
 
-use crate::containerd::{Containerd, Plugin, ProcessStatus};
+use crate::containerd::{Containerd, Entry, Plugin, ProcessStatus};
 
 /// How long containerd may take to answer at our start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -86,13 +86,19 @@ pub(super) async fn foreign_pods(containerd: &Containerd, allowed: bool) -> anyh
         let tasks = containerd.list_tasks().await.context("list containerd's tasks")?;
         tasks.into_iter().filter(|task| task.status == ProcessStatus::Running).map(|task| task.id).collect()
     };
-    let containers = containerd.list_containers("").await.context("list containerd's containers")?;
-    let foreign: Vec<String> = containers
-        .into_iter()
-        .filter(|container| running.contains(&container.id))
-        .filter(|container| FOREIGN_METADATA.iter().any(|key| container.extensions.contains_key(*key)))
-        .map(|container| container.id)
-        .collect();
+    let mut foreign = Vec::new();
+    let mut pieces = containerd.list_containers();
+    while let Some(piece) = pieces.next().await.context("list containerd's containers")? {
+        let of_it = piece.into_iter().filter_map(|entry| match entry {
+            Entry::Record(container) => Some(container),
+            // Nobody can say whose it is.
+            Entry::TooLarge(_) => None,
+        });
+        let theirs = of_it
+            .filter(|container| running.contains(&container.id))
+            .filter(|container| FOREIGN_METADATA.iter().any(|key| container.extensions.contains_key(*key)));
+        foreign.extend(theirs.map(|container| container.id));
+    }
     if foreign.is_empty() {
         return Ok(());
     }

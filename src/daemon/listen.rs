@@ -8,7 +8,31 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::{Stream, StreamExt as _};
 use nix::fcntl::{Flock, FlockArg};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::authority::AnyAuthority;
+
+/// Calls that their client has cancelled before we came to them, at once on one connection. h2 has 20, and ends the whole
+/// connection with one more, the client's other calls with it: a kubelet that is busy, or a server that was stopped for a
+/// moment, gets there. What bounds them is our reading of the socket, at which they are taken out again.
+const CANCELLED_UNSEEN: usize = 1 << 16;
+
+/// A server for a UNIX socket: a client's cancelled calls end nothing else of it (rulings.md 40).
+pub(super) fn server() -> Server {
+    let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CANCELLED_UNSEEN));
+    // These are counted over the whole life of a connection, and kubelet's lasts as long as kubelet.
+    server.http2_max_local_error_reset_streams(None)
+}
+
+/// The connections of a UNIX socket.
+pub(super) fn connections(
+    listener: tokio::net::UnixListener,
+) -> impl Stream<Item = std::io::Result<AnyAuthority<tokio::net::UnixStream>>> {
+    UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new))
+}
 
 /// A bound socket that nobody else serves.
 pub(super) struct Listener {

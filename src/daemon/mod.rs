@@ -1,5 +1,6 @@
 //! Wiring and life of the process: build, check containerd, listen, recover, serve, drain.
 
+mod authority;
 mod beside;
 mod checks;
 mod host;
@@ -16,8 +17,6 @@ use anyhow::Context;
 use futures_util::future::join;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
 
 use crate::config::{Config, ServeFlags};
 use crate::cri::{self, Cri};
@@ -54,10 +53,10 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
 
     streams.serve(Arc::new(StreamingBackend(node.clone())));
     let replies = tower::util::MapResponseLayer::new(cri::with_output);
-    let mut server = Server::builder().layer(cri::measure(&metrics)).layer(replies).layer(cri::Deadlines);
+    let mut server = listen::server().layer(cri::measure(&metrics)).layer(replies).layer(cri::Deadlines);
     let server = server.add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
-    let incoming = UnixListenerStream::new(listener.into_listener()?);
+    let incoming = listen::connections(listener.into_listener()?);
     tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving CRI v1");
     notify::ready();
     let (stop, stopping) = watch::channel(false);

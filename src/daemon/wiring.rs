@@ -15,7 +15,7 @@ use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
 use crate::containerd::{Containerd, Event, Plugin};
-use crate::events::{self, Listener};
+use crate::events::{self, Listener, Pulse};
 use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
 use crate::network::{self, ConfigDir, Networks};
@@ -58,7 +58,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
 
     let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
     let features = features(&containerd, &config, &plugins).await;
-    let (health, is_healthy) = watch::channel(false);
+    let ((health, is_healthy), pulse) = (watch::channel(false), Pulse::default());
     let layers = Layers::new(containerd.clone(), tasks.clone());
     let settings = image_settings(&config, &metrics)?;
     let images = Images::start(containerd.clone(), layers.clone(), settings, tasks.clone(), is_healthy.clone());
@@ -78,6 +78,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         tasks: tasks.clone(),
         metrics,
         health: is_healthy,
+        pulse: pulse.clone(),
         features,
         config,
     });
@@ -87,7 +88,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         tracing::warn!(%error, "leases of a process before this one stay until they end");
     }
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
-    tasks.background(events::pump(containerd, health, listener));
+    tasks.background(events::pump(containerd, health, pulse, listener));
     Ok(node)
 }
 

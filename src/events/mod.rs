@@ -5,9 +5,11 @@
 
 mod clock;
 mod fanout;
+mod pulse;
 
 pub use clock::Clock;
 pub use fanout::{Fanout, Happening, Kind, Next, Subscription};
+pub use pulse::Pulse;
 
 use std::time::Duration;
 
@@ -26,11 +28,11 @@ pub trait Listener: Send + Sync + 'static {
     fn event(&self, event: Event) -> impl Future<Output = ()> + Send;
 }
 
-/// Subscribes for ever. `health` is true while a subscription lasts.
-pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, listener: impl Listener) {
+/// Subscribes for ever. `health` is true while a subscription lasts and containerd answers.
+pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, pulse: Pulse, listener: impl Listener) {
     let mut told = String::new();
     loop {
-        let error = follow(&containerd, &health, &listener).await.to_string();
+        let error = follow(&containerd, &health, &pulse, &listener).await.to_string();
         health.send_replace(false);
         // A lasting trouble is told once, not twice a second.
         if error != told {
@@ -42,17 +44,29 @@ pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, listener:
 }
 
 /// Listens until the stream ends, and says why it did.
-async fn follow(containerd: &Containerd, health: &watch::Sender<bool>, listener: &impl Listener) -> Error {
+async fn follow(
+    containerd: &Containerd,
+    health: &watch::Sender<bool>,
+    pulse: &Pulse,
+    listener: &impl Listener,
+) -> Error {
     let mut events = match containerd.subscribe().await {
         Ok(events) => events,
         Err(error) => return error,
     };
     health.send_replace(true);
-    listener.connected().await;
-    loop {
-        match events.next().await {
-            Ok(event) => listener.event(event).await,
-            Err(error) => return error,
+    let listening = async {
+        listener.connected().await;
+        loop {
+            match events.next().await {
+                Ok(event) => listener.event(event).await,
+                Err(error) => return error,
+            }
         }
+    };
+    let ask = || async { containerd.version().await.map(drop) };
+    tokio::select! {
+        error = listening => error,
+        never = pulse.follow(ask, health) => match never {},
     }
 }

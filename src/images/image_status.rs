@@ -1,12 +1,17 @@
 //! ImageStatus.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::manifest::LARGEST_DOCUMENT;
 use super::{Error, Image, Images};
 use crate::api::v1::{ImageStatusRequest, ImageStatusResponse};
+
+/// What a status may wait for containerd.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The keys are those of containerd's CRI plugin; tools read them.
 #[derive(Serialize)]
@@ -37,12 +42,15 @@ impl Images {
 
     async fn info(&self, image: &Image) -> HashMap<String, String> {
         // The whole config, with the history that is not kept in memory.
-        let config = self.inner.containerd.read_blob(&image.config_blob.digest, LARGEST_DOCUMENT).await;
-        let text = config.map_err(|error| error.to_string()).and_then(|config| {
-            let image_spec = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
-            let info = Info { chain_id: image.chain_id.clone(), image_spec };
-            serde_json::to_string(&info).map_err(|error| error.to_string())
-        });
+        let read = self.inner.containerd.read_blob(&image.config_blob.digest, LARGEST_DOCUMENT);
+        let text = match timeout(PATIENCE, read).await {
+            Err(_) => Err(format!("containerd has not answered for {PATIENCE:?}")),
+            Ok(config) => config.map_err(|error| error.to_string()).and_then(|config| {
+                let image_spec = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
+                let info = Info { chain_id: image.chain_id.clone(), image_spec };
+                serde_json::to_string(&info).map_err(|error| error.to_string())
+            }),
+        };
         let text = text.unwrap_or_else(|error| error);
         HashMap::from([("info".to_owned(), text)])
     }

@@ -13,7 +13,7 @@ use crate::config::{Config, Handler};
 use crate::container::Container;
 use crate::container::io::{Driver, REPLY_CAP, ReplyBudget};
 use crate::containerd::Containerd;
-use crate::events::Fanout;
+use crate::events::{Fanout, Pulse};
 use crate::ids::{ContainerId, SandboxId};
 use crate::images::Images;
 use crate::lsm::apparmor::Profiles;
@@ -54,6 +54,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
+    /// Since when it does not.
+    pub pulse: Pulse,
     /// What pods of each runtime handler may ask for, by the handler's name.
     pub features: HashMap<String, Features>,
     /// AppArmor's profiles.
@@ -107,6 +109,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
+    /// Since when it does not.
+    pub pulse: Pulse,
     /// What pods of each runtime handler may ask for, by the handler's name.
     pub features: HashMap<String, Features>,
     /// AppArmor's profiles.
@@ -168,6 +172,7 @@ impl Node {
             streams_open: Slots::new(limits.streams, limits.streams_per_object),
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
+            pulse: parts.pulse,
             metrics: parts.metrics,
             store: Store::default(),
             stats,

@@ -2,8 +2,10 @@
 //! evented PLEG asks for each container by itself otherwise.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::list_pod_sandbox::cri_state;
 use super::{Node, Result, now};
@@ -12,6 +14,9 @@ use crate::api::v1::{
     PodSandboxStatusResponse,
 };
 use crate::sandbox::Sandbox;
+
+/// What a status may wait for containerd; it is one without the spec after that.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is known of a sandbox; with `verbose` also what the built-in's `info` tells.
 ///
@@ -62,10 +67,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     let handler = node.config.handlers.get(&sandbox.record.handler);
     let netns = sandbox.netns(&node.config.netns_dir);
     let closed = netns.as_ref().is_some_and(|path| !crate::netns::is_pinned(path));
-    let spec = match handler {
-        Some(handler) => spec(node, sandbox, handler).await,
-        None => None,
-    };
+    let spec = spec(node, sandbox).await;
     let attached = node.network(sandbox).attached(sandbox.id()).await.ok().flatten();
     let info = json!({
         "pid": sandbox.pause_pid().unwrap_or(0),
@@ -90,8 +92,11 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     HashMap::from([("info".to_owned(), info.to_string())])
 }
 
-/// The spec is a function of the config, so it is made again and not kept.
-async fn spec(node: &Node, sandbox: &Sandbox, handler: &crate::config::Handler) -> Option<serde_json::Value> {
-    let hostname = crate::sandbox::hostname(&sandbox.record.config).ok()?;
-    serde_json::from_slice(&node.pause_spec(sandbox, handler, &hostname).await.ok()?).ok()
+/// The OCI spec that the pause container was made with, which is in its record; none while containerd does not answer.
+async fn spec(node: &Node, sandbox: &Sandbox) -> Option<serde_json::Value> {
+    if !*node.health.borrow() {
+        return None;
+    }
+    let stored = timeout(PATIENCE, node.containerd.get_container(sandbox.id().as_str())).await.ok()?.ok()?;
+    serde_json::from_slice(&stored.spec?.value).ok()
 }

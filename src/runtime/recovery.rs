@@ -1,6 +1,6 @@
 //! Recovery at start: containerd's records and tasks become the store again. It never refuses:
 //! what cannot be read is listed as NOTREADY or UNKNOWN and can be removed; what is
-//! somebody else's is left alone.
+//! somebody else's is left alone. Records are listed in pieces, whatever a tenant has put into them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Node, Result, now};
 use crate::api::v1::PodSandboxConfig;
 use crate::container::{self, Container, Exit, Reason, Root, State, started};
-use crate::containerd::{self, Process, ProcessStatus};
+use crate::containerd::{self, Entry, Process, ProcessStatus};
 use crate::ids::SandboxId;
 use crate::network::Attachment;
 use crate::sandbox::{self, Sandbox};
@@ -32,18 +32,28 @@ pub struct Recovered {
 /// # Errors
 /// Only containerd's, when it cannot list its records.
 pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
-    let (sandboxes, containers, tasks) = tokio::join!(
-        node.containerd.list_sandboxes(),
-        node.containerd.list_containers(""),
-        node.containerd.list_tasks(),
-    );
-    let tasks: Tasks = tasks?.into_iter().map(|task| (task.id.clone(), task)).collect();
+    let tasks = node.containerd.list_tasks().await?;
+    let tasks: Tasks = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
-    for record in sandboxes? {
-        node.recover_sandbox(&record, &tasks, &mut found).await;
+    let mut sandboxes = node.containerd.list_sandboxes();
+    while let Some(piece) = sandboxes.next().await? {
+        for entry in piece {
+            let record = match entry {
+                Entry::Record(record) => record,
+                Entry::TooLarge(id) => sandbox::Record::too_large(id),
+            };
+            node.recover_sandbox(&record, &tasks, &mut found).await;
+        }
     }
-    for record in containers? {
-        node.recover_container(&record, &tasks, &mut found).await;
+    let mut containers = node.containerd.list_containers();
+    while let Some(piece) = containers.next().await? {
+        for entry in piece {
+            let record = match entry {
+                Entry::Record(record) => record,
+                Entry::TooLarge(id) => container::Record::too_large(id, &node.config.images.snapshotter),
+            };
+            node.recover_container(&record, &tasks, &mut found).await;
+        }
     }
     node.settle_leftover_execs();
     node.sweep_image_volumes();

@@ -28,16 +28,20 @@ pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
 }
 
 fn runtime_ready(node: &Node) -> RuntimeCondition {
-    let up = *node.health.borrow();
+    let address = node.config.containerd.address.display();
+    let (reason, message) = match (*node.health.borrow(), node.pulse.silence()) {
+        (true, _) => ("", String::new()),
+        (false, None) => ("ContainerdAway", format!("no answer from containerd at {address}")),
+        // It is there, and hangs.
+        (false, Some(silence)) => {
+            ("ContainerdSilent", format!("no answer for {} s from containerd at {address}", silence.as_secs()))
+        }
+    };
     RuntimeCondition {
         r#type: "RuntimeReady".to_owned(),
-        status: up,
-        reason: if up { String::new() } else { "ContainerdAway".to_owned() },
-        message: if up {
-            String::new()
-        } else {
-            format!("no answer from containerd at {}", node.config.containerd.address.display())
-        },
+        status: message.is_empty(),
+        reason: reason.to_owned(),
+        message,
     }
 }
 

@@ -76,6 +76,14 @@ impl Record {
         Some(Self { id, config, handler: String::new(), created_at, selinux: None })
     }
 
+    /// Stands for a record that containerd cannot send, of which nothing but the id is known: it is read as a damaged one.
+    #[must_use]
+    pub fn too_large(id: String) -> containerd::Sandbox {
+        let nothing = Any { type_url: ABOUT_TYPE.to_owned(), value: Vec::new() };
+        let extensions = HashMap::from([(ABOUT.to_owned(), nothing)]);
+        containerd::Sandbox { id, extensions, ..containerd::Sandbox::default() }
+    }
+
     /// What ListPodSandbox shows of it, encoded, but for the state.
     pub(super) fn listed(&self) -> Bytes {
         encode_sandbox(&PodSandbox {
@@ -147,6 +155,14 @@ mod tests {
         let labels = Labels { process: label("u:r:t:s0:c1,c2"), mount: label("u:object_r:f:s0:c1,c2") };
         let record = record(Some(Selinux { labels: labels.clone(), level: None }));
         assert_eq!(Record::decode(&stored(&record)).unwrap().selinux.unwrap().labels, labels);
+    }
+
+    #[test]
+    fn one_that_is_too_large_is_listed_by_its_id() {
+        let id = SandboxId::random();
+        let record = Record::too_large(id.to_string());
+        assert!(matches!(Record::decode(&record), Err(RecordError::Damaged(_))));
+        assert_eq!(Record::nameless(&record).unwrap().id, id);
     }
 
     #[test]

@@ -54,6 +54,10 @@ fn check(key: &str, value: &str, options: &NamespaceOption) -> Result<(), Error>
     if dotted.starts_with("fs.mqueue.") || IPC.contains(&dotted.as_str()) {
         return refuse_on_host(is_node(options.ipc()), field(), "IPC");
     }
+    // Limits of the pod's own user namespace (ucounts). In the node's they would be those of every process.
+    if dotted.starts_with("user.") {
+        return refuse_on_host(super::user_namespace(options)?.is_none(), field(), "user");
+    }
     // The UTS namespace goes with the network's.
     if dotted == "kernel.domainname" || dotted == "kernel.hostname" {
         return refuse_on_host(is_node(options.network()), field(), "network");

@@ -193,12 +193,31 @@ fn no_sysctl_reaches_the_host() {
     assert!(try_it("../x", "1", NamespaceMode::Pod).is_err());
 }
 
-#[test]
-fn a_container_is_in_no_other_user_namespace_than_its_pod() {
+/// The options of a pod with a user namespace of its own.
+fn own_user_namespace() -> NamespaceOption {
     use crate::api::v1::{IdMapping, UserNamespace};
     let ids = vec![IdMapping { host_id: 1000, container_id: 0, length: 10 }];
     let options = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
-    let options = NamespaceOption { userns_options: Some(options), ..NamespaceOption::default() };
+    NamespaceOption { userns_options: Some(options), ..NamespaceOption::default() }
+}
+
+#[test]
+fn r12_limits_of_users_are_set_in_the_pods_own_user_namespace_only() {
+    let try_it = |options: &NamespaceOption| {
+        let linux = LinuxPodSandboxConfig {
+            sysctls: [("user.max_user_namespaces".to_owned(), "7".to_owned())].into(),
+            ..LinuxPodSandboxConfig::default()
+        };
+        sysctls::sandbox(&PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() }, options)
+    };
+    assert_eq!(try_it(&own_user_namespace()).unwrap()["user.max_user_namespaces"], "7");
+    let error = try_it(&NamespaceOption::default()).unwrap_err().to_string();
+    assert!(error.ends_with("would change the host: the pod uses the host's user namespace"), "{error}");
+}
+
+#[test]
+fn a_container_is_in_no_other_user_namespace_than_its_pod() {
+    let options = own_user_namespace();
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     let error = plain(&config(context)).unwrap_err().to_string();
     assert!(error.ends_with("userns_options: is not what the sandbox has"), "{error}");

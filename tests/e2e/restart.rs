@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerState, ContainerStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         rule!(sessions_end_when_the_daemon_is_stopped).alone().within(120).only_pontoon(BUILTIN),
         rule!(sessions_end_when_the_daemon_is_killed).alone().within(120).only_pontoon(BUILTIN),
         rule!(when_containerd_is_killed_and_back_pods_run_on).alone().within(120).only_pontoon(BUILTIN),
+        rule!(f5_when_containerd_hangs_and_goes_on_pods_run_on).alone().within(120).only_pontoon(BUILTIN),
     ]
 }
 
@@ -346,6 +349,33 @@ async fn when_containerd_is_killed_and_back_pods_run_on(scope: Arc<Scope>) -> Ou
     let status = scope.bed.status(&id).await?;
     ensure!(status.state() == ContainerState::ContainerExited && status.exit_code == 0, "{status:?}");
     counted(&pod.log(&counter("counter")))?;
+    scope.pod().await.context("a new pod")?;
+    Ok(())
+}
+
+async fn f5_when_containerd_hangs_and_goes_on_pods_run_on(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.start(counter("counter")).await?;
+    let seen = Seen::now(&scope).await?;
+    let containerd = Pid::from_raw(scope.bed.pid("containerd")?.try_into()?);
+    kill(containerd, Signal::SIGSTOP)?;
+    let start = Instant::now();
+    let hung = async {
+        while runtime_ready(&scope.bed).await? {
+            ensure!(start.elapsed() < Duration::from_secs(10), "still ready");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        away(&scope, &id).await
+    };
+    let hung = hung.await;
+    kill(containerd, Signal::SIGCONT)?;
+    hung?;
+    until(SOON, || async {
+        ensure!(runtime_ready(&scope.bed).await?, "still not ready");
+        Ok(())
+    })
+    .await?;
+    seen.same(&Seen::now(&scope).await?)?;
     scope.pod().await.context("a new pod")?;
     Ok(())
 }

@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         rule!(cve_2025_47291_limits_hold_in_the_pods_cgroup),
         rule!(only_the_request_maps_ids),
         rule!(containers_of_the_pod_share_it),
+        rule!(r12_limits_of_users_are_set_in_the_pods_namespace_only),
         rule!(a_container_that_is_not_in_its_pods_is_an_error),
         rule!(the_nodes_pid_or_ipc_namespace_is_an_error),
         rule!(a_user_that_is_not_mapped_is_an_error),
@@ -349,6 +350,23 @@ async fn containers_of_the_pod_share_it(scope: Arc<Scope>) -> Outcome {
         namespaces.push(std::fs::read_link(format!("/proc/{pid}/ns/user"))?);
     }
     ensure!(namespaces[0] == namespaces[1] && namespaces[0] != std::fs::read_link("/proc/self/ns/user")?);
+    Ok(())
+}
+
+async fn r12_limits_of_users_are_set_in_the_pods_namespace_only(scope: Arc<Scope>) -> Outcome {
+    const KEY: &str = "user.max_user_namespaces";
+    let file = "/proc/sys/user/max_user_namespaces";
+    let before = std::fs::read_to_string(file)?;
+    let limited = |config: &mut PodSandboxConfig| {
+        config.linux.get_or_insert_default().sysctls = [(KEY.to_owned(), "7".to_owned())].into();
+    };
+    let pod = pod_with(&scope, limited).await?;
+    let said = pod.says(within(&pod, shell("main", &format!("cat {file}")))).await?;
+    ensure!(said.trim() == "7", "{said}");
+    let mut on_host = scope.pod_config();
+    limited(&mut on_host);
+    ensure!(scope.run(on_host).await.is_err(), "it runs in the node's user namespace");
+    ensure!(std::fs::read_to_string(file)? == before, "the node's limit has changed");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pontoon::api::v1::*;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{Fault, IMAGE};
 use crate::support::server::Node;
 use crate::support::{PATIENCE, requests, until};
 
@@ -140,6 +140,68 @@ async fn reads_do_not_wait_for_a_containerd_that_hangs() {
     assert!(start.elapsed() < Duration::from_secs(2));
     node.containerd.heal();
     node.remove(&sandbox).await;
+}
+
+async fn runtime_condition(node: &Node) -> RuntimeCondition {
+    let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
+    status.conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady").unwrap()
+}
+
+/// As under SIGSTOP: connections stay open.
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_it_answers() {
+    let node = Node::start().await;
+    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let _gate = node.containerd.hang("*", 0);
+    let start = Instant::now();
+    until_ready(&node, false).await;
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let condition = runtime_condition(&node).await;
+    assert_eq!(condition.reason, "ContainerdSilent");
+    let seconds = condition.message.strip_prefix("no answer for ").and_then(|rest| rest.split_once(" s from"));
+    assert!(seconds.is_some_and(|(number, _)| number.parse::<u64>().is_ok()), "{condition:?}");
+    // As one that is away.
+    let start = Instant::now();
+    let (mut run, mut stop) = (node.cri(), node.cri());
+    let (ran, stopped) = tokio::join!(
+        run.run_pod_sandbox(node.pod("db")),
+        stop.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 1 }),
+    );
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(8), "{took:?}");
+    assert_eq!([ran.unwrap_err().code(), stopped.unwrap_err().code()], [Code::Unavailable; 2]);
+    node.containerd.heal();
+    until_ready(&node, true).await;
+    assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
+    assert!(node.containerd.signals(&id).is_empty());
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
+/// A read tells what runs, and waits for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn f13_verbose_statuses_say_what_runs_and_do_not_wait_for_a_containerd_that_hangs() {
+    let node = Node::start().await;
+    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let verbose = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
+    // Not what would be made of its config now.
+    node.containerd.edit_container(&sandbox, |record| {
+        record.spec.as_mut().unwrap().value = br#"{"hostname":"what-runs"}"#.to_vec();
+    });
+    let spec = async || {
+        let status = node.cri().pod_sandbox_status(verbose.clone()).await.unwrap().into_inner();
+        let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+        info["runtimeSpec"].clone()
+    };
+    assert_eq!(spec().await["hostname"], "what-runs");
+    let _gate = node.containerd.hang("*", 0);
+    let start = Instant::now();
+    assert!(spec().await.is_null());
+    let image = Some(ImageSpec { image: IMAGE.to_owned(), ..ImageSpec::default() });
+    let image = ImageStatusRequest { image, verbose: true };
+    assert!(node.images().image_status(image).await.unwrap().into_inner().image.is_some());
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    node.containerd.heal();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 pub mod cni;
 pub mod containerd;
 pub mod draw;
+pub mod http2;
 pub mod requests;
 pub mod server;
 pub mod streams;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pontoon::api::v1::image_service_client::ImageServiceClient;
 use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
 use pontoon::api::v1::*;
@@ -138,6 +140,12 @@ impl Node {
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }
 
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().map(Child::id).unwrap();
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
     /// `kill -9`, and it is dead when this returns.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -148,9 +156,8 @@ impl Node {
 
     /// SIGTERM; resolves when it has ended. `kill -9` when that is not waited for.
     pub fn terminate(&mut self) -> impl Future<Output = ()> + use<'_> {
+        self.signal(Signal::SIGTERM);
         let child = self.child.as_mut().unwrap();
-        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         async move {
             while child.try_wait().unwrap().is_none() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@ use containerd_client::services::v1 as pb;
 use futures_util::{StreamExt as _, stream};
 use tonic::Status;
 
+use super::filters::Filter;
 use super::rpc::{Messages, Request, Response};
 use super::{Inner, already_exists, not_found, now};
 
@@ -57,8 +58,11 @@ fn get(fake: &Arc<Inner>, request: pb::GetContainerRequest) -> Result<pb::GetCon
     Ok(pb::GetContainerResponse { container: Some(container) })
 }
 
-fn list(fake: &Arc<Inner>, _: pb::ListContainersRequest) -> Result<Messages<pb::ListContainerMessage>, Status> {
-    let all: Vec<pb::Container> = fake.lock().containers.values().cloned().collect();
+fn list(fake: &Arc<Inner>, request: pb::ListContainersRequest) -> Result<Messages<pb::ListContainerMessage>, Status> {
+    let filter = Filter::of(&request.filters)?;
+    let state = fake.lock();
+    let chosen = state.containers.iter().filter(|(id, _)| filter.has(id)).map(|(_, container)| container.clone());
+    let all: Vec<pb::Container> = chosen.collect();
     Ok(stream::iter(all).map(|container| Ok(pb::ListContainerMessage { container: Some(container) })).boxed())
 }
 

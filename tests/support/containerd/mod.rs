@@ -4,6 +4,7 @@
 
 mod containers;
 mod faults;
+mod filters;
 mod images;
 mod introspection;
 mod process;
@@ -218,6 +219,11 @@ impl Containerd {
     /// Ids of all container records, those of pause containers too.
     pub fn containers(&self) -> Vec<String> {
         self.inner.lock().containers.keys().cloned().collect()
+    }
+
+    /// A sandbox's record.
+    pub fn sandbox(&self, id: &str) -> Option<types::Sandbox> {
+        self.inner.lock().sandboxes.get(id).cloned()
     }
 
     /// A container's record.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -21,7 +21,7 @@ use tonic_prost::ProstCodec;
 use super::faults::{Fault, Outage, injected};
 use super::{Inner, status};
 
-/// containerd's own default.
+/// containerd's own default, both ways.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
 pub(super) type Response = http::Response<tonic::body::Body>;
@@ -111,7 +111,7 @@ impl Request {
             async move {
                 let message = request.into_inner();
                 let then = admit(fake, &name, object(&message), connection).await?;
-                let reply = handle(Arc::clone(fake), message).await;
+                let reply = handle(Arc::clone(fake), message).await.and_then(fitting);
                 match then {
                     Then::Reply => return reply.map(tonic::Response::new),
                     Then::LoseReply => connection.cancel(),
@@ -140,7 +140,8 @@ impl Request {
             async move {
                 let message = request.into_inner();
                 admit(fake, &name, object(&message), connection).await?;
-                handle(fake, message).map(tonic::Response::new)
+                let messages = handle(fake, message)?;
+                Ok(tonic::Response::new(messages.map(|message| fitting(message?))))
             }
         });
         grpc::<R, Q>().server_streaming(service, self.http).await
@@ -163,7 +164,17 @@ where
     Q: Message + Default + Send + Sync + 'static,
     R: Message + Default + Send + Sync + 'static,
 {
-    Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_LIMIT)
+    Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// A message that is no longer than grpc-go sends.
+fn fitting<R: Message>(message: R) -> Result<R, Status> {
+    let length = message.encoded_len();
+    if length > MESSAGE_LIMIT {
+        let said = format!("trying to send message larger than max ({length} vs. {MESSAGE_LIMIT})");
+        return Err(status(Code::ResourceExhausted, &said));
+    }
+    Ok(message)
 }
 
 /// What follows a call that was carried out.

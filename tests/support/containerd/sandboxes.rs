@@ -6,13 +6,14 @@ use containerd_client::services::v1::sandbox as pb;
 use containerd_client::types;
 use tonic::Status;
 
+use super::filters::Filter;
 use super::rpc::{Request, Response};
 use super::{Inner, already_exists, not_found, now};
 
 pub(super) async fn serve(call: Request) -> Response {
     match call.method() {
         "Create" => call.unary(id, create).await,
-        "List" => call.unary(|_: &pb::StoreListRequest| String::new(), list).await,
+        "List" => call.unary(|m: &pb::StoreListRequest| m.filters.join(" "), list).await,
         "Update" => call.unary(of_update, update).await,
         "Delete" => call.unary(|m: &pb::StoreDeleteRequest| m.sandbox_id.clone(), delete).await,
         _ => call.unimplemented(),
@@ -49,8 +50,11 @@ fn update(fake: &Arc<Inner>, request: pb::StoreUpdateRequest) -> Result<pb::Stor
     Ok(pb::StoreUpdateResponse { sandbox: Some(sandbox.clone()) })
 }
 
-fn list(fake: &Arc<Inner>, _: pb::StoreListRequest) -> Result<pb::StoreListResponse, Status> {
-    Ok(pb::StoreListResponse { list: fake.lock().sandboxes.values().cloned().collect() })
+fn list(fake: &Arc<Inner>, request: pb::StoreListRequest) -> Result<pb::StoreListResponse, Status> {
+    let filter = Filter::of(&request.filters)?;
+    let state = fake.lock();
+    let list = state.sandboxes.iter().filter(|(id, _)| filter.has(id)).map(|(_, sandbox)| sandbox.clone());
+    Ok(pb::StoreListResponse { list: list.collect() })
 }
 
 fn delete(fake: &Arc<Inner>, request: pb::StoreDeleteRequest) -> Result<pb::StoreDeleteResponse, Status> {

@@ -1,0 +1,135 @@
+//! The pulse: whether containerd answers at all. One that hangs (SIGSTOP, a dead disk below it) keeps its connections open, and
+//! the end of the event stream would never tell.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::containerd::Error;
+
+/// Between an answer and the next question.
+const PAUSE: Duration = Duration::from_secs(3);
+/// How long an answer may take. With the pause before it, what hangs is seen within 10 s.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Since when containerd owes an answer. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+
+impl Pulse {
+    /// How long there has been no answer, if that is longer than an answer may take.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.map(|asked| asked.elapsed()).filter(|silence| *silence >= PATIENCE)
+    }
+
+    fn asked(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Asks for as long as it is polled. `health` is false while an answer takes too long, and true again with it: the question
+    /// is not dropped, so that one that hangs has one question to answer, and not as many as fit into the time.
+    pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, health: &watch::Sender<bool>) -> Infallible
+    where
+        A: Future<Output = Result<(), Error>>,
+    {
+        // Not left behind when the connection is gone and this is dropped.
+        let _forget = Forget(self);
+        loop {
+            sleep(PAUSE).await;
+            self.asked(Some(Instant::now()));
+            let mut answer = std::pin::pin!(ask());
+            let answered = match timeout(PATIENCE, &mut answer).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    tracing::warn!("containerd has not answered for {PATIENCE:?}: it hangs");
+                    health.send_replace(false);
+                    answer.await
+                }
+            };
+            self.asked(None);
+            // An error is none of its health: when it is gone, the event stream ends.
+            let silent = !*health.borrow();
+            if silent && answered.is_ok() {
+                tracing::info!("containerd answers again");
+                health.send_replace(true);
+            }
+        }
+    }
+}
+
+struct Forget<'a>(&'a Pulse);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.asked(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// Runs the pulse beside a story about it.
+    async fn beside<A: Future<Output = Result<(), Error>>>(
+        ask: impl Fn() -> A,
+        story: impl AsyncFnOnce(&Pulse, watch::Receiver<bool>),
+    ) {
+        let (pulse, (health, seen)) = (Pulse::default(), watch::channel(true));
+        tokio::select! {
+            never = pulse.follow(ask, &health) => match never {},
+            () = story(&pulse, seen) => {}
+        }
+        assert_eq!(pulse.silence(), None, "of a pulse that is not followed any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn f5_who_hangs_is_seen_within_ten_seconds_and_is_well_with_the_answer() {
+        let resumed = Notify::new();
+        let ask = || async {
+            resumed.notified().await;
+            Ok(())
+        };
+        beside(ask, async |pulse, mut health| {
+            timeout(Duration::from_secs(10), health.wait_for(|up| !up)).await.unwrap().unwrap();
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(pulse.silence().unwrap().as_secs(), 26);
+            resumed.notify_one();
+            timeout(Duration::from_millis(1), health.wait_for(|up| *up)).await.unwrap().unwrap();
+            assert_eq!(pulse.silence(), None);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_late_is_well() {
+        let ask = || async {
+            sleep(PATIENCE - Duration::from_millis(1)).await;
+            Ok(())
+        };
+        beside(ask, async |_, mut health| {
+            let hour = Duration::from_secs(3600);
+            assert!(timeout(hour, health.wait_for(|up| !up)).await.is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_asks_once_until_there_is_an_answer() {
+        let asked = std::cell::Cell::new(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            pending()
+        };
+        beside(ask, async |_, _| sleep(Duration::from_secs(600)).await).await;
+        assert_eq!(asked.get(), 1);
+    }
+}
