@@ -23,6 +23,7 @@ mod server {
     mod image_fs_info;
     mod isolation;
     mod metrics;
+    mod network;
     mod port_forward;
     mod refusals;
     mod restart;

@@ -91,12 +91,14 @@ async fn steps(node: &Arc<Node>, draft: &Arc<Sandbox>, undo: &mut Undo) -> Resul
     during(Stage::Files, node.make_files(draft, hostname, undo)).await?;
     during(Stage::Netns, node.make_namespaces(draft, undo)).await?;
     node.push_network_undo(draft, undo);
+    let prepared = node.prepare_network(draft).await?;
     node.push_pause_undo(draft, undo);
     let (addresses, pid) = if network_comes_first(handler, &draft.record.config) {
-        (node.attach_network(draft).await?, node.start_pause(draft, handler, spec).await?)
+        (node.attach_network(draft, prepared).await?, node.start_pause(draft, handler, spec).await?)
     } else {
         // join, not try_join: neither is dropped in the middle when the other fails.
-        let (network, pause) = tokio::join!(node.attach_network(draft), node.start_pause(draft, handler, spec));
+        let (network, pause) =
+            tokio::join!(node.attach_network(draft, prepared), node.start_pause(draft, handler, spec));
         (network?, pause?)
     };
     let sandbox = Arc::new(Sandbox::new(draft.record.clone(), State::Ready { pid }, addresses));

@@ -1,5 +1,5 @@
 //! ```text
-//!            PauseExited            StopRequested
+//!      PauseExited, Incomplete      StopRequested
 //!   Ready ─────────────────► Dead ────────────────► Stopping
 //!     │        StopRequested                           │  ▲ StopRequested (a retry)
 //!     └────────────────────────────────────────────────┤──┘
@@ -16,7 +16,7 @@ pub enum State {
         /// Host PID of the pause process, whose /proc entry holds the namespaces.
         pid: u32,
     },
-    /// Its pause task is over without a Stop; the network is still attached.
+    /// Its pause task is over without a Stop, or a part of it was never made; the network may still be attached.
     Dead,
     /// A Stop has begun; it may have failed half-way, and then goes on when it is repeated.
     Stopping,
@@ -29,6 +29,8 @@ pub enum State {
 pub enum Event {
     /// The pause process ended.
     PauseExited,
+    /// It was found without a part that was never made, or that is being taken back.
+    Incomplete,
     /// StopPodSandbox, or RemovePodSandbox, began.
     StopRequested,
     /// Processes and network are gone.
@@ -50,12 +52,12 @@ impl State {
     /// [`Denied`] for what cannot happen.
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
-            (Self::Ready { .. } | Self::Dead, Event::PauseExited) => Ok(Self::Dead),
+            (Self::Ready { .. } | Self::Dead, Event::PauseExited | Event::Incomplete) => Ok(Self::Dead),
             (Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => Ok(Self::Stopping),
             // The pause process ends because of the Stop.
-            (Self::Stopping, Event::PauseExited) => Ok(Self::Stopping),
+            (Self::Stopping, Event::PauseExited | Event::Incomplete) => Ok(Self::Stopping),
             (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
-            (Self::Stopped, Event::PauseExited | Event::StopRequested) => Ok(Self::Stopped),
+            (Self::Stopped, Event::PauseExited | Event::Incomplete | Event::StopRequested) => Ok(Self::Stopped),
             (Self::Ready { .. } | Self::Dead, Event::Reclaimed) => Err(Denied { state: self, event }),
         }
     }
@@ -74,7 +76,8 @@ mod tests {
     use super::*;
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
-        let one = prop_oneof![Just(Event::PauseExited), Just(Event::StopRequested), Just(Event::Reclaimed)];
+        let all = [Event::PauseExited, Event::Incomplete, Event::StopRequested, Event::Reclaimed];
+        let one = prop::sample::select(all.to_vec());
         prop::collection::vec(one, 0..10)
     }
 

@@ -109,7 +109,7 @@ names! {
         Undo = "undo",
         /// A command runs.
         Command = "command",
-        /// A place among other pulls is waited for.
+        /// A place among others is waited for: among pulls, or runs of CNI plugins.
         Queue = "queue",
         /// containerd resolves, downloads and unpacks.
         Transfer = "transfer",
