@@ -31,6 +31,7 @@ mod server {
     mod start_container;
     mod stats;
     mod stop_container;
+    mod take_back;
     mod top;
     mod update_resources;
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Error, Node, Result, now};
+use super::take_back::Made;
+use super::{Change, Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
 use crate::events::Kind;
@@ -12,7 +13,7 @@ use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
 use crate::telemetry::{Stage, Verb, during};
-use crate::undo::{Leftovers, Undo};
+use crate::undo::Undo;
 use crate::userns;
 
 /// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
@@ -66,13 +67,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(sandbox) => Ok(Creation { object: sandbox, undo }),
-        Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
-            Ok(()) => Err(cause),
-            Err(leftovers) => {
-                node.keep(sandbox, &leftovers);
-                Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
-            }
-        },
+        Err(cause) => Err(node.take_back_after(sandbox, undo, cause).await),
     }
 }
 
@@ -171,11 +166,33 @@ impl Shelf<Sandbox> for Node {
         }
     }
 
-    fn keep(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
-        tracing::error!(sandbox = %sandbox.id(), %leftovers, "a failed sandbox could not be taken back whole");
+    async fn take_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
+        // What is left is listed and told.
+        let _ = Self::take_back(&self, sandbox, undo).await;
+    }
+}
+
+impl Made for Sandbox {
+    const KIND: &str = "sandbox";
+
+    fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    fn changes(&self) -> [Change; 2] {
+        [Change::RemoveSandbox(self.record.id.clone()), Change::StopSandbox(self.record.id.clone())]
+    }
+
+    fn list(self: &Arc<Self>, node: &Node) {
         // From Ready and Dead alike a Stop is always allowed.
-        let _ = sandbox.on(Event::PauseExited);
-        self.list(&sandbox);
+        let _ = self.on(Event::Incomplete);
+        Shelf::list(node, self);
+    }
+
+    fn forget(self: &Arc<Self>, node: &Node) {
+        node.store.sandboxes.remove(self.id().as_str());
+        node.tell_of_sandbox(self, Kind::Deleted);
+        node.hints.forget(self.id().as_str());
     }
 }
 

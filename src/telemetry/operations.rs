@@ -47,6 +47,8 @@ names! {
         RemovePodSandbox = "RemovePodSandbox",
         /// The end of a sandbox's pause task, for a Stop or because it died.
         DestroyPause = "DestroyPause",
+        /// What was made of an object whose creation failed, or that nobody took, is taken back.
+        TakeBack = "TakeBack",
         /// CreateContainer.
         CreateContainer = "CreateContainer",
         /// StartContainer.
