@@ -3,10 +3,8 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
-/// What one undo may take; counted from its own start, never from the caller's deadline.
-const STEP_DEADLINE: Duration = Duration::from_secs(60);
+use tokio::sync::watch;
 
 type Step = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
@@ -16,6 +14,7 @@ type Step = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 #[derive(Default)]
 pub struct Undo {
     steps: Vec<(&'static str, Step)>,
+    current: watch::Sender<&'static str>,
 }
 
 /// The undos that failed, in the order they were tried.
@@ -45,17 +44,24 @@ impl Undo {
         self.steps.clear();
     }
 
-    /// Takes all steps back, the last one first. One failed undo does not keep the others from running.
+    /// The name of the undo that runs, once [`Undo::roll_back`] has begun.
+    #[must_use]
+    pub fn current(&self) -> watch::Receiver<&'static str> {
+        self.current.subscribe()
+    }
+
+    /// Takes all steps back, the last one first. One failed undo does not keep the others from running. Each takes as long as
+    /// it takes: a call to containerd that is dropped is cancelled in the middle. Whoever cannot wait must not drop this, but
+    /// wait for something else.
     ///
     /// # Errors
-    /// [`Leftovers`] with every undo that failed or took too long.
+    /// [`Leftovers`] with every undo that failed.
     pub async fn roll_back(mut self) -> Result<(), Leftovers> {
         let mut failed = Vec::new();
         while let Some((name, step)) = self.steps.pop() {
-            match tokio::time::timeout(STEP_DEADLINE, step).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failed.push(format!("{name}: {error}")),
-                Err(_) => failed.push(format!("{name}: not done within {STEP_DEADLINE:?}")),
+            self.current.send_replace(name);
+            if let Err(error) = step.await {
+                failed.push(format!("{name}: {error}"));
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(Leftovers(failed)) }

@@ -27,6 +27,7 @@ mod server {
     mod isolation;
     mod large_records;
     mod metrics;
+    mod network;
     mod outages;
     mod port_forward;
     mod refusals;
@@ -36,6 +37,7 @@ mod server {
     mod start_container;
     mod stats;
     mod stop_container;
+    mod take_back;
     mod task_owner;
     mod top;
     mod update_resources;

@@ -68,7 +68,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Exhausted(_) | Error::TooSlow { .. } => Code::ResourceExhausted,
         Error::Containerd(error) => containerd_code(error.kind()),
         Error::Network { source, .. } | Error::Attachment(source) => network_code(source),
-        Error::Netns { .. } | Error::System { .. } => Code::Internal,
+        Error::Netns { .. } | Error::System { .. } | Error::NotTakenBack { .. } => Code::Internal,
         Error::Userns { source, .. } => userns_code(source),
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),

@@ -200,6 +200,10 @@ fn network_settings(config: &Config, metrics: &Metrics) -> network::Settings {
         configs: ConfigDir { path: config.cni.conf_dir.clone(), most: config.cni.max_conf_num },
         bin_dirs: config.cni.bin_dirs.clone(),
         cache_dir: config.cni.cache_dir.clone(),
+        owner: network::Owner {
+            containerd: config.containerd.address.clone(),
+            namespace: config.containerd.namespace.clone(),
+        },
         state_dir: config.state.join("cni"),
         conf_template: config.cni.conf_template.clone(),
         ip_preference: config.cni.ip_preference,

@@ -3,14 +3,17 @@
 //! libcni writes it after ADD. Here it is also written before, without a result, so that a
 //! crash in the middle of ADD still gives a DEL with the config that ADD had. Multus keeps its
 //! delegates' files in the same directory under the same container ids: files of ours say
-//! whose they are in a field that libcni does not know and ignores.
+//! whose they are in fields that libcni does not know and ignores. Since another instance of
+//! ours may use the same directory, they also say where the sandbox's record is: only who would
+//! find it there can tell that the sandbox is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -21,10 +24,13 @@ use super::blocking;
 use super::chain::RuntimeConf;
 use super::config::NetworkConfig;
 use super::error::Error;
+use super::settings::Owner;
 use crate::ids::SandboxId;
 
 const KIND: &str = "cniCacheV1";
 const OWNER: &str = "pontoon";
+/// A write takes milliseconds: one that was begun so long ago is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// What a written entry must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,30 +68,46 @@ struct CachedInfo {
     capability_args: Option<Map<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<Value>,
-    /// Ours alone.
+    /// Ours alone, as are the two below.
     #[serde(default)]
     owner: String,
+    /// Where the sandbox's record is: the socket of that containerd, and the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner_containerd: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner_namespace: Option<String>,
+}
+
+/// What the directory has of instances like this one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Cached {
+    /// Sandboxes whose records would be in our containerd's namespace, each with where its network namespace was pinned.
+    pub ours: BTreeMap<SandboxId, Vec<PathBuf>>,
+    /// Those of other instances, and of a version that did not say whose they are.
+    pub others: BTreeSet<SandboxId>,
 }
 
 /// The directory of the cache.
 #[derive(Clone)]
 pub(super) struct Cache {
     results: PathBuf,
+    owner: Owner,
 }
 
 impl Cache {
-    pub(super) fn new(cache_dir: &Path) -> Self {
-        Self { results: cache_dir.join("results") }
+    pub(super) fn new(cache_dir: &Path, owner: Owner) -> Self {
+        Self { results: cache_dir.join("results"), owner }
     }
 
-    /// Removes what writes of a killed process left unfinished. Only for the start: later such a file is a write under
-    /// way. Files of others have no such names.
+    /// Removes what writes of a killed process left unfinished. Files of others have no such names; a write that another
+    /// instance has under way is not that old.
     pub(super) fn sweep(&self) {
         let unfinished = |path: &Path| {
             let name = name(path);
             name.starts_with('.')
                 && name.ends_with(".tmp")
                 && name.split('-').any(|part| SandboxId::parse(part).is_ok())
+                && is_older(path, ABANDONED)
         };
         for entry in
             fs::read_dir(&self.results).into_iter().flatten().flatten().filter(|entry| unfinished(&entry.path()))
@@ -97,7 +119,7 @@ impl Cache {
     /// Writes an entry in place of the one before; never half of it.
     pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
         let (results, target) = (self.results.clone(), self.path(entry));
-        let bytes = encode(entry);
+        let bytes = encode(entry, &self.owner);
         blocking(move || {
             let written = replace(&results, &target, &bytes, durability);
             written.map_err(|source| Error::Cache { path: target, source })
@@ -144,13 +166,21 @@ impl Cache {
         .await
     }
 
-    /// The sandboxes that entries of ours are about.
-    pub(super) async fn ours(&self) -> Result<BTreeSet<SandboxId>, Error> {
-        let results = self.results.clone();
+    /// The sandboxes that entries of instances like this one are about.
+    pub(super) async fn all(&self) -> Result<Cached, Error> {
+        let (results, owner) = (self.results.clone(), self.owner.clone());
         blocking(move || {
-            let all = list(&results)?.into_iter().filter_map(|path| read(&path));
-            let ours = all.filter(|info| info.owner == OWNER);
-            Ok(ours.filter_map(|info| SandboxId::parse(&info.container_id).ok()).collect())
+            let mut cached = Cached::default();
+            for info in list(&results)?.into_iter().filter_map(|path| read(&path)).filter(|info| info.owner == OWNER) {
+                let Ok(id) = SandboxId::parse(&info.container_id) else { continue };
+                let whose = (info.owner_containerd.as_ref(), info.owner_namespace.as_ref());
+                if whose == (Some(&owner.containerd), Some(&owner.namespace)) {
+                    cached.ours.entry(id).or_default().push(info.netns.into());
+                } else {
+                    cached.others.insert(id);
+                }
+            }
+            Ok(cached)
         })
         .await
     }
@@ -163,6 +193,12 @@ impl Cache {
 
 fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn is_older(path: &Path, age: Duration) -> bool {
+    let written = fs::metadata(path).and_then(|file| file.modified());
+    // A time in the future is no age: the clock was set, and the file is kept for another start.
+    written.is_ok_and(|written| SystemTime::now().duration_since(written).is_ok_and(|since| since > age))
 }
 
 fn list(results: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -204,7 +240,7 @@ fn decode(info: CachedInfo, path: &Path) -> Option<Entry> {
     Some(Entry { config: Arc::new(config), runtime, result: info.result.filter(Value::is_object) })
 }
 
-fn encode(entry: &Entry) -> Vec<u8> {
+fn encode(entry: &Entry, owner: &Owner) -> Vec<u8> {
     let runtime = entry.runtime.clone();
     let info = CachedInfo {
         kind: KIND.to_owned(),
@@ -217,6 +253,8 @@ fn encode(entry: &Entry) -> Vec<u8> {
         capability_args: Some(runtime.capabilities),
         result: entry.result.clone(),
         owner: OWNER.to_owned(),
+        owner_containerd: Some(owner.containerd.clone()),
+        owner_namespace: Some(owner.namespace.clone()),
     };
     // Texts and maps with text keys always have a JSON form.
     serde_json::to_vec(&info).unwrap_or_default()

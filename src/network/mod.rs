@@ -7,8 +7,8 @@
 //! makes or removes a namespace.
 //!
 //! ```text
-//! conf_dir --watch--> Loaded --attach--> write-ahead cache -> ADD a, b, c -> cache with result
-//!                                detach: cached config and result -> DEL c, b, a -> no cache
+//! conf_dir --watch--> Loaded --prepare--> cache without results --attach--> ADD a, b, c -> cache with results
+//!                                         detach: cached config and result -> DEL c, b, a -> no cache
 //! ```
 //!
 //! What a pod's attachment was made with is what takes it down: the config in the directory
@@ -28,25 +28,27 @@ mod running;
 mod settings;
 mod state;
 mod template;
+mod turns;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::ids::SandboxId;
 use crate::tasks::Tasks;
+use crate::telemetry::{Stage, during};
 
 pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
+pub use cache::Cached;
 pub use error::{Error, PluginFailure, TemplateError};
 pub use exec::Verb;
 pub use networks::Networks;
 pub use result::{Attached, IpPreference};
-pub use settings::{ConfigDir, Settings, Timeouts};
+pub use settings::{ConfigDir, Owner, Settings, Timeouts};
 pub use state::NotReady;
 pub use template::{InvalidCidr, IpCidr};
 
@@ -56,10 +58,7 @@ use config::NetworkConfig;
 use exec::Plugins;
 use running::Running;
 use state::State;
-
-/// How many ADDs, and separately how many DELs, run at once. More only queue on the kernel's
-/// rtnl lock; and DELs that hang must not keep other pods from starting.
-const AT_ONCE: usize = 16;
+use turns::Turns;
 
 /// CNI with one set of settings. Clones share everything.
 #[derive(Clone)]
@@ -72,13 +71,31 @@ struct Inner {
     plugins: Plugins,
     cache: Cache,
     state: State,
-    turns: Arc<Turns>,
+    turns: Arc<Both>,
 }
 
-/// Who may run plugins.
-struct Turns {
-    adds: Semaphore,
-    dels: Semaphore,
+/// Turns of ADDs, and of DELs: those that hang must not keep other pods from starting.
+struct Both {
+    adds: Turns,
+    dels: Turns,
+}
+
+/// An attachment whose ADD may begin: what it is made with is in the cache.
+#[must_use]
+pub struct Prepared {
+    id: SandboxId,
+    entries: Vec<Entry>,
+}
+
+/// What the cache has of a sandbox's attachment.
+#[derive(Debug, PartialEq)]
+pub enum Recalled {
+    /// Every ADD came to its end.
+    Attached(Attached),
+    /// One did not: the process that ran it was killed.
+    Unfinished,
+    /// Nothing. It was there before ADD, so it was lost later.
+    Nothing,
 }
 
 impl Network {
@@ -86,7 +103,7 @@ impl Network {
     /// within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
-        let turns = Arc::new(Turns { adds: Semaphore::new(AT_ONCE), dels: Semaphore::new(AT_ONCE) });
+        let turns = Arc::new(Both { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del) });
         let network = Self::follow(settings, turns, tasks);
         network.inner.cache.sweep();
         network
@@ -99,10 +116,10 @@ impl Network {
         Self::follow(settings, Arc::clone(&self.inner.turns), tasks)
     }
 
-    fn follow(settings: Settings, turns: Arc<Turns>, tasks: &Tasks) -> Self {
+    fn follow(settings: Settings, turns: Arc<Both>, tasks: &Tasks) -> Self {
         let inner = Arc::new(Inner {
             plugins: Plugins::new(settings.bin_dirs.clone(), Running::new(settings.state_dir.clone())),
-            cache: Cache::new(&settings.cache_dir),
+            cache: Cache::new(&settings.cache_dir, settings.owner.clone()),
             state: State::load(&settings.configs),
             turns,
             settings,
@@ -134,37 +151,36 @@ impl Network {
         state::config_json(&self.inner.settings, &self.inner.state.loaded())
     }
 
-    /// Runs ADD along the chain. The config is cached before the first plugin runs and the
-    /// result after the last, so that [`Network::detach`] works wherever this ends. Dropping
-    /// the future kills the running plugin.
+    /// Writes into the cache what ADD will be made with. Before anything of the sandbox runs: whoever
+    /// finds it after a crash then knows whether its ADD came to its end ([`Network::recall`]), and
+    /// [`Network::detach`] works wherever that ends.
     ///
     /// # Errors
-    /// Whatever the config, a plugin or the cache failed with. The caller must then detach.
-    pub async fn attach(&self, attachment: &Attachment) -> Result<Attached, Error> {
+    /// Whatever is wrong with the config, or the cache failed with. The caller must then detach.
+    pub async fn prepare(&self, attachment: &Attachment) -> Result<Prepared, Error> {
         let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
-        let args = attachment.cni_args()?;
-        let capabilities = attachment.capability_args()?;
-        let permit = self.inner.turns.adds.acquire().await;
-        let deadline = Instant::now() + self.inner.settings.timeouts.add;
-        let mut primary = None;
-        for (index, network) in networks.iter().enumerate() {
-            let runtime = RuntimeConf {
-                id: attachment.id.to_string(),
-                netns: attachment.netns.clone(),
-                interface: interface(index),
-                args: args.clone(),
-                capabilities: capabilities.clone(),
-            };
-            let result = self.inner.add(network, &runtime, deadline).await?;
-            primary.get_or_insert((runtime.interface, result));
+        let (args, capabilities) = (attachment.cni_args()?, attachment.capability_args()?);
+        let entry = |(index, network)| {
+            let (id, netns) = (attachment.id.to_string(), attachment.netns.clone());
+            let (args, capabilities) = (args.clone(), capabilities.clone());
+            let runtime = RuntimeConf { id, netns, interface: interface(index), args, capabilities };
+            Entry { config: network, runtime, result: None }
+        };
+        let entries: Vec<_> = networks.into_iter().enumerate().map(entry).collect();
+        for entry in &entries {
+            self.inner.cache.write(entry, cache::Durability::Process).await?;
         }
-        drop(permit);
-        let (interface, result) = primary.ok_or_else(|| Error::NotReady(NotReady::no_config(self.config_dir())))?;
-        let attached = Attached::new(result, &interface, self.inner.settings.ip_preference)?;
-        if attached.ips.is_empty() {
-            return Err(Error::NoAddress { interface });
-        }
-        Ok(attached)
+        Ok(Prepared { id: attachment.id.clone(), entries })
+    }
+
+    /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills
+    /// the running plugin.
+    ///
+    /// # Errors
+    /// Whatever a plugin or the cache failed with. The caller must then detach.
+    pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
+        let Prepared { id, entries } = prepared;
+        self.inner.turns.adds.run(&id, self.inner.add_all(entries)).await
     }
 
     /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
@@ -178,19 +194,24 @@ impl Network {
         if entries.is_empty() {
             entries = self.inner.uncached_entries(attachment);
         }
-        self.inner.plugins.settled(attachment.id.as_str()).await;
-        let _permit = self.inner.turns.dels.acquire().await;
-        let deadline = Instant::now() + self.inner.settings.timeouts.del;
-        let mut failed = None;
-        for mut entry in entries.into_iter().rev() {
+        during(Stage::Cni, self.inner.plugins.settled(attachment.id.as_str())).await;
+        for entry in &mut entries {
             // Empty where the namespace is gone: the plugins then give back what is not in it.
             entry.runtime.netns.clone_from(&attachment.netns);
-            // One network's failure must not keep the others' addresses.
-            if let Err(error) = self.inner.del(&entry, deadline).await {
-                failed.get_or_insert(error);
-            }
         }
-        failed.map_or(Ok(()), Err)
+        self.inner.turns.dels.run(&attachment.id, self.inner.del_all(entries)).await
+    }
+
+    /// What became of a sandbox's attachment, of which a process before this one may have been killed in the middle.
+    ///
+    /// # Errors
+    /// [`Error::Cache`] when the directory cannot be read.
+    pub async fn recall(&self, id: &SandboxId) -> Result<Recalled, Error> {
+        let entries = self.inner.entries(id).await?;
+        if entries.iter().any(|entry| entry.result.is_none()) {
+            return Ok(Recalled::Unfinished);
+        }
+        Ok(self.attached_by(entries).map_or(Recalled::Nothing, Recalled::Attached))
     }
 
     /// What a sandbox was attached with, from the cache. `None` when there is no result there;
@@ -199,25 +220,23 @@ impl Network {
     /// # Errors
     /// [`Error::Cache`] when the directory cannot be read.
     pub async fn attached(&self, id: &SandboxId) -> Result<Option<Attached>, Error> {
-        let entries = self.inner.entries(id).await?;
-        let first = entries.into_iter().find(|entry| entry.runtime.interface == interface(0));
-        let Some((result, name)) = first.and_then(|entry| Some((entry.result?, entry.runtime.interface))) else {
-            return Ok(None);
-        };
-        // A result that was good at ADD is good now; one that is not is as good as lost.
-        Ok(Attached::new(result, &name, self.inner.settings.ip_preference).ok())
+        Ok(self.attached_by(self.inner.entries(id).await?))
     }
 
-    /// The sandboxes that have cache files of ours, attached or half-way; one that is unknown
-    /// otherwise is stale and wants a [`Network::detach`].
+    fn attached_by(&self, entries: Vec<Entry>) -> Option<Attached> {
+        let first = entries.into_iter().find(|entry| entry.runtime.interface == interface(0))?;
+        // A result that was good at ADD is good now; one that is not is as good as lost.
+        let attached = Attached::new(first.result?, &first.runtime.interface, self.inner.settings.ip_preference);
+        attached.ok().filter(|attached| !attached.ips.is_empty())
+    }
+
+    /// The sandboxes that have cache files, attached or half-way. One of ours that has neither a record nor its network
+    /// namespace any more is stale and wants a [`Network::detach`].
     ///
     /// # Errors
     /// [`Error::Cache`] when the directory cannot be read.
-    pub async fn cached(&self) -> Result<Vec<SandboxId>, Error> {
-        let mut ids: Vec<_> = self.inner.cache.ours().await?.into_iter().collect();
-        ids.sort();
-        ids.dedup();
-        Ok(ids)
+    pub async fn cached(&self) -> Result<Cached, Error> {
+        self.inner.cache.all().await
     }
 
     /// Addresses with the primary one first, as the settings want it.
@@ -280,13 +299,33 @@ impl Network {
 }
 
 impl Inner {
-    async fn add(&self, network: &Arc<NetworkConfig>, runtime: &RuntimeConf, until: Instant) -> Result<Value, Error> {
-        let mut entry = Entry { config: Arc::clone(network), runtime: runtime.clone(), result: None };
-        self.cache.write(&entry, cache::Durability::Process).await?;
-        let result = self.chain(network, until).add(runtime).await?;
-        entry.result = Some(result.clone());
-        self.cache.write(&entry, cache::Durability::Disk).await?;
-        Ok(result)
+    /// ADDs one after the other, with one deadline; the first network's interface is the primary one.
+    async fn add_all(&self, entries: Vec<Entry>) -> Result<Attached, Error> {
+        let deadline = Instant::now() + self.settings.timeouts.add;
+        let mut primary = None;
+        for mut entry in entries {
+            let result = self.chain(&entry.config, deadline).add(&entry.runtime).await?;
+            entry.result = Some(result.clone());
+            self.cache.write(&entry, cache::Durability::Disk).await?;
+            primary.get_or_insert((entry.runtime.interface, result));
+        }
+        let none = || Error::NotReady(NotReady::no_config(&self.settings.configs));
+        let (interface, result) = primary.ok_or_else(none)?;
+        let attached = Attached::new(result, &interface, self.settings.ip_preference)?;
+        if attached.ips.is_empty() { Err(Error::NoAddress { interface }) } else { Ok(attached) }
+    }
+
+    /// DELs, the last network first, with one deadline.
+    async fn del_all(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        let deadline = Instant::now() + self.settings.timeouts.del;
+        let mut failed = None;
+        for entry in entries.into_iter().rev() {
+            // One network's failure must not keep the others' addresses.
+            if let Err(error) = self.del(&entry, deadline).await {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     async fn del(&self, entry: &Entry, until: Instant) -> Result<(), Error> {

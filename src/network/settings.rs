@@ -39,6 +39,21 @@ pub struct ConfigDir {
     pub most: usize,
 }
 
+/// Where the records of the sandboxes are that this instance attaches: whoever looks there knows which of them are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// The namespace in it.
+    pub namespace: String,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self { containerd: "/run/containerd/containerd.sock".into(), namespace: "k8s.io".to_owned() }
+    }
+}
+
 /// Where CNI's files are, and how they are used.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -48,6 +63,8 @@ pub struct Settings {
     pub bin_dirs: Vec<PathBuf>,
     /// libcni's cache; the files are in its directory `results`.
     pub cache_dir: PathBuf,
+    /// Whose the files are that are written there; the directory may be another instance's as well.
+    pub owner: Owner,
     /// What says which plugins run; gone with a reboot, as they are.
     pub state_dir: PathBuf,
     /// A template of a config for nodes without a CNI daemon.
@@ -66,6 +83,7 @@ impl Default for Settings {
             configs: ConfigDir { path: "/etc/cni/net.d".into(), most: 1 },
             bin_dirs: vec!["/opt/cni/bin".into()],
             cache_dir: "/var/lib/cni".into(),
+            owner: Owner::default(),
             state_dir: "/run/pontoon/cni".into(),
             conf_template: None,
             ip_preference: IpPreference::default(),

@@ -131,6 +131,11 @@ fn sandbox() -> Attachment {
     Attachment::new(&SandboxId::random(), &config, Some("/n".into()), None)
 }
 
+/// Prepares and runs ADD.
+async fn attach(network: &Network, sandbox: &Attachment) -> Result<Attached, Error> {
+    network.attach(network.prepare(sandbox).await?).await
+}
+
 /// Waits until something is so; these things take a process's or inotify's time.
 async fn within(limit: Duration, mut so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;

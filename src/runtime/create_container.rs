@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::pause::{encode, files, spec_handler};
 use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result, image_volumes, labels, now};
+use super::take_back::Made;
+use super::{Change, Error, Node, Result, image_volumes, labels, now};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -20,7 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, container_name};
 use crate::telemetry::{Stage, Verb, during};
-use crate::undo::{Leftovers, Undo};
+use crate::undo::Undo;
 
 /// Makes a container in a ready sandbox. An identical request meanwhile joins and gets the same id.
 ///
@@ -77,13 +78,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     let container = Arc::new(during(Stage::Plan, plan(&node, &sandbox, config)).await?);
     match steps(&node, &sandbox, &container, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
-        Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
-            Ok(()) => Err(cause),
-            Err(leftovers) => {
-                node.keep(container, &leftovers);
-                Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
-            }
-        },
+        Err(cause) => Err(node.take_back_after(container, undo, cause).await),
     }
 }
 
@@ -335,10 +330,33 @@ impl Shelf<Container> for Node {
         self.tell_of_container(container, Kind::Created);
     }
 
-    fn keep(&self, container: Arc<Container>, leftovers: &Leftovers) {
-        tracing::error!(container = %container.id(), %leftovers, "a failed container could not be taken back whole");
+    async fn take_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
+        // What is left is listed and told.
+        let _ = Self::take_back(&self, container, undo).await;
+    }
+}
+
+impl Made for Container {
+    const KIND: &str = "container";
+
+    fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    fn changes(&self) -> [Change; 2] {
+        [Change::RemoveContainer(self.record.id.clone()), Change::StopContainer(self.record.id.clone())]
+    }
+
+    fn list(self: &Arc<Self>, node: &Node) {
         // From Created a removal is always allowed, and it cannot be started any more.
-        let _ = self.happened(&container, Event::RemoveRequested);
-        self.list(&container);
+        let _ = node.happened(self, Event::RemoveRequested);
+        Shelf::list(node, self);
+    }
+
+    fn forget(self: &Arc<Self>, node: &Node) {
+        let id = self.record.id.as_str();
+        node.store.containers.remove(id);
+        node.tell_of_container(self, Kind::Deleted);
+        node.hints.forget(id);
     }
 }

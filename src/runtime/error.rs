@@ -189,11 +189,21 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The operation failed and not all of it could be undone.
-    #[error("{cause}; and could not be undone: {leftovers}")]
+    #[error("{}; and could not be undone: {leftovers}", .cause.chain())]
     HalfUndone {
         /// Why it failed.
         cause: Box<Error>,
         /// What stays, listed, until it is stopped and removed.
+        leftovers: Leftovers,
+    },
+    /// What was made of an object whose creation failed could not be taken back whole; this caller had joined that.
+    #[error("{kind} {id} could not be taken back: {leftovers}")]
+    NotTakenBack {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// What is left; a Stop or Remove tries it again.
         leftovers: Leftovers,
     },
     /// The failure of an operation that this caller had joined.

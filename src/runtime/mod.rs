@@ -45,6 +45,7 @@ mod status;
 mod stop_container;
 mod stop_pod_sandbox;
 mod streaming_backend;
+mod take_back;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
 mod update_runtime_config;

@@ -6,11 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
-use crate::api::v1::PodSandboxConfig;
 use crate::container::{self, Container, Exit, Reason, Root, State, started};
 use crate::containerd::{self, Entry, Process, ProcessStatus};
-use crate::ids::SandboxId;
-use crate::network::Attachment;
 use crate::sandbox::{self, Sandbox};
 use crate::task::{Found, Machine};
 
@@ -60,8 +57,8 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     node.end_forgotten_shims();
     node.follow_outages();
     // Listed before the first call is served, so that no attachment of a new sandbox is among them.
-    let attachments = node.networks.default_network().cached().await.unwrap_or_default();
-    node.give_back_stale(attachments);
+    let cached = node.networks.default_network().cached().await.unwrap_or_default();
+    node.give_back_stale(cached);
     Ok(found)
 }
 
@@ -84,7 +81,14 @@ impl Node {
         let running = task.filter(|task| task.status == ProcessStatus::Running);
         let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
         let sandbox = Arc::new(Sandbox::inherited(record, state));
-        sandbox.set_addresses(self.recovered_addresses(&sandbox).await);
+        match self.recovered_addresses(&sandbox).await {
+            Some(addresses) => sandbox.set_addresses(addresses),
+            None => {
+                tracing::warn!(sandbox = %sandbox.id(), "not ready: its network was never attached to the end");
+                // Allowed in every state that recovery gives.
+                let _ = sandbox.on(sandbox::Event::Incomplete);
+            }
+        }
         if let Some(resources) = resources {
             sandbox.set_resources(resources);
         }
@@ -135,21 +139,6 @@ impl Node {
             }
         }
         self.resume(&container, task).await;
-    }
-
-    /// Attachments of ours whose sandbox is gone hold addresses: DEL gives them back (rulings.md 13).
-    fn give_back_stale(self: &Arc<Self>, attachments: Vec<SandboxId>) {
-        let node = Arc::clone(self);
-        let stale: Vec<SandboxId> = attachments.into_iter().filter(|id| node.store.sandbox(id).is_none()).collect();
-        self.tasks.background(async move {
-            for id in stale {
-                let attachment = Attachment::new(&id, &PodSandboxConfig::default(), None, None);
-                match node.networks.default_network().detach(&attachment).await {
-                    Ok(()) => tracing::info!(sandbox = %id, "gave a stale network attachment back"),
-                    Err(error) => tracing::warn!(sandbox = %id, %error, "a stale network attachment stays"),
-                }
-            }
-        });
     }
 
     /// Brings a container and its task together again.

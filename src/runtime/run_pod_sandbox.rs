@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Error, Node, Result, now};
+use super::take_back::Made;
+use super::{Change, Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
 use crate::events::Kind;
@@ -12,7 +13,7 @@ use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
 use crate::telemetry::{Stage, Verb, during};
-use crate::undo::{Leftovers, Undo};
+use crate::undo::Undo;
 use crate::userns;
 
 /// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
@@ -65,13 +66,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(()) => Ok(Creation { object: sandbox, undo }),
-        Err(cause) => match during(Stage::Undo, undo.roll_back()).await {
-            Ok(()) => Err(cause),
-            Err(leftovers) => {
-                node.keep(sandbox, &leftovers);
-                Err(Error::HalfUndone { cause: Box::new(cause), leftovers })
-            }
-        },
+        Err(cause) => Err(node.take_back_after(sandbox, undo, cause).await),
     }
 }
 
@@ -90,14 +85,16 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
     during(Stage::Files, node.make_files(sandbox, hostname, undo)).await?;
     during(Stage::Netns, node.make_namespaces(sandbox, undo)).await?;
     node.push_network_undo(sandbox, undo);
+    let prepared = node.prepare_network(sandbox).await?;
     node.push_pause_undo(sandbox, undo);
     let addresses = if network_comes_first(handler, &sandbox.record.config) {
-        let addresses = node.attach_network(sandbox).await?;
+        let addresses = node.attach_network(sandbox, prepared).await?;
         node.start_pause(sandbox, handler, spec).await?;
         addresses
     } else {
         // join, not try_join: neither is dropped in the middle when the other fails.
-        let (network, pause) = tokio::join!(node.attach_network(sandbox), node.start_pause(sandbox, handler, spec));
+        let (network, pause) =
+            tokio::join!(node.attach_network(sandbox, prepared), node.start_pause(sandbox, handler, spec));
         pause?;
         network?
     };
@@ -170,11 +167,33 @@ impl Shelf<Sandbox> for Node {
         }
     }
 
-    fn keep(&self, sandbox: Arc<Sandbox>, leftovers: &Leftovers) {
-        tracing::error!(sandbox = %sandbox.id(), %leftovers, "a failed sandbox could not be taken back whole");
+    async fn take_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
+        // What is left is listed and told.
+        let _ = Self::take_back(&self, sandbox, undo).await;
+    }
+}
+
+impl Made for Sandbox {
+    const KIND: &str = "sandbox";
+
+    fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    fn changes(&self) -> [Change; 2] {
+        [Change::RemoveSandbox(self.record.id.clone()), Change::StopSandbox(self.record.id.clone())]
+    }
+
+    fn list(self: &Arc<Self>, node: &Node) {
         // From Ready and Dead alike a Stop is always allowed.
-        let _ = sandbox.on(Event::PauseExited);
-        self.list(&sandbox);
+        let _ = self.on(Event::Incomplete);
+        Shelf::list(node, self);
+    }
+
+    fn forget(self: &Arc<Self>, node: &Node) {
+        node.store.sandboxes.remove(self.id().as_str());
+        node.tell_of_sandbox(self, Kind::Deleted);
+        node.hints.forget(self.id().as_str());
     }
 }
 

@@ -1,5 +1,5 @@
 //! ```text
-//!          PauseStarted         PauseExited            StopRequested
+//!          PauseStarted    PauseExited, Incomplete      StopRequested
 //!   Making ────────────► Ready ─────────────────► Dead ────────────────► Stopping
 //!     │                    │        StopRequested                           │  ▲ StopRequested (a retry)
 //!     └────────────────────┴────────────────────────────────────────────────┤──┘
@@ -18,7 +18,7 @@ pub enum State {
         /// Host PID of the pause process, whose /proc entry holds the namespaces.
         pid: u32,
     },
-    /// Its pause task is over without a Stop; the network is still attached.
+    /// Its pause task is over without a Stop, or a part of it was never made; the network may still be attached.
     Dead,
     /// A Stop has begun; it may have failed half-way, and then goes on when it is repeated.
     Stopping,
@@ -36,6 +36,8 @@ pub enum Event {
     },
     /// The pause process ended.
     PauseExited,
+    /// It was found without a part that was never made, or that is being taken back.
+    Incomplete,
     /// StopPodSandbox, or RemovePodSandbox, began.
     StopRequested,
     /// Processes and network are gone.
@@ -58,14 +60,14 @@ impl State {
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
             (Self::Making, Event::PauseStarted { pid }) => Ok(Self::Ready { pid }),
-            (Self::Making | Self::Ready { .. } | Self::Dead, Event::PauseExited) => Ok(Self::Dead),
+            (Self::Making | Self::Ready { .. } | Self::Dead, Event::PauseExited | Event::Incomplete) => Ok(Self::Dead),
             (Self::Making | Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => {
                 Ok(Self::Stopping)
             }
             // The pause process ends because of the Stop.
-            (Self::Stopping, Event::PauseExited) => Ok(Self::Stopping),
+            (Self::Stopping, Event::PauseExited | Event::Incomplete) => Ok(Self::Stopping),
             (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
-            (Self::Stopped, Event::PauseExited | Event::StopRequested) => Ok(Self::Stopped),
+            (Self::Stopped, Event::PauseExited | Event::Incomplete | Event::StopRequested) => Ok(Self::Stopped),
             (Self::Making | Self::Ready { .. } | Self::Dead, Event::Reclaimed)
             | (Self::Ready { .. } | Self::Dead | Self::Stopping | Self::Stopped, Event::PauseStarted { .. }) => {
                 Err(Denied { state: self, event })
@@ -90,6 +92,7 @@ mod tests {
         let one = prop_oneof![
             Just(Event::PauseStarted { pid: 1 }),
             Just(Event::PauseExited),
+            Just(Event::Incomplete),
             Just(Event::StopRequested),
             Just(Event::Reclaimed)
         ];

@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use crate::tasks::Tasks;
-use crate::undo::{Leftovers, Undo};
+use crate::undo::Undo;
 
 /// How long an object that nobody took is kept for a retry.
 const UNCLAIMED: Duration = Duration::from_secs(240);
@@ -43,8 +43,9 @@ pub struct Key<'a, R> {
 pub trait Shelf<T>: Send + Sync + 'static {
     /// Lists an object that a live caller has taken.
     fn list(&self, object: &Arc<T>);
-    /// Lists one that nobody took and that could not be taken back whole, for Stop and Remove to finish.
-    fn keep(&self, object: Arc<T>, leftovers: &Leftovers);
+    /// Takes one back that nobody took. Until this resolves its name is held here; from then on it is free, or the object
+    /// is listed, for Stop and Remove to finish.
+    fn take_back(self: Arc<Self>, object: Arc<T>, undo: Undo) -> impl Future<Output = ()> + Send;
 }
 
 /// What a caller gets.
@@ -163,7 +164,7 @@ where
                     flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
                     // Not an operation: a drain does not wait four minutes for a claim.
                     tasks.background(async move {
-                        flight.settle(creation, &*shelf).await;
+                        flight.settle(creation, shelf).await;
                         land();
                     });
                 }
@@ -229,7 +230,7 @@ impl<T, E, R> Flight<T, E, R> {
     }
 
     /// Waits for a claim; without one, takes the object back.
-    async fn settle(&self, creation: Creation<T>, shelf: &impl Shelf<T>) {
+    async fn settle(&self, creation: Creation<T>, shelf: Arc<impl Shelf<T>>) {
         let mut claim = self.claim.subscribe();
         let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };
         if tokio::time::timeout(UNCLAIMED, settled).await.is_err() {
@@ -237,8 +238,8 @@ impl<T, E, R> Flight<T, E, R> {
         }
         if *self.claim.borrow() == Claim::Claimed {
             creation.undo.commit();
-        } else if let Err(left) = creation.undo.roll_back().await {
-            shelf.keep(creation.object, &left);
+        } else {
+            shelf.take_back(creation.object, creation.undo).await;
         }
     }
 }

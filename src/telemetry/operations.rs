@@ -45,8 +45,10 @@ names! {
         StopPodSandbox = "StopPodSandbox",
         /// RemovePodSandbox.
         RemovePodSandbox = "RemovePodSandbox",
-        /// The end of a sandbox's pause task, for a Stop or because it died.
+        /// A task about which a call has failed: it is asked for, ended or deleted until that succeeds.
         SettleTask = "SettleTask",
+        /// What was made of an object whose creation failed, or that nobody took, is taken back.
+        TakeBack = "TakeBack",
         /// CreateContainer.
         CreateContainer = "CreateContainer",
         /// StartContainer.
@@ -111,7 +113,7 @@ names! {
         Undo = "undo",
         /// A command runs.
         Command = "command",
-        /// A place among other pulls is waited for.
+        /// A place among others is waited for: among pulls, or runs of CNI plugins.
         Queue = "queue",
         /// containerd resolves, downloads and unpacks.
         Transfer = "transfer",

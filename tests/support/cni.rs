@@ -20,6 +20,10 @@ cat >/dev/null
 case $CNI_COMMAND in ADD|DEL) ;; *) exit 0 ;; esac
 [ "$CNI_COMMAND" = DEL ] || echo "ADD $CNI_CONTAINERID" >>"$dir/log"
 tries=0
+case "$CNI_COMMAND;$CNI_ARGS;" in ADD*";K8S_POD_NAME=stuck-"*)
+    while [ -e "$dir/hang-stuck" ] && [ $tries -lt 60 ]; do sleep 0.5; tries=$((tries + 1)); done ;;
+esac
+tries=0
 while [ -e "$dir/hang-$CNI_COMMAND" ] && [ $tries -lt 500 ]; do sleep 0.02; tries=$((tries + 1)); done
 if [ -e "$dir/fail-$CNI_COMMAND" ]; then
     echo '{"cniVersion":"1.0.0","code":11,"msg":"told to fail"}'
@@ -71,8 +75,14 @@ impl Cni {
         fs::write(self.directory.join(format!("hang-{verb}")), "").unwrap();
     }
 
+    /// Makes the ADD of each pod hang whose name begins with `stuck-`, until [`Cni::heal`] or for half a minute.
+    pub fn hang_stuck_pods(&self) {
+        fs::write(self.directory.join("hang-stuck"), "").unwrap();
+    }
+
     /// No more faults.
     pub fn heal(&self) {
+        let _ = fs::remove_file(self.directory.join("hang-stuck"));
         for verb in ["ADD", "DEL"] {
             for kind in ["fail", "hang"] {
                 let _ = fs::remove_file(self.directory.join(format!("{kind}-{verb}")));

@@ -176,6 +176,11 @@ impl Node {
         RuntimeServiceClient::new(self.channel()).max_decoding_message_size(16 << 20)
     }
 
+    /// A client that waits as long as kubelet does.
+    pub fn patient_cri(&self) -> Client {
+        RuntimeServiceClient::new(self.channel_with(Duration::from_secs(240)))
+    }
+
     /// A client of the ImageService with a connection of its own.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel())
@@ -214,12 +219,16 @@ impl Node {
 
     /// A connection of its own.
     pub fn channel(&self) -> Channel {
+        self.channel_with(DEADLINE)
+    }
+
+    fn channel_with(&self, deadline: Duration) -> Channel {
         let socket = self.socket();
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        Endpoint::from_static("http://pontoon").timeout(DEADLINE).connect_with_connector_lazy(connect)
+        Endpoint::from_static("http://pontoon").timeout(deadline).connect_with_connector_lazy(connect)
     }
 
     /// What the server has logged.

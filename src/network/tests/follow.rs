@@ -15,7 +15,7 @@ async fn an_empty_directory_is_not_ready_and_says_where() {
     assert_eq!(not_ready.reason, "NetworkPluginNotReady");
     let dir = node.settings.configs.path.display();
     assert_eq!(not_ready.message, format!("cni config uninitialized: no conflist in {dir}"));
-    let attach = node.start().attach(&sandbox()).await.unwrap_err();
+    let attach = attach(&node.start(), &sandbox()).await.unwrap_err();
     assert!(matches!(attach, Error::NotReady(_)));
 }
 
@@ -151,7 +151,7 @@ async fn a_handler_with_a_directory_of_its_own_has_that_network() {
     assert!(follows("kata", "gvisor") && follows("same", ""), "a directory is followed once");
 
     let sandbox = sandbox();
-    networks.of("kata").attach(&sandbox).await.unwrap();
+    attach(networks.of("kata"), &sandbox).await.unwrap();
     assert_eq!(node.cached()["networkName"], "own");
     // The handler may be gone from the configuration when its pod is stopped.
     networks.of("").detach(&sandbox).await.unwrap();

@@ -11,7 +11,7 @@ fn with(script: &str) -> Node {
 }
 
 async fn refusal(node: &Node) -> Error {
-    node.start().attach(&sandbox()).await.unwrap_err()
+    attach(&node.start(), &sandbox()).await.unwrap_err()
 }
 
 const HANG: &str = "cat >/dev/null; sleep 300 & echo $! >$DIR/child; echo $$ >$DIR/leader; wait";
@@ -37,7 +37,7 @@ async fn a_dropped_attach_leaves_no_process() {
     let network = node.start();
     let (one, until) = (sandbox(), node.path("leader"));
     tokio::select! {
-        _ = network.attach(&one) => panic!("it hangs"),
+        _ = attach(&network, &one) => panic!("it hangs"),
         started = within(Duration::from_secs(5), || fs::read(&until).is_ok_and(|pid| pid.ends_with(b"\n"))) => assert!(started),
     }
     for pid in pids(&node) {
@@ -64,7 +64,7 @@ async fn much_on_stderr_neither_blocks_nor_floods_the_error() {
 async fn a_plugin_that_reads_no_config_and_leaves_a_process_is_fine() {
     let answer = result("10.0.0.9");
     let node = with(&format!("sleep 5 & cat <<'END'\n{answer}\nEND\nexit 0"));
-    let attached = node.start().attach(&sandbox()).await.unwrap();
+    let attached = attach(&node.start(), &sandbox()).await.unwrap();
     assert_eq!(attached.ips.len(), 1);
 }
 
@@ -84,7 +84,7 @@ async fn garbage_is_an_error_that_shows_its_beginning() {
 async fn no_address_is_an_error_and_del_is_still_possible() {
     let node = with("cat >/dev/null; echo '{\"cniVersion\": \"1.0.0\"}'");
     let (network, sandbox) = (node.start(), sandbox());
-    let error = network.attach(&sandbox).await.unwrap_err();
+    let error = attach(&network, &sandbox).await.unwrap_err();
     assert!(matches!(error, Error::NoAddress { .. }), "{error}");
     assert!(node.cached().get("result").is_some());
     network.detach(&sandbox).await.unwrap();
@@ -122,18 +122,50 @@ async fn a_plugin_that_is_not_executable_is_named_with_its_path() {
 async fn plugins_see_cnis_variables_and_not_the_service_managers() {
     let answer = result("10.0.0.9");
     let node = with(&format!("cat >/dev/null; env >$DIR/env\ncat <<'END'\n{answer}\nEND"));
-    node.start().attach(&sandbox()).await.unwrap();
+    attach(&node.start(), &sandbox()).await.unwrap();
     let env = fs::read_to_string(node.path("env")).unwrap();
     let path = format!("CNI_PATH={}:{}", node.path("other").display(), node.path("bin").display());
     assert!(env.lines().any(|line| line == path) && env.lines().any(|line| line.starts_with("PATH=")), "{env}");
     assert!(!env.contains("NOTIFY_SOCKET"));
 }
 
+/// Plugins of sandboxes whose names begin with `stuck` hang.
+const STUCK: &str = "case \"$CNI_ARGS\" in *K8S_POD_NAME=stuck*) cat >/dev/null; exec sleep 300 ;; esac\n";
+
+fn stuck() -> Attachment {
+    Attachment { name: "stuck".to_owned(), ..sandbox() }
+}
+
+/// multus-cni#1344.
+#[tokio::test]
+async fn f14_r13_plugins_that_hang_keep_no_other_sandbox_from_its_network() {
+    let node = with(&format!("{STUCK}{}", noting(&result("10.0.0.1"))));
+    let network = node.start();
+    let hanging: Vec<_> = std::iter::repeat_with(stuck).take(turns::AT_ONCE).collect();
+    let all = futures_util::future::join_all(hanging.iter().map(|sandbox| attach(&network, sandbox)));
+    let start = Instant::now();
+    let well = async {
+        // Behind all of them.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        attach(&network, &sandbox()).await
+    };
+    tokio::select! {
+        _ = all => panic!("they hang"),
+        attached = well => drop(attached.unwrap()),
+    }
+    assert!(start.elapsed() < turns::TURN + Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn hanging_dels_do_not_keep_others_from_adding() {
-    let node = with(&noting(&result("10.0.0.1")));
+    let node = with(&format!("{STUCK}{}", noting(&result("10.0.0.1"))));
     let network = node.start();
-    let permits = network.inner.turns.dels.acquire_many(16).await.unwrap();
-    network.attach(&sandbox()).await.unwrap();
-    drop(permits);
+    let hanging: Vec<_> = std::iter::repeat_with(stuck).take(turns::AT_ONCE).collect();
+    let all = futures_util::future::join_all(hanging.iter().map(|sandbox| network.detach(sandbox)));
+    let start = Instant::now();
+    tokio::select! {
+        _ = all => panic!("they hang"),
+        attached = async { attach(&network, &sandbox()).await } => drop(attached.unwrap()),
+    }
+    assert!(start.elapsed() < turns::TURN, "{:?}", start.elapsed());
 }

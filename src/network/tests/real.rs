@@ -52,7 +52,7 @@ async fn bridge_and_host_local_attach_and_give_back() {
     let mut sandbox = sandbox();
     sandbox.netns = Some(path.clone());
 
-    let attached = network.attach(&sandbox).await.unwrap();
+    let attached = attach(&network, &sandbox).await.unwrap();
     let read = network.in_order(netns::addresses(&path, "eth0").await.unwrap());
     network.check(&sandbox).await.unwrap();
     let held =

@@ -56,7 +56,7 @@ async fn one_that_has_ended_is_not_waited_for() {
 async fn nothing_is_left_of_plugins_that_end() {
     let node = Node::with_chain("1.0.0");
     let (network, sandbox) = (node.start(), sandbox());
-    network.attach(&sandbox).await.unwrap();
+    attach(&network, &sandbox).await.unwrap();
     assert_eq!(named(&node), [""; 0]);
     network.detach(&sandbox).await.unwrap();
     assert_eq!(named(&node), [""; 0]);
@@ -67,6 +67,6 @@ async fn without_a_place_for_it_a_plugin_runs_all_the_same() {
     let mut node = Node::with_chain("1.0.0");
     node.settings.state_dir = "/proc/none".into();
     let (network, sandbox) = (node.start(), sandbox());
-    network.attach(&sandbox).await.unwrap();
+    attach(&network, &sandbox).await.unwrap();
     network.detach(&sandbox).await.unwrap();
 }

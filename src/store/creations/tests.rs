@@ -7,6 +7,8 @@ struct Counts {
     made: AtomicU32,
     listed: AtomicU32,
     undone: AtomicU32,
+    /// Seconds.
+    undo_takes: AtomicU32,
 }
 
 impl Shelf<u32> for Counts {
@@ -14,7 +16,9 @@ impl Shelf<u32> for Counts {
         self.listed.fetch_add(1, Relaxed);
     }
 
-    fn keep(&self, _: Arc<u32>, _: &Leftovers) {}
+    async fn take_back(self: Arc<Self>, _: Arc<u32>, undo: Undo) {
+        undo.roll_back().await.unwrap();
+    }
 }
 
 struct Bench {
@@ -37,6 +41,7 @@ impl Bench {
             let number = counts.made.fetch_add(1, Relaxed);
             let mut undo = Undo::new();
             undo.push("made", async move {
+                tokio::time::sleep(Duration::from_secs(counts.undo_takes.load(Relaxed).into())).await;
                 counts.undone.fetch_add(1, Relaxed);
                 Ok::<_, String>(())
             });
@@ -47,7 +52,7 @@ impl Bench {
     }
 
     fn counts(&self) -> (u32, u32, u32) {
-        let Counts { made, listed, undone } = &*self.counts;
+        let Counts { made, listed, undone, .. } = &*self.counts;
         (made.load(Relaxed), listed.load(Relaxed), undone.load(Relaxed))
     }
 }
@@ -103,4 +108,18 @@ async fn a_failure_reaches_all_and_frees_the_name() {
     let (a, b) = tokio::join!(bench.run(1, 1, true), bench.run(1, 1, true));
     assert!(matches!((a, b), (Outcome::Failed(_), Outcome::Failed(_))));
     assert!(matches!(bench.run(2, 1, false).await, Outcome::Made(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f7_what_nobody_took_is_held_until_it_is_taken_back_however_long_that_takes() {
+    let bench = Bench::new();
+    bench.counts.undo_takes.store(3600, Relaxed);
+    let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
+    assert!(matches!(bench.run(2, 5, false).await, Outcome::Conflict));
+    tokio::time::sleep(Duration::from_secs(3590)).await;
+    assert!(matches!(bench.run(2, 5, false).await, Outcome::Conflict), "its name is taken");
+    assert_eq!(bench.counts(), (1, 0, 0));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.counts(), (1, 0, 1));
+    assert!(matches!(bench.run(2, 5, false).await, Outcome::Made(_)));
 }

@@ -236,6 +236,11 @@ impl Containerd {
         self.inner.lock().containers.remove(id);
     }
 
+    /// Removes a sandbox's record behind the server's back, as if it were in another namespace.
+    pub fn forget_sandbox(&self, id: &str) {
+        self.inner.lock().sandboxes.remove(id);
+    }
+
     /// Changes records behind the server's back.
     pub fn edit_container(&self, id: &str, edit: impl FnOnce(&mut pb::Container)) {
         edit(

@@ -1,0 +1,183 @@
+//! Pods' networks: whose attachments are given back, what a kill within ADD leaves, and who waits for whom.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use pontoon::api::v1::*;
+
+use crate::support::server::Node;
+use crate::support::{cni, until};
+
+/// A server that has looked through the cache at its start says what it found.
+async fn has_looked_through_the_cache(node: &Node) {
+    until("it has looked through the cache", || node.log().contains("network attachment")).await;
+}
+
+async fn address(node: &Node, id: &str) -> String {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+    let status = node.cri().pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+    status.network.map(|network| network.ip).unwrap_or_default()
+}
+
+fn unpin(path: &Path) {
+    umount2(path, MntFlags::MNT_DETACH).unwrap();
+}
+
+/// A second instance has a containerd of its own and the same `cni.cache_dir`.
+#[tokio::test(flavor = "multi_thread")]
+async fn f2_the_networks_of_another_instance_s_pods_are_left_alone() {
+    let mut node = Node::start().await;
+    let id = node.run(&node.pod("web")).await;
+    let mut other = Node::start().await;
+    let [own, shared] = [&other.cni, &node.cni].map(|cni| cni.cache_dir().display().to_string());
+    other.configure(|config| config.replace(&own, &shared));
+    other.restart().await;
+    has_looked_through_the_cache(&other).await;
+    assert_eq!(other.cni.calls(), [], "the pod lives");
+
+    // Nor when its namespace cannot be seen: the entry says whose it is.
+    unpin(&node.netns(&id));
+    other.restart().await;
+    has_looked_through_the_cache(&other).await;
+    assert_eq!(other.cni.calls(), []);
+
+    node.restart().await;
+    assert_eq!(address(&node, &id).await, cni::ADDRESS);
+    node.remove(&id).await;
+    node.assert_clean("remove").await;
+}
+
+/// `containerd.namespace` was changed and changed back, then containerd lost its records: the pod's processes are there all
+/// the time. Only a reboot, which unmounts the namespace, ends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn f2_an_attachment_is_given_back_once_its_namespace_is_gone_and_no_sooner() {
+    const NAMESPACE: &str = "namespace = \"elsewhere\"\n";
+    let mut node = Node::start().await;
+    let id = node.run(&node.pod("web")).await;
+    let added = vec![("ADD".to_owned(), id.clone())];
+    node.kill();
+    node.containerd.forget_sandbox(&id);
+    node.containerd.forget_container(&id);
+    node.configure(|config| config.replace("[containerd]\n", &format!("[containerd]\n{NAMESPACE}")));
+    node.spawn().await;
+    has_looked_through_the_cache(&node).await;
+    assert_eq!(node.cni.calls(), added, "in another namespace");
+
+    node.configure(|config| config.replace(NAMESPACE, ""));
+    node.restart().await;
+    until("it says why", || node.log().contains("its network namespace is still pinned")).await;
+    assert_eq!(node.cni.calls(), added, "without a record");
+
+    unpin(&node.netns(&id));
+    node.restart().await;
+    until("the address is given back", || node.cni.calls().last() == Some(&("DEL".to_owned(), id.clone()))).await;
+    until("the entry is gone", || node.cni.leftovers().is_empty()).await;
+}
+
+/// The pause process runs, and half of the chain was never run.
+#[tokio::test(flavor = "multi_thread")]
+async fn f4_a_kill_within_add_leaves_a_sandbox_that_is_not_ready() {
+    let mut node = Node::start().await;
+    node.cni.hang("ADD");
+    let (mut cri, mut pod) = (node.cri(), node.pod("web"));
+    let request = pod.clone();
+    let call = tokio::spawn(async move { cri.run_pod_sandbox(request).await });
+    until("ADD", || !node.cni.calls().is_empty()).await;
+    until("the pause task starts", || node.containerd.calls().iter().any(|call| call.method == "Tasks/Start")).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let id = node.containerd.sandboxes().remove(0);
+    // As the plugin before the one that hangs has done.
+    make_interface(&node.netns(&id));
+    node.restart().await;
+    assert!(call.await.unwrap().is_err());
+    assert_eq!(node.sandboxes().await, [(id.clone(), PodSandboxState::SandboxNotready)]);
+
+    // As kubelet does: the next attempt, and the end of the one before.
+    node.cni.heal();
+    pod.config.as_mut().unwrap().metadata.as_mut().unwrap().attempt += 1;
+    let next = node.run(&pod).await;
+    assert_eq!(address(&node, &next).await, cni::ADDRESS);
+    for id in [id, next] {
+        node.remove(&id).await;
+    }
+    node.assert_clean("remove").await;
+}
+
+/// It waits for its turn behind others: its plugins have not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn f4_a_kill_before_add_leaves_a_sandbox_that_is_not_ready() {
+    let mut node = Node::start().await;
+    node.cni.hang_stuck_pods();
+    let mut calls = Vec::new();
+    for number in 0..17 {
+        let (mut cri, pod) = (node.cri(), node.pod(&format!("stuck-{number}")));
+        calls.push(tokio::spawn(async move { cri.run_pod_sandbox(pod).await }));
+    }
+    let started = |node: &Node| node.containerd.calls().iter().filter(|call| call.method == "Tasks/Start").count();
+    until("all pause tasks start", || started(&node) == 17).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.restart().await;
+    node.cni.heal();
+    let listed = node.sandboxes().await;
+    assert_eq!(listed.len(), 17);
+    assert!(listed.iter().all(|(_, state)| *state == PodSandboxState::SandboxNotready), "{listed:?}");
+    for call in calls {
+        assert!(call.await.unwrap().is_err());
+    }
+    node.remove_all().await;
+    node.assert_clean("remove").await;
+}
+
+fn make_interface(netns: &Path) {
+    let script = "ip link add eth0 type bridge && ip addr add 10.9.8.7/24 dev eth0 && ip link set eth0 up";
+    let net = format!("--net={}", netns.display());
+    assert!(Command::new("nsenter").args([&net, "sh", "-c", script]).status().unwrap().success());
+}
+
+/// rulings.md 13. What was there before the pause task, and is not there any more, was lost later.
+#[tokio::test(flavor = "multi_thread")]
+async fn f4_a_cache_file_that_was_lost_later_is_read_from_the_interface() {
+    let mut node = Node::start().await;
+    let [id, bare] = [node.run(&node.pod("web")).await, node.run(&node.pod("bare")).await];
+    make_interface(&node.netns(&id));
+    node.kill();
+    std::fs::remove_dir_all(node.cni.cache_dir()).unwrap();
+    node.spawn().await;
+    let states: std::collections::HashMap<_, _> = node.sandboxes().await.into_iter().collect();
+    assert_eq!(states[&id], PodSandboxState::SandboxReady);
+    assert_eq!(address(&node, &id).await, "10.9.8.7");
+    assert_eq!(states[&bare], PodSandboxState::SandboxNotready, "it has no interface either");
+    node.remove_all().await;
+    node.assert_clean("remove").await;
+}
+
+/// multus-cni#1344.
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_r13_pods_whose_network_hangs_keep_no_other_pod_from_its_own() {
+    let node = Node::start().await;
+    node.cni.hang_stuck_pods();
+    let mut stuck = Vec::new();
+    for number in 0..16 {
+        let (mut cri, pod) = (node.cri(), node.pod(&format!("stuck-{number}")));
+        stuck.push(tokio::spawn(async move { cri.run_pod_sandbox(pod).await }));
+    }
+    until("all of them hang", || node.cni.calls().len() == 16).await;
+    let start = Instant::now();
+    node.run(&node.pod("well")).await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    until("it says which hang", || node.log().matches("has not ended within").count() == 16).await;
+    assert!(took < Duration::from_millis(1500) || node.log().contains("waits for its turn"), "{took:?}");
+    // Those that are late get in at once.
+    let start = Instant::now();
+    node.run(&node.pod("also-well")).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    node.cni.heal();
+    for run in stuck {
+        run.await.unwrap().unwrap();
+    }
+    node.remove_all().await;
+    node.assert_clean("remove").await;
+}
