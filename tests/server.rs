@@ -22,9 +22,11 @@ mod server {
     mod hardening;
     mod image_fs_info;
     mod isolation;
+    mod logs_over_restarts;
     mod metrics;
     mod port_forward;
     mod refusals;
+    mod remove_container;
     mod restart;
     mod run_pod_sandbox;
     mod start_container;

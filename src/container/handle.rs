@@ -30,6 +30,8 @@ pub struct Container {
     cleaned: watch::Sender<bool>,
     /// Standard streams while its task lives.
     streams: Mutex<Option<Arc<dyn Streams>>>,
+    /// Held by whoever looks for them after a restart.
+    finding_streams: tokio::sync::Mutex<()>,
     /// Watches its memory while its task lives.
     oom_watch: Mutex<Option<Arc<OomWatch>>>,
     /// The stop that runs, so that a second one with a shorter grace shortens it.
@@ -61,6 +63,7 @@ impl Container {
             state: watch::Sender::new(state),
             cleaned: watch::Sender::new(cleaned),
             streams: Mutex::new(None),
+            finding_streams: tokio::sync::Mutex::default(),
             oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
         }
@@ -162,6 +165,11 @@ impl Container {
     /// Hands it its streams, or takes them away.
     pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+    }
+
+    /// Waits for the turn to look for its streams, of which there is one reader.
+    pub async fn finding_streams(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.finding_streams.lock().await
     }
 
     /// Who watches its memory.

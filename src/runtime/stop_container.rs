@@ -6,11 +6,14 @@ use std::time::Duration;
 use super::lookup::unless_missing;
 use super::{Change, Node, Result, task};
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
+use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::telemetry::{Stage, during};
 
 /// How often a SIGKILL is repeated until the process is gone.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
+/// How long it takes to die of one at most, unless something holds the process.
+const KILL_TAKES: Duration = Duration::from_secs(1);
 
 /// Stops a container within its grace period. An unknown or ended one is a success.
 ///
@@ -73,10 +76,23 @@ async fn kill(node: &Node, container: &Container) -> Result<()> {
     // namespace of its own, runc kills all of its cgroup by itself.
     loop {
         node.containerd.kill_task(id, "", task::SIGKILL).await?;
-        if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {
+        if tokio::time::timeout(KILL_TAKES, container.ended()).await.is_ok() {
+            return Ok(());
+        }
+        thaw(node, container).await;
+        if tokio::time::timeout(KILL_AGAIN - KILL_TAKES, container.ended()).await.is_ok() {
             return Ok(());
         }
         tracing::warn!(container = id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+    }
+}
+
+/// A process that is frozen does not die of a SIGKILL.
+pub(super) async fn thaw(node: &Node, container: &Container) {
+    let (path, unified) = (container.root.cgroups_path.clone(), node.host.cgroup_v2);
+    let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
+    if let Some(above) = frozen.above {
+        tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
     }
 }
 
