@@ -26,11 +26,13 @@ mod server {
     mod image_fs_info;
     mod isolation;
     mod large_records;
+    mod logs_over_restarts;
     mod metrics;
     mod network;
     mod outages;
     mod port_forward;
     mod refusals;
+    mod remove_container;
     mod restart;
     mod run_pod_sandbox;
     mod start_against_stop;

@@ -1,9 +1,10 @@
 //! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2, and what their files say.
 //!
-//! It reads, and removes what an interrupted create left; pods' cgroups are made by kubelet and containers' by the runtime.
+//! It reads, removes what an interrupted create left, and thaws what is being killed; pods' cgroups are made by kubelet and containers' by the runtime.
 
 #[cfg(test)]
 mod fixture;
+mod freezer;
 mod group;
 mod memory;
 mod oom_score;
@@ -12,6 +13,7 @@ mod processes;
 mod remove;
 mod usage;
 
+pub use freezer::{Frozen, thaw};
 pub use group::{Buffer, Group, Hierarchies};
 pub use memory::{Level, OomKills, OomWatch};
 pub use oom_score::set_oom_score;

@@ -34,6 +34,8 @@ pub struct Container {
     is_removed: AtomicBool,
     /// Standard streams while its task lives.
     streams: Mutex<Option<Arc<dyn Streams>>>,
+    /// Held by whoever looks for them after a restart.
+    finding_streams: tokio::sync::Mutex<()>,
     /// Watches its memory while its task lives.
     oom_watch: Mutex<Option<Arc<OomWatch>>>,
     /// The stop that runs, so that a second one with a shorter grace shortens it.
@@ -65,6 +67,7 @@ impl Container {
             task: Mutex::new(Task::none()),
             is_removed: AtomicBool::new(false),
             streams: Mutex::new(None),
+            finding_streams: tokio::sync::Mutex::default(),
             oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
         }
@@ -179,6 +182,11 @@ impl Container {
     /// Hands it its streams, or takes them away.
     pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+    }
+
+    /// Waits for the turn to look for its streams, of which there is one reader.
+    pub async fn finding_streams(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.finding_streams.lock().await
     }
 
     /// Who watches its memory.

@@ -5,6 +5,7 @@
 
 pub mod devices;
 mod handle;
+mod holders;
 mod host_paths;
 pub mod io;
 pub mod mounts;
@@ -17,6 +18,7 @@ mod state;
 mod stop;
 
 pub use handle::{Container, Root};
+pub use holders::{Holder, holders};
 pub use host_paths::Error as HostError;
 pub use record::{About, Record, RecordError, exit_extension, spec_any};
 pub use state::{Denied, Event, Exit, Reason, State};

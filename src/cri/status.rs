@@ -61,7 +61,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Invalid { .. } | Error::Ambiguous { .. } | Error::NoUserNamespaces { .. } => Code::InvalidArgument,
         Error::Missing { .. } => Code::NotFound,
         Error::Exists { .. } | Error::Conflict { .. } => Code::AlreadyExists,
-        Error::State { .. } => Code::FailedPrecondition,
+        Error::State { .. } | Error::Held { .. } => Code::FailedPrecondition,
         Error::ContainerdAway(_) => Code::Unavailable,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::ClientGone { .. } => Code::Cancelled,

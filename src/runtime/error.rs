@@ -65,6 +65,14 @@ pub enum Error {
         /// What it has to be.
         wanted: &'static str,
     },
+    /// Processes of the host in a container's root file system keep it from being unmounted.
+    #[error("the root file system of container {id} cannot be unmounted, it is held by {holders}")]
+    Held {
+        /// The container.
+        id: String,
+        /// Which processes, and by what.
+        holders: String,
+    },
     /// containerd does not answer.
     #[error("containerd is away: no answer within {0:?}")]
     ContainerdAway(Duration),

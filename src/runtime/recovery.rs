@@ -164,17 +164,6 @@ impl Node {
             (State::Starting | State::Unknown, _) | (State::Running { .. }, None) => {}
         }
     }
-
-    async fn reattach(&self, container: &Arc<Container>) {
-        let streams = match self.streams_config(container) {
-            Ok(config) => self.streams.reattach(config).await,
-            Err(error) => Err(error),
-        };
-        match streams {
-            Ok(streams) => container.set_streams(Some(streams)),
-            Err(error) => tracing::error!(container = %container.id(), %error, "its log cannot go on"),
-        }
-    }
 }
 
 /// What record, task and state directory tell together.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::create_container::remove_directory;
 use super::lookup::unless_missing;
-use super::{Change, Error, Node, Result};
+use super::{Change, Error, Node, Result, held};
 use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
@@ -44,10 +44,11 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         state: denied.0.name().to_owned(),
         wanted: "ended",
     })?;
-    during(Stage::TaskDelete, container.task().gone()).await;
+    during(Stage::TaskDelete, held::cleaned(container)).await?;
     cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
     during(Stage::Volumes, node.remove_image_volumes(container)).await?;
-    during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await?;
+    let removed = during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await;
+    held::named(container, removed).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
     // Before the record: who is killed in between finds the container again, and its exit is in there.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::lookup::require_running;
 use super::{Error, Node, Result};
 use crate::api::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
-use crate::container::State;
 
-/// Goes on in a new file. On an error the old one stays in use and no new one is left.
+/// Goes on in a new file, also when the one before could not be opened. On an error the old one stays in use and no new one
+/// is left.
 ///
 /// # Errors
 /// [`Error::State`] unless the container runs; [`Error::Io`] when the file cannot be made.
@@ -15,14 +16,9 @@ pub async fn reopen_container_log(
     request: ReopenContainerLogRequest,
 ) -> Result<ReopenContainerLogResponse> {
     let container = node.container(&request.container_id)?;
-    let state = container.state();
-    let streams = container.streams().filter(|_| matches!(state, State::Running { .. }));
-    let streams = streams.ok_or_else(|| Error::State {
-        kind: "container",
-        id: container.id().to_string(),
-        state: state.name().to_owned(),
-        wanted: "running",
-    })?;
+    require_running(&container)?;
+    // Also when they could not be had until now.
+    let streams = node.found_streams(&container).await?;
     streams.reopen_log().await.map_err(|source| Error::Io { id: container.id().to_string(), source })?;
     Ok(ReopenContainerLogResponse {})
 }

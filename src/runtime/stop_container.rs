@@ -1,13 +1,22 @@
 //! StopContainer: stop signal → grace → SIGKILL.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::lookup::unless_missing;
 use super::{Change, Node, Result};
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
+use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::task::{Found, Machine};
 use crate::telemetry::{Stage, during};
+
+/// How long it takes to die of a SIGKILL at most, unless something holds the process.
+const KILL_TAKES: Duration = Duration::from_secs(1);
+/// Between two looks at what holds it.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Stops a container within its grace period. An unknown or ended one is a success.
 ///
@@ -65,8 +74,28 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
     // Processes that share the pod's PID namespace do not die with the container's first: for a task without a PID
     // namespace of its own, runc kills all of its cgroup by itself.
     task.end();
-    during(Stage::Kill, container.ended()).await;
+    let ended = async {
+        if timeout(KILL_TAKES, container.ended()).await.is_ok() {
+            return;
+        }
+        loop {
+            thaw(node, container).await;
+            if timeout(LOOK_AGAIN, container.ended()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    during(Stage::Kill, ended).await;
     Ok(())
+}
+
+/// A process that is frozen does not die of a SIGKILL.
+pub(super) async fn thaw(node: &Node, container: &Container) {
+    let (path, unified) = (container.root.cgroups_path.clone(), node.host.cgroup_v2);
+    let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
+    if let Some(above) = frozen.above {
+        tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
+    }
 }
 
 /// A container whose record could not be read has no owner of its task until it is to end.

@@ -1,7 +1,7 @@
 //! Named pipes.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -54,10 +54,22 @@ pub fn open(path: &Path, end: End) -> io::Result<OwnedFd> {
 }
 
 /// Whether anybody has it open to write. Asked of a read end: it is told of a hangup when nobody has, if somebody had.
-pub fn has_writer(read: &OwnedFd) -> bool {
+pub fn has_writer(read: &impl AsFd) -> bool {
     let mut look = [PollFd::new(read, PollFlags::IN)];
     // A poll that does not wait fails for want of memory only.
     rustix::event::poll(&mut look, Some(&Timespec::default())).is_ok() && !look[0].revents().contains(PollFlags::HUP)
+}
+
+/// Whether a writer would have to wait. Asked of a read end. Its bytes alone do not tell: each write may take a page.
+///
+/// # Errors
+/// What open(2) and poll(2) say.
+pub fn is_full(read: &impl AsFd) -> io::Result<bool> {
+    let path = format!("/proc/self/fd/{}", read.as_fd().as_raw_fd());
+    let write = rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let mut look = [PollFd::new(&write, PollFlags::OUT)];
+    rustix::event::poll(&mut look, Some(&Timespec::default()))?;
+    Ok(!look[0].revents().contains(PollFlags::OUT))
 }
 
 /// Enlarges a pipe as far as the kernel lets us; that it does not is no error.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerConfig, Signal};
 
 use crate::bed::{SOON, image_spec, until};
-use crate::harness::{Outcome, Test, rule};
+use crate::container_resources::cgroup;
+use crate::harness::{Outcome, SLOWNESS, Test, rule};
 use crate::logs;
 use crate::scope::{Pod, Scope, shell, sleeper};
 
@@ -26,6 +27,10 @@ pub fn tests() -> Vec<Test> {
             .only_pontoon("the built-in sends one signal and waits for the first grace's end"),
         rule!(a_created_container_can_be_stopped_and_removed),
         rule!(stop_of_an_unknown_container_succeeds),
+        rule!(r15_a_container_with_a_frozen_cgroup_of_its_own_ends)
+            .only_pontoon("the built-in waits for the frozen process, with cgroup v1"),
+        rule!(r14_what_holds_a_containers_root_is_named)
+            .only_pontoon("the built-in's RemoveContainer says what the kernel does: busy"),
     ]
 }
 
@@ -178,4 +183,48 @@ async fn stop_of_an_unknown_container_succeeds(scope: Arc<Scope>) -> Outcome {
     let unknown = "0123456789abcdef".repeat(4);
     scope.bed.stop(&unknown, 5).await?;
     scope.bed.remove(&unknown).await
+}
+
+/// runc#2105: what a container froze takes no SIGKILL, with cgroup v1.
+async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.start(shell("main", "sleep 1000 & wait")).await?;
+    let pid = scope.bed.pid_of(&id).await?;
+    let (own, file, frozen) = match cgroup(pid, "freezer") {
+        Ok(v1) => (v1, "freezer.state", "FROZEN"),
+        Err(_) => (cgroup(pid, "memory")?, "cgroup.freeze", "1"),
+    };
+    let child = until(SOON, || async {
+        let processes = std::fs::read_to_string(own.join("cgroup.procs"))?;
+        let child = processes.lines().find(|line| *line != pid.to_string()).context("no child yet")?.to_owned();
+        Ok(child)
+    });
+    let (child, nested) = (child.await?, own.join("of/its/own"));
+    std::fs::create_dir_all(&nested)?;
+    std::fs::write(nested.join("cgroup.procs"), child)?;
+    std::fs::write(nested.join(file), frozen)?;
+    let start = Instant::now();
+    scope.bed.stop(&id, 0).await?;
+    let took = start.elapsed();
+    println!("    stopped after {} ms", took.as_millis());
+    ensure!(took < SOON * *SLOWNESS, "it took {took:?}");
+    let status = scope.bed.exited(&id).await?;
+    ensure!(status.exit_code == 137, "exit code {}", status.exit_code);
+    scope.bed.remove(&id).await
+}
+
+/// containerd#4020: a process of the host in the container's root keeps it from being unmounted.
+async fn r14_what_holds_a_containers_root_is_named(scope: Arc<Scope>) -> Outcome {
+    let pod = scope.pod().await?;
+    let id = pod.start(sleeper("main")).await?;
+    let tasks = scope.bed.dir.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    let mut holder = tokio::process::Command::new("sleep");
+    let mut holder = holder.arg("1000").current_dir(tasks.join(&id).join("rootfs/bin")).kill_on_drop(true).spawn()?;
+    let pid = holder.id().context("it has ended")?;
+    let removed = scope.bed.remove(&id).await;
+    holder.kill().await?;
+    let error = format!("{:#}", removed.err().context("it was removed")?);
+    ensure!(error.contains(&format!("process {pid} (\"sleep\", by its working directory)")), "{error}");
+    // The deletion is tried again by itself.
+    scope.bed.remove(&id).await
 }

@@ -45,6 +45,7 @@ mod metrics;
 mod pods;
 mod pods_network;
 mod restart;
+mod restart_logs;
 mod security_files;
 mod security_images;
 mod security_names;
@@ -114,6 +115,7 @@ fn main() -> std::process::ExitCode {
         security_names::tests,
         golden_specs::tests,
         restart::tests,
+        restart_logs::tests,
         streaming_churn::tests,
         exec_flood::tests,
         churn::tests,

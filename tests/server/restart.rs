@@ -221,11 +221,13 @@ async fn a_command_that_a_former_daemon_never_started_is_deleted() {
     assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
 }
 
-/// What has not ended when SIGTERM is 30 s old is the next daemon's.
+/// What has not ended when SIGTERM is 30 s old is the next daemon's; and so is the line that a container is in (F6).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     let mut node = Node::start().await;
     let before = node.leftovers();
+    let (_, id) = node.running("asks", &["fake", "out=who? "]).await;
+    let log = node.status(&id).await.log_path;
     let create = node.containerd.hang("Tasks/Create", 1);
     let (mut cri, pod) = (node.cri(), node.pod("web"));
     let run = tokio::spawn(async move { cri.run_pod_sandbox(pod).await });
@@ -236,6 +238,7 @@ async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(35), "{took:?}");
     assert!(run.await.unwrap().is_err());
     assert!(node.log().contains("not all operations ended within 30s"), "{}", node.log());
+    assert!(std::fs::read_to_string(&log).unwrap().ends_with(" stdout P who? \n"));
 
     node.containerd.heal();
     node.spawn().await;

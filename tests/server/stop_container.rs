@@ -1,5 +1,6 @@
 //! StopContainer and the stop of a pod: signal, grace, SIGKILL; as often as it is asked.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pontoon::api::v1::*;
@@ -47,6 +48,40 @@ async fn who_is_not_gone_after_sigkill_is_sent_another_ten_seconds_later() {
     let signals = node.containerd.calls().into_iter().filter(|call| call.method == "Tasks/Kill" && call.object == id);
     assert_eq!(signals.count(), 3, "SIGTERM and SIGKILL twice");
     assert_eq!(node.status(&id).await.exit_code, 137);
+}
+
+/// runc#2105. The fake's process is in no cgroup, and ends with the second SIGKILL.
+#[tokio::test(flavor = "multi_thread")]
+async fn r15_what_a_container_froze_is_thawed_after_a_sigkill() {
+    let node = Node::start().await;
+    let (_, id) = node.running("web", &["fake", "ignores=kill"]).await;
+    let of_container = format!("kubepods/besteffort/podtest/{id}");
+    let root = Path::new("/sys/fs/cgroup");
+    let (root, file, frozen, thawed) = if root.join("freezer").exists() {
+        (root.join("freezer"), "freezer.state", "FROZEN", "THAWED")
+    } else {
+        (root.to_owned(), "cgroup.freeze", "1", "0")
+    };
+    let nested = root.join(&of_container).join("of/its/own");
+    std::fs::create_dir_all(&nested).unwrap();
+    let _removed = Cgroups(root, Path::new(&of_container).join("of/its/own"));
+    std::fs::write(nested.join(file), frozen).unwrap();
+    let state = || std::fs::read_to_string(nested.join(file)).unwrap().trim().to_owned();
+    assert_eq!(state(), frozen);
+    let stop = StopContainerRequest { container_id: id.clone(), timeout: 0 };
+    let mut cri = node.cri();
+    let stopping = tokio::spawn(async move { cri.stop_container(stop).await });
+    until("it is thawed", || state() == thawed).await;
+    stopping.await.unwrap().unwrap();
+
+    /// Removed from the innermost one on; those that others use stay.
+    struct Cgroups(PathBuf, PathBuf);
+    impl Drop for Cgroups {
+        fn drop(&mut self) {
+            let below = self.1.ancestors().filter(|below| !below.as_os_str().is_empty());
+            below.for_each(|below| drop(std::fs::remove_dir(self.0.join(below))));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,6 +112,18 @@ impl Node {
 
     /// Starts the server; it is ready when this returns.
     pub async fn spawn(&mut self) {
+        self.spawn_without_waiting();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.is_ready().await {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(ended.is_none(), "the server ended: {}", self.log());
+            assert!(tokio::time::Instant::now() < deadline, "the server is not ready: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts the server.
+    pub fn spawn_without_waiting(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pontoon"))
             .args(["serve", "--log-level", "debug,h2=info,hyper_util=info,tower=info", "--config"])
@@ -121,13 +133,6 @@ impl Node {
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !self.is_ready().await {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
-            assert!(ended.is_none(), "the server ended: {}", self.log());
-            assert!(tokio::time::Instant::now() < deadline, "the server is not ready: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     /// Whether both conditions that kubelet acts on are true and the image is known.
@@ -251,6 +256,17 @@ impl Node {
     /// A pod's log directory is below it.
     pub fn logs(&self) -> PathBuf {
         self.path("logs")
+    }
+
+    /// Where a container's output goes, for who writes as it does: `stdout` or `stderr`.
+    pub fn output(&self, container: &str, stream: &str) -> File {
+        // As the shim: with nobody to read, a write waits and does not fail.
+        File::options().read(true).write(true).open(self.output_path(container, stream)).unwrap()
+    }
+
+    /// Its FIFO.
+    pub fn output_path(&self, container: &str, stream: &str) -> PathBuf {
+        self.path("state/io").join(container).join(stream)
     }
 
     /// The request for a pod of this name.

@@ -15,9 +15,11 @@ use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
+use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter};
-use super::pump::Pump;
+use super::pump::{Pump, Source, Stop};
 use super::{Chunk, Counters, Driver, Error, Lines, LogPath, Result, StreamName, Streams, StreamsConfig};
 use crate::containerd::Stdio;
 use crate::ids::ContainerId;
@@ -36,13 +38,17 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Fifo {
     tasks: Tasks,
     counters: Arc<Counters>,
+    /// Cancelled when the daemon ends.
+    leaving: CancellationToken,
+    /// The streams that are read, those of containers that are still being started too.
+    reading: TaskTracker,
 }
 
 impl Fifo {
     /// Starts its readers with `tasks`.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
-        Self { tasks, counters: Arc::default() }
+        Self { tasks, ..Self::default() }
     }
 
     /// What went through its logs.
@@ -51,16 +57,20 @@ impl Fifo {
         &self.counters
     }
 
-    async fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>) -> Result<Arc<dyn Streams>> {
+    async fn open_log(&self, config: &StreamsConfig) -> Result<Option<LogFile>> {
+        match &config.log {
+            Some(path) => Ok(Some(open_log(path, &self.counters).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>, log: Option<LogFile>) -> Result<Arc<dyn Streams>> {
         let directory = directory(&config.state_dir, &config.id);
         // The write end of stdin cannot be had when the shim has closed its read end; that is
         // a container without stdin from now on.
         let stdin = if config.stdin { open_stdin(&directory)? } else { None };
-        let log = match &config.log {
-            Some(path) => Some(watch::Sender::new(Arc::new(open_log(path, &self.counters).await?))),
-            None => None,
-        };
-        let (chunks, stop) = (broadcast::Sender::new(SUBSCRIBER_LAG), CancellationToken::new());
+        let log = log.map(|log| watch::Sender::new(Arc::new(log)));
+        let (chunks, stop) = (broadcast::Sender::new(SUBSCRIBER_LAG), self.leaving.child_token());
         let names = output_names(config.tty);
         let mut pumps = Vec::with_capacity(names.len());
         for &name in names {
@@ -68,13 +78,21 @@ impl Fifo {
             let fails = |source| Error::fifo("open FIFO", &path, source);
             let pipe = fifo::open(&path, End::Read).map_err(fails)?;
             let writer = log.as_ref().map(LogWriter::new);
-            pumps.push(Pump::new(pipe, Lines::new(name, config.tty), writer, chunks.clone()).map_err(fails)?);
+            let source = Source { pipe, handover: Handover::of(&directory, name) };
+            pumps.push(Pump::new(source, Lines::new(name, config.tty), writer, chunks.clone()).map_err(fails)?);
         }
         let live = watch::Sender::new(pumps.len());
         for pump in pumps {
-            let (live, stop) = (live.clone(), stop.clone());
+            let (live, reading) = (live.clone(), self.reading.token());
+            let stop = Stop { stream: stop.clone(), daemon: self.leaving.clone() };
             self.tasks.background(async move {
-                pump.run(stop).await;
+                let left = pump.run(stop).await;
+                drop(reading);
+                if left.is_some() {
+                    // It stays open as long as this process lives, and is not at its end: a container that ends now has an
+                    // incomplete log, and its exit is the next daemon's to tell.
+                    std::future::pending::<()>().await;
+                }
                 live.send_modify(|count| *count -= 1);
             });
         }
@@ -99,7 +117,10 @@ impl Driver for Fifo {
         async move {
             let (state_dir, id) = (config.state_dir.clone(), config.id.clone());
             let made = match make(&config) {
-                Ok(keep) => self.open(config, keep).await,
+                Ok(keep) => match self.open_log(&config).await {
+                    Ok(log) => self.open(config, keep, log).await,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             if made.is_err() {
@@ -112,7 +133,18 @@ impl Driver for Fifo {
     }
 
     fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
-        self.open(config, Vec::new()).boxed()
+        // The log is the readers' to open: it may be on a disk that hangs, and must not keep the daemon from starting.
+        let log = config.log.as_ref().map(|path| LogFile::new(path, &self.counters));
+        self.open(config, Vec::new(), log).boxed()
+    }
+
+    fn hand_over(&self, limit: Duration) -> BoxFuture<'_, bool> {
+        async move {
+            self.leaving.cancel();
+            self.reading.close();
+            tokio::time::timeout(limit, self.reading.wait()).await.is_ok()
+        }
+        .boxed()
     }
 
     fn remove(&self, state_dir: &Path, id: &ContainerId) -> Result<()> {
@@ -276,10 +308,9 @@ fn open_stdin(directory: &Path) -> Result<Option<Arc<pipe::Sender>>> {
 }
 
 async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
-    let at = path.clone();
-    let opened = tokio::task::spawn_blocking(move || at.open()).await;
-    let file = opened.map_err(|_| Error::Thread("open the log"))??;
-    Ok(LogFile::new(path, file, counters))
+    let log = LogFile::new(path, counters);
+    let opened = tokio::task::spawn_blocking(move || log.open().map(|()| log)).await;
+    opened.map_err(|_| Error::Thread("open the log"))?
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

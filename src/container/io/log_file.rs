@@ -1,11 +1,13 @@
 //! The log on disk: opened where it belongs and nowhere else, appended to, survived when full.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -89,6 +91,12 @@ impl LogPath {
     }
 }
 
+impl fmt::Display for LogPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.full().display().fmt(f)
+    }
+}
+
 /// What went through all logs of this process, for the metrics.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -128,10 +136,15 @@ impl Counters {
     }
 }
 
-/// An open log that both streams of a container append to.
+/// Between two tries to open a log.
+pub(super) const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// A log that both streams of a container append to.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    path: PathBuf,
+    path: LogPath,
+    /// Whether it was opened; to be asked without waiting for a write.
+    opened: AtomicBool,
     /// Held while writing, so that a record which took two writes is not cut by the other stream.
     appender: Mutex<Appender>,
     counters: Arc<Counters>,
@@ -142,9 +155,15 @@ pub(super) struct LogFile {
     _release: DropGuard,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Appender {
-    file: File,
+    /// None while it could not be opened.
+    file: Option<File>,
+    /// When that was tried last.
+    tried: Option<Instant>,
+    /// It cannot be opened and a FIFO is full: output is read all the same, and dropped, for a container must not wait for
+    /// its log.
+    given_up: bool,
     /// The file ends in the middle of a record: the disk filled up there.
     torn: bool,
     /// Records dropped since a write last succeeded.
@@ -152,16 +171,72 @@ struct Appender {
 }
 
 impl LogFile {
-    pub(super) fn new(path: &LogPath, file: File, counters: &Arc<Counters>) -> Self {
+    /// Not opened yet.
+    pub(super) fn new(path: &LogPath, counters: &Arc<Counters>) -> Self {
         let released = CancellationToken::new();
         Self {
-            path: path.full(),
-            appender: Mutex::new(Appender { file, torn: false, dropped: 0 }),
+            path: path.clone(),
+            opened: AtomicBool::new(false),
+            appender: Mutex::default(),
             counters: Arc::clone(counters),
             abandoned: AtomicBool::new(false),
             _release: released.clone().drop_guard(),
             released,
         }
+    }
+
+    /// Opens it. Blocks.
+    ///
+    /// # Errors
+    /// As [`LogPath::open`].
+    pub(super) fn open(&self) -> Result<()> {
+        self.lock().file = Some(self.path.open()?);
+        self.opened.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it was opened.
+    pub(super) fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Whether a stream may be read for it: it is open, or can be opened now, or `is_full` says that the container waits.
+    /// Blocks.
+    pub(super) fn is_worth_reading(&self, is_full: impl FnOnce() -> bool) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        let mut appender = self.lock();
+        if appender.file.is_none() && appender.tried.is_none_or(|tried| tried.elapsed() >= OPEN_AGAIN / 2) {
+            self.try_open(&mut appender);
+        }
+        if appender.file.is_none() && !appender.given_up && is_full() {
+            appender.given_up = true;
+            tracing::warn!(log = %self.path, "output is dropped until the log can be opened: a container must not wait for it");
+        }
+        appender.file.is_some() || appender.given_up
+    }
+
+    fn try_open(&self, appender: &mut Appender) {
+        match self.path.open() {
+            Ok(file) => {
+                if appender.tried.is_some() {
+                    tracing::info!(log = %self.path, "the log is open again");
+                }
+                (appender.file, appender.given_up) = (Some(file), false);
+                self.opened.store(true, Ordering::Release);
+            }
+            Err(error) => {
+                if appender.tried.is_none() {
+                    let error = &error as &(dyn std::error::Error + 'static);
+                    tracing::error!(
+                        error,
+                        "the log cannot be opened; this is tried again, and output waits in its FIFO"
+                    );
+                }
+            }
+        }
+        appender.tried = Some(Instant::now());
     }
 
     /// Cancelled when this file has been closed.
@@ -183,7 +258,7 @@ impl LogFile {
         let lost = &records[written..];
         let Err(error) = outcome else {
             if appender.dropped > 0 {
-                tracing::warn!(log = %self.path.display(), records = appender.dropped, "log goes on, records were dropped");
+                tracing::warn!(log = %self.path, records = appender.dropped, "log goes on, records were dropped");
                 appender.dropped = 0;
             }
             return;
@@ -192,7 +267,7 @@ impl LogFile {
         self.counters.dropped_bytes.fetch_add(lost.len() as u64, Ordering::Relaxed);
         self.counters.dropped_records.fetch_add(count, Ordering::Relaxed);
         if appender.dropped == 0 {
-            tracing::warn!(log = %self.path.display(), %error, "log cannot be written, records are dropped");
+            tracing::warn!(log = %self.path, %error, "log cannot be written, records are dropped");
         }
         appender.dropped += count;
     }
@@ -206,15 +281,17 @@ impl LogFile {
 impl Appender {
     /// How many bytes were written, and why not all.
     fn write(&mut self, records: &[u8]) -> (usize, io::Result<()>) {
+        // Dropped as what a full disk does not take.
+        let Some(file) = &mut self.file else { return (0, Err(io::ErrorKind::NotConnected.into())) };
         if self.torn {
             // Ends the record that the full disk cut. Truncating it away instead would move
             // the end under a reader that follows the file.
-            if let (_, Err(error)) = write_all(&mut self.file, b"\n") {
+            if let (_, Err(error)) = write_all(file, b"\n") {
                 return (0, Err(error));
             }
             self.torn = false;
         }
-        let (written, outcome) = write_all(&mut self.file, records);
+        let (written, outcome) = write_all(file, records);
         self.torn = written > 0 && records[written - 1] != b'\n';
         (written, outcome)
     }
@@ -252,6 +329,16 @@ impl LogWriter {
         self.target.clone()
     }
 
+    /// Whether the stream may be read ([`LogFile::is_worth_reading`]).
+    pub(super) fn is_worth_reading(&self, is_full: impl FnOnce() -> bool) -> bool {
+        self.file.is_worth_reading(is_full)
+    }
+
+    /// Whether what is written now is in the log.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_open()
+    }
+
     /// Writes a batch, and switches to the newer file as soon as the line allows.
     pub(super) fn write(&mut self, batch: &Batch) {
         if batch.bytes().is_empty() {
@@ -273,9 +360,10 @@ impl LogWriter {
         }
     }
 
-    /// Switches without anything to write; `inside` is whether the file ends within a line of ours.
+    /// Switches without anything to write; `inside` is whether the file ends within a line of ours. One that was never
+    /// opened is nobody's to wait for.
     pub(super) fn settle(&mut self, inside: bool) {
-        if !inside || self.file.abandoned.load(Ordering::Acquire) {
+        if !inside || !self.file.is_open() || self.file.abandoned.load(Ordering::Acquire) {
             let newer = Arc::clone(&self.target.borrow());
             self.file = newer;
         }
@@ -292,7 +380,8 @@ mod tests {
     use tokio::sync::broadcast;
     use tokio::task::JoinHandle;
 
-    use super::super::pump::Pump;
+    use super::super::handover::Handover;
+    use super::super::pump::{Pump, Source, Stop};
     use super::super::{Lines, StreamName};
     use super::*;
     use crate::tasks::Tasks;
@@ -300,13 +389,15 @@ mod tests {
     /// A container's stream that is read: its end of the pipe, its log, and its reader.
     async fn stream(log: &Path) -> (PipeWriter, Arc<LogFile>, JoinHandle<()>) {
         let path = LogPath::new(log.to_str().unwrap(), "0.log").unwrap().unwrap();
-        let file = Arc::new(LogFile::new(&path, path.open().unwrap(), &Arc::default()));
+        let file = Arc::new(LogFile::new(&path, &Arc::default()));
+        file.open().unwrap();
         let target = watch::Sender::new(Arc::clone(&file));
         let (read, write) = io::pipe().unwrap();
         let lines = Lines::new(StreamName::Stdout, false);
-        let pump = Pump::new(read.into(), lines, Some(LogWriter::new(&target)), broadcast::Sender::new(1)).unwrap();
+        let source = Source { pipe: read.into(), handover: Handover::of(log, StreamName::Stdout) };
+        let pump = Pump::new(source, lines, Some(LogWriter::new(&target)), broadcast::Sender::new(1)).unwrap();
         let reader = Tasks::default().background(async move {
-            pump.run(CancellationToken::new()).await;
+            pump.run(Stop { stream: CancellationToken::new(), daemon: CancellationToken::new() }).await;
             drop(target);
         });
         (write, file, reader)

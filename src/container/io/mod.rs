@@ -9,12 +9,14 @@
 //! ```text
 //! prepare --> held open by us --task_created--> read --EOF-----> drained (barrier is true)
 //! reattach ---------------------------------->  read --close---> stopped, FIFOs left as they are
+//!                                                    --hand over-> the same, for the next daemon's reattach
 //! ```
 
 mod budget;
 mod collect;
 mod exec;
 mod fifo;
+mod handover;
 mod log_file;
 mod pump;
 mod record;
@@ -81,11 +83,17 @@ pub trait Driver: Send + Sync {
     fn prepare(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>>;
 
     /// Finds the streams of a task that lives on while the daemon was away, and goes on
-    /// reading. The log is appended to.
+    /// reading. The log is appended to; while it cannot be opened, that is tried again, and output
+    /// waits in the FIFOs for as long as they have room.
     ///
     /// # Errors
-    /// As [`Driver::prepare`]; [`Error::Fifo`] when the FIFOs are gone.
+    /// [`Error::Fifo`] when the FIFOs are gone or cannot be opened.
     fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>>;
+
+    /// The daemon ends: reading stops everywhere, all that was read is written, and each line in
+    /// progress is left for the next daemon's [`Driver::reattach`]. True when all of it was done
+    /// within `limit`. Nothing is read any more after this, of new streams neither.
+    fn hand_over(&self, limit: Duration) -> BoxFuture<'_, bool>;
 
     /// Removes what [`Driver::prepare`] left on disk, but not the log. Nothing there is fine.
     ///
@@ -127,8 +135,8 @@ pub trait Streams: Send + Sync {
     /// Whether stdin is to be closed when the first client that attached leaves.
     fn stdin_once(&self) -> bool;
 
-    /// Stops reading and writes out the line that is in memory. The FIFOs stay, with all that
-    /// is in them, for [`Driver::reattach`]. Returns after at most two seconds.
+    /// Stops reading and writes out the line that is in memory; what nobody but us has open any
+    /// more is read to its end first. The FIFOs stay. Returns after at most two seconds.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 

@@ -14,8 +14,10 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::log_file::{LogFile, LogWriter};
+use super::handover::Handover;
+use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
 use super::{Batch, Chunk, Lines, Stamp};
+use crate::sys::fifo;
 
 /// Reads in one job: about 1.5 MiB, then other streams have their turn.
 const READS: usize = 32;
@@ -31,13 +33,32 @@ enum Burst {
     Idle,
     /// There may be more.
     More,
+    /// The log cannot be opened, and what is there can wait in the pipe.
+    Waiting,
     /// Every writer has closed the stream.
     End,
+}
+
+/// Where a stream comes from.
+pub(super) struct Source {
+    /// Its FIFO.
+    pub(super) pipe: OwnedFd,
+    /// Where within a line the daemon before us left it, and we leave it.
+    pub(super) handover: Handover,
+}
+
+/// When a stream is not read any more.
+pub(super) struct Stop {
+    /// Cancelled when it is closed, or the daemon ends.
+    pub(super) stream: CancellationToken,
+    /// Cancelled when the daemon ends: another one goes on.
+    pub(super) daemon: CancellationToken,
 }
 
 /// A stream being read.
 pub(super) struct Pump {
     pipe: Arc<pipe::Receiver>,
+    handover: Handover,
     /// Whether the pipe was read once, after which tokio knows when it is worth another try.
     polled: bool,
     lines: Lines,
@@ -49,43 +70,76 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) fn new(
-        pipe: OwnedFd,
+        source: Source,
         lines: Lines,
         log: Option<LogWriter>,
         chunks: broadcast::Sender<Chunk>,
     ) -> io::Result<Self> {
+        let Source { pipe, handover } = source;
         let pipe = Arc::new(pipe::Receiver::from_owned_fd(pipe)?);
-        Ok(Self { pipe, polled: false, lines, log, chunks, stamp: Stamp::now(), batch: Batch::default() })
+        Ok(Self { pipe, handover, polled: false, lines, log, chunks, stamp: Stamp::now(), batch: Batch::default() })
     }
 
-    /// Reads to the stream's end, or until it is stopped; what is in memory is written out then.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Reads to the stream's end, or until it is stopped; what is in memory is written out then. Gives itself back when
+    /// the daemon ends and the stream does not.
+    pub(super) async fn run(mut self, stop: Stop) -> Option<Self> {
         let pipe = Arc::clone(&self.pipe);
         let mut target = self.log.as_ref().map(LogWriter::target);
         let mut state = Burst::More;
         while state != Burst::End {
-            if state == Burst::Idle {
-                tokio::select! {
-                    () = stop.cancelled() => break,
+            match state {
+                Burst::Idle => tokio::select! {
+                    () = stop.stream.cancelled() => break,
                     () = switched(&mut target) => {}
                     // Fails only while the runtime shuts down.
                     ready = pipe.readable() => if ready.is_err() { break },
-                }
-            } else if stop.is_cancelled() {
+                },
+                Burst::Waiting => tokio::select! {
+                    () = stop.stream.cancelled() => break,
+                    () = switched(&mut target) => {}
+                    () = tokio::time::sleep(OPEN_AGAIN) => {}
+                },
+                Burst::More | Burst::End => {}
+            }
+            if stop.stream.is_cancelled() {
                 break;
             }
-            let Some(next) = job(self, Pump::burst).await else { return };
-            (self, state) = next;
+            (self, state) = job(self, Pump::burst).await?;
         }
-        if state != Burst::End {
-            let _ = job(self, Pump::finish).await;
+        // What only we have open is gone when we let go.
+        while state != Burst::End && !fifo::has_writer(&*pipe) {
+            (self, state) = job(self, Pump::last_burst).await?;
+        }
+        match (state, stop.daemon.is_cancelled()) {
+            (Burst::End, _) => None,
+            (Burst::Idle | Burst::More | Burst::Waiting, true) => Some(job(self, Pump::hand_over).await?.0),
+            (Burst::Idle | Burst::More | Burst::Waiting, false) => {
+                let _ = job(self, Pump::finish).await;
+                None
+            }
         }
     }
 
     /// Blocks on the log, never on the pipe.
     fn burst(&mut self) -> Burst {
+        self.burst_if(|pipe| fifo::is_full(pipe).unwrap_or(false))
+    }
+
+    /// The same where nothing may be left in the pipe.
+    fn last_burst(&mut self) -> Burst {
+        self.burst_if(|_| true)
+    }
+
+    fn burst_if(&mut self, is_urgent: fn(&pipe::Receiver) -> bool) -> Burst {
+        if !self.polled {
+            // Not before all streams of the container are open: it is found once only.
+            self.handover.resume(&mut self.lines);
+        }
         if let Some(log) = &mut self.log {
             log.settle(self.lines.inside());
+            if !log.is_worth_reading(|| is_urgent(&self.pipe)) {
+                return Burst::Waiting;
+            }
         }
         for _ in 0..READS {
             match self.read() {
@@ -96,7 +150,7 @@ impl Pump {
                 Ok(_) => self.format(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.lines.rest();
+                    self.lines.shrink();
                     self.batch.rest();
                     return Burst::Idle;
                 }
@@ -144,6 +198,22 @@ impl Pump {
             self.stamp.renew();
             self.lines.finish(&self.stamp, &mut self.batch);
             log.write(&self.batch);
+        }
+    }
+}
+
+impl Pump {
+    /// The line in progress goes into the log, and where it is to the next daemon.
+    fn hand_over(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        // A log that could not be opened takes nothing: what is in memory is the next daemon's then.
+        if log.is_open() {
+            self.stamp.renew();
+            self.lines.hand_over(&self.stamp, &mut self.batch);
+            log.write(&self.batch);
+        }
+        if let Err(error) = self.handover.leave(&self.lines) {
+            tracing::warn!(stream = self.lines.stream().as_str(), %error, "where a log's line is cannot be left to the next daemon");
         }
     }
 }

@@ -140,6 +140,18 @@ impl Lines {
         Self { stream, tty, buffer: Vec::new(), start: 0, scanned: 0, inside: false }
     }
 
+    /// Goes on where another reader stopped: whether its last record was a `P`, and what it had read and put into no record.
+    pub fn resume(&mut self, inside: bool, rest: Vec<u8>) {
+        self.buffer = rest;
+        self.inside = inside;
+    }
+
+    /// What is in no record yet.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
     /// Which stream it is.
     #[must_use]
     pub fn stream(&self) -> StreamName {
@@ -169,7 +181,7 @@ impl Lines {
     }
 
     /// Gives back the memory that an idle stream does not need.
-    pub fn rest(&mut self) {
+    pub fn shrink(&mut self) {
         self.buffer.drain(..self.start);
         self.start = 0;
         self.buffer.shrink_to_fit();
@@ -189,8 +201,19 @@ impl Lines {
     /// The stream has ended: the rest of it, a line without a newline, becomes a `P` record,
     /// as with containerd. To be called when [`Lines::records`] gave all it had.
     pub fn finish(&mut self, stamp: &Stamp, batch: &mut Batch) {
+        self.part(stamp, batch, self.rest().len());
+    }
+
+    /// The stream goes on, but with another reader: what is in memory becomes a `P` record, so that it is in the log even
+    /// if no other reader comes. To be called when [`Lines::records`] gave all it had.
+    pub fn hand_over(&mut self, stamp: &Stamp, batch: &mut Batch) {
+        // In a `P` record a terminal's `\r` would be the container's; whether it is shows the next byte.
+        let unsure = usize::from(self.tty && self.rest().ends_with(b"\r"));
+        self.part(stamp, batch, self.rest().len() - unsure);
+    }
+
+    fn part(&mut self, stamp: &Stamp, batch: &mut Batch, length: usize) {
         self.open(batch);
-        let length = self.buffer.len() - self.start;
         if length > 0 {
             self.push(stamp, batch, length, false);
         }

@@ -253,6 +253,135 @@ async fn a_restarted_reader_finds_all_that_was_written_meanwhile() {
 }
 
 #[tokio::test]
+async fn f6_a_line_in_progress_is_in_the_log_and_goes_on_with_the_next_daemon() {
+    let bed = Bed::new();
+    let (_streams, mut shim) = bed.prepare(bed.config()).await;
+    shim.stdout().write_all(b"one\ntw").unwrap();
+    until(|| fs::metadata(bed.log()).unwrap().len() > 0).await;
+    assert!(bed.driver.hand_over(SOON).await);
+    assert_eq!(stdout_of(&bed.log()), "one\ntw");
+    shim.stdout().write_all(b"o\nth").unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(stdout_of(&bed.log()), "one\ntw", "nothing is read any more");
+    let next = Fifo::new(Tasks::default());
+    let streams = next.reattach(bed.config()).await.unwrap();
+    // A rotation knows of the line.
+    until(|| stdout_of(&bed.log()) == "one\ntwo\n").await;
+    shim.stdout().write_all(b"ree\n").unwrap();
+    drop(shim);
+    assert!(streams.barrier(SOON).await);
+    assert_eq!(stdout_of(&bed.log()), "one\ntwo\nthree\n");
+}
+
+#[tokio::test]
+async fn f6_a_rotation_waits_for_the_end_of_a_line_that_another_daemon_began() {
+    let bed = Bed::new();
+    let (_streams, mut shim) = bed.prepare(bed.config()).await;
+    shim.stdout().write_all(b"begun").unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(bed.driver.hand_over(SOON).await);
+    let next = Fifo::new(Tasks::default());
+    let streams = next.reattach(bed.config()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let old = bed.rotate("0.log.1");
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        shim.stdout().write_all(b" and ended\nnext\n").unwrap();
+    };
+    let (reopened, ()) = tokio::join!(streams.reopen_log(), end);
+    reopened.unwrap();
+    until(|| stdout_of(&bed.log()) == "next\n").await;
+    assert_eq!(stdout_of(&old), "begun and ended\n");
+}
+
+/// Of who has ended nobody else has it.
+#[tokio::test]
+async fn f6_a_fifo_that_only_we_have_open_is_read_to_its_end() {
+    for by_close in [false, true] {
+        let bed = Bed::new();
+        let (streams, mut shim) = bed.prepare(bed.config()).await;
+        let text = "last words\n".repeat(10_000);
+        shim.stdout().write_all(text.as_bytes()).unwrap();
+        drop(shim);
+        // Before anything was read: the readers' tasks have not run yet on this one thread.
+        if by_close {
+            streams.close().await;
+        } else {
+            assert!(bed.driver.hand_over(SOON).await);
+        }
+        assert!(stdout_of(&bed.log()) == text, "{by_close}");
+        assert!(streams.barrier(SOON).await);
+    }
+}
+
+#[tokio::test]
+async fn f6_streams_made_after_the_hand_over_are_the_next_daemons() {
+    let bed = Bed::new();
+    assert!(bed.driver.hand_over(SOON).await);
+    let (_streams, mut shim) = bed.prepare(bed.config()).await;
+    shim.stdout().write_all(b"kept\n").unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(stdout_of(&bed.log()), "");
+    let next = Fifo::new(Tasks::default());
+    let _next = next.reattach(bed.config()).await.unwrap();
+    until(|| stdout_of(&bed.log()) == "kept\n").await;
+}
+
+#[tokio::test]
+async fn f10_a_log_that_cannot_be_opened_leaves_output_where_it_is() {
+    let bed = Bed::new();
+    let (_streams, mut shim) = bed.prepare(bed.config()).await;
+    shim.stdout().write_all(b"one\ntw").unwrap();
+    until(|| fs::metadata(bed.log()).unwrap().len() > 0).await;
+    assert!(bed.driver.hand_over(SOON).await);
+    let kept = bed.rotate("kept");
+    symlink("elsewhere", bed.log()).unwrap();
+    // And over another restart, and in a log that is made anew by its time.
+    for more in ["o\n", "three\n"] {
+        let next = Fifo::new(Tasks::default());
+        let streams = next.reattach(bed.config()).await.unwrap();
+        assert!(matches!(streams.reopen_log().await, Err(Error::LogSymlink(_))));
+        shim.stdout().write_all(more.as_bytes()).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(next.hand_over(SOON).await);
+        assert_eq!(stdout_of(&kept), "one\ntw");
+    }
+    fs::remove_file(bed.log()).unwrap();
+    fs::rename(&kept, bed.log()).unwrap();
+    let next = Fifo::new(Tasks::default());
+    let _streams = next.reattach(bed.config()).await.unwrap();
+    until(|| stdout_of(&bed.log()) == "one\ntwo\nthree\n").await;
+    assert_eq!(next.counters().counts().dropped_records, 0);
+}
+
+#[tokio::test]
+async fn f10_a_container_that_has_filled_its_fifo_does_not_wait_for_its_log() {
+    let bed = Bed::new();
+    let (streams, shim) = bed.prepare(bed.config()).await;
+    assert!(bed.driver.hand_over(SOON).await);
+    let kept = bed.rotate("kept");
+    symlink("elsewhere", bed.log()).unwrap();
+    let next = Fifo::new(Tasks::default());
+    let again = next.reattach(bed.config()).await.unwrap();
+    let mut stdout = shim.outputs[0].try_clone().unwrap();
+    let writer = thread::spawn(move || (0..300_000).try_for_each(|n| writeln!(stdout, "line {n}")).unwrap());
+    until(|| writer.is_finished()).await;
+    writer.join().unwrap();
+    fs::rename(&kept, bed.log()).unwrap();
+    let mut stdout = shim.outputs[0].try_clone().unwrap();
+    until(|| {
+        writeln!(stdout, "again").unwrap();
+        stdout_of(&bed.log()).ends_with("again\n")
+    })
+    .await;
+    drop((stdout, shim));
+    assert!(again.barrier(SOON).await);
+    let lines = stdout_of(&bed.log()).lines().filter(|line| line.starts_with("line")).count() as u64;
+    assert!(next.counters().counts().dropped_records + lines >= 300_000, "each line is in the log or counted");
+    drop(streams);
+}
+
+#[tokio::test]
 async fn dropped_streams_stop_reading_and_a_dead_shims_have_ended() {
     let bed = Bed::new();
     let (streams, mut shim) = bed.prepare(bed.config()).await;

@@ -35,10 +35,38 @@ fn records(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
             }
             take(&batch);
         }
-        lines.rest();
+        lines.shrink();
     }
     lines.finish(&stamp, &mut batch);
     take(&batch);
+    let Some(all) = out.strip_suffix(b"\n") else { return Vec::new() };
+    all.split(|&byte| byte == b'\n').map(|record| (parse(record).0.to_vec(), parse(record).1)).collect()
+}
+
+/// The same where each read is another reader's.
+fn handed_over(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
+    let (mut lines, mut batch, stamp) = (Lines::new(StreamName::Stdout, tty), Batch::default(), Stamp::now());
+    let mut out = Vec::new();
+    for mut read in reads.iter().map(Vec::as_slice) {
+        while !read.is_empty() {
+            let space = lines.space();
+            let count = read.len().min(space.capacity() - space.len());
+            space.extend_from_slice(&read[..count]);
+            read = &read[count..];
+            while lines.records(&stamp, &mut batch) {
+                out.extend_from_slice(batch.bytes());
+            }
+            out.extend_from_slice(batch.bytes());
+        }
+        lines.hand_over(&stamp, &mut batch);
+        out.extend_from_slice(batch.bytes());
+        assert!(lines.rest().len() <= usize::from(tty), "all but half a line's end is in the log");
+        let mut next = Lines::new(StreamName::Stdout, tty);
+        next.resume(lines.inside(), lines.rest().to_vec());
+        lines = next;
+    }
+    lines.finish(&stamp, &mut batch);
+    out.extend_from_slice(batch.bytes());
     let Some(all) = out.strip_suffix(b"\n") else { return Vec::new() };
     all.split(|&byte| byte == b'\n').map(|record| (parse(record).0.to_vec(), parse(record).1)).collect()
 }
@@ -86,6 +114,14 @@ proptest! {
     }
 
     #[test]
+    fn f6_it_reads_the_same_however_often_another_reader_goes_on(
+        tty: bool,
+        reads in proptest::collection::vec(piece(), 0..12),
+    ) {
+        prop_assert_eq!(joined(&handed_over(tty, &reads)), joined(&records(tty, &reads)));
+    }
+
+    #[test]
     fn a_terminal_loses_its_own_carriage_returns_only(reads in proptest::collection::vec(piece(), 0..12)) {
         let reads: Vec<Vec<u8>> = reads.into_iter().map(|read| read.into_iter().map(|b| b & 0x7f).collect()).collect();
         let expected = String::from_utf8(reads.concat()).unwrap().replace("\r\n", "\n");
@@ -100,7 +136,7 @@ fn an_idle_stream_keeps_nothing_but_the_line_it_is_in() {
     lines.space().extend_from_slice(b"whole\nbegun");
     assert!(!lines.records(&Stamp::now(), &mut batch));
     assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), (READ_BUFFER, WRITE_BUFFER));
-    lines.rest();
+    lines.shrink();
     batch.rest();
     assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), ("begun".len(), 0));
 }

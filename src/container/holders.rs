@@ -1,0 +1,186 @@
+//! Processes that hold a container's root file system, so that it cannot be unmounted (containerd#4020).
+//!
+//! To be looked for only after that failed: it reads all of /proc. Links there are read and never followed, so that a
+//! process whose files are on a server that does not answer holds nothing up.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::ids::ContainerId;
+
+/// How long it may take; what was found by then is enough.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Holders that are named.
+const MOST: usize = 4;
+/// Open files that are looked at of one process.
+const FILES: usize = 100_000;
+
+/// A process, and by what it holds the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id, as the host counts.
+    pub pid: u32,
+    /// The kernel's name of it; the process chooses that itself.
+    pub name: String,
+    /// By what.
+    pub by: &'static str,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({:?}, by its {})", self.pid, self.name, self.by)
+    }
+}
+
+/// Who holds the root of a container: at most a few.
+pub async fn holders(id: &ContainerId) -> Vec<Holder> {
+    let root = Root::of(id);
+    let look = tokio::task::spawn_blocking(move || look(Path::new("/proc"), &root));
+    // A read that hangs keeps its thread, and nobody else.
+    match tokio::time::timeout(2 * LIMIT, look).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+/// How a container's root is told: containerd's tasks have theirs at `<state>/<namespace>/<id>/rootfs`, and an id is never
+/// anything else.
+struct Root(String);
+
+impl Root {
+    fn of(id: &ContainerId) -> Self {
+        Self(format!("/{id}/rootfs"))
+    }
+
+    /// Whether a path is it, or below it.
+    fn has(&self, path: &str) -> bool {
+        path.match_indices(&self.0)
+            .any(|(at, found)| matches!(path.as_bytes().get(at + found.len()), None | Some(b'/')))
+    }
+}
+
+fn look(proc: &Path, root: &Root) -> Vec<Holder> {
+    let until = Instant::now() + LIMIT;
+    let pids: Vec<u32> = entries(proc).filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect();
+    let mut found = Vec::new();
+    // Mounts last: a copy in another mount namespace holds the root only with something below it.
+    for by in [by_link as fn(&Path, &Root) -> Option<&'static str>, by_mount] {
+        for pid in &pids {
+            if found.len() == MOST || Instant::now() > until {
+                return found;
+            }
+            let process = proc.join(pid.to_string());
+            if let Some(by) = by(&process, root) {
+                let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+                found.push(Holder { pid: *pid, name: name.trim_end().to_owned(), by });
+            }
+        }
+        if !found.is_empty() {
+            break;
+        }
+    }
+    found
+}
+
+fn by_link(process: &Path, root: &Root) -> Option<&'static str> {
+    let has = |path: PathBuf| fs::read_link(path).is_ok_and(|target| root.has(&target.to_string_lossy()));
+    let links = [("cwd", "working directory"), ("root", "root directory"), ("exe", "program")];
+    let link = links.into_iter().find(|(name, _)| has(process.join(name))).map(|(_, by)| by);
+    link.or_else(|| entries(&process.join("fd")).take(FILES).any(has).then_some("open file"))
+}
+
+/// A mount below the root in a mount namespace that is not ours: containerd unmounts those that are in ours.
+fn by_mount(process: &Path, root: &Root) -> Option<&'static str> {
+    let namespace = |process: &Path| fs::metadata(process.join("ns/mnt")).map(|found| (found.dev(), found.ino())).ok();
+    let ours = process.parent().and_then(|proc| namespace(&proc.join("self")));
+    if namespace(process) == ours {
+        return None;
+    }
+    let table = fs::read_to_string(process.join("mountinfo")).ok()?;
+    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.any(|point| root.has(point)).then_some("mounts")
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn r14_a_process_in_a_containers_root_is_found_by_what_it_has_there() {
+        let (id, other) = (ContainerId::random(), ContainerId::random());
+        let state = tempfile::tempdir().unwrap();
+        let below = state.path().join(id.as_str()).join("rootfs/deep");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("file"), "").unwrap();
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000").stdin(Stdio::null());
+        let cases = [
+            (sleep.current_dir(&below).spawn().unwrap(), "working directory"),
+            (sleep.current_dir("/").stdin(fs::File::open(below.join("file")).unwrap()).spawn().unwrap(), "open file"),
+        ];
+        for (mut child, by) in cases {
+            let pid = child.id();
+            // Until its exec it is this test.
+            let ours =
+                |found: &Vec<Holder>| found.iter().any(|one| one.pid == pid && one.name == "sleep" && one.by == by);
+            let mut found = holders(&id).await;
+            while !ours(&found) && child.try_wait().unwrap().is_none() {
+                found = holders(&id).await;
+            }
+            assert!(ours(&found), "{by}: {found:?}");
+            assert_eq!(holders(&other).await, []);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(holders(&id).await.is_empty());
+    }
+
+    #[test]
+    fn r14_a_copy_of_the_mount_elsewhere_is_named_when_nothing_else_is() {
+        let (id, proc) = (ContainerId::random(), tempfile::tempdir().unwrap());
+        let make = |pid: &str, mounts: &str| {
+            let process = proc.path().join(pid);
+            fs::create_dir_all(process.join("ns")).unwrap();
+            fs::write(process.join("ns/mnt"), "").unwrap();
+            fs::write(process.join("mountinfo"), mounts).unwrap();
+            fs::write(process.join("comm"), format!("p{pid}\n")).unwrap();
+            process
+        };
+        let mounts = format!("1 2 0:3 / /run/containerd/k8s.io/{id}/rootfs rw - overlay overlay rw\n");
+        fs::remove_dir_all(make("self", "")).unwrap();
+        symlink("7", proc.path().join("self")).unwrap();
+        make("7", &mounts);
+        make("8", &mounts);
+        make("9", "");
+        let root = Root::of(&id);
+        assert_eq!(look(proc.path(), &root), [Holder { pid: 8, name: "p8".to_owned(), by: "mounts" }]);
+        symlink(format!("/run/{id}/rootfs/x"), proc.path().join("9/cwd")).unwrap();
+        let by = "working directory";
+        assert_eq!(look(proc.path(), &root), [Holder { pid: 9, name: "p9".to_owned(), by }]);
+    }
+
+    #[test]
+    fn r14_only_the_root_itself_and_what_is_below_it_counts() {
+        let id = ContainerId::random();
+        let root = Root::of(&id);
+        for (path, has) in [
+            (format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/rootfs"), true),
+            (format!("/run/{id}/rootfs/etc (deleted)"), true),
+            (format!("/run/{id}/rootfs2"), false),
+            (format!("/run/{id}"), false),
+            (format!("/run/x{id}/rootfs"), false),
+        ] {
+            assert_eq!(root.has(&path), has, "{path}");
+        }
+    }
+}

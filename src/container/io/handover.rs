@@ -1,0 +1,93 @@
+//! What one daemon leaves for the next of a stream: where within a line it is.
+//!
+//! The line in progress itself is in the log, as a `P` record (ADR 21). This file, beside the FIFO, says that it goes on,
+//! and has the few bytes that could not be in a record yet.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{Lines, RECORD_LIMIT, StreamName};
+
+/// A stream's file. It is there only while no daemon reads the stream.
+#[derive(Debug)]
+pub(super) struct Handover(PathBuf);
+
+impl Handover {
+    /// The one in a container's directory of FIFOs.
+    pub(super) fn of(directory: &Path, stream: StreamName) -> Self {
+        Self(directory.join(format!("{}.line", stream.as_str())))
+    }
+
+    /// Leaves where the lines are. A stream between two lines leaves nothing.
+    ///
+    /// # Errors
+    /// What the file system says. The next daemon then takes the line for one that begins.
+    pub(super) fn leave(&self, lines: &Lines) -> io::Result<()> {
+        if !lines.inside() && lines.rest().is_empty() {
+            return Ok(());
+        }
+        let tag = if lines.inside() { b'P' } else { b'F' };
+        let bytes = [&[tag][..], lines.rest()].concat();
+        // Whole or not at all, also when the daemon is killed meanwhile.
+        let new = self.0.with_extension("new");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&bytes)?;
+        fs::rename(&new, &self.0)
+    }
+
+    /// Goes on where the daemon before us was, and forgets it: a later restart must not find it again.
+    pub(super) fn resume(&self, lines: &mut Lines) {
+        match self.take() {
+            Ok(bytes) => {
+                if let Some((tag, rest)) = bytes.split_first() {
+                    lines.resume(*tag == b'P', rest.to_vec());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(file = %self.0.display(), %error, "where a log's line is cannot be read"),
+        }
+    }
+
+    fn take(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        // A line in memory is never longer; nobody else writes here, but a buffer must not grow by a file's length.
+        File::open(&self.0)?.take(1 + RECORD_LIMIT as u64).read_to_end(&mut bytes)?;
+        fs::remove_file(&self.0)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(tty: bool) -> Lines {
+        Lines::new(StreamName::Stdout, tty)
+    }
+
+    #[test]
+    fn a_stream_between_lines_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let handover = Handover::of(directory.path(), StreamName::Stdout);
+        handover.leave(&lines(false)).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_left_is_found_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let handover = Handover::of(directory.path(), StreamName::Stderr);
+        for inside in [true, false] {
+            let (mut left, mut found, mut again) = (lines(true), lines(true), lines(true));
+            left.resume(inside, b"\r".to_vec());
+            handover.leave(&left).unwrap();
+            handover.resume(&mut found);
+            assert_eq!((found.inside(), found.rest()), (inside, &b"\r"[..]));
+            handover.resume(&mut again);
+            assert_eq!((again.inside(), again.rest()), (false, &b""[..]));
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+    }
+}
