@@ -230,6 +230,10 @@ impl Churn {
             let pods = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let logs = bed.dir.join("logs");
             let mut evidence = Vec::new();
+            for (pid, id) in shims(bed) {
+                evidence.push(format!("- shim {pid} has the id {id}:"));
+                evidence.extend(self.logged(&[&id]));
+            }
             for pod in pods.iter().filter(|pod| pod.is_named_in(&left)) {
                 evidence.push(format!("- of {}:", pod.uid));
                 evidence.extend(pod.evidence());
@@ -285,6 +289,20 @@ impl Churn {
         }
         Ok(())
     }
+}
+
+/// The bed's shims that run, by pid, and the ids that they were started for: containerd may have forgotten them.
+fn shims(bed: &Bed) -> Vec<(String, String)> {
+    let address = bed.dir.join("containerd.sock").display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let shim = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let of_bed = words.first()?.ends_with("containerd-shim-runc-v2") && words.iter().any(|word| *word == address);
+        let id = words.iter().skip_while(|word| *word != "-id").nth(1)?;
+        of_bed.then(|| (entry.file_name().to_string_lossy().into_owned(), id.clone().into_owned()))
+    };
+    processes.filter_map(shim).collect()
 }
 
 /// Whether nothing listens on a shim's socket: its file is left when containerd was killed while it started the shim.
