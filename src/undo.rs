@@ -6,14 +6,21 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
-type Step = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+struct Step {
+    name: &'static str,
+    work: Work,
+    /// Whether it is left out when something else could not be undone.
+    is_record: bool,
+}
 
 /// The undos of the steps taken so far. Dropping it undoes nothing: an operation ends with
 /// [`Undo::commit`] or [`Undo::roll_back`].
 #[must_use]
 #[derive(Default)]
 pub struct Undo {
-    steps: Vec<(&'static str, Step)>,
+    steps: Vec<Step>,
     current: watch::Sender<&'static str>,
 }
 
@@ -35,8 +42,26 @@ impl Undo {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display,
     {
-        let step = async move { undo.await.map_err(|error| error.to_string()) };
-        self.steps.push((name, Box::pin(step)));
+        self.add(name, false, undo);
+    }
+
+    /// The same for the record of the object that is made, which is written first: it is deleted last, and stays when
+    /// anything else does, so that a daemon after this one finds what is left.
+    pub fn push_record<F, E>(&mut self, name: &'static str, undo: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.add(name, true, undo);
+    }
+
+    fn add<F, E>(&mut self, name: &'static str, is_record: bool, undo: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        let work = Box::pin(async move { undo.await.map_err(|error| error.to_string()) });
+        self.steps.push(Step { name, work, is_record });
     }
 
     /// The operation succeeded: nothing is to be taken back.
@@ -58,9 +83,12 @@ impl Undo {
     /// [`Leftovers`] with every undo that failed.
     pub async fn roll_back(mut self) -> Result<(), Leftovers> {
         let mut failed = Vec::new();
-        while let Some((name, step)) = self.steps.pop() {
+        while let Some(Step { name, work, is_record }) = self.steps.pop() {
+            if is_record && !failed.is_empty() {
+                continue;
+            }
             self.current.send_replace(name);
-            if let Err(error) = step.await {
+            if let Err(error) = work.await {
                 failed.push(format!("{name}: {error}"));
             }
         }

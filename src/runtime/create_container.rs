@@ -193,7 +193,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
     let root = &container.root;
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
-    undo.push("delete container record", async move { containerd.delete_container(&key).await });
+    undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
     during(Stage::Record, node.containerd.create_container(containerd_record(sandbox, container, handler))).await?;
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());

@@ -52,8 +52,8 @@ impl Follow for OfContainer {
         Ok(())
     }
 
-    async fn unseen(&self) -> Option<containerd::Exit> {
-        Some(self.node.hints.of_a_lost_task(self.container.id().as_str()).await.unwrap_or(UNSEEN))
+    async fn unseen(&self, late: bool) -> Option<containerd::Exit> {
+        Some(self.node.hints.of_a_lost_task(self.container.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
     async fn gone(&self) {

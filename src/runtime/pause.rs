@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, Node, Result, labels};
+use crate::cgroup;
 use crate::config::Handler;
 use crate::container::{profile, spec_any};
 use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
@@ -37,8 +38,8 @@ impl Follow for OfPause {
         Ok(())
     }
 
-    async fn unseen(&self) -> Option<Exit> {
-        Some(self.node.hints.of_a_lost_task(self.sandbox.id().as_str()).await.unwrap_or(UNSEEN))
+    async fn unseen(&self, late: bool) -> Option<Exit> {
+        Some(self.node.hints.of_a_lost_task(self.sandbox.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
     async fn gone(&self) {}
@@ -103,6 +104,8 @@ impl Node {
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         undo.push("remove pause container", async move {
             node.end_pause_task(&sandbox).await?;
+            // A runc that was killed within its create leaves it.
+            cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
             node.containerd.delete_container(sandbox.id().as_str()).await
         });
     }

@@ -144,7 +144,7 @@ impl Follow for OfCommand {
         Ok(())
     }
 
-    async fn unseen(&self) -> Option<Exit> {
+    async fn unseen(&self, _: bool) -> Option<Exit> {
         None
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::create_container::require_ready;
 use super::take_back::Made;
 use super::{Change, Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
@@ -99,7 +100,8 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
         network?
     };
     sandbox.set_addresses(addresses);
-    Ok(())
+    // Its pause process may have ended meanwhile.
+    require_ready(sandbox).map(drop)
 }
 
 /// VM handlers read the network when the VM starts; runc's init writes net.* sysctls, whose
@@ -113,7 +115,7 @@ fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
 impl Node {
     async fn write_sandbox_record(&self, sandbox: &Sandbox, handler: &Handler, undo: &mut Undo) -> Result<()> {
         let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
-        undo.push("delete sandbox record", async move { containerd.delete_sandbox(id.as_str()).await });
+        undo.push_record("delete sandbox record", async move { containerd.delete_sandbox(id.as_str()).await });
         let record = sandbox.record.encode(handler.kind.clone(), handler.options.any());
         Ok(self.containerd.create_sandbox(record).await?)
     }

@@ -50,7 +50,10 @@ impl<F: Follow> Work<F> {
         });
         match started {
             Ok(pid) => self.progress(Event::Started { pid }),
-            Err(error) => self.refused(error),
+            Err(error) => {
+                self.start_was_lost = error.is_away();
+                self.refused(error);
+            }
         }
     }
 
@@ -151,6 +154,7 @@ impl<F: Follow> Work<F> {
     /// A call that makes or starts has failed, or nobody knows whether it has.
     fn refused(&mut self, error: Error) {
         self.doubt(&error);
+        self.was_away |= error.is_away();
         // Whoever runs a command is not kept waiting for a containerd that is away.
         if error.is_away() && self.task.name.exec.is_empty() {
             self.lost = Some(error);
@@ -163,7 +167,10 @@ impl<F: Follow> Work<F> {
 
     /// containerd knows of no such task.
     async fn missing(&mut self) {
-        let exit = if self.machine.is_to_be_told() { self.follower.unseen().await } else { None };
+        // A process whose start was lost may have run to its end: containerd drops what has ended while it was down. To tell
+        // that it never started would make kubelet run it twice.
+        let may_have_run = self.machine.is_to_be_told() || self.start_was_lost && !self.machine.has_failed();
+        let exit = if may_have_run { self.follower.unseen(self.was_away).await } else { None };
         match exit {
             Some(exit) => self.progress(Event::Exited(exit)),
             None => {

@@ -8,6 +8,8 @@ use crate::containerd::Exit;
 
 /// How long the event of a task that is gone may be late (rulings.md 11).
 const LATE_EVENT: Duration = Duration::from_secs(1);
+/// The same after containerd was away: a shim that could not tell it of an exit tries again after 1, 2 and 3 s.
+const LATE_AFTER_OUTAGE: Duration = Duration::from_secs(7);
 /// Between two looks for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -26,9 +28,10 @@ impl ExitHints {
         let _ = self.take(id);
     }
 
-    /// The exit of a task that is gone; its event may come up to a second later than the end of the task.
-    pub async fn of_a_lost_task(&self, id: &str) -> Option<Exit> {
-        let until = tokio::time::Instant::now() + LATE_EVENT;
+    /// The exit of a task that is gone; its event may come later than the end of the task.
+    pub async fn of_a_lost_task(&self, id: &str, after_outage: bool) -> Option<Exit> {
+        let late = if after_outage { LATE_AFTER_OUTAGE } else { LATE_EVENT };
+        let until = tokio::time::Instant::now() + late;
         loop {
             let hint = self.take(id);
             if hint.is_some() || tokio::time::Instant::now() >= until {

@@ -64,8 +64,9 @@ pub trait Follow: Send + Sync + 'static {
     /// Why the exit cannot be told yet.
     fn ended(&self, exit: Exit) -> impl Future<Output = Result<(), containerd::Error>> + Send;
 
-    /// The exit of a process that has run and of which containerd knows nothing any more; `None` when nobody can say.
-    fn unseen(&self) -> impl Future<Output = Option<Exit>> + Send;
+    /// The exit of a process that has run and of which containerd knows nothing any more; `None` when nobody can say. `late`
+    /// when containerd was away meanwhile: a shim then tells it of the exit again, some seconds later.
+    fn unseen(&self, late: bool) -> impl Future<Output = Option<Exit>> + Send;
 
     /// containerd has no such task any more.
     fn gone(&self) -> impl Future<Output = ()> + Send;

@@ -63,6 +63,8 @@ impl Owner {
             pace: Pace::new(self.health.clone()),
             wait: None,
             lost: None,
+            start_was_lost: false,
+            was_away: false,
             left: false,
         };
         self.tasks.background(work.run());
@@ -82,6 +84,10 @@ pub(super) struct Work<F> {
     pub(super) wait: Option<BoxFuture<'static, Result<Exit>>>,
     /// How an answer was lost.
     pub(super) lost: Option<Error>,
+    /// Whether a start may have happened of which nobody knows.
+    pub(super) start_was_lost: bool,
+    /// Whether containerd was away since the owner began.
+    pub(super) was_away: bool,
     left: bool,
 }
 
@@ -135,6 +141,7 @@ impl<F: Follow> Work<F> {
 
     /// Says what is in the way, and waits before the next try.
     pub(super) async fn trouble(&mut self, what: &'static str, error: &Error) {
+        self.was_away |= error.is_away();
         if self.pace.is_news() {
             tracing::warn!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
         } else {

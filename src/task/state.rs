@@ -168,6 +168,11 @@ impl Machine {
         self.was_started
     }
 
+    /// Whether a call was refused or has come to nothing: whoever wanted it made or started was told so.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Whether its object waits to be told how it ended.
     pub(super) fn is_to_be_told(&self) -> bool {
         self.was_started && !self.was_told

@@ -56,3 +56,23 @@ fn f7_an_undo_takes_as_long_as_it_takes_and_the_others_wait() {
     assert_eq!(*log.lock().unwrap(), [1, 0]);
     assert_eq!(*current.borrow(), "step");
 }
+
+#[test]
+fn a_record_goes_last_and_stays_with_what_is_left() {
+    for fails in [false, true] {
+        let log = Log::default();
+        let mut undo = Undo::new();
+        let at = Arc::clone(&log);
+        undo.push_record("record", async move {
+            at.lock().unwrap().push(0);
+            Ok::<_, String>(())
+        });
+        let at = Arc::clone(&log);
+        undo.push("task", async move {
+            at.lock().unwrap().push(1);
+            if fails { Err("no".to_owned()) } else { Ok(()) }
+        });
+        assert_eq!(run(undo.roll_back()).is_err(), fails);
+        assert_eq!(*log.lock().unwrap(), if fails { vec![1] } else { vec![1, 0] });
+    }
+}
