@@ -15,6 +15,9 @@ use super::{Containerd, Error, Kind, Result};
 const HEX: [&str; 2] = ["01234567", "89abcdef"];
 /// What else there can be in an id of containerd's (its package identifiers).
 const OTHERS: &str = "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-";
+/// Behind so many known characters a piece that is too large has one large record rather than many: it is divided into single
+/// characters, since of those one answer alone is as large as that record.
+const FEW: usize = 3;
 /// An id of containerd's is no longer.
 const LONGEST: usize = 76;
 
@@ -108,22 +111,25 @@ impl Piece {
         let of = |prefix: &str, next| Self::Of { prefix: prefix.to_owned(), next };
         match self {
             // By the first digit at once: ids are random, and containerd makes each answer before it finds it too large.
-            Self::All => {
-                let digits = HEX.iter().flat_map(|half| (0..half.len()).map(|at| &half[at..=at]));
-                digits.chain([OTHERS]).map(|next| of("", next)).collect()
-            }
+            Self::All => digits().chain([OTHERS]).map(|next| of("", next)).collect(),
             Self::Of { prefix, next } if next.len() > 1 => {
                 let (one, other) = next.split_at(next.len() / 2);
                 vec![of(prefix, one), of(prefix, other)]
             }
             Self::Of { prefix, next } => {
                 let prefix = format!("{prefix}{next}");
-                let longer = HEX.into_iter().chain([OTHERS]).map(|next| of(&prefix, next));
+                let next: Vec<&str> = if prefix.len() < FEW { HEX.to_vec() } else { digits().collect() };
+                let longer = next.into_iter().chain([OTHERS]).map(|next| of(&prefix, next));
                 std::iter::once(Self::One(prefix.clone())).chain(longer).collect()
             }
             Self::One(_) => Vec::new(),
         }
     }
+}
+
+/// Each digit by itself.
+fn digits() -> impl Iterator<Item = &'static str> {
+    HEX.into_iter().flat_map(|half| (0..half.len()).map(move |at| &half[at..=at]))
 }
 
 #[cfg(test)]
