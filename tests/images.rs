@@ -6,6 +6,10 @@
 
 #[path = "images/bed.rs"]
 mod bed;
+#[path = "images/odd.rs"]
+mod odd;
+#[path = "images/reports.rs"]
+mod reports;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};

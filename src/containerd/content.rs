@@ -33,6 +33,21 @@ impl Containerd {
         Ok(blob)
     }
 
+    /// Whether a blob is here.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] while containerd is away.
+    pub async fn has_blob(&self, digest: &str) -> Result<bool> {
+        let request = pb::InfoRequest { digest: digest.to_owned() };
+        match ContentClient::new(self.unary.channel()).info(self.request(request)).await {
+            Ok(_) => Ok(true),
+            Err(status) => match Error::status("look for content", digest, &status) {
+                error if error.is_not_found() => Ok(false),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Sets one label of a blob; containerd's GC follows labels to what the blob needs.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::streaming::Stream;
 use super::{Containerd, Result};
 
 /// A platform in Go's words, as image indexes name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform {
     /// Operating system.
     pub os: String,
@@ -32,8 +32,9 @@ pub struct Pull {
     pub host_dir: String,
     /// The only platform whose content is fetched.
     pub platform: Platform,
-    /// Where to unpack. One that Transfer is not configured for is skipped without an error.
-    pub snapshotter: String,
+    /// Where to unpack. Transfer is not configured for each snapshotter: of one that it does not know it says
+    /// [`PullFailure::Invalid`]. `None` unpacks nothing, and fetches all that is not here, whatever is unpacked.
+    pub snapshotter: Option<String>,
     /// Labels of the image record.
     pub labels: HashMap<String, String>,
 }
@@ -119,7 +120,7 @@ pub enum PullFailure {
 impl Containerd {
     /// Pulls and unpacks an image. `login` answers which credentials a host may have; `progress`
     /// hears of each step. Dropping the future cancels the pull, and is the one mutating call
-    /// for which that is safe: Transfer holds a lease of its own.
+    /// for which that is safe: all that it has fetched is under a lease, this client's or one of Transfer's own.
     ///
     /// # Errors
     /// [`PullError`].
@@ -203,11 +204,12 @@ fn transfer_request(pull: Pull, auth_stream: String, progress_stream: String) ->
             ..pb::RegistryResolver::default()
         }),
     };
+    let unpack = |snapshotter| pb::UnpackConfiguration { platform: Some(platform.clone()), snapshotter };
     let store = pb::ImageStore {
         name: pull.reference,
         labels: pull.labels,
-        platforms: vec![platform.clone()],
-        unpacks: vec![pb::UnpackConfiguration { platform: Some(platform), snapshotter: pull.snapshotter }],
+        unpacks: pull.snapshotter.map(unpack).into_iter().collect(),
+        platforms: vec![platform],
         ..pb::ImageStore::default()
     };
     TransferRequest {

@@ -1,6 +1,7 @@
 //! Everything that an image operation can fail with.
 
-use crate::containerd;
+use super::platform;
+use crate::containerd::{self, Platform};
 
 /// A failed image operation: what was tried, on what, and why.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -81,10 +82,34 @@ pub enum Error {
         /// containerd's words.
         message: String,
     },
+    /// A pull of what containerd refuses: an image of an old form, or one that it cannot unpack.
+    #[error("pull {reference}: {message}")]
+    InvalidPull {
+        /// The normalised reference.
+        reference: String,
+        /// containerd's words.
+        message: String,
+    },
     /// containerd is away.
     #[error("containerd is away: {0}")]
     Away(String),
-    /// A manifest or a config that is not what it should be.
+    /// An image that is here, or was just pulled, and of which no container can be made.
+    #[error("image {image:?} cannot be used: {why}")]
+    Unusable {
+        /// As it was asked for.
+        image: String,
+        /// Why.
+        why: Unusable,
+    },
+    /// A layer that has to be unpacked and is not here.
+    #[error("unpack layer {layer} for {snapshotter}: it is not here any more: pull the image again")]
+    LayerGone {
+        /// The layer's digest.
+        layer: String,
+        /// The snapshotter.
+        snapshotter: String,
+    },
+    /// A document or an image that is not what it should be.
     #[error("image {digest} is malformed: {reason}")]
     Malformed {
         /// The document.
@@ -125,6 +150,47 @@ pub enum Error {
         /// The kernel's words.
         message: String,
     },
+}
+
+/// Why no container can be made of an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// It is none: its manifest names data of another kind.
+    #[error("it is an artefact (its config is of type {config:?}) and has no root file system")]
+    Artefact {
+        /// Media type of its config.
+        config: String,
+    },
+    /// It is for other hosts.
+    #[error("there is nothing for {} in it: it has {}", platform::text(host), names(there))]
+    Platform {
+        /// What it is for.
+        there: Vec<Platform>,
+        /// This host.
+        host: Platform,
+    },
+    /// Somebody took its content away; a pull brings it back.
+    #[error("its content {digest} is not here any more: pull it again")]
+    Gone {
+        /// What is missing first.
+        digest: String,
+        /// What it is for, if it is a manifest that an index says this of: a pull takes the host's own platform first, and
+        /// so has not fetched another one that the host runs.
+        of: Option<Platform>,
+    },
+    /// A document of it is not what it should be.
+    #[error("{digest} is malformed: {reason}")]
+    Malformed {
+        /// The document.
+        digest: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn names(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(platform::text).collect();
+    if names.is_empty() { "no platform at all".to_owned() } else { names.join(", ") }
 }
 
 /// What the gRPC edge makes a code of.
@@ -176,7 +242,17 @@ impl Error {
             Self::TooSlow { .. } => Kind::DeadlineExceeded,
             Self::Abandoned(_) => Kind::Cancelled,
             Self::Exhausted { .. } => Kind::ResourceExhausted,
-            Self::Pull { .. } | Self::Malformed { .. } | Self::WrongLayer { .. } | Self::Root { .. } => Kind::Internal,
+            Self::Unusable { why, .. } => match why {
+                Unusable::Artefact { .. } => Kind::InvalidArgument,
+                Unusable::Platform { .. } | Unusable::Gone { .. } => Kind::NotFound,
+                Unusable::Malformed { .. } => Kind::Internal,
+            },
+            Self::LayerGone { .. } => Kind::NotFound,
+            Self::Pull { .. }
+            | Self::InvalidPull { .. }
+            | Self::Malformed { .. }
+            | Self::WrongLayer { .. }
+            | Self::Root { .. } => Kind::Internal,
             Self::Containerd(error) => match error.kind() {
                 containerd::Kind::Unavailable => Kind::Unavailable,
                 containerd::Kind::Exhausted => Kind::ResourceExhausted,

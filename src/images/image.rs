@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
 
+use super::Unusable;
 use super::manifest::{Contents, Layer};
 use crate::api::v1 as cri;
 use crate::containerd::Descriptor;
@@ -11,7 +12,7 @@ use crate::containerd::Descriptor;
 /// An image. Immutable: a change of its names makes a new one.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Digest of the config, `sha256:...`; the image's id in every API.
+    /// Digest of the config, `sha256:...`; the image's id in every API. An artefact's is that of its manifest.
     pub id: String,
     /// `host/path:tag`, sorted.
     pub tags: Vec<String>,
@@ -27,6 +28,9 @@ pub struct Image {
     pub size: u64,
     /// Not for kubelet's garbage collection.
     pub pinned: bool,
+    /// Why no container can be made of it. It is listed all the same: it takes space on the disk, and who frees that
+    /// has to see it.
+    pub(super) unusable: Option<Unusable>,
     pub(super) layers: Vec<Layer>,
     pub(super) config_blob: Descriptor,
     /// All names in containerd's store, whatever their form.
@@ -50,17 +54,29 @@ impl Image {
         let tags = names.iter().filter(|name| !name.contains('@') && is_named(name)).cloned().collect();
         let repo_digests = names.iter().filter(|name| name.contains('@')).cloned().collect();
         Self {
-            id: contents.config.digest.clone(),
+            id: contents.id.clone(),
             tags,
             repo_digests,
             config: Arc::clone(&contents.configuration),
             chain_id: contents.chain_id.clone(),
             size: contents.size,
             pinned,
+            unusable: contents.unusable.clone(),
             layers: contents.layers.clone(),
             config_blob: contents.config.clone(),
             names,
         }
+    }
+
+    /// Whether its content was taken away.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.unusable, Some(Unusable::Gone { .. }))
+    }
+
+    /// Whether a text is its id, or the beginning of that.
+    pub(super) fn has_id(&self, text: &str) -> bool {
+        let hex = |text: &str| text.strip_prefix("sha256:").unwrap_or(text).to_owned();
+        !text.is_empty() && hex(&self.id).starts_with(&hex(text))
     }
 
     /// The user of the config without its group.
@@ -110,11 +126,13 @@ pub(super) mod tests {
             r#"{{"architecture":"amd64","os":"linux","config":{{"User":{user:?}}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
         Contents {
+            id: id.to_owned(),
             config: Descriptor { digest: id.to_owned(), ..Descriptor::default() },
             configuration: Arc::new(serde_json::from_str(&text).unwrap()),
             layers: Vec::new(),
             chain_id: String::new(),
             size: 7,
+            unusable: None,
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Error, Image, Images, manifest};
+use super::manifest::LARGEST_DOCUMENT;
+use super::{Error, Image, Images};
 use crate::api::v1::{ImageStatusRequest, ImageStatusResponse};
 
 /// The keys are those of containerd's CRI plugin; tools read them.
@@ -24,6 +25,8 @@ impl Images {
     pub async fn image_status(&self, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
         let image = match self.lookup(&wanted) {
+            // By name it is not here, so that kubelet pulls it anew; by id it is found, and can be removed.
+            Ok(image) if image.is_gone() && !image.has_id(&wanted) => return Ok(ImageStatusResponse::default()),
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(ImageStatusResponse::default()),
             Err(error) => return Err(error),
@@ -34,13 +37,13 @@ impl Images {
 
     async fn info(&self, image: &Image) -> HashMap<String, String> {
         // The whole config, with the history that is not kept in memory.
-        let config = manifest::read_json(&self.inner.containerd, &image.id).await;
-        let info = config.map(|image_spec| Info { chain_id: image.chain_id.clone(), image_spec });
-        let text = match info.map(|info| serde_json::to_string(&info)) {
-            Ok(Ok(text)) => text,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
+        let config = self.inner.containerd.read_blob(&image.config_blob.digest, LARGEST_DOCUMENT).await;
+        let text = config.map_err(|error| error.to_string()).and_then(|config| {
+            let image_spec = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
+            let info = Info { chain_id: image.chain_id.clone(), image_spec };
+            serde_json::to_string(&info).map_err(|error| error.to_string())
+        });
+        let text = text.unwrap_or_else(|error| error);
         HashMap::from([("info".to_owned(), text)])
     }
 }

@@ -76,15 +76,24 @@ impl Index {
         self.lock().finish();
     }
 
-    /// The contents of a target that a name has already, to be read only once.
+    /// The contents of a target that a name has already, to be read only once. What could not be read whole is read again:
+    /// a pull may have brought what it lacked.
     pub(super) fn contents(&self, target: &str) -> Option<Arc<Contents>> {
         let state = self.lock();
-        state.names.values().find(|named| named.target == target).map(|named| Arc::clone(&named.contents))
+        let known = state.names.values().find(|named| named.target == target).map(|named| &named.contents);
+        known.filter(|contents| contents.is_whole()).map(Arc::clone)
     }
 
     /// All images, ordered by id.
     pub(super) fn all(&self) -> Vec<Arc<Image>> {
         self.lock().images.values().cloned().collect()
+    }
+
+    /// All images that have a name in a repository, ordered by id.
+    pub(super) fn of_repository(&self, repository: &str) -> Vec<Arc<Image>> {
+        let state = self.lock();
+        let within = |name: &str| name.strip_prefix(repository).is_some_and(|rest| rest.starts_with([':', '@']));
+        state.images.values().filter(|image| image.names.iter().any(|name| within(name))).cloned().collect()
     }
 
     /// By name, reference, id, or an unambiguous beginning of an id.
@@ -113,7 +122,7 @@ impl State {
         self.applied.insert(name.to_owned(), ticket);
         let old = match found {
             Some(named) => {
-                let id = named.contents.config.digest.clone();
+                let id = named.contents.id.clone();
                 let old = self.names.insert(name.to_owned(), named);
                 self.rebuild(&id);
                 old
@@ -121,18 +130,21 @@ impl State {
             None => self.names.remove(name),
         };
         if let Some(old) = old {
-            self.rebuild(&old.contents.config.digest.clone());
+            self.rebuild(&old.contents.id.clone());
         }
     }
 
     /// Makes the image of an id anew from the names that point to it.
     fn rebuild(&mut self, id: &str) {
-        let of_it = self.names.iter().filter(|(_, named)| named.contents.config.digest == id);
+        let of_it = self.names.iter().filter(|(_, named)| named.contents.id == id);
         let (mut names, mut pinned, mut contents) = (Vec::new(), false, None);
         for (name, named) in of_it {
             names.push(name.clone());
             pinned |= named.pinned;
-            contents = Some(Arc::clone(&named.contents));
+            // Two names may have been read before and after somebody took a document away, or brought it back.
+            if contents.as_ref().is_none_or(|known: &Arc<Contents>| !known.is_whole()) {
+                contents = Some(Arc::clone(&named.contents));
+            }
         }
         match contents {
             Some(contents) => {
@@ -152,7 +164,7 @@ impl State {
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Image>> {
-        self.images.get(&self.names.get(name)?.contents.config.digest)
+        self.images.get(&self.names.get(name)?.contents.id)
     }
 
     fn by_prefix(&self, text: &str) -> Result<&Arc<Image>, Error> {

@@ -1,5 +1,7 @@
 //! From a record's target to what is in the image: index -> manifest -> config. Everything
 //! here is written by the image's author, so every read is bounded and nothing is believed.
+//!
+//! What cannot be used has contents too, with the reason: it takes space on the disk, so it has to be listed.
 
 use std::sync::Arc;
 
@@ -7,9 +9,10 @@ use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::Error;
+use super::media::{is_image_config, is_layer};
 use super::reference::is_digest;
-use crate::containerd::{Containerd, Descriptor, Platform};
+use super::{Unusable, config, platform};
+use crate::containerd::{self, Containerd, Descriptor, Kind, Platform};
 
 /// Largest manifest, index or config that is read (CVE-2023-25153).
 pub(super) const LARGEST_DOCUMENT: usize = 8 << 20;
@@ -19,15 +22,20 @@ const DEEPEST: usize = 4;
 /// What a target means on this host's platform; the same for ever, as it is all digests.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// The config, whose digest is the image's id.
+    /// The image's id: digest of its config. Of an artefact that of its manifest, as many artefacts have one and the same
+    /// empty config (docs/adr/0016); of what cannot be read that of the last document that is known.
+    pub(super) id: String,
+    /// The config.
     pub(super) config: Descriptor,
     pub(super) configuration: Arc<ImageConfiguration>,
     /// The layers from the bottom up, as the registry has them.
     pub(super) layers: Vec<Layer>,
     /// The snapshot that is the image's root; empty for an image without layers.
     pub(super) chain_id: String,
-    /// Bytes of manifest, config and layers as the registry has them.
+    /// Bytes of manifest, config, layers and what else the manifest names, as the registry has them.
     pub(super) size: u64,
+    /// Why no container can be made of it.
+    pub(super) unusable: Option<Unusable>,
 }
 
 /// One layer.
@@ -64,6 +72,7 @@ struct Entry {
     platform: Option<EntryPlatform>,
 }
 
+/// Of an entry of an index, or of an image's config.
 #[derive(Clone, Deserialize)]
 struct EntryPlatform {
     #[serde(default)]
@@ -74,105 +83,196 @@ struct EntryPlatform {
     variant: String,
 }
 
+/// What ends the reading of an image.
+enum End {
+    /// The image itself: it is listed as what cannot be used.
+    Image(Unusable),
+    /// containerd did not answer: nothing is known of the image.
+    Containerd(containerd::Error),
+}
+
+/// What is known of an image while it is read.
+struct Known {
+    id: String,
+    config: Descriptor,
+    size: u64,
+}
+
 impl Contents {
-    /// Reads what a target means for `platform`.
+    /// Reads what a target means on a host that runs `host`, the best first.
     ///
     /// # Errors
-    /// [`Error::Malformed`], or [`Error::Containerd`] with `NotFound` when a document is not there.
-    pub(super) async fn read(containerd: &Containerd, target: &Descriptor, platform: &Platform) -> Result<Self, Error> {
-        let mut size = bytes(target.size);
-        let mut digest = target.digest.clone();
+    /// containerd's, when it could not be asked.
+    pub(super) async fn read(
+        containerd: &Containerd,
+        target: &Descriptor,
+        host: &[Platform],
+    ) -> Result<Self, containerd::Error> {
+        let mut known =
+            Known { id: target.digest.clone(), config: Descriptor::default(), size: bytes(target.size).max(1) };
+        match known.walk(containerd, host).await {
+            Ok(contents) => Ok(contents),
+            Err(End::Image(unusable)) => Ok(Self::unusable(known, unusable)),
+            Err(End::Containerd(error)) => Err(error),
+        }
+    }
+
+    /// Whether all of it could be read, and is as it should be.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.unusable, None | Some(Unusable::Artefact { .. }))
+    }
+
+    fn unusable(known: Known, unusable: Unusable) -> Self {
+        Self {
+            id: known.id,
+            config: known.config,
+            configuration: Arc::new(ImageConfiguration::default()),
+            layers: Vec::new(),
+            chain_id: String::new(),
+            size: known.size,
+            unusable: Some(unusable),
+        }
+    }
+}
+
+impl Known {
+    async fn walk(&mut self, containerd: &Containerd, host: &[Platform]) -> Result<Contents, End> {
+        let target = self.id.clone();
+        let mut digest = target.clone();
         for _ in 0..DEEPEST {
-            let document: Document = read_json(containerd, &digest).await?;
+            let document: Document = read_document(containerd, &digest).await?;
             if let Some(entries) = document.manifests {
                 if document.layers.is_some() || document.config.is_some() {
-                    return Err(Error::malformed(&digest, "both an index and a manifest (CVE-2021-41190)"));
+                    return Err(malformed(&digest, "both an index and a manifest (CVE-2021-41190)"));
                 }
-                let entry = choose(containerd, &digest, entries, platform).await?;
-                size = size.saturating_add(bytes(entry.size));
+                let entry = choose(containerd, entries, host).await?;
+                self.size = self.size.saturating_add(bytes(entry.size));
                 digest = entry.digest;
                 continue;
             }
-            let config = document.config.ok_or_else(|| Error::malformed(&digest, "neither an index nor a manifest"))?;
-            return Self::from_manifest(containerd, size, config, document.layers.unwrap_or_default()).await;
+            let config = document.config.ok_or_else(|| malformed(&digest, "neither an index nor a manifest"))?;
+            if !is_digest(&config.digest) {
+                return Err(malformed(&digest, format!("its config {:?} is no digest", config.digest)));
+            }
+            return self.manifest(containerd, digest, config, document.layers.unwrap_or_default()).await;
         }
-        Err(Error::malformed(&target.digest, format!("more than {DEEPEST} indexes within each other")))
+        Err(malformed(&target, format!("more than {DEEPEST} indexes within each other")))
     }
 
-    async fn from_manifest(
+    async fn manifest(
+        &mut self,
         containerd: &Containerd,
-        size: u64,
+        digest: String,
         config: Entry,
         blobs: Vec<Entry>,
-    ) -> Result<Self, Error> {
-        let mut configuration: ImageConfiguration = read_json(containerd, &config.digest).await?;
-        // Only `ImageStatus` verbose shows it, and reads it again.
-        configuration.set_history(None);
+    ) -> Result<Contents, End> {
+        let sizes = blobs.iter().map(|blob| bytes(blob.size)).chain([bytes(config.size)]);
+        self.size = sizes.fold(self.size, u64::saturating_add);
+        self.config = config.into();
+        let layers: Vec<Entry> = blobs.iter().filter(|blob| is_layer(&blob.media_type)).cloned().collect();
+        // An attestation has the config of an image, and its diff ids are of what is no layer.
+        if !is_image_config(&self.config.media_type) || (layers.is_empty() && !blobs.is_empty()) {
+            self.id = digest;
+            return Err(End::Image(Unusable::Artefact { config: self.config.media_type.clone() }));
+        }
+        self.id.clone_from(&self.config.digest);
+        self.image(containerd, layers).await
+    }
+
+    async fn image(&self, containerd: &Containerd, blobs: Vec<Entry>) -> Result<Contents, End> {
+        let document = read_document(containerd, &self.id).await?;
+        let configuration = config::parse(document).map_err(|reason| malformed(&self.id, reason))?;
         let diff_ids = configuration.rootfs().diff_ids();
         if diff_ids.len() != blobs.len() {
-            let reason = format!("{} diff ids for {} layers", diff_ids.len(), blobs.len());
-            return Err(Error::malformed(&config.digest, reason));
+            return Err(malformed(&self.id, format!("{} diff ids for {} layers", diff_ids.len(), blobs.len())));
         }
         if let Some(bad) = diff_ids.iter().find(|id| !is_digest(id)) {
-            return Err(Error::malformed(&config.digest, format!("diff id {bad:?} is no digest")));
+            return Err(malformed(&self.id, format!("diff id {bad:?} is no digest")));
         }
         let chain_ids = chain_ids(diff_ids);
-        let size =
-            blobs.iter().fold(size.saturating_add(bytes(config.size)), |sum, l| sum.saturating_add(bytes(l.size)));
         let chain_id = chain_ids.last().cloned().unwrap_or_default();
         let layers = blobs.into_iter().zip(diff_ids.iter().cloned()).zip(chain_ids);
         let layers = layers.map(|((blob, diff_id), chain_id)| Layer { blob: blob.into(), diff_id, chain_id }).collect();
-        Ok(Self { config: config.into(), configuration: Arc::new(configuration), layers, chain_id, size: size.max(1) })
+        Ok(Contents {
+            id: self.id.clone(),
+            config: self.config.clone(),
+            configuration: Arc::new(configuration),
+            layers,
+            chain_id,
+            size: self.size,
+            unusable: None,
+        })
     }
+}
+
+fn malformed(digest: &str, reason: impl Into<String>) -> End {
+    End::Image(Unusable::Malformed { digest: digest.to_owned(), reason: reason.into() })
 }
 
 /// A JSON document of at most [`LARGEST_DOCUMENT`] bytes.
-pub(super) async fn read_json<T: serde::de::DeserializeOwned>(
-    containerd: &Containerd,
-    digest: &str,
-) -> Result<T, Error> {
+async fn read_document<T: serde::de::DeserializeOwned>(containerd: &Containerd, digest: &str) -> Result<T, End> {
     if !is_digest(digest) {
-        return Err(Error::malformed(digest, "no digest"));
+        return Err(malformed(digest, "no digest"));
     }
-    let blob = containerd.read_blob(digest, LARGEST_DOCUMENT).await?;
-    serde_json::from_slice(&blob).map_err(|error| Error::malformed(digest, error.to_string()))
+    let blob = match containerd.read_blob(digest, LARGEST_DOCUMENT).await {
+        Ok(blob) => blob,
+        Err(error) => {
+            return Err(match error.kind() {
+                Kind::Unavailable | Kind::Cancelled => End::Containerd(error),
+                Kind::NotFound => End::Image(Unusable::Gone { digest: digest.to_owned(), of: None }),
+                // Whatever keeps this one from being read, it takes space, and the others are not to suffer for it.
+                _ => malformed(digest, error.to_string()),
+            });
+        }
+    };
+    serde_json::from_slice(&blob).map_err(|error| malformed(digest, error.to_string()))
 }
 
 /// The best entry of an index whose manifest is here: only that of the pulled platform is.
-async fn choose(
-    containerd: &Containerd,
-    index: &str,
-    entries: Vec<Entry>,
-    platform: &Platform,
-) -> Result<Entry, Error> {
-    let mut ranked: Vec<(u8, Entry)> =
-        entries.into_iter().filter_map(|entry| Some((rank(entry.platform.as_ref(), platform)?, entry))).collect();
-    ranked.sort_by_key(|(rank, _)| *rank);
-    for (_, entry) in ranked {
-        match read_json::<serde::de::IgnoredAny>(containerd, &entry.digest).await {
-            Ok(_) => return Ok(entry),
-            Err(Error::Containerd(error)) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform]) -> Result<Entry, End> {
+    let (mut ranked, mut there, mut gone) = (Vec::new(), Vec::new(), None);
+    for entry in entries {
+        let Some(of_entry) = entry.platform.clone() else {
+            // An index need not say. What does not say it itself either fits, though worse than all that say so.
+            let own = platform_of(containerd, &entry.digest).await?;
+            match own.filter(platform::is_known) {
+                Some(own) if platform::rank(&own, host).is_none() => there.push(own),
+                _ => ranked.push((host.len() + 1, entry, None)),
+            }
+            continue;
+        };
+        let of_entry = Platform::from(of_entry);
+        ranked.extend(platform::rank(&of_entry, host).map(|rank| (rank, entry, Some(of_entry.clone()))));
+        if platform::is_known(&of_entry) && !there.contains(&of_entry) {
+            there.push(of_entry);
         }
     }
-    let reason = format!("nothing here for {}/{}", platform.os, platform.architecture);
-    Err(Error::malformed(index, reason))
+    ranked.sort_by_key(|(rank, _, _)| *rank);
+    for (rank, entry, of) in ranked {
+        match read_document::<serde::de::IgnoredAny>(containerd, &entry.digest).await {
+            Ok(_) => return Ok(entry),
+            // One that wants more than each processor has is not pulled, so it is not missed.
+            Err(End::Image(Unusable::Gone { .. })) if rank == host.len() => {}
+            Err(End::Image(Unusable::Gone { digest, .. })) => gone = gone.or(Some(Unusable::Gone { digest, of })),
+            Err(end) => return Err(end),
+        }
+    }
+    let platform = || Unusable::Platform { there, host: host.first().cloned().unwrap_or_default() };
+    Err(End::Image(gone.unwrap_or_else(platform)))
 }
 
-/// How well an entry fits, 0 the best; `None` when it does not run here.
-fn rank(entry: Option<&EntryPlatform>, host: &Platform) -> Option<u8> {
-    // An index need not say; then what is here was pulled for this host.
-    let Some(entry) = entry else { return Some(9) };
-    if entry.os != host.os || entry.architecture != host.architecture {
-        return None;
+/// What a manifest's config says that the image is for.
+async fn platform_of(containerd: &Containerd, manifest: &str) -> Result<Option<Platform>, End> {
+    let config = match read_document::<Document>(containerd, manifest).await {
+        Ok(Document { config: Some(config), .. }) if is_image_config(&config.media_type) => config.digest,
+        Ok(_) | Err(End::Image(_)) => return Ok(None),
+        Err(end @ End::Containerd(_)) => return Err(end),
+    };
+    match read_document::<EntryPlatform>(containerd, &config).await {
+        Ok(platform) => Ok(Some(platform.into())),
+        Err(End::Image(_)) => Ok(None),
+        Err(end @ End::Containerd(_)) => Err(end),
     }
-    // arm64 without a variant is v8.
-    let plain = entry.variant.is_empty() || (entry.architecture == "arm64" && entry.variant == "v8");
-    Some(match (entry.variant == host.variant || (plain && host.variant.is_empty()), plain) {
-        (true, _) => 0,
-        (false, true) => 1,
-        (false, false) => 2,
-    })
 }
 
 /// The OCI image specification's chain ids of a stack of layers.
@@ -206,22 +306,10 @@ impl From<Entry> for Descriptor {
     }
 }
 
-/// The platform of this host, in Go's words.
-pub(super) fn host_platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
-    };
-    let variant = match architecture {
-        "arm64" => "v8",
-        "arm" => "v7",
-        _ => "",
-    };
-    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.to_owned() }
+impl From<EntryPlatform> for Platform {
+    fn from(platform: EntryPlatform) -> Self {
+        Self { os: platform.os, architecture: platform.architecture, variant: platform.variant }
+    }
 }
 
 #[cfg(test)]
@@ -235,30 +323,5 @@ mod tests {
         assert_eq!(chain[0], "sha256:a");
         assert_eq!(chain[1], sha256("sha256:a sha256:b"));
         assert!(chain_ids(&[]).is_empty());
-    }
-
-    #[test]
-    fn the_host_s_own_platform_fits_best() {
-        let entry = |os: &str, architecture: &str, variant: &str| EntryPlatform {
-            os: os.to_owned(),
-            architecture: architecture.to_owned(),
-            variant: variant.to_owned(),
-        };
-        let amd64 = Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: String::new() };
-        assert_eq!(rank(Some(&entry("linux", "amd64", "")), &amd64), Some(0));
-        assert_eq!(rank(Some(&entry("linux", "amd64", "v3")), &amd64), Some(2));
-        assert_eq!(rank(Some(&entry("linux", "arm64", "")), &amd64), None);
-        assert_eq!(rank(Some(&entry("unknown", "unknown", "")), &amd64), None);
-        assert_eq!(rank(None, &amd64), Some(9));
-    }
-
-    #[test]
-    fn a_config_as_docker_writes_it_parses() {
-        let text = r#"{"architecture":"amd64","os":"linux","created":"2024-01-01T00:00:00Z",
-            "config":{"Env":["A=b"],"Cmd":null,"Entrypoint":null,"Labels":null,"OnBuild":null,"Volumes":{"/v":{}},
-            "ExposedPorts":null,"User":"","Healthcheck":{"Test":["NONE"]},"ArgsEscaped":true},
-            "rootfs":{"type":"layers","diff_ids":["sha256:x"]},"history":[{"created_by":"x"}]}"#;
-        let config: ImageConfiguration = serde_json::from_str(text).unwrap();
-        assert_eq!(config.config().as_ref().unwrap().volumes().as_ref().unwrap(), &["/v".to_owned()]);
     }
 }

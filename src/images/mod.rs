@@ -7,9 +7,11 @@
 //! it), and by whoever reads containerd's event stream ([`Images::on_event`], [`Images::refresh`]).
 
 mod auth;
+mod config;
 mod copy;
 mod copy_volume;
 mod errors;
+mod fetch;
 mod flight;
 mod hosts;
 mod image;
@@ -19,6 +21,8 @@ mod index;
 mod leases;
 mod list_images;
 mod manifest;
+mod media;
+mod platform;
 mod progress;
 mod pull_image;
 mod reference;
@@ -28,14 +32,14 @@ mod unpack;
 mod user_db;
 mod volume;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-pub use errors::{Error, Kind};
+pub use errors::{Error, Kind, Unusable};
 pub use image::{Image, User};
 pub use progress::Pace;
 pub use reference::normalised;
@@ -109,10 +113,13 @@ struct Inner {
     settings: Settings,
     tasks: Tasks,
     health: watch::Receiver<bool>,
-    platform: Platform,
+    /// What this host runs, the best first.
+    host: Vec<Platform>,
     index: Index,
     pulls: Flights<pull_image::Key, Result<String, Error>>,
     pull_places: Semaphore,
+    /// Snapshotters that Transfer has said it does not unpack for, as long as containerd's connection lasts.
+    unpacked_by_us: Mutex<HashSet<String>>,
     /// Bytes of all pulls.
     downloaded: AtomicU64,
     unpacks: Flights<(String, String), Result<(), Error>>,
@@ -139,10 +146,11 @@ impl Images {
                 containerd,
                 tasks,
                 health,
-                platform: manifest::host_platform(),
+                host: platform::of_the_host(),
                 index: Index::default(),
                 pulls: Flights::default(),
                 pull_places: Semaphore::new(places),
+                unpacked_by_us: Mutex::default(),
                 downloaded: AtomicU64::new(0),
                 unpacks: Flights::default(),
                 user_dbs: UserDbs::default(),
@@ -154,12 +162,14 @@ impl Images {
     }
 
     /// Reads all image records. To be called at start, and whenever the event stream has been
-    /// subscribed to anew: it has no replay. An image that cannot be read is left out, and one
-    /// without a record by its id gets that.
+    /// subscribed to anew: it has no replay. An image that cannot be used is listed too, so that who frees the disk sees
+    /// it; one that can be and has no record by its id gets that.
     ///
     /// # Errors
     /// [`Error::Containerd`] when there is no list; the index stays as it was.
     pub async fn refresh(&self) -> Result<(), Error> {
+        // This containerd may have another configuration than the one before.
+        self.inner.unpacked_by_us.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let ticket = self.inner.index.ticket();
         let records = match self.inner.containerd.list_images().await {
             Ok(records) => records,
@@ -168,7 +178,7 @@ impl Images {
                 return Err(error.into());
             }
         };
-        let names: std::collections::HashSet<String> = records.iter().map(|record| record.name.clone()).collect();
+        let names: HashSet<String> = records.iter().map(|record| record.name.clone()).collect();
         let (mut found, mut known) = (Vec::new(), HashMap::new());
         let mut adopt = Vec::new();
         for record in records {
@@ -177,25 +187,21 @@ impl Images {
                 None => match self.contents(&record).await {
                     Ok(contents) => contents,
                     // containerd went away over it: what is known is better than half of it.
-                    Err(error) if error.kind() == Kind::Unavailable => {
-                        self.inner.index.abandon(ticket);
-                        return Err(error);
-                    }
                     Err(error) => {
-                        tracing::warn!(name = record.name, %error, "an image cannot be read");
-                        continue;
+                        self.inner.index.abandon(ticket);
+                        return Err(error.into());
                     }
                 },
             };
             known.insert(record.target.digest.clone(), Arc::clone(&contents));
-            if !is_managed(&record) || !names.contains(&contents.config.digest) {
+            if contents.is_whole() && (!is_managed(&record) || !names.contains(&contents.id)) {
                 adopt.push((record.clone(), Arc::clone(&contents)));
             }
             found.push((record.name.clone(), self.named(&record, contents)));
         }
         self.inner.index.apply_all(ticket, found);
         for (record, contents) in adopt {
-            self.adopt(&record, &contents).await;
+            self.adopt(&record, contents).await;
         }
         Ok(())
     }
@@ -207,15 +213,26 @@ impl Images {
         }
     }
 
-    /// The image that a reference, an id, or the unambiguous beginning of an id means.
+    /// The image that a reference, an id, or the unambiguous beginning of an id means, to make a container of.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Invalid`] for no text or an ambiguous one.
+    /// [`Error::NotFound`]; [`Error::Unusable`] for what has no root file system that runs here; [`Error::Invalid`] for no
+    /// text or an ambiguous one.
     pub async fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
-        self.lookup(reference_or_id)
+        let image = self.lookup(reference_or_id)?;
+        match &image.unusable {
+            None => Ok(image),
+            Some(why) => Err(Error::Unusable { image: reference_or_id.to_owned(), why: why.clone() }),
+        }
     }
 
-    /// As [`Images::resolve`], which is async only so that it may ask containerd one day.
+    /// Whether a reference or id means the image of an id, now: a tag may have moved, or be gone.
+    #[must_use]
+    pub fn means(&self, reference_or_id: &str, id: &str) -> bool {
+        self.lookup(reference_or_id).is_ok_and(|image| image.id == id)
+    }
+
+    /// The image of a reference or id, whether it can be used or not.
     fn lookup(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
         if reference_or_id.is_empty() {
             return Err(Error::image("no image reference"));
@@ -242,19 +259,14 @@ impl Images {
         match self.read(name).await {
             Ok(Some((record, contents))) => {
                 index.apply(ticket, name, Some(self.named(&record, Arc::clone(&contents))));
-                if !is_managed(&record) {
-                    self.adopt(&record, &contents).await;
+                if contents.is_whole() && !is_managed(&record) {
+                    self.adopt(&record, Arc::clone(&contents)).await;
                 }
                 Ok(Some((record, contents)))
             }
             Ok(None) => {
                 index.apply(ticket, name, None);
                 Ok(None)
-            }
-            // Its content is gone or is nonsense: it is no image any more.
-            Err(error @ Error::Malformed { .. }) => {
-                index.apply(ticket, name, None);
-                Err(error)
             }
             Err(error) => {
                 index.abandon(ticket);
@@ -269,38 +281,29 @@ impl Images {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        match self.contents(&record).await {
-            Ok(contents) => Ok(Some((record, contents))),
-            Err(Error::Containerd(error)) if error.is_not_found() => {
-                Err(Error::malformed(&record.target.digest, "its content is not here"))
-            }
-            Err(error) => Err(error),
-        }
+        let contents = self.contents(&record).await?;
+        Ok(Some((record, contents)))
     }
 
-    async fn contents(&self, record: &ImageRecord) -> Result<Arc<Contents>, Error> {
+    async fn contents(&self, record: &ImageRecord) -> Result<Arc<Contents>, containerd::Error> {
         if let Some(contents) = self.inner.index.contents(&record.target.digest) {
             return Ok(contents);
         }
-        let contents = Contents::read(&self.inner.containerd, &record.target, &self.inner.platform).await?;
+        let contents = Contents::read(&self.inner.containerd, &record.target, &self.inner.host).await?;
         Ok(Arc::new(contents))
     }
 
     /// Gives an image that another tool brought a record by its id, then the label on the one
     /// it came with: kubelet refers to it by id, and a moved tag must not take it away.
-    async fn adopt(&self, record: &ImageRecord, contents: &Contents) {
-        for name in [&contents.config.digest, &record.name] {
+    async fn adopt(&self, record: &ImageRecord, contents: Arc<Contents>) {
+        for name in [&contents.id, &record.name] {
             if let Err(error) = self.write_record(name, record, is_pinned(record)).await {
                 tracing::warn!(name, %error, "an image cannot be adopted");
                 return;
             }
             if *name != record.name {
                 let ticket = self.inner.index.ticket();
-                let contents = self.inner.index.contents(&record.target.digest);
-                match contents {
-                    Some(contents) => self.inner.index.apply(ticket, name, Some(self.named(record, contents))),
-                    None => self.inner.index.abandon(ticket),
-                }
+                self.inner.index.apply(ticket, name, Some(self.named(record, Arc::clone(&contents))));
             }
         }
     }

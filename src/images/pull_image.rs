@@ -1,26 +1,32 @@
 //! PullImage.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::auth::Credentials;
+use super::fetch::Fetch;
 use super::flight::Pilot;
-use super::hosts::Registry;
 use super::progress::Monitor;
 use super::reference::Reference;
-use super::{Error, Images, our_labels};
+use super::root::in_future;
+use super::{Error, Images, Read, leases};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
-use crate::containerd::{Progress, Pull, PullError, PullFailure};
+use crate::containerd::ImageRecord;
 use crate::telemetry::{Stage, Verb, during};
+
+/// What a daemon that died over a pull held is collected after this, if none comes after it that ends its leases. As long as
+/// that of Transfer itself.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// Pulls that are the same pull. Another credential is another: it may be refused.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    reference: Reference,
-    credentials: Option<Credentials>,
-    snapshotter: String,
+    pub(super) reference: Reference,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) snapshotter: String,
 }
 
 type Flight = Pilot<Key, Result<String, Error>>;
@@ -73,65 +79,65 @@ impl Images {
     }
 
     async fn pull(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {
-        let started = Instant::now();
         let reference = key.reference.to_string();
+        let started = Instant::now();
+        let before = self.record_of(&reference).await?;
+        // containerd's collector takes nothing of it between one step and the next.
+        let lease = leases::name("pull");
+        let leased = self.inner.containerd.leased(&lease, &in_future(LEASE)).await?;
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
-        tokio::select! {
-            result = self.transfer(key, &monitor) => result?,
-            () = self.too_slow(&monitor) => return Err(too_slow(&reference, &lock(&monitor))),
-            // Dropping the transfer cancels it.
-            () = pilot.abandoned(self.inner.settings.patience) => return Err(Error::Abandoned(reference)),
-        }
+        let fetch = Fetch { images: self, key, pilot, leased: &leased, monitor, refused: AtomicBool::new(false) };
+        let fetched = fetch.run().await;
         // From here on it is only our own bookkeeping, and runs to its end.
-        let id = during(Stage::Record, self.record(key)).await?;
-        let bytes = lock(&monitor).bytes();
+        let result = match fetched {
+            Ok(read) => during(Stage::Record, self.record(key, read)).await,
+            Err(error) => {
+                self.take_back(&reference, before).await;
+                Err(error)
+            }
+        };
+        // What a failed pull has fetched goes with it.
+        if let Err(error) = self.inner.containerd.delete_lease(&lease, result.is_err()).await {
+            tracing::warn!(%error, "a lease stays until it ends");
+        }
+        let id = result?;
+        fetch.remember_refusal();
+        let bytes = fetch.monitor().bytes();
         let took = started.elapsed();
         tracing::info!(reference, image = id, bytes, ?took, "pulled");
         Ok(id)
     }
 
-    async fn transfer(&self, key: &Key, monitor: &Mutex<Monitor>) -> Result<(), Error> {
-        let _place = during(Stage::Queue, self.inner.pull_places.acquire()).await;
-        let reference = key.reference.to_string();
-        let (config_path, host) = (self.inner.settings.registry_config_path.clone(), key.reference.host().to_owned());
-        let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;
-        let registry = registry.unwrap_or_default();
-        let pull = Pull {
-            reference: reference.clone(),
-            host_dir: registry.directory,
-            platform: self.inner.platform.clone(),
-            snapshotter: key.snapshotter.clone(),
-            labels: our_labels(self.is_to_be_pinned(&reference)),
-        };
-        let login = key.credentials.as_ref().map(|credentials| {
-            let hosts = registry.hosts;
-            move |host: &str| credentials.login(host, &hosts)
-        });
-        lock(monitor).start();
-        let progress = |progress: Progress| lock(monitor).observe(progress, &self.inner.downloaded);
-        let result = during(Stage::Transfer, self.inner.containerd.pull(pull, login, progress)).await;
-        result.map_err(|error| failed(key, error))
-    }
-
-    /// Resolves when the download is too slow.
-    async fn too_slow(&self, monitor: &Mutex<Monitor>) {
-        let mut seconds = interval(Duration::from_secs(1));
-        // A node that slept or stalled must not count that against the registry.
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            seconds.tick().await;
-            if lock(monitor).tick(&self.inner.downloaded) {
-                return;
-            }
+    async fn record_of(&self, name: &str) -> Result<Option<ImageRecord>, Error> {
+        match self.inner.containerd.get_image(name).await {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// Makes a reference mean what it meant before a pull that failed: Transfer names what it has fetched before we see
+    /// that it cannot be used, and its name would keep its blobs on the disk.
+    async fn take_back(&self, reference: &str, before: Option<ImageRecord>) {
+        let result = match (self.record_of(reference).await, before) {
+            (Ok(Some(now)), before) if before.as_ref().is_none_or(|before| before.target != now.target) => match before
+            {
+                Some(before) => self.inner.containerd.update_image(before, &["target", "labels"]).await,
+                None => self.inner.containerd.delete_image(reference, false).await,
+            },
+            _ => return,
+        };
+        if let Err(error) = result {
+            tracing::warn!(reference, %error, "the name of an image that cannot be used stays");
+        }
+        self.on_event(reference).await;
+    }
+
     /// Writes the records that a pull leaves beside the one that Transfer wrote, and checks
-    /// that the image is unpacked: Transfer skips a snapshotter that it is not configured for.
-    async fn record(&self, key: &Key) -> Result<String, Error> {
+    /// that the image is unpacked: there are snapshotters that Transfer does not unpack for.
+    async fn record(&self, key: &Key, pulled: Read) -> Result<String, Error> {
         let reference = key.reference.to_string();
-        let pulled = self.converge(&reference).await?.ok_or_else(|| Error::NotFound(reference.clone()))?;
-        let id = pulled.1.config.digest.clone();
+        let id = pulled.1.id.clone();
         let names = [id.clone(), key.reference.with_digest(&pulled.0.target.digest)];
         for name in names.iter().filter(|name| **name != reference) {
             self.add_record(name, &pulled).await?;
@@ -139,36 +145,5 @@ impl Images {
         let image = self.inner.index.resolve(&id)?;
         self.ensure_unpacked(&image, &key.snapshotter).await?;
         Ok(id)
-    }
-}
-
-fn lock(monitor: &Mutex<Monitor>) -> std::sync::MutexGuard<'_, Monitor> {
-    monitor.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn too_slow(reference: &str, monitor: &Monitor) -> Error {
-    let pace = monitor.pace();
-    Error::TooSlow {
-        reference: reference.to_owned(),
-        bytes_per_second: pace.bytes_per_second,
-        seconds: pace.window.as_secs(),
-        waiting: monitor.waiting(),
-    }
-}
-
-fn failed(key: &Key, error: PullError) -> Error {
-    let reference = key.reference.to_string();
-    let message = match &key.credentials {
-        Some(credentials) => credentials.redact(&error.message),
-        None => error.message,
-    };
-    match error.failure {
-        PullFailure::NotFound => Error::NotInRegistry { reference, message },
-        PullFailure::Denied => Error::Denied { reference, host: key.reference.host().to_owned(), message },
-        PullFailure::Unreachable => Error::RegistryUnavailable { reference, message },
-        PullFailure::Refused => Error::SignatureValidationFailed { reference, message },
-        PullFailure::Exhausted => Error::Exhausted { reference, message },
-        PullFailure::Away => Error::Away(message),
-        PullFailure::Invalid | PullFailure::Cancelled | PullFailure::Other => Error::Pull { reference, message },
     }
 }

@@ -42,42 +42,16 @@ impl Reference {
     /// # Errors
     /// [`Error::Invalid`] naming `image.image`.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        if text.is_empty() {
-            return Err(Error::image("no image reference"));
+        let (host, path, object) = parts(text)?;
+        Ok(Self { host, path, object: object.unwrap_or_else(|| Object::Tag("latest".to_owned())) })
+    }
+
+    /// `host/path` of a text that has neither a tag nor a digest; `None` for any other.
+    pub(super) fn repository(text: &str) -> Option<String> {
+        match parts(text) {
+            Ok((host, path, None)) => Some(format!("{host}/{path}")),
+            Ok((_, _, Some(_))) | Err(_) => None,
         }
-        if text.len() > LONGEST {
-            return Err(Error::image(format!("longer than {LONGEST} characters")));
-        }
-        if is_hex(text, 64) {
-            return Err(Error::image("an image id is not a reference"));
-        }
-        let refuse = |reason: &str| Error::image(format!("{text:?} {reason}"));
-        let (host, rest) = split_host(text);
-        let (rest, digest) = match rest.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest)),
-            None => (rest, None),
-        };
-        let (path, tag) = match rest.split_once(':') {
-            Some((path, tag)) => (path, Some(tag)),
-            None => (rest, None),
-        };
-        let path =
-            if host == DEFAULT_HOST && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
-        if !is_host(&host) {
-            return Err(refuse("has no valid registry host"));
-        }
-        if path.len() > LONGEST_PATH || !path.split('/').all(is_component) {
-            return Err(refuse("has no valid repository path"));
-        }
-        if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(refuse("has no valid tag"));
-        }
-        let object = match (digest, tag) {
-            (Some(digest), _) if is_digest(digest) => Object::Digest(digest.to_owned()),
-            (Some(_), _) => return Err(refuse("has no valid digest")),
-            (None, tag) => Object::Tag(tag.unwrap_or("latest").to_owned()),
-        };
-        Ok(Self { host, path, object })
     }
 
     /// Registry host with its port, as in the reference (`docker.io`, not the host it is served by).
@@ -89,6 +63,45 @@ impl Reference {
     pub(super) fn with_digest(&self, digest: &str) -> String {
         format!("{}/{}@{digest}", self.host, self.path)
     }
+}
+
+/// Host, path, and what the text says of tag and digest.
+fn parts(text: &str) -> Result<(String, String, Option<Object>), Error> {
+    if text.is_empty() {
+        return Err(Error::image("no image reference"));
+    }
+    if text.len() > LONGEST {
+        return Err(Error::image(format!("longer than {LONGEST} characters")));
+    }
+    if is_hex(text, 64) {
+        return Err(Error::image("an image id is not a reference"));
+    }
+    let refuse = |reason: &str| Error::image(format!("{text:?} {reason}"));
+    let (host, rest) = split_host(text);
+    let (rest, digest) = match rest.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (rest, None),
+    };
+    let (path, tag) = match rest.split_once(':') {
+        Some((path, tag)) => (path, Some(tag)),
+        None => (rest, None),
+    };
+    let path = if host == DEFAULT_HOST && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+    if !is_host(&host) {
+        return Err(refuse("has no valid registry host"));
+    }
+    if path.len() > LONGEST_PATH || !path.split('/').all(is_component) {
+        return Err(refuse("has no valid repository path"));
+    }
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err(refuse("has no valid tag"));
+    }
+    let object = match (digest, tag) {
+        (Some(digest), _) if is_digest(digest) => Some(Object::Digest(digest.to_owned())),
+        (Some(_), _) => return Err(refuse("has no valid digest")),
+        (None, tag) => tag.map(|tag| Object::Tag(tag.to_owned())),
+    };
+    Ok((host, path, object))
 }
 
 impl fmt::Display for Reference {
@@ -200,6 +213,24 @@ mod tests {
             (&format!("r.example/a:tag@{digest}"), format!("r.example/a@{digest}")),
         ] {
             assert_eq!(normal(text), full, "{text}");
+        }
+    }
+
+    #[test]
+    fn r11_a_name_without_tag_and_digest_is_a_repository() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, repository) in [
+            ("busybox", Some("docker.io/library/busybox")),
+            ("docker.io/library/busybox", Some("docker.io/library/busybox")),
+            ("localhost:5000/a/b", Some("localhost:5000/a/b")),
+            ("busybox:latest", None),
+            (&format!("busybox@{digest}"), None),
+            (&digest, None),
+            (&digest["sha256:".len()..], None),
+            ("", None),
+            ("../x", None),
+        ] {
+            assert_eq!(Reference::repository(text).as_deref(), repository, "{text}");
         }
     }
 

@@ -17,7 +17,7 @@ impl Images {
     /// Makes the snapshots of all layers that are missing in `snapshotter`.
     ///
     /// # Errors
-    /// [`Error::Containerd`] with `NotFound` when a layer's blob is not here either.
+    /// [`Error::LayerGone`] when a layer's blob is not here either.
     pub async fn ensure_unpacked(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
         if image.chain_id.is_empty() || self.is_unpacked(&image.chain_id, snapshotter).await? {
             return Ok(());
@@ -59,9 +59,9 @@ impl Images {
     async fn unpack_layers(&self, leased: &Containerd, image: &Image, snapshotter: &str) -> Result<(), Error> {
         let mut parent = "";
         for layer in &image.layers {
-            if !self.is_unpacked(&layer.chain_id, snapshotter).await? {
-                unpack_layer(leased, layer, parent, snapshotter).await?;
-            }
+            // Also of one that is unpacked: to prepare it anew is what puts it under the lease. Else the collector may take
+            // it, which no image needs now, before the next one is made above it.
+            unpack_layer(leased, layer, parent, snapshotter).await?;
             parent = &layer.chain_id;
         }
         // From here on containerd's GC finds the snapshots through the config.
@@ -77,7 +77,7 @@ async fn unpack_layer(leased: &Containerd, layer: &Layer, parent: &str, snapshot
     let labels = HashMap::from([("containerd.io/snapshot.ref".to_owned(), layer.chain_id.clone())]);
     let mounts = match leased.prepare_layer(snapshotter, &key, parent, labels.clone()).await {
         Ok(mounts) => mounts,
-        // A remote snapshotter had it and has committed it.
+        // It is unpacked: by us, by somebody else, or by a remote snapshotter that had it and has committed it.
         Err(error) if error.kind() == Kind::AlreadyExists => return Ok(()),
         Err(error) => return Err(error.into()),
     };
@@ -97,7 +97,15 @@ async fn apply(
     mounts: Vec<crate::containerd::Mount>,
     snapshotter: &str,
 ) -> Result<(), Error> {
-    let found = leased.apply_diff(layer.blob.clone(), mounts).await?;
+    let found = match leased.apply_diff(layer.blob.clone(), mounts).await {
+        Ok(found) => found,
+        // Which of the things that it needs is not there, the error does not say.
+        Err(error) if !leased.has_blob(&layer.blob.digest).await.unwrap_or(true) => {
+            tracing::debug!(%error, "a layer cannot be unpacked");
+            return Err(Error::LayerGone { layer: layer.blob.digest.clone(), snapshotter: snapshotter.to_owned() });
+        }
+        Err(error) => return Err(error.into()),
+    };
     if found != layer.diff_id {
         let (layer, expected) = (layer.blob.digest.clone(), layer.diff_id.clone());
         return Err(Error::WrongLayer { layer, found, expected });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub struct Bed {
     tools: PathBuf,
     pub containerd: Containerd,
     pub images: Images,
+    settings: Settings,
     pub dir: TempDir,
 }
 
@@ -44,6 +46,10 @@ impl Bed {
             std::fs::create_dir(path.join(name)).unwrap();
         }
         std::fs::write(path.join("containerd.toml"), containerd_toml(path)).unwrap();
+        // Unpacks layers of one kind, once nobody holds them up.
+        let slow = format!("#!/bin/sh\nwhile [ -e {0}/hold ]; do sleep 0.05; done\nexec cat\n", path.display());
+        std::fs::write(path.join("slow"), slow).unwrap();
+        std::fs::set_permissions(path.join("slow"), PermissionsExt::from_mode(0o755)).unwrap();
         let socket = path.join("containerd.sock");
         let child = Command::new(tools.join("containerd"))
             .arg("--config")
@@ -58,12 +64,13 @@ impl Bed {
         let mut settings =
             Settings { registry_config_path: path.join("certs.d").display().to_string(), ..Settings::default() };
         change(&mut settings, path);
-        let (tasks, health) = (Tasks::default(), tokio::sync::watch::channel(true).1);
-        let layers = Layers::new(containerd.clone(), tasks.clone());
-        let images = Images::start(containerd.clone(), layers, settings, tasks, health);
-        images.refresh().await.unwrap();
-        pump(containerd.clone(), images.clone()).await;
-        Self { children, tools, containerd, images, dir }
+        let images = start(&containerd, &settings).await;
+        Self { children, tools, containerd, images, settings, dir }
+    }
+
+    /// Reads all images anew, as a daemon that starts.
+    pub async fn restart(&mut self) {
+        self.images = start(&self.containerd, &self.settings).await;
     }
 
     /// A registry, with a password or without; its host and port.
@@ -106,9 +113,15 @@ impl Bed {
             .args([source, target]));
     }
 
-    pub fn ctr(&self, arguments: &[&str]) {
+    /// What it printed.
+    pub fn ctr(&self, arguments: &[&str]) -> String {
         let socket = self.dir.path().join("containerd.sock");
-        run(Command::new(self.tools.join("ctr")).arg("--address").arg(socket).args(["-n", "k8s.io"]).args(arguments));
+        run(Command::new(self.tools.join("ctr")).arg("--address").arg(socket).args(["-n", "k8s.io"]).args(arguments))
+    }
+
+    /// Digests of all content.
+    pub fn blobs(&self) -> Vec<String> {
+        self.ctr(&["content", "ls", "--quiet"]).lines().map(ToOwned::to_owned).collect()
     }
 
     pub async fn pull(&self, reference: &str) -> Result<String, pontoon::images::Error> {
@@ -123,6 +136,20 @@ impl Bed {
         });
         let request = cri::PullImageRequest { image: Some(spec(reference)), auth, sandbox_config: None };
         self.images.pull_image(request).await.map(|response| response.image_ref)
+    }
+
+    /// As kubelet pulls for a pod of a runtime handler.
+    pub async fn pull_for(&self, reference: &str, handler: &str) -> Result<String, pontoon::images::Error> {
+        let image = cri::ImageSpec { runtime_handler: handler.to_owned(), ..spec(reference) };
+        let request = cri::PullImageRequest { image: Some(image), ..cri::PullImageRequest::default() };
+        self.images.pull_image(request).await.map(|response| response.image_ref)
+    }
+
+    /// Ids of the images that a filter means.
+    pub async fn filtered(&self, filter: &str) -> Vec<String> {
+        let filter = Some(cri::ImageFilter { image: Some(spec(filter)) });
+        let reply = self.images.list_images(cri::ListImagesRequest { filter }).await.unwrap();
+        reply.images.into_iter().map(|image| image.id).collect()
     }
 
     pub async fn list(&self) -> Vec<cri::Image> {
@@ -171,6 +198,15 @@ pub fn spec(reference: &str) -> cri::ImageSpec {
     cri::ImageSpec { image: reference.to_owned(), ..cri::ImageSpec::default() }
 }
 
+async fn start(containerd: &Containerd, settings: &Settings) -> Images {
+    let (tasks, health) = (Tasks::default(), tokio::sync::watch::channel(true).1);
+    let layers = Layers::new(containerd.clone(), tasks.clone());
+    let images = Images::start(containerd.clone(), layers, settings.clone(), tasks, health);
+    images.refresh().await.unwrap();
+    pump(containerd.clone(), images.clone()).await;
+    images
+}
+
 /// What the daemon does with the event stream.
 async fn pump(containerd: Containerd, images: Images) {
     let mut events = containerd.subscribe().await.unwrap();
@@ -197,9 +233,10 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn run(command: &mut Command) {
+fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn containerd_toml(dir: &Path) -> String {
@@ -218,6 +255,10 @@ address = "{dir}/containerd.ttrpc.sock"
 path = "{dir}/opt"
 [plugins."io.containerd.image-verifier.v1.bindir"]
 bin_dir = "{dir}/verifiers"
+[stream_processors."test.slow"]
+accepts = ["application/vnd.oci.image.layer.v1.slow"]
+returns = "application/vnd.oci.image.layer.v1.tar"
+path = "{dir}/slow"
 "#
     )
 }
@@ -234,14 +275,7 @@ pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
     let mut descriptors = Vec::new();
     let mut diff_ids = Vec::new();
     for directory in layers {
-        let tar = Command::new("tar")
-            .args(["--sort=name", "--mtime=@0", "-cf", "-", "-C"])
-            .arg(directory)
-            .arg(".")
-            .output()
-            .unwrap();
-        assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-        let mut descriptor = blob(&layout, "application/vnd.oci.image.layer.v1.tar", &tar.stdout);
+        let mut descriptor = blob(&layout, "application/vnd.oci.image.layer.v1.tar", &tar(directory));
         diff_ids.push(descriptor["digest"].clone());
         descriptor["annotations"] = json!({"containerd.io/snapshot/uidmapping": "0:1000:1"});
         descriptors.push(descriptor);
@@ -259,10 +293,23 @@ pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
     Built { layout }
 }
 
+/// A layer of what is in a directory.
+pub fn tar(directory: &Path) -> Vec<u8> {
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["--sort=name", "--mtime=@0", "-cf", "-", "-C"]).arg(directory).arg(".").output().unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    tar.stdout
+}
+
 fn blob(layout: &Path, media_type: &str, content: &[u8]) -> Value {
-    let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(content);
     std::fs::write(layout.join("blobs/sha256").join(&hex), content).unwrap();
     json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": content.len()})
+}
+
+/// Hexadecimal digits of a digest.
+pub fn hex(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A small image that differs by `name`.

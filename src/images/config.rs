@@ -1,0 +1,91 @@
+//! An image's config, as its author wrote it. containerd takes one that leaves fields out, or says null, for one that has
+//! them empty (moby#27568), so builders write such; and of all else in it only what a container is made of is read.
+
+use oci_spec::image::ImageConfiguration;
+use serde_json::{Map, Value, json};
+
+/// What is read of the document.
+const READ: [&str; 4] = ["architecture", "os", "variant", "config"];
+/// What is read of `config` in it.
+const READ_OF_CONFIG: [&str; 7] = ["User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal"];
+
+/// Reads a config.
+///
+/// # Errors
+/// Why it is none, in words.
+pub(super) fn parse(document: Value) -> Result<ImageConfiguration, String> {
+    let Value::Object(mut document) = document else { return Err("it is no JSON object".to_owned()) };
+    let rootfs = match document.remove("rootfs") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(rootfs)) => rootfs,
+        Some(_) => return Err("rootfs is no JSON object".to_owned()),
+    };
+    let mut read = only(document, &READ);
+    for key in ["architecture", "os"] {
+        read.entry(key).or_insert(json!(""));
+    }
+    if let Some(Value::Object(config)) = read.get_mut("config") {
+        *config = only(std::mem::take(config), &READ_OF_CONFIG);
+    }
+    let mut rootfs = only(rootfs, &["type", "diff_ids"]);
+    rootfs.entry("type").or_insert(json!("layers"));
+    rootfs.entry("diff_ids").or_insert(json!([]));
+    read.insert("rootfs".to_owned(), Value::Object(rootfs));
+    serde_json::from_value(Value::Object(read)).map_err(|error| error.to_string())
+}
+
+/// The members of these names; null is as good as not there.
+fn only(object: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
+    object.into_iter().filter(|(key, value)| names.contains(&key.as_str()) && !value.is_null()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<ImageConfiguration, String> {
+        parse(serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn a_config_as_docker_writes_it_parses() {
+        let text = r#"{"architecture":"amd64","os":"linux","created":"2024-01-01T00:00:00Z",
+            "config":{"Env":["A=b"],"Cmd":null,"Entrypoint":null,"Labels":null,"OnBuild":null,"Volumes":{"/v":{}},
+            "ExposedPorts":null,"User":"","Healthcheck":{"Test":["NONE"]},"ArgsEscaped":true},
+            "rootfs":{"type":"layers","diff_ids":["sha256:x"]},"history":[{"created_by":"x"}]}"#;
+        let config = parsed(text).unwrap();
+        assert_eq!(config.config().as_ref().unwrap().volumes().as_ref().unwrap(), &["/v".to_owned()]);
+        assert_eq!(config.rootfs().diff_ids(), &["sha256:x".to_owned()]);
+        assert!(config.history().is_none());
+    }
+
+    #[test]
+    fn r4_fields_that_are_left_out_or_null_are_empty() {
+        for text in [
+            "{}",
+            r#"{"rootfs":null,"config":null,"history":null,"os":null}"#,
+            r#"{"rootfs":{}}"#,
+            r#"{"rootfs":{"type":"layers"}}"#,
+            r#"{"rootfs":{"type":"layers","diff_ids":null}}"#,
+            r#"{"rootfs":{"diff_ids":[]},"created":7,"history":"none","config":{"Labels":{"a":null}}}"#,
+        ] {
+            let config = parsed(text).unwrap();
+            assert!(config.rootfs().diff_ids().is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_config_is_an_error() {
+        for text in [
+            "[]",
+            "null",
+            "7",
+            r#"{"rootfs":[]}"#,
+            r#"{"config":"x"}"#,
+            r#"{"config":{"Env":"A=b"}}"#,
+            r#"{"rootfs":{"diff_ids":{}}}"#,
+        ] {
+            assert!(parsed(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a pull fetches: by one Transfer mostly, and by another one for what the first leaves out, since Transfer
+//!
+//! - takes the host's own platform alone, where the host runs older ones too;
+//! - unpacks for the snapshotters of its own configuration, and for any other refuses the pull;
+//! - fetches no layer that is unpacked already, also when its archive is gone and another snapshotter needs it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::flight::Pilot;
+use super::hosts::Registry;
+use super::manifest::Contents;
+use super::progress::Monitor;
+use super::pull_image::Key;
+use super::{Error, Images, Read, Unusable, our_labels, platform};
+use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
+use crate::telemetry::{Stage, during};
+
+/// One pull under way.
+pub(super) struct Fetch<'a> {
+    pub(super) images: &'a Images,
+    pub(super) key: &'a Key,
+    pub(super) pilot: &'a Pilot<Key, Result<String, Error>>,
+    /// All that it fetches is held by its lease until the pull is over.
+    pub(super) leased: &'a Containerd,
+    pub(super) monitor: Mutex<Monitor>,
+    /// Transfer has said that it cannot unpack this.
+    pub(super) refused: AtomicBool,
+}
+
+impl Fetch<'_> {
+    /// Asks the registry, and gets what is not here.
+    ///
+    /// # Errors
+    /// One variant for each way in which a registry fails; [`Error::Unusable`] for what is nothing that runs here.
+    pub(super) async fn run(&self) -> Result<Read, Error> {
+        let host = &self.images.inner.host;
+        let best = host.first().cloned().unwrap_or_default();
+        let mut read = self.unpacked(best.clone()).await?;
+        let mut of = best;
+        if let Some(Unusable::Gone { of: Some(other), .. }) = &read.1.unusable
+            && platform::rank(other, host).is_some_and(|rank| rank > 0)
+        {
+            of = other.clone();
+            read = self.unpacked(of.clone()).await?;
+        }
+        if self.has_gaps(&read.1).await? {
+            read = self.transfer(of, None).await?;
+        }
+        match &read.1.unusable {
+            Some(why) if !read.1.is_whole() => {
+                Err(Error::Unusable { image: self.key.reference.to_string(), why: why.clone() })
+            }
+            _ => Ok(read),
+        }
+    }
+
+    /// Fetches what there is for a platform, and has it unpacked if Transfer does that for this snapshotter.
+    async fn unpacked(&self, platform: Platform) -> Result<Read, Error> {
+        let snapshotter = &self.key.snapshotter;
+        if lock(&self.images.inner.unpacked_by_us).contains(snapshotter) {
+            return self.transfer(platform, None).await;
+        }
+        match self.transfer(platform.clone(), Some(snapshotter.clone())).await {
+            // The code is all that says so, and it may mean the image: then it is said again.
+            Err(Error::InvalidPull { .. }) => {
+                self.refused.store(true, Ordering::Relaxed);
+                self.transfer(platform, None).await
+            }
+            other => other,
+        }
+    }
+
+    /// The pull has succeeded, so it was the snapshotter that Transfer refused, and not the image: it is not asked again.
+    pub(super) fn remember_refusal(&self) {
+        let snapshotter = &self.key.snapshotter;
+        if self.refused.load(Ordering::Relaxed) && lock(&self.images.inner.unpacked_by_us).insert(snapshotter.clone()) {
+            tracing::warn!(snapshotter, "containerd's Transfer does not unpack for this snapshotter: Pontoon does");
+        }
+    }
+
+    /// One Transfer, and what the reference means after it. Dropping a Transfer cancels it; reading is never dropped.
+    async fn transfer(&self, platform: Platform, snapshotter: Option<String>) -> Result<Read, Error> {
+        let reference = self.key.reference.to_string();
+        tokio::select! {
+            result = self.call(platform, snapshotter) => result?,
+            () = self.too_slow() => return Err(self.error_of_pace()),
+            () = self.pilot.abandoned(self.images.inner.settings.patience) => return Err(Error::Abandoned(reference)),
+        }
+        self.images.converge(&reference).await?.ok_or(Error::NotFound(reference))
+    }
+
+    async fn call(&self, platform: Platform, snapshotter: Option<String>) -> Result<(), Error> {
+        let Images { inner } = self.images;
+        let _place = during(Stage::Queue, inner.pull_places.acquire()).await;
+        let reference = self.key.reference.to_string();
+        let (config_path, host) = (inner.settings.registry_config_path.clone(), self.key.reference.host().to_owned());
+        let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;
+        let registry = registry.unwrap_or_default();
+        let pull = Pull {
+            host_dir: registry.directory,
+            platform,
+            snapshotter,
+            labels: our_labels(self.images.is_to_be_pinned(&reference)),
+            reference,
+        };
+        let login = self.key.credentials.as_ref().map(|credentials| {
+            let hosts = registry.hosts;
+            move |host: &str| credentials.login(host, &hosts)
+        });
+        self.monitor().start();
+        let progress = |progress: Progress| self.monitor().observe(progress, &inner.downloaded);
+        let result = during(Stage::Transfer, self.leased.pull(pull, login, progress)).await;
+        result.map_err(|error| failed(self.key, error))
+    }
+
+    /// Whether a layer's archive is not here. A snapshotter that fetches layers by itself leaves them all out.
+    async fn has_gaps(&self, contents: &Contents) -> Result<bool, Error> {
+        let containerd = &self.images.inner.containerd;
+        for layer in &contents.layers {
+            if !containerd.has_blob(&layer.blob.digest).await? {
+                let plugins = containerd.plugins().await?;
+                let mut snapshotters = plugins.iter().filter(|plugin| plugin.kind == "io.containerd.snapshotter.v1");
+                let own = snapshotters.find(|plugin| plugin.id == self.key.snapshotter);
+                let exports = own.and_then(|plugin| plugin.exports.get("enable_remote_snapshot_annotations"));
+                return Ok(exports.is_none_or(|value| value != "true"));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Resolves when the download is too slow.
+    async fn too_slow(&self) {
+        let mut seconds = interval(Duration::from_secs(1));
+        // A node that slept or stalled must not count that against the registry.
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            seconds.tick().await;
+            if self.monitor().tick(&self.images.inner.downloaded) {
+                return;
+            }
+        }
+    }
+
+    fn error_of_pace(&self) -> Error {
+        let monitor = self.monitor();
+        let pace = monitor.pace();
+        Error::TooSlow {
+            reference: self.key.reference.to_string(),
+            bytes_per_second: pace.bytes_per_second,
+            seconds: pace.window.as_secs(),
+            waiting: monitor.waiting(),
+        }
+    }
+
+    pub(super) fn monitor(&self) -> MutexGuard<'_, Monitor> {
+        lock(&self.monitor)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(key: &Key, error: PullError) -> Error {
+    let reference = key.reference.to_string();
+    let message = match &key.credentials {
+        Some(credentials) => credentials.redact(&error.message),
+        None => error.message,
+    };
+    match error.failure {
+        PullFailure::NotFound => Error::NotInRegistry { reference, message },
+        PullFailure::Denied => Error::Denied { reference, host: key.reference.host().to_owned(), message },
+        PullFailure::Unreachable => Error::RegistryUnavailable { reference, message },
+        PullFailure::Refused => Error::SignatureValidationFailed { reference, message },
+        PullFailure::Exhausted => Error::Exhausted { reference, message },
+        PullFailure::Away => Error::Away(message),
+        PullFailure::Invalid => Error::InvalidPull { reference, message },
+        PullFailure::Cancelled | PullFailure::Other => Error::Pull { reference, message },
+    }
+}
