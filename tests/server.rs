@@ -13,6 +13,7 @@ mod server {
     mod attach;
     mod cgroup_driver;
     mod container_events;
+    mod container_image;
     mod containerd_away;
     mod create_container;
     mod errors;

@@ -53,7 +53,7 @@ impl Container {
     pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
         let cleaned = !state.is_alive();
         Self {
-            listed: record.listed(),
+            listed: record.listed(false),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),

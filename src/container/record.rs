@@ -43,7 +43,7 @@ pub struct Record {
 pub struct About {
     /// The sandbox it is in.
     pub sandbox: String,
-    /// A tag of the image, as ContainerStatus.image shows it.
+    /// A tag of the image when the container was made, for people: in containerd's record and the spec's annotation.
     pub image: String,
     /// Its repository digest, as ContainerStatus.image_ref shows it.
     pub image_ref: String,
@@ -88,20 +88,29 @@ impl Record {
         Some(Self { id, sandbox, config, about })
     }
 
-    /// The image as the container knows it: a tag where there is one.
+    /// The image as it was asked for, which is what status and list show. Of one whose name means another image by now, or
+    /// none, the id: crictl removes what no container's `image` means (docs/adr/0015).
     #[must_use]
-    pub fn image_spec(&self) -> ImageSpec {
+    pub fn image_spec(&self, has_moved: bool) -> ImageSpec {
         let requested = self.config.image.clone().unwrap_or_default();
-        ImageSpec { image: self.about.image.clone(), ..requested }
+        if has_moved { ImageSpec { image: self.about.image_id.clone(), ..requested } } else { requested }
+    }
+
+    /// What its image was asked for by, if that is a name, which may come to mean another image.
+    #[must_use]
+    pub fn image_name(&self) -> Option<&str> {
+        let asked = self.config.image.as_ref().map(|image| image.image.as_str())?;
+        (asked != self.about.image_id && !self.about.image_id.is_empty()).then_some(asked)
     }
 
     /// What ListContainers shows of it, encoded, but for the state.
-    pub(super) fn listed(&self) -> Bytes {
+    #[must_use]
+    pub fn listed(&self, has_moved: bool) -> Bytes {
         encode_container(&v1::Container {
             id: self.id.to_string(),
             pod_sandbox_id: self.sandbox.to_string(),
             metadata: self.config.metadata.clone(),
-            image: Some(self.image_spec()),
+            image: Some(self.image_spec(has_moved)),
             // What PullImage answered: kubelet's image GC compares them.
             image_ref: self.about.image_id.clone(),
             created_at: self.about.created_at,

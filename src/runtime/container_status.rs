@@ -16,7 +16,7 @@ use crate::spec;
 pub fn container_status(node: &Node, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse> {
     let container = node.container(&request.container_id)?;
     Ok(ContainerStatusResponse {
-        status: Some(status_of(&container)),
+        status: Some(node.status_of(&container)),
         info: if request.verbose { info(node, &container) } else { HashMap::new() },
     })
 }
@@ -31,8 +31,20 @@ pub(super) fn cri_state(state: &State) -> ContainerState {
     }
 }
 
-/// The status of one container.
-pub(super) fn status_of(container: &Container) -> ContainerStatus {
+impl Node {
+    /// Whether the name that a container's image was asked for by means another one by now, or none.
+    pub(super) fn image_has_moved(&self, container: &Container) -> bool {
+        let record = &container.record;
+        record.image_name().is_some_and(|name| !self.images.means(name, &record.about.image_id))
+    }
+
+    /// The status of one container.
+    pub(super) fn status_of(&self, container: &Container) -> ContainerStatus {
+        status(container, self.image_has_moved(container))
+    }
+}
+
+fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
     let record = &container.record;
     let state = container.state();
     let mut status = ContainerStatus {
@@ -40,7 +52,7 @@ pub(super) fn status_of(container: &Container) -> ContainerStatus {
         metadata: record.config.metadata.clone(),
         state: cri_state(&state).into(),
         created_at: record.about.created_at,
-        image: Some(record.image_spec()),
+        image: Some(record.image_spec(image_has_moved)),
         image_ref: record.about.image_ref.clone(),
         image_id: record.about.image_id.clone(),
         labels: record.config.labels.clone(),

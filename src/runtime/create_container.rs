@@ -15,7 +15,7 @@ use crate::container::{About, Container, Event, Record, Root, State, devices, mo
 use crate::containerd;
 use crate::events::Kind;
 use crate::ids::ContainerId;
-use crate::images::Image;
+use crate::images::{self, Image};
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, container_name};
@@ -96,7 +96,12 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     if let Err(problem) = node.known_handler(&requested.runtime_handler) {
         return Err(Error::Invalid { field: "config.image.runtime_handler", problem });
     }
-    let image = node.images.resolve(&requested.image).await?;
+    let image = node.images.resolve(&requested.image).await.map_err(|error| match error {
+        error @ images::Error::Unusable { .. } if error.kind() == images::Kind::InvalidArgument => {
+            Error::Invalid { field: "config.image.image", problem: error.to_string() }
+        }
+        error => error.into(),
+    })?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
     let id = ContainerId::random();

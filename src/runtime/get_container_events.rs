@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 
-use super::container_status::status_of;
 use super::pod_sandbox_status::status;
 use super::{Node, now};
 use crate::api::v1::{ContainerEventResponse, ContainerEventType};
@@ -111,7 +110,7 @@ impl Node {
             container_event_type: event_type(happening.kind).into(),
             created_at,
             pod_sandbox_status: Some(status(sandbox)),
-            containers_statuses: containers.iter().map(|container| status_of(container)).collect(),
+            containers_statuses: containers.iter().map(|container| self.status_of(container)).collect(),
         }
     }
 

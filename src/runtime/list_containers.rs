@@ -13,7 +13,12 @@ pub fn list_containers(node: &Node, request: &ListContainersRequest) -> ListCont
     let filter = request.filter.as_ref();
     let snapshot = node.store.containers.snapshot();
     let chosen = snapshot.objects().filter(|container| filter.is_none_or(|filter| matches(container, filter)));
-    let items = chosen.map(|container| Item::container(container.listed.clone(), container.in_state(cri_state)));
+    let items = chosen.map(|container| {
+        // Seldom: kubelet asks for images by id.
+        let moved = node.image_has_moved(container);
+        let fixed = if moved { container.record.listed(true) } else { container.listed.clone() };
+        Item::container(fixed, container.in_state(cri_state))
+    });
     items.collect::<Vec<_>>().into()
 }
 

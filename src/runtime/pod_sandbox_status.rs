@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::container_status::status_of;
 use super::list_pod_sandbox::cri_state;
 use super::{Node, Result, now};
 use crate::api::v1::{
@@ -26,7 +25,7 @@ pub async fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) 
     Ok(PodSandboxStatusResponse {
         status: Some(status(&sandbox)),
         info: if request.verbose { info(node, &sandbox).await } else { HashMap::new() },
-        containers_statuses: containers.iter().map(|container| status_of(container)).collect(),
+        containers_statuses: containers.iter().map(|container| node.status_of(container)).collect(),
         timestamp,
     })
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use containerd_client::services::v1 as pb;
+use containerd_client::to_any;
 use containerd_client::types::Descriptor;
 use futures_util::{StreamExt as _, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
@@ -14,6 +15,7 @@ use super::rpc::{Messages, Request, Response};
 use super::snapshots::Snapshot;
 use super::{Inner, State, already_exists, not_found};
 
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// The image that is there.
 pub const IMAGE: &str = "registry.example/app:1";
 const REPOSITORY: &str = "registry.example/app";
@@ -28,20 +30,50 @@ pub(super) fn store_one(state: &mut State) {
         "config": { "Cmd": ["fake"], "Volumes": { "/data": {} } },
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     });
-    let config = store(state, config.to_string().into_bytes(), "application/vnd.oci.image.config.v1+json");
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": config.media_type, "digest": config.digest, "size": config.size },
-        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": diff_id, "size": 5 }],
-    });
-    let manifest = store(state, manifest.to_string().into_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    let (config, manifest) = store_manifest(state, CONFIG, &config);
     for name in [IMAGE.to_owned(), format!("{REPOSITORY}@{}", manifest.digest), config.digest] {
         let labels = HashMap::from([("io.cri-containerd.image".to_owned(), "managed".to_owned())]);
         let image = pb::Image { name: name.clone(), labels, target: Some(manifest.clone()), ..pb::Image::default() };
         state.images.insert(name, image);
     }
     state.snapshots.insert(diff_id, Snapshot { parent: String::new(), committed: true, read_only: false });
+}
+
+/// A config and a manifest of it with the one layer that there is.
+fn store_manifest(state: &mut State, config_type: &str, config: &Value) -> (Descriptor, Descriptor) {
+    let config = store(state, config.to_string().into_bytes(), config_type);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": config.media_type, "digest": config.digest, "size": config.size },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(b"layer"), "size": 5 }],
+    });
+    let manifest = store(state, manifest.to_string().into_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    (config, manifest)
+}
+
+/// Names what has this config, as another tool does it: the name may have meant something else. Gives the image's id.
+pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &Value) -> String {
+    let mut config = config.clone();
+    let is_image = config_type == CONFIG;
+    if is_image {
+        config["rootfs"] = json!({ "type": "layers", "diff_ids": [digest(b"layer")] });
+    }
+    let mut state = fake.lock();
+    let (config, manifest) = store_manifest(&mut state, config_type, &config);
+    let id = if is_image { config.digest } else { manifest.digest.clone() };
+    let image = pb::Image { name: name.to_owned(), target: Some(manifest), ..pb::Image::default() };
+    state.images.insert(name.to_owned(), image);
+    drop(state);
+    let event = pb::ImageUpdate { name: name.to_owned(), ..pb::ImageUpdate::default() };
+    fake.publish("/images/update", Some(to_any(&event)));
+    id
+}
+
+/// Takes a name away.
+pub(super) fn forget_image(fake: &Inner, name: &str) {
+    fake.lock().images.remove(name);
+    fake.publish("/images/delete", Some(to_any(&pb::ImageDelete { name: name.to_owned() })));
 }
 
 fn store(state: &mut State, blob: Vec<u8>, media_type: &str) -> Descriptor {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 pub use faults::{Call, Fault, Gate};
-pub use images::IMAGE;
+pub use images::{CONFIG, IMAGE};
 pub use tasks::CPU_OF_EVERY_TASK;
 
 use faults::Faults;
@@ -222,6 +222,16 @@ impl Containerd {
                 .entry(id.to_owned())
                 .or_insert_with(|| types::Sandbox { sandbox_id: id.to_owned(), ..types::Sandbox::default() }),
         );
+    }
+
+    /// Makes a name mean what has this config; gives the image's id.
+    pub fn name_image(&self, name: &str, config_type: &str, config: &serde_json::Value) -> String {
+        images::name_image(&self.inner, name, config_type, config)
+    }
+
+    /// Takes an image's name away.
+    pub fn forget_image(&self, name: &str) {
+        images::forget_image(&self.inner, name);
     }
 
     /// Ids of all tasks.
