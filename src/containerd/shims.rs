@@ -110,7 +110,9 @@ fn has_bundle(pid: Pid, namespace: &str, id: &str) -> bool {
 fn is_bundle(directory: &Path, namespace: &str, id: &str) -> bool {
     let directory = directory.to_string_lossy();
     let directory = Path::new(directory.trim_end_matches(" (deleted)"));
-    directory.ends_with(Path::new("io.containerd.runtime.v2.task").join(namespace).join(id))
+    let bundles = Path::new("io.containerd.runtime.v2.task").join(namespace);
+    // containerd renames a bundle before it removes it.
+    [id.to_owned(), format!(".{id}")].iter().any(|name| directory.ends_with(bundles.join(name)))
 }
 
 fn children(parent: Pid) -> Vec<Pid> {
@@ -173,7 +175,7 @@ mod tests {
     fn a_shim_is_known_by_its_bundle_too() {
         let bundle = |path: &str| is_bundle(Path::new(path), "k8s.io", "abc");
         assert!(bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc"));
-        assert!(bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc (deleted)"));
+        assert!(bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/.abc (deleted)"));
         assert!(!bundle("/run/containerd/io.containerd.runtime.v2.task/default/abc"));
         assert!(!bundle("/run/containerd/io.containerd.runtime.v2.task/k8s.io/abcd"));
         assert!(!bundle("/k8s.io/abc") && !bundle("/"));

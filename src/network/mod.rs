@@ -194,7 +194,7 @@ impl Network {
         if entries.is_empty() {
             entries = self.inner.uncached_entries(attachment);
         }
-        during(Stage::Cni, self.inner.plugins.settled(attachment.id.as_str())).await;
+        during(Stage::Queue, self.inner.plugins.settled(attachment.id.as_str())).await;
         for entry in &mut entries {
             // Empty where the namespace is gone: the plugins then give back what is not in it.
             entry.runtime.netns.clone_from(&attachment.netns);
