@@ -364,7 +364,8 @@ async fn f10_a_container_that_has_filled_its_fifo_does_not_wait_for_its_log() {
     let next = Fifo::new(Tasks::default());
     let again = next.reattach(bed.config()).await.unwrap();
     let mut stdout = shim.outputs[0].try_clone().unwrap();
-    let writer = thread::spawn(move || (0..300_000).try_for_each(|n| writeln!(stdout, "line {n}")).unwrap());
+    let text: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
+    let writer = thread::spawn(move || stdout.write_all(text.as_bytes()).unwrap());
     until(|| writer.is_finished()).await;
     writer.join().unwrap();
     fs::rename(&kept, bed.log()).unwrap();
@@ -377,7 +378,7 @@ async fn f10_a_container_that_has_filled_its_fifo_does_not_wait_for_its_log() {
     drop((stdout, shim));
     assert!(again.barrier(SOON).await);
     let lines = stdout_of(&bed.log()).lines().filter(|line| line.starts_with("line")).count() as u64;
-    assert!(next.counters().counts().dropped_records + lines >= 300_000, "each line is in the log or counted");
+    assert!(next.counters().counts().dropped_records + lines >= 100_000, "each line is in the log or counted");
     drop(streams);
 }
 
