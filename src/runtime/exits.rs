@@ -4,8 +4,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::start_container::note_start;
 use super::{Node, now, oom};
-use crate::container::{Container, Event, Exit, Reason, State, exit_extension, started};
+use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
 use crate::containerd;
 use crate::task::{Follow, Machine, Pace, UNSEEN};
 
@@ -23,11 +24,8 @@ struct OfContainer {
 
 impl Follow for OfContainer {
     async fn started(&self, pid: u32) {
-        let id = self.container.id();
         let at = now();
-        if let Err(error) = started::write(&self.node.config.state, id, at) {
-            tracing::warn!(container = %id, %error, "a restart of Pontoon will not know when it was started");
-        }
+        note_start(&self.node, &self.container, at);
         // From Starting this is always allowed.
         let _ = self.node.happened(&self.container, Event::Started { pid, at });
     }
