@@ -142,9 +142,12 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        // The children that other tests have just forked hold the file until their exec.
+        // It keeps the file; and the children that other tests have just forked hold it until their exec.
+        drop(sleep);
+        let start = Instant::now();
         while !holders(&id).await.is_empty() {
-            tokio::task::yield_now().await;
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", holders(&id).await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
