@@ -202,7 +202,7 @@ run_node() {
 
 run_stage() {
     case $1 in
-    units) stage units 900 count_cargo "$repo/tests/run.sh" --body units ;;
+    units) stage units 1500 count_cargo "$repo/tests/run.sh" --body units ;;
     fuzz) stage fuzz 600 count_line tests/fuzz.sh 5 ;;
     suite) stage suite 1200 count_cargo env OUT="$logs/suite" tests/e2e/suite.sh ;;
     critest) stage critest 900 count_critest "$repo/tests/run.sh" --body critest ;;
