@@ -204,7 +204,7 @@ run_stage() {
     case $1 in
     units) stage units 1500 count_cargo "$repo/tests/run.sh" --body units ;;
     fuzz) stage fuzz 600 count_line tests/fuzz.sh 5 ;;
-    suite) stage suite 1200 count_cargo env OUT="$logs/suite" tests/e2e/suite.sh ;;
+    suite) stage suite 1800 count_cargo env OUT="$logs/suite" tests/e2e/suite.sh ;;
     critest) stage critest 900 count_critest "$repo/tests/run.sh" --body critest ;;
     kubelet) stage kubelet 600 count_one env OUT="$logs/kubelet" tests/e2e/kubelet.sh --compare ;;
     events) stage events 300 count_one env OUT="$logs/events" tests/e2e/kubelet.sh --events ;;
