@@ -29,12 +29,13 @@ pub enum Kind {
     StillListed,
     LeftOnTheNode,
     SocketLeftByAShim,
+    BundleLeftByContainerd,
     StartUndone,
 }
 
 impl Kind {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::StartedTwice,
         Self::RanThoughItsStartFailed,
         Self::TwoAttemptsRanToTheirEnd,
@@ -51,12 +52,16 @@ impl Kind {
         Self::StillListed,
         Self::LeftOnTheNode,
         Self::SocketLeftByAShim,
+        Self::BundleLeftByContainerd,
         Self::StartUndone,
     ];
 
     /// Whether it must not be. The others are counted alone.
     pub fn is_wrong(self) -> bool {
-        !matches!(self, Self::ExitLostByContainerd | Self::SocketLeftByAShim | Self::StartUndone)
+        !matches!(
+            self,
+            Self::ExitLostByContainerd | Self::SocketLeftByAShim | Self::BundleLeftByContainerd | Self::StartUndone
+        )
     }
 
     /// In words.
@@ -80,6 +85,9 @@ impl Kind {
             Self::StillListed => "listed at the end and cannot be removed",
             Self::LeftOnTheNode => "left on the node",
             Self::SocketLeftByAShim => "socket of a shim that has ended, which containerd does not remove (may be)",
+            Self::BundleLeftByContainerd => {
+                "bundle that containerd was killed within removing, and does not look at again (may be)"
+            }
             Self::StartUndone => "started, and ended before its failed start was told (may be)",
         }
     }

@@ -223,7 +223,7 @@ impl Churn {
             // Daemons and registries of other tests, which do not work on the bed, may come and go beside this one.
             let of_others =
                 (line.starts_with("processes: ") && line.ends_with(" pontoon")) || line.contains("/pt-images.");
-            abandoned.unwrap_or(of_others)
+            abandoned.unwrap_or(of_others || is_half_removed(line))
         };
         if let Err(error) = before.is_back_but_for(bed, excused).await {
             let left = format!("{error:#}");
@@ -244,6 +244,10 @@ impl Churn {
         let names = std::fs::read_dir(&sockets).into_iter().flatten().flatten();
         for path in names.map(|entry| entry.path().display().to_string()).filter(|path| is_abandoned(path)) {
             self.findings.add(Kind::SocketLeftByAShim, &path, &[]);
+        }
+        let bundles = std::fs::read_dir(bed.dir.join("containerd/state").join(BUNDLES)).into_iter().flatten().flatten();
+        for path in bundles.map(|entry| entry.path().display().to_string()).filter(|path| is_half_removed(path)) {
+            self.findings.add(Kind::BundleLeftByContainerd, &path, &[]);
         }
     }
 
@@ -303,6 +307,15 @@ fn shims(bed: &Bed) -> Vec<(String, String)> {
         of_bed.then(|| (entry.file_name().to_string_lossy().into_owned(), id.clone().into_owned()))
     };
     processes.filter_map(shim).collect()
+}
+
+/// Where containerd has its bundles, below its state directory.
+const BUNDLES: &str = "io.containerd.runtime.v2.task/k8s.io";
+
+/// Whether a line is of a bundle that containerd has renamed, to `.ID`, and was killed within removing. Its next start
+/// passes over it, as over all hidden directories.
+fn is_half_removed(line: &str) -> bool {
+    line.contains(&format!("/{BUNDLES}/."))
 }
 
 /// Whether nothing listens on a shim's socket: its file is left when containerd was killed while it started the shim.
