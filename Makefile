@@ -20,10 +20,11 @@ test: ## All tests (tests/run.sh names them)
 	@tests/run.sh
 
 .PHONY: lint
-lint: ## Formatting, clippy, shellcheck
+lint: ## Formatting, clippy, the fuzz targets' types, shellcheck
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- --deny warnings
 	cargo check --locked --features otlp
+	RUSTFLAGS='--cfg fuzzing' RUSTC_BOOTSTRAP=1 cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); \
 	else echo "shellcheck is not installed: scripts not checked (apt-get install shellcheck)"; fi
 

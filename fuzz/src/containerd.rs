@@ -20,6 +20,7 @@ pub struct Descriptor {
     pub size: i64,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform {
     pub os: String,
     pub architecture: String,

@@ -1,15 +1,21 @@
 //! As `src/images/`, with what reads an image's documents.
 
+#[path = "../../src/images/config.rs"]
+mod config;
 #[path = "../../src/images/errors.rs"]
 mod errors;
 #[path = "../../src/images/manifest.rs"]
 mod manifest;
+#[path = "../../src/images/media.rs"]
+mod media;
+#[path = "../../src/images/platform.rs"]
+mod platform;
 #[path = "../../src/images/reference.rs"]
 mod reference;
 
 use futures_util::FutureExt;
 
-pub use errors::{Error, Kind};
+pub use errors::{Error, Kind, Unusable};
 
 use crate::containerd::{Containerd, Descriptor};
 use crate::spec::ImageConfig;
@@ -25,7 +31,7 @@ pub fn documents(input: &[u8]) {
     let blobs = crate::pieces(input, 6).into_iter().enumerate().map(|(number, blob)| (digest(number), blob.to_vec()));
     let containerd = Containerd(blobs.collect());
     let target = Descriptor { digest: digest(0), size: 1, ..Descriptor::default() };
-    let read = Contents::read(&containerd, &target, &manifest::host_platform()).now_or_never();
+    let read = Contents::read(&containerd, &target, &platform::of_the_host()).now_or_never();
     let Ok(contents) = read.expect("memory never waits") else { return };
     assert!(contents.size > 0);
     assert_eq!(contents.chain_id, contents.layers.last().map(|layer| layer.chain_id.clone()).unwrap_or_default());

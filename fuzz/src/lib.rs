@@ -1,8 +1,8 @@
 //! The parsers' source, without the rest of the daemon: it builds in a minute or two with a sanitizer, not in ten.
 //!
-//! A room here has the files of the room of its name that parse, by their path, and in the place of what they only name
-//! (containerd, CRI's messages) a few lines of its own. What a target asserts stands beside them, for it sees what is
-//! private to a room.
+//! A module here has the files of the daemon's module of its name that parse, by their path, and in the place of what they
+//! only name (containerd, CRI's messages) a few lines of its own. What a target asserts stands beside them, for it sees
+//! what is private to a module.
 
 #![allow(dead_code, unused_imports, reason = "what is used of the source is what a target drives")]
 

@@ -1,4 +1,4 @@
-//! The only room that speaks containerd's API.
+//! The only module that speaks containerd's API.
 //!
 //! Each file wraps one service of it in plain types of ours: no protobuf message leaves.
 //! It makes no decisions: what an error means is for the verbs. It never puts a deadline on
@@ -50,7 +50,7 @@ pub use transfer::{Login, Platform, Progress, Pull, PullError, PullFailure, Step
 /// Largest message in either direction; kubelet has the same.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// What calls of this room give.
+/// What calls of this module give.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An opaque value in one of containerd's records: a type's name and its bytes.

@@ -99,7 +99,7 @@ pub enum Error {
         /// As it was asked for.
         image: String,
         /// Why.
-        why: Unusable,
+        why: Box<Unusable>,
     },
     /// A layer that has to be unpacked and is not here.
     #[error("unpack layer {layer} for {snapshotter}: it is not here any more: pull the image again")]
@@ -242,7 +242,7 @@ impl Error {
             Self::TooSlow { .. } => Kind::DeadlineExceeded,
             Self::Abandoned(_) => Kind::Cancelled,
             Self::Exhausted { .. } => Kind::ResourceExhausted,
-            Self::Unusable { why, .. } => match why {
+            Self::Unusable { why, .. } => match **why {
                 Unusable::Artefact { .. } => Kind::InvalidArgument,
                 Unusable::Platform { .. } | Unusable::Gone { .. } => Kind::NotFound,
                 Unusable::Malformed { .. } => Kind::Internal,

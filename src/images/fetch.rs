@@ -52,7 +52,7 @@ impl Fetch<'_> {
         }
         match &read.1.unusable {
             Some(why) if !read.1.is_whole() => {
-                Err(Error::Unusable { image: self.key.reference.to_string(), why: why.clone() })
+                Err(Error::Unusable { image: self.key.reference.to_string(), why: Box::new(why.clone()) })
             }
             _ => Ok(read),
         }

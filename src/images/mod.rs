@@ -222,7 +222,7 @@ impl Images {
         let image = self.lookup(reference_or_id)?;
         match &image.unusable {
             None => Ok(image),
-            Some(why) => Err(Error::Unusable { image: reference_or_id.to_owned(), why: why.clone() }),
+            Some(why) => Err(Error::Unusable { image: reference_or_id.to_owned(), why: Box::new(why.clone()) }),
         }
     }
 

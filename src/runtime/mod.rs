@@ -1,5 +1,5 @@
 //! RuntimeService, one file a verb. A verb tells its story; objects decide what may happen,
-//! the rooms below do it. Verbs know nothing of gRPC: `cri` calls them and makes codes of
+//! the modules below do it. Verbs know nothing of gRPC: `cri` calls them and makes codes of
 //! their errors.
 
 mod attach;

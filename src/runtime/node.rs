@@ -1,4 +1,4 @@
-//! What the verbs share: the store, the rooms below, and the operations in flight.
+//! What the verbs share: the store, the modules below, and the operations in flight.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub struct Node {
     pub config: Config,
     /// containerd.
     pub containerd: Containerd,
-    /// The image room.
+    /// The image module.
     pub images: Images,
     /// The pods' networks.
     pub networks: Networks,
@@ -89,9 +89,9 @@ pub struct Parts {
     pub config: Config,
     /// containerd.
     pub containerd: Containerd,
-    /// The image room.
+    /// The image module.
     pub images: Images,
-    /// Sizes of layers, which the image room asks for too.
+    /// Sizes of layers, which the image module asks for too.
     pub layers: Layers,
     /// The pods' networks.
     pub networks: Networks,

@@ -134,7 +134,7 @@ impl Node {
             stdio: Stdio::default(),
             options: Some(handler.options.any()),
         };
-        self.own_pause(sandbox, Machine::new());
+        self.own_pause(sandbox, Machine::default());
         let pause = sandbox.pause();
         during(Stage::TaskCreate, pause.make(Make::Task(Box::new(create)))).await?;
         during(Stage::TaskStart, pause.start()).await?;

@@ -91,7 +91,7 @@ where
     let process = process(ask.container, ask.cmd, ask.tty)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
-    let process = Command::own(node, id.clone(), &exec_id, Machine::new(), held);
+    let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
     let result = match during(Stage::TaskCreate, process.task.make(Make::Exec(Box::new(exec)))).await {
         Ok(_) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
         Err(error) => Err(error.into()),

@@ -41,7 +41,7 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
 async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
     // What a former daemon has left of a start is deleted first.
     during(Stage::TaskDelete, container.task().gone()).await;
-    node.own_task(&container, Machine::new());
+    node.own_task(&container, Machine::default());
     // An update of its resources that runs has either written the record or left it.
     let _turn = container.turn().await;
     match steps(&node, &container).await {

@@ -1,7 +1,7 @@
 //! Exec, attach and port-forward: byte streams between a client's HTTP connection and a container.
 //!
 //! An RPC of CRI asks [`Streaming`] for a URL; kubelet, or crictl, connects to it with SPDY/3.1 or
-//! WebSocket. This room knows HTTP, tokens and the two protocols; what a stream is connected to is known
+//! WebSocket. This module knows HTTP, tokens and the two protocols; what a stream is connected to is known
 //! to the [`Backend`] alone, which `runtime` implements. It must not name a container's state, containerd
 //! or CRI's services.
 //!

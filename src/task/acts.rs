@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use super::owner::Work;
 use super::state::{Event, State};
 use super::{Follow, Make, SIGKILL, UNSEEN};
-use crate::containerd::{Error, Exit, Kind, ProcessStatus, Result};
+use crate::containerd::{Error, Exit, Kind, Process, ProcessStatus, Result};
 
 /// How often a SIGKILL is repeated until the process is gone.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
@@ -61,9 +61,8 @@ impl<F: Follow> Work<F> {
         let name = &self.task.name;
         match self.owner.containerd.get_task(&name.id, &name.exec).await {
             Ok(process) => {
-                let Found { status, pid, exit } = Found::from(&process);
-                self.take(Event::Found { status, pid, exit });
-                if status == ProcessStatus::Unknown {
+                self.found(&process);
+                if process.status == ProcessStatus::Unknown {
                     let error = Error::new("get task", &self.task.name.id, Kind::Other, "the shim does not answer");
                     self.trouble("its state is not known", &error).await;
                 }
@@ -83,10 +82,7 @@ impl<F: Follow> Work<F> {
         }
         match self.owner.containerd.list_tasks().await {
             Ok(all) => match all.iter().find(|process| process.id == self.task.name.id) {
-                Some(process) => {
-                    let Found { status, pid, exit } = Found::from(process);
-                    self.take(Event::Found { status, pid, exit });
-                }
+                Some(process) => self.found(process),
                 None => self.missing().await,
             },
             Err(error) => self.trouble("its state cannot be asked", &error).await,
@@ -143,9 +139,10 @@ impl<F: Follow> Work<F> {
         };
         match deleted {
             Ok(_) => self.progress(Event::Deleted),
+            // Lost or refused, for the process may live: what there is, is asked.
             Err(error) => {
                 self.doubt(&error);
-                self.take(if error.kind() == Kind::FailedPrecondition { Event::Alive } else { Event::Lost });
+                self.take(Event::Lost);
                 self.trouble("it cannot be deleted yet", &error).await;
             }
         }
@@ -154,7 +151,6 @@ impl<F: Follow> Work<F> {
     /// A call that makes or starts has failed, or nobody knows whether it has.
     fn refused(&mut self, error: Error) {
         self.doubt(&error);
-        self.was_away |= error.is_away();
         // Whoever runs a command is not kept waiting for a containerd that is away.
         if error.is_away() && self.task.name.exec.is_empty() {
             self.lost = Some(error);
@@ -181,6 +177,10 @@ impl<F: Follow> Work<F> {
         }
     }
 
+    fn found(&mut self, process: &Process) {
+        self.take(Event::Found { status: process.status, pid: process.pid, exit: process.exit });
+    }
+
     fn new_wait(&self) -> BoxFuture<'static, Result<Exit>> {
         let (containerd, name) = (self.owner.containerd.clone(), self.task.name.clone());
         async move { containerd.wait_task(&name.id, &name.exec).await }.boxed()
@@ -188,18 +188,5 @@ impl<F: Follow> Work<F> {
 
     fn missing_error(&self, operation: &'static str) -> Error {
         Error::new(operation, &self.task.name.id, Kind::NotFound, "containerd has no such task")
-    }
-}
-
-/// What a question has found.
-struct Found {
-    status: ProcessStatus,
-    pid: u32,
-    exit: Exit,
-}
-
-impl From<&crate::containerd::Process> for Found {
-    fn from(process: &crate::containerd::Process) -> Self {
-        Self { status: process.status, pid: process.pid, exit: process.exit }
     }
 }

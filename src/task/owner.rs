@@ -179,8 +179,10 @@ impl<F: Follow> Work<F> {
         self.task.view.send_modify(|view| view.failure = view.failure.take().or(Some(error)));
     }
 
-    pub(super) fn doubt(&self, error: &Error) {
+    /// Takes in that a call which changes the task may or may not have been carried out.
+    pub(super) fn doubt(&mut self, error: &Error) {
         if error.is_away() {
+            self.was_away = true;
             self.task.doubt.store(true, Ordering::Release);
         }
     }

@@ -100,8 +100,6 @@ pub(super) enum Event {
     Missing,
     /// The exit is written and told.
     EndTold,
-    /// Delete was refused, since the process runs.
-    Alive,
     /// Delete succeeded, or found nothing.
     Deleted,
 }
@@ -136,17 +134,18 @@ pub struct Machine {
     has_failed: bool,
 }
 
-impl Machine {
+impl Default for Machine {
     /// One that containerd was not asked for yet.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { state: State::Absent, pid: 0, was_started: false, was_told: false, has_failed: false }
     }
+}
 
+impl Machine {
     /// One that a former daemon made.
     #[must_use]
     pub fn found(found: Found) -> Self {
-        let new = Self { was_started: true, ..Self::new() };
+        let new = Self { was_started: true, ..Self::default() };
         match found {
             Found::Running { pid } => Self { state: State::Runs, pid, ..new },
             Found::Ended(exit) => Self { state: State::Ended(exit), ..new },
@@ -225,7 +224,7 @@ impl Machine {
             Event::Killed if self.state == State::Made && self.is_to_be_told() => self.state = State::Ended(UNSEEN),
             Event::Killed if self.state == State::Made => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
-            Event::Survived | Event::Alive => self.state = State::Runs,
+            Event::Survived => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),
             Event::Missing => {
                 // Nobody was told that it runs, so nobody waits for its exit; whoever wanted it made or started does.

@@ -17,7 +17,7 @@ use super::{Stage, Verb};
 /// From a read out of memory to what kubelet's longest deadline allows, in seconds.
 const BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 240.0];
 
-/// Where rooms put what they measure. Clones are the same; the default is off.
+/// Where modules put what they measure. Clones are the same; the default is off.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Option<Arc<Inner>>);
 
@@ -130,7 +130,7 @@ impl Metrics {
         self.0.is_some()
     }
 
-    /// Reads what other rooms count at each scrape from now on.
+    /// Reads what other modules count at each scrape from now on.
     pub fn read(&self, sources: Sources) {
         if let Some(inner) = &self.0 {
             inner.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(sources));

@@ -1,4 +1,4 @@
-//! What other rooms count anyway: read when somebody scrapes, and free in between.
+//! What other modules count anyway: read when somebody scrapes, and free in between.
 
 use std::collections::BTreeMap;
 use std::fmt;

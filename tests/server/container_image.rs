@@ -64,7 +64,7 @@ async fn r10_a_containers_image_is_what_was_asked_for_and_never_another_one() {
     }
     assert_eq!(image_of(&node, &made[0]).await, (id.clone(), id.clone()));
     assert_eq!(image_of(&node, &made[1]).await, (IMAGE.to_owned(), id.clone()));
-    assert_eq!(kept(&node).await, [id.clone()]);
+    assert_eq!(kept(&node).await, std::slice::from_ref(&id));
 
     let other = node.containerd.name_image(IMAGE, CONFIG, &json!({"config": {"Cmd": ["other"]}}));
     until_means(&node, IMAGE, &other).await;
@@ -72,7 +72,7 @@ async fn r10_a_containers_image_is_what_was_asked_for_and_never_another_one() {
         for container in &made {
             assert_eq!(image_of(&node, container).await, (id.clone(), id.clone()), "the tag means another image");
         }
-        assert_eq!(kept(&node).await, [id.clone()]);
+        assert_eq!(kept(&node).await, std::slice::from_ref(&id));
         node.restart().await;
     }
     node.containerd.forget_image(IMAGE);

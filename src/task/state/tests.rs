@@ -31,6 +31,17 @@ enum Fault {
     Mute,
 }
 
+impl Fault {
+    /// What is heard of a call that answers `success` when it is carried out, and `refusal` when it is refused.
+    fn of(self, success: Event, refusal: Event) -> Event {
+        match self {
+            Self::Fine | Self::EndsFirst | Self::Mute => success,
+            Self::Lost | Self::AnswerLost => Event::Lost,
+            Self::Refused | Self::DoneAndRefused => refusal,
+        }
+    }
+}
+
 fn faults() -> impl Strategy<Value = Vec<Fault>> {
     let one = prop_oneof![
         4 => Just(Fault::Fine),
@@ -59,8 +70,6 @@ impl World {
             self.process = Process::Stopped;
         }
         let done = !matches!(fault, Fault::Lost | Fault::Refused);
-        let lost = matches!(fault, Fault::Lost | Fault::AnswerLost);
-        let refused = matches!(fault, Fault::Refused | Fault::DoneAndRefused);
         match act {
             Act::Rest | Act::Leave => None,
             Act::Create => {
@@ -68,71 +77,64 @@ impl World {
                 if done {
                     self.process = Process::Created;
                 }
-                Some(if lost {
-                    Event::Lost
-                } else if refused {
-                    Event::Refused
-                } else {
-                    Event::Made { pid: 1 }
-                })
+                Some(fault.of(Event::Made { pid: 1 }, Event::Refused))
             }
+            Act::Start if self.process != Process::Created => Some(fault.of(Event::Refused, Event::Refused)),
             Act::Start => {
-                let possible = self.process == Process::Created;
-                if done && possible {
+                if done {
                     self.process = Process::Running;
                     self.starts += 1;
                 }
-                let refused = refused || !possible;
-                Some(if lost {
-                    Event::Lost
-                } else if refused {
-                    Event::Refused
-                } else {
-                    Event::Started { pid: 1 }
-                })
+                Some(fault.of(Event::Started { pid: 1 }, Event::Refused))
             }
             Act::TellStart => {
                 self.start_told += 1;
                 Some(Event::StartTold)
             }
-            Act::Ask => match (fault, self.process) {
-                (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => None,
-                (Fault::Mute, _) => Some(Event::Found { status: ProcessStatus::Unknown, pid: 1, exit: EXIT }),
-                (_, Process::None) => Some(Event::Missing),
-                (_, Process::Created) => Some(Event::Found { status: ProcessStatus::Created, pid: 1, exit: EXIT }),
-                (_, Process::Running) => Some(Event::Found { status: ProcessStatus::Running, pid: 1, exit: EXIT }),
-                (_, Process::Stopped) => Some(Event::Found { status: ProcessStatus::Stopped, pid: 1, exit: EXIT }),
-            },
-            Act::Watch => match (fault, self.process) {
-                (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => Some(Event::Lost),
-                (_, Process::None) => Some(Event::Missing),
-                (_, Process::Stopped) => Some(Event::Exited(EXIT)),
-                (_, Process::Created | Process::Running) if self.killed => Some(Event::Survived),
-                (_, Process::Created | Process::Running) => None,
-            },
+            Act::Ask => self.ask(fault),
+            Act::Watch => self.watch(fault),
             Act::Kill => {
                 if done && self.process != Process::None {
                     self.killed = true;
                     self.process = Process::Stopped;
                 }
-                Some(if lost || refused { Event::Lost } else { Event::Killed })
+                Some(fault.of(Event::Killed, Event::Lost))
             }
             Act::TellEnd(exit) => {
                 assert!(exit == EXIT || exit == UNSEEN);
                 assert!(self.process != Process::Running, "told of an end while it runs");
-                if lost || refused {
-                    return None;
-                }
-                self.end_told += 1;
-                Some(Event::EndTold)
+                let told = matches!(fault, Fault::Fine | Fault::EndsFirst | Fault::Mute);
+                self.end_told += u32::from(told);
+                told.then_some(Event::EndTold)
             }
             Act::Delete => {
                 assert!(self.process != Process::Running, "deleted while it runs");
                 if done {
                     self.process = Process::None;
                 }
-                Some(if lost || refused { Event::Lost } else { Event::Deleted })
+                Some(fault.of(Event::Deleted, Event::Lost))
             }
+        }
+    }
+
+    fn ask(&self, fault: Fault) -> Option<Event> {
+        let found = |status| Some(Event::Found { status, pid: 1, exit: EXIT });
+        match (fault, self.process) {
+            (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => None,
+            (Fault::Mute, _) => found(ProcessStatus::Unknown),
+            (_, Process::None) => Some(Event::Missing),
+            (_, Process::Created) => found(ProcessStatus::Created),
+            (_, Process::Running) => found(ProcessStatus::Running),
+            (_, Process::Stopped) => found(ProcessStatus::Stopped),
+        }
+    }
+
+    fn watch(&self, fault: Fault) -> Option<Event> {
+        match (fault, self.process) {
+            (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => Some(Event::Lost),
+            (_, Process::None) => Some(Event::Missing),
+            (_, Process::Stopped) => Some(Event::Exited(EXIT)),
+            (_, Process::Created | Process::Running) => self.killed.then_some(Event::Survived),
         }
     }
 }
@@ -175,7 +177,7 @@ proptest! {
     fn whatever_is_lost_nothing_is_left_and_nothing_happens_twice(
         making in faults(), running in faults(), ending in faults(),
     ) {
-        check(Machine::new(), world(Process::None), [making, running, ending])?;
+        check(Machine::default(), world(Process::None), [making, running, ending])?;
     }
 
     #[test]
@@ -189,7 +191,7 @@ proptest! {
 
 #[test]
 fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
-    let mut machine = Machine::new();
+    let mut machine = Machine::default();
     for event in [Event::Made { pid: 5 }, Event::Lost] {
         machine.on(event);
     }
@@ -202,7 +204,7 @@ fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
 
 #[test]
 fn what_ended_before_its_start_was_told_is_told_of_in_order() {
-    let mut machine = Machine::new();
+    let mut machine = Machine::default();
     for event in [Event::Made { pid: 5 }, Event::Lost] {
         machine.on(event);
     }
@@ -218,6 +220,6 @@ fn what_ended_before_its_start_was_told_is_told_of_in_order() {
 fn nothing_lives_on_whose_end_was_told() {
     let mut machine = Machine::found(Found::Ended(EXIT));
     machine.on(Event::EndTold);
-    machine.on(Event::Alive);
+    machine.on(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
     assert_eq!(machine.next(Want::Runs), Act::Kill);
 }
