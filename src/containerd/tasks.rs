@@ -8,7 +8,7 @@ use containerd_client::types::v1 as task;
 
 use super::connect::Channel;
 use super::error::gone_is_fine;
-use super::{Any, Containerd, Error, Mount, Result, nanoseconds};
+use super::{Any, Containerd, Error, Kind, Mount, Result, nanoseconds};
 
 /// Type name under which containerd knows an OCI process spec.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -120,11 +120,16 @@ impl Containerd {
     /// Starts a created task, or with an exec id a process in it. Gives its host PID.
     ///
     /// # Errors
-    /// [`super::Kind::Other`] with runc's own words, such as an executable that is not there.
+    /// [`super::Kind::FailedPrecondition`] when it is past its start; [`super::Kind::Other`] with runc's own words, such as
+    /// an executable that is not there.
     pub async fn start_task(&self, id: &str, exec_id: &str) -> Result<u32> {
         let request = pb::StartRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().start(self.request(request)).await;
-        Ok(reply.map_err(|status| Error::status("start task", id, &status))?.into_inner().pid)
+        let failed = |status: tonic::Status| match is_past_its_start(status.message()) {
+            true => Error::new("start task", id, Kind::FailedPrecondition, status.message()),
+            false => Error::status("start task", id, &status),
+        };
+        Ok(reply.map_err(failed)?.into_inner().pid)
     }
 
     /// Resolves when the task, or with an exec id a process in it, has ended.
@@ -248,6 +253,20 @@ impl Containerd {
         let reply = self.tasks().update(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("update task", id, &status))
     }
+}
+
+/// Whether a Start was refused since the process was started before, in the words of runc and of its shim: containerd gives
+/// them the code Unknown.
+fn is_past_its_start(message: &str) -> bool {
+    [
+        "cannot start an already running container",
+        "cannot start a container that has stopped",
+        "cannot start a running process",
+        "cannot start a paused process",
+        "cannot start a stopped process",
+    ]
+    .iter()
+    .any(|words| message.ends_with(words))
 }
 
 fn exit(reply: &pb::DeleteResponse) -> Option<Exit> {

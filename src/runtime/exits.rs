@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::start_container::note_start;
 use super::{Node, now, oom};
+use crate::container::started::Started;
 use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
 use crate::containerd;
 use crate::task::{Follow, Machine, Pace, UNSEEN};
@@ -25,7 +26,7 @@ struct OfContainer {
 impl Follow for OfContainer {
     async fn started(&self, pid: u32) {
         let at = now();
-        note_start(&self.node, &self.container, at);
+        note_start(&self.node, &self.container, Started::At(at));
         // From Starting this is always allowed.
         let _ = self.node.happened(&self.container, Event::Started { pid, at });
     }

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Node, Result, now};
-use crate::container::{self, Container, Exit, Reason, Root, State, started};
+use crate::container::started::Started;
+use crate::container::{self, Container, Exit, Reason, Root, State};
 use crate::containerd::{self, Entry, Process, ProcessStatus};
 use crate::sandbox::{self, Sandbox};
 use crate::task::{Found, Machine};
@@ -121,12 +122,8 @@ impl Node {
         };
         let spec = stored.spec.as_ref().map(|spec| spec.value.clone()).unwrap_or_default();
         let task = tasks.get(record.id.as_str());
-        let evidence = Evidence {
-            started_at: started::read(&self.config.state, &record.id),
-            same_boot: record.about.boot == self.boot,
-            recorded: state.clone(),
-            task,
-        };
+        let started = Started::read(&self.config.state, &record.id);
+        let evidence = Evidence { started, same_boot: record.about.boot == self.boot, recorded: state.clone(), task };
         let new = evidence.state();
         let container = Arc::new(Container::new(record, root, spec, new.clone()));
         self.store.containers.insert(Arc::clone(&container));
@@ -138,11 +135,11 @@ impl Node {
                 self.tasks.background(async move { node.persist_exit_until_written(&container, &exit).await });
             }
         }
-        self.resume(&container, task).await;
+        self.resume(&container, task, started).await;
     }
 
     /// Brings a container and its task together again.
-    async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>) {
+    async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>, started: Option<Started>) {
         match (container.state(), task) {
             (State::Running { pid, .. }, Some(task)) => {
                 self.reattach(container).await;
@@ -151,7 +148,10 @@ impl Node {
                     // It ended while nobody watched; that is told as ever.
                     ProcessStatus::Stopped => Found::Ended(task.exit),
                     ProcessStatus::Running => Found::Running { pid },
-                    ProcessStatus::Created | ProcessStatus::Unknown => Found::Unsure,
+                    ProcessStatus::Created | ProcessStatus::Unknown => match started {
+                        Some(Started::At(_)) => Found::Started,
+                        Some(Started::Asked(_)) | None => Found::Unsure,
+                    },
                 };
                 self.own_task(container, Machine::found(found));
             }
@@ -170,8 +170,8 @@ impl Node {
 struct Evidence<'a> {
     recorded: State,
     task: Option<&'a Process>,
-    /// When it was started, if that was since the last boot.
-    started_at: Option<i64>,
+    /// What is remembered of its start, if that was since the last boot.
+    started: Option<Started>,
     same_boot: bool,
 }
 
@@ -180,15 +180,15 @@ impl Evidence<'_> {
         if self.recorded != State::Created {
             return self.recorded;
         }
+        let started_at = self.started.map(Started::at);
+        let running = |pid| State::Running { pid, started_at: started_at.unwrap_or_else(now) };
         match self.task.map(|task| (task.status, task.pid)) {
-            Some((ProcessStatus::Running | ProcessStatus::Stopped | ProcessStatus::Unknown, pid)) => {
-                State::Running { pid, started_at: self.started_at.unwrap_or_else(now) }
-            }
+            Some((ProcessStatus::Running | ProcessStatus::Stopped | ProcessStatus::Unknown, pid)) => running(pid),
+            // Its shim has missed its start.
+            Some((ProcessStatus::Created, pid)) if matches!(self.started, Some(Started::At(_))) => running(pid),
             // A start that did not come to its end; it can be repeated.
             Some((ProcessStatus::Created, _)) => State::Created,
-            None if self.started_at.is_some() || !self.same_boot => {
-                State::Exited(unseen_exit(self.started_at.unwrap_or(0)))
-            }
+            None if started_at.is_some() || !self.same_boot => State::Exited(unseen_exit(started_at.unwrap_or(0))),
             None => State::Created,
         }
     }

@@ -7,7 +7,8 @@ use super::{Error, Node, Result, now, selinux};
 use crate::api::v1::{StartContainerRequest, StartContainerResponse};
 use crate::config::Handler;
 use crate::container::io::{self, LogPath, StreamsConfig};
-use crate::container::{Container, Event, Exit, Reason, started};
+use crate::container::started::Started;
+use crate::container::{Container, Event, Exit, Reason};
 use crate::containerd::{Any, CreateTask};
 use crate::sandbox::Sandbox;
 use crate::task::{Machine, Make};
@@ -74,14 +75,14 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     streams.task_created();
     node.watch_memory(container);
     // Before it may run: a daemon after this one must not take one that has come to its end for one that never ran.
-    note_start(node, container, now());
+    note_start(node, container, Started::Asked(now()));
     during(Stage::TaskStart, task.start()).await?;
     Ok(())
 }
 
-/// Notes when a container was started, for a daemon after this one.
-pub(super) fn note_start(node: &Node, container: &Container, at: i64) {
-    if let Err(error) = started::write(&node.config.state, container.id(), at) {
+/// Notes a container's start, for a daemon after this one.
+pub(super) fn note_start(node: &Node, container: &Container, started: Started) {
+    if let Err(error) = started.write(&node.config.state, container.id()) {
         tracing::warn!(container = %container.id(), %error, "a restart of Pontoon will not know when it was started");
     }
 }

@@ -50,8 +50,18 @@ impl<F: Follow> Work<F> {
         });
         match started {
             Ok(pid) => self.progress(Event::Started { pid }),
+            // A shim whose containerd is killed within Start kills runc, which may have done its work, and goes on to say
+            // "created".
+            Err(error) if self.may_have_started() && error.kind() == Kind::FailedPrecondition => {
+                self.progress(Event::Started { pid: self.machine.pid() });
+            }
+            // Its object knows that it was started, so no failure to start it again is one of its own.
+            Err(error) if self.machine.was_started() => {
+                self.take(Event::Lost);
+                self.trouble("its shim has missed its start", &error).await;
+            }
             Err(error) => {
-                self.start_was_lost = error.is_away();
+                self.start_was_lost |= error.is_away();
                 self.refused(error);
             }
         }
@@ -175,6 +185,11 @@ impl<F: Follow> Work<F> {
                 self.take(Event::Missing);
             }
         }
+    }
+
+    /// Whether it may have been started before, without its shim or its owner having noticed.
+    fn may_have_started(&self) -> bool {
+        self.start_was_lost || self.machine.was_started()
     }
 
     fn found(&mut self, process: &Process) {

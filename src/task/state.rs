@@ -114,7 +114,9 @@ pub enum Found {
     },
     /// Its process has ended, which was told to nobody.
     Ended(Exit),
-    /// It was to be started; what became of that is not known.
+    /// It was started, which its object knows; what became of it since is not known.
+    Started,
+    /// It was to be started; what became of that is not known, and nobody waits for it any more.
     Unsure,
     /// Whatever there may be is not needed: it is ended and deleted, and nobody is told how it ended.
     Leftover,
@@ -128,6 +130,8 @@ pub struct Machine {
     pid: u32,
     /// Whether its object knows that it was started.
     was_started: bool,
+    /// Whether its object only takes it for started: whether it was, is not known.
+    may_be_new: bool,
     /// Whether its object knows how it ended.
     was_told: bool,
     /// A call was refused or has come to nothing: what is left is ended.
@@ -137,7 +141,7 @@ pub struct Machine {
 impl Default for Machine {
     /// One that containerd was not asked for yet.
     fn default() -> Self {
-        Self { state: State::Absent, pid: 0, was_started: false, was_told: false, has_failed: false }
+        Self { state: State::Absent, pid: 0, was_started: false, may_be_new: false, was_told: false, has_failed: false }
     }
 }
 
@@ -149,7 +153,8 @@ impl Machine {
         match found {
             Found::Running { pid } => Self { state: State::Runs, pid, ..new },
             Found::Ended(exit) => Self { state: State::Ended(exit), ..new },
-            Found::Unsure => Self { state: State::Unsure, ..new },
+            Found::Started => Self { state: State::Unsure, ..new },
+            Found::Unsure => Self { state: State::Unsure, may_be_new: true, ..new },
             Found::Leftover => Self { state: State::Unsure, was_started: false, has_failed: true, ..new },
         }
     }
@@ -186,10 +191,11 @@ impl Machine {
             State::Absent if want == Want::Nothing => Act::Rest,
             State::Absent => Act::Create,
             State::Made | State::Runs | State::Mute if over => Act::Kill,
-            // Its start has never come, and its object counts on it.
-            State::Made if self.was_started => Act::Kill,
+            // Its start has never come, and nobody waits for it.
+            State::Made if self.may_be_new => Act::Kill,
             State::Unsure | State::Mute => Act::Ask,
-            State::Made if want == Want::Runs => Act::Start,
+            // One that was started is here too, when its shim has missed that.
+            State::Made if want == Want::Runs || self.was_started => Act::Start,
             State::Made => Act::Rest,
             State::Runs if !self.was_started => Act::TellStart,
             State::Runs | State::Killed => Act::Watch,
@@ -221,8 +227,8 @@ impl Machine {
             }
             Event::StartTold => self.was_started = true,
             // What never ran is deleted as it is: nobody hears of an end of what had no process.
-            Event::Killed if self.state == State::Made && self.is_to_be_told() => self.state = State::Ended(UNSEEN),
-            Event::Killed if self.state == State::Made => self.state = State::Told,
+            Event::Killed if self.state == State::Made && self.may_be_new => self.state = State::Ended(UNSEEN),
+            Event::Killed if self.state == State::Made && !self.was_started => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
             Event::Survived => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),

@@ -7,7 +7,7 @@ use pontoon::api::v1::*;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::containerd::Fault;
+use crate::support::containerd::{Done, Fault};
 use crate::support::server::Node;
 
 /// How long the deletion of a command cannot succeed.
@@ -80,7 +80,7 @@ async fn containerd_away() {
     let case = "containerd is away for 40 s";
     let node = Node::start().await;
     let (sandbox, id) = node.running("web", &["fake"]).await;
-    let kill = node.containerd.outage("Tasks/Kill", 1, false, FAILS_FOR);
+    let kill = node.containerd.outage("Tasks/Kill", 1, Done::No, FAILS_FOR);
     let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 1 };
     let node = Arc::new(node);
     let caller = Arc::clone(&node);

@@ -9,7 +9,7 @@ use pontoon::api::v1::*;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::containerd::{Call, Fault, Gate};
+use crate::support::containerd::{Call, Done, Fault, Gate};
 use crate::support::server::Node;
 use crate::support::{PATIENCE, requests, until};
 
@@ -220,6 +220,34 @@ async fn f1_a_start_right_after_the_daemon_s_start_succeeds() {
         node.remove(&sandbox).await;
         node.assert_clean("remove").await;
     }
+}
+
+/// containerd is killed within a start: runc has done it, and its shim does not know. The process runs on, is a start, and
+/// neither a further outage nor another daemon takes it for one that was only made.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_start_that_the_shim_has_missed_is_a_start() {
+    let mut node = Node::start().await;
+    let pod = node.pod("web");
+    let sandbox = node.run(&pod).await;
+    let id = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    let outage = node.containerd.outage("Tasks/Start", 1, Done::Missed, Duration::from_millis(200));
+    node.cri().start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap();
+    assert!(outage.has_begun());
+    let still_runs = async |node: &Node, when: &str| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning, "{when}");
+        assert!(node.containerd.running().contains(&id) && node.containerd.signals(&id).is_empty(), "{when}");
+    };
+    still_runs(&node, "after the start").await;
+    node.containerd.stop();
+    node.containerd.serve();
+    still_runs(&node, "after a restart of containerd").await;
+    node.restart().await;
+    still_runs(&node, "after a restart of the daemon").await;
+    node.containerd.end(&id, 6);
+    assert_eq!(node.ended(&id).await.exit_code, 6);
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
 }
 
 /// A removal instead of a start.

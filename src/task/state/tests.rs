@@ -29,13 +29,15 @@ enum Fault {
     EndsFirst,
     /// The shim does not answer.
     Mute,
+    /// The shim takes a process for created that was started, and the runtime does not start it again.
+    Missed,
 }
 
 impl Fault {
     /// What is heard of a call that answers `success` when it is carried out, and `refusal` when it is refused.
     fn of(self, success: Event, refusal: Event) -> Event {
         match self {
-            Self::Fine | Self::EndsFirst | Self::Mute => success,
+            Self::Fine | Self::EndsFirst | Self::Mute | Self::Missed => success,
             Self::Lost | Self::AnswerLost => Event::Lost,
             Self::Refused | Self::DoneAndRefused => refusal,
         }
@@ -51,12 +53,15 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         1 => Just(Fault::DoneAndRefused),
         1 => Just(Fault::EndsFirst),
         1 => Just(Fault::Mute),
+        1 => Just(Fault::Missed),
     ];
     prop::collection::vec(one, 0..40)
 }
 
 struct World {
     process: Process,
+    /// Whether its object takes it for started from the beginning.
+    noted: bool,
     killed: bool,
     starts: u32,
     start_told: u32,
@@ -79,6 +84,8 @@ impl World {
                 }
                 Some(fault.of(Event::Made { pid: 1 }, Event::Refused))
             }
+            // What was started is not started again; the owner knows such a refusal.
+            Act::Start if self.starts > 0 => Some(fault.of(Event::Started { pid: 1 }, Event::Lost)),
             Act::Start if self.process != Process::Created => Some(fault.of(Event::Refused, Event::Refused)),
             Act::Start => {
                 if done {
@@ -103,7 +110,7 @@ impl World {
             Act::TellEnd(exit) => {
                 assert!(exit == EXIT || exit == UNSEEN);
                 assert!(self.process != Process::Running, "told of an end while it runs");
-                let told = matches!(fault, Fault::Fine | Fault::EndsFirst | Fault::Mute);
+                let told = matches!(fault, Fault::Fine | Fault::EndsFirst | Fault::Mute | Fault::Missed);
                 self.end_told += u32::from(told);
                 told.then_some(Event::EndTold)
             }
@@ -122,6 +129,7 @@ impl World {
         match (fault, self.process) {
             (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => None,
             (Fault::Mute, _) => found(ProcessStatus::Unknown),
+            (Fault::Missed, Process::Running) => found(ProcessStatus::Created),
             (_, Process::None) => Some(Event::Missing),
             (_, Process::Created) => found(ProcessStatus::Created),
             (_, Process::Running) => found(ProcessStatus::Running),
@@ -162,12 +170,13 @@ fn check(mut machine: Machine, mut world: World, faults: [Vec<Fault>; 3]) -> Res
     prop_assert_eq!(world.process, Process::None, "something is left");
     prop_assert!(world.starts <= 1, "started twice");
     prop_assert!(world.start_told <= 1 && world.end_told <= 1, "told twice");
-    prop_assert!(world.end_told <= world.starts, "an end of what never ran");
+    prop_assert!(world.end_told <= world.starts.max(world.noted.into()), "an end of what never ran");
     Ok(())
 }
 
 fn world(process: Process) -> World {
-    World { process, killed: false, starts: u32::from(process == Process::Running), start_told: 0, end_told: 0 }
+    let starts = matches!(process, Process::Running | Process::Stopped).into();
+    World { process, noted: false, killed: false, starts, start_told: 0, end_told: 0 }
 }
 
 proptest! {
@@ -183,8 +192,9 @@ proptest! {
     #[test]
     fn what_a_former_daemon_left_ends_whatever_it_is(ending in faults(), process in 0..4) {
         let process = [Process::None, Process::Created, Process::Running, Process::Stopped][process as usize];
-        for found in [Found::Leftover, Found::Unsure] {
-            check(Machine::found(found), World { starts: 1, ..world(process) }, [Vec::new(), Vec::new(), ending.clone()])?;
+        for found in [Found::Leftover, Found::Unsure, Found::Started] {
+            let noted = found != Found::Leftover;
+            check(Machine::found(found), World { noted, ..world(process) }, [Vec::new(), Vec::new(), ending.clone()])?;
         }
     }
 }
@@ -200,6 +210,25 @@ fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
     assert_eq!(machine.next(Want::Runs), Act::TellStart);
     machine.on(Event::StartTold);
     assert_eq!(machine.next(Want::Runs), Act::Watch);
+}
+
+#[test]
+fn what_was_started_is_not_killed_when_its_shim_says_created() {
+    for (found, next) in
+        [(Found::Started, Act::Start), (Found::Running { pid: 5 }, Act::Start), (Found::Unsure, Act::Kill)]
+    {
+        let mut machine = Machine::found(found);
+        machine.on(Event::Lost);
+        machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
+        assert_eq!(machine.next(Want::Nothing), next, "{found:?}");
+    }
+    // When it has to end, its exit is its own.
+    let mut machine = Machine::found(Found::Running { pid: 5 });
+    machine.on(Event::Lost);
+    machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Over), Act::Kill);
+    machine.on(Event::Killed);
+    assert_eq!(machine.next(Want::Over), Act::Watch);
 }
 
 #[test]

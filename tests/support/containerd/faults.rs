@@ -48,11 +48,22 @@ pub enum Fault {
     Outage(Outage),
 }
 
+/// Whether a call is carried out whose containerd is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It is not.
+    No,
+    /// It is.
+    Yes,
+    /// It is a Start that runc has carried out, of which its shim does not know.
+    Missed,
+}
+
 /// A time without containerd, which a call brings about.
 #[derive(Clone, Debug)]
 pub struct Outage {
     /// Whether the call that brings it about is carried out. Its answer is lost either way.
-    pub(super) carried_out: bool,
+    pub(super) done: Done,
     pub(super) lasts: Duration,
     times: Arc<Times>,
 }
@@ -64,8 +75,8 @@ struct Times {
 }
 
 impl Outage {
-    pub(super) fn new(carried_out: bool, lasts: Duration) -> Self {
-        Self { carried_out, lasts, times: Arc::default() }
+    pub(super) fn new(done: Done, lasts: Duration) -> Self {
+        Self { done, lasts, times: Arc::default() }
     }
 
     /// Whether the call that brings it about has come.

@@ -26,7 +26,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-pub use faults::{Call, Fault, Gate, Outage, is_found_again};
+pub use faults::{Call, Done, Fault, Gate, Outage, is_found_again};
 pub use images::{CONFIG, IMAGE};
 pub use tasks::CPU_OF_EVERY_TASK;
 
@@ -132,8 +132,8 @@ impl Containerd {
     }
 
     /// Kills containerd with a method's `nth` call from now on, which is carried out or not; it serves again later.
-    pub fn outage(&self, method: &str, nth: usize, carried_out: bool, lasts: Duration) -> Outage {
-        let outage = Outage::new(carried_out, lasts);
+    pub fn outage(&self, method: &str, nth: usize, done: Done, lasts: Duration) -> Outage {
+        let outage = Outage::new(done, lasts);
         self.fault(method, nth, Fault::Outage(outage.clone()));
         outage
     }
@@ -352,6 +352,14 @@ impl Inner {
             fake.serve();
             outage.end();
         });
+    }
+
+    /// The shim of the process that was just started misses that.
+    fn miss_start(&self, object: &str) {
+        let (id, exec) = object.split_once('/').unwrap_or((object, ""));
+        if let Ok(process) = self.lock().process(id, exec) {
+            process.miss_start();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -45,6 +45,8 @@ pub(super) struct Process {
     program: Program,
     stdio: Stdio,
     stage: Stage,
+    /// Its shim has missed its start, and takes it for created.
+    missed: bool,
     pub(super) exit: watch::Sender<Option<Exit>>,
     pub(super) signals: Vec<u32>,
     /// Open from its making to its end, for both reading and writing, as the shim has them.
@@ -101,6 +103,7 @@ impl Process {
             program: Program::parse(args),
             stdio,
             stage: Stage::Created,
+            missed: false,
             exit: watch::Sender::new(None),
             signals: Vec::new(),
             pipes,
@@ -118,6 +121,15 @@ impl Process {
 
     pub(super) fn is_over(&self) -> bool {
         self.stage == Stage::Stopped
+    }
+
+    /// Its runc was killed when it had started it, so its shim knows nothing of that.
+    pub(super) fn is_missed(&self) -> bool {
+        self.missed
+    }
+
+    pub(super) fn miss_start(&mut self) {
+        self.missed = true;
     }
 
     /// Runs it: it writes at once, and tells when it will return with what.
@@ -176,11 +188,12 @@ impl Process {
     /// As Get and List show it.
     pub(super) fn describe(&self, container: &str, id: &str) -> v1::Process {
         let exit = self.exit.borrow().clone();
+        let stage = if self.missed && self.is_running() { Stage::Created } else { self.stage };
         v1::Process {
             container_id: container.to_owned(),
             id: id.to_owned(),
             pid: self.pid,
-            status: self.stage.into(),
+            status: stage.into(),
             stdin: self.stdio.stdin.clone(),
             stdout: self.stdio.stdout.clone(),
             stderr: self.stdio.stderr.clone(),

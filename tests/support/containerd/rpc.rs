@@ -18,7 +18,7 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::faults::{Fault, Outage, injected};
+use super::faults::{Done, Fault, Outage, injected};
 use super::{Inner, status};
 
 /// containerd's own default, both ways.
@@ -110,12 +110,18 @@ impl Request {
             let name = name.clone();
             async move {
                 let message = request.into_inner();
-                let then = admit(fake, &name, object(&message), connection).await?;
+                let object = object(&message);
+                let then = admit(fake, &name, object.clone(), connection).await?;
                 let reply = handle(Arc::clone(fake), message).await.and_then(fitting);
                 match then {
                     Then::Reply => return reply.map(tonic::Response::new),
                     Then::LoseReply => connection.cancel(),
-                    Then::GoAway(outage) => fake.go_away(outage),
+                    Then::GoAway(outage) => {
+                        if outage.done == Done::Missed {
+                            fake.miss_start(&object);
+                        }
+                        fake.go_away(outage);
+                    }
                 }
                 std::future::pending().await
             }
@@ -195,7 +201,7 @@ async fn admit(
         None => Ok(Then::Reply),
         Some(Fault::Error(code)) => Err(injected(code)),
         Some(Fault::LoseReply) => Ok(Then::LoseReply),
-        Some(Fault::Outage(outage)) if outage.carried_out => Ok(Then::GoAway(outage)),
+        Some(Fault::Outage(outage)) if outage.done != Done::No => Ok(Then::GoAway(outage)),
         Some(Fault::Outage(outage)) => {
             fake.go_away(outage);
             std::future::pending().await

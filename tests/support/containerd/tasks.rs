@@ -41,7 +41,7 @@ fn of(id: &str, exec: &str) -> String {
 
 impl State {
     /// As containerd does, by its record first: without that there is no task but in a list.
-    fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
+    pub(super) fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
         if !self.containers.contains_key(id) {
             return Err(not_found("container", id));
         }
@@ -131,8 +131,12 @@ fn invalid(error: &serde_json::Error) -> Status {
 fn start(fake: &Arc<Inner>, request: pb::StartRequest) -> Result<pb::StartResponse, Status> {
     let mut state = fake.lock();
     let process = state.process(&request.container_id, &request.exec_id)?;
-    if process.is_running() || process.is_over() {
-        return Err(status(Code::Unknown, "cannot start a running process"));
+    if process.is_running() {
+        let words = if process.is_missed() { "an already running container" } else { "a running process" };
+        return Err(status(Code::Unknown, &format!("OCI runtime start failed: cannot start {words}")));
+    }
+    if process.is_over() {
+        return Err(status(Code::Unknown, "cannot start a stopped process"));
     }
     let pid = process.pid();
     if let Some(end) = process.start() {
