@@ -368,18 +368,19 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
     let (passwd, group) = bed.images.user_db(&image, "overlayfs").await.unwrap();
     assert_eq!((passwd.as_slice(), group.as_slice()), (b"in the image".as_slice(), b"".as_slice()));
 
+    let volume = |path: &str, to: &tempfile::TempDir| vec![(path.to_owned(), to.path().to_owned())];
     for path in ["/real", "/lnk", "/../../../real"] {
         let to = tempfile::tempdir().unwrap();
-        bed.images.copy_volume(&image, "overlayfs", path, to.path()).await.unwrap();
+        bed.images.copy_volumes(&image, "overlayfs", volume(path, &to)).await.unwrap();
         assert_eq!(std::fs::read_to_string(to.path().join("passwd")).unwrap(), "in the image", "{path}");
         let meta = std::fs::metadata(to.path()).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 5, 0o1770));
     }
     let to = tempfile::tempdir().unwrap();
     let outside = format!("/../../../..{}", bed.dir.path().display());
-    bed.images.copy_volume(&image, "overlayfs", &outside, to.path()).await.unwrap();
+    bed.images.copy_volumes(&image, "overlayfs", volume(&outside, &to)).await.unwrap();
     assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "the host's directory is not the image's");
-    bed.images.copy_volume(&image, "overlayfs", "/real/passwd", to.path()).await.unwrap_err();
+    bed.images.copy_volumes(&image, "overlayfs", volume("/real/passwd", &to)).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]

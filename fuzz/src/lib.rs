@@ -24,6 +24,7 @@ pub mod network;
 pub mod settings;
 pub mod spec;
 pub mod streaming;
+pub mod sys;
 pub mod telemetry;
 
 /// The input as `most` pieces at most, which a zero byte parts.

@@ -2,12 +2,12 @@
 //! a container that starts and lacks something.
 
 use std::collections::HashSet;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::request;
+use crate::sys::read;
 
 /// Largest file that is read; one for eight GPUs has 100 KB.
 const LARGEST: u64 = 16 << 20;
@@ -210,12 +210,7 @@ impl ContainerEdits {
 impl Document {
     /// Reads and checks a file; the error is for an error's text.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let mut text = String::new();
-        let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-        file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-        if text.len() as u64 > LARGEST {
-            return Err(format!("larger than {LARGEST} bytes"));
-        }
+        let text = read::text(path, LARGEST).map_err(|error| error.to_string())?;
         let mut document = Self::parse(&text, path.extension().is_some_and(|end| end == "json"))?;
         path.clone_into(&mut document.path);
         Ok(document)

@@ -1,13 +1,13 @@
 //! The seccomp profiles that kubelet names: read below the configured directories and nowhere else.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::host_paths::{self, Error, Progress};
-use crate::sys::beneath;
+use crate::sys::{beneath, read};
 
 const FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
 /// Largest profile that is read; real ones are some kilobytes.
@@ -57,12 +57,7 @@ fn open_and_read(root: &Path, real: &Path) -> io::Result<Vec<u8>> {
     let relative = real.strip_prefix(root).unwrap_or(real);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(beneath::open(beneath::directory(root)?, relative, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(LIMIT).read_to_end(&mut text)?;
-    Ok(text)
+    read::regular_file(file, LIMIT)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
+use crate::sys::read;
 
 /// What is known of a container's start. Times are in nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Started {
     At(i64),
 }
 
+/// A file of ours is no longer.
+const LONGEST: u64 = 64;
 /// What follows the time in a file of [`Started::Asked`].
 const ASKED: &str = " asked";
 
@@ -49,7 +52,7 @@ impl Started {
     /// What is remembered; `None` when it was not started, or not since the last boot.
     #[must_use]
     pub fn read(state: &Path, id: &ContainerId) -> Option<Self> {
-        let text = std::fs::read_to_string(path(state, id)).ok()?;
+        let text = read::text(&path(state, id), LONGEST).ok()?;
         Some(match text.strip_suffix(ASKED) {
             Some(at) => Self::Asked(at.parse().unwrap_or(0)),
             // A file that a kill has cut short still says that it was to be started.

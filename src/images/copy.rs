@@ -2,10 +2,11 @@
 //! device or FIFO opened.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{
@@ -14,26 +15,43 @@ use rustix::fs::{
     statat, symlinkat, utimensat,
 };
 
-/// Directories within each other; a path of Linux cannot name more than twice as many.
-const DEEPEST: usize = 1024;
+use crate::sys::beneath;
+
+/// What is kept of a tree while it is copied, in bytes of paths: directories that are still to be copied, and files with
+/// more names than one.
+const KEPT: usize = 16 << 20;
 /// Largest list of names and largest value of extended attributes, of the kernel.
 const XATTR: usize = 65536;
 
-/// Copies what is in `from` into the directory `to`, and makes `to` like `from`.
+/// Copies what is in `from` into the directory `to`, and makes `to` like `from`. A path in it that is longer than the kernel
+/// takes is an error, as is a tree of which more than 16 MiB would have to be kept in mind.
 pub(super) fn copy_directory(from: OwnedFd, to: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = openat(CWD, to, flags, Mode::empty())?;
-    CopyTree { links: HashMap::new(), to: to.try_clone()? }.directory(&from, &to, CString::default(), 0)
+    let to = openat(CWD, to, DIRECTORY, Mode::empty())?;
+    let mut tree = CopyTree { from, to, waiting: Vec::new(), links: HashMap::new(), kept: 0 };
+    tree.directory(CString::default())?;
+    while let Some(path) = tree.waiting.pop() {
+        tree.kept -= path.count_bytes();
+        tree.directory(path)?;
+    }
+    Ok(())
 }
 
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A tree on its way; no recursion, since its depth is up to whoever made it.
 struct CopyTree {
-    /// The root of the copy.
+    /// The roots of both sides.
+    from: OwnedFd,
     to: OwnedFd,
-    /// Where in it the file of an inode with more than one name went.
+    /// Paths of directories that are made in the copy, and are to be filled.
+    waiting: Vec<CString>,
+    /// Where in the copy the file of an inode with more than one name went.
     links: HashMap<(u64, u64), CString>,
+    /// How many bytes of paths the two hold.
+    kept: usize,
 }
 
-/// One entry: the directories on both sides, its name in them, and its path in the copy.
+/// One entry: the directories on both sides, its name in them, and its path in the tree.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     from: &'a OwnedFd,
@@ -43,31 +61,32 @@ struct Place<'a> {
 }
 
 impl CopyTree {
-    fn directory(&mut self, from: &OwnedFd, to: &OwnedFd, path: CString, depth: usize) -> io::Result<()> {
-        if depth > DEEPEST {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "directories too deep"));
-        }
-        for entry in Dir::read_from(from)? {
+    fn directory(&mut self, path: CString) -> io::Result<()> {
+        let below = |root: &OwnedFd| match path.is_empty() {
+            true => root.try_clone(),
+            false => beneath::open(root, Path::new(OsStr::from_bytes(path.as_bytes())), DIRECTORY, Mode::empty()),
+        };
+        let (from, to) = (below(&self.from)?, below(&self.to)?);
+        for entry in Dir::read_from(&from)? {
             let entry = entry?;
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..") {
-                let place = Place { from, to, name, path: &join(&path, name) };
-                self.entry(place, depth)?;
+                self.entry(Place { from: &from, to: &to, name, path: &join(&path, name) })?;
             }
         }
-        // Last: making its entries would have changed the times.
-        like(from, to, &fstat(from)?)
+        // Last: making its entries would have changed the times. Filling its directories does not.
+        like(&from, &to, &fstat(&from)?)
     }
 
-    fn entry(&mut self, place: Place<'_>, depth: usize) -> io::Result<()> {
+    fn entry(&mut self, place: Place<'_>) -> io::Result<()> {
         let Place { from, to, name, path } = place;
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 mkdirat(to, name, Mode::RWXU)?;
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let (from, to) = (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
-                self.directory(&from, &to, path.to_owned(), depth + 1)
+                let path = self.keep(path)?;
+                self.waiting.push(path);
+                Ok(())
             }
             FileType::RegularFile => self.file(place, &stat),
             FileType::Symlink => {
@@ -86,6 +105,14 @@ impl CopyTree {
         }
     }
 
+    fn keep(&mut self, path: &CStr) -> io::Result<CString> {
+        self.kept += path.count_bytes();
+        if self.kept > KEPT {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many directories or files with two names"));
+        }
+        Ok(path.to_owned())
+    }
+
     fn file(&mut self, place: Place<'_>, stat: &Stat) -> io::Result<()> {
         let Place { from, to, name, path } = place;
         let inode = (stat.st_dev, stat.st_ino);
@@ -93,7 +120,8 @@ impl CopyTree {
             if let Some(first) = self.links.get(&inode) {
                 return Ok(linkat(&self.to, first.as_c_str(), to, name, AtFlags::empty())?);
             }
-            self.links.insert(inode, path.to_owned());
+            let path = self.keep(path)?;
+            self.links.insert(inode, path);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = openat(from, name, flags, Mode::empty())?;
@@ -196,5 +224,31 @@ mod tests {
         assert!(std::fs::symlink_metadata(to.join("fifo")).is_ok());
         let times = |path: &Path| std::fs::metadata(path).unwrap().mtime();
         assert_eq!(times(&from.join("d")), times(&to.join("d")));
+    }
+
+    #[test]
+    fn a_tree_as_deep_as_a_path_can_be_comes_over_on_a_small_stack() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        let deep: std::path::PathBuf = std::iter::repeat_n("d", 1900).collect();
+        std::fs::create_dir_all(from.join(&deep)).unwrap();
+        std::fs::write(from.join(&deep).join("f"), "content").unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let (source, target) = (OwnedFd::from(File::open(&from).unwrap()), to.clone());
+        let thread = std::thread::Builder::new().stack_size(256 << 10);
+        thread.spawn(move || copy_directory(source, &target)).unwrap().join().unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(to.join(&deep).join("f")).unwrap(), "content");
+    }
+
+    #[test]
+    fn a_tree_that_does_not_fit_in_mind_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        std::fs::create_dir_all(from.join("d")).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let open = |path: &Path| OwnedFd::from(File::open(path).unwrap());
+        let mut tree =
+            CopyTree { from: open(&from), to: open(&to), waiting: Vec::new(), links: HashMap::new(), kept: KEPT };
+        assert_eq!(tree.directory(CString::default()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -1,5 +1,4 @@
-//! What an image has at the path of one of its VOLUMEs goes into the fresh volume, as Docker
-//! and containerd do it.
+//! What an image has at the paths of its VOLUMEs goes into the fresh volumes, as Docker and containerd do it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,24 +9,25 @@ use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
 
 impl Images {
-    /// Copies the content of `container_path` in the image into the directory `to`, with owner,
-    /// mode, extended attributes and times. A path that the image does not have copies nothing.
-    /// It is resolved within the image (CVE-2022-23648), and no symlink below it is followed.
+    /// Copies the content of each path in the image into its directory, which is there, with owner, mode, extended
+    /// attributes and times. A path that the image does not have copies nothing. It is resolved within the image
+    /// (CVE-2022-23648), and no symlink below it is followed. One look into the image serves them all.
     ///
     /// # Errors
-    /// [`Error::Root`] when it is there and is no directory, or the copying fails.
-    pub async fn copy_volume(
+    /// [`Error::Root`] when a path is there and is no directory, or the copying fails.
+    pub async fn copy_volumes(
         &self,
         image: &Image,
         snapshotter: &str,
-        container_path: &str,
-        to: &Path,
+        volumes: Vec<(String, PathBuf)>,
     ) -> Result<(), Error> {
-        if image.chain_id.is_empty() {
+        if image.chain_id.is_empty() || volumes.is_empty() {
             return Ok(());
         }
-        let (from, to, id) = (PathBuf::from(container_path), to.to_owned(), image.id.clone());
-        self.look_into(image, snapshotter, move |root| copy(root, &from, &to, &id)).await
+        let id = image.id.clone();
+        let copy_all =
+            move |root: &MountedRoot| volumes.iter().try_for_each(|(from, to)| copy(root, Path::new(from), to, &id));
+        self.look_into(image, snapshotter, copy_all).await
     }
 }
 

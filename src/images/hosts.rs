@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::sys::read;
+
+/// Largest hosts.toml that is read.
+const LARGEST: u64 = 1 << 20;
+
 /// Where a registry's configuration is and whom it makes trusted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Registry {
@@ -48,7 +53,7 @@ fn host_directory(root: &Path, host: &str) -> Option<PathBuf> {
 /// The hosts in a hosts.toml; one that cannot be read names none, and then containerd falls
 /// back to the registry itself as well.
 fn mirrors(file: &Path) -> Vec<String> {
-    let Ok(text) = std::fs::read_to_string(file) else { return Vec::new() };
+    let Ok(text) = read::text(file, LARGEST) else { return Vec::new() };
     let Ok(parsed) = toml::from_str::<HostsFile>(&text) else { return Vec::new() };
     let urls = parsed.server.into_iter().chain(parsed.host.into_keys());
     urls.filter_map(|url| {

@@ -26,6 +26,7 @@ use super::config::NetworkConfig;
 use super::error::Error;
 use super::settings::Owner;
 use crate::ids::SandboxId;
+use crate::sys::read;
 
 const KIND: &str = "cniCacheV1";
 const OWNER: &str = "pontoon";
@@ -211,9 +212,19 @@ fn list(results: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
+/// Largest file that is read; a result of a pod with 400 host ports has 60 KB.
+const LARGEST: u64 = 4 << 20;
+
 /// A file of libcni's, or `None` for what is not (any more): others write here as well.
 fn read(path: &Path) -> Option<CachedInfo> {
-    let bytes = fs::read(path).ok()?;
+    let bytes = match read::regular(path, LARGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cni cache file cannot be read, the loaded config is used instead");
+            return None;
+        }
+    };
     let info: Option<CachedInfo> = serde_json::from_slice(&bytes).ok();
     if info.is_none() && !bytes.is_empty() {
         tracing::warn!(path = %path.display(), "cni cache file is not readable, the loaded config is used instead");

@@ -1,14 +1,16 @@
 //! Network configs: conflist files, and the older conf files of one plugin.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::sys::read;
+
 /// A config larger than this is none.
-const LARGEST_FILE: u64 = 1 << 20;
+pub(super) const LARGEST_FILE: u64 = 1 << 20;
 /// What libcni takes for a config, in whichever order their names sort.
 const EXTENSIONS: [&str; 3] = ["conflist", "conf", "json"];
 /// The newest spec that this room speaks.
@@ -92,7 +94,7 @@ fn files(dir: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
 
 fn read(file: &Path) -> Result<NetworkConfig, InvalidConfig> {
     let invalid = |reason: String| InvalidConfig::new(file, reason);
-    let bytes = read_bounded(file).map_err(|error| invalid(error.to_string()))?;
+    let bytes = read::regular(file, LARGEST_FILE).map_err(|error| invalid(error.to_string()))?;
     let list = file.extension().is_some_and(|extension| extension == "conflist");
     let mut network =
         if list { NetworkConfig::from_list(&bytes) } else { NetworkConfig::from_plugin(&bytes) }.map_err(invalid)?;
@@ -104,15 +106,6 @@ fn read(file: &Path) -> Result<NetworkConfig, InvalidConfig> {
     }
     network.source = file.to_owned();
     Ok(network)
-}
-
-fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other(format!("larger than {LARGEST_FILE} bytes")));
-    }
-    Ok(bytes)
 }
 
 impl NetworkConfig {
@@ -172,7 +165,7 @@ impl NetworkConfig {
         }
         let dir = file.with_file_name(&self.name);
         for file in files(&dir, &["conf"]).map_err(|error| invalid(&dir, error.to_string()))? {
-            let plugin = read_bounded(&file).map_err(|error| error.to_string());
+            let plugin = read::regular(&file, LARGEST_FILE).map_err(|error| error.to_string());
             let plugin = plugin.and_then(|bytes| PluginConfig::parse(&Value::Object(object(&bytes)?)));
             self.plugins.push(plugin.map_err(|reason| invalid(&file, reason))?);
         }

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::vec::IntoIter;
 
-use super::config::NetworkConfig;
+use super::config::{LARGEST_FILE, NetworkConfig};
 use super::error::{Error, TemplateError};
+use crate::sys::read;
 
 /// The config that is written.
 pub(super) const FILE_NAME: &str = "10-pontoon.conflist";
@@ -58,7 +59,7 @@ impl fmt::Display for IpCidr {
 /// Writes the config, unless it is there as it would be written.
 pub(super) fn write(source: &Path, target: &Path, cidrs: &[IpCidr]) -> Result<Option<PathBuf>, Error> {
     let failed = |path: &Path, source: TemplateError| Error::Template { path: path.to_owned(), source };
-    let template = fs::read_to_string(source).map_err(|error| failed(source, error.into()))?;
+    let template = read::text(source, LARGEST_FILE).map_err(|error| failed(source, error.into()))?;
     let config = render(&template, cidrs).map_err(|error| failed(source, error))?;
     NetworkConfig::from_list(config.as_bytes()).map_err(|why| failed(source, TemplateError::Invalid(why)))?;
     replace(target, &config).map_err(|error| failed(target, error.into()))?;
@@ -66,7 +67,7 @@ pub(super) fn write(source: &Path, target: &Path, cidrs: &[IpCidr]) -> Result<Op
 }
 
 fn replace(target: &Path, config: &str) -> io::Result<()> {
-    if fs::read(target).is_ok_and(|now| now == config.as_bytes()) {
+    if read::regular(target, LARGEST_FILE).is_ok_and(|now| now == config.as_bytes()) {
         return Ok(());
     }
     if let Some(dir) = target.parent() {

@@ -1,13 +1,13 @@
 //! CreateContainer: image, user, mounts and devices → spec → record → root → volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::pause::{encode, files, spec_handler};
-use super::run_pod_sandbox::blocking;
 use super::take_back::Made;
-use super::{Change, Error, Node, Result, image_volumes, labels, now};
+use super::threads::{blocking, computed};
+use super::{Change, Error, Node, Result, image_volumes, labels, now, record_size};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -20,6 +20,7 @@ use crate::images::{self, Image};
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, container_name};
+use crate::sys::remove_tree::remove_tree;
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
@@ -113,7 +114,9 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     .await?;
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
-    Ok(Container::new(record, root, encode(&spec)?, State::Created))
+    let spec = computed(|| encode(&spec))?;
+    record_size::check_container(&record.config, &spec)?;
+    Ok(Container::new(record, root, spec, State::Created))
 }
 
 struct Draft<'a> {
@@ -145,16 +148,16 @@ async fn container_spec(
     let all_devices = privileged && !handler.privileged_without_host_devices;
     let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
     let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
-    let image_config = spec::ImageConfig::from(&*draft.image.config);
+    let image_config = computed(|| spec::ImageConfig::from(&*draft.image.config));
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
-    let user = spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context)?;
-    let volumes = volumes(node, draft.record, &image_config);
+    let user = computed(|| spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context))?;
+    let volumes = volumes(node, draft.record, &image_config)?;
     let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
     let hostname = crate::sandbox::hostname(&sandbox.record.config);
     let hostname = hostname.map_err(|source| Error::files(sandbox.id(), source))?;
-    let spec = spec::container(&spec::ContainerInput {
+    let input = spec::ContainerInput {
         id: &draft.record.id,
         sandbox_id: sandbox.id(),
         config,
@@ -177,7 +180,8 @@ async fn container_spec(
         host: &node.host,
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
-    })?;
+    };
+    let spec = computed(|| spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
         // Last: what is labelled stays labelled, so all that can be refused has been.
@@ -259,20 +263,24 @@ fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
     Ok(path.map(|path| path.full().display().to_string()).unwrap_or_default())
 }
 
+/// How many VOLUMEs an image may have: each is a directory, and a mount of the container's.
+const MOST_VOLUMES: usize = 1000;
+
 /// The image's VOLUMEs that no mount of the request covers, each with a directory of the container's.
-fn volumes(node: &Node, record: &Record, image: &spec::ImageConfig) -> Vec<(String, PathBuf)> {
+fn volumes(node: &Node, record: &Record, image: &spec::ImageConfig) -> Result<Vec<(String, PathBuf)>> {
+    let count = image.volumes.len();
+    if count > MOST_VOLUMES {
+        let problem = format!("it has {count} VOLUMEs, more than {MOST_VOLUMES}");
+        return Err(Error::Invalid { field: "config.image.image", problem });
+    }
     let directory = node.container_directory(&record.id).join("volumes");
-    let covered = |path: &str| record.config.mounts.iter().any(|mount| mount.container_path == path);
-    let wanted = image.volumes.iter().filter(|path| !covered(path)).enumerate();
-    wanted.map(|(number, path)| (path.clone(), directory.join(number.to_string()))).collect()
+    let covered: HashSet<&str> = record.config.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
+    let wanted = image.volumes.iter().filter(|path| !covered.contains(path.as_str())).enumerate();
+    Ok(wanted.map(|(number, path)| (path.clone(), directory.join(number.to_string()))).collect())
 }
 
 pub(super) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
-    blocking(move || match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    })
-    .await
+    blocking(move || remove_tree(&path)).await
 }
 
 impl Node {
@@ -312,15 +320,17 @@ impl Node {
     /// Copies what the image has at its VOLUMEs into the container's directories.
     async fn fill_volumes(&self, container: &Container) -> Result<()> {
         let image = self.images.resolve(&container.record.about.image_id).await?;
-        let wanted = volumes(self, &container.record, &spec::ImageConfig::from(&*image.config));
-        for (path, directory) in wanted {
-            // Also for a path that the image does not have: the directory is what is mounted there.
-            let made = tokio::fs::create_dir_all(&directory).await;
-            made.map_err(|source| Error::system("make", &directory, source))?;
-            self.images.copy_volume(&image, &container.root.snapshotter, &path, &directory).await?;
-            self.label_volumes(&directory, &container.spec()).await?;
-        }
-        Ok(())
+        let config = computed(|| spec::ImageConfig::from(&*image.config));
+        let volumes = volumes(self, &container.record, &config)?;
+        let directories: Vec<PathBuf> = volumes.iter().map(|(_, directory)| directory.clone()).collect();
+        // Also for a path that the image does not have: the directory is what is mounted there.
+        let to_make = directories.clone();
+        let make = move |directory: &PathBuf| {
+            std::fs::create_dir_all(directory).map_err(|source| Error::system("make", directory, source))
+        };
+        blocking(move || to_make.iter().try_for_each(make)).await?;
+        self.images.copy_volumes(&image, &container.root.snapshotter, volumes).await?;
+        self.label_volumes(directories, &container.spec()).await
     }
 }
 

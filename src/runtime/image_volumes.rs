@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::run_pod_sandbox::blocking;
 use super::selinux::mount_label;
+use super::threads::blocking;
 use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, Mount};
 use crate::container::Container;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Error, Node, Result, labels};
+use super::{Error, Node, Result, labels, record_size};
 use crate::cgroup;
 use crate::config::Handler;
 use crate::container::{profile, spec_any};
@@ -97,7 +97,9 @@ impl Node {
             files: &files(paths.clone()),
         })?;
         self.require_profile(&spec).await?;
-        encode(&spec)
+        let spec = encode(&spec)?;
+        record_size::check_sandbox(&sandbox.record.config, &spec)?;
+        Ok(spec)
     }
 
     pub(super) fn push_pause_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {

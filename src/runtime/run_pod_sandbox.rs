@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::create_container::require_ready;
 use super::take_back::Made;
+use super::threads::blocking;
 use super::{Change, Error, Node, Result, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
@@ -196,14 +197,5 @@ impl Made for Sandbox {
         node.store.sandboxes.remove(self.id().as_str());
         node.tell_of_sandbox(self, Kind::Deleted);
         node.hints.forget(self.id().as_str());
-    }
-}
-
-/// File-system work on a thread where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // The closure is never cancelled, so the only error is its own panic.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

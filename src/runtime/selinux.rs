@@ -1,12 +1,12 @@
 //! SELinux labels of pods and containers: chosen, checked by the kernel, put on files.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::run_pod_sandbox::blocking;
+use super::threads::blocking;
 use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig};
 use crate::container::mounts::HostMount;
@@ -73,9 +73,9 @@ impl Node {
     }
 
     /// Labels what the image has brought into a container's volumes.
-    pub(super) async fn label_volumes(&self, directory: &Path, spec: &[u8]) -> Result<()> {
+    pub(super) async fn label_volumes(&self, directories: Vec<PathBuf>, spec: &[u8]) -> Result<()> {
         let Some(label) = mount_label(spec) else { return Ok(()) };
-        Ok(relabel::trees(vec![directory.to_owned()], label).await?)
+        Ok(relabel::trees(directories, label).await?)
     }
 
     /// Holds the level of a pod that an earlier process of ours made.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Node;
-use super::run_pod_sandbox::blocking;
+use super::threads::blocking;
 use crate::sandbox::{Sandbox, State};
 
 impl Node {

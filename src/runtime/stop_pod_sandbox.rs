@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::lookup::unless_missing;
-use super::run_pod_sandbox::blocking;
+use super::threads::blocking;
 use super::{Change, Error, Node, Result};
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 
 use super::pause::{encode, spec_handler};
-use super::run_pod_sandbox::blocking;
-use super::{Error, Node, Result};
+use super::threads::blocking;
+use super::{Error, Node, Result, record_size};
 use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 use crate::cgroup;
 use crate::container::{Container, State, spec_any};
@@ -83,6 +83,7 @@ impl Node {
         // kubelet's CPU manager and a resize come at the same time: of two that begin with one spec, the first would be lost.
         let _turn = container.turn().await;
         let change = Change::new(container.spec(), update, &self.host)?;
+        record_size::check_update(&container.record.config, &change.new)?;
         let mut undo = Undo::new();
         match self.apply(container, &change, request, &mut undo).await {
             Ok(()) => {

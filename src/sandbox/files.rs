@@ -1,6 +1,7 @@
 //! The files of a pod that its containers see: hostname, hosts, resolv.conf and /dev/shm.
 //!
-//! They live in the state directory: a pod does not outlive a reboot, nor do they.
+//! They live in the state directory: a pod does not outlive a reboot, nor do they. Containers may write to them, so each pod
+//! has a small tmpfs for them: the state directory's is everybody's.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -13,9 +14,12 @@ use crate::api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig
 use crate::ids::SandboxId;
 use crate::lsm::selinux::label_path;
 use crate::sys::nsfs;
+use crate::sys::remove_tree::remove_tree;
 
 /// Size of a pod's /dev/shm, as in containerd and CRI-O.
 const SHM_SIZE: &str = "size=67108864";
+/// How much a pod's files may grow together, in bytes: by 10,000 lines of /etc/hosts.
+const GROWTH: usize = 1 << 20;
 const HOST_SHM: &str = "/dev/shm";
 /// kubelet allows 63 characters; the kernel's own limit is 64 (utsname).
 const HOSTNAME_LIMIT: usize = 64;
@@ -91,9 +95,12 @@ impl SandboxPaths {
         owner: Option<(u32, u32)>,
     ) -> Result<(), FilesError> {
         let resolv_conf = resolv_conf(config.dns_config.as_ref())?;
+        let hosts = read("/etc/hosts")?;
         make_directory(&self.directory)?;
+        let size = GROWTH + hosts.len() + resolv_conf.len();
+        mount_tmpfs("pod", &self.directory, &format!("mode=0700,size={size},nr_inodes=64"))?;
         write(&self.hostname, format!("{hostname}\n").as_bytes())?;
-        write(&self.hosts, &read("/etc/hosts")?)?;
+        write(&self.hosts, &hosts)?;
         write(&self.resolv_conf, &resolv_conf)?;
         if let Some((uid, gid)) = owner {
             for file in [&self.hostname, &self.hosts, &self.resolv_conf] {
@@ -103,10 +110,7 @@ impl SandboxPaths {
         if self.shm.starts_with(&self.directory) {
             make_directory(&self.shm)?;
             let (uid, gid) = owner.unwrap_or_default();
-            let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            let data = format!("mode=1777,{SHM_SIZE},uid={uid},gid={gid}");
-            mount(Some("shm"), &self.shm, Some("tmpfs"), flags, Some(data.as_str()))
-                .map_err(|errno| io_error("mount", &self.shm, errno.into()))?;
+            mount_tmpfs("shm", &self.shm, &format!("mode=1777,{SHM_SIZE},uid={uid},gid={gid}"))?;
         }
         Ok(())
     }
@@ -132,10 +136,9 @@ impl SandboxPaths {
             unmount(&self.shm)?;
         }
         nsfs::unpin(&self.userns).map_err(|error| io_error("unpin", &self.userns, error))?;
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &self.directory, error)),
-            _ => Ok(()),
-        }
+        // With it goes what is in it, once the last container's mount of it has gone.
+        unmount(&self.directory)?;
+        remove_tree(&self.directory).map_err(|error| io_error("remove", &self.directory, error))
     }
 }
 
@@ -190,6 +193,12 @@ fn make_directory(path: &Path) -> Result<(), FilesError> {
     // shared memory, whose path every /proc/mounts tells.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| io_error("make directory", path, error))
+}
+
+fn mount_tmpfs(name: &str, path: &Path, options: &str) -> Result<(), FilesError> {
+    let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let mounted = mount(Some(name), path, Some("tmpfs"), flags, Some(options));
+    mounted.map_err(|errno| io_error("mount", path, errno.into()))
 }
 
 /// A host without the file gives an empty one.

@@ -10,6 +10,7 @@ mod cdi;
 mod container;
 mod devices;
 mod enums;
+mod env;
 mod image;
 mod mounts;
 mod namespaces;

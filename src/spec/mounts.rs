@@ -1,5 +1,6 @@
 //! Mounts: the kernel's own, the pod's files, the request's. The request's win over the defaults.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
@@ -49,9 +50,11 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
 
     let mut binds = pod_files(input);
     binds.extend(input.volumes.iter().map(|volume| image_volume(volume, input.mapping)));
-    binds.retain(|bind| !input.mounts.iter().any(|user| target(user) == *bind.destination()));
+    let asked: HashSet<PathBuf> = input.mounts.iter().map(target).collect();
+    binds.retain(|bind| !asked.contains(bind.destination()));
     binds.extend(input.mounts.iter().map(bind));
-    all.retain(|mount| !binds.iter().any(|bind| bind.destination() == mount.destination()));
+    let bound: HashSet<&Path> = binds.iter().map(|bind| bind.destination().as_path()).collect();
+    all.retain(|mount| !bound.contains(mount.destination().as_path()));
     // Parents before children; sort_by_key is stable, so equal depths keep their order.
     binds.sort_by_key(|bind| bind.destination().components().count());
     if let Some(bad) = binds.iter().find(|bind| !is_clean_absolute(bind.destination())) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 
+use super::env::Env;
 use super::{ContainerInput, Error};
 
 /// What a shell without a profile has.
@@ -28,13 +29,14 @@ pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
 
 /// The handler's, HOSTNAME, the image's, then the request's; the last of a name wins, in the first one's place.
 pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<String>, Error> {
-    let mut env = Env(vec![DEFAULT_PATH.to_owned()]);
-    base.into_iter().for_each(|entry| env.set(entry));
+    let mut env = Env::default();
+    env.set(DEFAULT_PATH.to_owned());
+    env.extend(base);
     if input.config.tty {
         env.set("TERM=xterm".to_owned());
     }
     env.set(format!("HOSTNAME={}", input.hostname));
-    input.image.env.iter().for_each(|entry| env.set(entry.clone()));
+    env.extend(input.image.env.iter().cloned());
     for (index, entry) in input.config.envs.iter().enumerate() {
         let field = format!("config.envs[{index}]");
         if entry.key.is_empty() || entry.key.contains(['=', '\0']) {
@@ -48,25 +50,7 @@ pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<S
         }
         env.set(format!("{}={value}", entry.key));
     }
-    Ok(env.0)
-}
-
-struct Env(Vec<String>);
-
-impl Env {
-    /// A name without a value takes the variable away: an image may say so, and runc refuses it.
-    fn set(&mut self, entry: String) {
-        let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-        let key = name(&entry);
-        if !entry.contains('=') {
-            self.0.retain(|other| name(other) != key);
-            return;
-        }
-        match self.0.iter_mut().find(|other| name(other) == key) {
-            Some(other) => *other = entry,
-            None => self.0.push(entry),
-        }
-    }
+    Ok(env.into_vec())
 }
 
 /// The request's, the image's, or the root. Never a path through a process's open files: that
@@ -110,9 +94,9 @@ pub fn exec_process(spec: &Spec, cmd: &[String], tty: bool) -> Process {
         process.set_capabilities(Some(capabilities));
     }
     if tty {
-        let mut env = Env(process.env_mut().take().unwrap_or_default());
+        let mut env: Env = process.env_mut().take().unwrap_or_default().into_iter().collect();
         env.set("TERM=xterm".to_owned());
-        process.set_env(Some(env.0));
+        process.set_env(Some(env.into_vec()));
     }
     process
 }

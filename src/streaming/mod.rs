@@ -21,6 +21,7 @@ mod session;
 mod sessions;
 mod settings;
 pub mod spdy;
+mod strangers;
 mod tls;
 mod tokens;
 pub mod websocket;

@@ -10,18 +10,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::hangup::Hangup;
 use super::sessions;
+use super::strangers::{Stranger, Strangers};
 use super::tls::Certificates;
 use super::websocket::Io;
 use super::{Backend, Shared};
 
-/// Connections that have not shown a token; more wait to be accepted.
-pub(super) const STRANGERS: usize = 256;
-/// How long TLS, and then the request's header, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the header may be. kubectl's is a few hundred bytes; proxies add theirs.
 const LONGEST_HEADER: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
@@ -63,59 +59,56 @@ impl Server {
 
     async fn accept(self, backend: Arc<dyn Backend>) {
         let stop = self.shared.stop.clone();
-        let strangers = Arc::new(Semaphore::new(STRANGERS));
+        let strangers = Strangers::default();
         let mut failing = false;
         loop {
-            let accepted = stop.run_until_cancelled(async {
-                let place = Arc::clone(&strangers).acquire_owned().await;
-                (place, self.listener.accept().await)
-            });
-            match accepted.await {
-                Some((Ok(place), Ok((stream, _)))) => {
+            match stop.run_until_cancelled(self.listener.accept()).await {
+                Some(Ok((stream, _))) => {
                     failing = false;
                     // Without a descriptor to watch it by, it is as if it had not come.
-                    let _ = self.attend(stream, place, &backend);
+                    let _ = self.attend(stream, strangers.enter(), &backend);
                 }
                 // The client gave up before it was its turn.
-                Some((_, Err(error))) if error.kind() == ErrorKind::ConnectionAborted => {}
-                Some((_, Err(error))) => {
+                Some(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Some(Err(error)) => {
                     // Out of descriptors, most likely: said once, and tried again.
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "streaming cannot accept connections");
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Some((Err(_), _)) | None => return,
+                None => return,
             }
         }
     }
 
-    fn attend(&self, stream: TcpStream, place: OwnedSemaphorePermit, backend: &Arc<dyn Backend>) -> io::Result<()> {
+    fn attend(&self, stream: TcpStream, stranger: Stranger, backend: &Arc<dyn Backend>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let hangup = Hangup::of(&stream)?;
         let visit = Visit { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), hangup };
         let stop = self.shared.stop.clone();
         let acceptor = self.certificates.as_ref().map(Certificates::acceptor);
         self.shared.tasks.background(async move {
+            let patience = stranger.patience;
             let visit = async {
                 match acceptor {
-                    None => converse(stream, visit).await,
+                    None => converse(stream, visit, patience).await,
                     Some(acceptor) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                            converse(stream, visit).await;
+                        if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
+                            converse(stream, visit, patience).await;
                         }
                     }
                 }
             };
-            stop.run_until_cancelled(visit).await;
-            drop(place);
+            stop.run_until_cancelled(stranger.displaced.run_until_cancelled(visit)).await;
+            drop(stranger);
         });
         Ok(())
     }
 }
 
 /// One request: it becomes a session, which goes on by itself, or is refused.
-async fn converse<T: Io>(stream: T, visit: Visit) {
+async fn converse<T: Io>(stream: T, visit: Visit, patience: Duration) {
     let visit = Arc::new(visit);
     let service = service_fn(|request| {
         let visit = Arc::clone(&visit);
@@ -123,11 +116,11 @@ async fn converse<T: Io>(stream: T, visit: Visit) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(patience)
         .max_buf_size(LONGEST_HEADER)
         .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // A client that does not speak HTTP, or is slow, is nobody's business: a log line for each would be a flood.
-    let _ = tokio::time::timeout(2 * PATIENCE, connection).await;
+    let _ = tokio::time::timeout(2 * patience, connection).await;
 }

@@ -9,4 +9,6 @@ mod idmap;
 pub mod mounts;
 pub mod nsfs;
 pub mod pages;
+pub mod read;
+pub mod remove_tree;
 pub mod userns;

@@ -22,6 +22,7 @@ mod scope;
 mod security;
 mod streaming;
 
+mod abuse;
 mod apparmor;
 mod bad_input;
 mod churn;
@@ -78,53 +79,53 @@ fn main() -> std::process::ExitCode {
     if arguments == ["--measure-streaming"] {
         return exit_code(streaming_speed::measure());
     }
-    let mut tests = Vec::new();
-    for of_file in [
-        pods::tests,
-        pods_network::tests,
-        container_process::tests,
-        container_security::tests,
-        apparmor::tests,
-        selinux::tests,
-        container_mounts::tests,
-        devices::tests,
-        handlers::tests,
-        container_resources::tests,
-        container_logs::tests,
-        container_exit::tests,
-        container_stop::tests,
-        events::tests,
-        oom::tests,
-        lists::tests,
-        image_volumes::tests,
-        userns::tests,
-        stats::tests,
-        images::tests,
-        metrics::tests,
-        bad_input::tests,
-        crictl::tests,
-        security_streaming::tests,
-        security_tls::tests,
-        streaming_exec::tests,
-        streaming_attach::tests,
-        streaming_forward::tests,
-        streaming_crictl::tests,
-        security_process::tests,
-        security_files::tests,
-        security_images::tests,
-        security_names::tests,
-        golden_specs::tests,
-        restart::tests,
-        restart_logs::tests,
-        streaming_churn::tests,
-        exec_flood::tests,
-        churn::tests,
-        churn_containerd::tests,
-    ] {
-        tests.extend(of_file());
-    }
-    harness::main(tests)
+    harness::main(FILES.iter().flat_map(|tests| tests()).collect())
 }
+
+/// The tests of each file, in the order in which they run.
+const FILES: &[fn() -> Vec<harness::Test>] = &[
+    pods::tests,
+    pods_network::tests,
+    container_process::tests,
+    container_security::tests,
+    abuse::tests,
+    apparmor::tests,
+    selinux::tests,
+    container_mounts::tests,
+    devices::tests,
+    handlers::tests,
+    container_resources::tests,
+    container_logs::tests,
+    container_exit::tests,
+    container_stop::tests,
+    events::tests,
+    oom::tests,
+    lists::tests,
+    image_volumes::tests,
+    userns::tests,
+    stats::tests,
+    images::tests,
+    metrics::tests,
+    bad_input::tests,
+    crictl::tests,
+    security_streaming::tests,
+    security_tls::tests,
+    streaming_exec::tests,
+    streaming_attach::tests,
+    streaming_forward::tests,
+    streaming_crictl::tests,
+    security_process::tests,
+    security_files::tests,
+    security_images::tests,
+    security_names::tests,
+    golden_specs::tests,
+    restart::tests,
+    restart_logs::tests,
+    streaming_churn::tests,
+    exec_flood::tests,
+    churn::tests,
+    churn_containerd::tests,
+];
 
 /// For golden-specs.sh.
 fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::ExitCode {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
-use crate::streaming::server;
 use crate::streaming::spdy::tests::client;
+use crate::streaming::strangers;
 
 const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 const TUNNEL: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -140,20 +140,22 @@ async fn a_slow_header_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn strangers_wait_for_each_other_and_who_has_shown_a_token_is_none() {
+async fn strangers_keep_nobody_out_who_has_a_token() {
     let bed = Bed::start();
     let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let mut strangers = Vec::new();
-    for _ in 0..server::STRANGERS {
+    for _ in 0..2 * strangers::MOST {
         strangers.push(bed.connect().await);
     }
     let url = bed.exec("sleep");
-    let one_more = switch(&bed, &url, SPDY);
-    tokio::pin!(one_more);
-    let early = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
-    assert!(early.is_err(), "more strangers than may are listened to");
-    strangers.pop();
-    assert!(one_more.await.0.starts_with("http/1.1 101"));
+    assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
+    // The oldest has lost its place, the youngest has not.
+    let mut end = [0];
+    let oldest = tokio::time::timeout(PATIENCE, strangers[0].read(&mut end)).await.expect("it is still served");
+    assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
+    let youngest = strangers.last_mut().unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), youngest.read(&mut end)).await;
+    assert!(early.is_err(), "{early:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,4 @@
+//! As `src/sys/`, with what reads files.
+
+#[path = "../../src/sys/read.rs"]
+pub mod read;

@@ -1,0 +1,73 @@
+//! A process's environment while it is put together, in time that is linear in what there is of it: how much that is, a
+//! tenant decides.
+
+use std::collections::HashMap;
+
+/// Variables in order; the last of a name wins, in the first one's place.
+#[derive(Default)]
+pub(super) struct Env {
+    /// `None` where one was taken away.
+    entries: Vec<Option<String>>,
+    /// Where each name is.
+    places: HashMap<String, usize>,
+}
+
+impl Env {
+    /// Sets `NAME=value`. A name without a value takes the variable away: an image may say so, and runc refuses it.
+    pub(super) fn set(&mut self, entry: String) {
+        let (name, has_value) = match entry.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (entry.as_str(), false),
+        };
+        match self.places.get(name).copied() {
+            Some(place) if has_value => self.entries[place] = Some(entry),
+            Some(place) => {
+                self.places.remove(name);
+                self.entries[place] = None;
+            }
+            None if has_value => {
+                self.places.insert(name.to_owned(), self.entries.len());
+                self.entries.push(Some(entry));
+            }
+            None => {}
+        }
+    }
+
+    /// All of it, as a process takes it.
+    pub(super) fn into_vec(self) -> Vec<String> {
+        self.entries.into_iter().flatten().collect()
+    }
+}
+
+impl Extend<String> for Env {
+    fn extend<T: IntoIterator<Item = String>>(&mut self, entries: T) {
+        entries.into_iter().for_each(|entry| self.set(entry));
+    }
+}
+
+impl FromIterator<String> for Env {
+    fn from_iter<T: IntoIterator<Item = String>>(entries: T) -> Self {
+        let mut env = Self::default();
+        env.extend(entries);
+        env
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(entries: &[&str]) -> Vec<String> {
+        entries.iter().map(|&entry| entry.to_owned()).collect::<Env>().into_vec()
+    }
+
+    #[test]
+    fn the_last_of_a_name_wins_in_the_first_ones_place() {
+        assert_eq!(env(&["A=1", "B=2", "A=3=4"]), ["A=3=4", "B=2"]);
+    }
+
+    #[test]
+    fn a_name_without_a_value_takes_it_away_and_it_can_come_again() {
+        assert_eq!(env(&["A=1", "B=2", "A", "C", "A=5"]), ["B=2", "A=5"]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Files read whole, whatever somebody has put in their place.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Reads a regular file of at most `largest` bytes. A FIFO or device in its place is refused, and neither opened for long nor
+/// waited for.
+///
+/// # Errors
+/// The kernel's; `InvalidInput` for what is no regular file, `FileTooLarge` for a larger one.
+pub fn regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    regular_file(file, largest)
+}
+
+/// The same of an open file.
+///
+/// # Errors
+/// As [`regular`].
+pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(largest + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > largest {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {largest} bytes")));
+    }
+    Ok(content)
+}
+
+/// As [`regular`], as text.
+///
+/// # Errors
+/// Also `InvalidData` for what is not UTF-8.
+pub fn text(path: &Path, largest: u64) -> io::Result<String> {
+    let content = regular(path, largest)?;
+    String::from_utf8(content).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_that_is_small_enough_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "text").unwrap();
+        assert_eq!(text(&path("file"), 4).unwrap(), "text");
+        assert_eq!(regular(&path("file"), 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(regular(&path("fifo"), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(regular(Path::new("/dev/zero"), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(regular(directory.path(), 9).is_err());
+        std::fs::write(path("bytes"), [0xff]).unwrap();
+        assert_eq!(text(&path("bytes"), 9).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,257 @@
+//! What one tenant's pod or image must not do to the node: each attack by its number (T1 to T12), with a victim beside it
+//! whose calls are answered meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use pontoon::api::v1;
+use serde_json::json;
+use tonic::Code;
+
+use crate::bed::{Bed, Target, image_spec};
+use crate::harness::{Outcome, Test, rule};
+use crate::images::layer_of;
+use crate::registry::{Registry, Says};
+use crate::scope::{Pod, Scope, shell, sleeper};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        rule!(t1_a_volume_of_any_depth_is_removed).alone().within(120),
+        rule!(t2_a_hundred_thousand_variables_are_no_burden).alone(),
+        rule!(t2_t11_an_image_of_many_variables_and_volumes_is_no_burden).alone(),
+        rule!(t3_a_record_that_no_message_would_carry_is_refused)
+            .alone()
+            .only_pontoon("the built-in makes the record, and `ctr containers list` fails then"),
+        rule!(t4_a_pods_own_files_do_not_fill_the_nodes_memory).alone(),
+        rule!(t5_half_open_connections_keep_no_exec_out).alone(),
+    ]
+}
+
+/// What each of the victim's calls may take while it is attacked.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Another tenant, who runs a container, executes a probe in it and is listed.
+struct Victim {
+    pod: Pod,
+    container: String,
+}
+
+impl Victim {
+    async fn start(scope: &Scope) -> anyhow::Result<Self> {
+        let pod = scope.pod().await?;
+        let container = pod.start(sleeper("victim")).await?;
+        Ok(Self { pod, container })
+    }
+
+    /// Its calls once, one after the other: how long the slowest took.
+    async fn round(&self, bed: &Bed) -> anyhow::Result<Duration> {
+        let mut slowest = Duration::ZERO;
+        let mut timed = |name: &str, start: Instant| {
+            let took = start.elapsed();
+            slowest = slowest.max(took);
+            ensure!(took < LIMIT, "the victim's {name} took {took:?}");
+            Ok(())
+        };
+        let start = Instant::now();
+        bed.runtime().version(v1::VersionRequest::default()).await?;
+        timed("Version", start)?;
+        let start = Instant::now();
+        let probe = v1::ExecSyncRequest {
+            container_id: self.container.clone(),
+            cmd: vec!["true".to_owned()],
+            timeout: LIMIT.as_secs().try_into()?,
+        };
+        bed.runtime().exec_sync(probe).await.context("the victim's probe")?;
+        timed("probe", start)?;
+        let start = Instant::now();
+        bed.runtime().list_containers(v1::ListContainersRequest::default()).await?;
+        timed("ListContainers", start)?;
+        let start = Instant::now();
+        let id = self.pod.create(shell("short", "true")).await?;
+        bed.start(&id).await?;
+        timed("container", start)?;
+        bed.exited(&id).await?;
+        bed.remove(&id).await?;
+        Ok(slowest)
+    }
+
+    /// Goes on with its calls as long as the attack runs, and prints how it fared.
+    async fn beside<T>(&self, bed: &Bed, attack: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let alone = self.round(bed).await?;
+        let mut attack = std::pin::pin!(attack);
+        let (mut slowest, mut rounds) = (Duration::ZERO, 0);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut attack => break result?,
+                round = self.round(bed) => slowest = slowest.max(round?),
+            }
+            rounds += 1;
+        };
+        println!("    the victim's slowest call: {alone:?} alone, {slowest:?} in {rounds} rounds beside the attack");
+        Ok(result)
+    }
+}
+
+/// An image with busybox alone.
+async fn image_that_says(scope: &Scope, registry: &Registry, name: &str, says: &Says) -> anyhow::Result<String> {
+    let root = scope.volume(name)?;
+    std::fs::create_dir_all(root.join("bin"))?;
+    std::fs::copy("/bin/busybox", root.join("bin/sh"))?;
+    let (layer, diff_id) = layer_of(scope, &root, &["--owner=0", "--group=0"]).await?;
+    let name = registry.image_that_says(name, &layer, &diff_id, says)?;
+    scope.bed.pull(&name).await?;
+    Ok(name)
+}
+
+/// Directories within each other in a VOLUME, far more than a path can name or a stack can hold calls.
+async fn t1_a_volume_of_any_depth_is_removed(scope: Arc<Scope>) -> Outcome {
+    // Each round puts what there is at the bottom of 1,900 further ones.
+    const SCRIPT: &str = "cd /v && p=$(printf 'd/%.0s' $(seq 1900)) && mkdir a && \
+        for i in $(seq 10); do mkdir -p b/$p && mv a b/$p && mv b a || exit 1; done; echo deep";
+    let victim = Victim::start(&scope).await?;
+    let registry = Registry::start(&scope.bed).await?;
+    let says = Says { config: json!({ "Volumes": { "/v": {} } }), ..Says::default() };
+    let image = image_that_says(&scope, &registry, "deep", &says).await?;
+    let pod = scope.pod().await?;
+    let mut container = shell("deep", SCRIPT);
+    container.image = Some(image_spec(&image));
+    container.command = ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec();
+    let log = pod.log(&container);
+    let id = pod.start(container).await?;
+    scope.bed.exited(&id).await?;
+    let said = crate::logs::text(&log)?;
+    ensure!(said.ends_with("deep\n"), "{said}");
+    let daemon = scope.bed.pid(scope.bed.server())?;
+    victim.beside(&scope.bed, scope.bed.remove(&id)).await?;
+    ensure!(scope.bed.pid(scope.bed.server())? == daemon, "the daemon is another one");
+    let request = v1::ContainerStatusRequest { container_id: id, verbose: false };
+    let gone = scope.bed.runtime().container_status(request).await;
+    let code = gone.map_or_else(|status| status.code(), |_| Code::Ok);
+    ensure!(code == Code::NotFound, "{code:?} of a removed container");
+    Ok(())
+}
+
+fn variables(count: usize) -> Vec<v1::KeyValue> {
+    (0..count).map(|number| v1::KeyValue { key: format!("V{number}"), value: b"x".to_vec() }).collect()
+}
+
+async fn t2_a_hundred_thousand_variables_are_no_burden(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let pod = scope.pod().await?;
+    let attack = async {
+        let start = Instant::now();
+        let create = |name: &str| {
+            let mut container = sleeper(name);
+            container.envs = variables(100_000);
+            pod.create(container)
+        };
+        let (one, other) = tokio::join!(create("one"), create("other"));
+        let (one, other) = (one?, other?);
+        let took = start.elapsed();
+        println!("    two containers of 100,000 variables were created in {took:?}");
+        ensure!(took < Duration::from_secs(4), "{took:?}");
+        for id in [one, other] {
+            scope.bed.remove(&id).await?;
+        }
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await
+}
+
+async fn t2_t11_an_image_of_many_variables_and_volumes_is_no_burden(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let registry = Registry::start(&scope.bed).await?;
+    let env: Vec<String> = (0..100_000).map(|number| format!("V{number}=x")).collect();
+    let volumes: serde_json::Map<_, _> = (0..900).map(|number| (format!("/v{number}"), json!({}))).collect();
+    let says = Says { config: json!({ "Env": env, "Volumes": volumes }), ..Says::default() };
+    let image = image_that_says(&scope, &registry, "many", &says).await?;
+    let volumes: serde_json::Map<_, _> = (0..100_000).map(|number| (format!("/v{number}"), json!({}))).collect();
+    let says = Says { config: json!({ "Volumes": volumes }), ..Says::default() };
+    let too_many = image_that_says(&scope, &registry, "too-many", &says).await?;
+    let pod = scope.pod().await?;
+    let of = |name: &str, image: &str| {
+        let mut container = sleeper(name);
+        container.image = Some(image_spec(image));
+        container
+    };
+    let attack = async {
+        let start = Instant::now();
+        let id = pod.create(of("many", &image)).await?;
+        let took = start.elapsed();
+        println!("    a container of 900 VOLUMEs and 100,000 variables was created in {took:?}");
+        ensure!(took < Duration::from_secs(4), "{took:?}");
+        scope.bed.remove(&id).await?;
+        match pod.create(of("too-many", &too_many)).await {
+            Ok(id) if scope.bed.target == Target::Builtin => scope.bed.remove(&id).await,
+            Ok(_) => bail!("100,000 VOLUMEs are taken"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                ensure!(said.contains("100000 VOLUMEs, more than 1000"), "{said}");
+                Ok(())
+            }
+        }
+    };
+    victim.beside(&scope.bed, attack).await
+}
+
+async fn t3_a_record_that_no_message_would_carry_is_refused(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let pod = scope.pod().await?;
+    let attack = async {
+        let mut container = sleeper("large");
+        container.envs = vec![v1::KeyValue { key: "A".to_owned(), value: vec![1; 2_400_000] }];
+        let Err(refused) = pod.create(container).await else { bail!("its record is made") };
+        let said = format!("{refused:#}");
+        ensure!(said.contains("config.envs"), "{said}");
+        let mut large = scope.pod_config();
+        large.annotations.insert("a".to_owned(), "x".repeat(15 << 20));
+        let Err(refused) = scope.run(large).await else { bail!("its record is made") };
+        let said = format!("{refused:#}");
+        ensure!(said.contains("config.annotations"), "{said}");
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await?;
+    // containerd can tell all its records.
+    scope.bed.ctr(&["containers", "list"]).await?;
+    Ok(())
+}
+
+/// /etc/hostname and its like are written as long as that goes.
+async fn t4_a_pods_own_files_do_not_fill_the_nodes_memory(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let script = "for f in hostname hosts resolv.conf; do dd if=/dev/zero of=/etc/$f bs=1M count=64 2>&1; done; \
+        wc -c /etc/hostname /etc/hosts /etc/resolv.conf | tail -n 1";
+    let pod = scope.pod().await?;
+    let written = victim.beside(&scope.bed, pod.says(shell("filler", script))).await?;
+    let total: Option<u64> =
+        written.trim_end().lines().last().and_then(|line| line.split_whitespace().next()?.parse().ok());
+    println!("    a pod's files grew to {total:?} bytes");
+    ensure!(scope.bed.target == Target::Builtin || total.is_some_and(|total| total < 4 << 20), "{written}");
+    Ok(())
+}
+
+/// A user of the node opens connections to the streaming port and says nothing.
+async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let request = v1::ExecRequest {
+        container_id: victim.container.clone(),
+        cmd: vec!["true".to_owned()],
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    };
+    let url = scope.bed.runtime().exec(request).await.context("Exec")?.into_inner().url;
+    let address = url.split('/').nth(2).context("no address in the URL")?;
+    let mut strangers = Vec::new();
+    for _ in 0..600 {
+        strangers.push(tokio::net::TcpStream::connect(address).await?);
+    }
+    let start = Instant::now();
+    scope.bed.crictl(&["exec", &victim.container, "true"]).await?;
+    let took = start.elapsed();
+    println!("    crictl exec took {took:?} beside {} half-open connections", strangers.len());
+    ensure!(took < LIMIT, "{took:?}");
+    Ok(())
+}
