@@ -261,6 +261,7 @@ fn is_past_its_start(message: &str) -> bool {
     [
         "cannot start an already running container",
         "cannot start a container that has stopped",
+        "container process is already dead",
         "cannot start a running process",
         "cannot start a paused process",
         "cannot start a stopped process",

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::owner::Work;
+use super::program::Program;
 use super::state::{Event, State};
 use super::{Follow, Make, SIGKILL, UNSEEN};
 use crate::containerd::{Error, Exit, Kind, Process, ProcessStatus, Result};
@@ -33,7 +34,21 @@ impl<F: Follow> Work<F> {
 
     pub(super) async fn start(&mut self) {
         let (containerd, name) = (self.owner.containerd.clone(), self.task.name.clone());
-        let mut started = pin!(containerd.start_task(&name.id, &name.exec));
+        let pid = self.machine.pid();
+        if !self.start_was_lost {
+            self.init = Program::of(pid);
+        }
+        let started_before = self.init.filter(|_| self.start_was_lost);
+        if started_before.is_some_and(|init| init.is_left_by(pid)) {
+            return self.progress(Event::Started { pid });
+        }
+        let missed = async {
+            match started_before {
+                Some(init) => init.left_by(pid).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (mut missed, mut started) = (pin!(missed), pin!(containerd.start_task(&name.id, &name.exec)));
         let mut wait = self.wait.take().unwrap_or_else(|| self.new_wait());
         let mut ended = None;
         // A command can be gone with its container's whole task as soon as it runs, so it is waited for from before that.
@@ -42,6 +57,8 @@ impl<F: Follow> Work<F> {
                 biased;
                 exit = &mut wait, if ended.is_none() => ended = Some(exit),
                 started = &mut started => break started,
+                // runc waits for what has happened already.
+                () = &mut missed => break Ok(pid),
             }
         };
         self.wait = Some(match ended {
@@ -52,13 +69,8 @@ impl<F: Follow> Work<F> {
             Ok(pid) => self.progress(Event::Started { pid }),
             // A shim whose containerd is killed within Start kills runc, which may have done its work, and goes on to say
             // "created".
-            Err(error) if self.may_have_started() && error.kind() == Kind::FailedPrecondition => {
-                self.progress(Event::Started { pid: self.machine.pid() });
-            }
-            // Its object knows that it was started, so no failure to start it again is one of its own.
-            Err(error) if self.machine.was_started() => {
-                self.take(Event::Lost);
-                self.trouble("its shim has missed its start", &error).await;
+            Err(error) if self.start_was_lost && error.kind() == Kind::FailedPrecondition => {
+                self.progress(Event::Started { pid });
             }
             Err(error) => {
                 self.start_was_lost |= error.is_away();
@@ -185,11 +197,6 @@ impl<F: Follow> Work<F> {
                 self.take(Event::Missing);
             }
         }
-    }
-
-    /// Whether it may have been started before, without its shim or its owner having noticed.
-    fn may_have_started(&self) -> bool {
-        self.start_was_lost || self.machine.was_started()
     }
 
     fn found(&mut self, process: &Process) {

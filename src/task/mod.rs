@@ -24,6 +24,7 @@ mod handle;
 mod hints;
 mod owner;
 mod pace;
+mod program;
 mod state;
 
 use std::future::Future;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::handle::{Name, Task, View};
 use super::pace::Pace;
+use super::program::Program;
 use super::state::{Act, Event, State, Want};
 use super::{ExitHints, Follow, Health, Machine};
 use crate::containerd::{Containerd, Error, Exit, Result};
@@ -64,6 +65,7 @@ impl Owner {
             wait: None,
             lost: None,
             start_was_lost: false,
+            init: None,
             was_away: false,
             left: false,
         };
@@ -86,6 +88,8 @@ pub(super) struct Work<F> {
     pub(super) lost: Option<Error>,
     /// Whether a start may have happened of which nobody knows.
     pub(super) start_was_lost: bool,
+    /// What the process ran before it was started.
+    pub(super) init: Option<Program>,
     /// Whether containerd was away since the owner began.
     pub(super) was_away: bool,
     left: bool,

@@ -194,8 +194,7 @@ impl Machine {
             // Its start has never come, and nobody waits for it.
             State::Made if self.may_be_new => Act::Kill,
             State::Unsure | State::Mute => Act::Ask,
-            // One that was started is here too, when its shim has missed that.
-            State::Made if want == Want::Runs || self.was_started => Act::Start,
+            State::Made if want == Want::Runs => Act::Start,
             State::Made => Act::Rest,
             State::Runs if !self.was_started => Act::TellStart,
             State::Runs | State::Killed => Act::Watch,
@@ -248,6 +247,11 @@ impl Machine {
 
     fn found_to_be(&mut self, status: ProcessStatus, pid: u32, exit: Exit) {
         match status {
+            // Its object knows better than its shim, which has missed its start.
+            ProcessStatus::Created if self.was_started && !self.may_be_new => {
+                self.pid = pid;
+                self.state = State::Runs;
+            }
             ProcessStatus::Created => {
                 self.pid = pid;
                 self.state = State::Made;

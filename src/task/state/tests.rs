@@ -215,7 +215,7 @@ fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
 #[test]
 fn what_was_started_is_not_killed_when_its_shim_says_created() {
     for (found, next) in
-        [(Found::Started, Act::Start), (Found::Running { pid: 5 }, Act::Start), (Found::Unsure, Act::Kill)]
+        [(Found::Started, Act::Watch), (Found::Running { pid: 5 }, Act::Watch), (Found::Unsure, Act::Kill)]
     {
         let mut machine = Machine::found(found);
         machine.on(Event::Lost);
