@@ -21,7 +21,7 @@ impl Images {
         snapshotter: &str,
         volumes: Vec<(String, PathBuf)>,
     ) -> Result<(), Error> {
-        if image.chain_id.is_empty() || volumes.is_empty() {
+        if image.chain_id.is_empty() {
             return Ok(());
         }
         let id = image.id.clone();

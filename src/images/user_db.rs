@@ -2,13 +2,14 @@
 //! gigabytes, a device, or a FIFO) and kept for the next container of the same layers.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::root::root_error;
 use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
+use crate::sys::read;
 
 /// Largest file that is read.
 const LARGEST: u64 = 10 << 20;
@@ -77,10 +78,5 @@ fn read(root: &MountedRoot, path: &str, image: &str) -> Result<Vec<u8>, Error> {
         }
         Err(error) => return Err(failed(error.to_string())),
     };
-    let mut content = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut content).map_err(|error| failed(error.to_string()))?;
-    if content.len() as u64 > LARGEST {
-        return Err(failed(format!("larger than {LARGEST} bytes")));
-    }
-    Ok(content)
+    read::regular_file(file, LARGEST).map_err(|error| failed(error.to_string()))
 }

@@ -322,6 +322,9 @@ impl Node {
         let image = self.images.resolve(&container.record.about.image_id).await?;
         let config = computed(|| spec::ImageConfig::from(&*image.config));
         let volumes = volumes(self, &container.record, &config)?;
+        if volumes.is_empty() {
+            return Ok(());
+        }
         let directories: Vec<PathBuf> = volumes.iter().map(|(_, directory)| directory.clone()).collect();
         // Also for a path that the image does not have: the directory is what is mounted there.
         let to_make = directories.clone();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxDevice, LinuxIntelRdt, LinuxNetDevice, Mount, Process, Spec};
 
+use super::env::Env;
 use super::{devices, linux_of, process_of};
 use crate::cdi::{self, ContainerEdits, DeviceNode, HookPoint, IntelRdt};
 
@@ -35,14 +36,13 @@ pub(super) fn apply(spec: &mut Spec, edits: &ContainerEdits, rules: bool) {
 }
 
 fn env(process: &mut Process, added: &[String]) {
-    let env = process.env_mut().get_or_insert_default();
-    for entry in added {
-        let key = entry.split_inclusive('=').next().unwrap_or(entry);
-        match env.iter_mut().find(|other| other.starts_with(key)) {
-            Some(other) => other.clone_from(entry),
-            None => env.push(entry.clone()),
-        }
+    // Nearly always: there is nothing to look through.
+    if added.is_empty() {
+        return;
     }
+    let mut env: Env = process.env_mut().take().unwrap_or_default().into_iter().collect();
+    env.extend(added.iter().cloned());
+    process.set_env(Some(env.into_vec()));
 }
 
 fn groups(process: &mut Process, added: &[u32]) {

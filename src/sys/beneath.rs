@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::read::not_regular;
+
 /// How often the kernel may say that the tree moved under it before that is an error.
 const TRIES: usize = 16;
 
@@ -67,10 +69,6 @@ pub fn append(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<File> 
         other => File::from(other?),
     };
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
-}
-
-fn not_regular() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
 #[cfg(test)]

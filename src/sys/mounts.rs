@@ -99,7 +99,7 @@ impl MountedRoot {
         let found = self.resolve(path, OFlags::PATH)?;
         let stat = rustix::fs::fstat(&found)?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(super::read::not_regular());
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = self.resolve(path, flags)?;

@@ -24,7 +24,7 @@ pub fn regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
 /// As [`regular`].
 pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(not_regular());
     }
     let mut content = Vec::new();
     file.take(largest + 1).read_to_end(&mut content)?;
@@ -32,6 +32,11 @@ pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {largest} bytes")));
     }
     Ok(content)
+}
+
+/// What stands in a file's place is none.
+pub(super) fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
 /// As [`regular`], as text.

@@ -42,19 +42,15 @@ fn empty(root: &OwnedFd, directory: &OwnedFd, moved: &mut u64) -> io::Result<boo
         found = true;
         if !is_directory(directory, name, entry.file_type())? {
             gone_is_fine(unlinkat(directory, name, AtFlags::empty()))?;
-        } else if is_root {
-            match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                    empty(root, &open_directory(directory, name)?, moved)?;
-                    gone_is_fine(unlinkat(directory, name, AtFlags::REMOVEDIR))?;
-                }
-                done => gone_is_fine(done)?,
+            continue;
+        }
+        match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if is_root => {
+                empty(root, &open_directory(directory, name)?, moved)?;
+                gone_is_fine(unlinkat(directory, name, AtFlags::REMOVEDIR))?;
             }
-        } else {
-            match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(root, directory, name, moved)?,
-                done => gone_is_fine(done)?,
-            }
+            Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(root, directory, name, moved)?,
+            done => gone_is_fine(done)?,
         }
     }
     Ok(found)

@@ -227,7 +227,7 @@ impl Machine {
             Event::StartTold => self.was_started = true,
             // What never ran is deleted as it is: nobody hears of an end of what had no process.
             Event::Killed if self.state == State::Made && self.may_be_new => self.state = State::Ended(UNSEEN),
-            Event::Killed if self.state == State::Made && !self.was_started => self.state = State::Told,
+            Event::Killed if self.state == State::Made => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
             Event::Survived => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),

@@ -123,11 +123,11 @@ impl Process {
         self.stage == Stage::Stopped
     }
 
-    /// Its runc was killed when it had started it, so its shim knows nothing of that.
     pub(super) fn is_missed(&self) -> bool {
         self.missed
     }
 
+    /// Its runc was killed when it had started it, so its shim knows nothing of that.
     pub(super) fn miss_start(&mut self) {
         self.missed = true;
     }
