@@ -10,6 +10,7 @@ mod auth;
 mod config;
 mod copy;
 mod copy_volume;
+mod document;
 mod errors;
 mod fetch;
 mod flight;

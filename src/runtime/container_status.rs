@@ -72,7 +72,7 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
         exit.reason.as_str().clone_into(&mut status.reason);
         status.message.clone_from(&exit.message);
     }
-    if let Ok(spec) = serde_json::from_slice(&container.spec()) {
+    if let Ok(spec) = serde_json::from_slice(&container.spec().json) {
         status.resources = Some(spec::reported_resources(&spec));
         status.user = Some(spec::reported_user(&spec));
     }
@@ -88,8 +88,10 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         State::Running { pid, .. } => pid,
         State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
     };
-    let spec: serde_json::Value = serde_json::from_slice(&container.spec()).unwrap_or_default();
-    let info = json!({
+    let kept = container.spec();
+    let spec: serde_json::Value = serde_json::from_slice(&kept.json).unwrap_or_default();
+    let is_large = record.has_large_config() || !kept.is_whole;
+    let mut info = json!({
         "sandboxID": container.sandbox().as_str(),
         "pid": pid,
         "removing": matches!(container.state(), State::Removing { .. }),
@@ -99,5 +101,11 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         "config": record.config,
         "runtimeSpec": spec,
     });
+    if is_large {
+        info["leftOut"] =
+            "what only its process needs (arguments, environment, mounts), for it is large: containerd's \
+            record has it"
+                .into();
+    }
     HashMap::from([("info".to_owned(), info.to_string())])
 }

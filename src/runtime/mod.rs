@@ -15,6 +15,7 @@ mod get_container_events;
 mod held;
 mod image_volumes;
 mod labels;
+mod large;
 mod leftover_execs;
 mod list_container_stats;
 mod list_containers;

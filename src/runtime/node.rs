@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::large::Large;
 use super::{Error, Features, Result, Slots};
 use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
@@ -66,6 +67,8 @@ pub struct Node {
     pub execs: Slots,
     /// Clients that are attached, and connections that are forwarded.
     pub streams_open: Slots,
+    /// Turns for what is large.
+    pub large: Large,
     /// Memory of what ExecSync answers.
     pub replies: Arc<ReplyBudget>,
     /// What is listed.
@@ -170,6 +173,7 @@ impl Node {
             levels,
             execs: Slots::new(limits.execs, limits.execs_per_container),
             streams_open: Slots::new(limits.streams, limits.streams_per_object),
+            large: Large::default(),
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
             pulse: parts.pulse,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::large::unreadable;
 use super::slots::Slot;
 use super::{Error, Node, Result};
 use crate::container::Container;
@@ -88,28 +89,31 @@ where
     let directory = node.exec_directory(id, &exec_id);
     let (mut io, stdio, directory) =
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
-    let process = process(ask.container, ask.cmd, ask.tty)?;
+    let whole = node.whole_spec(ask.container).await?;
+    let process = process(&whole.json, ask.cmd, ask.tty)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
     let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
     let result = match during(Stage::TaskCreate, process.task.make(Make::Exec(Box::new(exec)))).await {
-        Ok(_) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
+        Ok(_) => {
+            drop(whole);
+            during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await
+        }
         Err(error) => Err(error.into()),
     };
     during(Stage::TaskDelete, process.end()).await;
     result
 }
 
-/// The OCI process of a command in a container.
-fn process(container: &Container, cmd: &[String], tty: bool) -> Result<Vec<u8>> {
-    let failed = |operation, path: &str, error: serde_json::Error| Error::System {
-        operation,
-        path: path.to_owned(),
-        source: error.into(),
-    };
-    let spec: oci_spec::runtime::Spec =
-        serde_json::from_slice(&container.spec()).map_err(|error| failed("decode", "OCI spec", error))?;
-    serde_json::to_vec(&spec::exec_process(&spec, cmd, tty)).map_err(|error| failed("encode", "process", error))
+/// The OCI process of a command in a container. Only the process is read of the spec.
+fn process(spec: &[u8], cmd: &[String], tty: bool) -> Result<Vec<u8>> {
+    #[derive(serde::Deserialize)]
+    struct Spec {
+        process: Option<oci_spec::runtime::Process>,
+    }
+    let spec: Spec = serde_json::from_slice(spec).map_err(|error| unreadable("decode", error))?;
+    let process = spec::exec_process(spec.process.unwrap_or_default(), cmd, tty);
+    serde_json::to_vec(&process).map_err(|error| unreadable("encode", error))
 }
 
 /// A command in a container's task.
