@@ -22,6 +22,7 @@ mod server {
     mod exec_outages;
     mod exec_sync;
     mod exits;
+    mod fair_shares;
     mod hardening;
     mod image_fs_info;
     mod isolation;

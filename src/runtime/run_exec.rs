@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::large::unreadable;
-use super::slots::Slot;
 use super::{Error, Node, Result};
 use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
 use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
+use crate::slots::Slot;
 use crate::spec;
 use crate::streaming::{Input, Size};
 use crate::task::{Follow, Machine, Make, Task};
@@ -84,6 +84,12 @@ where
     E: Target,
 {
     let id = ask.container.id();
+    // A start is mostly runc's processor time, which pods do not pay for: a burst of one pod's takes turns.
+    let turn = tokio::select! {
+        biased;
+        turn = node.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
+        why = bounds.over(id) => return Err(why),
+    };
     let exec_id = ExecId::living_until(ask.until);
     let shape = Shape { tty: ask.tty, stdin: ends.stdin.is_some() };
     let directory = node.exec_directory(id, &exec_id);
@@ -94,12 +100,11 @@ where
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
     let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
-    let result = match during(Stage::TaskCreate, process.task.make(Make::Exec(Box::new(exec)))).await {
-        Ok(_) => {
-            drop(whole);
-            during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await
-        }
-        Err(error) => Err(error.into()),
+    let started = process.start(exec).await;
+    drop((turn, whole));
+    let result = match started {
+        Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
+        Err(error) => Err(error),
     };
     during(Stage::TaskDelete, process.end()).await;
     result
@@ -169,12 +174,17 @@ impl Command {
         Self { node: Arc::clone(node), id, task, finished }
     }
 
+    async fn start(&self, exec: ExecTask) -> Result<()> {
+        during(Stage::TaskCreate, self.task.make(Make::Exec(Box::new(exec)))).await?;
+        during(Stage::TaskStart, self.task.start()).await?;
+        Ok(())
+    }
+
     async fn follow<O, E>(&self, mut io: ExecIo, ends: Ends<'_, O, E>, bounds: &Bounds, tty: bool) -> Result<Exit>
     where
         O: Target,
         E: Target,
     {
-        during(Stage::TaskStart, self.task.start()).await?;
         io.started();
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);

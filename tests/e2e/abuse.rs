@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::bed::{Bed, Target, image_spec};
@@ -14,6 +15,7 @@ use crate::harness::{Outcome, Test, rule};
 use crate::images::layer_of;
 use crate::registry::{Registry, Says};
 use crate::scope::{Pod, Scope, shell, sleeper};
+use crate::streaming::How;
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -25,6 +27,7 @@ pub fn tests() -> Vec<Test> {
             .only_pontoon("the built-in makes the record, and `ctr containers list` fails then"),
         rule!(t4_a_pods_own_files_do_not_fill_the_nodes_memory).alone(),
         rule!(t5_half_open_connections_keep_no_exec_out).alone(),
+        rule!(t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe).alone().within(120),
     ]
 }
 
@@ -254,4 +257,40 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
     println!("    crictl exec took {took:?} beside {} half-open connections", strangers.len());
     ensure!(took < LIMIT, "{took:?}");
     Ok(())
+}
+
+/// Probes that hang, and commands of whoever has exec rights, as many as there can be in one pod; on kubelet's connection.
+async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<Scope>) -> Outcome {
+    const PROBES: usize = 300;
+    const SESSIONS: usize = 24;
+    let victim = Victim::start(&scope).await?;
+    let pod = scope.pod().await?;
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(pod.start(sleeper(&format!("c{number}"))).await?);
+    }
+    let attack = async {
+        let mut sessions = Vec::new();
+        for number in 0..SESSIONS {
+            let id = &ids[number % ids.len()];
+            sessions.push(scope.bed.exec_session("spdy", id, &["sleep", "1000"], How::default()).await?);
+        }
+        let mut probes = JoinSet::new();
+        for number in 0..PROBES {
+            let (mut runtime, container_id) = (scope.bed.runtime(), ids[number % ids.len()].clone());
+            let cmd = ["sleep", "1000"].map(str::to_owned).to_vec();
+            probes.spawn(async move {
+                runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 20 }).await
+            });
+        }
+        let (mut timed_out, start) = (0, Instant::now());
+        while let Some(ended) = probes.join_next().await {
+            let code = ended?.map_or_else(|status| status.code(), |_| Code::Ok);
+            ensure!(code == Code::DeadlineExceeded, "a probe that hangs ends with {code:?}");
+            timed_out += 1;
+        }
+        println!("    {timed_out} probes were over after {:?}, beside {} sessions", start.elapsed(), sessions.len());
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await
 }

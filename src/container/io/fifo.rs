@@ -78,7 +78,7 @@ impl Fifo {
             let fails = |source| Error::fifo("open FIFO", &path, source);
             let pipe = fifo::open(&path, End::Read).map_err(fails)?;
             let writer = log.as_ref().map(LogWriter::new);
-            let source = Source { pipe, handover: Handover::of(&directory, name) };
+            let source = Source { pipe, sandbox: config.sandbox.clone(), handover: Handover::of(&directory, name) };
             pumps.push(Pump::new(source, Lines::new(name, config.tty), writer, chunks.clone()).map_err(fails)?);
         }
         let live = watch::Sender::new(pumps.len());

@@ -384,6 +384,7 @@ mod tests {
     use super::super::pump::{Pump, Source, Stop};
     use super::super::{Lines, StreamName};
     use super::*;
+    use crate::ids::SandboxId;
     use crate::tasks::Tasks;
 
     /// A container's stream that is read: its end of the pipe, its log, and its reader.
@@ -394,7 +395,7 @@ mod tests {
         let target = watch::Sender::new(Arc::clone(&file));
         let (read, write) = io::pipe().unwrap();
         let lines = Lines::new(StreamName::Stdout, false);
-        let source = Source { pipe: read.into(), handover: Handover::of(log, StreamName::Stdout) };
+        let source = Source { pipe: read.into(), sandbox: SandboxId::random(), handover: Handover::of(log, StreamName::Stdout) };
         let pump = Pump::new(source, lines, Some(LogWriter::new(&target)), broadcast::Sender::new(1)).unwrap();
         let reader = Tasks::default().background(async move {
             pump.run(Stop { stream: CancellationToken::new(), daemon: CancellationToken::new() }).await;

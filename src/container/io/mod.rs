@@ -41,7 +41,7 @@ pub use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
 pub use terminal::TerminalInput;
 
 use crate::containerd::Stdio;
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, SandboxId};
 
 /// What calls of this room give.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -51,6 +51,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct StreamsConfig {
     /// Whose they are.
     pub id: ContainerId,
+    /// Whose container that is.
+    pub sandbox: SandboxId,
     /// Where the daemon keeps what a reboot may take; FIFOs go to `io/<id>` below it.
     pub state_dir: PathBuf,
     /// Where the log goes; without it output is read and discarded.

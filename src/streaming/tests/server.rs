@@ -144,7 +144,7 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
     let bed = Bed::start();
     let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let mut strangers = Vec::new();
-    for _ in 0..2 * strangers::MOST {
+    for _ in 0..2 * super::super::server::MOST_STRANGERS {
         strangers.push(bed.connect().await);
     }
     let url = bed.exec("sleep");
@@ -159,11 +159,16 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
 }
 
 #[tokio::test]
-async fn one_session_too_many_is_told_so_and_keeps_its_token() {
+async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods_begins() {
     let bed = Bed::start();
-    let url = bed.exec("sleep");
-    let places = bed.streaming.shared.places.try_acquire_many(MOST_SESSIONS.try_into().unwrap()).unwrap();
+    let pod = SandboxId::random();
+    let url = bed.exec_in(pod.clone(), vec!["sleep".to_owned()], false);
+    let places: Vec<_> =
+        std::iter::from_fn(|| bed.streaming.shared.places.try_take(pod.as_str(), "")).collect();
+    assert_eq!(places.len(), MOST_SESSIONS / 2);
     assert_eq!(bed.request("POST", &url, SPDY).await.0, 503);
+    let (head, _other) = switch(&bed, &bed.exec("sleep"), SPDY).await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
     drop(places);
     assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
 }

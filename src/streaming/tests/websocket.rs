@@ -139,7 +139,8 @@ async fn a_resize_reaches_the_terminal() {
 #[tokio::test]
 async fn attach_has_the_same_protocols() {
     let bed = Bed::start();
-    let ask = Attach { container: ContainerId::random(), tty: false, stdin: false, stdout: true, stderr: false };
+    let (sandbox, container) = (SandboxId::random(), ContainerId::random());
+    let ask = Attach { sandbox, container, tty: false, stdin: false, stdout: true, stderr: false };
     let url = bed.streaming.attach_url(ask).unwrap();
     let mut client = Client::open(&bed, &url, "v4.channel.k8s.io").await;
     let [_, stdout, _, error, _] = client.all().await;
