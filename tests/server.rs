@@ -22,7 +22,9 @@ mod server {
     mod exec_outages;
     mod exec_sync;
     mod exits;
+    mod fifos;
     mod hardening;
+    mod hung_logs;
     mod image_fs_info;
     mod isolation;
     mod large_records;

@@ -6,6 +6,8 @@ use std::thread;
 use super::*;
 use crate::container::io::RECORD_LIMIT;
 
+mod hung;
+
 const SOON: Duration = Duration::from_secs(20);
 
 struct Bed {
