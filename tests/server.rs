@@ -23,7 +23,9 @@ mod server {
     mod exec_sync;
     mod exits;
     mod fair_shares;
+    mod fifos;
     mod hardening;
+    mod hung_logs;
     mod image_fs_info;
     mod isolation;
     mod large_records;

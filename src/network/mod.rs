@@ -52,6 +52,7 @@ pub use settings::{ConfigDir, Owner, Settings, Timeouts};
 pub use state::NotReady;
 pub use template::{InvalidCidr, IpCidr};
 
+use attachment::NAMESPACE_ARG;
 use cache::{Cache, Entry};
 use chain::{Chain, RuntimeConf};
 use config::NetworkConfig;
@@ -84,6 +85,7 @@ struct Both {
 #[must_use]
 pub struct Prepared {
     id: SandboxId,
+    namespace: String,
     entries: Vec<Entry>,
 }
 
@@ -170,7 +172,7 @@ impl Network {
         for entry in &entries {
             self.inner.cache.write(entry, cache::Durability::Process).await?;
         }
-        Ok(Prepared { id: attachment.id.clone(), entries })
+        Ok(Prepared { id: attachment.id.clone(), namespace: attachment.namespace.clone(), entries })
     }
 
     /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills
@@ -179,8 +181,8 @@ impl Network {
     /// # Errors
     /// Whatever a plugin or the cache failed with. The caller must then detach.
     pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
-        let Prepared { id, entries } = prepared;
-        self.inner.turns.adds.run(&id, self.inner.add_all(entries)).await
+        let Prepared { id, namespace, entries } = prepared;
+        self.inner.turns.adds.run(&id, &namespace, self.inner.add_all(entries)).await
     }
 
     /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
@@ -199,7 +201,8 @@ impl Network {
             // Empty where the namespace is gone: the plugins then give back what is not in it.
             entry.runtime.netns.clone_from(&attachment.netns);
         }
-        self.inner.turns.dels.run(&attachment.id, self.inner.del_all(entries)).await
+        let namespace = namespace_of(attachment, &entries);
+        self.inner.turns.dels.run(&attachment.id, &namespace, self.inner.del_all(entries)).await
     }
 
     /// What became of a sandbox's attachment, of which a process before this one may have been killed in the middle.
@@ -360,6 +363,15 @@ impl Inner {
         };
         networks.into_iter().enumerate().map(entry).collect()
     }
+}
+
+/// Whose turn a DEL takes. Of a sandbox whose record is gone only the cache knows the namespace.
+fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
+    if !attachment.namespace.is_empty() {
+        return attachment.namespace.clone();
+    }
+    let mut args = entries.iter().flat_map(|entry| &entry.runtime.args);
+    args.find(|(key, _)| key == NAMESPACE_ARG).map(|(_, namespace)| namespace.clone()).unwrap_or_default()
 }
 
 /// The interface for the network with this number, as go-cni names them.

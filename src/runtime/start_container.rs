@@ -98,7 +98,6 @@ impl Node {
         let directory = sandbox.map(|sandbox| sandbox.record.config.log_directory.clone()).unwrap_or_default();
         Ok(StreamsConfig {
             id: container.id().clone(),
-            sandbox: container.sandbox().clone(),
             state_dir: self.config.state.clone(),
             log: LogPath::new(&directory, &config.log_path)?,
             tty: config.tty,

@@ -47,6 +47,7 @@ async fn a_bad_pod_names_its_field() {
         ("runtime_handler: ", |r| r.runtime_handler = "no-such".to_owned()),
         ("config.hostname: ", |r| config(r).hostname = "a/b".to_owned()),
         ("config.log_directory: ", |r| config(r).log_directory = "logs".to_owned()),
+        ("config.log_directory: ", |r| config(r).log_directory = "/logs/..".to_owned()),
         ("config.dns_config.servers: ", |r| dns(r).servers = vec!["1.2.3.4\nnameserver 6.6.6.6".to_owned()]),
         ("config.dns_config.searches: ", |r| dns(r).searches = vec!["a\nnameserver 6.6.6.6".to_owned()]),
         ("config.dns_config.options: ", |r| dns(r).options = vec!["a\nnameserver 6.6.6.6".to_owned()]),

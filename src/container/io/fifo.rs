@@ -78,7 +78,7 @@ impl Fifo {
             let fails = |source| Error::fifo("open FIFO", &path, source);
             let pipe = fifo::open(&path, End::Read).map_err(fails)?;
             let writer = log.as_ref().map(LogWriter::new);
-            let source = Source { pipe, sandbox: config.sandbox.clone(), handover: Handover::of(&directory, name) };
+            let source = Source { pipe, handover: Handover::of(&directory, name) };
             pumps.push(Pump::new(source, Lines::new(name, config.tty), writer, chunks.clone()).map_err(fails)?);
         }
         let live = watch::Sender::new(pumps.len());
@@ -309,8 +309,8 @@ fn open_stdin(directory: &Path) -> Result<Option<Arc<pipe::Sender>>> {
 
 async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
     let log = LogFile::new(path, counters);
-    let opened = tokio::task::spawn_blocking(move || log.open().map(|()| log)).await;
-    opened.map_err(|_| Error::Thread("open the log"))?
+    log.open().await?;
+    Ok(log)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -16,18 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
-use super::{Batch, Chunk, Lines, Stamp};
-use crate::ids::SandboxId;
-use crate::slots::{Bounds, Slots};
+use super::{Batch, Chunk, Lines, Stamp, places};
 use crate::sys::fifo;
 
 /// Reads in one job: about 1.5 MiB, then other streams have their turn.
 const READS: usize = 32;
-
-/// Jobs that may hold a blocking thread at once, of the 512 that tokio has: a disk that
-/// hangs under every log must leave threads for everything else; and one that hangs under those of one pod leaves half of
-/// them to other pods' logs.
-static WRITERS: LazyLock<Slots> = LazyLock::new(|| Slots::new(Bounds::shared(256)));
 
 /// How a burst ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +40,6 @@ pub(super) struct Source {
     /// Its FIFO.
     pub(super) pipe: OwnedFd,
     /// Whose it is.
-    pub(super) sandbox: SandboxId,
     /// Where within a line the daemon before us left it, and we leave it.
     pub(super) handover: Handover,
 }
@@ -63,7 +55,6 @@ pub(super) struct Stop {
 /// A stream being read.
 pub(super) struct Pump {
     pipe: Arc<pipe::Receiver>,
-    sandbox: SandboxId,
     handover: Handover,
     /// Whether the pipe was read once, after which tokio knows when it is worth another try.
     polled: bool,
@@ -81,9 +72,9 @@ impl Pump {
         log: Option<LogWriter>,
         chunks: broadcast::Sender<Chunk>,
     ) -> io::Result<Self> {
-        let Source { pipe, sandbox, handover } = source;
+        let Source { pipe, handover } = source;
         let pipe = Arc::new(pipe::Receiver::from_owned_fd(pipe)?);
-        Ok(Self { pipe, sandbox, handover, polled: false, lines, log, chunks, stamp: Stamp::now(), batch: Batch::default() })
+        Ok(Self { pipe, handover, polled: false, lines, log, chunks, stamp: Stamp::now(), batch: Batch::default() })
     }
 
     /// Reads to the stream's end, or until it is stopped; what is in memory is written out then. Gives itself back when
@@ -226,9 +217,10 @@ impl Pump {
 
 /// Runs one job of a stream on a blocking thread. None when it panicked: the stream is over.
 async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
-    // Any number may wait.
-    let _writer = WRITERS.take(pump.sandbox.as_str(), "").await;
+    // A stream that waits here waits for its pod's disk.
+    let place = places::of_all(pump.log.as_ref().map(LogWriter::share)).await;
     let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let result = work(&mut pump);
         (pump, result)
     });
@@ -250,43 +242,5 @@ async fn switched(target: &mut Option<watch::Receiver<Arc<LogFile>>>) {
             Err(_) => std::future::pending().await,
         },
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::{PoisonError, RwLock};
-    use std::time::Duration;
-
-    use super::*;
-    use crate::container::io::StreamName;
-
-    /// A disk that hangs while somebody writes here.
-    static DISK: RwLock<()> = RwLock::new(());
-
-    fn pump(sandbox: &SandboxId) -> Pump {
-        let (read, _) = io::pipe().unwrap();
-        let handover = Handover::of(Path::new("/nowhere"), StreamName::Stdout);
-        let source = Source { pipe: read.into(), sandbox: sandbox.clone(), handover };
-        Pump::new(source, Lines::new(StreamName::Stdout, false), None, broadcast::Sender::new(1)).unwrap()
-    }
-
-    #[tokio::test]
-    async fn t6_logs_of_one_pod_on_a_disk_that_hangs_hold_up_no_other_pods() {
-        let hangs = DISK.write().unwrap_or_else(PoisonError::into_inner);
-        let (one, other) = (SandboxId::random(), SandboxId::random());
-        let mut hanging: Vec<_> = (0..300)
-            .map(|_| tokio::spawn(job(pump(&one), |_| drop(DISK.read().unwrap_or_else(PoisonError::into_inner)))))
-            .collect();
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        let written = tokio::time::timeout(Duration::from_secs(10), job(pump(&other), |_| 7)).await;
-        assert_eq!(written.expect("it waits for the other pod's").map(|(_, said)| said), Some(7));
-        drop(hangs);
-        for job in hanging.drain(..) {
-            assert!(job.await.unwrap().is_some());
-        }
     }
 }

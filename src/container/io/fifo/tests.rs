@@ -5,7 +5,8 @@ use std::thread;
 
 use super::*;
 use crate::container::io::RECORD_LIMIT;
-use crate::ids::SandboxId;
+
+mod hung;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -34,8 +35,8 @@ impl Bed {
     fn config(&self) -> StreamsConfig {
         let log = LogPath { directory: self.directory.path().join("logs"), relative: "app/0.log".into() };
         let id = self.id.clone();
-        let (sandbox, log) = (SandboxId::random(), Some(log));
-        StreamsConfig { id, sandbox, state_dir: self.state(), log, tty: false, stdin: false, stdin_once: false }
+        let log = Some(log);
+        StreamsConfig { id, state_dir: self.state(), log, tty: false, stdin: false, stdin_once: false }
     }
 
     fn log(&self) -> PathBuf {
