@@ -22,6 +22,7 @@ mod server {
     mod exec_outages;
     mod exec_sync;
     mod exits;
+    mod growth;
     mod hardening;
     mod image_fs_info;
     mod isolation;
@@ -35,6 +36,7 @@ mod server {
     mod remove_container;
     mod restart;
     mod run_pod_sandbox;
+    mod sizes;
     mod start_against_stop;
     mod start_container;
     mod stats;

@@ -9,6 +9,10 @@ use super::manifest::{Contents, Layer};
 use crate::api::v1 as cri;
 use crate::containerd::Descriptor;
 
+/// The longest user name that is shown: a list of images has it of each, and how long it is, the image's author says. Linux's
+/// own tools make names of 32 characters; kubelet looks only whether it is a number.
+const LONGEST_USER: usize = 256;
+
 /// An image. Immutable: a change of its names makes a new one.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -97,7 +101,10 @@ impl Image {
         let (uid, username) = match self.user() {
             User::None => (None, String::new()),
             User::Uid(value) => (Some(cri::Int64Value { value }), String::new()),
-            User::Name(name) => (None, name),
+            User::Name(mut name) => {
+                name.truncate(name.floor_char_boundary(LONGEST_USER));
+                (None, name)
+            }
         };
         cri::Image {
             id: self.id.clone(),
@@ -144,6 +151,14 @@ pub(super) mod tests {
         assert_eq!(image.repo_tags, ["b:t", "r/a:t"]);
         assert_eq!(image.repo_digests, [format!("r/a@{id}")]);
         assert_eq!(image.id, id);
+    }
+
+    #[test]
+    fn t9_a_user_is_shown_as_far_as_a_list_bears_it() {
+        let user = "\u{1f980}".repeat(2 << 20);
+        let image = Image::new(&contents("x", &user), Vec::new(), false);
+        assert_eq!(image.to_cri().username, "\u{1f980}".repeat(64));
+        assert_eq!(image.user(), User::Name(user));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::record_size::check_process;
 use super::slots::Slot;
+use super::threads::computed_of;
 use super::{Error, Node, Result};
 use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
@@ -89,6 +91,7 @@ where
     let (mut io, stdio, directory) =
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
     let process = process(ask.container, ask.cmd, ask.tty)?;
+    check_process(&process)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
     let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
@@ -107,9 +110,12 @@ fn process(container: &Container, cmd: &[String], tty: bool) -> Result<Vec<u8>> 
         path: path.to_owned(),
         source: error.into(),
     };
-    let spec: oci_spec::runtime::Spec =
-        serde_json::from_slice(&container.spec()).map_err(|error| failed("decode", "OCI spec", error))?;
-    serde_json::to_vec(&spec::exec_process(&spec, cmd, tty)).map_err(|error| failed("encode", "process", error))
+    let json = container.spec();
+    computed_of(json.len() + cmd.iter().map(String::len).sum::<usize>(), || {
+        let spec: oci_spec::runtime::Spec =
+            serde_json::from_slice(&json).map_err(|error| failed("decode", "OCI spec", error))?;
+        serde_json::to_vec(&spec::exec_process(&spec, cmd, tty)).map_err(|error| failed("encode", "process", error))
+    })
 }
 
 /// A command in a container's task.

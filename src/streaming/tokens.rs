@@ -18,10 +18,14 @@ const MOST: usize = 1000;
 /// 128 random bits, as base64 without padding.
 const LENGTH: usize = 22;
 
+/// How many bytes the commands have together that may be waited for.
+const MOST_BYTES: usize = 64 << 20;
+
 /// No URL is to be had now.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{MOST} exec, attach and port-forward URLs wait for their clients already; each waits for {LIFETIME:?} at most"
+    "{MOST} exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients already; each \
+     waits for {LIFETIME:?} at most"
 )]
 pub struct Full;
 
@@ -31,6 +35,16 @@ pub(super) enum Ask {
     Exec(Exec),
     Attach(Attach),
     PortForward(PortForward),
+}
+
+impl Ask {
+    /// What it takes that whoever asks decides.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Exec(ask) => ask.command.iter().map(|word| word.len() + size_of::<String>()).sum(),
+            Self::PortForward(_) | Self::Attach(_) => 0,
+        }
+    }
 }
 
 /// Asks whose clients have not come yet. The expired go when the next is added; there is no timer.
@@ -54,7 +68,8 @@ impl Tokens {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, known| known.until > now);
-        if waiting.len() >= MOST {
+        let bytes: usize = waiting.values().map(|known| known.ask.bytes()).sum();
+        if waiting.len() >= MOST || bytes + ask.bytes() > MOST_BYTES {
             return Err(Full);
         }
         let token = random();

@@ -25,6 +25,9 @@ pub fn tests() -> Vec<Test> {
             .only_pontoon("the built-in makes the record, and `ctr containers list` fails then"),
         rule!(t4_a_pods_own_files_do_not_fill_the_nodes_memory).alone(),
         rule!(t5_half_open_connections_keep_no_exec_out).alone(),
+        rule!(t9_what_pods_and_images_say_breaks_no_list)
+            .alone()
+            .only_pontoon("the built-in's lists are longer than a message then"),
     ]
 }
 
@@ -254,4 +257,32 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
     println!("    crictl exec took {took:?} beside {} half-open connections", strangers.len());
     ensure!(took < LIMIT, "{took:?}");
     Ok(())
+}
+
+/// Three images with a user of 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook makes it.
+async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let registry = Registry::start(&scope.bed).await?;
+    let attack = async {
+        for number in 0..3 {
+            let user = format!("{number}{}", "u".repeat(7 << 20));
+            let says = Says { config: json!({ "User": user }), ..Says::default() };
+            image_that_says(&scope, &registry, &format!("user-{number}"), &says).await?;
+        }
+        let pod = scope.pod().await?;
+        for number in 0..12 {
+            let mut container = sleeper(&format!("large-{number}"));
+            container.annotations.insert("io.kubernetes.container.preStopHandler".to_owned(), "x".repeat(1_400_000));
+            let Err(refused) = pod.create(container).await else { bail!("container {number} is made") };
+            let said = format!("{refused:#}");
+            ensure!(said.contains("config.annotations: is most of"), "{said}");
+        }
+        let images = scope.bed.images().list_images(v1::ListImagesRequest::default()).await.context("ListImages")?;
+        let names: Vec<_> = images.into_inner().images.into_iter().map(|image| image.username).collect();
+        let shown = names.iter().filter(|name| name.ends_with("uuuu")).count();
+        ensure!(shown == 3 && names.iter().all(|name| name.len() <= 256), "{shown} users are shown");
+        scope.bed.runtime().list_containers(v1::ListContainersRequest::default()).await.context("ListContainers")?;
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await
 }
