@@ -24,6 +24,7 @@ mod server {
     mod exits;
     mod fair_shares;
     mod fifos;
+    mod growth;
     mod hardening;
     mod hung_logs;
     mod image_fs_info;
@@ -38,6 +39,7 @@ mod server {
     mod remove_container;
     mod restart;
     mod run_pod_sandbox;
+    mod sizes;
     mod start_against_stop;
     mod start_container;
     mod stats;

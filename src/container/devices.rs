@@ -115,6 +115,9 @@ impl Wanted {
             Err(error) if error.is_not_found() => {
                 return Err(invalid(self.index, "host_path", format!("{shown} does not exist")));
             }
+            Err(error) if error.is_too_long() => {
+                return Err(invalid(self.index, "host_path", "has a name that is too long"));
+            }
             other => other?,
         };
         let stat = progress.step("stat", &path, |path| std::fs::symlink_metadata(path))?;

@@ -17,6 +17,9 @@ use tokio::time::Instant;
 /// How long a request waits for all its paths; below the 2 minutes that kubelet gives CreateContainer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The kernel's PATH_MAX without its zero byte.
+pub(super) const LONGEST: usize = 4095;
+
 static LEFT_BEHIND: Mutex<Vec<Progress>> = Mutex::new(Vec::new());
 
 /// Why a request cannot have what it names on the host.
@@ -51,6 +54,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a name in the path is longer than its file system has any.
+    pub(super) fn is_too_long(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidFilename)
+    }
+
     /// Whether the path is not there.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -187,6 +195,7 @@ pub(super) fn absolute(path: &str) -> Result<&Path, &'static str> {
         // Else it would mean something in the daemon's working directory.
         _ if !path.starts_with('/') => Err("is not absolute"),
         _ if path.contains('\0') => Err("has a NUL"),
+        _ if path.len() > LONGEST => Err("has more than 4095 bytes"),
         _ => Ok(Path::new(path)),
     }
 }

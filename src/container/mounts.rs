@@ -21,6 +21,9 @@ use crate::api::v1::{Mount, MountPropagation};
 /// What `mount_options` may have (KEP-5855).
 const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
+/// A path of 4,095 bytes or less may have a longer name in it than there can be.
+const TOO_LONG: &str = "has a name that is too long";
+
 /// What to do about a `host_path` that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingHostPath {
@@ -154,17 +157,20 @@ fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -
 
 fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHostPath) -> Result<PathBuf, HostError> {
     let path = Path::new(&mount.host_path);
+    let named = |error: HostError| if error.is_too_long() { invalid(index, "host_path", TOO_LONG) } else { error };
     match progress.step("stat", path, |path| std::fs::metadata(path)) {
         Ok(_) => {}
         Err(error) if error.is_not_found() => match missing {
             MissingHostPath::Error => {
                 return Err(invalid(index, "host_path", format!("{} does not exist", path.display())));
             }
-            MissingHostPath::Create => progress.step("create directory", path, |path| {
-                std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
-            })?,
+            MissingHostPath::Create => progress
+                .step("create directory", path, |path| {
+                    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+                })
+                .map_err(named)?,
         },
-        Err(error) => return Err(error),
+        Err(error) => return Err(named(error)),
     }
     // The runtime would follow symlinks as well, but at another time: what was checked is what
     // is mounted.

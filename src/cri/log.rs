@@ -8,6 +8,10 @@ use tonic::{Response, Status};
 
 use super::MESSAGE_LIMIT;
 use super::status::{ToStatus, too_long};
+use crate::api::v1::ContainerEventResponse;
+
+/// What of an object's name a line has; that of a pod has at most 400 characters with kubelet.
+const LONGEST_OBJECT: usize = 1024;
 
 /// Runs a mutating verb and says what became of it.
 pub(super) async fn logged<T, E>(
@@ -18,7 +22,7 @@ pub(super) async fn logged<T, E>(
 where
     E: ToStatus,
 {
-    let line = Line { method, object, start: Instant::now(), finished: false };
+    let line = Line { method, object: shortened(object), start: Instant::now(), finished: false };
     line.end(verb.await.map_err(|error| error.to_status()))
 }
 
@@ -39,6 +43,25 @@ fn fitting<T: Message, E: ToStatus>(result: Result<T, E>, stream: Option<&str>) 
         length if length > MESSAGE_LIMIT => Err(too_long(length, stream)),
         _ => Ok(Response::new(reply)),
     }
+}
+
+/// Whether an event can be told. One that is too long for its client would end the stream, with all events of all pods; it
+/// is left out, and that pod's status says the same of itself.
+pub(super) fn fits(event: &ContainerEventResponse) -> bool {
+    let bytes = event.encoded_len();
+    if bytes > MESSAGE_LIMIT {
+        tracing::warn!(container = event.container_id, bytes, "an event is longer than a message, and is not told");
+    }
+    bytes <= MESSAGE_LIMIT
+}
+
+/// A client may send any text where an id or a name belongs, and has it repeated in the line.
+fn shortened(mut object: String) -> String {
+    if object.len() > LONGEST_OBJECT {
+        object.truncate(object.floor_char_boundary(LONGEST_OBJECT));
+        object += "...";
+    }
+    object
 }
 
 /// The line of one call. When the client leaves, tonic drops the call and so this: then the

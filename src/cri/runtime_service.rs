@@ -9,7 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::batches::streamed;
-use super::log::{answered, listed, logged};
+use super::log::{answered, fits, listed, logged};
 use super::{Cri, exec_sync_reply};
 use crate::api::v1::runtime_service_server::RuntimeService;
 use crate::api::v1::*;
@@ -147,7 +147,8 @@ impl RuntimeService for Cri {
         self: Arc<Self>,
         _: Request<GetEventsRequest>,
     ) -> Answer<BoxStream<ContainerEventResponse>> {
-        Ok(Response::new(Box::pin(runtime::get_container_events(&self.node).map(Ok))))
+        let events = runtime::get_container_events(&self.node).filter(|event| ready(fits(event)));
+        Ok(Response::new(Box::pin(events.map(Ok))))
     }
 
     async fn update_container_resources(

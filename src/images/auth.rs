@@ -14,6 +14,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// How large credentials may be: a Secret of Kubernetes has at most 1 MiB. They are kept as long as the pull takes.
+const LARGEST: usize = 1 << 20;
+
 /// What a pull may answer when a registry asks. Has no Debug: it is a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Credentials {
@@ -36,6 +39,13 @@ impl Credentials {
     /// [`Error::Invalid`] for what cannot be used; never with a value in it.
     pub(super) fn from_config(config: Option<&AuthConfig>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
+        let AuthConfig { username, password, auth, server_address, identity_token, registry_token } = config;
+        let all = [username, password, auth, server_address, identity_token, registry_token].map(String::len);
+        let length: usize = all.iter().sum();
+        if length > LARGEST {
+            let reason = format!("has {length} bytes, more than {LARGEST}");
+            return Err(Error::Invalid { field: "auth", reason });
+        }
         let secret = if !config.username.is_empty() {
             Secret::Password { username: config.username.clone(), password: config.password.clone() }
         } else if !config.identity_token.is_empty() {
@@ -121,6 +131,14 @@ mod tests {
 
     fn user() -> AuthConfig {
         AuthConfig { username: "u".to_owned(), password: "p".to_owned(), ..AuthConfig::default() }
+    }
+
+    #[test]
+    fn credentials_are_no_larger_than_a_secret_of_kubernetes() {
+        let large = AuthConfig { identity_token: "x".repeat(1 << 20), ..AuthConfig::default() };
+        assert_eq!(who(&large, "r", &["r"]).len(), "token ".len() + (1 << 20));
+        let larger = AuthConfig { registry_token: "x".to_owned(), ..large };
+        assert_eq!(who(&larger, "r", &["r"]), "auth: has 1048577 bytes, more than 1048576");
     }
 
     #[test]

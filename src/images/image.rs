@@ -139,6 +139,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn t9_a_user_is_shown_as_far_as_a_list_bears_it() {
+        let user = "\u{1f980}".repeat(2 << 20);
+        let image = Image::new(&contents("x", &user), Vec::new(), false);
+        assert_eq!(image.to_cri().username, "\u{1f980}".repeat(64));
+        assert_eq!(image.user(), User::Name(user));
+    }
+
+    #[test]
     fn a_user_is_a_number_or_a_name() {
         for (user, expected) in [
             ("", User::None),

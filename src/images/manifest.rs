@@ -13,10 +13,13 @@ use super::reference::is_digest;
 use super::{Unusable, config, document, platform};
 use crate::containerd::{self, Containerd, Descriptor, Kind, Platform};
 
+/// Most entries of an index: the largest that builders make has some thirty platforms, and an attestation of each. All are
+/// gone through, and each that does not say what it is for is read.
+const MOST_ENTRIES: usize = 1000;
+/// Most layers of an image: overlayfs takes 500, Docker makes 127. Of each there is an archive, a snapshot and a mount.
+const MOST_LAYERS: usize = 1000;
 /// Indexes within indexes.
 const DEEPEST: usize = 4;
-/// Most entries of an index, and most layers of an image: some ten times as many as Linux can stack.
-const MOST: usize = 1000;
 /// Of so many entries of an index that do not say what they are for it is looked up.
 const LOOKED_INTO: usize = 16;
 
@@ -146,8 +149,9 @@ impl Known {
                 if document.layers.is_some() || document.config.is_some() {
                     return Err(malformed(&digest, "both an index and a manifest (CVE-2021-41190)"));
                 }
-                if entries.len() > MOST {
-                    return Err(malformed(&digest, format!("{} entries, more than {MOST}", entries.len())));
+                if entries.len() > MOST_ENTRIES {
+                    let reason = format!("an index of {} entries, more than {MOST_ENTRIES}", entries.len());
+                    return Err(malformed(&digest, reason));
                 }
                 let entry = choose(containerd, entries, host).await?;
                 self.size = self.size.saturating_add(bytes(entry.size));
@@ -174,6 +178,9 @@ impl Known {
         self.size = sizes.fold(self.size, u64::saturating_add);
         self.config = config.into();
         let layers: Vec<Entry> = blobs.iter().filter(|blob| is_layer(&blob.media_type)).cloned().collect();
+        if layers.len() > MOST_LAYERS {
+            return Err(malformed(&digest, format!("{} layers, more than {MOST_LAYERS}", layers.len())));
+        }
         // An attestation has the config of an image, and its diff ids are of what is no layer.
         if !is_image_config(&self.config.media_type) || (layers.is_empty() && !blobs.is_empty()) {
             self.id = digest;
@@ -184,9 +191,6 @@ impl Known {
     }
 
     async fn image(&self, containerd: &Containerd, blobs: Vec<Entry>) -> Result<Contents, End> {
-        if blobs.len() > MOST {
-            return Err(malformed(&self.id, format!("{} layers, more than {MOST}", blobs.len())));
-        }
         let keep = |document| config::parse(document).map(Configuration::take);
         let (configuration, diff_ids) = read_and(containerd, &self.id, keep).await?;
         if diff_ids.len() != blobs.len() {

@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
+use serde::Serialize;
+use serde::de::IgnoredAny;
 
+use super::threads::computed_of;
 use super::{Node, Result, image_volumes};
-use crate::api::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse};
+use crate::api::v1::{
+    ContainerConfig, ContainerState, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse,
+};
 use crate::container::{Container, State, signal};
 use crate::spec;
 
@@ -72,14 +76,35 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
         exit.reason.as_str().clone_into(&mut status.reason);
         status.message.clone_from(&exit.message);
     }
-    if let Ok(spec) = serde_json::from_slice(&container.spec().json) {
+    let spec = container.spec();
+    if let Ok(spec) = computed_of(spec.json.len(), || serde_json::from_slice(&spec.json)) {
         status.resources = Some(spec::reported_resources(&spec));
         status.user = Some(spec::reported_user(&spec));
     }
     status
 }
 
-/// One JSON document under `info`, with the keys of containerd's.
+/// One JSON document, with the keys of containerd's; but for the spec, which is JSON already.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info<'a> {
+    #[serde(rename = "sandboxID")]
+    sandbox_id: &'a str,
+    pid: u32,
+    removing: bool,
+    snapshot_key: &'a str,
+    snapshotter: &'a str,
+    runtime_type: Option<&'a str>,
+    config: &'a ContainerConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<&'static str>,
+}
+
+/// Of a container that is large.
+const LEFT_OUT: &str =
+    "what only its process needs (arguments, environment, mounts), for it is large: containerd's record has it";
+
+/// Under `info`. Written as it is read: a tree of what a tenant has filled would take many times its size.
 fn info(node: &Node, container: &Container) -> HashMap<String, String> {
     let record = &container.record;
     let sandbox = node.store.sandbox(container.sandbox());
@@ -88,24 +113,46 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         State::Running { pid, .. } => pid,
         State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
     };
-    let kept = container.spec();
-    let spec: serde_json::Value = serde_json::from_slice(&kept.json).unwrap_or_default();
-    let is_large = record.has_large_config() || !kept.is_whole;
-    let mut info = json!({
-        "sandboxID": container.sandbox().as_str(),
-        "pid": pid,
-        "removing": matches!(container.state(), State::Removing { .. }),
-        "snapshotKey": container.id().as_str(),
-        "snapshotter": container.root.snapshotter,
-        "runtimeType": handler.as_ref().map(|handler| handler.kind.as_str()),
-        "config": record.config,
-        "runtimeSpec": spec,
-    });
-    if is_large {
-        info["leftOut"] =
-            "what only its process needs (arguments, environment, mounts), for it is large: containerd's \
-            record has it"
-                .into();
+    let spec = container.spec();
+    let info = Info {
+        sandbox_id: container.sandbox().as_str(),
+        pid,
+        removing: matches!(container.state(), State::Removing { .. }),
+        snapshot_key: container.id().as_str(),
+        snapshotter: &container.root.snapshotter,
+        runtime_type: handler.as_ref().map(|handler| handler.kind.as_str()),
+        config: &record.config,
+        left_out: (record.has_large_config() || !spec.is_whole).then_some(LEFT_OUT),
+    };
+    let text = computed_of(spec.json.len(), || with_spec(&info, &spec.json));
+    HashMap::from([("info".to_owned(), text)])
+}
+
+/// The document with `runtimeSpec` as its last key; null for a spec that is no JSON.
+pub(super) fn with_spec(info: &impl Serialize, spec: &[u8]) -> String {
+    let mut text = serde_json::to_string(info).unwrap_or_default();
+    let is_json = serde_json::from_slice::<IgnoredAny>(spec).is_ok();
+    let spec = std::str::from_utf8(spec).ok().filter(|_| is_json).unwrap_or("null");
+    if text.pop() == Some('}') {
+        text += ",\"runtimeSpec\":";
+        text += spec;
+        text.push('}');
     }
-    HashMap::from([("info".to_owned(), info.to_string())])
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_verbose_document_has_the_spec_as_it_is_or_null() {
+        let read = |spec: &[u8]| serde_json::from_str::<Value>(&with_spec(&json!({ "pid": 7 }), spec)).unwrap();
+        assert_eq!(read(br#" {"a": ["}"]}"#), json!({ "pid": 7, "runtimeSpec": { "a": ["}"] } }));
+        for bad in [b"".as_slice(), b"{", b"\xff", b"{},\"x\":1"] {
+            assert_eq!(read(bad), json!({ "pid": 7, "runtimeSpec": null }));
+        }
+    }
 }

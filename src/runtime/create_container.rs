@@ -10,7 +10,7 @@ use super::large::Turn;
 use super::pause::{encode, files, spec_handler};
 use super::take_back::Made;
 use super::threads::{blocking, computed};
-use super::{Change, Error, Node, Result, image_volumes, labels, now, record_size};
+use super::{Change, Error, Node, Result, image_volumes, labels, listed_size, now, record_size};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -39,6 +39,7 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
+    listed_size::check_container(node, sandbox.id(), &config)?;
     let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
@@ -66,6 +67,7 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
         return Err(Error::Invalid { field: "config.stop_signal", problem });
     }
     spec::check_container_enums(&config)?;
+    spec::check_container_bounds(&config)?;
     Ok(config)
 }
 

@@ -6,6 +6,7 @@ use bytes::{BufMut, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::require_running;
+use super::record_size::check_command;
 use super::room::Room;
 use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
@@ -31,6 +32,7 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
     if request.cmd.is_empty() {
         return Err(Error::missing_field("cmd"));
     }
+    check_command(&request.cmd)?;
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
     require_running(&container)?;
     take_slot(node, &container)?;

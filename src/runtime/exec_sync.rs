@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::require_running;
+use super::record_size::check_command;
 use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
 use crate::api::v1::ExecSyncRequest;
@@ -44,6 +45,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     if request.cmd.is_empty() {
         return Err(Error::missing_field("cmd"));
     }
+    check_command(&request.cmd)?;
     require_running(&container)?;
     let limit = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));

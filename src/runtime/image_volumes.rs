@@ -22,6 +22,9 @@ use crate::userns::Mapping;
 /// Follows the snapshotter's name, and has containerd's GC keep what the value names.
 const KEEP: &str = "containerd.io/gc.ref.snapshot.";
 
+/// How many images a container may mount: each is a snapshot and a mount of the node's.
+const MOST_IMAGES: usize = 1000;
+
 /// Labels of a container's record that keep the views of its images.
 pub(super) fn labels(record: &Record, snapshotter: &str) -> HashMap<String, String> {
     let places = record.about.image_volumes.keys();
@@ -67,6 +70,11 @@ impl Node {
         pod: Option<Mapping>,
     ) -> Result<BTreeMap<usize, String>> {
         mounts::check_owners(&config.mounts, pod)?;
+        let count = config.mounts.iter().filter(|mount| mount.image.is_some()).count();
+        if count > MOST_IMAGES {
+            let problem = format!("{count} of them are images, more than {MOST_IMAGES}");
+            return Err(Error::Invalid { field: "config.mounts", problem });
+        }
         let mut ids = BTreeMap::new();
         for mount in mounts::images(&config.mounts)? {
             if let Err(problem) = self.known_handler(&mount.handler) {

@@ -23,6 +23,7 @@ mod list_metric_descriptors;
 mod list_pod_sandbox;
 mod list_pod_sandbox_metrics;
 mod list_pod_sandbox_stats;
+mod listed_size;
 mod lookup;
 mod network;
 mod node;

@@ -186,7 +186,10 @@ impl Node {
                 waiting: EXECS_WAITING,
             }),
             exec_starts: Slots::new(Bounds { reserve: 1, ..Bounds::shared(exec_starts()) }),
-            streams_open: Slots::new(Bounds { per_object: limits.streams_per_object, ..Bounds::shared(limits.streams) }),
+            streams_open: Slots::new(Bounds {
+                per_object: limits.streams_per_object,
+                ..Bounds::shared(limits.streams)
+            }),
             large: Large::default(),
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,

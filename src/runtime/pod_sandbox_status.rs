@@ -2,16 +2,19 @@
 //! evented PLEG asks for each container by itself otherwise.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::timeout;
 
+use super::container_status::with_spec;
 use super::list_pod_sandbox::cri_state;
+use super::threads::computed_of;
 use super::{Node, Result, now};
 use crate::api::v1::{
-    LinuxPodSandboxStatus, Namespace, PodIp, PodSandboxNetworkStatus, PodSandboxStatus, PodSandboxStatusRequest,
-    PodSandboxStatusResponse,
+    LinuxPodSandboxStatus, Namespace, PodIp, PodSandboxConfig, PodSandboxNetworkStatus, PodSandboxStatus,
+    PodSandboxStatusRequest, PodSandboxStatusResponse,
 };
 use crate::sandbox::Sandbox;
 
@@ -61,42 +64,72 @@ fn network(sandbox: &Sandbox) -> PodSandboxNetworkStatus {
     }
 }
 
-/// One JSON document under `info`, with the keys of containerd's.
+/// One JSON document, with the keys of containerd's; but for the spec, which is JSON already.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info<'a> {
+    pid: u32,
+    process_status: &'a str,
+    net_namespace_closed: bool,
+    image: &'a str,
+    snapshot_key: &'a str,
+    snapshotter: &'a str,
+    runtime_handler: &'a str,
+    runtime_type: Option<&'a str>,
+    config: &'a PodSandboxConfig,
+    cni_result: Option<serde_json::Value>,
+    sandbox_metadata: Metadata<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metadata<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    config: &'a PodSandboxConfig,
+    #[serde(rename = "NetNSPath")]
+    netns_path: Option<&'a Path>,
+    #[serde(rename = "IP")]
+    ip: Option<String>,
+    runtime_handler: &'a str,
+}
+
+/// Under `info`. Written as it is read: a tree of what a tenant has filled would take many times its size.
 async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     let config = sandbox.config_now();
     let handler = node.config.handlers.get(&sandbox.record.handler);
     let netns = sandbox.netns(&node.config.netns_dir);
     let closed = netns.as_ref().is_some_and(|path| !crate::netns::is_pinned(path));
-    let spec = spec(node, sandbox).await;
+    let spec = spec(node, sandbox).await.unwrap_or_default();
     let attached = node.network(sandbox).attached(sandbox.id()).await.ok().flatten();
-    let info = json!({
-        "pid": sandbox.pause_pid().unwrap_or(0),
-        "processStatus": if sandbox.state().is_ready() { "running" } else { "deleted" },
-        "netNamespaceClosed": closed,
-        "image": "built-in",
-        "snapshotKey": "",
-        "snapshotter": "",
-        "runtimeHandler": sandbox.record.handler,
-        "runtimeType": handler.map(|handler| handler.kind.as_str()),
-        "config": config,
-        "runtimeSpec": spec,
-        "cniResult": attached.map(|attached| attached.result),
-        "sandboxMetadata": {
-            "ID": sandbox.id().as_str(),
-            "Config": config,
-            "NetNSPath": netns,
-            "IP": sandbox.addresses().first().map(ToString::to_string),
-            "RuntimeHandler": sandbox.record.handler,
+    let info = Info {
+        pid: sandbox.pause_pid().unwrap_or(0),
+        process_status: if sandbox.state().is_ready() { "running" } else { "deleted" },
+        net_namespace_closed: closed,
+        image: "built-in",
+        snapshot_key: "",
+        snapshotter: "",
+        runtime_handler: &sandbox.record.handler,
+        runtime_type: handler.map(|handler| handler.kind.as_str()),
+        config: &config,
+        cni_result: attached.map(|attached| attached.result),
+        sandbox_metadata: Metadata {
+            id: sandbox.id().as_str(),
+            config: &config,
+            netns_path: netns.as_deref(),
+            ip: sandbox.addresses().first().map(ToString::to_string),
+            runtime_handler: &sandbox.record.handler,
         },
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    };
+    let text = computed_of(spec.len(), || with_spec(&info, &spec));
+    HashMap::from([("info".to_owned(), text)])
 }
 
 /// The OCI spec that the pause container was made with, which is in its record; none while containerd does not answer.
-async fn spec(node: &Node, sandbox: &Sandbox) -> Option<serde_json::Value> {
+async fn spec(node: &Node, sandbox: &Sandbox) -> Option<Vec<u8>> {
     if !*node.health.borrow() {
         return None;
     }
     let stored = timeout(PATIENCE, node.containerd.get_container(sandbox.id().as_str())).await.ok()?.ok()?;
-    serde_json::from_slice(&stored.spec?.value).ok()
+    Some(stored.spec?.value)
 }

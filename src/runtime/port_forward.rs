@@ -24,16 +24,22 @@ use crate::telemetry::Stream;
 
 /// How long a port may take to accept; in a namespace only a firewall makes anybody wait.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How many ports one request may name; kubelet names none, and crictl some.
+const MOST_PORTS: usize = 1000;
 /// What there can be too many of.
 const CONNECTIONS: &str = "connections are forwarded (limits.streams, limits.streams_per_object)";
 
 /// Answers where the client finds the sandbox's ports.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a number that is no port; [`Error::State`] unless the sandbox is ready;
+/// [`Error::Invalid`] for a number that is no port, and for too many; [`Error::State`] unless the sandbox is ready;
 /// [`Error::Exhausted`] when as many connections are forwarded as may be, or as many URLs wait.
 pub fn port_forward(node: &Node, streaming: &Streaming, request: PortForwardRequest) -> Result<PortForwardResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    if request.port.len() > MOST_PORTS {
+        let problem = format!("{} ports, more than {MOST_PORTS}", request.port.len());
+        return Err(Error::Invalid { field: "port", problem });
+    }
     let ports = request.port.into_iter().map(port).collect::<Result<Vec<u16>>>()?;
     require_ready(&sandbox)?;
     take_slot(node, sandbox.id())?;

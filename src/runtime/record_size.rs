@@ -3,21 +3,25 @@
 
 use prost::Message;
 
+use super::listed_size::{largest, texts};
 use super::{Error, Result};
-use crate::api::v1::{ContainerConfig, PodSandboxConfig};
+use crate::api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use crate::container::Record;
 
 /// The most that a record's spec and config may have together, in bytes. What is written later (exit, resources, labels of
 /// images) has the rest of containerd's message. No process of Linux has so much: its arguments and environment are at most
 /// 6 MiB together.
 const LARGEST: usize = 14 << 20;
+/// The same of a sandbox's, for which kubelet adds nothing to the pod that the API server has, of at most 1.5 MiB (etcd).
+const LARGEST_SANDBOX: usize = 4 << 20;
+/// The most that an update of a sandbox's resources may add to its record.
+const LARGEST_UPDATE: usize = 1 << 20;
+/// What Linux gives a program's arguments and environment at most, whatever its stack (execve(2), "Limits").
+const LARGEST_COMMAND: usize = 6 << 20;
 
 /// The most that a container's config may have without its arguments and environment, in bytes: it stays in memory as long
 /// as there is the container.
 const LARGEST_KEPT: usize = 1 << 20;
-
-/// A field and the bytes that it has.
-type Field = (&'static str, usize);
 
 /// Refuses a container whose record would be too large, in containerd or in memory.
 ///
@@ -31,7 +35,7 @@ pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<(
         let problem = format!("is most of {all_kept} bytes that would stay in memory, which may be {LARGEST_KEPT}");
         return Err(Error::Invalid { field: largest(&kept), problem });
     }
-    check(own, spec, || {
+    check(own + spec.len(), LARGEST, || {
         let process = [
             ("config.envs", config.envs.iter().map(Message::encoded_len).sum()),
             ("config.command", config.command.iter().map(String::len).sum()),
@@ -45,7 +49,7 @@ pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<(
 }
 
 /// What can be large in [`crate::container::reduced`].
-fn kept(config: &ContainerConfig) -> [Field; 6] {
+fn kept(config: &ContainerConfig) -> [(&'static str, usize); 6] {
     [
         ("config.mounts", config.mounts.iter().map(Message::encoded_len).sum()),
         ("config.devices", config.devices.iter().map(Message::encoded_len).sum()),
@@ -61,7 +65,7 @@ fn kept(config: &ContainerConfig) -> [Field; 6] {
 /// # Errors
 /// As [`check_container`].
 pub(super) fn check_sandbox(config: &PodSandboxConfig, spec: &[u8]) -> Result<()> {
-    check(config.encoded_len(), spec, || {
+    check(config.encoded_len() + spec.len(), LARGEST_SANDBOX, || {
         largest(&[
             ("config.labels", texts(&config.labels)),
             ("config.annotations", texts(&config.annotations)),
@@ -77,31 +81,60 @@ pub(super) fn check_sandbox(config: &PodSandboxConfig, spec: &[u8]) -> Result<()
 /// # Errors
 /// As [`check_container`].
 pub(super) fn check_update(record: &Record, spec: &[u8]) -> Result<()> {
-    check(record.config_size, spec, || "linux.unified")
+    check(record.config_size + spec.len(), LARGEST, || "linux.unified")
 }
 
-fn check(config: usize, spec: &[u8], largest: impl FnOnce() -> &'static str) -> Result<()> {
-    let all = config + spec.len();
-    if all <= LARGEST {
+/// The same for an update of a sandbox's resources.
+///
+/// # Errors
+/// As [`check_container`].
+pub(super) fn check_sandbox_update(
+    overhead: Option<&LinuxContainerResources>,
+    resources: Option<&LinuxContainerResources>,
+) -> Result<()> {
+    let fields = [("resources", resources), ("overhead", overhead)];
+    let fields = fields.map(|(name, part)| (name, part.map_or(0, Message::encoded_len)));
+    check(fields[0].1 + fields[1].1, LARGEST_UPDATE, || largest(&fields))
+}
+
+/// Refuses a command that no kernel would execute.
+///
+/// # Errors
+/// [`Error::Invalid`] names `cmd`.
+pub(super) fn check_command(cmd: &[String]) -> Result<()> {
+    let all: usize = cmd.iter().map(|word| word.len() + 1).sum();
+    if all <= LARGEST_COMMAND {
         return Ok(());
     }
-    let field = largest();
-    let problem = format!("is most of a record of {all} bytes in containerd, which may have {LARGEST}");
-    Err(Error::Invalid { field, problem })
+    let problem = format!("has {all} bytes, and the kernel gives a program at most {LARGEST_COMMAND}");
+    Err(Error::Invalid { field: "cmd", problem })
 }
 
-fn largest(fields: &[Field]) -> &'static str {
-    fields.iter().max_by_key(|(_, size)| *size).map_or("config", |(field, _)| field)
+/// Refuses a command whose OCI process, with the container's environment, would be too large for a message to containerd.
+///
+/// # Errors
+/// [`Error::Invalid`] names `cmd`.
+pub(super) fn check_process(process: &[u8]) -> Result<()> {
+    if process.len() <= LARGEST {
+        return Ok(());
+    }
+    let length = process.len();
+    let problem = format!("makes a process of {length} bytes with the container's environment, more than {LARGEST}");
+    Err(Error::Invalid { field: "cmd", problem })
 }
 
-fn texts(map: &std::collections::HashMap<String, String>) -> usize {
-    map.iter().map(|(key, value)| key.len() + value.len()).sum()
+fn check(all: usize, most: usize, largest: impl FnOnce() -> &'static str) -> Result<()> {
+    if all <= most {
+        return Ok(());
+    }
+    let problem = format!("is most of a record of {all} bytes in containerd, which may have {most}");
+    Err(Error::Invalid { field: largest(), problem })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1::KeyValue;
+    use crate::api::v1::{KeyValue, PortMapping};
 
     fn said(result: Result<()>) -> String {
         result.unwrap_err().to_string()
@@ -123,5 +156,27 @@ mod tests {
         let annotations = [("a".to_owned(), "x".repeat(LARGEST))].into();
         let pod = PodSandboxConfig { annotations, ..PodSandboxConfig::default() };
         assert!(said(check_sandbox(&pod, b"{}")).starts_with("config.annotations"));
+    }
+
+    #[test]
+    fn a_sandbox_is_no_larger_than_any_pod_and_its_updates_are_small() {
+        let port = PortMapping { container_port: 10_000, host_ip: "10.0.0.1".to_owned(), ..PortMapping::default() };
+        let pod = |ports| PodSandboxConfig { port_mappings: vec![port.clone(); ports], ..PodSandboxConfig::default() };
+        assert!(check_sandbox(&pod(60_000), b"{}").is_ok());
+        let refused = said(check_sandbox(&pod(300_000), b"{}"));
+        assert!(refused.starts_with("config.port_mappings: ") && refused.ends_with("may have 4194304"), "{refused}");
+        let with = |bytes| LinuxContainerResources { cpuset_cpus: "1".repeat(bytes), ..Default::default() };
+        assert!(check_sandbox_update(Some(&with(9)), Some(&with(1 << 19))).is_ok());
+        assert!(said(check_sandbox_update(Some(&with(1 << 19)), Some(&with(1 << 20)))).starts_with("resources: "));
+        assert!(said(check_sandbox_update(Some(&with(1 << 20)), None)).starts_with("overhead: "));
+    }
+
+    #[test]
+    fn a_command_is_what_a_kernel_executes_and_a_message_carries() {
+        let word = "x".repeat((1 << 20) - 1);
+        assert!(check_command(&vec![word.clone(); 6]).is_ok());
+        assert!(said(check_command(&vec![word; 7])).starts_with("cmd: has 7340032 bytes"));
+        assert!(check_process(&vec![b'x'; LARGEST]).is_ok());
+        assert!(said(check_process(&vec![b'x'; LARGEST + 1])).starts_with("cmd: makes a process of 14680065 bytes"));
     }
 }

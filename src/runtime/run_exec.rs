@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::large::unreadable;
+use super::record_size::check_process;
+use super::threads::computed_of;
 use super::{Error, Node, Result};
 use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
@@ -97,6 +99,7 @@ where
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
     let whole = node.whole_spec(ask.container).await?;
     let process = process(&whole.json, ask.cmd, ask.tty)?;
+    check_process(&process)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
     let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
@@ -116,9 +119,11 @@ fn process(spec: &[u8], cmd: &[String], tty: bool) -> Result<Vec<u8>> {
     struct Spec {
         process: Option<oci_spec::runtime::Process>,
     }
-    let spec: Spec = serde_json::from_slice(spec).map_err(|error| unreadable("decode", error))?;
-    let process = spec::exec_process(spec.process.unwrap_or_default(), cmd, tty);
-    serde_json::to_vec(&process).map_err(|error| unreadable("encode", error))
+    computed_of(spec.len() + cmd.iter().map(String::len).sum::<usize>(), || {
+        let spec: Spec = serde_json::from_slice(spec).map_err(|error| unreadable("decode", error))?;
+        let process = spec::exec_process(spec.process.unwrap_or_default(), cmd, tty);
+        serde_json::to_vec(&process).map_err(|error| unreadable("encode", error))
+    })
 }
 
 /// A command in a container's task.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::create_container::require_ready;
 use super::take_back::Made;
 use super::threads::blocking;
-use super::{Change, Error, Node, Result, now};
+use super::{Change, Error, Node, Result, listed_size, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
 use crate::container::io::LogPath;
@@ -60,6 +60,8 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
         return Err(Error::Invalid { field: "config.log_directory", problem });
     }
     spec::check_sandbox_enums(&config)?;
+    spec::check_sandbox_bounds(&config)?;
+    listed_size::check_sandbox(&config)?;
     let handler = node.handler(&request.runtime_handler)?.name.clone();
     Ok(Record { id: SandboxId::random(), config, handler, created_at: now(), selinux: None })
 }

@@ -8,7 +8,7 @@ use oci_spec::runtime::Spec;
 use super::large::{WholeSpec, unreadable};
 use super::pause::{encode, spec_handler};
 use super::threads::blocking;
-use super::{Error, Node, Result, record_size};
+use super::{Error, Node, Result, listed_size, record_size};
 use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 use crate::cgroup;
 use crate::container::{Container, KeptSpec, State, spec_any};
@@ -28,6 +28,7 @@ pub async fn update_container_resources(
 ) -> Result<UpdateContainerResourcesResponse> {
     let container = node.container(&request.container_id)?;
     node.containerd_ready().await?;
+    listed_size::check_annotations(&request.annotations)?;
     let update = request.linux.clone().ok_or(Error::missing_field("linux"))?;
     let shared = Arc::clone(node);
     let id = container.id().to_string();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Node, Result};
+use super::{Node, Result, record_size};
 use crate::api::v1::{UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse};
 use crate::sandbox::Resources;
 use crate::telemetry::Verb;
@@ -11,12 +11,13 @@ use crate::telemetry::Verb;
 /// tasks has a call for them; PodSandboxStatus shows them.
 ///
 /// # Errors
-/// [`super::Error::Missing`] for an unknown id; containerd's when the record cannot be written: then nothing changed.
+/// [`super::Error::Missing`] for an unknown id; [`super::Error::Invalid`] for what is too large; containerd's when the record cannot be written: then nothing changed.
 pub async fn update_pod_sandbox_resources(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    record_size::check_sandbox_update(request.overhead.as_ref(), request.resources.as_ref())?;
     node.containerd_ready().await?;
     let resources = Resources { overhead: request.overhead, resources: request.resources };
     let shared = Arc::clone(node);

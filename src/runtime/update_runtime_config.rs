@@ -4,6 +4,9 @@ use super::{Error, Node, Result};
 use crate::api::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 use crate::network::IpCidr;
 
+/// All CIDRs of a node: kubelet has one of each family.
+const LONGEST: usize = 4096;
+
 /// Writes the CNI configuration from a template where one is configured; otherwise says what it heard.
 ///
 /// # Errors
@@ -16,6 +19,10 @@ pub async fn update_runtime_config(
     let cidrs = network.map(|network| network.pod_cidr).unwrap_or_default();
     if cidrs.is_empty() {
         return Ok(UpdateRuntimeConfigResponse {});
+    }
+    if cidrs.len() > LONGEST {
+        let problem = format!("has {} bytes, more than {LONGEST}", cidrs.len());
+        return Err(Error::Invalid { field: "runtime_config.network_config.pod_cidr", problem });
     }
     let parsed: std::result::Result<Vec<IpCidr>, _> = cidrs.split(',').map(|cidr| cidr.trim().parse()).collect();
     let parsed = parsed.map_err(|error| Error::Invalid {

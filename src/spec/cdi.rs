@@ -1,5 +1,6 @@
 //! What CDI devices change in a spec.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxDevice, LinuxIntelRdt, LinuxNetDevice, Mount, Process, Spec};
@@ -16,9 +17,7 @@ pub(super) fn apply(spec: &mut Spec, edits: &ContainerEdits, rules: bool) {
     groups(process, &edits.additional_gids);
     let owner = (process.user().uid(), process.user().gid());
     let linux = linux_of(spec);
-    for node in &edits.device_nodes {
-        device(linux, node, owner, rules);
-    }
+    device_nodes(linux, &edits.device_nodes, owner, rules);
     for net in &edits.net_devices {
         let mut device = LinuxNetDevice::default();
         device.set_name(Some(net.name.clone()));
@@ -55,16 +54,34 @@ fn groups(process: &mut Process, added: &[u32]) {
     }
 }
 
-fn device(linux: &mut Linux, node: &DeviceNode, (uid, gid): (u32, u32), rules: bool) {
+/// Each in the place of another at its path. A class may have thousands of devices, so that none is looked for in all.
+fn device_nodes(linux: &mut Linux, nodes: &[DeviceNode], owner: (u32, u32), rules: bool) {
+    if nodes.is_empty() {
+        return;
+    }
+    let last = last_of(nodes.iter().map(|node| node.path.as_path()));
+    linux.devices_mut().get_or_insert_default().retain(|other| !last.contains_key(other.path().as_path()));
+    for (place, node) in nodes.iter().enumerate() {
+        device(linux, node, owner, (last[node.path.as_path()] == place, rules));
+    }
+}
+
+/// The last place of each path.
+fn last_of<'a>(paths: impl Iterator<Item = &'a Path>) -> HashMap<&'a Path, usize> {
+    paths.enumerate().map(|(place, path)| (path, place)).collect()
+}
+
+/// `(made, rules)`: one whose path another has later is only a rule of the cgroup.
+fn device(linux: &mut Linux, node: &DeviceNode, (uid, gid): (u32, u32), (made, rules): (bool, bool)) {
     let kind = node.kind.chars().next().unwrap_or('c');
     let mut device = LinuxDevice::default();
     device.set_path(node.path.clone()).set_typ(devices::kind(kind)).set_major(node.major).set_minor(node.minor);
     device.set_file_mode(node.file_mode);
     // A process that is not root could else not open what it asked for.
     device.set_uid(node.uid.or((uid != 0).then_some(uid))).set_gid(node.gid.or((gid != 0).then_some(gid)));
-    let all = linux.devices_mut().get_or_insert_default();
-    all.retain(|other| *other.path() != node.path);
-    all.push(device);
+    if made {
+        linux.devices_mut().get_or_insert_default().push(device);
+    }
     if rules && kind != 'p' {
         let access = if node.permissions.is_empty() { devices::ALL } else { &node.permissions };
         // cgroups know `u` as `c`.
@@ -87,8 +104,12 @@ fn intel_rdt(wanted: &IntelRdt) -> LinuxIntelRdt {
 
 /// Each in the place of another at its path, and all parents before children; the sort is stable.
 fn mounts(all: &mut Vec<Mount>, added: &[cdi::Mount]) {
-    for mount in added {
-        all.retain(|other| *other.destination() != mount.container_path);
+    let last = last_of(added.iter().map(|mount| mount.container_path.as_path()));
+    all.retain(|other| !last.contains_key(other.destination().as_path()));
+    for (place, mount) in added.iter().enumerate() {
+        if last[mount.container_path.as_path()] != place {
+            continue;
+        }
         let mut made = Mount::default();
         made.set_destination(mount.container_path.clone()).set_source(Some(mount.host_path.clone()));
         made.set_typ(Some(mount.kind.clone()).filter(|kind| !kind.is_empty())).set_options(Some(mount.options.clone()));

@@ -5,6 +5,7 @@
 //! Where the proto is silent, the reference is what containerd's built-in CRI makes.
 
 mod annotations;
+mod bounds;
 mod capabilities;
 mod cdi;
 mod container;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 
 pub use annotations::update_annotations;
+pub use bounds::{check_container_bounds, check_sandbox_bounds};
 pub use container::{ContainerInput, container};
 pub use enums::{check_container_enums, check_sandbox_enums};
 pub use image::ImageConfig;

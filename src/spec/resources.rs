@@ -11,6 +11,8 @@ use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 const OOM_SCORES: std::ops::RangeInclusive<i64> = -1000..=1000;
 
 const NO_LIMIT: i64 = -1;
+/// How many sizes of huge pages may be named: no processor has more than five.
+const PAGE_SIZES: usize = 64;
 /// What a new cgroup has (Documentation/scheduler/sched-bwc.rst, cgroup-v1/cpusets.rst).
 const KERNELS_PERIOD: u64 = 100_000;
 const KERNELS_SHARES: u64 = 1024;
@@ -83,6 +85,10 @@ fn apply(
     }
     resources.set_cpu(Some(cpu(resources.cpu().clone().unwrap_or_default(), wanted, field)?));
     resources.set_memory(Some(memory(*resources.memory(), wanted, host, field)?));
+    if wanted.hugepage_limits.len() > PAGE_SIZES {
+        let problem = format!("{} limits, more than {PAGE_SIZES}", wanted.hugepage_limits.len());
+        return Err(Error::invalid(format!("{field}.hugepage_limits"), problem));
+    }
     if !wanted.hugepage_limits.is_empty() {
         let base = resources.hugepage_limits().clone().unwrap_or_default();
         let limits = all_huge_pages(base, &wanted.hugepage_limits, host, field)?;

@@ -100,12 +100,13 @@ fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(Ask, Slot), Box<A
     if ![Method::GET, Method::POST].contains(request.method()) {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or POST"));
     }
-    let (ask, place) = shared.tokens.take(token, |ask| shared.places.try_take(ask.sandbox().as_str(), "")).map_err(
-        |not_taken| match not_taken {
-            NotTaken::Unknown => not_found(),
-            NotTaken::NotNow => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"),
-        },
-    )?;
+    let (ask, place) =
+        shared.tokens.take(token, |ask| shared.places.try_take(ask.sandbox().as_str(), "")).map_err(|not_taken| {
+            match not_taken {
+                NotTaken::Unknown => not_found(),
+                NotTaken::NotNow => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"),
+            }
+        })?;
     match (verb, ask) {
         ("exec", ask @ Ask::Exec(_))
         | ("attach", ask @ Ask::Attach(_))

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper::Request;
 use hyper_util::rt::TokioIo;
 
 use super::answer::Answer;

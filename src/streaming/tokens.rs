@@ -20,9 +20,15 @@ const MOST: usize = 1000;
 /// 128 random bits, as base64 without padding.
 const LENGTH: usize = 22;
 
+/// How many bytes the commands have together that may be waited for.
+const MOST_BYTES: usize = 64 << 20;
+
 /// No URL is to be had now.
 #[derive(Debug, thiserror::Error)]
-#[error("too many exec, attach and port-forward URLs wait for their clients; each waits for {LIFETIME:?} at most")]
+#[error(
+    "too many exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients; each waits for \
+     {LIFETIME:?} at most"
+)]
 pub struct Full;
 
 /// What a URL was handed out for.
@@ -40,6 +46,14 @@ impl Ask {
             Self::Exec(ask) => &ask.sandbox,
             Self::Attach(ask) => &ask.sandbox,
             Self::PortForward(ask) => &ask.sandbox,
+        }
+    }
+
+    /// What it takes that whoever asks decides.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Exec(ask) => ask.command.iter().map(|word| word.len() + size_of::<String>()).sum(),
+            Self::PortForward(_) | Self::Attach(_) => 0,
         }
     }
 }
@@ -82,6 +96,10 @@ impl Tokens {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, known| known.until > now);
+        let bytes: usize = waiting.values().map(|known| known.ask.bytes()).sum();
+        if bytes + ask.bytes() > MOST_BYTES {
+            return Err(Full);
+        }
         let place = self.places.try_take(ask.sandbox().as_str(), "").ok_or(Full)?;
         let token = random();
         waiting.insert(token, Waiting { until: now + LIFETIME, ask, _place: place });

@@ -77,7 +77,10 @@ mod tests {
             assert_eq!(fs::read(path(name)).unwrap(), b"new", "{name}");
         }
         over(&path("link"), b"ok").unwrap();
-        assert_eq!((fs::read(path("link")).unwrap(), fs::read(path("precious")).unwrap()), (b"ok".to_vec(), b"precious".to_vec()));
+        assert_eq!(
+            (fs::read(path("link")).unwrap(), fs::read(path("precious")).unwrap()),
+            (b"ok".to_vec(), b"precious".to_vec())
+        );
         assert!(over(Path::new("/dev/null"), b"x").is_err() && anew(directory.path(), 0o600).is_err());
     }
 }

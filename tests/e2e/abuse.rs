@@ -33,6 +33,9 @@ pub fn tests() -> Vec<Test> {
         rule!(t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe).alone().within(120),
         rule!(t7_slow_networks_of_one_namespace_keep_no_other_waiting).alone().within(300),
         rule!(t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone).alone().only_pontoon(BUILTIN),
+        rule!(t9_what_pods_and_images_say_breaks_no_list)
+            .alone()
+            .only_pontoon("the built-in's lists are longer than a message then"),
     ]
 }
 
@@ -264,6 +267,34 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
     Ok(())
 }
 
+/// Three images with a user of 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook makes it.
+async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let registry = Registry::start(&scope.bed).await?;
+    let attack = async {
+        for number in 0..3 {
+            let user = format!("{number}{}", "u".repeat(7 << 20));
+            let says = Says { config: json!({ "User": user }), ..Says::default() };
+            image_that_says(&scope, &registry, &format!("user-{number}"), &says).await?;
+        }
+        let pod = scope.pod().await?;
+        for number in 0..12 {
+            let mut container = sleeper(&format!("large-{number}"));
+            container.annotations.insert("io.kubernetes.container.preStopHandler".to_owned(), "x".repeat(1_400_000));
+            let Err(refused) = pod.create(container).await else { bail!("container {number} is made") };
+            let said = format!("{refused:#}");
+            ensure!(said.contains("config.annotations: is most of"), "{said}");
+        }
+        let images = scope.bed.images().list_images(v1::ListImagesRequest::default()).await.context("ListImages")?;
+        let names: Vec<_> = images.into_inner().images.into_iter().map(|image| image.username).collect();
+        let shown = names.iter().filter(|name| name.ends_with("uuuu")).count();
+        ensure!(shown == 3 && names.iter().all(|name| name.len() <= 256), "{shown} users are shown");
+        scope.bed.runtime().list_containers(v1::ListContainersRequest::default()).await.context("ListContainers")?;
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await
+}
+
 /// Probes that hang, and commands of whoever has exec rights, as many as there can be in one pod; on kubelet's connection.
 async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<Scope>) -> Outcome {
     const PROBES: usize = 300;
@@ -284,9 +315,8 @@ async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<S
         for number in 0..PROBES {
             let (mut runtime, container_id) = (scope.bed.runtime(), ids[number % ids.len()].clone());
             let cmd = ["sleep", "1000"].map(str::to_owned).to_vec();
-            probes.spawn(async move {
-                runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 20 }).await
-            });
+            probes
+                .spawn(async move { runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 20 }).await });
         }
         let (mut timed_out, start) = (0, Instant::now());
         while let Some(ended) = probes.join_next().await {

@@ -17,18 +17,24 @@ fn assert_begins(status: &Status, code: Code, words: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_of_12_mebibytes_comes_through_both_ways_and_one_of_17_is_refused() {
     let node = Node::start().await;
+    let pod = node.pod("web");
+    let sandbox = node.run(&pod).await;
+    // What is only compared with a retry may be as large as the message.
     let large = |mebibytes: usize| {
-        let mut pod = node.pod("web");
-        config(&mut pod).annotations.insert("large".to_owned(), "x".repeat(mebibytes << 20));
-        pod
+        let mut request = requests::container(&sandbox, &pod, "main", &["fake"]);
+        let annotations = &mut request.sandbox_config.as_mut().unwrap().annotations;
+        annotations.insert("large".to_owned(), "x".repeat(mebibytes << 20));
+        // In the verbose status' JSON each byte has four characters.
+        container(&mut request).envs = vec![KeyValue { key: "A".to_owned(), value: vec![b'x'; 3 << 20] }];
+        request
     };
-    let id = node.run(&large(12)).await;
-    let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
-    let status = node.cri().pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
-    assert_eq!(status.annotations["large"].len(), 12 << 20);
-    let error = node.cri().run_pod_sandbox(large(17)).await.unwrap_err();
+    let error = node.cri().create_container(large(17)).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfRange, "{error}");
-    node.remove(&id).await;
+    let container_id = node.create(&large(12)).await;
+    let request = ContainerStatusRequest { container_id, verbose: true };
+    let info = node.cri().container_status(request).await.unwrap().into_inner().info;
+    assert!(info["info"].len() > 12 << 20, "{} bytes", info["info"].len());
+    node.remove(&sandbox).await;
     node.assert_clean("remove").await;
 }
 

@@ -1,5 +1,7 @@
 //! Requests of any content: mostly such as could be kubelet's, with something strange in them.
 
+mod large;
+
 use std::path::{Path, PathBuf};
 
 use pontoon::api::v1::*;
@@ -38,13 +40,15 @@ pub struct Draw {
     rng: TestRng,
     /// Paths of mounts and logs are below it: what is not there may be made.
     directory: PathBuf,
+    /// Bytes of large things that the request may still have.
+    room: usize,
 }
 
 impl Draw {
     pub fn new(seed: u64, directory: &Path) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), directory: directory.to_owned() }
+        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), directory: directory.to_owned(), room: 0 }
     }
 
     pub fn below(&mut self, most: usize) -> usize {
@@ -64,7 +68,7 @@ impl Draw {
     }
 
     pub fn text(&mut self) -> String {
-        if self.chance(5) { "x".repeat(70_000) } else { self.one(&TEXTS).to_owned() }
+        if self.chance(5) { self.large_text() } else { self.one(&TEXTS).to_owned() }
     }
 
     pub fn number(&mut self) -> i64 {
@@ -77,7 +81,7 @@ impl Draw {
     }
 
     fn some<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        (0..self.below(4)).map(|_| make(self)).collect()
+        (0..self.count()).map(|_| make(self)).collect()
     }
 
     fn texts(&mut self) -> Vec<String> {
@@ -85,7 +89,9 @@ impl Draw {
     }
 
     fn pairs(&mut self) -> std::collections::HashMap<String, String> {
-        self.some(|draw| (draw.text(), draw.text())).into_iter().collect()
+        let number = self.flag();
+        let key = |draw: &mut Self| if number { draw.below(100_000).to_string() } else { draw.text() };
+        self.some(|draw| (key(draw), draw.text())).into_iter().collect()
     }
 
     /// One of these ids, mostly of the last, a part of one, or what is none.
@@ -106,13 +112,15 @@ impl Draw {
 
     fn path(&mut self) -> String {
         let name = self.one(&["a", "b/c", "b/../d", "e/", "./f", "g\nh"]);
-        match self.below(6) {
-            0 => self.one(&["", "relative", "a\0b"]).to_owned(),
+        match self.below(12) {
+            2 => self.large_path(),
+            0 | 1 => self.one(&["", "relative", "a\0b"]).to_owned(),
             _ => self.directory.join(name).display().to_string(),
         }
     }
 
     pub fn pod(&mut self) -> RunPodSandboxRequest {
+        self.refill();
         let name = self.one(&["p0", "p1", "p2", "p3", "p4"]);
         let mut request = requests::pod(&self.directory, name);
         request.runtime_handler = self.seldom(Self::text);
@@ -202,6 +210,7 @@ impl Draw {
     }
 
     pub fn resources(&mut self) -> LinuxContainerResources {
+        self.refill();
         LinuxContainerResources {
             cpu_period: self.seldom(Self::number),
             cpu_quota: self.seldom(Self::number),
@@ -234,6 +243,7 @@ impl Draw {
 
     /// For one of these pods; `target` is a container of whichever.
     pub fn container(&mut self, pod: (&str, &RunPodSandboxRequest), target: &str) -> CreateContainerRequest {
+        self.refill();
         let name = self.one(&["c0", "c1", "c2"]);
         let command: &[&str] = self.one(&[
             ["fake"].as_slice(),
@@ -265,7 +275,10 @@ impl Draw {
         config.labels = self.seldom(Self::pairs);
         config.annotations = self.seldom(Self::pairs);
         if self.chance(10) {
-            config.log_path = self.one(&["", "a/b.log", "../x", "/x", "a\0b", "dir/", ".", "a\nb"]).to_owned();
+            config.log_path = match self.below(4) {
+                0 => self.text(),
+                _ => self.one(&["", "a/b.log", "../x", "/x", "a\0b", "dir/", ".", "a\nb"]).to_owned(),
+            };
         }
         (config.stdin, config.stdin_once, config.tty) = (self.flag(), self.flag(), self.flag());
         config.cdi_devices = self.seldom(|draw| draw.some(|draw| CdiDevice { name: draw.text() }));
@@ -279,9 +292,11 @@ impl Draw {
 
     fn mount(&mut self) -> Mount {
         Mount {
-            container_path: self
-                .one(&["/data", "/etc/hosts", "relative", "", "/a/../../b", "/proc", "/dev/shm"])
-                .to_owned(),
+            container_path: match self.below(8) {
+                0 => format!("/{}", self.below(100_000)),
+                1 => self.text(),
+                _ => self.one(&["/data", "/etc/hosts", "relative", "", "/a/../../b", "/proc", "/dev/shm"]).to_owned(),
+            },
             host_path: self.path(),
             readonly: self.flag(),
             selinux_relabel: self.flag(),
@@ -296,9 +311,13 @@ impl Draw {
 
     fn device(&mut self) -> Device {
         Device {
-            container_path: self.one(&["/dev/x", "", "relative"]).to_owned(),
+            container_path: match self.below(6) {
+                0 => format!("/dev/{}", self.below(100_000)),
+                1 => self.text(),
+                _ => self.one(&["/dev/x", "", "relative"]).to_owned(),
+            },
             host_path: self.one(&["/dev/null", "/dev/full", "/proc/cpuinfo", "relative", ""]).to_owned(),
-            permissions: self.one(&["rwm", "r", "", "x"]).to_owned(),
+            permissions: if self.chance(5) { self.text() } else { self.one(&["rwm", "r", "", "x"]).to_owned() },
         }
     }
 
@@ -330,12 +349,14 @@ impl Draw {
     }
 
     pub fn pod_filter(&mut self, ids: &[String]) -> Option<PodSandboxFilter> {
+        self.refill();
         let state = self.seldom(|draw| Some(PodSandboxStateValue { state: draw.one(&CHOICES) }));
         let filter = PodSandboxFilter { id: self.id(ids), state, label_selector: self.seldom(Self::pairs) };
         self.flag().then_some(filter)
     }
 
     pub fn container_filter(&mut self, ids: &[String], pods: &[String]) -> Option<ContainerFilter> {
+        self.refill();
         let state = self.seldom(|draw| Some(ContainerStateValue { state: draw.one(&CHOICES) }));
         let (id, pod_sandbox_id) = (self.id(ids), self.id(pods));
         let filter = ContainerFilter { id, state, pod_sandbox_id, label_selector: self.seldom(Self::pairs) };
@@ -350,6 +371,11 @@ impl Draw {
             &["fake", "flood=1000000", "exit=0"],
             &[],
         ]);
-        words.iter().map(ToString::to_string).collect()
+        let mut command: Vec<String> = words.iter().map(ToString::to_string).collect();
+        self.refill();
+        if self.chance(10) && !command.is_empty() {
+            command.extend(self.some(|draw| format!("out={}", draw.text())));
+        }
+        command
     }
 }

@@ -76,10 +76,42 @@ impl Node {
 
     /// MiB of memory of its own that the server has.
     pub fn memory(&self) -> usize {
-        let pid = self.child.as_ref().map(Child::id).unwrap();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        self.of_status("RssAnon:")
+    }
+
+    /// The most MiB of address space that it has had.
+    pub fn most_address_space(&self) -> usize {
+        self.of_status("VmPeak:")
+    }
+
+    fn of_status(&self, key: &str) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+    }
+
+    /// Gives the server no more address space than so many bytes.
+    pub fn limit_memory(&self, bytes: u64) {
+        let pid = rustix::process::Pid::from_raw(self.pid().as_raw());
+        let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
+    }
+
+    /// How much time of processors it has had.
+    pub fn cpu_time(&self) -> Duration {
+        let clock = nix::time::clock_getcpuclockid(self.pid()).unwrap();
+        nix::time::clock_gettime(clock).unwrap().into()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.as_ref().map(Child::id).unwrap().try_into().unwrap())
+    }
+
+    /// Empties the directory that pods' logs and volumes are in. By a program: a tree may be deeper than a library of ours
+    /// can remove.
+    pub fn clear_logs(&self) {
+        let done = Command::new("find").arg(self.logs()).args(["-mindepth", "1", "-delete"]).status();
+        assert!(done.unwrap().success());
     }
 
     /// How many of its open files have this in their paths.
@@ -152,8 +184,7 @@ impl Node {
 
     /// Sends the server a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().map(Child::id).unwrap();
-        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 
     /// `kill -9`, and it is dead when this returns.

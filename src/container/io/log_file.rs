@@ -25,6 +25,11 @@ const LOG_MODE: u32 = 0o640;
 /// Of the directory, should kubelet not have made it; containerd makes it the same.
 const DIRECTORY_MODE: u32 = 0o755;
 
+/// The kernel's PATH_MAX without its zero byte, and the longest name that a file system for logs has. A container whose log
+/// cannot be made would fail when it is started, and with less to say.
+const LONGEST_PATH: usize = 4095;
+const LONGEST_NAME: usize = 255;
+
 /// Where a container's log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPath {
@@ -79,8 +84,14 @@ impl LogPath {
         if self.relative.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return fails("is a directory");
         }
+        if self.full().as_os_str().len() > LONGEST_PATH {
+            return fails("is with its directory longer than 4095 bytes");
+        }
         for component in self.relative.components() {
             match component {
+                Component::Normal(name) if name.len() > LONGEST_NAME => {
+                    return fails("has a name of more than 255 bytes");
+                }
                 Component::Normal(_) | Component::CurDir => {}
                 Component::ParentDir => return fails("has .. in it"),
                 Component::RootDir | Component::Prefix(_) => return fails("is absolute"),
@@ -485,6 +496,15 @@ mod tests {
         stuck_reader.await.unwrap();
         assert!(std::fs::read_to_string(logs[0].join("0.log")).unwrap().ends_with(" stdout F waits\n"));
         disk.join().unwrap();
+    }
+
+    #[test]
+    fn a_path_that_no_file_system_has_is_refused_before_the_start() {
+        let said = |directory: &str, path: &str| LogPath::new(directory, path).unwrap_err().to_string();
+        assert!(said("/logs", &"x".repeat(256)).ends_with("has a name of more than 255 bytes"));
+        assert!(said("/logs", &"a/".repeat(2046)).ends_with("is a directory"));
+        assert!(said("/logs", &("a/".repeat(2045) + "b")).ends_with("is with its directory longer than 4095 bytes"));
+        assert!(LogPath::new("/logs", &("a/".repeat(2044) + "b")).is_ok());
     }
 
     #[test]

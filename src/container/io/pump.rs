@@ -39,7 +39,6 @@ enum Burst {
 pub(super) struct Source {
     /// Its FIFO.
     pub(super) pipe: OwnedFd,
-    /// Whose it is.
     /// Where within a line the daemon before us left it, and we leave it.
     pub(super) handover: Handover,
 }

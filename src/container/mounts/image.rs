@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
+use super::host_paths::LONGEST;
 use crate::api::v1::{IdMapping, ImageSpec, Mount};
 use crate::userns::{Mapping, Range};
 
@@ -78,6 +79,9 @@ pub fn check_owners(mounts: &[Mount], pod: Option<Mapping>) -> Result<(), Error>
 fn relative(path: &str) -> Result<PathBuf, &'static str> {
     if path.contains('\0') {
         return Err("has a NUL");
+    }
+    if path.len() > LONGEST {
+        return Err("has more than 4095 bytes");
     }
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {

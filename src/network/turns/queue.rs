@@ -62,7 +62,9 @@ impl Queue {
         while self.in_turn < AT_ONCE {
             let room = self.room();
             let waiting = self.namespaces.values_mut().filter(|namespace| namespace.may_begin(room));
-            let Some(namespace) = waiting.min_by_key(|namespace| (namespace.in_turn, namespace.first())) else { return };
+            let Some(namespace) = waiting.min_by_key(|namespace| (namespace.in_turn, namespace.first())) else {
+                return;
+            };
             let Some(Waiting { number, id, begins }) = namespace.waiting.pop_front() else { return };
             namespace.in_turn += 1;
             namespace.running += 1;

@@ -122,7 +122,14 @@ impl Sizes {
 
 impl Size {
     fn unknown(now: Instant) -> Self {
-        Self { known: None, tried: None, took: Duration::ZERO, fresh: Duration::ZERO, is_being_measured: false, asked: now }
+        Self {
+            known: None,
+            tried: None,
+            took: Duration::ZERO,
+            fresh: Duration::ZERO,
+            is_being_measured: false,
+            asked: now,
+        }
     }
 
     fn is_due(&self, now: Instant) -> bool {

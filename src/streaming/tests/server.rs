@@ -163,8 +163,7 @@ async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods
     let bed = Bed::start();
     let pod = SandboxId::random();
     let url = bed.exec_in(pod.clone(), vec!["sleep".to_owned()], false);
-    let places: Vec<_> =
-        std::iter::from_fn(|| bed.streaming.shared.places.try_take(pod.as_str(), "")).collect();
+    let places: Vec<_> = std::iter::from_fn(|| bed.streaming.shared.places.try_take(pod.as_str(), "")).collect();
     assert_eq!(places.len(), MOST_SESSIONS / 2);
     assert_eq!(bed.request("POST", &url, SPDY).await.0, 503);
     let (head, _other) = switch(&bed, &bed.exec("sleep"), SPDY).await;

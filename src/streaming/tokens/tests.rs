@@ -1,5 +1,5 @@
 use super::*;
-use crate::ids::SandboxId;
+use crate::ids::{ContainerId, SandboxId};
 
 fn ask() -> Ask {
     Ask::PortForward(PortForward { sandbox: SandboxId::random(), ports: vec![80] })
@@ -54,6 +54,23 @@ async fn cve_2020_8558_the_1001st_that_waits_is_refused_until_one_is_used_or_exp
     tokio::time::advance(LIFETIME).await;
     assert!(tokens.put(ask()).is_ok());
     assert_eq!(tokens.waiting.lock().unwrap().len(), 1, "the expired are gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_wait_for_their_clients_have_64_mib_together() {
+    let command = |bytes: usize| {
+        let (container, command) = (ContainerId::random(), vec!["x".repeat(bytes)]);
+        Ask::Exec(Exec { container, command, tty: false, stdin: false, stdout: true, stderr: true })
+    };
+    let tokens = Tokens::default();
+    let first = tokens.put(command(6 << 20)).unwrap();
+    for _ in 1..10 {
+        tokens.put(command(6 << 20)).unwrap();
+    }
+    assert!(tokens.put(command(6 << 20)).is_err());
+    assert!(tokens.put(ask()).is_ok() && tokens.put(command(100)).is_ok());
+    assert!(tokens.take(&first).is_some());
+    assert!(tokens.put(command(6 << 20)).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

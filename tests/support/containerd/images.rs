@@ -70,6 +70,17 @@ pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &V
     id
 }
 
+/// Names a document, whatever it is.
+pub(super) fn name_document(fake: &Inner, name: &str, document: &Value) {
+    let mut state = fake.lock();
+    let target = store(&mut state, document.to_string().into_bytes(), "application/vnd.oci.image.index.v1+json");
+    let image = pb::Image { name: name.to_owned(), target: Some(target), ..pb::Image::default() };
+    state.images.insert(name.to_owned(), image);
+    drop(state);
+    let event = pb::ImageUpdate { name: name.to_owned(), ..pb::ImageUpdate::default() };
+    fake.publish("/images/update", Some(to_any(&event)));
+}
+
 /// Takes a name away.
 pub(super) fn forget_image(fake: &Inner, name: &str) {
     fake.lock().images.remove(name);

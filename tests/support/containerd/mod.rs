@@ -268,6 +268,11 @@ impl Containerd {
         images::name_image(&self.inner, name, config_type, config)
     }
 
+    /// Makes a name mean this document, an index or a manifest, of which nothing else need be there.
+    pub fn name_document(&self, name: &str, document: &serde_json::Value) {
+        images::name_document(&self.inner, name, document);
+    }
+
     /// Takes an image's name away.
     pub fn forget_image(&self, name: &str) {
         images::forget_image(&self.inner, name);

@@ -1,0 +1,199 @@
+//! How much a pod may say of itself in lists. An answer has at most 16 MiB, which is what kubelet takes, and kubelet lists
+//! all pods and all containers of the node in one answer each: one that is longer blinds its PLEG and its garbage
+//! collection for every tenant. docs/adr/0026 has the arithmetic.
+
+use std::collections::HashMap;
+
+use prost::{Message, length_delimiter_len};
+
+use super::{Error, Node, Result};
+use crate::api::v1::{ContainerConfig, PodSandboxConfig};
+use crate::ids::SandboxId;
+
+/// Of a pod's labels and annotations together, keys and values. Kubernetes allows 256 KiB of annotations, all of which
+/// kubelet passes on; the rest is for labels.
+const POD: usize = 320 << 10;
+/// What a container may always say of itself: kubelet's own labels and annotations, and ids, have about 1.5 KiB.
+const FREE: usize = 4 << 10;
+/// What the containers of a pod may say together beyond that: 110 such pods, which is kubelet's most by default, fit into
+/// an answer. The largest that kubelet sends are a container's ports and its preStop hook.
+const CONTAINERS: usize = 128 << 10;
+
+/// Refuses a pod of which a list would say too much.
+///
+/// # Errors
+/// [`Error::Invalid`] names the field that has most of it.
+pub(super) fn check_sandbox(config: &PodSandboxConfig) -> Result<()> {
+    let fields = [("config.annotations", texts(&config.annotations)), ("config.labels", texts(&config.labels))];
+    let all = fields[0].1 + fields[1].1;
+    if all <= POD {
+        return Ok(());
+    }
+    let problem = format!("is most of {all} bytes of labels and annotations, and a pod may have {POD}");
+    Err(Error::Invalid { field: largest(&fields), problem })
+}
+
+/// Refuses a container if lists would say too much of those of its pod.
+///
+/// # Errors
+/// As [`check_sandbox`].
+pub(super) fn check_container(node: &Node, sandbox: &SandboxId, config: &ContainerConfig) -> Result<()> {
+    check(config, || {
+        let containers = node.store.containers_of(sandbox);
+        others(config, containers.iter().map(|container| (container.metadata().name, container.listed.len())))
+    })
+}
+
+fn check(config: &ContainerConfig, others: impl FnOnce() -> usize) -> Result<()> {
+    let own = listed(config);
+    // Nearly always.
+    if own <= FREE {
+        return Ok(());
+    }
+    let others = others();
+    if others + (own - FREE) <= CONTAINERS {
+        return Ok(());
+    }
+    let problem = format!(
+        "is most of {own} bytes that a list says of this container; all of a pod may have {CONTAINERS} beyond {FREE} \
+         each, and its others have {others}"
+    );
+    let fields = [
+        ("config.annotations", texts(&config.annotations)),
+        ("config.labels", texts(&config.labels)),
+        ("config.image", config.image.as_ref().map_or(0, Message::encoded_len)),
+        ("config.metadata.name", config.metadata.as_ref().map_or(0, Message::encoded_len)),
+    ];
+    Err(Error::Invalid { field: largest(&fields), problem })
+}
+
+/// Refuses annotations of an update that no container may have.
+///
+/// # Errors
+/// [`Error::Invalid`] names `annotations`.
+pub(super) fn check_annotations(annotations: &HashMap<String, String>) -> Result<()> {
+    let all = texts(annotations);
+    if all <= CONTAINERS {
+        return Ok(());
+    }
+    Err(Error::Invalid { field: "annotations", problem: format!("have {all} bytes, more than {CONTAINERS}") })
+}
+
+/// What the others have beyond what is free. Of the attempts of one container the largest counts once: the next attempt
+/// of what was taken is not refused.
+fn others(config: &ContainerConfig, listed: impl Iterator<Item = (String, usize)>) -> usize {
+    let own = config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+    let mut sizes: HashMap<String, usize> = HashMap::new();
+    for (name, size) in listed.filter(|(name, _)| name != own) {
+        let largest = sizes.entry(name).or_default();
+        *largest = size.saturating_sub(FREE).max(*largest);
+    }
+    sizes.values().sum()
+}
+
+/// Bytes of what ListContainers says of a container, but for its ids.
+fn listed(config: &ContainerConfig) -> usize {
+    let ContainerConfig { metadata, image, labels, annotations, .. } = config;
+    let parts = [metadata.as_ref().map_or(0, Message::encoded_len), image.as_ref().map_or(0, Message::encoded_len)];
+    parts.iter().sum::<usize>() + entries(labels) + entries(annotations)
+}
+
+/// A map of texts as protobuf has it: an entry is a message of two fields.
+fn entries(map: &HashMap<String, String>) -> usize {
+    let field = |length: usize| if length == 0 { 0 } else { 1 + length_delimiter_len(length) + length };
+    let entry = |key: &String, value: &String| field(key.len()) + field(value.len());
+    map.iter().map(|(key, value)| entry(key, value)).map(|entry| 1 + length_delimiter_len(entry) + entry).sum()
+}
+
+/// Bytes of all keys and values.
+pub(super) fn texts(map: &HashMap<String, String>) -> usize {
+    map.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+/// The field with most bytes.
+pub(super) fn largest(fields: &[(&'static str, usize)]) -> &'static str {
+    fields.iter().max_by_key(|(_, size)| *size).map_or("config", |(field, _)| field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::v1::{ContainerMetadata, ImageSpec};
+
+    /// What one answer has at most.
+    const ANSWER: usize = 16 << 20;
+    /// kubelet's `maxPods`.
+    const PODS: usize = 110;
+
+    fn map(key: &str, bytes: usize) -> HashMap<String, String> {
+        HashMap::from([(key.to_owned(), "x".repeat(bytes))])
+    }
+
+    fn container(annotation: usize) -> ContainerConfig {
+        let metadata = Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 });
+        ContainerConfig { metadata, annotations: map("a", annotation), ..ContainerConfig::default() }
+    }
+
+    fn said(result: Result<()>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn t9_a_pod_may_have_all_annotations_that_kubernetes_allows_and_many_labels() {
+        let labels: HashMap<_, _> = (0..100).map(|number| (format!("{number:0317}"), "x".repeat(63))).collect();
+        let pod = PodSandboxConfig { annotations: map("a", (256 << 10) - 1), labels, ..PodSandboxConfig::default() };
+        assert!(check_sandbox(&pod).is_ok());
+        let large = PodSandboxConfig { annotations: map("a", POD), ..pod.clone() };
+        assert!(said(check_sandbox(&large)).starts_with("config.annotations: is most of 3656"), "{large:?}");
+        let large = PodSandboxConfig { labels: map("a", POD), ..PodSandboxConfig::default() };
+        assert!(said(check_sandbox(&large)).starts_with("config.labels: is most of 327681 bytes"));
+    }
+
+    #[test]
+    fn t9_a_list_of_110_pods_whose_containers_say_the_most_is_an_answer() {
+        let mut largest = container(CONTAINERS + FREE - 100);
+        assert!(check(&largest, || 0).is_ok());
+        let item = crate::api::encode_container(&crate::api::v1::Container {
+            id: "a".repeat(64),
+            pod_sandbox_id: "b".repeat(64),
+            image_ref: "c".repeat(71),
+            image_id: "c".repeat(71),
+            annotations: largest.annotations.clone(),
+            metadata: largest.metadata.clone(),
+            ..Default::default()
+        });
+        assert!(PODS * (item.len() + 8) <= ANSWER, "{}", item.len());
+        largest.annotations = map("a", CONTAINERS + FREE);
+        assert!(said(check(&largest, || 0)).starts_with("config.annotations: is most of 1351"));
+    }
+
+    #[test]
+    fn t9_each_part_of_a_list_counts_and_is_named() {
+        let labels = ContainerConfig { labels: map("a", 1_400_000), ..container(0) };
+        assert!(said(check(&labels, || 0)).starts_with("config.labels: "));
+        let user_specified_image = "x".repeat(1_400_000);
+        let image = Some(ImageSpec { user_specified_image, ..ImageSpec::default() });
+        assert!(said(check(&ContainerConfig { image, ..container(0) }, || 0)).starts_with("config.image: "));
+        let many: HashMap<_, _> = (0..20_000).map(|number| (number.to_string(), String::new())).collect();
+        let many = ContainerConfig { annotations: many, ..container(0) };
+        assert!(said(check(&many, || 0)).starts_with("config.annotations: "));
+        let ContainerConfig { metadata, image, labels, annotations, .. } = many.clone();
+        let message = crate::api::v1::Container { metadata, image, labels, annotations, ..Default::default() };
+        assert_eq!(listed(&many), message.encoded_len());
+    }
+
+    #[test]
+    fn t9_what_all_containers_of_a_pod_say_counts_and_the_usual_is_never_refused() {
+        let listed = |name: &str, size| (name.to_owned(), size);
+        let pod =
+            [listed("side", 70 << 10), listed("side", 60 << 10), listed("main", 120 << 10), listed("small", 1500)];
+        assert_eq!(others(&container(0), pod.into_iter()), 66 << 10);
+        assert!(check(&container(60 << 10), || 66 << 10).is_ok());
+        let refused = said(check(&container(70 << 10), || 66 << 10));
+        assert!(
+            refused.ends_with("all of a pod may have 131072 beyond 4096 each, and its others have 67584"),
+            "{refused}"
+        );
+        assert!(check(&container(3000), || panic!("they are not looked at")).is_ok());
+    }
+}
