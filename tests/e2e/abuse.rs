@@ -343,7 +343,7 @@ async fn a_pods_life(scope: &Scope) -> anyhow::Result<Duration> {
 async fn t7_slow_networks_of_one_namespace_keep_no_other_waiting(scope: Arc<Scope>) -> Outcome {
     const BESIDE: Duration = Duration::from_secs(10);
     let alone = a_pods_life(&scope).await?;
-    let mut slow = tokio::task::JoinSet::new();
+    let mut slow = JoinSet::new();
     for number in 0..40 {
         let mut config = scope.pod_config();
         config.metadata.get_or_insert_default().namespace = "slow".to_owned();

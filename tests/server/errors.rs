@@ -41,7 +41,7 @@ async fn a_message_of_12_mebibytes_comes_through_both_ways_and_one_of_17_is_refu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_pod_names_its_field() {
     let node = Node::start().await;
-    let edits: [Edit<RunPodSandboxRequest>; 18] = [
+    let edits: [Edit<RunPodSandboxRequest>; 19] = [
         ("config: ", |r| r.config = None),
         ("config.metadata: ", |r| config(r).metadata = None),
         ("config.metadata.name: ", |r| metadata(r).name.clear()),

@@ -81,6 +81,7 @@ async fn t9_the_containers_of_110_pods_are_listed_whatever_they_say() {
         container_id: node.containers().await[0].0.clone(),
         linux: Some(LinuxContainerResources::default()),
         annotations: one(132_000),
+        ..UpdateContainerResourcesRequest::default()
     };
     refused(node.cri().update_container_resources(update).await, "annotations: have 132005 bytes");
 }

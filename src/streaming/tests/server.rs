@@ -6,7 +6,6 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
 use crate::streaming::spdy::tests::client;
-use crate::streaming::strangers;
 
 const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 const TUNNEL: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -59,8 +59,8 @@ async fn cve_2020_8558_the_1001st_that_waits_is_refused_until_one_is_used_or_exp
 #[tokio::test(start_paused = true)]
 async fn commands_that_wait_for_their_clients_have_64_mib_together() {
     let command = |bytes: usize| {
-        let (container, command) = (ContainerId::random(), vec!["x".repeat(bytes)]);
-        Ask::Exec(Exec { container, command, tty: false, stdin: false, stdout: true, stderr: true })
+        let (sandbox, container, command) = (SandboxId::random(), ContainerId::random(), vec!["x".repeat(bytes)]);
+        Ask::Exec(Exec { sandbox, container, command, tty: false, stdin: false, stdout: true, stderr: true })
     };
     let tokens = Tokens::default();
     let first = tokens.put(command(6 << 20)).unwrap();
@@ -69,7 +69,7 @@ async fn commands_that_wait_for_their_clients_have_64_mib_together() {
     }
     assert!(tokens.put(command(6 << 20)).is_err());
     assert!(tokens.put(ask()).is_ok() && tokens.put(command(100)).is_ok());
-    assert!(tokens.take(&first).is_some());
+    assert!(take(&tokens, &first).is_some());
     assert!(tokens.put(command(6 << 20)).is_ok());
 }
 
