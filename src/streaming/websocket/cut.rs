@@ -87,6 +87,10 @@ impl<T> Cut<T> {
         let mut cursor = Cursor::new(&self.unread[..]);
         let header = FrameHeader::parse(&mut cursor).map_err(io::Error::other)?;
         let Some((header, length)) = header else { return Ok(false) };
+        // RFC 6455, section 5.2.
+        if i64::try_from(length).is_err() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame whose length has its highest bit set"));
+        }
         let size = usize::try_from(cursor.position()).unwrap_or(LONGEST_HEADER);
         let FrameHeader { is_final, rsv1, rsv2, rsv3, opcode, mask } = header;
         let (OpCode::Data(data), false, Some(mask)) = (opcode, rsv1 || rsv2 || rsv3, mask) else {

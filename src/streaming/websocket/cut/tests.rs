@@ -43,7 +43,8 @@ async fn through(has_channels: bool, opcode: Data, sent: &[Sent]) -> Vec<Bytes> 
         client.close(None).await.unwrap();
         while let Some(Ok(_)) = client.next().await {}
     };
-    let receive = async {
+    // The server's end goes with it: a client waits for that.
+    let receive = async move {
         let mut all = Vec::new();
         while let Some(message) = server.next().await {
             match message.unwrap() {
