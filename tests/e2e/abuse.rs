@@ -20,8 +20,10 @@ use crate::restart::BUILTIN;
 use crate::scope::{Pod, Scope, shell, sleeper};
 use crate::streaming::How;
 
+mod memory;
+
 pub fn tests() -> Vec<Test> {
-    vec![
+    let mut tests = vec![
         rule!(t1_a_volume_of_any_depth_is_removed).alone().within(120),
         rule!(t2_a_hundred_thousand_variables_are_no_burden).alone(),
         rule!(t2_t11_an_image_of_many_variables_and_volumes_is_no_burden).alone(),
@@ -36,7 +38,9 @@ pub fn tests() -> Vec<Test> {
         rule!(t9_what_pods_and_images_say_breaks_no_list)
             .alone()
             .only_pontoon("the built-in's lists are longer than a message then"),
-    ]
+    ];
+    tests.extend(memory::tests());
+    tests
 }
 
 /// What each of the victim's calls may take while it is attacked.

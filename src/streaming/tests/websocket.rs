@@ -209,7 +209,7 @@ async fn a_client_that_drops_is_noticed_behind_a_full_stdin() {
     piece[0] = 0;
     // More than waits for the command, and less than the sockets hold: a client's kernel says that it has gone only when
     // it is rid of what it said before.
-    for _ in 0..6 {
+    for _ in 0..4 {
         client.send(&piece).await;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -21,7 +21,7 @@ const RESIZE: u8 = 4;
 const CHANNELS: u8 = 5;
 
 /// Pieces of stdin that may wait for the command, each of at most [`super::cut::LONGEST`].
-const WAITING: usize = 8;
+const WAITING: usize = 2;
 /// Sizes that may wait.
 const SIZES: usize = 8;
 
