@@ -22,6 +22,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod many_ports;
 mod networks;
 mod result;
 mod running;
@@ -57,6 +58,7 @@ use cache::{Cache, Entry};
 use chain::{Chain, RuntimeConf};
 use config::NetworkConfig;
 use exec::Plugins;
+use many_ports::ManyPorts;
 use running::Running;
 use state::State;
 use turns::Turns;
@@ -79,6 +81,7 @@ struct Inner {
 struct Both {
     adds: Turns,
     dels: Turns,
+    many_ports: ManyPorts,
 }
 
 /// An attachment whose ADD may begin: what it is made with is in the cache.
@@ -86,6 +89,7 @@ struct Both {
 pub struct Prepared {
     id: SandboxId,
     namespace: String,
+    ports: usize,
     entries: Vec<Entry>,
 }
 
@@ -105,7 +109,11 @@ impl Network {
     /// within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
-        let turns = Arc::new(Both { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del) });
+        let turns = Arc::new(Both {
+            adds: Turns::new(Verb::Add),
+            dels: Turns::new(Verb::Del),
+            many_ports: ManyPorts::default(),
+        });
         let network = Self::follow(settings, turns, tasks);
         network.inner.cache.sweep();
         network
@@ -172,7 +180,8 @@ impl Network {
         for entry in &entries {
             self.inner.cache.write(entry, cache::Durability::Process).await?;
         }
-        Ok(Prepared { id: attachment.id.clone(), namespace: attachment.namespace.clone(), entries })
+        let ports = attachment.port_mappings.len();
+        Ok(Prepared { id: attachment.id.clone(), namespace: attachment.namespace.clone(), ports, entries })
     }
 
     /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills
@@ -181,8 +190,10 @@ impl Network {
     /// # Errors
     /// Whatever a plugin or the cache failed with. The caller must then detach.
     pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
-        let Prepared { id, namespace, entries } = prepared;
-        self.inner.turns.adds.run(&id, &namespace, self.inner.add_all(entries)).await
+        let Prepared { id, namespace, ports, entries } = prepared;
+        let turns = &self.inner.turns;
+        let adds = turns.adds.run(&id, &namespace, self.inner.add_all(entries));
+        turns.many_ports.run(ports, &namespace, adds).await
     }
 
     /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
@@ -202,7 +213,9 @@ impl Network {
             entry.runtime.netns.clone_from(&attachment.netns);
         }
         let namespace = namespace_of(attachment, &entries);
-        self.inner.turns.dels.run(&attachment.id, &namespace, self.inner.del_all(entries)).await
+        let turns = &self.inner.turns;
+        let dels = turns.dels.run(&attachment.id, &namespace, self.inner.del_all(entries));
+        turns.many_ports.run(attachment.port_mappings.len(), &namespace, dels).await
     }
 
     /// What became of a sandbox's attachment, of which a process before this one may have been killed in the middle.

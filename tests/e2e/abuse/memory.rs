@@ -77,12 +77,16 @@ async fn t10_an_image_of_millions_of_variables_is_not_kept(scope: Arc<Scope>) ->
     let peak = Peak::of(&scope.bed)?;
     let attack = async {
         for (name, env) in [("empty", vec![""; 2_700_000]), ("large", vec!["A=b"; 400_000])] {
+            let is_small = env.len() < 500_000;
             let says = Says { config: json!({ "Env": env }), ..Says::default() };
-            image_that_says(&scope, &registry, name, &says).await?;
+            match image_that_says(&scope, &registry, name, &says).await {
+                Ok(_) => ensure!(is_small, "2,700,000 variables are taken"),
+                Err(refused) => {
+                    let said = format!("{refused:#}");
+                    ensure!(!is_small && said.contains("it has more than 500000 values"), "{said}");
+                }
+            }
         }
-        let images = scope.bed.images().list_images(v1::ListImagesRequest::default()).await?.into_inner().images;
-        let of_registry = |image: &&v1::Image| image.repo_tags.iter().any(|tag| tag.starts_with(&registry.host));
-        ensure!(images.iter().filter(of_registry).count() == 2, "both take space, so both are listed");
         Ok(())
     };
     victim.beside(&scope.bed, attack).await?;
@@ -108,7 +112,7 @@ async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) ->
             if number == 0 {
                 scope.bed.start(&id).await?;
                 let said = scope.bed.sh(&id, "echo ${#V14} ${#V15}").await?;
-                ensure!(said == "100000 0\n", "{said}");
+                ensure!(said.trim_end() == "100000 0", "{said}");
             }
         }
         Ok(())
