@@ -2,6 +2,8 @@
 
 #[path = "../../src/images/config.rs"]
 mod config;
+#[path = "../../src/images/document.rs"]
+mod document;
 #[path = "../../src/images/errors.rs"]
 mod errors;
 #[path = "../../src/images/manifest.rs"]
@@ -38,7 +40,8 @@ pub fn documents(input: &[u8]) {
     for layer in &contents.layers {
         assert!(reference::is_digest(&layer.chain_id) && reference::is_digest(&layer.diff_id));
     }
-    for volume in ImageConfig::from(&*contents.configuration).volumes {
+    let config = contents.configuration.kept.as_deref().map(ImageConfig::from).unwrap_or_default();
+    for volume in config.volumes {
         let parts: Vec<&str> = volume.split('/').collect();
         assert!(volume.starts_with('/') && !parts.contains(&"..") && !parts.contains(&"."), "{volume}");
     }

@@ -1,5 +1,7 @@
 //! Which devices a container asks for: qualified names, `vendor/class=device`.
 
+use std::collections::HashSet;
+
 use super::Error;
 use crate::api::v1::ContainerConfig;
 
@@ -41,14 +43,12 @@ pub fn requests(config: &ContainerConfig, annotations: bool) -> Result<Vec<Reque
         let names = config.annotations[key].split(',');
         all.extend(names.map(|name| Request { name: name.to_owned(), field: field.clone() }));
     }
-    let mut found: Vec<Request> = Vec::new();
-    for request in all {
+    for request in &all {
         check_name(&request.name).map_err(|problem| Error::Invalid { field: request.field.clone(), problem })?;
-        if !found.iter().any(|other| other.name == request.name) {
-            found.push(request);
-        }
     }
-    Ok(found)
+    let mut known = HashSet::new();
+    all.retain(|request| known.insert(request.name.clone()));
+    Ok(all)
 }
 
 fn check_name(name: &str) -> Result<(), String> {

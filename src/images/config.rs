@@ -6,9 +6,6 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Map, Value, json};
 
-use super::document::{self, NotRead};
-use super::{Error, Image, Images};
-
 /// What is read of the document.
 const READ: [&str; 4] = ["architecture", "os", "variant", "config"];
 /// What is read of `config` in it.
@@ -25,7 +22,7 @@ pub(super) struct Configuration {
     /// The user that it names, or the beginning of that.
     pub(super) user: String,
     /// `None` for one that is large, and read again for each container that is made of it.
-    kept: Option<Arc<ImageConfiguration>>,
+    pub(super) kept: Option<Arc<ImageConfiguration>>,
 }
 
 impl Configuration {
@@ -46,32 +43,6 @@ fn in_memory(config: &ImageConfiguration) -> usize {
     let texts = lists.into_iter().flatten().flatten();
     let single = [config.user(), config.working_dir(), config.stop_signal()].into_iter().flatten();
     texts.chain(single).map(|text| size_of::<String>() + text.len()).sum()
-}
-
-impl Image {
-    /// Whether its config takes much memory.
-    #[must_use]
-    pub fn is_large(&self) -> bool {
-        self.configuration.kept.is_none()
-    }
-}
-
-impl Images {
-    /// The config of an image, without its history and its diff ids. Its labels are the author's words: they never become
-    /// labels of a containerd object.
-    ///
-    /// # Errors
-    /// [`Error::Containerd`] when a large one, which is not kept, cannot be read again.
-    pub async fn configuration(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
-        if let Some(kept) = &image.configuration.kept {
-            return Ok(Arc::clone(kept));
-        }
-        let digest = &image.config_blob.digest;
-        document::read(&self.inner.containerd, digest, parse).await.map(Arc::new).map_err(|why| match why {
-            NotRead::Containerd(error) => error.into(),
-            NotRead::Malformed(reason) => Error::Invalid { field: "config.image.image", reason },
-        })
-    }
 }
 
 /// Reads a config.

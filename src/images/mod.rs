@@ -8,6 +8,7 @@
 
 mod auth;
 mod config;
+mod configuration;
 mod copy;
 mod copy_volume;
 mod document;

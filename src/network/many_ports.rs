@@ -12,7 +12,7 @@ use crate::slots::{Bounds, Slots};
 use crate::telemetry::{Stage, during};
 
 /// Published ports of a pod that is an ordinary one.
-const MANY: usize = 32;
+const MANY: usize = 16;
 /// How many pods with more are in their turn. They are shared by namespaces: alone, one has half of them.
 const AT_ONCE: usize = 4;
 /// How long one of them counts, should its plugin hang. A pod of 400 ports takes 15 s by itself.

@@ -23,11 +23,14 @@ fn plant(path: &Path) {
     nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
 }
 
+/// Where the daemon has files, given a sandbox and a container.
+type Places = fn(&Node, &str, &str) -> Vec<PathBuf>;
+
 /// Each alone, so that the place is named that is waited at.
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_a_fifo_in_a_files_place_keeps_no_server_from_starting() {
     let mut node = Node::start().await;
-    let places: [(&str, fn(&Node, &str, &str) -> Vec<PathBuf>); 8] = [
+    let places: [(&str, Places); 8] = [
         ("the note of a start", |node, _, id| vec![node.state("started").join(id)]),
         ("the directory of a command", |node, _, id| vec![node.state("exec").join(format!("{id}.{id}"))]),
         ("among the commands", |node, _, _| vec![node.state("exec/fifo")]),

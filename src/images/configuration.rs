@@ -1,0 +1,35 @@
+//! The config of an image, for whoever makes a container of it.
+
+use std::sync::Arc;
+
+use oci_spec::image::ImageConfiguration;
+
+use super::config::parse;
+use super::document::{self, NotRead};
+use super::{Error, Image, Images};
+
+impl Image {
+    /// Whether its config takes much memory.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.configuration.kept.is_none()
+    }
+}
+
+impl Images {
+    /// The config of an image, without its history and its diff ids. Its labels are the author's words: they never become
+    /// labels of a containerd object.
+    ///
+    /// # Errors
+    /// [`Error::Containerd`] when a large one, which is not kept, cannot be read again.
+    pub async fn configuration(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
+        if let Some(kept) = &image.configuration.kept {
+            return Ok(Arc::clone(kept));
+        }
+        let digest = &image.config_blob.digest;
+        document::read(&self.inner.containerd, digest, parse).await.map(Arc::new).map_err(|why| match why {
+            NotRead::Containerd(error) => error.into(),
+            NotRead::Malformed(reason) => Error::Invalid { field: "config.image.image", reason },
+        })
+    }
+}
