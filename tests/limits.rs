@@ -18,7 +18,8 @@ const PAGE: &str = "docs/limits.md";
 /// Numbers, truth values and enums have a size of their own; a message that is there once is as large as its fields.
 fn sized(proto: &Proto) -> BTreeSet<String> {
     let fields: BTreeMap<String, Vec<String>> = proto.fields(&proto.requests);
-    let has_size = |types: &[String]| types.iter().any(|word| ["string", "bytes", "repeated", "map"].contains(&word.as_str()));
+    let has_size =
+        |types: &[String]| types.iter().any(|word| ["string", "bytes", "repeated", "map"].contains(&word.as_str()));
     fields.into_iter().filter(|(_, types)| has_size(types)).map(|(field, _)| field).collect()
 }
 
@@ -50,7 +51,11 @@ fn each_row_says_all_of_it_and_names_files_that_there_are() {
     for row in page.lines().filter(|line| line.starts_with('|') && !is_head(line)) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert!(cells.len() == 5 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
-        let held_by = cells[4].split('`').skip(1).step_by(2).filter(|name| name.starts_with("src/") || name.starts_with("tests/"));
+        let held_by = cells[4]
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| name.starts_with("src/") || name.starts_with("tests/"));
         for file in held_by {
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists(), "there is no {file}: {row}");
         }

@@ -185,11 +185,15 @@ mod tests {
     #[test]
     fn t9_what_all_containers_of_a_pod_say_counts_and_the_usual_is_never_refused() {
         let listed = |name: &str, size| (name.to_owned(), size);
-        let pod = [listed("side", 70 << 10), listed("side", 60 << 10), listed("main", 120 << 10), listed("small", 1500)];
+        let pod =
+            [listed("side", 70 << 10), listed("side", 60 << 10), listed("main", 120 << 10), listed("small", 1500)];
         assert_eq!(others(&container(0), pod.into_iter()), 66 << 10);
         assert!(check(&container(60 << 10), || 66 << 10).is_ok());
         let refused = said(check(&container(70 << 10), || 66 << 10));
-        assert!(refused.ends_with("all of a pod may have 131072 beyond 4096 each, and its others have 67584"), "{refused}");
+        assert!(
+            refused.ends_with("all of a pod may have 131072 beyond 4096 each, and its others have 67584"),
+            "{refused}"
+        );
         assert!(check(&container(3000), || panic!("they are not looked at")).is_ok());
     }
 }

@@ -87,7 +87,8 @@ mod tests {
 
     fn pod(edit: impl FnOnce(&mut PodSandboxConfig)) -> Result<(), String> {
         let linux = Some(LinuxPodSandboxConfig::default());
-        let mut config = PodSandboxConfig { metadata: Some(PodSandboxMetadata::default()), linux, ..Default::default() };
+        let mut config =
+            PodSandboxConfig { metadata: Some(PodSandboxMetadata::default()), linux, ..Default::default() };
         edit(&mut config);
         check_sandbox_bounds(&config).map_err(|error| error.to_string())
     }

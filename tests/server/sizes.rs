@@ -81,6 +81,7 @@ async fn t9_the_containers_of_110_pods_are_listed_whatever_they_say() {
         container_id: node.containers().await[0].0.clone(),
         linux: Some(LinuxContainerResources::default()),
         annotations: one(132_000),
+        ..UpdateContainerResourcesRequest::default()
     };
     refused(node.cri().update_container_resources(update).await, "annotations: have 132005 bytes");
 }
@@ -90,7 +91,8 @@ async fn t9_what_an_image_says_is_bounded_where_images_are_listed() {
     let node = Node::start().await;
     let user = "u".repeat(7 << 20);
     for number in 0..3 {
-        let config = json!({ "architecture": "amd64", "os": "linux", "created_by": number, "config": { "User": user } });
+        let config =
+            json!({ "architecture": "amd64", "os": "linux", "created_by": number, "config": { "User": user } });
         node.containerd.name_image(&format!("registry.example/large:{number}"), CONFIG, &config);
     }
     let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
@@ -111,7 +113,8 @@ async fn an_index_or_a_manifest_of_too_many_entries_is_malformed() {
     let sandbox = node.run(&node.pod("web")).await;
     let digest = format!("sha256:{}", "a".repeat(64));
     let entry = json!({ "digest": digest, "size": 1, "mediaType": "application/vnd.oci.image.layer.v1.tar" });
-    let platform = |number: usize| json!({ "digest": digest, "platform": { "os": "linux", "architecture": number.to_string() } });
+    let platform =
+        |number: usize| json!({ "digest": digest, "platform": { "os": "linux", "architecture": number.to_string() } });
     let index = |count: usize| json!({ "manifests": (0..count).map(platform).collect::<Vec<_>>() });
     let config = json!({ "digest": digest, "size": 1, "mediaType": CONFIG });
     let manifest = json!({ "config": config, "layers": vec![entry; 1001] });

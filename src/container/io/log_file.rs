@@ -73,7 +73,9 @@ impl LogPath {
         }
         for component in self.relative.components() {
             match component {
-                Component::Normal(name) if name.len() > LONGEST_NAME => return fails("has a name of more than 255 bytes"),
+                Component::Normal(name) if name.len() > LONGEST_NAME => {
+                    return fails("has a name of more than 255 bytes");
+                }
                 Component::Normal(_) | Component::CurDir => {}
                 Component::ParentDir => return fails("has .. in it"),
                 Component::RootDir | Component::Prefix(_) => return fails("is absolute"),

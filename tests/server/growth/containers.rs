@@ -238,8 +238,12 @@ async fn what_other_verbs_cost_is_linear_in_what_their_container_has() {
     let update = async |count: usize| {
         let (container_id, _) = bed.create(full(count)).await;
         let linux = Some(LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() });
-        let annotations = texts(count);
-        let request = UpdateContainerResourcesRequest { container_id: container_id.clone(), linux, annotations };
+        let request = UpdateContainerResourcesRequest {
+            container_id: container_id.clone(),
+            linux,
+            annotations: texts(count),
+            ..UpdateContainerResourcesRequest::default()
+        };
         let (updated, cost) = measured(&bed.node, bed.node.cri().update_container_resources(request)).await;
         updated.unwrap();
         bed.remove(container_id).await;
@@ -308,7 +312,8 @@ async fn what_a_list_of_containers_costs_is_linear_in_them_and_in_its_filter() {
         }
         bed.node.restart().await;
         let list = || async {
-            let (listed, cost) = measured(&bed.node, bed.node.cri().list_containers(ListContainersRequest::default())).await;
+            let (listed, cost) =
+                measured(&bed.node, bed.node.cri().list_containers(ListContainersRequest::default())).await;
             assert_eq!(listed.unwrap().into_inner().items.len(), count + 1);
             cost
         };

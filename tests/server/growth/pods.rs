@@ -15,7 +15,8 @@ const FILLS: [Fill; 7] = [
     ("labels", |config, count| config.labels = texts(count)),
     ("annotations", |config, count| config.annotations = texts(count)),
     ("port_mappings", |config, count| {
-        let port = |number| PortMapping { container_port: i32::try_from(1 + number).unwrap(), ..PortMapping::default() };
+        let port =
+            |number| PortMapping { container_port: i32::try_from(1 + number).unwrap(), ..PortMapping::default() };
         config.port_mappings = (0..count).map(port).collect();
     }),
     ("published ports", |config, count| {
