@@ -60,6 +60,8 @@ pub(super) struct Tokens {
 struct Waiting {
     until: Instant,
     ask: Ask,
+    /// As [`Ask::bytes`] has it.
+    bytes: usize,
 }
 
 impl Tokens {
@@ -68,12 +70,13 @@ impl Tokens {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, known| known.until > now);
-        let bytes: usize = waiting.values().map(|known| known.ask.bytes()).sum();
-        if waiting.len() >= MOST || bytes + ask.bytes() > MOST_BYTES {
+        let bytes = ask.bytes();
+        let others: usize = waiting.values().map(|known| known.bytes).sum();
+        if waiting.len() >= MOST || others + bytes > MOST_BYTES {
             return Err(Full);
         }
         let token = random();
-        waiting.insert(token, Waiting { until: now + LIFETIME, ask });
+        waiting.insert(token, Waiting { until: now + LIFETIME, ask, bytes });
         Ok(URL_SAFE_NO_PAD.encode(token.to_be_bytes()))
     }
 
