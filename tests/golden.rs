@@ -224,8 +224,8 @@ fn container(
     let (id, sandbox_id) = (ContainerId::parse(&"c".repeat(64)).unwrap(), sandbox_id());
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let image = image(&document.image);
-    let db = UserDb::parse(document.passwd.as_bytes(), document.group.as_bytes());
-    let user = spec::user(&db, &image.user, context)?;
+    let db = UserDb::new(document.passwd.as_bytes(), document.group.as_bytes());
+    let user = spec::user(db, &image.user, context)?;
     spec::seccomp_file(context)?;
     let profile = profile(document);
     let labels = pod_labels(document, host)?.map(|pod| spec::container_labels(context, &pod)).transpose()?;

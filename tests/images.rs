@@ -219,6 +219,26 @@ async fn no_more_pulls_than_may_run_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn t6_pulls_of_one_namespace_from_registries_that_hang_leave_places_to_another() {
+    let Some(tools) = tools() else { return };
+    let mut bed = Bed::start(tools, |settings, _| settings.max_concurrent_pulls = 8).await;
+    let host = bed.registry(false).await;
+    let tag = format!("{host}/a:1");
+    bed.push(&small(&bed, "one"), &tag);
+    let mut registries = Vec::new();
+    for _ in 0..20 {
+        registries.push(silent().await);
+    }
+    let mut hanging: Vec<_> = registries.iter().map(|(tag, _)| Box::pin(bed.pull_in("one", tag))).collect();
+    // The image that others pull as well is among those that wait.
+    hanging.push(Box::pin(bed.pull_in("one", &tag)));
+    let begun = tokio::time::timeout(Duration::from_secs(2), futures_util::future::select_all(&mut hanging)).await;
+    assert!(begun.is_err(), "{:?}", begun.map(|(ended, _, _)| ended));
+    let pulled = tokio::time::timeout(Duration::from_secs(10), bed.pull_in("another", &tag)).await;
+    pulled.expect("it waits behind the other namespace's").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_other_tools_do_shows_within_a_second() {
     let Some(tools) = tools() else { return };
     let bed = Bed::start(tools, |_, _| {}).await;

@@ -22,8 +22,11 @@ mod server {
     mod exec_outages;
     mod exec_sync;
     mod exits;
+    mod fair_shares;
+    mod fifos;
     mod growth;
     mod hardening;
+    mod hung_logs;
     mod image_fs_info;
     mod isolation;
     mod large_records;

@@ -26,8 +26,8 @@ impl Error {
 pub fn users(input: &[u8]) {
     let [name, passwd, group] = crate::pieces(input, 3)[..] else { return };
     let Ok(name) = str::from_utf8(name) else { return };
-    let db = UserDb::parse(passwd, group);
-    if let Ok(found) = user(&db, name, None) {
+    let db = UserDb::new(passwd, group);
+    if let Ok(found) = user(db, name, None) {
         check(&found);
         let (who, _) = name.split_once(':').unwrap_or((name, ""));
         match who.parse::<u64>() {
@@ -38,7 +38,7 @@ pub fn users(input: &[u8]) {
     for strict in [false, true] {
         let run_as_username = name.to_owned();
         let context = LinuxContainerSecurityContext { run_as_username, strict, ..Default::default() };
-        let Ok(found) = user(&db, "", Some(&context)) else { continue };
+        let Ok(found) = user(db, "", Some(&context)) else { continue };
         check(&found);
         assert!(name.is_empty() || name.parse::<u64>().is_err(), "{name:?} is a number");
         assert!(!strict || found.groups == [found.gid]);

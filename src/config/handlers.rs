@@ -9,6 +9,7 @@ use super::Error;
 use super::file::Runtime;
 use crate::containerd::Options;
 use crate::network::ConfigDir;
+use crate::sys::read;
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -121,8 +122,11 @@ fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
     }
 }
 
+/// Largest base spec; what containerd takes with a container has to be smaller still.
+const LARGEST_SPEC: u64 = 14 << 20;
+
 fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {
     let key = format!("runtimes.{name}.base_runtime_spec");
-    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text = read::regular(path, LARGEST_SPEC).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&text).map_err(|error| Error::Value { key, problem: format!("{}: {error}", path.display()) })
 }

@@ -77,11 +77,17 @@ fn profiles_are_in_directories_that_have_one_meaning() {
 
 #[test]
 fn a_limit_that_nothing_could_work_with_is_an_error() {
-    for (key, value) in [("execs", 0), ("execs_per_container", 0), ("streams", 0), ("exec_reply_budget", 16)] {
+    for (key, value) in [
+        ("execs", 0),
+        ("exec_sync_reserve", 1025),
+        ("execs_per_container", 0),
+        ("streams", 0),
+        ("exec_reply_budget", 16),
+    ] {
         let error = parse(&format!("[limits]\n{key} = {value}\n")).unwrap_err().to_string();
         assert!(error.contains(&format!("limits.{key}")), "{error}");
     }
-    assert!(parse("[limits]\nexecs = 1\nexec_reply_budget = 17\n").is_ok());
+    assert!(parse("[limits]\nexecs = 1\nexec_sync_reserve = 0\nexec_reply_budget = 17\n").is_ok());
 }
 
 #[test]

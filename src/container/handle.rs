@@ -8,7 +8,7 @@ use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use super::io::Streams;
-use super::{Denied, Event, Record, State, Stop};
+use super::{Denied, Event, KeptSpec, Record, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
@@ -22,8 +22,8 @@ pub struct Container {
     pub listed: Bytes,
     /// Where its root comes from.
     pub root: Root,
-    /// The OCI spec as JSON: kept as bytes, since a parsed one is ten times as large.
-    spec: ArcSwap<Vec<u8>>,
+    /// What is kept of the OCI spec.
+    spec: ArcSwap<KeptSpec>,
     /// Held by whoever changes its spec or makes a task of it: the task must be of the spec that is known.
     turn: tokio::sync::Mutex<()>,
     /// Its state; a watch, so that a Stop and a Remove see the exit.
@@ -54,9 +54,10 @@ pub struct Root {
 }
 
 impl Container {
-    /// A container in a state.
+    /// A container in a state, and in memory what is kept of its record and spec.
     #[must_use]
-    pub fn new(record: Record, root: Root, spec: Vec<u8>, state: State) -> Self {
+    pub fn new(record: Record, root: Root, spec: KeptSpec, state: State) -> Self {
+        let record = record.kept();
         Self {
             listed: record.listed(false),
             record,
@@ -157,9 +158,9 @@ impl Container {
         self.is_removed.load(Ordering::Acquire)
     }
 
-    /// The OCI spec as JSON.
+    /// What is kept of the OCI spec.
     #[must_use]
-    pub fn spec(&self) -> Arc<Vec<u8>> {
+    pub fn spec(&self) -> Arc<KeptSpec> {
         self.spec.load_full()
     }
 
@@ -169,7 +170,7 @@ impl Container {
     }
 
     /// Replaces the spec, after an update of its resources.
-    pub fn set_spec(&self, spec: Vec<u8>) {
+    pub fn set_spec(&self, spec: KeptSpec) {
         self.spec.store(Arc::new(spec));
     }
 

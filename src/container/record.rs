@@ -25,6 +25,9 @@ const EXIT_TYPE: &str = "pontoon.v1.ContainerExit";
 /// Type name under which containerd knows an OCI spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
+/// Largest config that is kept in memory whole. A real one has some kilobytes.
+const LARGEST_WHOLE: usize = 256 << 10;
+
 /// What is known of a container for its whole life.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -32,8 +35,10 @@ pub struct Record {
     pub id: ContainerId,
     /// The sandbox it is in.
     pub sandbox: SandboxId,
-    /// The request's config.
+    /// The request's config. In memory a large one lacks what only its process needs: arguments and environment.
     pub config: ContainerConfig,
+    /// Bytes of the whole config as protobuf.
+    pub config_size: usize,
     /// What was resolved when it was made.
     pub about: About,
 }
@@ -75,6 +80,12 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// With its whole config.
+    #[must_use]
+    pub fn new(id: ContainerId, sandbox: SandboxId, config: ContainerConfig, about: About) -> Self {
+        Self { id, sandbox, config_size: config.encoded_len(), config, about }
+    }
+
     /// What can be said of a damaged record: enough to list and remove it. `None` when even
     /// its sandbox is not known.
     #[must_use]
@@ -85,7 +96,7 @@ impl Record {
         let metadata = ContainerMetadata { name: format!("damaged-{id}"), attempt: 0 };
         let config = ContainerConfig { metadata: Some(metadata), ..ContainerConfig::default() };
         let about = About { sandbox: sandbox.to_string(), created_at: container.created_at, ..About::default() };
-        Some(Self { id, sandbox, config, about })
+        Some(Self::new(id, sandbox, config, about))
     }
 
     /// Stands for a record that containerd cannot send, of which nothing but the id is known: it is read as a damaged one. As
@@ -101,6 +112,18 @@ impl Record {
             id,
             ..containerd::Container::default()
         }
+    }
+
+    /// What of it is kept in memory.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        if self.has_large_config() { Self { config: reduced(self.config), ..self } } else { self }
+    }
+
+    /// Whether its config is too large to be kept in memory whole.
+    #[must_use]
+    pub fn has_large_config(&self) -> bool {
+        self.config_size > LARGEST_WHOLE
     }
 
     /// The image as it was asked for, which is what status and list show. Of one whose name means another image by now, or
@@ -162,8 +185,14 @@ impl Record {
             Some(exit) => State::Exited(serde_json::from_slice(&exit.value).map_err(|_| RecordError::Damaged(EXIT))?),
             None => State::Created,
         };
-        Ok((Self { id, sandbox, config, about }, state))
+        Ok((Self::new(id, sandbox, config, about), state))
     }
+}
+
+/// A config without what only the process needs.
+#[must_use]
+pub fn reduced(config: ContainerConfig) -> ContainerConfig {
+    ContainerConfig { envs: Vec::new(), command: Vec::new(), args: Vec::new(), ..config }
 }
 
 /// The extension that says how a container ended, and the field mask's path of it.

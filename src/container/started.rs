@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ids::ContainerId;
-use crate::sys::read;
+use crate::sys::{read, write};
 
 /// What is known of a container's start. Times are in nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +40,12 @@ impl Started {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::write(
-            path,
-            match self {
-                Self::Asked(at) => format!("{at}{ASKED}"),
-                Self::At(at) => at.to_string(),
-            },
-        )
+        let text = match self {
+            Self::Asked(at) => format!("{at}{ASKED}"),
+            Self::At(at) => at.to_string(),
+        };
+        // In its place: a kill in between must not leave none.
+        write::over(&path, text.as_bytes())
     }
 
     /// What is remembered; `None` when it was not started, or not since the last boot.

@@ -4,12 +4,17 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
+use prost::Message as _;
 use tonic::Status;
 
 use super::connect::Channel;
 use super::error::{removal, twice};
 use super::pieces::{Listed, Pieces};
 use super::{Any, Containerd, Error, Result, nanoseconds};
+
+/// How many bytes of records are in memory at once while they are listed, which is those of four large ones or of some
+/// thousand as they are.
+const MOST_AT_ONCE: usize = 64 << 20;
 
 /// A container record.
 #[derive(Clone, Debug, Default)]
@@ -108,8 +113,12 @@ impl Listed for Container {
     async fn list(containerd: &Containerd, filter: String) -> Result<Vec<Self>, Status> {
         let request = pb::ListContainersRequest { filters: vec![filter] };
         let mut stream = containerd.containers().list_stream(containerd.request(request)).await?.into_inner();
-        let mut all = Vec::new();
+        let (mut all, mut size) = (Vec::new(), 0);
         while let Some(message) = stream.message().await? {
+            size += message.encoded_len();
+            if size > MOST_AT_ONCE {
+                return Err(Status::out_of_range(format!("the records are larger than {MOST_AT_ONCE} bytes together")));
+            }
             all.extend(message.container.map(decode));
         }
         Ok(all)

@@ -7,6 +7,7 @@ mod batches;
 mod deadline;
 mod exec_sync_reply;
 mod image_service;
+mod large_requests;
 mod log;
 mod measure;
 mod runtime_service;
@@ -15,6 +16,7 @@ mod status;
 use std::sync::Arc;
 
 pub use deadline::Deadlines;
+pub use large_requests::LargeRequests;
 pub use measure::measure;
 
 use crate::admin::v1::admin_server::AdminServer;

@@ -142,7 +142,8 @@ fn io_code(error: &container::io::Error) -> Code {
             Code::InvalidArgument
         }
         Error::Finished(_) => Code::FailedPrecondition,
-        Error::Log { .. } | Error::Fifo { .. } | Error::Thread(_) => Code::Internal,
+        Error::LogStuck(_) => Code::DeadlineExceeded,
+        Error::Log { .. } | Error::Fifo { .. } => Code::Internal,
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::authority::AnyAuthority;
+use crate::sys::write;
 
 /// Calls that their client has cancelled before we came to them, at once on one connection. h2 has 20, and ends the whole
 /// connection with one more, the client's other calls with it: a kubelet that is busy, or a server that was stopped for a
@@ -97,8 +98,7 @@ pub(super) fn bind_for_root(path: &Path) -> anyhow::Result<tokio::net::UnixListe
 
 fn lock(path: &Path) -> anyhow::Result<Flock<fs::File>> {
     let lock = path.with_extension("lock");
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock);
-    let file = file.with_context(|| format!("open {}", lock.display()))?;
+    let file = write::regular(&lock).with_context(|| format!("open {}", lock.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::Error::EWOULDBLOCK)) => bail!("another pontoon serves {}", path.display()),

@@ -89,7 +89,8 @@ async fn live(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut
     streams.serve(Arc::new(StreamingBackend(node.clone())));
     let replies = tower::util::MapResponseLayer::new(cri::with_output);
     let metrics = tasks.operations().metrics();
-    let mut server = listen::server().layer(cri::measure(metrics)).layer(replies).layer(cri::Deadlines);
+    let server = listen::server().layer(cri::measure(metrics)).layer(replies);
+    let mut server = server.layer(cri::LargeRequests::default()).layer(cri::Deadlines);
     let server = server.add_service(cri.runtime_service()).add_service(cri.image_service());
     let socket = listener.path().to_owned();
     let incoming = listen::connections(listener.into_listener()?);

@@ -1,13 +1,78 @@
 //! An image's config, as its author wrote it. containerd takes one that leaves fields out, or says null, for one that has
 //! them empty (moby#27568), so builders write such; and of all else in it only what a container is made of is read.
 
+use std::sync::Arc;
+
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Map, Value, json};
+
+use super::document::{self, NotRead};
+use super::{Error, Image, Images};
 
 /// What is read of the document.
 const READ: [&str; 4] = ["architecture", "os", "variant", "config"];
 /// What is read of `config` in it.
 const READ_OF_CONFIG: [&str; 7] = ["User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal"];
+
+/// Largest config that is kept in memory; a real one has a few kilobytes.
+const LARGEST_KEPT: usize = 64 << 10;
+/// The most that is kept of a user's name, and told of it.
+const LONGEST_USER: usize = 256;
+
+/// What is kept of a config.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Configuration {
+    /// The user that it names, or the beginning of that.
+    pub(super) user: String,
+    /// `None` for one that is large, and read again for each container that is made of it.
+    kept: Option<Arc<ImageConfiguration>>,
+}
+
+impl Configuration {
+    /// What is kept, and the diff ids.
+    pub(super) fn take(mut config: ImageConfiguration) -> (Self, Vec<String>) {
+        let diff_ids = std::mem::take(config.rootfs_mut().diff_ids_mut());
+        let user = config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
+        let user = user[..user.floor_char_boundary(LONGEST_USER)].to_owned();
+        let kept = (in_memory(&config) <= LARGEST_KEPT).then(|| Arc::new(config));
+        (Self { user, kept }, diff_ids)
+    }
+}
+
+/// About how many bytes a config takes.
+fn in_memory(config: &ImageConfiguration) -> usize {
+    let Some(config) = config.config() else { return 0 };
+    let lists = [config.env(), config.entrypoint(), config.cmd(), config.volumes()];
+    let texts = lists.into_iter().flatten().flatten();
+    let single = [config.user(), config.working_dir(), config.stop_signal()].into_iter().flatten();
+    texts.chain(single).map(|text| size_of::<String>() + text.len()).sum()
+}
+
+impl Image {
+    /// Whether its config takes much memory.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.configuration.kept.is_none()
+    }
+}
+
+impl Images {
+    /// The config of an image, without its history and its diff ids. Its labels are the author's words: they never become
+    /// labels of a containerd object.
+    ///
+    /// # Errors
+    /// [`Error::Containerd`] when a large one, which is not kept, cannot be read again.
+    pub async fn configuration(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
+        if let Some(kept) = &image.configuration.kept {
+            return Ok(Arc::clone(kept));
+        }
+        let digest = &image.config_blob.digest;
+        document::read(&self.inner.containerd, digest, parse).await.map(Arc::new).map_err(|why| match why {
+            NotRead::Containerd(error) => error.into(),
+            NotRead::Malformed(reason) => Error::Invalid { field: "config.image.image", reason },
+        })
+    }
+}
 
 /// Reads a config.
 ///
@@ -40,8 +105,15 @@ fn only(object: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    impl Configuration {
+        /// That of a config that names a user and nothing else.
+        pub(in crate::images) fn of_user(user: &str) -> Self {
+            saying(&json!({ "User": user }))
+        }
+    }
 
     fn parsed(text: &str) -> Result<ImageConfiguration, String> {
         parse(serde_json::from_str(text).unwrap())
@@ -72,6 +144,29 @@ mod tests {
             let config = parsed(text).unwrap();
             assert!(config.rootfs().diff_ids().is_empty(), "{text}");
         }
+    }
+
+    fn saying(config: &Value) -> Configuration {
+        let config = parse(json!({ "config": config, "rootfs": { "diff_ids": ["sha256:x"] } })).unwrap();
+        let (configuration, diff_ids) = Configuration::take(config);
+        assert_eq!(diff_ids, ["sha256:x"]);
+        configuration
+    }
+
+    #[test]
+    fn t10_a_large_config_is_not_kept() {
+        assert!(saying(&json!({ "Env": ["A=b"], "User": "web" })).kept.is_some());
+        assert!(saying(&json!({ "Env": ["x".repeat(LARGEST_KEPT)] })).kept.is_none());
+        let empty = vec![""; LARGEST_KEPT / 24];
+        assert!(saying(&json!({ "Env": empty, "Cmd": ["x"] })).kept.is_none(), "each has its place");
+    }
+
+    #[test]
+    fn t9_a_user_is_kept_to_its_first_256_bytes() {
+        assert_eq!(saying(&json!({ "User": "web:5" })).user, "web:5");
+        let long = saying(&json!({ "User": "\u{e4}".repeat(7 << 20) }));
+        assert_eq!((long.user.len(), long.kept.is_none()), (256, true));
+        assert_eq!(saying(&json!({ "User": format!("a{}", "\u{e4}".repeat(200)) })).user.len(), 255);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::hosts::Registry;
 use super::manifest::Contents;
 use super::progress::Monitor;
 use super::pull_image::Key;
-use super::{Error, Images, Read, Unusable, our_labels, platform};
+use super::{Error, Images, Read, Unusable, our_labels, places, platform};
 use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
 use crate::telemetry::{Stage, during};
 
@@ -95,7 +95,7 @@ impl Fetch<'_> {
 
     async fn call(&self, platform: Platform, snapshotter: Option<String>) -> Result<(), Error> {
         let Images { inner } = self.images;
-        let _place = during(Stage::Queue, inner.pull_places.acquire()).await;
+        let _place = during(Stage::Queue, places::place(&inner.pull_places, self.pilot.askers())).await;
         let reference = self.key.reference.to_string();
         let (config_path, host) = (inner.settings.registry_config_path.clone(), self.key.reference.host().to_owned());
         let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;

@@ -17,6 +17,8 @@ pub(super) struct Flights<K, T> {
 struct Flight<T> {
     result: watch::Sender<Outcome<T>>,
     waiters: watch::Sender<usize>,
+    /// Who has asked for it: each once, also when it has left.
+    askers: watch::Sender<Vec<String>>,
 }
 
 enum Outcome<T> {
@@ -47,17 +49,32 @@ impl<K, T> Default for Flights<K, T> {
 impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
     /// A seat in the flight for `key`, and the controls of it if it is to be started.
     pub(super) fn join(&self, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
+        self.join_as("", key)
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn join_as(&self, asker: &str, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
         let mut flights = lock(&self.flights);
         match flights.entry(key) {
             Entry::Occupied(entry) => {
                 let flight = Arc::clone(entry.get());
                 flight.waiters.send_modify(|waiters| *waiters += 1);
+                flight.askers.send_if_modified(|askers| {
+                    let is_new = !askers.iter().any(|known| known == asker);
+                    if is_new {
+                        askers.push(asker.to_owned());
+                    }
+                    is_new
+                });
                 (Seat { flight }, None)
             }
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
-                let flight =
-                    Arc::new(Flight { result: watch::Sender::new(Outcome::Flying), waiters: watch::Sender::new(1) });
+                let flight = Arc::new(Flight {
+                    result: watch::Sender::new(Outcome::Flying),
+                    waiters: watch::Sender::new(1),
+                    askers: watch::Sender::new(vec![asker.to_owned()]),
+                });
                 entry.insert(Arc::clone(&flight));
                 let pilot = Pilot { key, flight: Arc::clone(&flight), flights: Arc::clone(&self.flights) };
                 (Seat { flight }, Some(pilot))
@@ -102,6 +119,11 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
                 return;
             }
         }
+    }
+
+    /// Who asks for it, the one that began it first.
+    pub(super) fn askers(&self) -> watch::Receiver<Vec<String>> {
+        self.flight.askers.subscribe()
     }
 
     /// Under the lock under which others join: either they came in time, or they start anew.
@@ -164,6 +186,20 @@ mod tests {
         assert_eq!((first.arrive().await, second.arrive().await), (Some(7), Some(7)));
         assert_eq!(flights.len(), 0);
         assert!(flights.join("a").1.is_some(), "a landed flight is over");
+    }
+
+    #[test]
+    fn whoever_asks_is_known_once() {
+        let flights = Test::default();
+        let (_seat, pilot) = flights.join_as("one", "a");
+        let pilot = pilot.unwrap();
+        let mut askers = pilot.askers();
+        askers.mark_unchanged();
+        let _again = flights.join_as("one", "a");
+        assert!(!askers.has_changed().unwrap());
+        let _other = flights.join_as("other", "a");
+        assert!(askers.has_changed().unwrap());
+        assert_eq!(*askers.borrow(), ["one", "other"]);
     }
 
     #[tokio::test(start_paused = true)]

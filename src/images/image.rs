@@ -1,17 +1,10 @@
 //! One image on this node, as the other rooms see it.
 
-use std::sync::Arc;
-
-use oci_spec::image::ImageConfiguration;
-
 use super::Unusable;
+use super::config::Configuration;
 use super::manifest::{Contents, Layer};
 use crate::api::v1 as cri;
 use crate::containerd::Descriptor;
-
-/// The longest user name that is shown: a list of images has it of each, and how long it is, the image's author says. Linux's
-/// own tools make names of 32 characters; kubelet looks only whether it is a number.
-const LONGEST_USER: usize = 256;
 
 /// An image. Immutable: a change of its names makes a new one.
 #[derive(Clone, Debug)]
@@ -22,9 +15,6 @@ pub struct Image {
     pub tags: Vec<String>,
     /// `host/path@digest`, sorted.
     pub repo_digests: Vec<String>,
-    /// The config, without its history. Its labels are the author's words: they never become
-    /// labels of a containerd object.
-    pub config: Arc<ImageConfiguration>,
     /// Name of the committed snapshot that is the parent of a container's root; empty for an
     /// image without layers.
     pub chain_id: String,
@@ -37,6 +27,7 @@ pub struct Image {
     pub(super) unusable: Option<Unusable>,
     pub(super) layers: Vec<Layer>,
     pub(super) config_blob: Descriptor,
+    pub(super) configuration: Configuration,
     /// All names in containerd's store, whatever their form.
     pub(super) names: Vec<String>,
 }
@@ -61,13 +52,13 @@ impl Image {
             id: contents.id.clone(),
             tags,
             repo_digests,
-            config: Arc::clone(&contents.configuration),
             chain_id: contents.chain_id.clone(),
             size: contents.size,
             pinned,
             unusable: contents.unusable.clone(),
             layers: contents.layers.clone(),
             config_blob: contents.config.clone(),
+            configuration: contents.configuration.clone(),
             names,
         }
     }
@@ -83,10 +74,10 @@ impl Image {
         !text.is_empty() && hex(&self.id).starts_with(&hex(text))
     }
 
-    /// The user of the config without its group.
+    /// The user of the config without its group; of a name at most the first 256 bytes.
     #[must_use]
     pub fn user(&self) -> User {
-        let user = self.config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
+        let user = &self.configuration.user;
         let user = user.split(':').next().unwrap_or_default();
         match user.parse::<i64>() {
             _ if user.is_empty() => User::None,
@@ -101,10 +92,7 @@ impl Image {
         let (uid, username) = match self.user() {
             User::None => (None, String::new()),
             User::Uid(value) => (Some(cri::Int64Value { value }), String::new()),
-            User::Name(mut name) => {
-                name.truncate(name.floor_char_boundary(LONGEST_USER));
-                (None, name)
-            }
+            User::Name(name) => (None, name),
         };
         cri::Image {
             id: self.id.clone(),
@@ -129,13 +117,10 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::images) fn contents(id: &str, user: &str) -> Contents {
-        let text = format!(
-            r#"{{"architecture":"amd64","os":"linux","config":{{"User":{user:?}}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
-        );
         Contents {
             id: id.to_owned(),
             config: Descriptor { digest: id.to_owned(), ..Descriptor::default() },
-            configuration: Arc::new(serde_json::from_str(&text).unwrap()),
+            configuration: Configuration::of_user(user),
             layers: Vec::new(),
             chain_id: String::new(),
             size: 7,
@@ -158,7 +143,7 @@ pub(super) mod tests {
         let user = "\u{1f980}".repeat(2 << 20);
         let image = Image::new(&contents("x", &user), Vec::new(), false);
         assert_eq!(image.to_cri().username, "\u{1f980}".repeat(64));
-        assert_eq!(image.user(), User::Name(user));
+        assert_eq!(image.user(), User::Name("\u{1f980}".repeat(64)), "no more of it is kept");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::manifest::LARGEST_DOCUMENT;
+use super::document::{self, NotRead};
 use super::{Error, Image, Images};
 use crate::api::v1::{ImageStatusRequest, ImageStatusResponse};
 
@@ -42,16 +42,16 @@ impl Images {
 
     async fn info(&self, image: &Image) -> HashMap<String, String> {
         // The whole config, with the history that is not kept in memory.
-        let read = self.inner.containerd.read_blob(&image.config_blob.digest, LARGEST_DOCUMENT);
+        let chain_id = image.chain_id.clone();
+        let keep =
+            |image_spec| serde_json::to_string(&Info { chain_id, image_spec }).map_err(|error| error.to_string());
+        let read = document::read(&self.inner.containerd, &image.config_blob.digest, keep);
         let text = match timeout(PATIENCE, read).await {
-            Err(_) => Err(format!("containerd has not answered for {PATIENCE:?}")),
-            Ok(config) => config.map_err(|error| error.to_string()).and_then(|config| {
-                let image_spec = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
-                let info = Info { chain_id: image.chain_id.clone(), image_spec };
-                serde_json::to_string(&info).map_err(|error| error.to_string())
-            }),
+            Err(_) => format!("containerd has not answered for {PATIENCE:?}"),
+            Ok(Ok(info)) => info,
+            Ok(Err(NotRead::Containerd(error))) => error.to_string(),
+            Ok(Err(NotRead::Malformed(reason))) => reason,
         };
-        let text = text.unwrap_or_else(|error| error);
         HashMap::from([("info".to_owned(), text)])
     }
 }

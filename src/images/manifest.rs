@@ -3,19 +3,16 @@
 //!
 //! What cannot be used has contents too, with the reason: it takes space on the disk, so it has to be listed.
 
-use std::sync::Arc;
-
-use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::config::Configuration;
+use super::document::NotRead;
 use super::media::{is_image_config, is_layer};
 use super::reference::is_digest;
-use super::{Unusable, config, platform};
+use super::{Unusable, config, document, platform};
 use crate::containerd::{self, Containerd, Descriptor, Kind, Platform};
 
-/// Largest manifest, index or config that is read (CVE-2023-25153).
-pub(super) const LARGEST_DOCUMENT: usize = 8 << 20;
 /// Most entries of an index: the largest that builders make has some thirty platforms, and an attestation of each. All are
 /// gone through, and each that does not say what it is for is read.
 const MOST_ENTRIES: usize = 1000;
@@ -23,6 +20,8 @@ const MOST_ENTRIES: usize = 1000;
 const MOST_LAYERS: usize = 1000;
 /// Indexes within indexes.
 const DEEPEST: usize = 4;
+/// Of so many entries of an index that do not say what they are for it is looked up.
+const LOOKED_INTO: usize = 16;
 
 /// What a target means on this host's platform; the same for ever, as it is all digests.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(super) struct Contents {
     pub(super) id: String,
     /// The config.
     pub(super) config: Descriptor,
-    pub(super) configuration: Arc<ImageConfiguration>,
+    pub(super) configuration: Configuration,
     /// The layers from the bottom up, as the registry has them.
     pub(super) layers: Vec<Layer>,
     /// The snapshot that is the image's root; empty for an image without layers.
@@ -131,7 +130,7 @@ impl Contents {
         Self {
             id: known.id,
             config: known.config,
-            configuration: Arc::new(ImageConfiguration::default()),
+            configuration: Configuration::default(),
             layers: Vec::new(),
             chain_id: String::new(),
             size: known.size,
@@ -192,23 +191,22 @@ impl Known {
     }
 
     async fn image(&self, containerd: &Containerd, blobs: Vec<Entry>) -> Result<Contents, End> {
-        let document = read_document(containerd, &self.id).await?;
-        let configuration = config::parse(document).map_err(|reason| malformed(&self.id, reason))?;
-        let diff_ids = configuration.rootfs().diff_ids();
+        let keep = |document| config::parse(document).map(Configuration::take);
+        let (configuration, diff_ids) = read_and(containerd, &self.id, keep).await?;
         if diff_ids.len() != blobs.len() {
             return Err(malformed(&self.id, format!("{} diff ids for {} layers", diff_ids.len(), blobs.len())));
         }
         if let Some(bad) = diff_ids.iter().find(|id| !is_digest(id)) {
             return Err(malformed(&self.id, format!("diff id {bad:?} is no digest")));
         }
-        let chain_ids = chain_ids(diff_ids);
+        let chain_ids = chain_ids(&diff_ids);
         let chain_id = chain_ids.last().cloned().unwrap_or_default();
-        let layers = blobs.into_iter().zip(diff_ids.iter().cloned()).zip(chain_ids);
+        let layers = blobs.into_iter().zip(diff_ids).zip(chain_ids);
         let layers = layers.map(|((blob, diff_id), chain_id)| Layer { blob: blob.into(), diff_id, chain_id }).collect();
         Ok(Contents {
             id: self.id.clone(),
             config: self.config.clone(),
-            configuration: Arc::new(configuration),
+            configuration,
             layers,
             chain_id,
             size: self.size,
@@ -221,30 +219,43 @@ fn malformed(digest: &str, reason: impl Into<String>) -> End {
     End::Image(Unusable::Malformed { digest: digest.to_owned(), reason: reason.into() })
 }
 
-/// A JSON document of at most [`LARGEST_DOCUMENT`] bytes.
-async fn read_document<T: serde::de::DeserializeOwned>(containerd: &Containerd, digest: &str) -> Result<T, End> {
-    if !is_digest(digest) {
-        return Err(malformed(digest, "no digest"));
-    }
-    let blob = match containerd.read_blob(digest, LARGEST_DOCUMENT).await {
-        Ok(blob) => blob,
-        Err(error) => {
-            return Err(match error.kind() {
-                Kind::Unavailable | Kind::Cancelled => End::Containerd(error),
-                Kind::NotFound => End::Image(Unusable::Gone { digest: digest.to_owned(), of: None }),
-                // Whatever keeps this one from being read, it takes space, and the others are not to suffer for it.
-                _ => malformed(digest, error.to_string()),
-            });
-        }
-    };
-    serde_json::from_slice(&blob).map_err(|error| malformed(digest, error.to_string()))
+async fn read_document<T>(containerd: &Containerd, digest: &str) -> Result<T, End>
+where
+    T: serde::de::DeserializeOwned + Send + 'static,
+{
+    read_and(containerd, digest, Ok).await
+}
+
+/// Reads a document, of which something is kept.
+async fn read_and<T, K>(
+    containerd: &Containerd,
+    digest: &str,
+    keep: impl FnOnce(T) -> Result<K, String> + Send + 'static,
+) -> Result<K, End>
+where
+    T: serde::de::DeserializeOwned,
+    K: Send + 'static,
+{
+    document::read(containerd, digest, keep).await.map_err(|why| match why {
+        NotRead::Malformed(reason) => malformed(digest, reason),
+        NotRead::Containerd(error) => match error.kind() {
+            Kind::Unavailable | Kind::Cancelled => End::Containerd(error),
+            Kind::NotFound => End::Image(Unusable::Gone { digest: digest.to_owned(), of: None }),
+            // Whatever keeps this one from being read, it takes space, and the others are not to suffer for it.
+            _ => malformed(digest, error.to_string()),
+        },
+    })
 }
 
 /// The best entry of an index whose manifest is here: only that of the pulled platform is.
 async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform]) -> Result<Entry, End> {
-    let (mut ranked, mut there, mut gone) = (Vec::new(), Vec::new(), None);
+    let (mut ranked, mut there, mut gone, mut looked_into) = (Vec::new(), Vec::new(), None, 0);
     for entry in entries {
         let Some(of_entry) = entry.platform.clone() else {
+            looked_into += 1;
+            if looked_into > LOOKED_INTO {
+                continue;
+            }
             // An index need not say. What does not say it itself either fits, though worse than all that say so.
             let own = platform_of(containerd, &entry.digest).await?;
             match own.filter(platform::is_known) {

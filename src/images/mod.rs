@@ -10,6 +10,7 @@ mod auth;
 mod config;
 mod copy;
 mod copy_volume;
+mod document;
 mod errors;
 mod fetch;
 mod flight;
@@ -22,6 +23,7 @@ mod leases;
 mod list_images;
 mod manifest;
 mod media;
+mod places;
 mod platform;
 mod progress;
 mod pull_image;
@@ -37,7 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use errors::{Error, Kind, Unusable};
 pub use image::{Image, User};
@@ -46,6 +48,7 @@ pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::slots::{Bounds, Slots};
 use crate::stats::Layers;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -74,7 +77,7 @@ pub struct Settings {
     pub handler_snapshotters: BTreeMap<String, String>,
     /// When a download is too slow.
     pub pace: Pace,
-    /// Pulls that run at a time; further ones wait.
+    /// Pulls that run at a time, of a namespace no more than are left free; further ones wait.
     pub max_concurrent_pulls: usize,
     /// A pull is cancelled this long after its last waiter left.
     pub patience: Duration,
@@ -117,7 +120,7 @@ struct Inner {
     host: Vec<Platform>,
     index: Index,
     pulls: Flights<pull_image::Key, Result<String, Error>>,
-    pull_places: Semaphore,
+    pull_places: Slots,
     /// Snapshotters that Transfer has said it does not unpack for, as long as containerd's connection lasts.
     unpacked_by_us: Mutex<HashSet<String>>,
     /// Bytes of all pulls.
@@ -140,7 +143,7 @@ impl Images {
         tasks: Tasks,
         health: watch::Receiver<bool>,
     ) -> Self {
-        let places = settings.max_concurrent_pulls.clamp(1, Semaphore::MAX_PERMITS);
+        let places = settings.max_concurrent_pulls.max(1);
         Self {
             inner: Arc::new(Inner {
                 containerd,
@@ -149,7 +152,7 @@ impl Images {
                 host: platform::of_the_host(),
                 index: Index::default(),
                 pulls: Flights::default(),
-                pull_places: Semaphore::new(places),
+                pull_places: Slots::new(Bounds::shared(places)),
                 unpacked_by_us: Mutex::default(),
                 downloaded: AtomicU64::new(0),
                 unpacks: Flights::default(),

@@ -12,7 +12,7 @@ use super::flight::Pilot;
 use super::progress::Monitor;
 use super::reference::Reference;
 use super::root::in_future;
-use super::{Error, Images, Read, leases};
+use super::{Error, Images, Read, leases, places};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
 use crate::telemetry::{Stage, Verb, during};
@@ -42,10 +42,11 @@ impl Images {
         let spec = request.image.unwrap_or_default();
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
+        let asker = places::asker(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
         self.containerd_is_there().await?;
         let name = key.reference.to_string();
-        let (seat, pilot) = self.inner.pulls.join(key.clone());
+        let (seat, pilot) = self.inner.pulls.join_as(&asker, key.clone());
         if let Some(pilot) = pilot {
             let images = self.clone();
             self.inner.tasks.operation(self.inner.tasks.named(Verb::PullImage, name.clone(), async move {

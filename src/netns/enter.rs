@@ -1,10 +1,12 @@
 //! Threads that are thrown away after they changed their namespace.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
+use rustix::fs::OFlags;
 use tokio::sync::oneshot;
 
 use super::{Error, mounts};
@@ -23,7 +25,9 @@ where
     let failed = |source: io::Error| Error::Enter { path: path.to_owned(), source };
     let done = on_thread(path, move || -> io::Result<T> {
         // A plain file where the mount was gives setns an EINVAL that says nothing.
-        let file = File::open(&at)?;
+        // Not to wait for a writer, should a FIFO be there.
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblock).open(&at)?;
         if !mounts::is_nsfs_file(&file) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no namespace is mounted there"));
         }

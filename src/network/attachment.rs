@@ -14,6 +14,9 @@ use crate::ids::SandboxId;
 /// Capability under which containerd passes a pod's annotations; plugins know this name.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// The pod's namespace in `CNI_ARGS`.
+pub(super) const NAMESPACE_ARG: &str = "K8S_POD_NAMESPACE";
+
 /// A sandbox and what its network needs to know of it.
 #[derive(Clone, Debug)]
 pub struct Attachment {
@@ -104,7 +107,7 @@ impl Attachment {
     pub(super) fn cni_args(&self) -> Result<Vec<(String, String)>, Error> {
         let pairs = [
             ("IgnoreUnknown", "1", ""),
-            ("K8S_POD_NAMESPACE", self.namespace.as_str(), "config.metadata.namespace"),
+            (NAMESPACE_ARG, self.namespace.as_str(), "config.metadata.namespace"),
             ("K8S_POD_NAME", self.name.as_str(), "config.metadata.name"),
             ("K8S_POD_INFRA_CONTAINER_ID", self.id.as_str(), "id"),
             ("K8S_POD_UID", self.uid.as_str(), "config.metadata.uid"),

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +26,7 @@ use super::config::NetworkConfig;
 use super::error::Error;
 use super::settings::Owner;
 use crate::ids::SandboxId;
-use crate::sys::read;
+use crate::sys::{read, write};
 
 const KIND: &str = "cniCacheV1";
 const OWNER: &str = "pontoon";
@@ -280,7 +280,7 @@ fn unfinished(results: &Path, target: &Path) -> PathBuf {
 fn replace(results: &Path, target: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(results)?;
     let unfinished = unfinished(results, target);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut file = write::anew(&unfinished, 0o600)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {
         // The directory is not synced: a rename that a power cut takes back leaves the entry

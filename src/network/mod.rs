@@ -22,6 +22,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod many_ports;
 mod networks;
 mod result;
 mod running;
@@ -52,10 +53,12 @@ pub use settings::{ConfigDir, Owner, Settings, Timeouts};
 pub use state::NotReady;
 pub use template::{InvalidCidr, IpCidr};
 
+use attachment::NAMESPACE_ARG;
 use cache::{Cache, Entry};
 use chain::{Chain, RuntimeConf};
 use config::NetworkConfig;
 use exec::Plugins;
+use many_ports::ManyPorts;
 use running::Running;
 use state::State;
 use turns::Turns;
@@ -78,12 +81,15 @@ struct Inner {
 struct Both {
     adds: Turns,
     dels: Turns,
+    many_ports: ManyPorts,
 }
 
 /// An attachment whose ADD may begin: what it is made with is in the cache.
 #[must_use]
 pub struct Prepared {
     id: SandboxId,
+    namespace: String,
+    ports: usize,
     entries: Vec<Entry>,
 }
 
@@ -103,7 +109,11 @@ impl Network {
     /// within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
-        let turns = Arc::new(Both { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del) });
+        let turns = Arc::new(Both {
+            adds: Turns::new(Verb::Add),
+            dels: Turns::new(Verb::Del),
+            many_ports: ManyPorts::default(),
+        });
         let network = Self::follow(settings, turns, tasks);
         network.inner.cache.sweep();
         network
@@ -170,7 +180,8 @@ impl Network {
         for entry in &entries {
             self.inner.cache.write(entry, cache::Durability::Process).await?;
         }
-        Ok(Prepared { id: attachment.id.clone(), entries })
+        let ports = attachment.port_mappings.len();
+        Ok(Prepared { id: attachment.id.clone(), namespace: attachment.namespace.clone(), ports, entries })
     }
 
     /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills
@@ -179,8 +190,10 @@ impl Network {
     /// # Errors
     /// Whatever a plugin or the cache failed with. The caller must then detach.
     pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
-        let Prepared { id, entries } = prepared;
-        self.inner.turns.adds.run(&id, self.inner.add_all(entries)).await
+        let Prepared { id, namespace, ports, entries } = prepared;
+        let turns = &self.inner.turns;
+        let adds = turns.adds.run(&id, &namespace, self.inner.add_all(entries));
+        turns.many_ports.run(ports, &namespace, adds).await
     }
 
     /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
@@ -199,7 +212,10 @@ impl Network {
             // Empty where the namespace is gone: the plugins then give back what is not in it.
             entry.runtime.netns.clone_from(&attachment.netns);
         }
-        self.inner.turns.dels.run(&attachment.id, self.inner.del_all(entries)).await
+        let namespace = namespace_of(attachment, &entries);
+        let turns = &self.inner.turns;
+        let dels = turns.dels.run(&attachment.id, &namespace, self.inner.del_all(entries));
+        turns.many_ports.run(attachment.port_mappings.len(), &namespace, dels).await
     }
 
     /// What became of a sandbox's attachment, of which a process before this one may have been killed in the middle.
@@ -360,6 +376,15 @@ impl Inner {
         };
         networks.into_iter().enumerate().map(entry).collect()
     }
+}
+
+/// Whose turn a DEL takes. Of a sandbox whose record is gone only the cache knows the namespace.
+fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
+    if !attachment.namespace.is_empty() {
+        return attachment.namespace.clone();
+    }
+    let mut args = entries.iter().flat_map(|entry| &entry.runtime.args);
+    args.find(|(key, _)| key == NAMESPACE_ARG).map(|(_, namespace)| namespace.clone()).unwrap_or_default()
 }
 
 /// The interface for the network with this number, as go-cni names them.

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::iter::Peekable;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::vec::IntoIter;
 
 use super::config::{LARGEST_FILE, NetworkConfig};
 use super::error::{Error, TemplateError};
-use crate::sys::read;
+use crate::sys::{read, write};
 
 /// The config that is written.
 pub(super) const FILE_NAME: &str = "10-pontoon.conflist";
@@ -75,7 +75,7 @@ fn replace(target: &Path, config: &str) -> io::Result<()> {
     }
     // Its extension keeps it from being loaded half-written.
     let unfinished = target.with_extension("tmp");
-    fs::write(&unfinished, config)?;
+    write::anew(&unfinished, 0o644)?.write_all(config.as_bytes())?;
     fs::rename(&unfinished, target)
 }
 

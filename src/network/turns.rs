@@ -1,33 +1,42 @@
-//! How many runs of a verb there are at a time.
+//! How many runs of a verb there are at a time, and whose is next.
 //!
 //! ```text
 //! waiting --a turn is free--> in its turn --ended within TURN--> done
-//!                                         --TURN is over-------> late (others begin) --> done
+//!                                         --TURN is over, or it is another namespace's--> late --> done
 //! ```
 //!
 //! A burst of pods takes turns: more plugins at once only queue on the kernel's rtnl lock and take the CPUs from each
 //! other. A plugin that hangs (Multus, when a delegate does not answer) does neither, so it must not keep other pods
 //! waiting: when its turn is over the next one begins, and it goes on to its own deadline. All that run, the late ones
 //! too, are bounded as well: each is a process.
+//!
+//! Namespaces share both fairly ([`queue`]): a tenant whose pods have slow chains waits for himself.
+
+mod queue;
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use self::queue::Queue;
 use super::exec::Verb;
 use crate::ids::SandboxId;
 use crate::telemetry::{Stage, during};
 
 /// How many are in their turn. A plugin that is well takes a part of a second.
 pub(super) const AT_ONCE: usize = 16;
-/// How many run, with those that are late: more than a node has pods, as kubelet is configured by default.
+/// How many run, with those that are late. One namespace alone has at most half of them, and that is more than a node has
+/// pods, as kubelet is configured by default.
 pub(super) const IN_ALL: usize = 256;
 /// How long a run counts among [`AT_ONCE`]. Well above what a plugin takes in a burst, so that a burst stays bounded: every
 /// 3 s at most 16 more begin.
 pub(super) const TURN: Duration = Duration::from_secs(3);
+/// How long it counts at least, also while a namespace waits that has fewer turns. Above what a plugin takes that is well, so
+/// that a burst of many namespaces is a burst of 16 too.
+pub(super) const SURE: Duration = Duration::from_secs(1);
 /// After this much waiting a line says what is waited for, and again after each [`SAY_AGAIN`].
 const SAY: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
@@ -35,48 +44,49 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// The runs of one verb.
 pub(super) struct Turns {
     verb: Verb,
-    in_turn: Semaphore,
-    in_all: Semaphore,
-    /// In the order in which they began.
-    running: Mutex<Vec<Run>>,
-}
-
-#[derive(Clone)]
-struct Run {
-    id: SandboxId,
-    since: Instant,
+    queue: Mutex<Queue>,
+    /// Told whenever somebody is left waiting: a run of a namespace that has more may give way.
+    waited_for: Notify,
 }
 
 impl Turns {
     pub(super) fn new(verb: Verb) -> Self {
-        Self { verb, in_turn: Semaphore::new(AT_ONCE), in_all: Semaphore::new(IN_ALL), running: Mutex::default() }
+        Self { verb, queue: Mutex::default(), waited_for: Notify::new() }
     }
 
-    /// Waits for a turn and does the work in it, to its end.
-    pub(super) async fn run<T>(&self, id: &SandboxId, work: impl Future<Output = T>) -> T {
-        // Both are taken in this order: who waits for a place among all keeps nobody's turn.
-        let turn = async { (self.in_all.acquire().await, self.in_turn.acquire().await) };
-        let (_place, turn) = during(Stage::Queue, self.telling(id, turn)).await;
-        let _running = Running::new(self, id);
+    /// Waits for a turn of the pod's namespace and does the work in it, to its end.
+    pub(super) async fn run<T>(&self, id: &SandboxId, namespace: &str, work: impl Future<Output = T>) -> T {
+        let mut place = during(Stage::Queue, self.begin(id, namespace)).await;
         let work = during(Stage::Cni, work);
         tokio::pin!(work);
-        if let Ok(done) = timeout(TURN, &mut work).await {
-            return done;
+        let since = Instant::now();
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = place.turn_is_over() => {}
         }
-        drop(turn);
-        let (verb, sandbox) = (self.verb, id);
-        tracing::warn!(%sandbox, %verb, "cni: it has not ended within {TURN:?} and goes on; others need not wait for it");
+        let (verb, sandbox, after) = (self.verb, id, since.elapsed());
+        tracing::warn!(%sandbox, %verb, ?after, "cni: it has not ended yet and goes on; others need not wait for it");
         work.await
     }
 
+    async fn begin<'a>(&'a self, id: &SandboxId, namespace: &'a str) -> Place<'a> {
+        let (number, begins) = self.lock().enter(id, namespace);
+        // From here on: a caller that goes away leaves the queue, or gives back what it was given.
+        let place = Place { turns: self, namespace, number, in_turn: true };
+        self.let_begin(self.lock());
+        self.telling(id, begins).await;
+        place
+    }
+
     /// Waits, and says so when it takes long.
-    async fn telling<T>(&self, id: &SandboxId, turn: impl Future<Output = T>) -> T {
-        tokio::pin!(turn);
+    async fn telling(&self, id: &SandboxId, mut begins: oneshot::Receiver<()>) {
         let mut next = SAY;
         loop {
             tokio::select! {
                 biased;
-                turn = &mut turn => return turn,
+                // Fails only when the place is gone, whose caller is this one.
+                _ = &mut begins => return,
                 () = sleep(next) => self.tell(id),
             }
             next = SAY_AGAIN;
@@ -84,104 +94,81 @@ impl Turns {
     }
 
     fn tell(&self, sandbox: &SandboxId) {
-        let (running, verb) = (self.lock().clone(), self.verb);
-        let oldest = running.first().map(|run| format!("{} for {:?}", run.id, run.since.elapsed()));
-        let oldest = oldest.unwrap_or_default();
-        tracing::warn!(%sandbox, %verb, running = running.len(), oldest, "cni: it waits for its turn, behind those that run");
+        let (oldest, running) = {
+            let queue = self.lock();
+            let oldest = queue.oldest().map(|(id, since)| format!("{id} for {:?}", since.elapsed()));
+            (oldest.unwrap_or_default(), queue.running())
+        };
+        let verb = self.verb;
+        tracing::warn!(%sandbox, %verb, running, oldest, "cni: it waits for its turn, behind those that run");
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Run>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A run's place in the list; also a caller that goes away gives it up.
-struct Running<'a> {
-    turns: &'a Turns,
-    id: &'a SandboxId,
-}
-
-impl<'a> Running<'a> {
-    fn new(turns: &'a Turns, id: &'a SandboxId) -> Self {
-        turns.lock().push(Run { id: id.clone(), since: Instant::now() });
-        Self { turns, id }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let mut running = self.turns.lock();
-        if let Some(at) = running.iter().position(|run| run.id == *self.id) {
-            running.remove(at);
+    fn let_begin(&self, mut queue: MutexGuard<'_, Queue>) {
+        queue.begin();
+        let waits = queue.waits();
+        drop(queue);
+        if waits {
+            self.waited_for.notify_waiters();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A caller's place: in the queue, or among those that run.
+struct Place<'a> {
+    turns: &'a Turns,
+    namespace: &'a str,
+    number: u64,
+    /// Or waits for one.
+    in_turn: bool,
+}
+
+impl Place<'_> {
+    /// Resolves when the turn is somebody else's.
+    async fn turn_is_over(&mut self) {
+        let end = Instant::now() + TURN;
+        sleep(SURE).await;
+        loop {
+            // Asked for before the look: whoever begins to wait after it is heard.
+            let waited_for = self.turns.waited_for.notified();
+            if self.give_way() {
+                return;
+            }
+            if timeout_at(end, waited_for).await.is_err() {
+                break;
+            }
+        }
+        let mut queue = self.turns.lock();
+        self.in_turn = false;
+        queue.end_turn(self.namespace);
+        self.turns.let_begin(queue);
+    }
+
+    /// Gives the turn to a namespace that has fewer, if one waits. In one step, or all would give way to one.
+    fn give_way(&mut self) -> bool {
+        let mut queue = self.turns.lock();
+        if !queue.gives_way(self.namespace) {
+            return false;
+        }
+        self.in_turn = false;
+        queue.end_turn(self.namespace);
+        self.turns.let_begin(queue);
+        true
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.turns.lock();
+        if !queue.leave(self.namespace, self.number) {
+            queue.end(self.namespace, self.number, self.in_turn);
+        }
+        self.turns.let_begin(queue);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::{pending, ready};
-    use std::sync::Arc;
-
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    /// Begins so many runs that never end; each has what it needs when this returns.
-    fn hang(turns: &Arc<Turns>, count: usize) -> Vec<futures_util::future::BoxFuture<'static, ()>> {
-        let one = || {
-            let turns = Arc::clone(turns);
-            // All are polled in one turn of tokio's, which would make those above its budget wait.
-            tokio::task::unconstrained(async move { turns.run(&SandboxId::random(), pending::<()>()).await }).boxed()
-        };
-        let mut all: Vec<_> = std::iter::repeat_with(one).take(count).collect();
-        for run in &mut all {
-            assert!(run.now_or_never().is_none());
-        }
-        all
-    }
-
-    /// How long one waits beside those that hang.
-    async fn wait(turns: &Turns, hanging: Vec<futures_util::future::BoxFuture<'static, ()>>) -> Duration {
-        let (start, one) = (Instant::now(), SandboxId::random());
-        tokio::select! {
-            () = turns.run(&one, ready(())) => start.elapsed(),
-            _ = futures_util::future::join_all(hanging) => panic!("they end"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn f14_who_hangs_counts_for_a_few_seconds_only() {
-        let turns = Arc::new(Turns::new(Verb::Add));
-        let hanging = hang(&turns, AT_ONCE);
-        assert_eq!(wait(&turns, hanging).await, TURN);
-        assert!(turns.lock().is_empty(), "also who went away");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn f14_a_burst_begins_a_part_at_a_time() {
-        let turns = Arc::new(Turns::new(Verb::Add));
-        let hanging = hang(&turns, 3 * AT_ONCE);
-        assert_eq!(turns.lock().len(), AT_ONCE);
-        assert_eq!(wait(&turns, hanging).await, 3 * TURN);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn f14_no_more_run_in_all_than_may() {
-        let turns = Arc::new(Turns::new(Verb::Add));
-        let hanging = hang(&turns, IN_ALL);
-        let waited = timeout(Duration::from_secs(3600), wait(&turns, hanging)).await;
-        assert!(waited.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_whose_turn_is_over_goes_on_to_its_end() {
-        let turns = Turns::new(Verb::Del);
-        let work = async {
-            sleep(10 * TURN).await;
-            7
-        };
-        assert_eq!(turns.run(&SandboxId::random(), work).await, 7);
-        assert_eq!(turns.in_turn.available_permits(), AT_ONCE);
-        assert_eq!(turns.in_all.available_permits(), IN_ALL);
-    }
-}
+mod tests;

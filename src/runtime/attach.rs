@@ -15,6 +15,7 @@ use super::{Error, Node, Result};
 use crate::api::v1::{AttachRequest, AttachResponse};
 use crate::container::Container;
 use crate::container::io::{self, Chunk, SUBSCRIBER_LAG, StreamName};
+use crate::slots::Slot;
 use crate::streaming::{self, Failure, Input, Sink, Size, Streaming, Streams};
 use crate::telemetry::Stream;
 
@@ -32,10 +33,9 @@ pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Re
     let container = node.container(&request.container_id)?;
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
     require_running(&container)?;
-    if node.streams_open.try_take(container.id().as_str()).is_none() {
-        return Err(Error::Exhausted(CLIENTS));
-    }
+    take_slot(node, &container)?;
     let ask = streaming::Attach {
+        sandbox: container.sandbox().clone(),
         container: container.id().clone(),
         tty: request.tty,
         stdin: request.stdin,
@@ -44,6 +44,11 @@ pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Re
     };
     let url = streaming.attach_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
     Ok(AttachResponse { url })
+}
+
+fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
+    let slot = node.streams_open.try_take(container.sandbox().as_str(), container.id().as_str());
+    slot.ok_or(Error::Exhausted(CLIENTS))
 }
 
 /// Follows the container until it ends, or the client has gone, or does not keep up. The log never waits for a client.
@@ -60,7 +65,7 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
     let container = node.container(ask.container.as_str())?;
     // It may have ended since the URL was made.
     require_running(&container)?;
-    let _slot = node.streams_open.try_take(ask.container.as_str()).ok_or(Error::Exhausted(CLIENTS))?;
+    let _slot = take_slot(node, &container)?;
     let Some(io) = container.streams() else {
         let source = io::Error::Finished(ask.container.clone());
         return Err(Error::Io { id: ask.container.to_string(), source });

@@ -77,7 +77,7 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
         status.message.clone_from(&exit.message);
     }
     let spec = container.spec();
-    if let Ok(spec) = computed_of(spec.len(), || serde_json::from_slice(&spec)) {
+    if let Ok(spec) = computed_of(spec.json.len(), || serde_json::from_slice(&spec.json)) {
         status.resources = Some(spec::reported_resources(&spec));
         status.user = Some(spec::reported_user(&spec));
     }
@@ -96,7 +96,13 @@ struct Info<'a> {
     snapshotter: &'a str,
     runtime_type: Option<&'a str>,
     config: &'a ContainerConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<&'static str>,
 }
+
+/// Of a container that is large.
+const LEFT_OUT: &str =
+    "what only its process needs (arguments, environment, mounts), for it is large: containerd's record has it";
 
 /// Under `info`. Written as it is read: a tree of what a tenant has filled would take many times its size.
 fn info(node: &Node, container: &Container) -> HashMap<String, String> {
@@ -107,6 +113,7 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         State::Running { pid, .. } => pid,
         State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
     };
+    let spec = container.spec();
     let info = Info {
         sandbox_id: container.sandbox().as_str(),
         pid,
@@ -115,9 +122,9 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         snapshotter: &container.root.snapshotter,
         runtime_type: handler.as_ref().map(|handler| handler.kind.as_str()),
         config: &record.config,
+        left_out: (record.has_large_config() || !spec.is_whole).then_some(LEFT_OUT),
     };
-    let spec = container.spec();
-    let text = computed_of(spec.len(), || with_spec(&info, &spec));
+    let text = computed_of(spec.json.len(), || with_spec(&info, &spec.json));
     HashMap::from([("info".to_owned(), text)])
 }
 

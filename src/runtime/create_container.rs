@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prost::Message as _;
+
+use super::large::Turn;
 use super::pause::{encode, files, spec_handler};
 use super::take_back::Made;
 use super::threads::{blocking, computed};
@@ -12,7 +15,9 @@ use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerRes
 use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
-use crate::container::{About, Container, Event, Record, Root, State, devices, mounts, profile, signal, spec_any};
+use crate::container::{
+    About, Container, Event, KeptSpec, Record, Root, State, devices, mounts, profile, signal, spec_any,
+};
 use crate::containerd;
 use crate::events::Kind;
 use crate::ids::ContainerId;
@@ -78,15 +83,27 @@ pub(super) fn not_ready(sandbox: &Sandbox) -> Error {
 async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {
     let mut undo = Undo::new();
     // Everything that can be refused is looked at before anything is made.
-    let container = Arc::new(during(Stage::Plan, plan(&node, &sandbox, config)).await?);
-    match steps(&node, &sandbox, &container, &mut undo).await {
+    let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
+    let container = Arc::clone(&plan.container);
+    match steps(&node, &sandbox, plan, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
         Err(cause) => Err(node.take_back_after(container, undo, cause).await),
     }
 }
 
+/// A container that is to be made.
+struct Plan {
+    container: Arc<Container>,
+    /// What containerd keeps of it; whole, while in memory a large one is not.
+    record: containerd::Container,
+    image: Arc<Image>,
+    /// The image's VOLUMEs that no mount covers, each with its directory.
+    volumes: Vec<(String, PathBuf)>,
+    turn: Turn,
+}
+
 /// Resolves all that the request names and makes the spec; leaves nothing behind.
-async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result<Container> {
+async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result<Plan> {
     let pause_pid = require_ready(sandbox)?;
     let handler = node.handler(&sandbox.record.handler)?;
     let snapshotter = handler.snapshotter.clone().unwrap_or_else(|| node.config.images.snapshotter.clone());
@@ -102,28 +119,38 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     })?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
-    let id = ContainerId::random();
+    let turn = node.large.turn(image.is_large() || config.encoded_len() > LARGE).await;
+    let image_config = node.images.configuration(&image).await?;
+    let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
     let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
-    let about = about(sandbox, &config, &image, &requested.user_specified_image)?;
+    let about = about(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
     let about = About { boot: node.boot.clone(), image_volumes, ..about };
-    let record = Record { id, sandbox: sandbox.id().clone(), config, about };
-    let spec = container_spec(
-        node,
-        sandbox,
-        handler,
-        Draft { record: &record, image: &image, snapshotter: &snapshotter, pause_pid },
-    )
-    .await?;
-    let root =
-        Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
+    let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
+    let image_config = computed(|| spec::ImageConfig::from(&*image_config));
+    let volumes = volumes(node, &record, &image_config)?;
+    let draft = Draft {
+        record: &record,
+        image: &image,
+        image_config: &image_config,
+        volumes: &volumes,
+        snapshotter: &snapshotter,
+        pause_pid,
+    };
+    let spec = container_spec(node, sandbox, handler, draft).await?;
     let spec = computed(|| encode(&spec))?;
     record_size::check_container(&record.config, &spec)?;
-    Ok(Container::new(record, root, spec, State::Created))
+    let root =
+        Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
+    let stored = containerd_record(sandbox, &record, &root, handler, spec_any(&spec));
+    let container = Arc::new(Container::new(record, root, computed(|| KeptSpec::of(spec)), State::Created));
+    Ok(Plan { container, record: stored, image, volumes, turn })
 }
 
 struct Draft<'a> {
     record: &'a Record,
     image: &'a Image,
+    image_config: &'a spec::ImageConfig,
+    volumes: &'a [(String, PathBuf)],
     snapshotter: &'a str,
     pause_pid: u32,
 }
@@ -150,10 +177,8 @@ async fn container_spec(
     let all_devices = privileged && !handler.privileged_without_host_devices;
     let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
     let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
-    let image_config = computed(|| spec::ImageConfig::from(&*draft.image.config));
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
-    let user = computed(|| spec::user(&spec::UserDb::parse(&passwd, &group), &image_config.user, context))?;
-    let volumes = volumes(node, draft.record, &image_config)?;
+    let user = computed(|| spec::user(spec::UserDb::new(&passwd, &group), &draft.image_config.user, context))?;
     let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
@@ -169,7 +194,7 @@ async fn container_spec(
         netns: netns.as_deref(),
         mapping: sandbox.mapping(),
         target_pid: node.target_pid(sandbox, config)?,
-        image: &image_config,
+        image: draft.image_config,
         seccomp: seccomp.as_deref(),
         selinux: labels.as_ref(),
         image_name: &draft.record.about.image,
@@ -178,7 +203,7 @@ async fn container_spec(
         mounts: &host_mounts,
         devices: &host_devices,
         cdi: &cdi,
-        volumes: &volumes,
+        volumes: draft.volumes,
         host: &node.host,
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
@@ -193,14 +218,15 @@ async fn container_spec(
 }
 
 /// The story. Each step pushes its undo before it starts.
-async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, undo: &mut Undo) -> Result<()> {
-    let handler = node.handler(&sandbox.record.handler)?;
+async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo) -> Result<()> {
+    let Plan { container, record, image, volumes, turn } = plan;
     let id = container.id().to_string();
     let root = &container.root;
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
     undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
-    during(Stage::Record, node.containerd.create_container(containerd_record(sandbox, container, handler))).await?;
+    during(Stage::Record, node.containerd.create_container(record)).await?;
+    drop(turn);
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
     undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
@@ -210,25 +236,30 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, container: &Arc<Container>, 
     let directory = node.container_directory(container.id());
     undo.push("remove container directory", async move { remove_directory(directory).await });
     during(Stage::Volumes, async {
-        node.fill_volumes(container).await?;
-        node.mount_image_volumes(container, sandbox.mapping(), undo).await
+        node.fill_volumes(&container, &image, volumes).await?;
+        node.mount_image_volumes(&container, sandbox.mapping(), undo).await
     })
     .await?;
     // A Stop of the sandbox that began meanwhile has not seen this container.
     require_ready(sandbox).map(drop)
 }
 
-fn containerd_record(sandbox: &Sandbox, container: &Container, handler: &Handler) -> containerd::Container {
-    let record = &container.record;
-    let labels = labels::of_container(sandbox.metadata(), &container.metadata());
+fn containerd_record(
+    sandbox: &Sandbox,
+    record: &Record,
+    root: &Root,
+    handler: &Handler,
+    spec: containerd::Any,
+) -> containerd::Container {
+    let labels = labels::of_container(sandbox.metadata(), &record.config.metadata.clone().unwrap_or_default());
     containerd::Container {
         id: record.id.to_string(),
-        labels: labels.into_iter().chain(image_volumes::labels(container)).collect(),
+        labels: labels.into_iter().chain(image_volumes::labels(record, &root.snapshotter)).collect(),
         image: record.about.image.clone(),
         runtime: handler.kind.clone(),
         runtime_options: Some(handler.options.any()),
-        spec: Some(spec_any(&container.spec())),
-        snapshotter: container.root.snapshotter.clone(),
+        spec: Some(spec),
+        snapshotter: root.snapshotter.clone(),
         snapshot_key: record.id.to_string(),
         extensions: record.extensions(),
         // The pause container's shim runs this one too: no second shim is executed.
@@ -237,13 +268,18 @@ fn containerd_record(sandbox: &Sandbox, container: &Container, handler: &Handler
     }
 }
 
-fn about(sandbox: &Sandbox, config: &ContainerConfig, image: &Image, user_specified: &str) -> Result<About> {
+fn about(
+    sandbox: &Sandbox,
+    config: &ContainerConfig,
+    image: &Image,
+    user_specified: &str,
+    stop_signal: Option<&str>,
+) -> Result<About> {
     let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
     let by_digest = image.repo_digests.first();
     let fallback = image.id.clone();
-    let signal = signal::from_cri(config.stop_signal)
-        .or_else(|| image.config.config().as_ref().and_then(|config| signal::parse(config.stop_signal().as_deref()?)))
-        .unwrap_or(signal::SIGTERM);
+    let signal =
+        signal::from_cri(config.stop_signal).or_else(|| signal::parse(stop_signal?)).unwrap_or(signal::SIGTERM);
     Ok(About {
         sandbox: sandbox.id().to_string(),
         image: by_tag.or(by_digest).cloned().unwrap_or_else(|| fallback.clone()),
@@ -265,6 +301,8 @@ fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
     Ok(path.map(|path| path.full().display().to_string()).unwrap_or_default())
 }
 
+/// A request with a config of more bytes than this waits for its turn.
+const LARGE: usize = 256 << 10;
 /// How many VOLUMEs an image may have: each is a directory, and a mount of the container's.
 const MOST_VOLUMES: usize = 1000;
 
@@ -320,10 +358,7 @@ impl Node {
     }
 
     /// Copies what the image has at its VOLUMEs into the container's directories.
-    async fn fill_volumes(&self, container: &Container) -> Result<()> {
-        let image = self.images.resolve(&container.record.about.image_id).await?;
-        let config = computed(|| spec::ImageConfig::from(&*image.config));
-        let volumes = volumes(self, &container.record, &config)?;
+    async fn fill_volumes(&self, container: &Container, image: &Image, volumes: Vec<(String, PathBuf)>) -> Result<()> {
         if volumes.is_empty() {
             return Ok(());
         }
@@ -334,8 +369,8 @@ impl Node {
             std::fs::create_dir_all(directory).map_err(|source| Error::system("make", directory, source))
         };
         blocking(move || to_make.iter().try_for_each(make)).await?;
-        self.images.copy_volumes(&image, &container.root.snapshotter, volumes).await?;
-        self.label_volumes(directories, &container.spec()).await
+        self.images.copy_volumes(image, &container.root.snapshotter, volumes).await?;
+        self.label_volumes(directories, &container.spec().json).await
     }
 }
 

@@ -11,7 +11,9 @@ use super::room::Room;
 use super::run_exec::{Ask, Bounds, Ends, run_exec};
 use super::{Error, Node, Result};
 use crate::api::v1::{ExecRequest, ExecResponse};
+use crate::container::Container;
 use crate::container::io::Target;
+use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
 use crate::telemetry::Stream;
 
@@ -33,10 +35,9 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
     check_command(&request.cmd)?;
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
     require_running(&container)?;
-    if node.execs.try_take(container.id().as_str()).is_none() {
-        return Err(Error::Exhausted(COMMANDS));
-    }
+    take_slot(node, &container)?;
     let ask = streaming::Exec {
+        sandbox: container.sandbox().clone(),
         container: container.id().clone(),
         command: request.cmd,
         tty: request.tty,
@@ -46,6 +47,12 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
     };
     let url = streaming.exec_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
     Ok(ExecResponse { url })
+}
+
+/// A slot for a command whose client may keep it for long: not of what is reserved for ExecSync.
+fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
+    let slot = node.execs.try_take(container.sandbox().as_str(), container.id().as_str());
+    slot.ok_or(Error::Exhausted(COMMANDS))
 }
 
 /// What Exec and Attach may not ask for, in upstream's words.
@@ -75,7 +82,7 @@ async fn run(node: &Arc<Node>, ask: streaming::Exec, streams: Streams) -> Result
     let container = node.container(ask.container.as_str())?;
     // Both may have changed since the URL was made.
     require_running(&container)?;
-    let slot = node.execs.try_take(ask.container.as_str()).ok_or(Error::Exhausted(COMMANDS))?;
+    let slot = take_slot(node, &container)?;
     let mut stdout = ToClient::new(streams.stdout, streams.gone.clone());
     let mut stderr = ToClient::new(streams.stderr, streams.gone.clone());
     let bounds = Bounds { gone: streams.gone, deadline: None };

@@ -10,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 use super::lookup::require_running;
 use super::record_size::check_command;
 use super::run_exec::{Ask, Bounds, Ends, run_exec};
-use super::slots::Slot;
 use super::{Error, Node, Result};
 use crate::api::v1::ExecSyncRequest;
 use crate::container::Container;
 use crate::container::io::{Collector, DRAIN, Kept, REPLY_CAP};
+use crate::slots::{Crowded, Slot};
 use crate::telemetry::{Stream, Verb};
 
+/// What there can be too many of.
+const WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
 /// Queueing for longer than this is worth a line.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
 
@@ -37,7 +39,7 @@ pub struct ExecSyncReply {
 ///
 /// # Errors
 /// [`Error::State`] unless the container runs; [`Error::ExecTimeout`] after the request's
-/// timeout, with the command killed; containerd's when it could not be started.
+/// timeout, with the command killed; [`Error::Exhausted`] when too many wait; containerd's when it could not be started.
 pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncReply> {
     let container = node.container(&request.container_id)?;
     if request.cmd.is_empty() {
@@ -69,7 +71,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
     let slot = queue(node, container, bounds).await?;
     let _alive = node.metrics.stream(Stream::ExecSync);
-    let kept = Kept::new(REPLY_CAP, node.replies.claim());
+    let kept = Kept::new(REPLY_CAP, node.replies.claim(container.sandbox().as_str()));
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
     let ask = Ask { container, cmd, tty: false, until: until(bounds), slot };
     let ends = Ends { stdin: None, stdout: &mut stdout, stderr: &mut stderr, resize: None };
@@ -87,7 +89,8 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     let since = Instant::now();
     let slot = tokio::select! {
         biased;
-        slot = node.execs.take(id.as_str()) => Ok(slot),
+        slot = node.execs.take(container.sandbox().as_str(), id.as_str()) =>
+            slot.map_err(|Crowded| Error::Exhausted(WAITING)),
         why = bounds.over(id) => Err(why),
     };
     let waited = since.elapsed();

@@ -12,8 +12,8 @@ use super::selinux::mount_label;
 use super::threads::blocking;
 use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, Mount};
-use crate::container::Container;
 use crate::container::mounts::{self, HostMount};
+use crate::container::{Container, Record};
 use crate::ids::ContainerId;
 use crate::images::{Volume, remove_mount_point};
 use crate::undo::Undo;
@@ -26,10 +26,9 @@ const KEEP: &str = "containerd.io/gc.ref.snapshot.";
 const MOST_IMAGES: usize = 1000;
 
 /// Labels of a container's record that keep the views of its images.
-pub(super) fn labels(container: &Container) -> HashMap<String, String> {
-    let snapshotter = &container.root.snapshotter;
-    let places = container.record.about.image_volumes.keys();
-    places.map(|index| (format!("{KEEP}{snapshotter}/image-{index}"), key(container.id(), *index))).collect()
+pub(super) fn labels(record: &Record, snapshotter: &str) -> HashMap<String, String> {
+    let places = record.about.image_volumes.keys();
+    places.map(|index| (format!("{KEEP}{snapshotter}/image-{index}"), key(&record.id, *index))).collect()
 }
 
 /// The mounts as ContainerStatus shows them: an image by the id that its reference had when the container was made.
@@ -108,7 +107,7 @@ impl Node {
         }
         let (node, draft) = (Arc::clone(self), Arc::clone(container));
         undo.push("remove image volumes", async move { node.remove_image_volumes(&draft).await });
-        let label = mount_label(&container.spec());
+        let label = mount_label(&container.spec().json);
         for mount in wanted {
             let failed = |field: &'static str| move |source| Error::ImageVolume { index: mount.index, field, source };
             let id = container.record.about.image_volumes.get(&mount.index).unwrap_or(&mount.reference);

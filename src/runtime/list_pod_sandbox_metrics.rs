@@ -82,7 +82,7 @@ impl Node {
             },
             started_at,
             usage,
-            limits: Limits::of_spec(&container.spec()),
+            limits: Limits::of_spec(&container.spec().json),
             filesystem: root.and_then(|root| shared.filesystems.of(&root)),
             layer,
             ..metrics::Container::default()

@@ -94,15 +94,19 @@ fn others(config: &ContainerConfig, listed: impl Iterator<Item = (String, usize)
 /// Bytes of what ListContainers says of a container, but for its ids.
 fn listed(config: &ContainerConfig) -> usize {
     let ContainerConfig { metadata, image, labels, annotations, .. } = config;
-    let parts = [metadata.as_ref().map_or(0, Message::encoded_len), image.as_ref().map_or(0, Message::encoded_len)];
-    parts.iter().sum::<usize>() + entries(labels) + entries(annotations)
+    let parts = [metadata.as_ref().map(Message::encoded_len), image.as_ref().map(Message::encoded_len)];
+    parts.into_iter().flatten().map(message).sum::<usize>() + entries(labels) + entries(annotations)
 }
 
 /// A map of texts as protobuf has it: an entry is a message of two fields.
 fn entries(map: &HashMap<String, String>) -> usize {
-    let field = |length: usize| if length == 0 { 0 } else { 1 + length_delimiter_len(length) + length };
-    let entry = |key: &String, value: &String| field(key.len()) + field(value.len());
-    map.iter().map(|(key, value)| entry(key, value)).map(|entry| 1 + length_delimiter_len(entry) + entry).sum()
+    let text = |length: usize| if length == 0 { 0 } else { message(length) };
+    map.iter().map(|(key, value)| message(text(key.len()) + text(value.len()))).sum()
+}
+
+/// A field of so many bytes, with its number and its length.
+fn message(length: usize) -> usize {
+    1 + length_delimiter_len(length) + length
 }
 
 /// Bytes of all keys and values.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Error, Features, Result, Slots};
+use super::large::Large;
+use super::{Error, Features, Result};
 use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
 use crate::config::{Config, Handler};
 use crate::container::Container;
@@ -20,6 +21,7 @@ use crate::lsm::apparmor::Profiles;
 use crate::lsm::selinux::Levels;
 use crate::network::Networks;
 use crate::sandbox::{Sandbox, SandboxPaths};
+use crate::slots::{Bounds, Slots};
 use crate::spec;
 use crate::stats::{Layers, Stats};
 use crate::store::{Creations, Joins, Store};
@@ -29,6 +31,11 @@ use crate::telemetry::{Metrics, Verb};
 
 /// How long a new mutating call waits for containerd to come back (rulings.md 10).
 const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Commands of ExecSync that may wait for their turn. Each is a call that a client holds, and some KiB of ours.
+const EXECS_WAITING: usize = 4096;
+/// Commands that may be started at once, at least: each is a runc, and mostly processor time.
+const EXEC_STARTS: usize = 16;
 
 /// One node's runtime.
 pub struct Node {
@@ -62,10 +69,14 @@ pub struct Node {
     pub profiles: Profiles,
     /// SELinux levels of the pods.
     pub levels: Arc<Levels>,
-    /// Commands that run.
+    /// Commands that run, by sandbox and container.
     pub execs: Slots,
-    /// Clients that are attached, and connections that are forwarded.
+    /// Commands that are being started, by sandbox.
+    pub exec_starts: Slots,
+    /// Clients that are attached, and connections that are forwarded, by sandbox.
     pub streams_open: Slots,
+    /// Turns for what is large.
+    pub large: Large,
     /// Memory of what ExecSync answers.
     pub replies: Arc<ReplyBudget>,
     /// What is listed.
@@ -168,8 +179,18 @@ impl Node {
             features: parts.features,
             profiles: parts.profiles,
             levels,
-            execs: Slots::new(limits.execs, limits.execs_per_container),
-            streams_open: Slots::new(limits.streams, limits.streams_per_object),
+            execs: Slots::new(Bounds {
+                shared: limits.execs,
+                reserve: limits.exec_sync_reserve,
+                per_object: limits.execs_per_container,
+                waiting: EXECS_WAITING,
+            }),
+            exec_starts: Slots::new(Bounds { reserve: 1, ..Bounds::shared(exec_starts()) }),
+            streams_open: Slots::new(Bounds {
+                per_object: limits.streams_per_object,
+                ..Bounds::shared(limits.streams)
+            }),
+            large: Large::default(),
             replies: ReplyBudget::new(limits.exec_reply_budget << 20, REPLY_CAP),
             health: parts.health,
             pulse: parts.pulse,
@@ -243,4 +264,9 @@ impl Node {
     pub(super) fn known_handler(&self, name: &str) -> std::result::Result<&Handler, String> {
         self.config.handlers.get(name).ok_or_else(|| format!("no runtime handler {name:?} is configured"))
     }
+}
+
+/// How many commands are started at once, beside one of each pod.
+fn exec_starts() -> usize {
+    std::thread::available_parallelism().map_or(EXEC_STARTS, |processors| EXEC_STARTS.max(2 * processors.get()))
 }

@@ -18,6 +18,7 @@ use super::{Error, Node, Result, chain};
 use crate::api::v1::{PortForwardRequest, PortForwardResponse};
 use crate::ids::SandboxId;
 use crate::netns;
+use crate::slots::Slot;
 use crate::streaming::{self, Duplex, Failure, Input, Sink, Streaming};
 use crate::telemetry::Stream;
 
@@ -41,12 +42,14 @@ pub fn port_forward(node: &Node, streaming: &Streaming, request: PortForwardRequ
     }
     let ports = request.port.into_iter().map(port).collect::<Result<Vec<u16>>>()?;
     require_ready(&sandbox)?;
-    if node.streams_open.try_take(sandbox.id().as_str()).is_none() {
-        return Err(Error::Exhausted(CONNECTIONS));
-    }
+    take_slot(node, sandbox.id())?;
     let ask = streaming::PortForward { sandbox: sandbox.id().clone(), ports };
     let url = streaming.port_forward_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
     Ok(PortForwardResponse { url })
+}
+
+fn take_slot(node: &Node, sandbox: &SandboxId) -> Result<Slot> {
+    node.streams_open.try_take(sandbox.as_str(), sandbox.as_str()).ok_or(Error::Exhausted(CONNECTIONS))
 }
 
 fn port(number: i32) -> Result<u16> {
@@ -67,8 +70,7 @@ pub(super) async fn forward(
         let failed = |error: &Error| Failure(error.chain());
         let sandbox = node.sandbox(sandbox.as_str()).map_err(|error| failed(&error))?;
         require_ready(&sandbox).map_err(|error| failed(&error))?;
-        let slot = node.streams_open.try_take(sandbox.id().as_str());
-        let _slot = slot.ok_or_else(|| failed(&Error::Exhausted(CONNECTIONS)))?;
+        let _slot = take_slot(&node, sandbox.id()).map_err(|error| failed(&error))?;
         let netns = sandbox.netns(&node.config.netns_dir);
         let stream = connect(netns.as_deref(), sandbox.id(), port).await?;
         copy(stream, connection.from_client, connection.to_client).await;

@@ -6,6 +6,7 @@ use prost::Message;
 use super::listed_size::{largest, texts};
 use super::{Error, Result};
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
+use crate::container::Record;
 
 /// The most that a record's spec and config may have together, in bytes. What is written later (exit, resources, labels of
 /// images) has the rest of containerd's message. No process of Linux has so much: its arguments and environment are at most
@@ -18,29 +19,45 @@ const LARGEST_UPDATE: usize = 1 << 20;
 /// What Linux gives a program's arguments and environment at most, whatever its stack (execve(2), "Limits").
 const LARGEST_COMMAND: usize = 6 << 20;
 
-/// Refuses a container whose record would be too large.
+/// The most that a container's config may have without its arguments and environment, in bytes: it stays in memory as long
+/// as there is the container.
+const LARGEST_KEPT: usize = 1 << 20;
+
+/// Refuses a container whose record would be too large, in containerd or in memory.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field that has most of it.
 pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<()> {
     let own = config.encoded_len();
+    let kept = kept(config);
+    let all_kept = if own <= LARGEST_KEPT { own } else { kept.iter().map(|(_, size)| size).sum() };
+    if all_kept > LARGEST_KEPT {
+        let problem = format!("is most of {all_kept} bytes that would stay in memory, which may be {LARGEST_KEPT}");
+        return Err(Error::Invalid { field: largest(&kept), problem });
+    }
     check(own + spec.len(), LARGEST, || {
-        let ContainerConfig { envs, mounts, labels, annotations, .. } = config;
-        let fields = [
-            ("config.envs", envs.iter().map(Message::encoded_len).sum()),
-            ("config.mounts", mounts.iter().map(Message::encoded_len).sum()),
-            ("config.devices", config.devices.iter().map(Message::encoded_len).sum()),
-            ("config.CDI_devices", config.cdi_devices.iter().map(Message::encoded_len).sum()),
+        let process = [
+            ("config.envs", config.envs.iter().map(Message::encoded_len).sum()),
             ("config.command", config.command.iter().map(String::len).sum()),
             ("config.args", config.args.iter().map(String::len).sum()),
-            ("config.labels", texts(labels)),
-            ("config.annotations", texts(annotations)),
-            ("config.linux", config.linux.as_ref().map_or(0, Message::encoded_len)),
         ];
+        let fields = [kept.as_slice(), &process].concat();
         // JSON writes at most six characters for a byte. What is not the request's, nor the few KB that every spec has, is the
         // image's: its environment, its arguments.
         if spec.len() > own * 6 + (1 << 20) { "config.image.image" } else { largest(&fields) }
     })
+}
+
+/// What can be large in [`crate::container::reduced`].
+fn kept(config: &ContainerConfig) -> [(&'static str, usize); 6] {
+    [
+        ("config.mounts", config.mounts.iter().map(Message::encoded_len).sum()),
+        ("config.devices", config.devices.iter().map(Message::encoded_len).sum()),
+        ("config.CDI_devices", config.cdi_devices.iter().map(Message::encoded_len).sum()),
+        ("config.labels", texts(&config.labels)),
+        ("config.annotations", texts(&config.annotations)),
+        ("config.linux", config.linux.as_ref().map_or(0, Message::encoded_len)),
+    ]
 }
 
 /// The same for a sandbox.
@@ -63,8 +80,8 @@ pub(super) fn check_sandbox(config: &PodSandboxConfig, spec: &[u8]) -> Result<()
 ///
 /// # Errors
 /// As [`check_container`].
-pub(super) fn check_update(config: &ContainerConfig, spec: &[u8]) -> Result<()> {
-    check(config.encoded_len() + spec.len(), LARGEST, || "linux.unified")
+pub(super) fn check_update(record: &Record, spec: &[u8]) -> Result<()> {
+    check(record.config_size + spec.len(), LARGEST, || "linux.unified")
 }
 
 /// The same for an update of a sandbox's resources.
@@ -133,6 +150,9 @@ mod tests {
         assert!(check_container(&config, b"{}").is_ok());
         let image = check_container(&ContainerConfig::default(), &vec![b'x'; LARGEST + 1]);
         assert!(said(image).starts_with("config.image.image"));
+        let mount = crate::api::v1::Mount { host_path: "x".repeat(LARGEST_KEPT), ..Default::default() };
+        let config = ContainerConfig { mounts: vec![mount], ..ContainerConfig::default() };
+        assert!(said(check_container(&config, b"{}")).starts_with("config.mounts: is most of 10485"));
         let annotations = [("a".to_owned(), "x".repeat(LARGEST))].into();
         let pod = PodSandboxConfig { annotations, ..PodSandboxConfig::default() };
         assert!(said(check_sandbox(&pod, b"{}")).starts_with("config.annotations"));

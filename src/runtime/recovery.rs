@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Node, Result, now};
 use crate::container::started::Started;
-use crate::container::{self, Container, Exit, Reason, Root, State};
+use crate::container::{self, Container, Exit, KeptSpec, Reason, Root, State};
 use crate::containerd::{self, Entry, Process, ProcessStatus};
 use crate::sandbox::{self, Sandbox};
 use crate::task::{Found, Machine};
@@ -125,7 +125,7 @@ impl Node {
         let started = Started::read(&self.config.state, &record.id);
         let evidence = Evidence { started, same_boot: record.about.boot == self.boot, recorded: state.clone(), task };
         let new = evidence.state();
-        let container = Arc::new(Container::new(record, root, spec, new.clone()));
+        let container = Arc::new(Container::new(record, root, KeptSpec::of(spec), new.clone()));
         self.store.containers.insert(Arc::clone(&container));
         found.containers += 1;
         if let (State::Created, State::Exited(exit)) = (state, &new) {

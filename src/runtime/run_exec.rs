@@ -10,14 +10,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::large::unreadable;
 use super::record_size::check_process;
-use super::slots::Slot;
 use super::threads::computed_of;
 use super::{Error, Node, Result};
 use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
 use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
+use crate::slots::Slot;
 use crate::spec;
 use crate::streaming::{Input, Size};
 use crate::task::{Follow, Machine, Make, Task};
@@ -85,36 +86,43 @@ where
     E: Target,
 {
     let id = ask.container.id();
+    // A start is mostly runc's processor time, which pods do not pay for: a burst of one pod's takes turns.
+    let turn = tokio::select! {
+        biased;
+        turn = node.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
+        why = bounds.over(id) => return Err(why),
+    };
     let exec_id = ExecId::living_until(ask.until);
     let shape = Shape { tty: ask.tty, stdin: ends.stdin.is_some() };
     let directory = node.exec_directory(id, &exec_id);
     let (mut io, stdio, directory) =
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
-    let process = process(ask.container, ask.cmd, ask.tty)?;
+    let whole = node.whole_spec(ask.container).await?;
+    let process = process(&whole.json, ask.cmd, ask.tty)?;
     check_process(&process)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
     let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
     let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
-    let result = match during(Stage::TaskCreate, process.task.make(Make::Exec(Box::new(exec)))).await {
-        Ok(_) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
-        Err(error) => Err(error.into()),
+    let started = process.start(exec).await;
+    drop((turn, whole));
+    let result = match started {
+        Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
+        Err(error) => Err(error),
     };
     during(Stage::TaskDelete, process.end()).await;
     result
 }
 
-/// The OCI process of a command in a container.
-fn process(container: &Container, cmd: &[String], tty: bool) -> Result<Vec<u8>> {
-    let failed = |operation, path: &str, error: serde_json::Error| Error::System {
-        operation,
-        path: path.to_owned(),
-        source: error.into(),
-    };
-    let json = container.spec();
-    computed_of(json.len() + cmd.iter().map(String::len).sum::<usize>(), || {
-        let spec: oci_spec::runtime::Spec =
-            serde_json::from_slice(&json).map_err(|error| failed("decode", "OCI spec", error))?;
-        serde_json::to_vec(&spec::exec_process(&spec, cmd, tty)).map_err(|error| failed("encode", "process", error))
+/// The OCI process of a command in a container. Only the process is read of the spec.
+fn process(spec: &[u8], cmd: &[String], tty: bool) -> Result<Vec<u8>> {
+    #[derive(serde::Deserialize)]
+    struct Spec {
+        process: Option<oci_spec::runtime::Process>,
+    }
+    computed_of(spec.len() + cmd.iter().map(String::len).sum::<usize>(), || {
+        let spec: Spec = serde_json::from_slice(spec).map_err(|error| unreadable("decode", error))?;
+        let process = spec::exec_process(spec.process.unwrap_or_default(), cmd, tty);
+        serde_json::to_vec(&process).map_err(|error| unreadable("encode", error))
     })
 }
 
@@ -171,12 +179,17 @@ impl Command {
         Self { node: Arc::clone(node), id, task, finished }
     }
 
+    async fn start(&self, exec: ExecTask) -> Result<()> {
+        during(Stage::TaskCreate, self.task.make(Make::Exec(Box::new(exec)))).await?;
+        during(Stage::TaskStart, self.task.start()).await?;
+        Ok(())
+    }
+
     async fn follow<O, E>(&self, mut io: ExecIo, ends: Ends<'_, O, E>, bounds: &Bounds, tty: bool) -> Result<Exit>
     where
         O: Target,
         E: Target,
     {
-        during(Stage::TaskStart, self.task.start()).await?;
         io.started();
         let exited = CancellationToken::new();
         let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);

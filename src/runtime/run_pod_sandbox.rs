@@ -8,6 +8,7 @@ use super::threads::blocking;
 use super::{Change, Error, Node, Result, listed_size, now};
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
+use crate::container::io::LogPath;
 use crate::events::Kind;
 use crate::ids::SandboxId;
 use crate::netns;
@@ -52,8 +53,10 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
             return Err(Error::missing_field(field));
         }
     }
-    if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
-        let problem = format!("{:?} is not absolute", config.log_directory);
+    if !config.log_directory.is_empty()
+        && let Err(reason) = LogPath::check_directory(config.log_directory.as_ref())
+    {
+        let problem = format!("{:?} {reason}", config.log_directory);
         return Err(Error::Invalid { field: "config.log_directory", problem });
     }
     spec::check_sandbox_enums(&config)?;

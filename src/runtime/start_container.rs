@@ -61,7 +61,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     node.target_pid(&sandbox, &container.record.config)?;
     let handler = node.handler(&sandbox.record.handler)?;
     let rootfs = during(Stage::Snapshot, node.containerd.snapshot_mounts(&container.root.snapshotter, id)).await?;
-    let rootfs = selinux::label_root(rootfs, &container.spec());
+    let rootfs = selinux::label_root(rootfs, &container.spec().json);
 
     let fails = |source| Error::Io { id: id.to_owned(), source };
     let streams = node.streams.prepare(node.streams_config(container).map_err(fails)?);
@@ -109,7 +109,7 @@ impl Node {
     /// The runtime's options for a container's task.
     fn task_options(&self, sandbox: &Sandbox, container: &Container, handler: &Handler) -> Any {
         let Some(mapping) = sandbox.mapping() else { return handler.options.any() };
-        let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec()).unwrap_or_default();
+        let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec().json).unwrap_or_default();
         let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
         // Who is not mapped was refused when the container was made.
         let on_host = mapping.host_uid(user.uid()).zip(mapping.host_gid(user.gid()));

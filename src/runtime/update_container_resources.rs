@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 
+use super::large::{WholeSpec, unreadable};
 use super::pause::{encode, spec_handler};
 use super::threads::blocking;
 use super::{Error, Node, Result, listed_size, record_size};
 use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 use crate::cgroup;
-use crate::container::{Container, State, spec_any};
+use crate::container::{Container, KeptSpec, State, spec_any};
 use crate::containerd;
 use crate::spec;
 use crate::telemetry::Verb;
@@ -38,7 +39,7 @@ pub async fn update_container_resources(
 
 /// A spec before and after.
 struct Change {
-    old: Arc<Vec<u8>>,
+    old: WholeSpec,
     new: Vec<u8>,
     /// The new one's resources, for the task.
     resources: Vec<u8>,
@@ -49,21 +50,16 @@ struct Change {
 }
 
 impl Change {
-    fn new(old: Arc<Vec<u8>>, update: &LinuxContainerResources, host: &spec::Host) -> Result<Self> {
-        let failed = |operation, error: serde_json::Error| Error::System {
-            operation,
-            path: "OCI spec".to_owned(),
-            source: error.into(),
-        };
-        let mut spec: Spec = serde_json::from_slice(&old).map_err(|error| failed("decode", error))?;
+    fn new(old: WholeSpec, update: &LinuxContainerResources, host: &spec::Host) -> Result<Self> {
+        let mut spec: Spec = serde_json::from_slice(&old.json).map_err(|error| unreadable("decode", error))?;
         let unchanged = spec.clone();
         let scored = oom_score(&spec);
         spec::update_resources(&mut spec, update, host)?;
         let after = oom_score(&spec);
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        let resources = serde_json::to_vec(&resources).map_err(|error| failed("encode", error))?;
+        let resources = serde_json::to_vec(&resources).map_err(|error| unreadable("encode", error))?;
         let before = serde_json::to_vec(&spec::resources_before(&unchanged, &spec));
-        let before = before.map_err(|error| failed("encode", error))?;
+        let before = before.map_err(|error| unreadable("encode", error))?;
         let oom_score = (scored != after).then_some((scored, after));
         Ok(Self { new: encode(&spec)?, old, resources, before, oom_score })
     }
@@ -83,13 +79,13 @@ impl Node {
     ) -> Result<()> {
         // kubelet's CPU manager and a resize come at the same time: of two that begin with one spec, the first would be lost.
         let _turn = container.turn().await;
-        let change = Change::new(container.spec(), update, &self.host)?;
-        record_size::check_update(&container.record.config, &change.new)?;
+        let change = Change::new(self.whole_spec(container).await?, update, &self.host)?;
+        record_size::check_update(&container.record, &change.new)?;
         let mut undo = Undo::new();
         match self.apply(container, &change, request, &mut undo).await {
             Ok(()) => {
                 undo.commit();
-                container.set_spec(change.new);
+                container.set_spec(KeptSpec::of(change.new));
                 Ok(())
             }
             Err(cause) => match undo.roll_back().await {
@@ -120,7 +116,7 @@ impl Node {
             }
         };
         let (node, object, old) = (Arc::clone(self), Arc::clone(container), Arc::clone(&change.old));
-        undo.push("restore the record's spec", async move { node.write_spec(&object, &old).await });
+        undo.push("restore the record's spec", async move { node.write_spec(&object, &old.json).await });
         self.write_spec(container, &change.new).await?;
         if !running {
             return Ok(());

@@ -14,6 +14,7 @@ use crate::api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig
 use crate::ids::SandboxId;
 use crate::lsm::selinux::label_path;
 use crate::sys::nsfs;
+use crate::sys::read;
 use crate::sys::remove_tree::remove_tree;
 
 /// Size of a pod's /dev/shm, as in containerd and CRI-O.
@@ -95,7 +96,7 @@ impl SandboxPaths {
         owner: Option<(u32, u32)>,
     ) -> Result<(), FilesError> {
         let resolv_conf = resolv_conf(config.dns_config.as_ref())?;
-        let hosts = read("/etc/hosts")?;
+        let hosts = of_host("/etc/hosts")?;
         make_directory(&self.directory)?;
         let size = GROWTH + hosts.len() + resolv_conf.len();
         mount_tmpfs("pod", &self.directory, &format!("mode=0700,size={size},nr_inodes=64"))?;
@@ -163,7 +164,7 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> 
 
 /// No dns_config means the host's file; an empty one means an empty file.
 fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
-    let Some(dns) = dns else { return read("/etc/resolv.conf") };
+    let Some(dns) = dns else { return of_host("/etc/resolv.conf") };
     let parts = [
         ("config.dns_config.servers", &dns.servers),
         ("config.dns_config.searches", &dns.searches),
@@ -201,9 +202,12 @@ fn mount_tmpfs(name: &str, path: &Path, options: &str) -> Result<(), FilesError>
     mounted.map_err(|errno| io_error("mount", path, errno.into()))
 }
 
+/// Largest file of the host's that a pod gets.
+const LARGEST: u64 = 16 << 20;
+
 /// A host without the file gives an empty one.
-fn read(path: &str) -> Result<Vec<u8>, FilesError> {
-    match fs::read(path) {
+fn of_host(path: &str) -> Result<Vec<u8>, FilesError> {
+    match read::regular(Path::new(path), LARGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| io_error("read", Path::new(path), error)),
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 
 use super::env::Env;
 use super::{ContainerInput, Error};
@@ -82,11 +82,10 @@ fn is_open_file(path: &Path) -> bool {
     })
 }
 
-/// The process of a command in a running container: the container's user, environment, directory
+/// The process of a command in a running container, made of the container's own: its user, environment, directory
 /// and capabilities. Inheritable are the ambient ones only, whatever an old spec says (CVE-2022-29162).
 #[must_use]
-pub fn exec_process(spec: &Spec, cmd: &[String], tty: bool) -> Process {
-    let mut process = spec.process().clone().unwrap_or_default();
+pub fn exec_process(mut process: Process, cmd: &[String], tty: bool) -> Process {
     process.set_args(Some(cmd.to_vec())).set_terminal(Some(tty));
     if let Some(mut capabilities) = process.capabilities().clone() {
         let ambient = capabilities.ambient().clone();

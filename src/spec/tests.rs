@@ -238,7 +238,7 @@ fn a_command_inherits_what_is_ambient_and_nothing_else() {
         let mut sets = process_of(&mut spec).capabilities().clone().unwrap();
         sets.set_inheritable(sets.bounding().clone());
         process_of(&mut spec).set_capabilities(Some(sets));
-        exec_process(&spec, &["x".to_owned()], true)
+        exec_process(process_of(&mut spec).clone(), &["x".to_owned()], true)
     };
     let sets = exec(vec!["KILL".to_owned()]).capabilities().clone().unwrap();
     assert_eq!(sets.inheritable(), &Some([oci_spec::runtime::Capability::Kill].into()));

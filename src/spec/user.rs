@@ -1,6 +1,8 @@
 //! Who a container runs as: the request, or else the image, looked up in the image's own
 //! /etc/passwd and /etc/group.
 
+use std::borrow::Cow;
+
 use super::Error;
 use crate::api::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 
@@ -21,13 +23,15 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// The users and groups of an image.
-#[derive(Clone, Debug, Default)]
-pub struct UserDb {
-    users: Vec<Passwd>,
-    groups: Vec<Group>,
+/// passwd(5) and group(5) of an image, as they are: nothing is kept of what is looked up in them, since an author can write
+/// ten million fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UserDb<'a> {
+    passwd: &'a [u8],
+    group: &'a [u8],
 }
 
+/// A line of passwd.
 #[derive(Clone, Debug)]
 struct Passwd {
     name: String,
@@ -35,55 +39,62 @@ struct Passwd {
     gid: u32,
 }
 
-#[derive(Clone, Debug)]
-struct Group {
-    name: String,
-    gid: u32,
-    members: Vec<String>,
-}
-
-impl UserDb {
-    /// Reads passwd(5) and group(5); lines that are broken are passed over.
+impl<'a> UserDb<'a> {
+    /// Lines that are broken will be passed over.
     #[must_use]
-    pub fn parse(passwd: &[u8], group: &[u8]) -> Self {
-        Self {
-            users: lines(passwd).filter_map(|fields| passwd_line(&fields)).collect(),
-            groups: lines(group).filter_map(|fields| group_line(&fields)).collect(),
-        }
+    pub fn new(passwd: &'a [u8], group: &'a [u8]) -> Self {
+        Self { passwd, group }
     }
 
-    fn by_name(&self, name: &str) -> Option<&Passwd> {
-        self.users.iter().find(|user| user.name == name)
+    fn by_name(&self, name: &str) -> Option<Passwd> {
+        self.user(|other, _| other == name)
     }
 
-    fn by_uid(&self, uid: u32) -> Option<&Passwd> {
-        self.users.iter().find(|user| user.uid == uid)
+    fn by_uid(&self, uid: u32) -> Option<Passwd> {
+        self.user(|_, other| other == uid)
+    }
+
+    /// The first user of that name and uid.
+    fn user(&self, wanted: impl Fn(&str, u32) -> bool) -> Option<Passwd> {
+        lines(self.passwd).find_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+            let gid = fields.next()?.parse().ok()?;
+            wanted(name, uid).then(|| Passwd { name: name.to_owned(), uid, gid })
+        })
+    }
+
+    /// The group id of the first group of that name.
+    fn group(&self, name: &str) -> Option<u32> {
+        lines(self.group).find_map(|line| group(&line).filter(|(other, _, _)| *other == name).map(|(_, gid, _)| gid))
+    }
+
+    /// The groups that count a name among their members.
+    fn groups_with(&self, member: &str) -> Vec<u32> {
+        let is_member = |line: Cow<'_, str>| {
+            let (_, gid, members) = group(&line)?;
+            members.split(',').any(|other| other == member).then_some(gid)
+        };
+        lines(self.group).filter_map(is_member).collect()
     }
 }
 
-fn lines(file: &[u8]) -> impl Iterator<Item = Vec<String>> {
-    let text = String::from_utf8_lossy(file).into_owned();
-    let all: Vec<Vec<String>> =
-        text.lines().take(LINES).map(|line| line.trim().split(':').map(str::to_owned).collect()).collect();
-    all.into_iter()
+/// Name, id and members of a line of group.
+fn group(line: &str) -> Option<(&str, u32, &str)> {
+    let mut fields = line.split(':');
+    let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+    Some((name, gid, fields.next().unwrap_or_default()))
 }
 
-fn passwd_line(fields: &[String]) -> Option<Passwd> {
-    let [name, _, uid, gid, ..] = fields else { return None };
-    Some(Passwd { name: name.clone(), uid: uid.parse().ok()?, gid: gid.parse().ok()? })
-}
-
-fn group_line(fields: &[String]) -> Option<Group> {
-    let [name, _, gid, rest @ ..] = fields else { return None };
-    let members = rest.first().map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
-    Some(Group { name: name.clone(), gid: gid.parse().ok()?, members })
+fn lines(file: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
+    file.split(|byte| *byte == b'\n').take(LINES).map(|line| String::from_utf8_lossy(line.trim_ascii()))
 }
 
 /// Resolves the user of a request, or else of the image (`user[:group]`).
 ///
 /// # Errors
 /// [`Error`] names the field, or the image's USER.
-pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecurityContext>) -> Result<User, Error> {
+pub fn user(db: UserDb<'_>, image_user: &str, context: Option<&LinuxContainerSecurityContext>) -> Result<User, Error> {
     let (base, name) = match requested(db, context)? {
         Some(found) => found,
         None => from_image(db, image_user)?,
@@ -94,7 +105,7 @@ pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecuri
     let strict =
         context.is_some_and(|context| context.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict);
     if let Some(name) = name.filter(|_| !strict) {
-        groups.extend(db.groups.iter().filter(|group| group.members.contains(&name)).map(|group| group.gid));
+        groups.extend(db.groups_with(&name));
     }
     for group in context.into_iter().flat_map(|context| &context.supplemental_groups) {
         groups.push(id(&format!("{CONTEXT}.supplemental_groups"), *group)?);
@@ -107,7 +118,7 @@ pub fn user(db: &UserDb, image_user: &str, context: Option<&LinuxContainerSecuri
 /// Ids, and the name whose memberships count.
 type Found = ((u32, u32), Option<String>);
 
-fn requested(db: &UserDb, context: Option<&LinuxContainerSecurityContext>) -> Result<Option<Found>, Error> {
+fn requested(db: UserDb<'_>, context: Option<&LinuxContainerSecurityContext>) -> Result<Option<Found>, Error> {
     let Some(context) = context else { return Ok(None) };
     let group =
         context.run_as_group.as_ref().map(|group| id(&format!("{CONTEXT}.run_as_group"), group.value)).transpose()?;
@@ -128,15 +139,15 @@ fn requested(db: &UserDb, context: Option<&LinuxContainerSecurityContext>) -> Re
             (known.uid, Some(known))
         }
     };
-    let gid = group.or(known.map(|known| known.gid)).unwrap_or(0);
-    Ok(Some(((uid, gid), known.map(|known| known.name.clone()))))
+    let gid = group.or(known.as_ref().map(|known| known.gid)).unwrap_or(0);
+    Ok(Some(((uid, gid), known.map(|known| known.name))))
 }
 
-fn from_image(db: &UserDb, text: &str) -> Result<Found, Error> {
+fn from_image(db: UserDb<'_>, text: &str) -> Result<Found, Error> {
     const FIELD: &str = "the image's USER";
     if text.is_empty() {
         // Root, and what the image's files say of root.
-        return Ok(((0, 0), db.by_uid(0).map(|root| root.name.clone())));
+        return Ok(((0, 0), db.by_uid(0).map(|root| root.name)));
     }
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let (uid, known) = match number(user, FIELD)? {
@@ -147,19 +158,18 @@ fn from_image(db: &UserDb, text: &str) -> Result<Found, Error> {
         }
     };
     let gid = match group {
-        None => known.map_or(0, |known| known.gid),
+        None => known.as_ref().map_or(0, |known| known.gid),
         Some(group) => match number(group, FIELD)? {
             Some(gid) => gid,
-            None => {
-                let found = db.groups.iter().find(|known| known.name == group);
-                found.ok_or_else(|| Error::invalid(FIELD, format!("there is no group {group:?} in the image")))?.gid
-            }
+            None => db
+                .group(group)
+                .ok_or_else(|| Error::invalid(FIELD, format!("there is no group {group:?} in the image")))?,
         },
     };
-    Ok(((uid, gid), known.map(|known| known.name.clone())))
+    Ok(((uid, gid), known.map(|known| known.name)))
 }
 
-fn lookup<'a>(db: &'a UserDb, name: &str, field: &str) -> Result<&'a Passwd, Error> {
+fn lookup(db: UserDb<'_>, name: &str, field: &str) -> Result<Passwd, Error> {
     // A text of digits is a number and never a name, or an image could call its root 99999999999 (CVE-2026-46680).
     let found = db.by_name(name).filter(|_| !is_number(name));
     let found = found.ok_or_else(|| Error::invalid(field, format!("there is no user {name:?} in the image")))?;

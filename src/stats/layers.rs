@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::sizes::Sizes;
 use crate::containerd::{self, Containerd, Usage};
+use crate::slots::{Bounds, Slots};
 use crate::tasks::Tasks;
 
 /// A walk is given up after this.
@@ -35,7 +36,7 @@ struct Inner {
     tasks: Tasks,
     // Held for map lookups only.
     state: Mutex<State>,
-    places: Semaphore,
+    places: Slots,
     /// Changes with each layer that was measured.
     measured: watch::Sender<()>,
 }
@@ -86,7 +87,7 @@ impl Layers {
             containerd,
             tasks,
             state: Mutex::default(),
-            places: Semaphore::new(MEASURED_AT_ONCE),
+            places: Slots::new(Bounds::shared(MEASURED_AT_ONCE)),
             measured: watch::Sender::new(()),
         };
         Self { inner: Arc::new(inner) }
@@ -167,12 +168,14 @@ impl Inner {
             // Without an answer the sizes are told without a place, until the next round.
             let _ = tokio::time::timeout(LONGEST, self.find_root(snapshotter)).await;
         }
-        stream::iter(due).for_each_concurrent(MEASURED_AT_ONCE, |wanted| self.measure(wanted)).await;
+        // All wait for places at once: who is slow must not stand before others here.
+        stream::iter(due).for_each_concurrent(None, |wanted| self.measure(wanted)).await;
         self.lock().sizes.forget();
     }
 
     async fn measure(&self, wanted: Wanted) {
-        let Ok(_place) = self.places.acquire().await else { return };
+        let share = self.lock().sizes.share(&wanted.id);
+        let Ok(_place) = self.places.take(share, "").await else { return };
         let began = Instant::now();
         let asking = self.containerd.snapshot_usage(&wanted.id.snapshotter, &wanted.id.key);
         // Nothing is hurt by dropping a question; containerd then stops its walk.

@@ -21,7 +21,6 @@ mod session;
 mod sessions;
 mod settings;
 pub mod spdy;
-mod strangers;
 mod tls;
 mod tokens;
 pub mod websocket;
@@ -31,7 +30,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,11 +39,12 @@ pub use settings::Settings;
 pub use tls::{TlsError, TlsFiles};
 pub use tokens::Full;
 
+use crate::slots::{Bounds, Slots};
 use crate::tasks::Tasks;
 use tls::Certificates;
 use tokens::{Ask, Tokens};
 
-/// Sessions at once on a node; one more is answered 503.
+/// Sessions at once on a node, of a pod's no more than are left free; one more is answered 503.
 const MOST_SESSIONS: usize = 1000;
 
 /// Why streams cannot be served.
@@ -83,7 +82,7 @@ struct Shared {
     tokens: Tokens,
     idle: Duration,
     tasks: Tasks,
-    places: Arc<Semaphore>,
+    places: Slots,
     sessions: TaskTracker,
     /// Parent of each session's `gone`.
     stop: CancellationToken,
@@ -106,7 +105,7 @@ impl Streaming {
             tokens: Tokens::default(),
             idle: settings.idle_timeout,
             tasks,
-            places: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            places: Slots::new(Bounds::shared(MOST_SESSIONS)),
             sessions: TaskTracker::new(),
             stop: CancellationToken::new(),
         });

@@ -12,9 +12,10 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Answer, refuse};
 use super::protocol::{Protocol, Wanted};
-use super::tokens::{Ask, Tokens};
+use super::tokens::{Ask, NotTaken};
 use super::websocket::{self, Codec, CommandProtocol, PortProtocol};
-use super::{Backend, Failure, PortForward, Streams};
+use super::{Backend, Failure, PortForward, Shared, Streams};
+use crate::slots::Slot;
 
 /// How a client of SPDY names what it speaks, and is told what is chosen, or what could be.
 const SPOKEN: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -47,13 +48,18 @@ enum Dialect {
     WebSocket,
 }
 
-/// The session that a request begins, and the answer to it; or the answer that refuses it.
+/// The session that a request begins, its place among all sessions, and the answer to it; or the answer that refuses it.
 pub(super) fn agree<B>(
     request: &Request<B>,
-    tokens: &Tokens,
+    shared: &Shared,
     backend: &Arc<dyn Backend>,
-) -> Result<(Answer, Carry), Box<Answer>> {
-    let ask = redeem(request, tokens)?;
+) -> Result<(Answer, Carry, Slot), Box<Answer>> {
+    let (ask, place) = redeem(request, shared)?;
+    let (answer, carry) = carry(request, ask, backend)?;
+    Ok((answer, carry, place))
+}
+
+fn carry<B>(request: &Request<B>, ask: Ask, backend: &Arc<dyn Backend>) -> Result<(Answer, Carry), Box<Answer>> {
     let headers = request.headers();
     match (work(ask, backend), dialect(headers)?) {
         (Work::Command(wanted, run), Dialect::Spdy) => {
@@ -84,8 +90,9 @@ pub(super) fn agree<B>(
     }
 }
 
-/// What the path's token was handed out for. Paths and tokens that are not known are answered alike.
-fn redeem<B>(request: &Request<B>, tokens: &Tokens) -> Result<Ask, Box<Answer>> {
+/// What the path's token was handed out for, and a place for its session. Paths and tokens that are not known are answered
+/// alike. Without a place the token is not lost to a client that has to come again.
+fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(Ask, Slot), Box<Answer>> {
     let not_found = || refuse(StatusCode::NOT_FOUND, "not found");
     let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
     let (verb, token) =
@@ -93,10 +100,17 @@ fn redeem<B>(request: &Request<B>, tokens: &Tokens) -> Result<Ask, Box<Answer>> 
     if ![Method::GET, Method::POST].contains(request.method()) {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or POST"));
     }
-    match (verb, tokens.take(token)) {
-        ("exec", Some(ask @ Ask::Exec(_)))
-        | ("attach", Some(ask @ Ask::Attach(_)))
-        | ("portforward", Some(ask @ Ask::PortForward(_))) => Ok(ask),
+    let (ask, place) =
+        shared.tokens.take(token, |ask| shared.places.try_take(ask.sandbox().as_str(), "")).map_err(|not_taken| {
+            match not_taken {
+                NotTaken::Unknown => not_found(),
+                NotTaken::NotNow => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"),
+            }
+        })?;
+    match (verb, ask) {
+        ("exec", ask @ Ask::Exec(_))
+        | ("attach", ask @ Ask::Attach(_))
+        | ("portforward", ask @ Ask::PortForward(_)) => Ok((ask, place)),
         _ => Err(not_found()),
     }
 }

@@ -13,11 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::hangup::Hangup;
 use super::sessions;
-use super::strangers::{Stranger, Strangers};
 use super::tls::Certificates;
 use super::websocket::Io;
 use super::{Backend, Shared};
+use crate::strangers::{Stranger, Strangers};
 
+/// Connections that have not shown a token yet.
+pub(super) const MOST_STRANGERS: usize = 256;
 /// How long the header may be. kubectl's is a few hundred bytes; proxies add theirs.
 const LONGEST_HEADER: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
@@ -59,7 +61,7 @@ impl Server {
 
     async fn accept(self, backend: Arc<dyn Backend>) {
         let stop = self.shared.stop.clone();
-        let strangers = Strangers::default();
+        let strangers = Strangers::new(MOST_STRANGERS);
         let mut failing = false;
         loop {
             match stop.run_until_cancelled(self.listener.accept()).await {

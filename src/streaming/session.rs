@@ -52,6 +52,8 @@ pub struct Streams {
 /// What an Exec URL was handed out for; checked by the RPC.
 #[derive(Clone, Debug)]
 pub struct Exec {
+    /// Whose container it is: its sessions and URLs share what there is.
+    pub sandbox: crate::ids::SandboxId,
     /// Full id.
     pub container: crate::ids::ContainerId,
     /// Not empty.
@@ -69,6 +71,8 @@ pub struct Exec {
 /// What an Attach URL was handed out for.
 #[derive(Clone, Debug)]
 pub struct Attach {
+    /// As in [`Exec`].
+    pub sandbox: crate::ids::SandboxId,
     /// Full id.
     pub container: crate::ids::ContainerId,
     /// As the request has it.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use super::answer::{Answer, refuse};
+use super::answer::Answer;
 use super::hangup::Hangup;
 use super::life::Life;
 use super::routes::{self, Carry};
@@ -22,11 +22,7 @@ const UPGRADE_TIME: Duration = Duration::from_secs(10);
 /// Answers a request.
 pub(super) fn answer(mut request: Request<Incoming>, visit: &Visit) -> Answer {
     let shared = &visit.shared;
-    // Before the token is looked at: it is not lost to a client that has to come again.
-    let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-        return *refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions");
-    };
-    let (answer, carry) = match routes::agree(&request, &shared.tokens, &visit.backend) {
+    let (answer, carry, place) = match routes::agree(&request, shared, &visit.backend) {
         Ok(agreed) => agreed,
         Err(refusal) => return *refusal,
     };

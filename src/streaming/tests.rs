@@ -133,7 +133,13 @@ impl Bed {
     fn exec(&self, command: &str) -> String {
         let tty = command == "stty";
         let command = command.split(' ').map(str::to_owned).collect();
-        let ask = Exec { container: ContainerId::random(), command, tty, stdin: true, stdout: true, stderr: !tty };
+        self.exec_in(SandboxId::random(), command, tty)
+    }
+
+    /// The same in a container of this pod.
+    fn exec_in(&self, sandbox: SandboxId, command: Vec<String>, tty: bool) -> String {
+        let container = ContainerId::random();
+        let ask = Exec { sandbox, container, command, tty, stdin: true, stdout: true, stderr: !tty };
         self.streaming.exec_url(ask).unwrap()
     }
 

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsAcceptor;
+
+use crate::sys::read;
 
 /// Where the certificate and its key are, as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: rustls::pki_types::pem::Error,
+        source: pem::Error,
     },
     /// The two do not belong together, or are of a kind that is not known.
     #[error("use the certificate {certificate} with the key {key}")]
@@ -78,7 +80,7 @@ impl Certificates {
     pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
         // Before they are read: a version that comes between is read with the next connection.
         let seen = look(&files)?;
-        let acceptor = read(&files)?;
+        let acceptor = load(&files)?;
         Ok(Self { files, loaded: Mutex::new(Loaded { seen, acceptor }) })
     }
 
@@ -90,7 +92,7 @@ impl Certificates {
             && seen != loaded.seen
         {
             loaded.seen = seen;
-            match read(&self.files) {
+            match load(&self.files) {
                 Ok(acceptor) => {
                     loaded.acceptor = acceptor;
                     tracing::info!(file = %self.files.certificate.display(), "streaming has a new certificate");
@@ -114,14 +116,19 @@ fn look(files: &TlsFiles) -> Result<[Seen; 2], TlsError> {
     Ok([seen(&files.certificate)?, seen(&files.key)?])
 }
 
-fn read(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+/// Largest file of a certificate or key.
+const LARGEST: u64 = 1 << 20;
+
+fn load(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| TlsError::Read { path, source }
     };
-    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let of = |path: &Path| read::regular(path, LARGEST).map_err(pem::Error::Io).map_err(unreadable(path));
+    let (chain, key) = (of(&files.certificate)?, of(&files.key)?);
+    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(unreadable(&files.certificate))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unreadable(&files.key))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(unreadable(&files.key))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map(|versions| versions.with_no_client_auth())

@@ -10,10 +10,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
 use super::{Attach, Exec, PortForward};
+use crate::ids::SandboxId;
+use crate::slots::{Bounds, Slot, Slots};
 
 /// How long a client may take to come; what other CRI servers give.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How many may be waited for.
+/// How many may be waited for; of a pod's no more than are left free.
 const MOST: usize = 1000;
 /// 128 random bits, as base64 without padding.
 const LENGTH: usize = 22;
@@ -24,8 +26,8 @@ const MOST_BYTES: usize = 64 << 20;
 /// No URL is to be had now.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{MOST} exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients already; each \
-     waits for {LIFETIME:?} at most"
+    "too many exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients; each waits for \
+     {LIFETIME:?} at most"
 )]
 pub struct Full;
 
@@ -38,6 +40,15 @@ pub(super) enum Ask {
 }
 
 impl Ask {
+    /// The pod that it is for.
+    pub(super) fn sandbox(&self) -> &SandboxId {
+        match self {
+            Self::Exec(ask) => &ask.sandbox,
+            Self::Attach(ask) => &ask.sandbox,
+            Self::PortForward(ask) => &ask.sandbox,
+        }
+    }
+
     /// What it takes that whoever asks decides.
     fn bytes(&self) -> usize {
         match self {
@@ -47,13 +58,23 @@ impl Ask {
     }
 }
 
+/// What a token is not taken for.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// There is none, or not any more.
+    Unknown,
+    /// Its session may not begin now. It stays.
+    NotNow,
+}
+
 /// Asks whose clients have not come yet. The expired go when the next is added; there is no timer.
 ///
 /// Found by hash under a key that is random in each process (std's SipHash) and then compared as one number: how
 /// long a lookup takes says nothing about how much of a guess was right.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tokens {
     waiting: Mutex<HashMap<u128, Waiting>>,
+    places: Slots,
 }
 
 #[derive(Debug)]
@@ -62,6 +83,13 @@ struct Waiting {
     ask: Ask,
     /// As [`Ask::bytes`] has it.
     bytes: usize,
+    _place: Slot,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), places: Slots::new(Bounds::shared(MOST)) }
+    }
 }
 
 impl Tokens {
@@ -72,19 +100,23 @@ impl Tokens {
         waiting.retain(|_, known| known.until > now);
         let bytes = ask.bytes();
         let others: usize = waiting.values().map(|known| known.bytes).sum();
-        if waiting.len() >= MOST || others + bytes > MOST_BYTES {
+        if others + bytes > MOST_BYTES {
             return Err(Full);
         }
+        let place = self.places.try_take(ask.sandbox().as_str(), "").ok_or(Full)?;
         let token = random();
-        waiting.insert(token, Waiting { until: now + LIFETIME, ask, bytes });
+        waiting.insert(token, Waiting { until: now + LIFETIME, ask, bytes, _place: place });
         Ok(URL_SAFE_NO_PAD.encode(token.to_be_bytes()))
     }
 
-    /// Takes an ask out: a second client with its token finds nothing.
-    pub(super) fn take(&self, token: &str) -> Option<Ask> {
-        let token = parse(token)?;
-        let known = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&token)?;
-        (known.until > Instant::now()).then_some(known.ask)
+    /// Takes an ask out, if its session may begin: a second client with its token finds nothing.
+    pub(super) fn take<T>(&self, token: &str, may: impl FnOnce(&Ask) -> Option<T>) -> Result<(Ask, T), NotTaken> {
+        let token = parse(token).ok_or(NotTaken::Unknown)?;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = waiting.get(&token).filter(|known| known.until > Instant::now()).ok_or(NotTaken::Unknown)?;
+        let leave = may(&known.ask).ok_or(NotTaken::NotNow)?;
+        let known = waiting.remove(&token).ok_or(NotTaken::Unknown)?;
+        Ok((known.ask, leave))
     }
 }
 

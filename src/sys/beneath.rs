@@ -1,5 +1,6 @@
 //! Opening files below a directory without ever leaving it: openat2(2).
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,14 +47,21 @@ pub fn make_directories(root: impl AsFd, relative: &Path, mode: Mode) -> io::Res
     let mut parent: Option<OwnedFd> = None;
     for name in relative.components() {
         let at = parent.as_ref().map_or_else(|| root.as_fd(), AsFd::as_fd);
-        match rustix::fs::mkdirat(at, name.as_os_str(), mode) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let next = open(at, Path::new(name.as_os_str()), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        parent = Some(next);
+        parent = Some(make_directory(at, name.as_os_str(), mode)?);
     }
     Ok(())
+}
+
+/// Opens the directory `name` in `parent`, and makes it if it is not there.
+///
+/// # Errors
+/// As [`make_directories`].
+pub fn make_directory(parent: impl AsFd, name: &OsStr, mode: Mode) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent.as_fd(), name, mode) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    open(parent, Path::new(name), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
 }
 
 /// Opens a regular file below `root` to append to, and makes it with `mode` if it is not there.

@@ -5,6 +5,9 @@ pub mod changes;
 pub mod dump;
 pub mod fifo;
 pub mod heap;
+#[cfg(test)]
+#[path = "../../tests/support/hung.rs"]
+pub mod hung;
 mod idmap;
 pub mod mounts;
 pub mod nsfs;
@@ -12,3 +15,4 @@ pub mod pages;
 pub mod read;
 pub mod remove_tree;
 pub mod userns;
+pub mod write;

@@ -19,17 +19,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 
 use super::Metrics;
+use crate::strangers::Strangers;
 use crate::tasks::Tasks;
 
 /// The OpenMetrics text format.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Scrapers at a time; more wait to be accepted.
-const CONNECTIONS: usize = 8;
-/// A request has to be there within this.
-const REQUEST: Duration = Duration::from_secs(10);
+/// Scrapers at a time; the oldest goes for one more, since whoever can reach a loopback address could hold all places.
+const CONNECTIONS: usize = 32;
 /// What a connection may take as a whole: a client that does not read must not hold a place.
 const CONNECTION: Duration = Duration::from_secs(60);
 /// After an accept that failed, such as for lack of file descriptors.
@@ -105,17 +103,16 @@ async fn accept_all<S>(accept: impl AsyncFn() -> io::Result<S>, metrics: Metrics
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+    let strangers = Strangers::new(CONNECTIONS);
     loop {
-        // Never closed.
-        let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match accept().await {
             Ok(stream) => {
-                let metrics = metrics.clone();
+                let (metrics, stranger) = (metrics.clone(), strangers.enter());
                 tasks.background(async move {
+                    let answer = tokio::time::timeout(CONNECTION, answer(stream, metrics, stranger.patience));
                     // A scraper that breaks off loses its own answer.
-                    let _ = tokio::time::timeout(CONNECTION, answer(stream, metrics)).await;
-                    drop(place);
+                    stranger.displaced.run_until_cancelled(answer).await;
+                    drop(stranger);
                 });
             }
             Err(error) => {
@@ -126,13 +123,17 @@ where
     }
 }
 
-async fn answer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, metrics: Metrics) -> hyper::Result<()> {
+async fn answer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    metrics: Metrics,
+    patience: Duration,
+) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
         let metrics = metrics.clone();
         async move { Ok::<_, Infallible>(page(&request, &metrics)) }
     });
     let mut connection = http1::Builder::new();
-    connection.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(16 << 10).keep_alive(false);
+    connection.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(16 << 10).keep_alive(false);
     connection.serve_connection(TokioIo::new(stream), service).await
 }
 
@@ -200,6 +201,21 @@ mod tests {
                 .await
                 .starts_with("HTTP/1.1 405 ")
         );
+    }
+
+    #[tokio::test]
+    async fn t6_connections_that_say_nothing_keep_no_scraper_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.sock");
+        serve(&Endpoint::Unix(path.clone()), Metrics::on(), &Tasks::default()).await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let answer = ask(&path, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = tokio::time::timeout(Duration::from_secs(1), answer).await.expect("the scraper waits");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        drop(silent);
     }
 
     #[tokio::test]

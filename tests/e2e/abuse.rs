@@ -1,22 +1,29 @@
 //! What one tenant's pod or image must not do to the node: each attack by its number (T1 to T12), with a victim beside it
 //! whose calls are answered meanwhile.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use pontoon::api::v1;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::bed::{Bed, Target, image_spec};
 use crate::harness::{Outcome, Test, rule};
+use crate::hung::Hung;
 use crate::images::layer_of;
 use crate::registry::{Registry, Says};
+use crate::restart::BUILTIN;
 use crate::scope::{Pod, Scope, shell, sleeper};
+use crate::streaming::How;
+
+mod memory;
 
 pub fn tests() -> Vec<Test> {
-    vec![
+    let mut tests = vec![
         rule!(t1_a_volume_of_any_depth_is_removed).alone().within(120),
         rule!(t2_a_hundred_thousand_variables_are_no_burden).alone(),
         rule!(t2_t11_an_image_of_many_variables_and_volumes_is_no_burden).alone(),
@@ -25,10 +32,15 @@ pub fn tests() -> Vec<Test> {
             .only_pontoon("the built-in makes the record, and `ctr containers list` fails then"),
         rule!(t4_a_pods_own_files_do_not_fill_the_nodes_memory).alone(),
         rule!(t5_half_open_connections_keep_no_exec_out).alone(),
+        rule!(t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe).alone().within(120),
+        rule!(t7_slow_networks_of_one_namespace_keep_no_other_waiting).alone().within(300),
+        rule!(t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone).alone().only_pontoon(BUILTIN),
         rule!(t9_what_pods_and_images_say_breaks_no_list)
             .alone()
             .only_pontoon("the built-in's lists are longer than a message then"),
-    ]
+    ];
+    tests.extend(memory::tests());
+    tests
 }
 
 /// What each of the victim's calls may take while it is attacked.
@@ -285,4 +297,123 @@ async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcom
         Ok(())
     };
     victim.beside(&scope.bed, attack).await
+}
+
+/// Probes that hang, and commands of whoever has exec rights, as many as there can be in one pod; on kubelet's connection.
+async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<Scope>) -> Outcome {
+    const PROBES: usize = 300;
+    const SESSIONS: usize = 24;
+    let victim = Victim::start(&scope).await?;
+    let pod = scope.pod().await?;
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(pod.start(sleeper(&format!("c{number}"))).await?);
+    }
+    let attack = async {
+        let mut sessions = Vec::new();
+        for number in 0..SESSIONS {
+            let id = &ids[number % ids.len()];
+            sessions.push(scope.bed.exec_session("spdy", id, &["sleep", "1000"], How::default()).await?);
+        }
+        let mut probes = JoinSet::new();
+        for number in 0..PROBES {
+            let (mut runtime, container_id) = (scope.bed.runtime(), ids[number % ids.len()].clone());
+            let cmd = ["sleep", "1000"].map(str::to_owned).to_vec();
+            probes
+                .spawn(async move { runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 20 }).await });
+        }
+        let (mut timed_out, start) = (0, Instant::now());
+        while let Some(ended) = probes.join_next().await {
+            let code = ended?.map_or_else(|status| status.code(), |_| Code::Ok);
+            ensure!(code == Code::DeadlineExceeded, "a probe that hangs ends with {code:?}");
+            timed_out += 1;
+        }
+        println!("    {timed_out} probes were over after {:?}, beside {} sessions", start.elapsed(), sessions.len());
+        Ok(())
+    };
+    victim.beside(&scope.bed, attack).await
+}
+
+/// From RunPodSandbox to the end of RemovePodSandbox.
+async fn a_pods_life(scope: &Scope) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let pod = scope.pod().await?;
+    pod.stop().await?;
+    pod.remove().await?;
+    Ok(start.elapsed())
+}
+
+/// More pods of another namespace than there are turns, each with so many ports of the node that its chain takes seconds.
+async fn t7_slow_networks_of_one_namespace_keep_no_other_waiting(scope: Arc<Scope>) -> Outcome {
+    const BESIDE: Duration = Duration::from_secs(10);
+    let alone = a_pods_life(&scope).await?;
+    let mut slow = JoinSet::new();
+    for number in 0..16 {
+        let mut config = scope.pod_config();
+        config.metadata.get_or_insert_default().namespace = "slow".to_owned();
+        let ports = 20_000 + number * 100..20_100 + number * 100;
+        config.port_mappings =
+            ports.map(|host_port| v1::PortMapping { host_port, container_port: 80, ..Default::default() }).collect();
+        let scope = scope.clone();
+        slow.spawn(async move { scope.run(config).await?.stop().await });
+    }
+    let (mut slowest, mut rounds) = (Duration::ZERO, 0);
+    loop {
+        tokio::select! {
+            biased;
+            ended = slow.join_next() => match ended {
+                Some(ended) => ended??,
+                None => break,
+            },
+            life = a_pods_life(&scope) => {
+                slowest = slowest.max(life?);
+                rounds += 1;
+                ensure!(slowest < BESIDE, "another namespace's pod took {slowest:?}, {alone:?} alone");
+            }
+        }
+    }
+    println!("    a pod's life: {alone:?} alone, at most {slowest:?} in {rounds} rounds beside 16 slow ones");
+    Ok(())
+}
+
+/// First behind a symlink, as a tenant can put it there who has /var/log/pods as a volume; then in the directory's own place.
+async fn t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone(scope: Arc<Scope>) -> Outcome {
+    let victim = Victim::start(&scope).await?;
+    let pod = scope.pod().await?;
+    pod.start(sleeper("stuck")).await?;
+    let directory = Path::new(&pod.config.log_directory);
+    let (kept, nfs) = (scope.dir().join("kept"), scope.volume("nfs")?);
+    std::fs::rename(directory, &kept)?;
+    std::os::unix::fs::symlink(nfs.join("share"), directory)?;
+    {
+        let _hung = Hung::mount(&nfs)?;
+        restarted(&scope.bed).await?;
+        let attack = async {
+            let mut another = sleeper("another");
+            another.log_path = "another.log".to_owned();
+            let Err(refused) = pod.start(another).await else { bail!("its log is behind a symlink") };
+            let said = format!("{refused:#}");
+            ensure!(said.contains("log_directory") && said.contains("is a symlink"), "{said}");
+            Ok(())
+        };
+        victim.beside(&scope.bed, attack).await?;
+    }
+    std::fs::remove_file(directory)?;
+    std::fs::rename(&kept, directory)?;
+    let _hung = Hung::mount(directory)?;
+    restarted(&scope.bed).await?;
+    let a_while = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(())
+    };
+    victim.beside(&scope.bed, a_while).await
+}
+
+/// The daemon ends and starts again, and answers within [`LIMIT`].
+async fn restarted(bed: &Bed) -> anyhow::Result<()> {
+    bed.daemon("daemon", "stop").await?;
+    let (took, _) = bed.start_and_list().await?;
+    println!("    the first list came {took:?} after the start");
+    ensure!(took < LIMIT, "{took:?}");
+    Ok(())
 }

@@ -13,6 +13,8 @@ use std::path::Path;
 mod bed;
 mod bench;
 mod harness;
+#[path = "../support/hung.rs"]
+mod hung;
 mod lists;
 mod logs;
 mod node;

@@ -20,7 +20,7 @@ use crate::node::Node;
 use crate::scope::{Pod, Scope, shell, sleeper};
 use crate::streaming::{How, STDIN, TTY};
 
-const BUILTIN: &str = "the built-in CRI is containerd: it cannot be killed alone";
+pub const BUILTIN: &str = "the built-in CRI is containerd: it cannot be killed alone";
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -68,7 +68,7 @@ impl Bed {
     }
 
     /// Starts the daemon; from its process's start to its first answer to ListPodSandbox.
-    async fn start_and_list(&self) -> anyhow::Result<(Duration, Vec<v1::PodSandbox>)> {
+    pub async fn start_and_list(&self) -> anyhow::Result<(Duration, Vec<v1::PodSandbox>)> {
         let started = async { self.daemon("daemon", "start").await };
         let listed = async {
             until(SOON, || async { self.pid("pontoon") }).await?;

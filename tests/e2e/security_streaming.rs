@@ -172,8 +172,12 @@ async fn cve_2020_8558_tokens_that_wait_are_bounded(scope: Arc<Scope>) -> Outcom
         error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)
     };
     ensure!(exhausted(&refused), "{refused:#}");
-    // Tests before this one may have left some.
-    ensure!(waiting.len() > WAITING_TOKENS / 2, "refused after {}", waiting.len());
+    // Half of them may be one pod's; tests before this one may have left some.
+    ensure!(waiting.len() > WAITING_TOKENS / 4, "refused after {}", waiting.len());
+    if scope.bed.target == Target::Pontoon {
+        let other = scope.pod().await?;
+        scope.bed.forward_url(&other.id).await.context("t6: one of another pod")?;
+    }
     for more in
         [scope.bed.exec_url(&id, &["true"], How::default()).await, scope.bed.attach_url(&id, How::default()).await]
     {

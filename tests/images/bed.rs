@@ -138,6 +138,15 @@ impl Bed {
         self.images.pull_image(request).await.map(|response| response.image_ref)
     }
 
+    /// As kubelet pulls for a pod of a namespace.
+    pub async fn pull_in(&self, namespace: &str, reference: &str) -> Result<String, pontoon::images::Error> {
+        let metadata =
+            cri::PodSandboxMetadata { namespace: namespace.to_owned(), ..cri::PodSandboxMetadata::default() };
+        let pod = cri::PodSandboxConfig { metadata: Some(metadata), ..cri::PodSandboxConfig::default() };
+        let request = cri::PullImageRequest { image: Some(spec(reference)), auth: None, sandbox_config: Some(pod) };
+        self.images.pull_image(request).await.map(|response| response.image_ref)
+    }
+
     /// As kubelet pulls for a pod of a runtime handler.
     pub async fn pull_for(&self, reference: &str, handler: &str) -> Result<String, pontoon::images::Error> {
         let image = cri::ImageSpec { runtime_handler: handler.to_owned(), ..spec(reference) };

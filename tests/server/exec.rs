@@ -220,7 +220,7 @@ async fn a_container_that_ended_meanwhile_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_commands_run_than_may() {
-    let node = Node::start_with("[limits]\nexecs = 3\nexecs_per_container = 2\n").await;
+    let node = Node::start_with("[limits]\nexecs = 4\nexecs_per_container = 2\n").await;
     let (_, one) = node.running("one", &["fake"]).await;
     let (_, other) = node.running("other", &["fake"]).await;
     let mut held = Vec::new();

@@ -168,7 +168,7 @@ async fn f14_r13_pods_whose_network_hangs_keep_no_other_pod_from_its_own() {
     node.run(&node.pod("well")).await;
     let took = start.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    until("it says which hang", || node.log().matches("has not ended within").count() == 16).await;
+    until("it says which hang", || node.log().matches("has not ended yet").count() == 16).await;
     assert!(took < Duration::from_millis(1500) || node.log().contains("waits for its turn"), "{took:?}");
     // Those that are late get in at once.
     let start = Instant::now();

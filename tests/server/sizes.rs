@@ -113,14 +113,13 @@ async fn an_index_or_a_manifest_of_too_many_entries_is_malformed() {
     let sandbox = node.run(&node.pod("web")).await;
     let digest = format!("sha256:{}", "a".repeat(64));
     let entry = json!({ "digest": digest, "size": 1, "mediaType": "application/vnd.oci.image.layer.v1.tar" });
-    let platform =
-        |number: usize| json!({ "digest": digest, "platform": { "os": "linux", "architecture": number.to_string() } });
+    let platform = |number: usize| json!({ "digest": digest, "platform": { "os": "linux", "architecture": format!("x{number}") } });
     let index = |count: usize| json!({ "manifests": (0..count).map(platform).collect::<Vec<_>>() });
     let config = json!({ "digest": digest, "size": 1, "mediaType": CONFIG });
     let manifest = json!({ "config": config, "layers": vec![entry; 1001] });
     let documents: [(&str, Value, &str); 3] = [
         ("index:1001", index(1001), "an index of 1001 entries, more than 1000"),
-        ("index:1000", index(1000), "linux/1"),
+        ("index:1000", index(1000), "linux/x1"),
         ("layers:1001", manifest, "1001 layers, more than 1000"),
     ];
     for (name, document, words) in documents {
@@ -207,8 +206,8 @@ async fn an_event_that_no_message_carries_ends_no_stream() {
         host_path: "/var/tmp".to_owned(),
         ..Mount::default()
     };
-    for number in 0..3 {
-        let many = |config: &mut ContainerConfig| config.mounts = (0..1600).map(mount).collect();
+    for number in 0..18 {
+        let many = |config: &mut ContainerConfig| config.mounts = (0..250).map(mount).collect();
         create((&node, &sandbox), &format!("n{number}"), many).await.unwrap();
     }
     let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox, verbose: false };

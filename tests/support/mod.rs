@@ -4,6 +4,7 @@ pub mod cni;
 pub mod containerd;
 pub mod draw;
 pub mod http2;
+pub mod hung;
 pub mod requests;
 pub mod server;
 pub mod streams;

@@ -121,6 +121,11 @@ impl Node {
         links.flatten().filter(|link| link.to_string_lossy().contains(part)).count()
     }
 
+    /// Something in the directory of what a reboot may take.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.path("state").join(name)
+    }
+
     /// Where a pod's network namespace is pinned.
     pub fn netns(&self, sandbox: &str) -> PathBuf {
         self.path("netns").join(format!("pontoon-{sandbox}"))

@@ -11,11 +11,16 @@
 //! lease: pool not empty ──► from the pool
 //!        pool empty ──► whichever comes first: a piece of the pool, or a turn ──► from the turn, to its end
 //! ```
+//!
+//! A pod has no more of the pool, and no more turns, than are left free ([`Slots`]): its commands may be there only to hold
+//! them.
 
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
+
+use crate::slots::{Bounds, Slot, Slots};
 
 /// Bytes of one lease.
 pub const PIECE: usize = 64 * 1024;
@@ -23,10 +28,10 @@ pub const PIECE: usize = 64 * 1024;
 /// What all replies share.
 #[derive(Debug)]
 pub struct ReplyBudget {
-    /// A permit is one piece.
-    pool: Arc<Semaphore>,
-    /// A permit is room for one whole reply.
-    turns: Arc<Semaphore>,
+    /// A slot is one piece.
+    pool: Slots,
+    /// A slot is room for one whole reply.
+    turns: Slots,
 }
 
 impl ReplyBudget {
@@ -37,19 +42,19 @@ impl ReplyBudget {
         let (pieces, whole) = (bytes / PIECE, largest.div_ceil(PIECE) + 2);
         let turns = (pieces / whole).max(1);
         let pool = pieces.saturating_sub(turns * whole);
-        Arc::new(Self { pool: Arc::new(Semaphore::new(pool)), turns: Arc::new(Semaphore::new(turns)) })
+        Arc::new(Self { pool: Slots::new(Bounds::shared(pool)), turns: Slots::new(Bounds::shared(turns)) })
     }
 
-    /// For one reply, with nothing in it yet.
+    /// For one reply of a pod, with nothing in it yet.
     #[must_use]
-    pub fn claim(self: &Arc<Self>) -> Claim {
-        Claim { budget: Arc::clone(self), turn: OnceCell::new() }
+    pub fn claim(self: &Arc<Self>, sandbox: &str) -> Claim {
+        Claim { budget: Arc::clone(self), sandbox: sandbox.into(), turn: OnceCell::new() }
     }
 
     /// Pieces of the pool that are free.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.pool.available_permits()
+        self.pool.free()
     }
 }
 
@@ -57,8 +62,9 @@ impl ReplyBudget {
 #[derive(Debug)]
 pub struct Claim {
     budget: Arc<ReplyBudget>,
+    sandbox: Box<str>,
     /// Set when this reply has a turn; then for both streams, and for all that it still needs.
-    turn: OnceCell<Arc<OwnedSemaphorePermit>>,
+    turn: OnceCell<Arc<Slot>>,
 }
 
 impl Claim {
@@ -69,15 +75,15 @@ impl Claim {
         }
         let held = tokio::select! {
             biased;
-            permit = acquire(&self.budget.pool) => Held::Pool(permit),
-            turn = self.turn.get_or_init(|| acquire(&self.budget.turns).map(Arc::new)) => Held::Turn(Arc::clone(turn)),
+            piece = self.take(&self.budget.pool) => Held::Pool(piece),
+            turn = self.turn.get_or_init(|| self.take(&self.budget.turns).map(Arc::new)) => Held::Turn(Arc::clone(turn)),
         };
         Lease(held)
     }
-}
 
-async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    Arc::clone(semaphore).acquire_owned().await.expect("never closed")
+    async fn take(&self, slots: &Slots) -> Slot {
+        slots.take(&self.sandbox, "").await.expect("any number may wait")
+    }
 }
 
 /// Leave to hold one piece, until it is dropped.
@@ -87,8 +93,8 @@ pub struct Lease(#[allow(dead_code, reason = "it is held, not read")] Held);
 #[derive(Debug)]
 #[allow(dead_code, reason = "they are held, not read")]
 enum Held {
-    Pool(OwnedSemaphorePermit),
-    Turn(Arc<OwnedSemaphorePermit>),
+    Pool(Slot),
+    Turn(Arc<Slot>),
 }
 
 #[cfg(test)]
@@ -99,8 +105,8 @@ mod tests {
     async fn replies_that_want_more_than_there_is_all_come_to_their_end() {
         // Each wants 4 pieces; 4 + 2 are the one turn and 3 the pool.
         let budget = ReplyBudget::new(9 * PIECE, 4 * PIECE);
-        let one = |_| {
-            let claim = budget.claim();
+        let one = |pod: u32| {
+            let claim = budget.claim(&(pod % 3).to_string());
             async move {
                 let mut held = Vec::new();
                 for _ in 0..4 {
@@ -117,16 +123,17 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_held_than_pool_and_turns() {
         let budget = ReplyBudget::new(9 * PIECE, 4 * PIECE);
-        let (first, second) = (budget.claim(), budget.claim());
+        let (first, second) = (budget.claim("a"), budget.claim("b"));
         let mut held: Vec<Lease> = Vec::new();
         for _ in 0..4 {
             held.push(first.lease().now_or_never().unwrap());
         }
-        // The fourth was of the turn, which the second now waits for.
-        assert!(second.lease().now_or_never().is_none());
-        drop(held.remove(0));
+        // Two were of the pool, two of the turn; the second finds the last piece, and waits for more.
         held.push(second.lease().now_or_never().unwrap());
         assert!(second.lease().now_or_never().is_none());
+        held.drain(..2);
+        held.push(second.lease().now_or_never().unwrap());
+        assert!(second.lease().now_or_never().is_none(), "it would have more than is left free");
         drop((held, first));
         assert!(second.lease().now_or_never().is_some());
     }
@@ -135,19 +142,40 @@ mod tests {
     async fn who_keeps_a_turn_for_long_holds_back_nobody_else() {
         // Two turns, no pool.
         let budget = ReplyBudget::new(12 * PIECE, 4 * PIECE);
-        let slow = budget.claim();
+        let slow = budget.claim("a");
         let _kept = slow.lease().now_or_never().unwrap();
         for _ in 0..3 {
-            let quick = budget.claim();
+            let quick = budget.claim("b");
             let whole: Option<Vec<Lease>> = (0..4).map(|_| quick.lease().now_or_never()).collect();
             assert!(whole.is_some());
         }
     }
 
     #[tokio::test]
+    async fn t6_a_pod_that_keeps_its_replies_leaves_pieces_and_turns_to_others() {
+        // As many turns and pieces as there are by default.
+        let budget = ReplyBudget::new(128 << 20, crate::container::io::REPLY_CAP);
+        let hanging: Vec<Claim> = (0..64).map(|_| budget.claim("hanging")).collect();
+        let mut held = Vec::new();
+        for claim in &hanging {
+            while held.len() < 1 << 16
+                && let Some(lease) = claim.lease().now_or_never()
+                // One that has a turn may have all that it wants.
+                && claim.turn.get().is_none()
+            {
+                held.push(lease);
+            }
+        }
+        assert!(budget.free() >= 100 && budget.turns.free() >= 3, "{} and {}", budget.free(), budget.turns.free());
+        let probe = budget.claim("probe");
+        let whole: Option<Vec<Lease>> = (0..255).map(|_| probe.lease().now_or_never()).collect();
+        assert!(whole.is_some());
+    }
+
+    #[tokio::test]
     async fn both_streams_of_a_reply_have_the_turn() {
         let budget = ReplyBudget::new(6 * PIECE, 4 * PIECE);
-        let claim = budget.claim();
+        let claim = budget.claim("a");
         let (stdout, stderr) = tokio::join!(claim.lease(), claim.lease());
         drop((stdout, stderr));
     }

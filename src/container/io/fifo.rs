@@ -309,8 +309,8 @@ fn open_stdin(directory: &Path) -> Result<Option<Arc<pipe::Sender>>> {
 
 async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
     let log = LogFile::new(path, counters);
-    let opened = tokio::task::spawn_blocking(move || log.open().map(|()| log)).await;
-    opened.map_err(|_| Error::Thread("open the log"))?
+    log.open().await?;
+    Ok(log)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

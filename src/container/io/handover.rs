@@ -3,12 +3,12 @@
 //! The line in progress itself is in the log, as a `P` record (ADR 21). This file, beside the FIFO, says that it goes on,
 //! and has the few bytes that could not be in a record yet.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::{Lines, RECORD_LIMIT, StreamName};
+use crate::sys::{read, write};
 
 /// A stream's file. It is there only while no daemon reads the stream.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ impl Handover {
         let bytes = [&[tag][..], lines.rest()].concat();
         // Whole or not at all, also when the daemon is killed meanwhile.
         let new = self.0.with_extension("new");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&bytes)?;
+        write::anew(&new, 0o600)?.write_all(&bytes)?;
         fs::rename(&new, &self.0)
     }
 
@@ -51,11 +50,13 @@ impl Handover {
     }
 
     fn take(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        // A line in memory is never longer; nobody else writes here, but a buffer must not grow by a file's length.
-        File::open(&self.0)?.take(1 + RECORD_LIMIT as u64).read_to_end(&mut bytes)?;
-        fs::remove_file(&self.0)?;
-        Ok(bytes)
+        // A line in memory is never longer.
+        let bytes = read::regular(&self.0, 1 + RECORD_LIMIT as u64);
+        // Also what cannot be read: it would be found again and again.
+        if !matches!(&bytes, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            fs::remove_file(&self.0)?;
+        }
+        bytes
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::super::host_paths::{self, DEADLINE, Progress};
+use super::places::Share;
 use super::{Batch, Error, Result};
 use crate::sys::beneath;
 
@@ -30,7 +33,8 @@ const LONGEST_NAME: usize = 255;
 /// Where a container's log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPath {
-    /// The sandbox's `log_directory`: absolute, trusted.
+    /// The sandbox's `log_directory`: absolute. Its parent is the node's, and may be behind symlinks; what is in that may be a
+    /// tenant's who has it as a volume, and is not followed.
     pub directory: PathBuf,
     /// The container's `log_path` below it.
     pub relative: PathBuf,
@@ -40,8 +44,8 @@ impl LogPath {
     /// From the two fields of the CRI. Either one empty means that there is no log.
     ///
     /// # Errors
-    /// [`Error::LogDirectory`] unless the directory is absolute; [`Error::LogPath`] when the
-    /// path is absolute, has `..` in it or names nothing. containerd just joins the two.
+    /// As [`LogPath::check_directory`]; [`Error::LogPath`] when the path is absolute, has `..` in it or names nothing.
+    /// containerd just joins the two.
     pub fn new(log_directory: &str, log_path: &str) -> Result<Option<Self>> {
         if log_directory.is_empty() || log_path.is_empty() {
             return Ok(None);
@@ -57,11 +61,23 @@ impl LogPath {
         self.directory.join(&self.relative)
     }
 
+    /// Whether a directory may be a sandbox's.
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    pub fn check_directory(path: &Path) -> std::result::Result<(), &'static str> {
+        match path.file_name() {
+            _ if !path.is_absolute() => Err("is not absolute"),
+            _ if path.as_os_str().as_encoded_bytes().contains(&0) => Err("has a zero byte in it"),
+            // The root, or something that ends with `..`.
+            None => Err("names no directory of its own"),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let fails = |reason| Err(Error::LogPath { path: self.relative.clone(), reason });
-        if !self.directory.is_absolute() {
-            return Err(Error::LogDirectory { path: self.directory.clone(), reason: "is not absolute" });
-        }
+        Self::check_directory(&self.directory).map_err(|reason| self.bad_directory(reason))?;
         if self.relative.as_os_str().as_encoded_bytes().contains(&0) {
             return fails("has a zero byte in it");
         }
@@ -84,6 +100,10 @@ impl LogPath {
         if self.relative.file_name().is_none() { fails("names no file") } else { Ok(()) }
     }
 
+    fn bad_directory(&self, reason: &'static str) -> Error {
+        Error::LogDirectory { path: self.directory.clone(), reason }
+    }
+
     /// Opens the log to append to it, and makes it and its directories if they are not there.
     /// Blocks.
     pub(super) fn open(&self) -> Result<File> {
@@ -93,12 +113,41 @@ impl LogPath {
             None if source.kind() == io::ErrorKind::InvalidInput => Error::LogNotRegular(self.full()),
             _ => Error::Log { path: self.full(), source },
         };
-        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&self.directory).map_err(fails)?;
-        let root = beneath::directory(&self.directory).map_err(fails)?;
-        if let Some(parent) = self.relative.parent() {
-            beneath::make_directories(&root, parent, Mode::from_raw_mode(DIRECTORY_MODE)).map_err(fails)?;
+        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+        let (Some(parent), Some(name)) = (self.directory.parent(), self.directory.file_name()) else {
+            return Err(self.bad_directory("names no directory of its own"));
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(parent).map_err(fails)?;
+        let parent = beneath::directory(parent).map_err(fails)?;
+        let root = beneath::make_directory(&parent, name, mode).map_err(|error| match error.raw_os_error() {
+            Some(code) if Errno::from_raw_os_error(code) == Errno::LOOP => self.bad_directory("is a symlink"),
+            _ => fails(error),
+        })?;
+        if let Some(below) = self.relative.parent() {
+            beneath::make_directories(&root, below, mode).map_err(fails)?;
         }
         beneath::append(&root, &self.relative, Mode::from_raw_mode(LOG_MODE)).map_err(fails)
+    }
+
+    /// The same for who waits for it, at most for [`DEADLINE`]. A thread that hangs is left behind, and holds a place of its
+    /// pod's.
+    async fn open_in_time(&self, share: &Share) -> Result<File> {
+        let stuck = || Error::LogStuck(self.full());
+        let until = tokio::time::Instant::now() + DEADLINE;
+        let place = timeout_at(until, share.place()).await.map_err(|_| stuck())?;
+        let path = self.clone();
+        let work = move |progress: &Progress| {
+            let _place = place;
+            progress.step("open", &path.full(), |_| Ok(path.open()))
+        };
+        match host_paths::run(until.saturating_duration_since(tokio::time::Instant::now()), work).await {
+            Ok(opened) => opened,
+            Err(host_paths::Error::Stuck { .. }) => Err(stuck()),
+            Err(host_paths::Error::Io { source, .. }) => Err(Error::Log { path: self.full(), source }),
+            Err(error @ host_paths::Error::Invalid { .. }) => {
+                Err(Error::Log { path: self.full(), source: io::Error::other(error) })
+            }
+        }
     }
 }
 
@@ -154,6 +203,8 @@ pub(super) const OPEN_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: LogPath,
+    /// Of threads that may wait for its disk.
+    share: Share,
     /// Whether it was opened; to be asked without waiting for a write.
     opened: AtomicBool,
     /// Held while writing, so that a record which took two writes is not cut by the other stream.
@@ -187,6 +238,7 @@ impl LogFile {
         let released = CancellationToken::new();
         Self {
             path: path.clone(),
+            share: Share::of(&path.directory),
             opened: AtomicBool::new(false),
             appender: Mutex::default(),
             counters: Arc::clone(counters),
@@ -196,12 +248,13 @@ impl LogFile {
         }
     }
 
-    /// Opens it. Blocks.
+    /// Opens it for who waits for that.
     ///
     /// # Errors
-    /// As [`LogPath::open`].
-    pub(super) fn open(&self) -> Result<()> {
-        self.lock().file = Some(self.path.open()?);
+    /// As [`LogPath::open`]; [`Error::LogStuck`] after [`DEADLINE`].
+    pub(super) async fn open(&self) -> Result<()> {
+        let file = self.path.open_in_time(&self.share).await?;
+        self.lock().file = Some(file);
         self.opened.store(true, Ordering::Release);
         Ok(())
     }
@@ -340,6 +393,11 @@ impl LogWriter {
         self.target.clone()
     }
 
+    /// Of threads that may wait for the log.
+    pub(super) fn share(&self) -> &Share {
+        &self.file.share
+    }
+
     /// Whether the stream may be read ([`LogFile::is_worth_reading`]).
     pub(super) fn is_worth_reading(&self, is_full: impl FnOnce() -> bool) -> bool {
         self.file.is_worth_reading(is_full)
@@ -401,7 +459,7 @@ mod tests {
     async fn stream(log: &Path) -> (PipeWriter, Arc<LogFile>, JoinHandle<()>) {
         let path = LogPath::new(log.to_str().unwrap(), "0.log").unwrap().unwrap();
         let file = Arc::new(LogFile::new(&path, &Arc::default()));
-        file.open().unwrap();
+        file.open().await.unwrap();
         let target = watch::Sender::new(Arc::clone(&file));
         let (read, write) = io::pipe().unwrap();
         let lines = Lines::new(StreamName::Stdout, false);

@@ -18,6 +18,7 @@ mod exec;
 mod fifo;
 mod handover;
 mod log_file;
+mod places;
 mod pump;
 mod record;
 mod terminal;
@@ -78,8 +79,9 @@ pub trait Driver: Send + Sync {
     /// made is gone again when it fails.
     ///
     /// # Errors
-    /// [`Error::LogPath`] for a log path that leaves its directory, [`Error::LogSymlink`] and
-    /// [`Error::LogNotRegular`] for what is in its place, else what the file system said.
+    /// [`Error::LogPath`] for a log path that leaves its directory, [`Error::LogDirectory`] and [`Error::LogSymlink`] for
+    /// symlinks, [`Error::LogNotRegular`] for what is in its place, [`Error::LogStuck`] when that does not answer within a
+    /// minute, else what the file system said.
     fn prepare(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>>;
 
     /// Finds the streams of a task that lives on while the daemon was away, and goes on
@@ -165,6 +167,9 @@ pub enum Error {
     /// Something else than a file is where the log should be.
     #[error("log file {0:?} is not a regular file")]
     LogNotRegular(PathBuf),
+    /// The file system of the log does not answer. The call goes on without us.
+    #[error("open log file {0:?}: its file system does not answer")]
+    LogStuck(PathBuf),
     /// The log could not be opened.
     #[error("open log file {path:?}")]
     Log {
@@ -186,9 +191,6 @@ pub enum Error {
     /// All streams have ended; there is nothing to be logged any more.
     #[error("the output of container {0} has ended")]
     Finished(ContainerId),
-    /// A thread of ours ended before its work was done.
-    #[error("the thread that should {0} is gone")]
-    Thread(&'static str),
 }
 
 impl Error {

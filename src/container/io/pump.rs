@@ -11,20 +11,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use tokio::net::unix::pipe;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
-use super::{Batch, Chunk, Lines, Stamp};
+use super::{Batch, Chunk, Lines, Stamp, places};
 use crate::sys::fifo;
 
 /// Reads in one job: about 1.5 MiB, then other streams have their turn.
 const READS: usize = 32;
-
-/// Jobs that may hold a blocking thread at once, of the 512 that tokio has: a disk that
-/// hangs under every log must leave threads for everything else.
-static WRITERS: Semaphore = Semaphore::const_new(256);
 
 /// How a burst ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -220,9 +216,10 @@ impl Pump {
 
 /// Runs one job of a stream on a blocking thread. None when it panicked: the stream is over.
 async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
-    // Never closed; and a stream that waits here waits for a disk, as do all the others.
-    let _permit = WRITERS.acquire().await.ok();
+    // A stream that waits here waits for its pod's disk.
+    let place = places::of_all(pump.log.as_ref().map(LogWriter::share)).await;
     let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let result = work(&mut pump);
         (pump, result)
     });

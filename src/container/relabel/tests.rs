@@ -1,10 +1,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use rustix::fs::open;
+use nix::mount::{MntFlags, MsFlags, mount as mount_on, umount2};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat};
 
 use super::*;
 use crate::api::v1::Mount;
+use crate::lsm::selinux::label_of;
+use crate::sys::remove_tree::remove_tree;
 
 const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 const OTHER: &str = "system_u:object_r:container_file_t:s0:c3,c4";
@@ -73,15 +76,45 @@ async fn the_top_is_labelled_last() {
         return;
     }
     let top = tempfile::tempdir().unwrap();
-    let mut deep = top.path().to_owned();
-    for _ in 0..DEEPEST + 1 {
-        deep.push("d");
-        fs::create_dir(&deep).unwrap();
-    }
-    let error = relabel(top.path(), LABEL).await.unwrap_err();
-    assert!(matches!(error, Error::Io { operation: "relabel", .. }), "{error:?}");
+    let read_only = top.path().join("d/read-only");
+    fs::create_dir_all(&read_only).unwrap();
+    mount_on(Some("none"), &read_only, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
+    let error = relabel(top.path(), LABEL).await;
+    umount2(&read_only, MntFlags::MNT_DETACH).unwrap();
+    assert!(matches!(error, Err(Error::Io { operation: "setxattr", .. })), "{error:?}");
     assert_eq!(label(top.path()), None);
     assert_eq!(label(&top.path().join("d")).as_deref(), Some(LABEL));
+}
+
+/// Entries are read on where the walk has come back to their directory, whatever their order.
+#[tokio::test]
+async fn a_volume_of_any_depth_is_labelled_whole() {
+    const DEPTH: usize = 6_000;
+    if !is_root() {
+        return;
+    }
+    let top = tempfile::tempdir().unwrap();
+    let volume = top.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = open(&volume, directory, Mode::empty()).unwrap();
+    for _ in 0..DEPTH {
+        for name in ["a", "n", "z"] {
+            mkdirat(&at, name, Mode::RWXU).unwrap();
+        }
+        at = openat(&at, "n", directory, Mode::empty()).unwrap();
+    }
+    relabel(&volume, LABEL).await.unwrap();
+    let mut at = openat(CWD, &volume, directory, Mode::empty()).unwrap();
+    for depth in 0..DEPTH {
+        for name in ["a", "n", "z"] {
+            let entry = openat(&at, name, OFlags::PATH, Mode::empty()).unwrap();
+            assert_eq!(label_of(entry).unwrap().as_deref(), Some(LABEL), "{name} at {depth}");
+        }
+        at = openat(&at, "n", directory, Mode::empty()).unwrap();
+    }
+    // The temporary directory's own removal is recursive.
+    remove_tree(&volume).unwrap();
 }
 
 #[tokio::test]

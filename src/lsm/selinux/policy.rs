@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::Context;
+use crate::sys::read;
 
 const SELINUXFS: &str = "/sys/fs/selinux";
 /// Of container-selinux; a policy without it may have lxc_contexts.
@@ -62,6 +63,9 @@ impl Contexts {
     }
 }
 
+/// Largest file of the policy's that is read.
+const LARGEST: u64 = 1 << 20;
+
 /// Reads them; `None` when the kernel has no SELinux, or no policy for it.
 #[must_use]
 pub fn contexts() -> Option<Contexts> {
@@ -71,14 +75,15 @@ pub fn contexts() -> Option<Contexts> {
     if !enforce.exists() || matches!(own.trim_end_matches(['\0', '\n']), "" | "kernel") {
         return None;
     }
-    let text = fs::read_to_string(CONTEXTS).or_else(|_| fs::read_to_string(lxc_contexts())).unwrap_or_default();
+    let text = read::text(Path::new(CONTEXTS), LARGEST).or_else(|_| read::text(&lxc_contexts(), LARGEST));
+    let text = text.unwrap_or_default();
     let mut contexts = Contexts::parse(&text);
     contexts.privileged = contexts.privileged.filter(|context| canonical(context).is_ok());
     Some(contexts)
 }
 
 fn lxc_contexts() -> PathBuf {
-    let config = fs::read_to_string(Path::new(POLICY).join("config")).unwrap_or_default();
+    let config = read::text(&Path::new(POLICY).join("config"), LARGEST).unwrap_or_default();
     let kind = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE=")).unwrap_or("targeted");
     Path::new(POLICY).join(kind.trim()).join("contexts/lxc_contexts")
 }

@@ -63,6 +63,19 @@ async fn without_a_cache_del_takes_the_loaded_config() {
     assert_eq!(node.given("DEL", "first").get("prevResult"), None);
 }
 
+/// Of a sandbox whose record is gone.
+#[tokio::test]
+async fn t7_a_del_takes_the_turn_of_the_namespace_that_the_cache_knows() {
+    let node = Node::with_chain("1.0.0");
+    let (network, sandbox) = (node.start(), sandbox());
+    attach(&network, &sandbox).await.unwrap();
+    let entries = network.inner.entries(&sandbox.id).await.unwrap();
+    let nameless = Attachment::new(&sandbox.id, &v1::PodSandboxConfig::default(), None, None);
+    assert_eq!(namespace_of(&nameless, &entries), "shop");
+    assert_eq!(namespace_of(&sandbox, &[]), "shop");
+    assert_eq!(namespace_of(&nameless, &[]), "");
+}
+
 #[tokio::test]
 async fn old_versions_get_no_result_on_del() {
     let node = Node::with_chain("0.3.1");

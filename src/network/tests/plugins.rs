@@ -156,6 +156,28 @@ async fn f14_r13_plugins_that_hang_keep_no_other_sandbox_from_its_network() {
     assert!(start.elapsed() < turns::TURN + Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
+/// A tenant's pods with slow chains, more than there are turns for.
+#[tokio::test]
+async fn t7_plugins_of_one_namespace_keep_no_other_waiting() {
+    let node = with(&format!("{STUCK}{}", noting(&result("10.0.0.1"))));
+    let network = node.start();
+    let hanging: Vec<_> = std::iter::repeat_with(stuck).take(2 * turns::AT_ONCE).collect();
+    let all = futures_util::future::join_all(hanging.iter().map(|sandbox| attach(&network, sandbox)));
+    let other = Attachment { namespace: "other".to_owned(), ..sandbox() };
+    let start = Instant::now();
+    let well = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        attach(&network, &other).await?;
+        network.detach(&other).await
+    };
+    tokio::select! {
+        _ = all => panic!("they hang"),
+        done = well => done.unwrap(),
+    }
+    // Their first turns are not over yet.
+    assert!(start.elapsed() < turns::TURN, "{:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn hanging_dels_do_not_keep_others_from_adding() {
     let node = with(&format!("{STUCK}{}", noting(&result("10.0.0.1"))));

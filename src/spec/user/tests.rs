@@ -5,8 +5,8 @@ const PASSWD: &[u8] =
     b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:33::/:/\n99999999999:x:0:0::/:/bin/sh\nbig:x:4294967295:0::/:/\n";
 const GROUP: &[u8] = b"root:x:0:\nweb:x:33:\ndisk:x:6:web,root\nextra:x:20:web\n";
 
-fn db() -> UserDb {
-    UserDb::parse(PASSWD, GROUP)
+fn db() -> UserDb<'static> {
+    UserDb::new(PASSWD, GROUP)
 }
 
 fn context(uid: Option<i64>, gid: Option<i64>, name: &str) -> LinuxContainerSecurityContext {
@@ -19,7 +19,7 @@ fn context(uid: Option<i64>, gid: Option<i64>, name: &str) -> LinuxContainerSecu
 }
 
 fn resolve(image: &str) -> Result<User, Error> {
-    user(&db(), image, None)
+    user(db(), image, None)
 }
 
 #[test]
@@ -46,18 +46,18 @@ fn digits_are_a_number_and_never_a_name() {
 #[test]
 fn an_id_of_the_images_files_out_of_range_is_refused() {
     assert!(resolve("big").is_err());
-    let db = UserDb::parse(b"wide:x:5:4294967295::/:\n", b"wide:x:4294967295:\n");
+    let db = UserDb::new(b"wide:x:5:4294967295::/:\n", b"wide:x:4294967295:\n");
     for text in ["5", "wide", "6:wide"] {
-        assert!(user(&db, text, None).is_err(), "{text}");
+        assert!(user(db, text, None).is_err(), "{text}");
     }
-    assert!(user(&db, "", Some(&context(Some(5), None, ""))).is_err());
+    assert!(user(db, "", Some(&context(Some(5), None, ""))).is_err());
 }
 
 #[test]
 fn the_request_wins_over_the_image() {
-    let found = user(&db(), "web", Some(&context(Some(1000), Some(2000), ""))).unwrap();
+    let found = user(db(), "web", Some(&context(Some(1000), Some(2000), ""))).unwrap();
     assert_eq!(found, User { uid: 1000, gid: 2000, groups: vec![2000] });
-    let found = user(&db(), "", Some(&context(None, None, "web"))).unwrap();
+    let found = user(db(), "", Some(&context(None, None, "web"))).unwrap();
     assert_eq!(found, User { uid: 33, gid: 33, groups: vec![33, 6, 20] });
 }
 
@@ -69,7 +69,7 @@ fn what_makes_no_sense_names_its_field() {
         (context(None, None, "nobody-there"), "run_as_username"),
         (context(Some(2_147_483_648), None, ""), "run_as_user"),
     ] {
-        let error = user(&db(), "", Some(&context)).unwrap_err().to_string();
+        let error = user(db(), "", Some(&context)).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{CONTEXT}.{field}:")), "{error}");
     }
 }
@@ -78,7 +78,7 @@ fn what_makes_no_sense_names_its_field() {
 fn strict_leaves_the_images_groups_out() {
     let mut context = context(Some(33), None, "");
     context.supplemental_groups = vec![1234, 33];
-    assert_eq!(user(&db(), "", Some(&context)).unwrap().groups, [33, 6, 20, 1234]);
+    assert_eq!(user(db(), "", Some(&context)).unwrap().groups, [33, 6, 20, 1234]);
     context.set_supplemental_groups_policy(SupplementalGroupsPolicy::Strict);
-    assert_eq!(user(&db(), "", Some(&context)).unwrap().groups, [33, 1234]);
+    assert_eq!(user(db(), "", Some(&context)).unwrap().groups, [33, 1234]);
 }

@@ -14,6 +14,9 @@ const FRESH: Duration = Duration::from_secs(10);
 const FRESH_LIMIT: Duration = Duration::from_secs(60);
 /// Of the time, at most one in so many parts goes into measuring one layer.
 const SHARE: u32 = 20;
+/// One that took this long to measure may have been filled with files to that end: such ones together have a share as one
+/// of the others has it, so that these find places.
+const SLOW: Duration = Duration::from_secs(1);
 /// What nobody has asked for so long is let go, when something else is measured.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -28,6 +31,8 @@ struct Size {
     known: Option<(i64, Usage)>,
     /// When that was last tried; `None` before the first time.
     tried: Option<Instant>,
+    /// How long that took.
+    took: Duration,
     /// How long it is good for.
     fresh: Duration,
     is_being_measured: bool,
@@ -68,6 +73,7 @@ impl Sizes {
         };
         size.known = measured.or(size.known);
         size.tried = Some(now);
+        size.took = took;
         size.is_being_measured = false;
     }
 
@@ -92,6 +98,12 @@ impl Sizes {
         self.by_id.get(id).is_none_or(|size| size.tried.is_some())
     }
 
+    /// Whose share of the places measuring it is of: its own, or that of all slow ones together.
+    pub(super) fn share<'a>(&self, id: &'a LayerId) -> &'a str {
+        let is_slow = self.by_id.get(id).is_some_and(|size| size.took >= SLOW);
+        if is_slow { "slow" } else { &id.key }
+    }
+
     /// What is known of one, and since when.
     pub(super) fn get(&self, id: &LayerId) -> Option<(i64, Usage)> {
         self.by_id.get(id)?.known
@@ -110,7 +122,14 @@ impl Sizes {
 
 impl Size {
     fn unknown(now: Instant) -> Self {
-        Self { known: None, tried: None, fresh: Duration::ZERO, is_being_measured: false, asked: now }
+        Self {
+            known: None,
+            tried: None,
+            took: Duration::ZERO,
+            fresh: Duration::ZERO,
+            is_being_measured: false,
+            asked: now,
+        }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -189,6 +208,17 @@ mod tests {
         sizes.set(&layer, None, QUICK);
         assert!(sizes.was_tried(&layer.id), "who waits is told that nothing is known");
         assert_eq!(sizes.due(all.to_vec()), (vec![], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t6_slow_layers_share_one_part_of_the_places() {
+        let (mut sizes, slow, quick) = (Sizes::default(), layer("many files", true), layer("few files", true));
+        assert_eq!(sizes.share(&slow.id), "many files", "that is not known yet");
+        sizes.set(&slow, None, SLOW);
+        sizes.set(&quick, Some((1, bytes(5))), QUICK);
+        assert_eq!((sizes.share(&slow.id), sizes.share(&quick.id)), ("slow", "few files"));
+        sizes.set(&slow, Some((1, bytes(5))), QUICK);
+        assert_eq!(sizes.share(&slow.id), "many files");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::streaming::Input;
 /// Pieces that wait for one reader.
 const MOST_PIECES: usize = 16;
 /// Bytes that wait for all readers of a session, or are in their hands.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+const MOST_BYTES: usize = 256 * 1024;
 
 /// The streams of one session.
 pub(super) struct Table {

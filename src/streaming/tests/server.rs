@@ -6,7 +6,6 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
 use crate::streaming::spdy::tests::client;
-use crate::streaming::strangers;
 
 const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 const TUNNEL: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -144,7 +143,7 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
     let bed = Bed::start();
     let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let mut strangers = Vec::new();
-    for _ in 0..2 * strangers::MOST {
+    for _ in 0..2 * super::super::server::MOST_STRANGERS {
         strangers.push(bed.connect().await);
     }
     let url = bed.exec("sleep");
@@ -159,11 +158,15 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
 }
 
 #[tokio::test]
-async fn one_session_too_many_is_told_so_and_keeps_its_token() {
+async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods_begins() {
     let bed = Bed::start();
-    let url = bed.exec("sleep");
-    let places = bed.streaming.shared.places.try_acquire_many(MOST_SESSIONS.try_into().unwrap()).unwrap();
+    let pod = SandboxId::random();
+    let url = bed.exec_in(pod.clone(), vec!["sleep".to_owned()], false);
+    let places: Vec<_> = std::iter::from_fn(|| bed.streaming.shared.places.try_take(pod.as_str(), "")).collect();
+    assert_eq!(places.len(), MOST_SESSIONS / 2);
     assert_eq!(bed.request("POST", &url, SPDY).await.0, 503);
+    let (head, _other) = switch(&bed, &bed.exec("sleep"), SPDY).await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
     drop(places);
     assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
 }

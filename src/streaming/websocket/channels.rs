@@ -7,8 +7,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The longest message that is taken; clients of kubelet's own server may send as much.
-pub const LONGEST_MESSAGE: usize = 32 << 20;
 /// The most channels a session may have: in the base64 forms, each has a printable character.
 pub const MOST_CHANNELS: u8 = 64;
 /// First byte of v5's close.
@@ -39,9 +37,6 @@ pub enum Said {
 /// A message that no client of the protocol sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Longer than [`LONGEST_MESSAGE`].
-    #[error("a message of {0} bytes")]
-    TooLong(usize),
     /// Not two bytes, or a channel that there is not.
     #[error("a close that names no channel")]
     Close,
@@ -56,9 +51,6 @@ impl Codec {
     /// # Errors
     /// [`Invalid`] when the session cannot go on: what the client means to send would be lost.
     pub fn parse(self, channels: u8, message: Bytes) -> Result<Said, Invalid> {
-        if message.len() > LONGEST_MESSAGE {
-            return Err(Invalid::TooLong(message.len()));
-        }
         let Some(&first) = message.first() else { return Ok(Said::Nothing) };
         if self == Self::BinaryWithClose && first == CLOSE {
             return match message[1..] {
@@ -141,8 +133,6 @@ mod tests {
     #[test]
     fn what_would_be_lost_is_an_error() {
         assert_eq!(parse(Codec::Base64, b"0not base64"), Err(Invalid::Base64));
-        let long = Bytes::from(vec![0; LONGEST_MESSAGE + 1]);
-        assert_eq!(Codec::Binary.parse(5, long), Err(Invalid::TooLong(LONGEST_MESSAGE + 1)));
     }
 
     proptest! {

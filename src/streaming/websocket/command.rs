@@ -20,9 +20,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CHANNELS: u8 = 5;
 
-/// Pieces of stdin that may wait for the command, and how long each is at most.
-const WAITING: usize = 8;
-const PIECE: usize = 64 << 10;
+/// Pieces of stdin that may wait for the command, each of at most [`super::cut::LONGEST`].
+const WAITING: usize = 2;
 /// Sizes that may wait.
 const SIZES: usize = 8;
 
@@ -101,11 +100,7 @@ impl Inputs {
 
     async fn take(&mut self, said: Said, hangup: &Hangup) -> Result<(), Gone> {
         match said {
-            Said::Data(STDIN, mut data) => {
-                while !data.is_empty() {
-                    offer(&mut self.stdin, data.split_to(data.len().min(PIECE)), hangup).await?;
-                }
-            }
+            Said::Data(STDIN, data) if !data.is_empty() => offer(&mut self.stdin, data, hangup).await?,
             Said::Data(RESIZE, data) => {
                 if let Some(size) = self.sizes.push(&data) {
                     offer(&mut self.resize, size, hangup).await?;

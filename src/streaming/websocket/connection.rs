@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
-use super::channels::{Codec, LONGEST_MESSAGE, Said};
+use super::channels::{Codec, Said};
+use super::cut::{self, Cut};
 use crate::streaming::life::Activity;
 use crate::streaming::{Gone, Sink};
 
@@ -33,13 +34,14 @@ pub(in crate::streaming) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'stat
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// A connection that has been upgraded, speaking WebSocket from here on.
-pub(super) async fn open<T: Io>(io: T, longest: usize) -> WebSocketStream<T> {
+pub(super) async fn open<T: Io>(io: T, has_channels: bool) -> WebSocketStream<Cut<T>> {
+    let longest = Some(cut::LONGEST + 1);
     let config = WebSocketConfig::default()
         .read_buffer_size(32 << 10)
         .max_write_buffer_size(UNWRITTEN)
-        .max_message_size(Some(longest))
-        .max_frame_size(Some(longest));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+        .max_message_size(longest)
+        .max_frame_size(longest);
+    WebSocketStream::from_raw_socket(Cut::new(io, has_channels), Role::Server, Some(config)).await
 }
 
 /// A connection that carries channels.
@@ -49,7 +51,7 @@ pub(super) async fn channels<T: Io>(
     count: u8,
     gone: CancellationToken,
 ) -> (Arc<Writer<T>>, Reader<T>) {
-    let (sink, frames) = open(io, LONGEST_MESSAGE).await.split();
+    let (sink, frames) = open(io, true).await.split();
     let activity = Activity::start();
     let writer = Writer { frames: Mutex::new(sink), codec, activity: activity.clone(), gone };
     (Arc::new(writer), Reader { frames, codec, count, activity, broken: false })
@@ -57,7 +59,7 @@ pub(super) async fn channels<T: Io>(
 
 /// The half that writes.
 pub(super) struct Writer<T> {
-    frames: Mutex<SplitSink<WebSocketStream<T>, Message>>,
+    frames: Mutex<SplitSink<WebSocketStream<Cut<T>>, Message>>,
     codec: Codec,
     activity: Activity,
     gone: CancellationToken,
@@ -117,7 +119,7 @@ impl<T: Io> Sink for Channel<T> {
 
 /// The half that reads.
 pub(super) struct Reader<T> {
-    frames: SplitStream<WebSocketStream<T>>,
+    frames: SplitStream<WebSocketStream<Cut<T>>>,
     codec: Codec,
     count: u8,
     activity: Activity,

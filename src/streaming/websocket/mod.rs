@@ -6,6 +6,7 @@
 pub mod channels;
 mod command;
 mod connection;
+mod cut;
 mod handshake;
 mod ports;
 mod tunnel;

@@ -17,9 +17,8 @@ use crate::streaming::{Backend, Duplex, Failure, PortForward};
 /// Two channels each.
 pub(in crate::streaming) const MOST_PORTS: usize = MOST_CHANNELS as usize / 2;
 
-/// Pieces that may wait for each port, and how long each is at most.
-const WAITING: usize = 8;
-const PIECE: usize = 64 << 10;
+/// Pieces that may wait for each port, each of at most [`super::cut::LONGEST`].
+const WAITING: usize = 1;
 
 /// Carries a whole session of at most [`MOST_PORTS`] ports.
 pub(in crate::streaming) async fn port_forward<T: Io>(
@@ -67,15 +66,13 @@ async fn report<T: Io>(
 
 async fn fill<T: Io>(mut inputs: Vec<Option<mpsc::Sender<Bytes>>>, reader: &mut Reader<T>, hangup: &Hangup) {
     while let Ok(said) = reader.next().await {
-        let Said::Data(channel, mut data) = said else { continue };
-        if channel % 2 != 0 {
+        let Said::Data(channel, data) = said else { continue };
+        if channel % 2 != 0 || data.is_empty() {
             continue;
         }
         let Some(input) = inputs.get_mut(usize::from(channel / 2)) else { continue };
-        while !data.is_empty() {
-            if offer(input, data.split_to(data.len().min(PIECE)), hangup).await.is_err() {
-                return;
-            }
+        if offer(input, data, hangup).await.is_err() {
+            return;
         }
     }
 }

@@ -12,20 +12,19 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::connection::{self, Io};
+use super::cut::Cut;
 
-/// The longest message taken: clients send a SPDY frame or a part of one in each.
-const LONGEST: usize = 4 << 20;
 /// The longest message sent.
 const PIECE: usize = 64 << 10;
 
 /// An upgraded connection whose messages are a stream of bytes.
 pub(in crate::streaming) async fn tunnel<T: Io>(io: T) -> Tunnel<T> {
-    Tunnel { frames: connection::open(io, LONGEST).await, unread: Bytes::new(), unflushed: false }
+    Tunnel { frames: connection::open(io, false).await, unread: Bytes::new(), unflushed: false }
 }
 
 /// Bytes in messages, whatever their borders.
 pub(in crate::streaming) struct Tunnel<T> {
-    frames: WebSocketStream<T>,
+    frames: WebSocketStream<Cut<T>>,
     /// The rest of the last message.
     unread: Bytes,
     /// Something was taken and may not be written yet.

@@ -54,12 +54,8 @@ fn envs(count: usize) -> Vec<KeyValue> {
 }
 
 fn mounts(count: usize) -> Vec<Mount> {
-    let mount = |number| Mount {
-        container_path: format!("/m/{number}"),
-        host_path: "/var/tmp".to_owned(),
-        propagation: MountPropagation::PropagationHostToContainer.into(),
-        ..Mount::default()
-    };
+    let mount =
+        |number| Mount { container_path: format!("/m/{number}"), host_path: "/var/tmp".to_owned(), ..Mount::default() };
     (0..count).map(mount).collect()
 }
 

@@ -24,7 +24,7 @@ struct Done<T> {
 async fn collect<T>(cap: usize, io: ExecIo, exited: impl Future<Output = T>) -> Done<T> {
     let mut io = io;
     io.started();
-    let kept = Kept::new(cap, ReplyBudget::new(4 * cap, cap).claim());
+    let kept = Kept::new(cap, ReplyBudget::new(4 * cap, cap).claim("pod"));
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
     let token = CancellationToken::new();
     let exit = async {

@@ -6,6 +6,8 @@ use std::thread;
 use super::*;
 use crate::container::io::RECORD_LIMIT;
 
+mod hung;
+
 const SOON: Duration = Duration::from_secs(20);
 
 struct Bed {
@@ -33,7 +35,8 @@ impl Bed {
     fn config(&self) -> StreamsConfig {
         let log = LogPath { directory: self.directory.path().join("logs"), relative: "app/0.log".into() };
         let id = self.id.clone();
-        StreamsConfig { id, state_dir: self.state(), log: Some(log), tty: false, stdin: false, stdin_once: false }
+        let log = Some(log);
+        StreamsConfig { id, state_dir: self.state(), log, tty: false, stdin: false, stdin_once: false }
     }
 
     fn log(&self) -> PathBuf {

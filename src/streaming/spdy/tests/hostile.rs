@@ -181,7 +181,7 @@ async fn data_that_nobody_reads_is_not_collected() {
         }
     }
     // The budget, a pipe, and a read buffer.
-    assert!((4_000_000..5_000_000).contains(&taken), "{taken} bytes were taken");
+    assert!((256_000..1_000_000).contains(&taken), "{taken} bytes were taken");
     // They are taken again as soon as the readers have gone.
     drop(kept);
     tokio::time::timeout(Duration::from_secs(1), client.io.write_all(&[0; 60_000])).await.unwrap().unwrap();

@@ -1,5 +1,7 @@
-//! Connections that have not shown a token yet. There is room for so many; one more takes the place of the oldest, so that
-//! nobody keeps those out who have a token: these show it at once.
+//! Connections of which nothing is known yet. There is room for so many; one more takes the place of the oldest, so that
+//! nobody keeps those out who come with a request: these make it at once.
+//!
+//! Used by the streaming port, until a connection has shown a token, and by the page of metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,16 +9,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// How many there may be.
-pub(super) const MOST: usize = 256;
 /// How long one may take for TLS, and then for its request's header, while there are few.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same while more than half of the places are taken.
 const LESS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// All of them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Strangers(Arc<Mutex<Places>>);
+/// All of one listener. Clones are one.
+#[derive(Clone, Debug)]
+pub struct Strangers {
+    most: usize,
+    places: Arc<Mutex<Places>>,
+}
 
 #[derive(Debug, Default)]
 struct Places {
@@ -27,25 +30,32 @@ struct Places {
 
 /// One's place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Stranger {
+pub struct Stranger {
     all: Strangers,
     number: u64,
     /// Somebody else has its place.
-    pub(super) displaced: CancellationToken,
+    pub displaced: CancellationToken,
     /// How long it may take for each step.
-    pub(super) patience: Duration,
+    pub patience: Duration,
 }
 
 impl Strangers {
+    /// Places for so many.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, places: Arc::default() }
+    }
+
     /// A place for one that has just come. The oldest loses its own when there is none left.
-    pub(super) fn enter(&self) -> Stranger {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.taken.len() >= MOST
+    #[must_use]
+    pub fn enter(&self) -> Stranger {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.taken.len() >= self.most
             && let Some((_, oldest)) = places.taken.pop_first()
         {
             oldest.cancel();
         }
-        let patience = if places.taken.len() < MOST / 2 { PATIENCE } else { LESS_PATIENCE };
+        let patience = if places.taken.len() < self.most / 2 { PATIENCE } else { LESS_PATIENCE };
         let (number, displaced) = (places.next, CancellationToken::new());
         places.next += 1;
         places.taken.insert(number, displaced.clone());
@@ -55,7 +65,7 @@ impl Strangers {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.number);
+        self.all.places.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.number);
     }
 }
 
@@ -65,9 +75,9 @@ mod tests {
 
     #[test]
     fn one_more_takes_the_place_of_the_oldest_and_many_have_less_time() {
-        let strangers = Strangers::default();
-        let mut all: Vec<Stranger> = (0..MOST).map(|_| strangers.enter()).collect();
-        assert_eq!((all[0].patience, all[MOST - 1].patience), (PATIENCE, LESS_PATIENCE));
+        let strangers = Strangers::new(256);
+        let mut all: Vec<Stranger> = (0..256).map(|_| strangers.enter()).collect();
+        assert_eq!((all[0].patience, all[255].patience), (PATIENCE, LESS_PATIENCE));
         drop(all.remove(1));
         let one = strangers.enter();
         assert!(!all[0].displaced.is_cancelled(), "there was a place");
@@ -75,6 +85,6 @@ mod tests {
         assert!(all[0].displaced.is_cancelled() && !all[1].displaced.is_cancelled());
         assert!(!one.displaced.is_cancelled() && !other.displaced.is_cancelled());
         drop((all, one, other));
-        assert_eq!(strangers.0.lock().unwrap().taken.len(), 0);
+        assert_eq!(strangers.places.lock().unwrap().taken.len(), 0);
     }
 }

@@ -1,0 +1,103 @@
+//! Logs on a file system that does not answer.
+
+use std::future::Future;
+use std::time::Instant;
+
+use super::super::super::super::host_paths::DEADLINE;
+use super::*;
+use crate::sys::hung::Hung;
+
+/// What comes of a call that waits for the deadline of host paths.
+async fn at_the_deadline<T>(call: impl Future<Output = T>) -> T {
+    let clock = async {
+        // The first time its thread is in the kernel already, unless the machine is busy.
+        for _ in 0..SOON.as_millis() / 300 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::pause();
+            tokio::time::advance(DEADLINE).await;
+            tokio::time::resume();
+        }
+    };
+    tokio::select! {
+        done = call => done,
+        () = clock => panic!("it has no deadline"),
+    }
+}
+
+#[tokio::test]
+async fn t8_a_log_that_hangs_is_told_by_its_path() {
+    let bed = Bed::new();
+    let (streams, mut shim) = bed.prepare(bed.config()).await;
+    let hung = Hung::mount(bed.log().parent().unwrap()).unwrap();
+    let stuck = |result: Result<()>| matches!(result, Err(Error::LogStuck(path)) if path == bed.log());
+    assert!(stuck(at_the_deadline(streams.reopen_log()).await));
+    // Nobody follows the thread that hangs.
+    let again = tokio::time::timeout(SOON, streams.reopen_log()).await;
+    assert!(stuck(again.unwrap()));
+    shim.stdout().write_all(b"in the old one\n").unwrap();
+    until(|| bed.driver.counters().counts().written > 0).await;
+    drop(hung);
+    assert_eq!(stdout_of(&bed.log()), "in the old one\n");
+    // When the call has returned, the path is free.
+    until(|| fs::remove_file(bed.log()).is_ok()).await;
+    let deadline = Instant::now() + SOON;
+    while let Err(error) = streams.reopen_log().await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(bed.log().exists());
+}
+
+#[tokio::test]
+async fn t8_streams_whose_log_hangs_are_not_made() {
+    let bed = Bed::new();
+    fs::create_dir(bed.directory.path().join("logs")).unwrap();
+    let _hung = Hung::mount(&bed.directory.path().join("logs")).unwrap();
+    let made = at_the_deadline(bed.driver.prepare(bed.config())).await;
+    assert!(matches!(made, Err(Error::LogStuck(path)) if path == bed.log()));
+    assert!(!directory(&bed.state(), &bed.id).exists());
+}
+
+/// More streams than there are threads for logs.
+#[tokio::test]
+async fn t8_a_pod_whose_logs_hang_leaves_threads_to_all_others() {
+    let bed = Bed::new();
+    let config = || StreamsConfig { id: ContainerId::random(), ..bed.config() };
+    let configs: Vec<StreamsConfig> = std::iter::repeat_with(config).take(130).collect();
+    for config in &configs {
+        make(config).unwrap();
+    }
+    fs::create_dir(bed.directory.path().join("logs")).unwrap();
+    let hung = Hung::mount(&bed.directory.path().join("logs")).unwrap();
+    let mut streams = Vec::new();
+    for config in configs {
+        streams.push(bed.driver.reattach(config).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let other = Bed::new();
+    let (_streams, mut shim) = other.prepare(other.config()).await;
+    shim.stdout().write_all(b"written\n").unwrap();
+    until(|| stdout_of(&other.log()) == "written\n").await;
+
+    drop(hung);
+    for streams in streams {
+        assert!(streams.barrier(SOON).await, "nobody writes, so each is at its end");
+    }
+}
+
+/// A tenant who has /var/log/pods as a volume can put a symlink in its place; the node's operator can have /var/log/pods
+/// elsewhere.
+#[tokio::test]
+async fn t8_a_log_directory_is_not_followed_through_a_symlink_and_what_it_is_in_is() {
+    let bed = Bed::new();
+    let path = |name: &str| bed.directory.path().join(name);
+    fs::create_dir(path("elsewhere")).unwrap();
+    symlink(path("elsewhere"), path("logs")).unwrap();
+    let Err(error) = bed.driver.prepare(bed.config()).await else { panic!("it is followed") };
+    assert_eq!(error.to_string(), format!("log_directory {:?} is a symlink", path("logs")));
+    let mut config = bed.config();
+    config.log.as_mut().unwrap().directory = path("logs/pod");
+    bed.driver.prepare(config).await.unwrap();
+    assert!(path("elsewhere/pod/app/0.log").is_file());
+}

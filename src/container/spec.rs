@@ -1,0 +1,65 @@
+//! A container's OCI spec, and what of it stays in memory. A tenant decides how large it is: of a large one the whole is with
+//! containerd alone, and what is asked of it all the time is here.
+
+use oci_spec::runtime::Spec;
+
+/// Largest spec that is kept whole, in bytes of JSON. A real one has ten to twenty thousand.
+const LARGEST_WHOLE: usize = 256 << 10;
+
+/// A spec as it is kept.
+#[derive(Debug)]
+pub struct KeptSpec {
+    /// JSON: a parsed one is ten times as large. One that is not whole lacks the process's arguments and environment, the
+    /// mounts, devices, annotations and the seccomp filter.
+    pub json: Vec<u8>,
+    /// Whether nothing of it was left out.
+    pub is_whole: bool,
+}
+
+impl KeptSpec {
+    /// What is kept of a spec in JSON. Of a large one that is none, nothing.
+    #[must_use]
+    pub fn of(json: Vec<u8>) -> Self {
+        if json.len() <= LARGEST_WHOLE {
+            return Self { json, is_whole: true };
+        }
+        let spec = serde_json::from_slice(&json).ok();
+        drop(json);
+        let reduced = spec.and_then(|spec| serde_json::to_vec(&reduced(spec)).ok());
+        Self { json: reduced.unwrap_or_default(), is_whole: false }
+    }
+}
+
+/// Without what is looked at only to run the container, or a command in it.
+fn reduced(mut spec: Spec) -> Spec {
+    spec.set_mounts(None).set_annotations(None).set_hooks(None);
+    if let Some(process) = spec.process_mut() {
+        process.set_args(None).set_env(None).set_rlimits(None);
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_devices(None).set_seccomp(None);
+        if let Some(resources) = linux.resources_mut() {
+            resources.set_devices(None);
+        }
+    }
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t10_of_a_large_spec_stays_what_is_asked_of_it() {
+        let mut spec = Spec::default();
+        spec.process_mut().as_mut().unwrap().set_env(Some(vec!["x".repeat(LARGEST_WHOLE)]));
+        spec.linux_mut().as_mut().unwrap().set_mount_label(Some("label".to_owned()));
+        let kept = KeptSpec::of(serde_json::to_vec(&spec).unwrap());
+        assert!(!kept.is_whole && kept.json.len() < 10_000, "{}", kept.json.len());
+        let read: Spec = serde_json::from_slice(&kept.json).unwrap();
+        assert_eq!(read.process().as_ref().unwrap().user(), spec.process().as_ref().unwrap().user());
+        assert_eq!(read.linux().as_ref().unwrap().mount_label().as_deref(), Some("label"));
+        assert!(KeptSpec::of(b"{}".to_vec()).is_whole);
+        assert!(KeptSpec::of(vec![b'x'; LARGEST_WHOLE + 1]).json.is_empty());
+    }
+}

@@ -1,0 +1,115 @@
+//! A JSON document of an image's author: read with bounds, and few at a time.
+
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use super::reference::is_digest;
+use crate::containerd::{self, Containerd};
+
+/// Largest manifest, index or config that is read (CVE-2023-25153).
+pub(super) const LARGEST: usize = 8 << 20;
+/// Most values that a document may have: one in memory takes up to ten times the room that it has in the text. A real
+/// document has some hundreds.
+const MOST_VALUES: usize = 500_000;
+/// What is parsed here and now; a larger one where a thread may take its time.
+const SMALL: usize = 256 << 10;
+/// How many documents are in memory at a time, as text or parsed: each takes some 40 MB at most.
+static IN_MEMORY: Semaphore = Semaphore::const_new(4);
+
+/// Why there is no document.
+pub(super) enum NotRead {
+    /// containerd's, when it could not be asked or does not have it.
+    Containerd(containerd::Error),
+    /// What is wrong with it, in words.
+    Malformed(String),
+}
+
+/// Reads a document, and makes of it what is to be kept.
+pub(super) async fn read<T: DeserializeOwned, K: Send + 'static>(
+    containerd: &Containerd,
+    digest: &str,
+    keep: impl FnOnce(T) -> Result<K, String> + Send + 'static,
+) -> Result<K, NotRead> {
+    if !is_digest(digest) {
+        return Err(NotRead::Malformed("no digest".to_owned()));
+    }
+    // Never closed.
+    let _in_memory = IN_MEMORY.acquire().await;
+    let blob = containerd.read_blob(digest, LARGEST).await.map_err(NotRead::Containerd)?;
+    let is_small = blob.len() <= SMALL;
+    let parse = move || parse(blob, keep).map_err(NotRead::Malformed);
+    if is_small {
+        return parse();
+    }
+    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+fn parse<T: DeserializeOwned, K>(blob: Vec<u8>, keep: impl FnOnce(T) -> Result<K, String>) -> Result<K, String> {
+    if values(&blob) > MOST_VALUES {
+        return Err(format!("it has more than {MOST_VALUES} values"));
+    }
+    let document = serde_json::from_slice(&blob).map_err(|error| short(error.to_string()))?;
+    drop(blob);
+    keep(document).map_err(short)
+}
+
+/// The beginning of a reason, which may quote the document.
+fn short(mut reason: String) -> String {
+    const LONGEST: usize = 256;
+    if reason.len() > LONGEST {
+        reason.truncate(reason.floor_char_boundary(LONGEST));
+        reason.push_str("...");
+    }
+    reason
+}
+
+/// At least as many as a JSON text has values, its members' names not counted: each but the first comes after a comma, or
+/// at the beginning of an array or an object.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut in_string, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t10_a_document_of_very_many_values_is_not_parsed() {
+        let text = format!("[{}\"\"]", "\"\",".repeat(MOST_VALUES));
+        let refused = parse::<serde_json::Value, _>(text.into_bytes(), Ok).unwrap_err();
+        assert_eq!(refused, "it has more than 500000 values");
+        let text = format!("[{}\"\"]", "\"\",".repeat(MOST_VALUES / 2));
+        assert!(parse::<serde_json::Value, _>(text.into_bytes(), Ok).is_ok());
+    }
+
+    #[test]
+    fn t10_a_reason_does_not_quote_the_document_whole() {
+        let text = serde_json::to_vec(&"x".repeat(1 << 20)).unwrap();
+        let refused = parse::<Vec<u8>, _>(text, Ok).unwrap_err();
+        assert!(refused.starts_with("invalid type: string \"xxx") && refused.len() < 300, "{}", refused.len());
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (text, at_least) in [
+            (r"7", 1),
+            (r#""a,b[{\",,""#, 1),
+            (r#"["a","b"]"#, 3),
+            (r#"{"a":{"b":[1,2]},"c":"\\"}"#, 5),
+            (r#"["a\\","b"]"#, 3),
+        ] {
+            let count = values(text.as_bytes());
+            assert!((at_least..=at_least + 1).contains(&count), "{text}: {count}");
+        }
+    }
+}

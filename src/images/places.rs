@@ -1,0 +1,85 @@
+//! Who pulls: so many pulls run at a time, and no namespace has more of them than are left free. Registries that are slow
+//! are a tenant's to choose, and their pulls may take as long as they bring a little.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
+use super::reference::Reference;
+use crate::api::v1::PodSandboxConfig;
+use crate::slots::{Slot, Slots};
+
+/// Whose share a pull is of: its pod's namespace; without a pod, its registry's.
+pub(super) fn asker(pod: Option<&PodSandboxConfig>, reference: &Reference) -> String {
+    let namespace = pod.and_then(|pod| pod.metadata.as_ref()).map(|metadata| metadata.namespace.as_str());
+    match namespace {
+        Some(namespace) if !namespace.is_empty() => format!("namespace {namespace}"),
+        Some(_) | None => format!("registry {}", reference.host()),
+    }
+}
+
+/// Waits for a place, in the queue of each that asks for the pull: one that joined it must not wait behind the other pulls
+/// of the one that began it.
+pub(super) async fn place(places: &Slots, mut askers: watch::Receiver<Vec<String>>) -> Slot {
+    let (mut waiting, mut known) = (FuturesUnordered::new(), 0);
+    loop {
+        let new = askers.borrow_and_update()[known..].to_vec();
+        known += new.len();
+        waiting.extend(new.into_iter().map(|asker| async move { places.take(&asker, "").await }));
+        tokio::select! {
+            Some(place) = waiting.next() => return place.expect("any number may wait"),
+            // The sender is the flight's, which this is a part of.
+            Ok(()) = askers.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::api::v1::PodSandboxMetadata;
+    use crate::slots::Bounds;
+
+    fn asked_by(name: &str) -> watch::Sender<Vec<String>> {
+        watch::Sender::new(vec![name.to_owned()])
+    }
+
+    #[test]
+    fn a_pull_is_of_its_pods_namespace_else_of_its_registry() {
+        let reference = Reference::parse("registry.example/a:1").unwrap();
+        let pod = |namespace: &str| PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata { namespace: namespace.to_owned(), ..PodSandboxMetadata::default() }),
+            ..PodSandboxConfig::default()
+        };
+        assert_eq!(asker(Some(&pod("shop")), &reference), "namespace shop");
+        for without in [None, Some(&pod("")), Some(&PodSandboxConfig::default())] {
+            assert_eq!(asker(without, &reference), "registry registry.example");
+        }
+    }
+
+    #[tokio::test]
+    async fn t6_slow_pulls_of_one_namespace_leave_places_to_another() {
+        let places = Slots::new(Bounds::shared(64));
+        let (one, other) = (asked_by("one"), asked_by("other"));
+        let slow: Vec<Slot> = std::iter::from_fn(|| place(&places, one.subscribe()).now_or_never()).collect();
+        assert_eq!(slow.len(), 32);
+        assert!(place(&places, other.subscribe()).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn t6_who_joins_a_pull_that_waits_does_not_wait_behind_its_other_pulls() {
+        let places = Slots::new(Bounds::shared(4));
+        let slow = asked_by("slow");
+        let held = [place(&places, slow.subscribe()).await, place(&places, slow.subscribe()).await];
+        let popular = asked_by("slow");
+        let mut pull = Box::pin(place(&places, popular.subscribe()));
+        assert!(pull.as_mut().now_or_never().is_none());
+        popular.send_modify(|askers| askers.push("victim".to_owned()));
+        let had = pull.as_mut().now_or_never().expect("it is the victim's turn");
+        drop(pull);
+        drop((held, had));
+        assert_eq!(places.free(), 4);
+    }
+}

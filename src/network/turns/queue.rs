@@ -1,0 +1,238 @@
+//! Whose run is next: who waits and who runs, by namespace. It knows no time and wakes nobody but those that begin.
+//!
+//! - A free turn goes to the waiting namespace that has the fewest, and of these to whoever came first.
+//! - A namespace that has two turns more than one that waits gives way to it. So the turns of any number of namespaces
+//!   become even, while one alone has them all.
+//! - A process is not taken back, so of the places in all a namespace has at most as many as are free: alone a half, two a third
+//!   each. There is always room for another one.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{AT_ONCE, IN_ALL};
+use crate::ids::SandboxId;
+
+/// All of one verb.
+#[derive(Default)]
+pub(super) struct Queue {
+    namespaces: HashMap<String, Namespace>,
+    /// In the order in which they began.
+    running: Vec<Run>,
+    in_turn: usize,
+    /// What the next caller is known by.
+    next: u64,
+}
+
+/// Of one namespace; gone when it has nothing.
+#[derive(Default)]
+struct Namespace {
+    in_turn: usize,
+    /// With those in their turn.
+    running: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    number: u64,
+    id: SandboxId,
+    begins: oneshot::Sender<()>,
+}
+
+struct Run {
+    number: u64,
+    id: SandboxId,
+    since: Instant,
+}
+
+impl Queue {
+    /// Comes to wait: the caller's number, and what tells it that it has begun.
+    pub(super) fn enter(&mut self, id: &SandboxId, namespace: &str) -> (u64, oneshot::Receiver<()>) {
+        let (begins, begun) = oneshot::channel();
+        let number = self.next;
+        self.next += 1;
+        let waiting = Waiting { number, id: id.clone(), begins };
+        self.namespaces.entry(namespace.to_owned()).or_default().waiting.push_back(waiting);
+        (number, begun)
+    }
+
+    /// Lets as many begin as may.
+    pub(super) fn begin(&mut self) {
+        while self.in_turn < AT_ONCE {
+            let room = self.room();
+            let waiting = self.namespaces.values_mut().filter(|namespace| namespace.may_begin(room));
+            let Some(namespace) = waiting.min_by_key(|namespace| (namespace.in_turn, namespace.first())) else {
+                return;
+            };
+            let Some(Waiting { number, id, begins }) = namespace.waiting.pop_front() else { return };
+            namespace.in_turn += 1;
+            namespace.running += 1;
+            self.in_turn += 1;
+            self.running.push(Run { number, id, since: Instant::now() });
+            // Who does not hear it is about to give it back.
+            let _ = begins.send(());
+        }
+    }
+
+    /// Whether a run of this namespace is to give its turn to another one.
+    pub(super) fn gives_way(&self, namespace: &str) -> bool {
+        let room = self.room();
+        let most = self.namespaces.get(namespace).map_or(0, |own| own.in_turn);
+        self.namespaces.values().any(|other| other.may_begin(room) && other.in_turn + 2 <= most)
+    }
+
+    /// One that waits does so no longer. False when it has begun.
+    pub(super) fn leave(&mut self, namespace: &str, number: u64) -> bool {
+        let Some(own) = self.namespaces.get_mut(namespace) else { return false };
+        let Some(at) = own.waiting.iter().position(|waiting| waiting.number == number) else { return false };
+        own.waiting.remove(at);
+        self.forget(namespace);
+        true
+    }
+
+    /// A run is late, or gives way.
+    pub(super) fn end_turn(&mut self, namespace: &str) {
+        self.in_turn -= 1;
+        if let Some(own) = self.namespaces.get_mut(namespace) {
+            own.in_turn -= 1;
+        }
+    }
+
+    /// A run has ended.
+    pub(super) fn end(&mut self, namespace: &str, number: u64, in_turn: bool) {
+        if in_turn {
+            self.end_turn(namespace);
+        }
+        self.running.retain(|run| run.number != number);
+        if let Some(own) = self.namespaces.get_mut(namespace) {
+            own.running -= 1;
+        }
+        self.forget(namespace);
+    }
+
+    /// Whether anybody waits.
+    pub(super) fn waits(&self) -> bool {
+        self.namespaces.values().any(|namespace| !namespace.waiting.is_empty())
+    }
+
+    /// How many run.
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Which of those that run began first.
+    pub(super) fn oldest(&self) -> Option<(&SandboxId, Instant)> {
+        self.running.first().map(|run| (&run.id, run.since))
+    }
+
+    /// Places that nobody has.
+    fn room(&self) -> usize {
+        IN_ALL.saturating_sub(self.running.len())
+    }
+
+    fn forget(&mut self, namespace: &str) {
+        if self.namespaces.get(namespace).is_some_and(|own| own.running == 0 && own.waiting.is_empty()) {
+            self.namespaces.remove(namespace);
+        }
+    }
+}
+
+impl Namespace {
+    fn may_begin(&self, room: usize) -> bool {
+        !self.waiting.is_empty() && self.running < room
+    }
+
+    /// When the first that waits came.
+    fn first(&self) -> u64 {
+        self.waiting.front().map_or(u64::MAX, |waiting| waiting.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(queue: &mut Queue, namespace: &str, count: usize) -> Vec<u64> {
+        (0..count).map(|_| queue.enter(&SandboxId::random(), namespace).0).collect()
+    }
+
+    fn in_turn(queue: &Queue, namespace: &str) -> usize {
+        queue.namespaces.get(namespace).map_or(0, |own| own.in_turn)
+    }
+
+    /// The numbers of those that run, in the order in which they began.
+    fn begun(queue: &mut Queue) -> Vec<u64> {
+        queue.begin();
+        queue.running.iter().map(|run| run.number).collect()
+    }
+
+    #[tokio::test]
+    async fn t7_a_free_turn_goes_to_the_namespace_with_the_fewest() {
+        let mut queue = Queue::default();
+        let a = enter(&mut queue, "a", 40);
+        assert_eq!(begun(&mut queue), a[..AT_ONCE]);
+        let b = enter(&mut queue, "b", 2);
+        let c = enter(&mut queue, "c", 1);
+        assert_eq!(begun(&mut queue).len(), AT_ONCE);
+        for number in &a[..4] {
+            queue.end("a", *number, true);
+        }
+        // Each namespace's first, though all of these came after a's; then whoever has the fewest.
+        assert_eq!(begun(&mut queue)[AT_ONCE - 4..], [b[0], c[0], b[1], a[AT_ONCE]]);
+    }
+
+    #[tokio::test]
+    async fn t7_turns_become_even_and_no_more_even_than_that() {
+        let mut queue = Queue::default();
+        enter(&mut queue, "a", 100);
+        queue.begin();
+        assert!(!queue.gives_way("a"), "to nobody");
+        for (other, even) in [("b", [8, 8, 0]), ("c", [5, 5, 6])] {
+            enter(&mut queue, other, 100);
+            while let Some(name) = ["a", "b", "c"].into_iter().find(|name| queue.gives_way(name)) {
+                queue.end_turn(name);
+                queue.begin();
+            }
+            let mut held = ["a", "b", "c"].map(|name| in_turn(&queue, name));
+            held[..2].sort_unstable();
+            assert!(held == even || held == [5, 6, 5], "{held:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn t7_no_namespace_has_more_places_than_are_free() {
+        let mut queue = Queue::default();
+        let mut counts = Vec::new();
+        for name in ["a", "b", "c"] {
+            enter(&mut queue, name, 2 * IN_ALL);
+            // All of them hang.
+            loop {
+                let before = queue.running();
+                queue.begin();
+                if queue.running() == before {
+                    break;
+                }
+                for name in ["a", "b", "c"] {
+                    while in_turn(&queue, name) > 0 {
+                        queue.end_turn(name);
+                    }
+                }
+            }
+            counts.push(queue.namespaces[name].running);
+        }
+        assert_eq!(counts, [IN_ALL / 2, IN_ALL / 4, IN_ALL / 8]);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_or_left_is_forgotten() {
+        let mut queue = Queue::default();
+        let numbers = enter(&mut queue, "a", AT_ONCE + 1);
+        queue.begin();
+        assert!(!queue.leave("a", numbers[0]) && queue.leave("a", numbers[AT_ONCE]));
+        for number in &numbers[..AT_ONCE] {
+            queue.end("a", *number, true);
+        }
+        assert!(queue.namespaces.is_empty() && queue.running.is_empty() && queue.in_turn == 0);
+    }
+}

@@ -1,0 +1,259 @@
+//! Who may have a slot, and who is next. It only counts: no lock, no waiting.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::Bounds;
+
+/// How soon one of those that wait is served: by how much it has, then by when it last had a turn. The lowest is first.
+type Rank = (usize, u64);
+/// Those that are to be served. Turns are numbered: no two have the same.
+type Order = BTreeMap<Rank, Arc<str>>;
+
+/// All that is taken, and all that wait; `W` is how a waiter is told.
+#[derive(Debug)]
+pub(super) struct State<W> {
+    bounds: Bounds,
+    /// Shared slots that nobody has.
+    free: usize,
+    /// Places in the queue that nobody has.
+    room: usize,
+    /// Those with something taken or somebody waiting.
+    owners: HashMap<Arc<str>, Owner<W>>,
+    /// Owners with a waiter that needs nothing but a shared slot.
+    order: Order,
+    /// Numbers turns and waiters.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Owner<W> {
+    counts: Counts,
+    objects: HashMap<Arc<str>, Object<W>>,
+    /// Objects with a waiter that may have one more.
+    order: Order,
+}
+
+/// What an owner has.
+#[derive(Debug)]
+struct Counts {
+    /// Slots of its reserve.
+    reserve: usize,
+    /// Shared slots.
+    shared: usize,
+    waiting: usize,
+    turn: u64,
+    /// Its place in [`State::order`].
+    rank: Option<Rank>,
+}
+
+#[derive(Debug)]
+struct Object<W> {
+    taken: usize,
+    turn: u64,
+    /// Its place in [`Owner::order`].
+    rank: Option<Rank>,
+    /// In the order of coming.
+    waiting: BTreeMap<u64, W>,
+}
+
+/// A slot that is taken.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) owner: Arc<str>,
+    pub(super) object: Arc<str>,
+    pub(super) is_shared: bool,
+}
+
+/// Where one waits.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    owner: Arc<str>,
+    object: Arc<str>,
+    number: u64,
+}
+
+impl<W> State<W> {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let (free, room) = (bounds.shared, bounds.waiting);
+        Self { bounds, free, room, owners: HashMap::new(), order: Order::new(), clock: 0 }
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.free
+    }
+
+    /// A shared slot, if one may be had.
+    pub(super) fn take_shared(&mut self, owner: &str, object: &str) -> Option<Place> {
+        let known = self.owners.get(owner);
+        // Nobody has more than is left free.
+        let has_share = known.map_or(0, |owner| owner.counts.shared) < self.free;
+        let may = has_share && has_room_on(known, object, &self.bounds);
+        may.then(|| self.occupy(owner, object, true))
+    }
+
+    /// A slot of the reserve, else a shared one, if either may be had.
+    pub(super) fn take(&mut self, owner: &str, object: &str) -> Option<Place> {
+        let known = self.owners.get(owner);
+        let has_reserve = known.map_or(0, |owner| owner.counts.reserve) < self.bounds.reserve;
+        if has_reserve && has_room_on(known, object, &self.bounds) {
+            return Some(self.occupy(owner, object, false));
+        }
+        self.take_shared(owner, object)
+    }
+
+    /// Puts one at the end of its object's queue; `None` when there is no room in it.
+    pub(super) fn wait(&mut self, owner: &str, object: &str, waiter: W) -> Option<Ticket> {
+        if self.owners.get(owner).map_or(0, |owner| owner.counts.waiting) >= self.room {
+            return None;
+        }
+        self.room -= 1;
+        let (owner, object) = self.names(owner, object);
+        let number = self.tick();
+        let (counts, of_object) = self.entry(&owner, &object);
+        counts.waiting += 1;
+        of_object.waiting.insert(number, waiter);
+        self.settle(&owner, &object);
+        Some(Ticket { owner, object, number })
+    }
+
+    /// One waits no more; false when it was served already.
+    pub(super) fn leave(&mut self, ticket: &Ticket) -> bool {
+        let Some(owner) = self.owners.get_mut(&ticket.owner) else { return false };
+        let Some(object) = owner.objects.get_mut(&ticket.object) else { return false };
+        if object.waiting.remove(&ticket.number).is_none() {
+            return false;
+        }
+        owner.counts.waiting -= 1;
+        self.room += 1;
+        self.settle(&ticket.owner, &ticket.object);
+        true
+    }
+
+    /// A slot comes free. [`State::next`] says for whom, until there is nobody.
+    pub(super) fn give_back(&mut self, place: &Place) {
+        self.free += usize::from(place.is_shared);
+        let (counts, object) = self.entry(&place.owner, &place.object);
+        object.taken -= 1;
+        if place.is_shared {
+            counts.shared -= 1;
+        } else {
+            counts.reserve -= 1;
+        }
+        self.settle(&place.owner, &place.object);
+    }
+
+    /// The waiter that is served now that a slot was given back, and what it gets.
+    pub(super) fn next(&mut self, given_back: &Place) -> Option<(W, Place)> {
+        // Its reserve, or its object, has room again.
+        let owner = self.owners.get(&given_back.owner);
+        if owner.is_some_and(|owner| owner.counts.reserve < self.bounds.reserve && !owner.order.is_empty()) {
+            return self.serve(&given_back.owner, false);
+        }
+        let ((shared, _), owner) = self.order.first_key_value()?;
+        if *shared >= self.free {
+            return None;
+        }
+        let owner = Arc::clone(owner);
+        self.serve(&owner, true)
+    }
+
+    fn serve(&mut self, name: &Arc<str>, is_shared: bool) -> Option<(W, Place)> {
+        let owner = self.owners.get_mut(name)?;
+        let object = Arc::clone(owner.order.values().next()?);
+        let (_, waiter) = owner.objects.get_mut(&object)?.waiting.pop_first()?;
+        owner.counts.waiting -= 1;
+        self.room += 1;
+        Some((waiter, self.occupy(name, &object, is_shared)))
+    }
+
+    fn occupy(&mut self, owner: &str, object: &str, is_shared: bool) -> Place {
+        self.free -= usize::from(is_shared);
+        let (owner, object) = self.names(owner, object);
+        let turn = self.tick();
+        let (counts, of_object) = self.entry(&owner, &object);
+        (counts.turn, of_object.turn) = (turn, turn);
+        of_object.taken += 1;
+        if is_shared {
+            counts.shared += 1;
+        } else {
+            counts.reserve += 1;
+        }
+        self.settle(&owner, &object);
+        Place { owner, object, is_shared }
+    }
+
+    /// Both names as they are kept, if they are.
+    fn names(&self, owner: &str, object: &str) -> (Arc<str>, Arc<str>) {
+        let known = self.owners.get_key_value(owner);
+        let known_object = known.and_then(|(_, owner)| owner.objects.get_key_value(object));
+        let owner = known.map_or_else(|| Arc::from(owner), |(name, _)| Arc::clone(name));
+        (owner, known_object.map_or_else(|| Arc::from(object), |(name, _)| Arc::clone(name)))
+    }
+
+    fn entry(&mut self, owner: &Arc<str>, object: &Arc<str>) -> (&mut Counts, &mut Object<W>) {
+        let turn = self.tick();
+        let owner = self.owners.entry(Arc::clone(owner)).or_insert_with(|| Owner {
+            counts: Counts { reserve: 0, shared: 0, waiting: 0, turn, rank: None },
+            objects: HashMap::new(),
+            order: Order::new(),
+        });
+        let object = owner.objects.entry(Arc::clone(object)).or_insert_with(|| Object {
+            taken: 0,
+            turn,
+            rank: None,
+            waiting: BTreeMap::new(),
+        });
+        (&mut owner.counts, object)
+    }
+
+    /// Puts both where they belong after one of their counts has changed; those with nothing are forgotten.
+    fn settle(&mut self, name: &Arc<str>, object_name: &Arc<str>) {
+        let Some(owner) = self.owners.get_mut(name) else { return };
+        if let Some(object) = owner.objects.get_mut(object_name) {
+            let may = !object.waiting.is_empty() && object.taken < self.bounds.per_object;
+            let rank = may.then_some((object.taken, object.turn));
+            rerank(&mut owner.order, &mut object.rank, rank, object_name);
+            if object.taken == 0 && object.waiting.is_empty() {
+                owner.objects.remove(object_name);
+            }
+        }
+        let rank = (!owner.order.is_empty()).then_some((owner.counts.shared, owner.counts.turn));
+        rerank(&mut self.order, &mut owner.counts.rank, rank, name);
+        if owner.objects.is_empty() {
+            self.owners.remove(name);
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+fn has_room_on<W>(owner: Option<&Owner<W>>, object: &str, bounds: &Bounds) -> bool {
+    let object = owner.and_then(|owner| owner.objects.get(object));
+    object.map_or(0, |object| object.taken) < bounds.per_object
+}
+
+fn rerank(order: &mut Order, place: &mut Option<Rank>, rank: Option<Rank>, name: &Arc<str>) {
+    if *place == rank {
+        return;
+    }
+    if let Some(before) = place.take() {
+        order.remove(&before);
+    }
+    if let Some(rank) = rank {
+        order.insert(rank, Arc::clone(name));
+    }
+    *place = rank;
+}
+
+#[cfg(test)]
+impl<W> State<W> {
+    /// Nothing is taken, nobody waits, and nothing is kept of those that were there.
+    pub(super) fn is_as_new(&self) -> bool {
+        let untouched = self.free == self.bounds.shared && self.room == self.bounds.waiting;
+        untouched && self.owners.is_empty() && self.order.is_empty()
+    }
+}

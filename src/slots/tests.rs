@@ -1,0 +1,294 @@
+use std::collections::HashMap;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use proptest::prelude::*;
+
+use super::*;
+
+type Wait = BoxFuture<'static, Result<Slot, Crowded>>;
+
+/// Asks, and waits if it has to.
+fn ask(slots: &Slots, owner: &'static str, object: &'static str) -> Wait {
+    let slots = slots.clone();
+    let mut asked = async move { slots.take(owner, object).await }.boxed();
+    match (&mut asked).now_or_never() {
+        Some(slot) => std::future::ready(slot).boxed(),
+        None => asked,
+    }
+}
+
+fn had(wait: &mut Wait) -> Option<Slot> {
+    wait.now_or_never().map(|slot| slot.expect("there is room in the queue"))
+}
+
+/// Takes as many as there are to be had.
+fn all_of(slots: &Slots, owner: &str) -> Vec<Slot> {
+    std::iter::from_fn(|| slots.try_take(owner, "")).collect()
+}
+
+fn is_as_new(slots: &Slots) -> bool {
+    slots.lock().is_as_new()
+}
+
+#[test]
+fn t6_an_owner_has_no_more_than_is_left_free() {
+    let slots = Slots::new(Bounds::shared(256));
+    let first = all_of(&slots, "first");
+    assert_eq!((first.len(), slots.free()), (128, 128));
+    let second = all_of(&slots, "second");
+    assert_eq!((second.len(), slots.free()), (64, 64));
+    // However many come, each finds one as long as there are fewer of them than slots.
+    let others: Vec<Slot> = (0..64).map(|owner| slots.try_take(&owner.to_string(), "").unwrap()).collect();
+    assert!(slots.try_take("another", "").is_none());
+    drop((first, others));
+    assert!(slots.try_take("second", "").is_some());
+    drop(second);
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn t6_the_only_slot_may_be_anybodys() {
+    let slots = Slots::new(Bounds::shared(1));
+    let one = slots.try_take("a", "").unwrap();
+    assert!(slots.try_take("b", "").is_none());
+    drop(one);
+    assert!(slots.try_take("b", "").is_some());
+}
+
+#[test]
+fn t6_the_reserve_is_there_whatever_others_do_and_only_for_who_may_wait() {
+    let slots = Slots::new(Bounds { reserve: 2, ..Bounds::shared(4) });
+    let others: Vec<Slot> = ["a", "a", "b", "c"].iter().map(|owner| slots.try_take(owner, "").unwrap()).collect();
+    assert!(slots.try_take("d", "").is_none(), "the reserve is not for this");
+    let own = [had(&mut ask(&slots, "d", "")).unwrap(), had(&mut ask(&slots, "d", "")).unwrap()];
+    let mut third = ask(&slots, "d", "");
+    assert!(had(&mut third).is_none());
+    // Its own that comes free is its own.
+    let [first, second] = own;
+    drop(first);
+    let third = had(&mut third).unwrap();
+    drop((others, second, third));
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn an_object_has_no_more_than_its_part_and_holds_up_no_other() {
+    let slots = Slots::new(Bounds { per_object: 1, ..Bounds::shared(8) });
+    let held = slots.try_take("pod", "a").unwrap();
+    assert!(slots.try_take("pod", "a").is_none());
+    let mut waiting = ask(&slots, "pod", "a");
+    assert!(had(&mut waiting).is_none());
+    let other = had(&mut ask(&slots, "pod", "b")).unwrap();
+    assert!(slots.try_take("another pod", "a").is_some(), "an object is its owner's");
+    drop(held);
+    let first = had(&mut waiting).unwrap();
+    drop((first, other));
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn t6_owners_are_served_in_turn_and_not_by_how_many_wait() {
+    let slots = Slots::new(Bounds::shared(1));
+    let mut held = slots.try_take("busy", "").unwrap();
+    let mut waits = Vec::new();
+    for (owner, count) in [("many", 5), ("few", 2), ("one", 1)] {
+        waits.extend((0..count).map(|_| (owner, ask(&slots, owner, ""))));
+    }
+    let mut served = Vec::new();
+    while !waits.is_empty() {
+        drop(held);
+        let next = waits.iter_mut().enumerate().find_map(|(at, (_, wait))| Some((at, had(wait)?)));
+        let (at, slot) = next.expect("one is served");
+        served.push(waits.remove(at).0);
+        held = slot;
+    }
+    assert_eq!(served, ["many", "few", "one", "many", "few", "many", "many", "many"]);
+    drop(held);
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn t6_who_has_the_fewest_is_served_first() {
+    let slots = Slots::new(Bounds::shared(6));
+    let mut greedy = all_of(&slots, "greedy");
+    let mut more = ask(&slots, "greedy", "");
+    let others = [all_of(&slots, "b"), all_of(&slots, "c")];
+    assert_eq!((greedy.len(), others[0].len(), others[1].len()), (3, 2, 1));
+    let mut late = ask(&slots, "late", "");
+    assert!(had(&mut more).is_none() && had(&mut late).is_none());
+    greedy.pop();
+    assert!(had(&mut more).is_none(), "it has two, and none would be left free");
+    let late = had(&mut late).unwrap();
+    drop((greedy, others, late));
+    drop(had(&mut more).unwrap());
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn t6_a_waiter_that_is_dropped_leaves_no_trace() {
+    let slots = Slots::new(Bounds::shared(1));
+    let held = slots.try_take("a", "x").unwrap();
+    let waits: Vec<Wait> = (0..1000).map(|_| ask(&slots, "a", "y")).collect();
+    drop(waits);
+    let (gone, mut next) = (ask(&slots, "b", "x"), ask(&slots, "b", "x"));
+    drop(held);
+    // It was served, has not looked, and goes: the slot is the next one's.
+    assert!(had(&mut next).is_none());
+    drop(gone);
+    drop(had(&mut next).unwrap());
+    assert!(is_as_new(&slots));
+}
+
+#[test]
+fn t6_the_queue_is_bounded_and_shared_too() {
+    let slots = Slots::new(Bounds { waiting: 8, ..Bounds::shared(1) });
+    let held = slots.try_take("a", "").unwrap();
+    let waits: Vec<Wait> = (0..4).map(|_| ask(&slots, "a", "")).collect();
+    assert!(matches!(ask(&slots, "a", "").now_or_never(), Some(Err(Crowded))));
+    let mut other = ask(&slots, "b", "");
+    assert!(had(&mut other).is_none());
+    drop(waits);
+    drop(held);
+    drop(had(&mut other).unwrap());
+    assert!(is_as_new(&slots));
+}
+
+/// What a random client does; indices are of what there is then.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    TryTake(usize, usize),
+    Take(usize, usize),
+    GiveBack(usize),
+    Leave(usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::TryTake(owner, object)),
+        (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::Take(owner, object)),
+        (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::Take(owner, object)),
+        any::<usize>().prop_map(Act::GiveBack),
+        any::<usize>().prop_map(Act::Leave),
+    ]
+}
+
+const OWNERS: [&str; 4] = ["a", "b", "c", "d"];
+const OBJECTS: [&str; 2] = ["x", "y"];
+
+/// What is known from outside: who has what, and who waits, in the order of coming.
+struct Seen {
+    bounds: Bounds,
+    held: Vec<Place>,
+    waiting: Vec<(u32, Ticket, &'static str, &'static str)>,
+}
+
+impl Seen {
+    fn shared(&self, owner: &str) -> usize {
+        self.held.iter().filter(|place| *place.owner == *owner && place.is_shared).count()
+    }
+
+    fn free(&self) -> usize {
+        self.bounds.shared - self.held.iter().filter(|place| place.is_shared).count()
+    }
+
+    fn has_room_on(&self, owner: &str, object: &str) -> bool {
+        let on = self.held.iter().filter(|place| *place.owner == *owner && *place.object == *object);
+        on.count() < self.bounds.per_object
+    }
+
+    fn has_reserve(&self, owner: &str) -> bool {
+        let own = self.held.iter().filter(|place| *place.owner == *owner && !place.is_shared);
+        own.count() < self.bounds.reserve
+    }
+
+    fn could_have(&self, owner: &str, object: &str) -> bool {
+        self.has_room_on(owner, object) && (self.has_reserve(owner) || self.shared(owner) < self.free())
+    }
+
+    /// One is served: nobody has more right to it.
+    fn serve(&mut self, number: u32, place: Place) {
+        let at = self.waiting.iter().position(|waiter| waiter.0 == number).expect("it waits");
+        let (_, _, owner, object) = self.waiting.remove(at);
+        assert!(*place.owner == *owner && *place.object == *object && self.could_have(owner, object));
+        let before = self.waiting[..at].iter().any(|waiter| (waiter.2, waiter.3) == (owner, object));
+        assert!(!before, "on an object they are served in the order of coming");
+        if place.is_shared {
+            let ready = self.waiting.iter().filter(|waiter| self.has_room_on(waiter.2, waiter.3));
+            let fewest = ready.map(|waiter| self.shared(waiter.2)).min();
+            assert!(fewest.is_none_or(|fewest| self.shared(owner) <= fewest), "another one has fewer");
+        }
+        self.held.push(place);
+    }
+
+    fn check(&self, state: &State<u32>) {
+        assert_eq!(state.free(), self.free());
+        for (_, _, owner, object) in &self.waiting {
+            assert!(!self.could_have(owner, object), "{owner} waits for what it could have");
+        }
+        let mut on: HashMap<(&str, &str), usize> = HashMap::new();
+        for place in &self.held {
+            *on.entry((&place.owner, &place.object)).or_default() += 1;
+        }
+        assert!(on.values().all(|count| *count <= self.bounds.per_object));
+    }
+}
+
+fn give_back(state: &mut State<u32>, seen: &mut Seen, place: &Place) {
+    state.give_back(place);
+    while let Some((number, granted)) = state.next(place) {
+        seen.serve(number, granted);
+    }
+}
+
+proptest! {
+    #[test]
+    fn t6_at_rest_nobody_waits_who_could_have_one_and_at_the_end_all_is_as_new(
+        acts in prop::collection::vec(act(), 1..200),
+        shared in 0..8_usize,
+        reserve in 0..3_usize,
+        per_object in 1..5_usize,
+    ) {
+        let bounds = Bounds { shared, reserve, per_object, waiting: 16 };
+        let mut state: State<u32> = State::new(bounds);
+        let mut seen = Seen { bounds, held: Vec::new(), waiting: Vec::new() };
+        for (number, act) in (0_u32..).zip(acts) {
+            match act {
+                Act::TryTake(owner, object) => {
+                    let (owner, object) = (OWNERS[owner], OBJECTS[object]);
+                    let may = seen.has_room_on(owner, object) && seen.shared(owner) < seen.free();
+                    let taken = state.take_shared(owner, object);
+                    prop_assert_eq!(taken.is_some(), may);
+                    seen.held.extend(taken);
+                }
+                Act::Take(owner, object) => {
+                    let (owner, object) = (OWNERS[owner], OBJECTS[object]);
+                    let may = seen.could_have(owner, object);
+                    let taken = state.take(owner, object);
+                    prop_assert_eq!(taken.is_some(), may);
+                    if taken.is_none() && let Some(ticket) = state.wait(owner, object, number) {
+                        seen.waiting.push((number, ticket, owner, object));
+                    }
+                    seen.held.extend(taken);
+                }
+                Act::GiveBack(at) if !seen.held.is_empty() => {
+                    let place = seen.held.remove(at % seen.held.len());
+                    give_back(&mut state, &mut seen, &place);
+                }
+                Act::Leave(at) if !seen.waiting.is_empty() => {
+                    let (_, ticket, _, _) = seen.waiting.remove(at % seen.waiting.len());
+                    prop_assert!(state.leave(&ticket));
+                }
+                Act::GiveBack(_) | Act::Leave(_) => {}
+            }
+            seen.check(&state);
+        }
+        while let Some((_, ticket, _, _)) = seen.waiting.pop() {
+            prop_assert!(state.leave(&ticket));
+        }
+        while let Some(place) = seen.held.pop() {
+            give_back(&mut state, &mut seen, &place);
+        }
+        prop_assert!(state.is_as_new());
+    }
+}

@@ -1,0 +1,223 @@
+//! Long messages of a client, cut into several as they come: the library below takes a message only as a whole, and a client
+//! may send one of any length. What is written goes through as it is.
+//!
+//! A message of a channel begins with the byte that names it, and so does each part that it is cut into. In the base64
+//! forms each part is of whole groups of four characters.
+
+use std::io::{self, Cursor};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_util::io::poll_read_buf;
+
+/// The longest message that comes out, without the byte of its channel. A multiple of four.
+pub(super) const LONGEST: usize = 32 << 10;
+/// What is read at once.
+const READ: usize = 32 << 10;
+/// The longest header of a frame.
+const LONGEST_HEADER: usize = 14;
+
+/// A connection of a client whose messages are cut.
+pub(super) struct Cut<T> {
+    io: T,
+    /// Whether messages begin with a channel.
+    has_channels: bool,
+    /// What was read and not looked at.
+    unread: BytesMut,
+    at: At,
+    /// The message that is coming in, unless it is complete.
+    message: Option<Message>,
+    /// What the library is to read.
+    out: BytesMut,
+}
+
+/// Where in the stream of frames.
+enum At {
+    Header,
+    /// In a frame that goes through as it is, with so much of it left.
+    Through(u64),
+    /// In a frame of a message.
+    Payload {
+        left: u64,
+        mask: [u8; 4],
+        is_final: bool,
+    },
+}
+
+struct Message {
+    opcode: OpCode,
+    channel: Option<u8>,
+    /// Unmasked, without the channel, and not given on.
+    part: BytesMut,
+    /// Whether a part of it was given on.
+    is_cut: bool,
+}
+
+impl<T> Cut<T> {
+    pub(super) fn new(io: T, has_channels: bool) -> Self {
+        Self { io, has_channels, unread: BytesMut::new(), at: At::Header, message: None, out: BytesMut::new() }
+    }
+
+    /// Looks at what was read until something is to be given on, or more has to be read.
+    fn step(&mut self) -> io::Result<()> {
+        while self.out.is_empty() && !self.unread.is_empty() {
+            match self.at {
+                At::Header => {
+                    if !self.header()? {
+                        return Ok(());
+                    }
+                }
+                At::Through(left) => {
+                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len());
+                    self.out = self.unread.split_to(length);
+                    self.at = after(left, length, At::Through);
+                }
+                At::Payload { left, mask, is_final } => self.payload(left, mask, is_final),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the header of a frame, if all of it is there.
+    fn header(&mut self) -> io::Result<bool> {
+        let mut cursor = Cursor::new(&self.unread[..]);
+        let header = FrameHeader::parse(&mut cursor).map_err(io::Error::other)?;
+        let Some((header, length)) = header else { return Ok(false) };
+        // RFC 6455, section 5.2.
+        if i64::try_from(length).is_err() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame whose length has its highest bit set"));
+        }
+        let size = usize::try_from(cursor.position()).unwrap_or(LONGEST_HEADER);
+        let FrameHeader { is_final, rsv1, rsv2, rsv3, opcode, mask } = header;
+        let (OpCode::Data(data), false, Some(mask)) = (opcode, rsv1 || rsv2 || rsv3, mask) else {
+            // Of a ping and its like; or wrong, and the library says how.
+            self.out = self.unread.split_to(size);
+            self.at = after(length, 0, At::Through);
+            return Ok(true);
+        };
+        self.unread.advance(size);
+        match (data, &self.message) {
+            (Data::Continue, Some(_)) => {}
+            (Data::Text | Data::Binary, None) => self.message = Some(Message::new(opcode)),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of another message")),
+        }
+        self.at = At::Payload { left: length, mask, is_final };
+        if length == 0 {
+            self.payload(0, mask, is_final);
+        }
+        Ok(true)
+    }
+
+    fn payload(&mut self, left: u64, mut mask: [u8; 4], is_final: bool) {
+        let Some(message) = &mut self.message else { return };
+        let room = LONGEST - message.part.len() + usize::from(self.has_channels && message.channel.is_none());
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len()).min(room);
+        let mut bytes = self.unread.split_to(length);
+        for (byte, key) in bytes.iter_mut().zip(mask.into_iter().cycle()) {
+            *byte ^= key;
+        }
+        mask.rotate_left(length % 4);
+        if self.has_channels && message.channel.is_none() && !bytes.is_empty() {
+            message.channel = Some(bytes.get_u8());
+        }
+        message.part.extend_from_slice(&bytes);
+        let left = left - length as u64;
+        if left == 0 && is_final {
+            message.give(&mut self.out);
+            self.message = None;
+        } else if message.part.len() >= LONGEST {
+            message.give(&mut self.out);
+        }
+        self.at = if left == 0 { At::Header } else { At::Payload { left, mask, is_final } };
+    }
+}
+
+fn after(left: u64, done: usize, more: impl FnOnce(u64) -> At) -> At {
+    match left - done as u64 {
+        0 => At::Header,
+        left => more(left),
+    }
+}
+
+impl Message {
+    fn new(opcode: OpCode) -> Self {
+        Self { opcode, channel: None, part: BytesMut::new(), is_cut: false }
+    }
+
+    /// Gives on what there is, as a message of its own. Of one that was cut and ended there, there is nothing more.
+    fn give(&mut self, out: &mut BytesMut) {
+        if self.is_cut && self.part.is_empty() {
+            return;
+        }
+        let length = usize::from(self.channel.is_some()) + self.part.len();
+        // A mask of zeros changes nothing: what a client sends has to have one.
+        let header = FrameHeader { opcode: self.opcode, mask: Some([0; 4]), ..FrameHeader::default() };
+        let mut head = Vec::with_capacity(LONGEST_HEADER + 1);
+        // Into memory, so it cannot fail.
+        let _ = header.format(length as u64, &mut head);
+        head.extend(self.channel);
+        out.reserve(head.len() + self.part.len());
+        out.extend_from_slice(&head);
+        out.extend_from_slice(&self.part);
+        self.part.clear();
+        self.is_cut = true;
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Cut<T> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            this.step()?;
+            if !this.out.is_empty() {
+                let length = this.out.len().min(into.remaining());
+                into.put_slice(&this.out.split_to(length));
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(this.fill(context))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Cut<T> {
+    /// Reads more; how much.
+    fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.unread.reserve(READ);
+        poll_read_buf(Pin::new(&mut self.io), context, &mut self.unread)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Cut<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

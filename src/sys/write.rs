@@ -1,0 +1,86 @@
+//! Files written, whatever somebody has put in their place: nothing is written through a symlink, or waits for whoever should
+//! read a FIFO.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::read::not_regular;
+
+/// Makes a file in place of whatever is there, for what is then renamed.
+///
+/// # Errors
+/// The kernel's, also for a directory there.
+pub fn anew(path: &Path, mode: u32) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+}
+
+/// Opens a file that may be there, and is made for root alone if it is not.
+///
+/// # Errors
+/// The kernel's; `InvalidInput` for what is no regular file.
+pub fn regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits().cast_signed());
+    let file = match options.open(path) {
+        // A FIFO that nobody reads.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(not_regular());
+        }
+        opened => opened?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Writes a file in the place where it is.
+///
+/// # Errors
+/// As [`regular`].
+pub fn over(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = regular(path)?;
+    file.set_len(0)?;
+    file.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
+    use super::*;
+
+    #[test]
+    fn t12_nothing_is_written_to_what_stands_in_a_files_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("precious"), "precious").unwrap();
+        for (name, put) in [("fifo", None), ("read fifo", None), ("link", Some(path("precious")))] {
+            match put {
+                Some(target) => symlink(target, path(name)).unwrap(),
+                None => mkfifoat(CWD, path(name), Mode::RUSR | Mode::WUSR).unwrap(),
+            }
+        }
+        let _reader = crate::sys::fifo::open(&path("read fifo"), crate::sys::fifo::End::Read).unwrap();
+        for name in ["fifo", "read fifo", "link"] {
+            assert!(over(&path(name), b"x").is_err(), "{name}");
+            anew(&path(name), 0o600).unwrap().write_all(b"new").unwrap();
+            assert_eq!(fs::read(path(name)).unwrap(), b"new", "{name}");
+        }
+        over(&path("link"), b"ok").unwrap();
+        assert_eq!(
+            (fs::read(path("link")).unwrap(), fs::read(path("precious")).unwrap()),
+            (b"ok".to_vec(), b"precious".to_vec())
+        );
+        assert!(over(Path::new("/dev/null"), b"x").is_err() && anew(directory.path(), 0o600).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! What all pods share is not used up by one: commands, their queue, attached clients.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use pontoon::api::v1::*;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+use crate::support::server::{Client, Node};
+use crate::support::streams::{STDOUT, Session};
+use crate::support::{PATIENCE, requests, until};
+
+/// Far below what kubelet gives a probe in this case, and far above what one takes.
+const SOON: Duration = Duration::from_secs(1);
+
+async fn exec_sync(mut cri: Client, id: &str, cmd: &[&str], timeout: i64) -> Result<i32, Status> {
+    let cmd = cmd.iter().map(ToString::to_string).collect();
+    let request = ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
+    cri.exec_sync(request).await.map(|reply| reply.into_inner().exit_code)
+}
+
+async fn exec_url(mut cri: Client, id: &str) -> Result<String, Status> {
+    let cmd = vec!["fake".to_owned(), "out=up".to_owned()];
+    let request = ExecRequest { container_id: id.to_owned(), cmd, stdout: true, ..ExecRequest::default() };
+    cri.exec(request).await.map(|reply| reply.into_inner().url)
+}
+
+/// A command that goes on until its client leaves.
+async fn exec(node: &Node, id: &str) -> Session {
+    let mut session = Session::open(&exec_url(node.cri(), id).await.unwrap()).await;
+    session.read(STDOUT, 2).await;
+    session
+}
+
+/// Commands that were made, of one container or of all.
+fn made(node: &Node, id: &str) -> usize {
+    let calls = node.containerd.calls();
+    calls.iter().filter(|call| call.method == "Tasks/Exec" && call.object.starts_with(id)).count()
+}
+
+/// A pod with so many containers that run.
+async fn pod_of(node: &Node, name: &str, count: usize) -> Vec<String> {
+    let pod = node.pod(name);
+    let sandbox = node.run(&pod).await;
+    let mut ids = Vec::new();
+    for number in 0..count {
+        let id = node.create(&requests::container(&sandbox, &pod, &format!("c{number}"), &["fake"])).await;
+        node.start_container(&id).await;
+        ids.push(id);
+    }
+    ids
+}
+
+/// With the limits as they are by default, on the one connection that kubelet has.
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
+    let node = Node::start().await;
+    let attacker = pod_of(&node, "attacker", 5).await;
+    let (_, victim) = node.running("victim", &["fake"]).await;
+    let before = node.leftovers();
+    let cri = node.patient_cri();
+    let mut hanging = JoinSet::new();
+    for number in 0..300 {
+        let (cri, id) = (cri.clone(), attacker[number % attacker.len()].clone());
+        hanging.spawn(async move { exec_sync(cri, &id, &["fake"], 0).await });
+    }
+    // Half of the 256, and four of its own.
+    until("as many run as may", || made(&node, "") == 132).await;
+    let refused = exec_url(cri.clone(), &attacker[0]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+
+    for at_once in [1, 4, 40] {
+        let probes = (0..at_once).map(|_| async {
+            let start = Instant::now();
+            assert_eq!(exec_sync(cri.clone(), &victim, &["fake", "exit=3"], 5).await.unwrap(), 3);
+            start.elapsed()
+        });
+        let slowest = join_all(probes).await.into_iter().max().unwrap();
+        assert!(slowest < SOON, "one of {at_once} probes took {slowest:?}");
+    }
+    let start = Instant::now();
+    drop(exec(&node, &victim).await);
+    cri.clone().list_containers(ListContainersRequest::default()).await.unwrap();
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert_eq!(made(&node, "") - made(&node, &victim), 132, "no more of the attacker's than that");
+
+    hanging.shutdown().await;
+    until("nothing is left of the commands", || node.leftovers() == before).await;
+    // The clients leave one after the other: some that waited may have had a turn before theirs was seen to leave.
+    let more = made(&node, "") - made(&node, &victim) - 132;
+    assert!(more < 30, "{more} of those that waited were made");
+    assert_eq!(exec_sync(cri, &attacker[0], &["fake", "exit=0"], 5).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_streams_do_not_use_what_is_kept_for_probes() {
+    let node = Node::start_with("[limits]\nexecs = 2\nexec_sync_reserve = 1\n").await;
+    let mut held = Vec::new();
+    for name in ["one", "other"] {
+        let (_, id) = node.running(name, &["fake"]).await;
+        held.push(exec(&node, &id).await);
+        assert_eq!(exec_url(node.cri(), &id).await.unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(exec_sync(node.cri(), &id, &["fake", "exit=2"], 5).await.unwrap(), 2);
+    }
+    let (_, id) = node.running("third", &["fake"]).await;
+    let refused = exec_url(node.cri(), &id).await.unwrap_err();
+    assert!(refused.message().contains("limits.execs"), "{refused}");
+    assert_eq!(exec_sync(node.cri(), &id, &["fake", "exit=2"], 5).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_pods_are_served_in_turn_however_many_commands_wait_in_one() {
+    let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
+    let (_, many) = node.running("many", &["fake"]).await;
+    let (_, one) = node.running("one", &["fake"]).await;
+    let cri = node.patient_cri();
+    let done = AtomicUsize::new(0);
+    let of_many = join_all((0..12).map(|_| async {
+        exec_sync(cri.clone(), &many, &["fake", "exit=0", "after=150"], 0).await.unwrap();
+        done.fetch_add(1, Ordering::Relaxed);
+    }));
+    let of_one = async {
+        until("one runs, the others wait", || made(&node, &many) == 1).await;
+        exec_sync(cri.clone(), &one, &["fake", "exit=0"], 10).await.unwrap();
+        done.load(Ordering::Relaxed)
+    };
+    let (_, before) = tokio::join!(of_many, of_one);
+    assert!(before <= 3, "{before} others of 12 came first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_who_has_left_the_queue_is_not_waited_for() {
+    let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
+    let (_, many) = node.running("many", &["fake"]).await;
+    let (_, one) = node.running("one", &["fake"]).await;
+    let cri = node.patient_cri();
+    let runs = {
+        let (cri, id) = (cri.clone(), many.clone());
+        tokio::spawn(async move { exec_sync(cri, &id, &["fake", "exit=7", "after=2500"], 0).await })
+    };
+    until("it runs", || made(&node, "") == 1).await;
+    // Half of them go by themselves, half at their time.
+    let mut waiting = JoinSet::new();
+    for number in 0..200 {
+        let (cri, id) = (cri.clone(), many.clone());
+        waiting.spawn(async move { exec_sync(cri, &id, &["fake"], number % 2).await });
+    }
+    let mut late = 0;
+    while late < 100 {
+        let ended = waiting.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended}");
+        late += 1;
+    }
+    waiting.shutdown().await;
+    assert_eq!(exec_sync(cri, &one, &["fake", "exit=0"], 10).await.unwrap(), 0);
+    assert_eq!(runs.await.unwrap().unwrap(), 7);
+    assert_eq!(made(&node, ""), 2, "none that has left was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_the_queue_has_an_end_and_room_for_other_pods() {
+    let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
+    let (_, many) = node.running("many", &["fake"]).await;
+    let (_, one) = node.running("one", &["fake"]).await;
+    let cri = node.patient_cri();
+    let mut hanging = JoinSet::new();
+    let mut ask = || {
+        let (cri, id) = (cri.clone(), many.clone());
+        hanging.spawn(async move { exec_sync(cri, &id, &["fake"], 0).await })
+    };
+    for _ in 0..2100 {
+        ask();
+    }
+    // One runs, and half of the 4096 may be its pod's.
+    for _ in 0..2100 - 2049 {
+        let refused = hanging.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("too many commands wait for their turn"), "{refused}");
+    }
+    let late = exec_sync(cri.clone(), &one, &["fake"], 1).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded, "it waited: {late}");
+    hanging.shutdown().await;
+    assert_eq!(exec_sync(cri, &one, &["fake", "exit=0"], 10).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_attached_clients_of_one_pod_leave_room_for_another_pods() {
+    let node = Node::start_with("[limits]\nstreams = 4\n").await;
+    let attacker = pod_of(&node, "attacker", 3).await;
+    let (_, victim) = node.running("victim", &["fake"]).await;
+    let url = async |id: &str| {
+        let request = AttachRequest { container_id: id.to_owned(), stdout: true, ..AttachRequest::default() };
+        node.cri().attach(request).await.map(|reply| reply.into_inner().url)
+    };
+    let mut held = Vec::new();
+    for id in &attacker[..2] {
+        held.push(Session::open(&url(id).await.unwrap()).await);
+    }
+    let attached = async |count: usize| {
+        let line = format!("pontoon_streams{{kind=\"attach\"}} {count}\n");
+        let seen = async { while !node.metrics().await.contains(&line) {} };
+        tokio::time::timeout(PATIENCE, seen).await.expect("they are attached");
+    };
+    attached(2).await;
+    let refused = url(&attacker[2]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    held.push(Session::open(&url(&victim).await.unwrap()).await);
+    attached(3).await;
+}

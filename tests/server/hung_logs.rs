@@ -1,0 +1,95 @@
+//! A pod whose log directory is on a file system that does not answer holds up nobody but itself.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pontoon::api::v1::*;
+use tonic::Code;
+
+use crate::support::hung::Hung;
+use crate::support::server::Node;
+use crate::support::{requests, until};
+
+/// What a start may take longer than without the attack.
+const LIMIT: Duration = Duration::from_secs(2);
+
+async fn start_takes(node: &mut Node) -> Duration {
+    node.kill();
+    let start = Instant::now();
+    node.spawn().await;
+    start.elapsed()
+}
+
+fn has(log: &str, words: &str) -> bool {
+    fs::read_to_string(log).is_ok_and(|text| text.contains(words))
+}
+
+/// Another pod runs, logs and ends as ever.
+async fn others_are_well(node: &Node, name: &str) {
+    let (sandbox, id) = node.running(name, &["fake", "out=as ever\n"]).await;
+    let log = node.status(&id).await.log_path;
+    until("another pod's log is written", || has(&log, "as ever")).await;
+    node.remove(&sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t8_a_log_directory_that_hangs_keeps_no_daemon_from_starting() {
+    let mut node = Node::start().await;
+    let (_, stuck) = node.running("stuck", &["fake", "out=before\n"]).await;
+    let (_, well) = node.running("well", &["fake"]).await;
+    let (stuck_log, well_log) = (node.status(&stuck).await.log_path, node.status(&well).await.log_path);
+    until("it is logged", || has(&stuck_log, "before")).await;
+    let usual = start_takes(&mut node).await;
+
+    let hung = Hung::mount(&node.logs().join("stuck")).unwrap();
+    let took = start_takes(&mut node).await;
+    assert!(took < usual + LIMIT, "{took:?}, and {usual:?} without");
+    assert_eq!(node.status(&stuck).await.state(), ContainerState::ContainerRunning);
+    node.output(&well, "stdout").write_all(b"goes on\n").unwrap();
+    until("the other log goes on", || has(&well_log, "goes on")).await;
+    others_are_well(&node, "other").await;
+
+    node.output(&stuck, "stdout").write_all(b"after\n").unwrap();
+    drop(hung);
+    until("its log goes on too", || has(&stuck_log, "after")).await;
+    node.remove_all().await;
+    node.assert_clean("remove").await;
+}
+
+/// What a tenant does who has /var/log/pods as a volume.
+#[tokio::test(flavor = "multi_thread")]
+async fn t8_a_log_directory_is_not_followed_to_where_it_hangs() {
+    let mut node = Node::start().await;
+    let (sandbox, running) = node.running("stuck", &["fake", "out=before\n"]).await;
+    let log = node.status(&running).await.log_path;
+    until("it is logged", || has(&log, "before")).await;
+    let usual = start_takes(&mut node).await;
+    let (directory, kept) = (node.logs().join("stuck"), node.logs().join("kept"));
+    let nfs = tempfile::tempdir_in("/var/tmp").unwrap();
+    let _hung = Hung::mount(nfs.path()).unwrap();
+    fs::rename(&directory, &kept).unwrap();
+    symlink(nfs.path().join("share"), &directory).unwrap();
+
+    let took = start_takes(&mut node).await;
+    assert!(took < usual + LIMIT, "{took:?}, and {usual:?} without");
+    let refused = start_another(&node, &sandbox, &directory).await;
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().ends_with(&format!("log_directory {directory:?} is a symlink")), "{refused}");
+    others_are_well(&node, "other").await;
+
+    node.output(&running, "stdout").write_all(b"after\n").unwrap();
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&kept, &directory).unwrap();
+    until("its log goes on", || has(&log, "after")).await;
+    node.remove_all().await;
+    node.assert_clean("remove").await;
+}
+
+async fn start_another(node: &Node, sandbox: &str, log_directory: &Path) -> tonic::Status {
+    let pod = node.pod(log_directory.file_name().unwrap().to_str().unwrap());
+    let id = node.create(&requests::container(sandbox, &pod, "another", &["fake"])).await;
+    node.cri().start_container(StartContainerRequest { container_id: id }).await.unwrap_err()
+}
