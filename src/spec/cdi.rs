@@ -1,6 +1,6 @@
 //! What CDI devices change in a spec.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxDevice, LinuxIntelRdt, LinuxNetDevice, Mount, Process, Spec};
@@ -46,12 +46,9 @@ fn env(process: &mut Process, added: &[String]) {
 
 fn groups(process: &mut Process, added: &[u32]) {
     let groups = process.user_mut().additional_gids_mut().get_or_insert_default();
-    for group in added {
-        // 0 is what a vendor writes who means none (the Go library drops it too).
-        if *group != 0 && !groups.contains(group) {
-            groups.push(*group);
-        }
-    }
+    let mut seen: HashSet<u32> = groups.iter().copied().collect();
+    // 0 is what a vendor writes who means none (the Go library drops it too).
+    groups.extend(added.iter().filter(|group| **group != 0 && seen.insert(**group)));
 }
 
 /// Each in the place of another at its path. A class may have thousands of devices, so that none is looked for in all.

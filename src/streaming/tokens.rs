@@ -81,6 +81,8 @@ pub(super) struct Tokens {
 struct Waiting {
     until: Instant,
     ask: Ask,
+    /// As [`Ask::bytes`] has it.
+    bytes: usize,
     _place: Slot,
 }
 
@@ -96,13 +98,14 @@ impl Tokens {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, known| known.until > now);
-        let bytes: usize = waiting.values().map(|known| known.ask.bytes()).sum();
-        if bytes + ask.bytes() > MOST_BYTES {
+        let bytes = ask.bytes();
+        let others: usize = waiting.values().map(|known| known.bytes).sum();
+        if others + bytes > MOST_BYTES {
             return Err(Full);
         }
         let place = self.places.try_take(ask.sandbox().as_str(), "").ok_or(Full)?;
         let token = random();
-        waiting.insert(token, Waiting { until: now + LIFETIME, ask, _place: place });
+        waiting.insert(token, Waiting { until: now + LIFETIME, ask, bytes, _place: place });
         Ok(URL_SAFE_NO_PAD.encode(token.to_be_bytes()))
     }
 
