@@ -32,6 +32,10 @@ lint: ## Formatting, clippy, the fuzz targets' types, shellcheck
 e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
 	@tests/e2e/suite.sh
 
+.PHONY: abuse
+abuse: ## What a tenant's pod or image must not do to the node: each attack beside a victim (TARGET=builtin)
+	@tests/e2e/suite.sh abuse::
+
 .PHONY: critest
 critest: ## The CRI conformance tests (FOCUS=regex: some; WEBSOCKET=1: streaming by it; TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
