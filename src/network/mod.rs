@@ -58,10 +58,9 @@ use cache::{Cache, Entry};
 use chain::{Chain, RuntimeConf};
 use config::NetworkConfig;
 use exec::Plugins;
-use many_ports::ManyPorts;
 use running::Running;
 use state::State;
-use turns::Turns;
+use turns::Both;
 
 /// CNI with one set of settings. Clones share everything.
 #[derive(Clone)]
@@ -75,13 +74,6 @@ struct Inner {
     cache: Cache,
     state: State,
     turns: Arc<Both>,
-}
-
-/// Turns of ADDs, and of DELs: those that hang must not keep other pods from starting.
-struct Both {
-    adds: Turns,
-    dels: Turns,
-    many_ports: ManyPorts,
 }
 
 /// An attachment whose ADD may begin: what it is made with is in the cache.
@@ -109,11 +101,7 @@ impl Network {
     /// within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
-        let turns = Arc::new(Both {
-            adds: Turns::new(Verb::Add),
-            dels: Turns::new(Verb::Del),
-            many_ports: ManyPorts::default(),
-        });
+        let turns = Arc::new(Both::new());
         let network = Self::follow(settings, turns, tasks);
         network.inner.cache.sweep();
         network

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::queue::Queue;
 use super::exec::Verb;
+use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
 use crate::telemetry::{Stage, during};
 
@@ -40,6 +41,20 @@ pub(super) const SURE: Duration = Duration::from_secs(1);
 /// After this much waiting a line says what is waited for, and again after each [`SAY_AGAIN`].
 const SAY: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Turns of ADDs, and of DELs: those that hang must not keep other pods from starting.
+pub(super) struct Both {
+    pub(super) adds: Turns,
+    pub(super) dels: Turns,
+    pub(super) many_ports: ManyPorts,
+}
+
+impl Both {
+    /// Nobody runs, nobody waits.
+    pub(super) fn new() -> Self {
+        Self { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del), many_ports: ManyPorts::default() }
+    }
+}
 
 /// The runs of one verb.
 pub(super) struct Turns {

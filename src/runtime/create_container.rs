@@ -1,6 +1,6 @@
 //! CreateContainer: image, user, mounts and devices → spec → record → root → volumes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use prost::Message as _;
 use super::large::Turn;
 use super::pause::{encode, files, spec_handler};
 use super::take_back::Made;
-use super::threads::{blocking, computed};
-use super::{Change, Error, Node, Result, image_volumes, labels, listed_size, now, record_size};
+use super::threads::computed;
+use super::volumes::{Volumes, remove_directory};
+use super::{Change, Error, Node, Result, image_volumes, labels, listed_size, now, record_size, volumes};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
 use crate::cdi;
 use crate::config::Handler;
@@ -25,7 +26,6 @@ use crate::images::{self, Image};
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, Outcome, Shelf, container_name};
-use crate::sys::remove_tree::remove_tree;
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
@@ -98,7 +98,7 @@ struct Plan {
     record: containerd::Container,
     image: Arc<Image>,
     /// The image's VOLUMEs that no mount covers, each with its directory.
-    volumes: Vec<(String, PathBuf)>,
+    volumes: Volumes,
     turn: Turn,
 }
 
@@ -127,7 +127,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let about = About { boot: node.boot.clone(), image_volumes, ..about };
     let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
     let image_config = computed(|| spec::ImageConfig::from(&*image_config));
-    let volumes = volumes(node, &record, &image_config)?;
+    let volumes = volumes::of_image(node, &record, &image_config)?;
     let draft = Draft {
         record: &record,
         image: &image,
@@ -303,25 +303,6 @@ fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
 
 /// A request with a config of more bytes than this waits for its turn.
 const LARGE: usize = 256 << 10;
-/// How many VOLUMEs an image may have: each is a directory, and a mount of the container's.
-const MOST_VOLUMES: usize = 1000;
-
-/// The image's VOLUMEs that no mount of the request covers, each with a directory of the container's.
-fn volumes(node: &Node, record: &Record, image: &spec::ImageConfig) -> Result<Vec<(String, PathBuf)>> {
-    let count = image.volumes.len();
-    if count > MOST_VOLUMES {
-        let problem = format!("it has {count} VOLUMEs, more than {MOST_VOLUMES}");
-        return Err(Error::Invalid { field: "config.image.image", problem });
-    }
-    let directory = node.container_directory(&record.id).join("volumes");
-    let covered: HashSet<&str> = record.config.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
-    let wanted = image.volumes.iter().filter(|path| !covered.contains(path.as_str())).enumerate();
-    Ok(wanted.map(|(number, path)| (path.clone(), directory.join(number.to_string()))).collect())
-}
-
-pub(super) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
-    blocking(move || remove_tree(&path)).await
-}
 
 impl Node {
     /// Host PID of the container whose PID namespace is asked for (namespace mode TARGET).
@@ -355,22 +336,6 @@ impl Node {
             Some(profile) => Ok(self.profiles.require(profile).await?),
             None => Ok(()),
         }
-    }
-
-    /// Copies what the image has at its VOLUMEs into the container's directories.
-    async fn fill_volumes(&self, container: &Container, image: &Image, volumes: Vec<(String, PathBuf)>) -> Result<()> {
-        if volumes.is_empty() {
-            return Ok(());
-        }
-        let directories: Vec<PathBuf> = volumes.iter().map(|(_, directory)| directory.clone()).collect();
-        // Also for a path that the image does not have: the directory is what is mounted there.
-        let to_make = directories.clone();
-        let make = move |directory: &PathBuf| {
-            std::fs::create_dir_all(directory).map_err(|source| Error::system("make", directory, source))
-        };
-        blocking(move || to_make.iter().try_for_each(make)).await?;
-        self.images.copy_volumes(image, &container.root.snapshotter, volumes).await?;
-        self.label_volumes(directories, &container.spec().json).await
     }
 }
 

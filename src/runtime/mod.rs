@@ -56,6 +56,7 @@ mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod usage;
 mod version;
+mod volumes;
 
 pub use attach::attach;
 pub use container_stats::container_stats;

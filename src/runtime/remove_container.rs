@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::create_container::remove_directory;
 use super::lookup::unless_missing;
+use super::volumes::remove_directory;
 use super::{Change, Error, Node, Result, held};
 use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;

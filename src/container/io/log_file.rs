@@ -1,161 +1,17 @@
-//! The log on disk: opened where it belongs and nowhere else, appended to, survived when full.
+//! The log on disk: opened, appended to, survived when full.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
 use tokio::sync::watch;
-use tokio::time::timeout_at;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::host_paths::{self, DEADLINE, Progress};
+use super::log_path::LogPath;
 use super::places::Share;
-use super::{Batch, Error, Result};
-use crate::sys::beneath;
-
-/// kubelet and log collectors of its group read it; containerd makes it the same.
-const LOG_MODE: u32 = 0o640;
-/// Of the directory, should kubelet not have made it; containerd makes it the same.
-const DIRECTORY_MODE: u32 = 0o755;
-
-/// The kernel's PATH_MAX without its zero byte, and the longest name that a file system for logs has. A container whose log
-/// cannot be made would fail when it is started, and with less to say.
-const LONGEST_PATH: usize = 4095;
-const LONGEST_NAME: usize = 255;
-
-/// Where a container's log is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogPath {
-    /// The sandbox's `log_directory`: absolute. Its parent is the node's, and may be behind symlinks; what is in that may be a
-    /// tenant's who has it as a volume, and is not followed.
-    pub directory: PathBuf,
-    /// The container's `log_path` below it.
-    pub relative: PathBuf,
-}
-
-impl LogPath {
-    /// From the two fields of the CRI. Either one empty means that there is no log.
-    ///
-    /// # Errors
-    /// As [`LogPath::check_directory`]; [`Error::LogPath`] when the path is absolute, has `..` in it or names nothing.
-    /// containerd just joins the two.
-    pub fn new(log_directory: &str, log_path: &str) -> Result<Option<Self>> {
-        if log_directory.is_empty() || log_path.is_empty() {
-            return Ok(None);
-        }
-        let path = Self { directory: log_directory.into(), relative: log_path.into() };
-        path.check()?;
-        Ok(Some(path))
-    }
-
-    /// The whole path, as ContainerStatus reports it.
-    #[must_use]
-    pub fn full(&self) -> PathBuf {
-        self.directory.join(&self.relative)
-    }
-
-    /// Whether a directory may be a sandbox's.
-    ///
-    /// # Errors
-    /// What keeps it from that.
-    pub fn check_directory(path: &Path) -> std::result::Result<(), &'static str> {
-        match path.file_name() {
-            _ if !path.is_absolute() => Err("is not absolute"),
-            _ if path.as_os_str().as_encoded_bytes().contains(&0) => Err("has a zero byte in it"),
-            // The root, or something that ends with `..`.
-            None => Err("names no directory of its own"),
-            Some(_) => Ok(()),
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let fails = |reason| Err(Error::LogPath { path: self.relative.clone(), reason });
-        Self::check_directory(&self.directory).map_err(|reason| self.bad_directory(reason))?;
-        if self.relative.as_os_str().as_encoded_bytes().contains(&0) {
-            return fails("has a zero byte in it");
-        }
-        if self.relative.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return fails("is a directory");
-        }
-        if self.full().as_os_str().len() > LONGEST_PATH {
-            return fails("is with its directory longer than 4095 bytes");
-        }
-        for component in self.relative.components() {
-            match component {
-                Component::Normal(name) if name.len() > LONGEST_NAME => {
-                    return fails("has a name of more than 255 bytes");
-                }
-                Component::Normal(_) | Component::CurDir => {}
-                Component::ParentDir => return fails("has .. in it"),
-                Component::RootDir | Component::Prefix(_) => return fails("is absolute"),
-            }
-        }
-        if self.relative.file_name().is_none() { fails("names no file") } else { Ok(()) }
-    }
-
-    fn bad_directory(&self, reason: &'static str) -> Error {
-        Error::LogDirectory { path: self.directory.clone(), reason }
-    }
-
-    /// Opens the log to append to it, and makes it and its directories if they are not there.
-    /// Blocks.
-    pub(super) fn open(&self) -> Result<File> {
-        self.check()?;
-        let fails = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::LOOP) => Error::LogSymlink(self.full()),
-            None if source.kind() == io::ErrorKind::InvalidInput => Error::LogNotRegular(self.full()),
-            _ => Error::Log { path: self.full(), source },
-        };
-        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
-        let (Some(parent), Some(name)) = (self.directory.parent(), self.directory.file_name()) else {
-            return Err(self.bad_directory("names no directory of its own"));
-        };
-        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(parent).map_err(fails)?;
-        let parent = beneath::directory(parent).map_err(fails)?;
-        let root = beneath::make_directory(&parent, name, mode).map_err(|error| match error.raw_os_error() {
-            Some(code) if Errno::from_raw_os_error(code) == Errno::LOOP => self.bad_directory("is a symlink"),
-            _ => fails(error),
-        })?;
-        if let Some(below) = self.relative.parent() {
-            beneath::make_directories(&root, below, mode).map_err(fails)?;
-        }
-        beneath::append(&root, &self.relative, Mode::from_raw_mode(LOG_MODE)).map_err(fails)
-    }
-
-    /// The same for who waits for it, at most for [`DEADLINE`]. A thread that hangs is left behind, and holds a place of its
-    /// pod's.
-    async fn open_in_time(&self, share: &Share) -> Result<File> {
-        let stuck = || Error::LogStuck(self.full());
-        let until = tokio::time::Instant::now() + DEADLINE;
-        let place = timeout_at(until, share.place()).await.map_err(|_| stuck())?;
-        let path = self.clone();
-        let work = move |progress: &Progress| {
-            let _place = place;
-            progress.step("open", &path.full(), |_| Ok(path.open()))
-        };
-        match host_paths::run(until.saturating_duration_since(tokio::time::Instant::now()), work).await {
-            Ok(opened) => opened,
-            Err(host_paths::Error::Stuck { .. }) => Err(stuck()),
-            Err(host_paths::Error::Io { source, .. }) => Err(Error::Log { path: self.full(), source }),
-            Err(error @ host_paths::Error::Invalid { .. }) => {
-                Err(Error::Log { path: self.full(), source: io::Error::other(error) })
-            }
-        }
-    }
-}
-
-impl fmt::Display for LogPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.full().display().fmt(f)
-    }
-}
+use super::{Batch, Result};
 
 /// What went through all logs of this process, for the metrics.
 #[derive(Debug, Default)]
@@ -251,7 +107,7 @@ impl LogFile {
     /// Opens it for who waits for that.
     ///
     /// # Errors
-    /// As [`LogPath::open`]; [`Error::LogStuck`] after [`DEADLINE`].
+    /// As [`LogPath::open`]; [`Error::LogStuck`] after the deadline of host paths.
     pub(super) async fn open(&self) -> Result<()> {
         let file = self.path.open_in_time(&self.share).await?;
         self.lock().file = Some(file);

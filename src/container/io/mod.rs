@@ -18,6 +18,7 @@ mod exec;
 mod fifo;
 mod handover;
 mod log_file;
+mod log_path;
 mod places;
 mod pump;
 mod record;
@@ -37,7 +38,8 @@ pub use budget::{Claim, Lease, PIECE, ReplyBudget};
 pub use collect::{Collector, Discard, Kept, REPLY_CAP};
 pub use exec::{DRAIN, Directory, ExecIo, Shape, Target};
 pub use fifo::{Fifo, SUBSCRIBER_LAG};
-pub use log_file::{Counters, Counts, LogPath};
+pub use log_file::{Counters, Counts};
+pub use log_path::LogPath;
 pub use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
 pub use terminal::TerminalInput;
 
