@@ -107,7 +107,7 @@ impl LogFile {
     /// Opens it for who waits for that.
     ///
     /// # Errors
-    /// As [`LogPath::open`]; [`Error::LogStuck`] after the deadline of host paths.
+    /// As [`LogPath::open`]; [`super::Error::LogStuck`] after the deadline of host paths.
     pub(super) async fn open(&self) -> Result<()> {
         let file = self.path.open_in_time(&self.share).await?;
         self.lock().file = Some(file);
@@ -307,7 +307,7 @@ mod tests {
 
     use super::super::handover::Handover;
     use super::super::pump::{Pump, Source, Stop};
-    use super::super::{Lines, StreamName};
+    use super::super::{Error, Lines, StreamName};
     use super::*;
     use crate::tasks::Tasks;
 
