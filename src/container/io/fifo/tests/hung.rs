@@ -10,9 +10,9 @@ use crate::sys::hung::Hung;
 /// What comes of a call that waits for the deadline of host paths.
 async fn at_the_deadline<T>(call: impl Future<Output = T>) -> T {
     let clock = async {
-        // The first time its thread is in the kernel already, unless the machine is busy.
-        for _ in 0..SOON.as_millis() / 300 {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+        for _ in 0..SOON.as_secs() {
+            // Its thread is in the kernel by then, also on a busy machine: one that has not begun would be followed.
+            tokio::time::sleep(Duration::from_secs(1)).await;
             tokio::time::pause();
             tokio::time::advance(DEADLINE).await;
             tokio::time::resume();
