@@ -180,10 +180,10 @@ impl Node {
             profiles: parts.profiles,
             levels,
             execs: Slots::new(Bounds {
-                shared: limits.execs,
                 reserve: limits.exec_sync_reserve,
                 per_object: limits.execs_per_container,
                 waiting: EXECS_WAITING,
+                ..Bounds::shared(limits.execs)
             }),
             exec_starts: Slots::new(Bounds { reserve: 1, ..Bounds::shared(exec_starts()) }),
             streams_open: Slots::new(Bounds {

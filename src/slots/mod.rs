@@ -28,6 +28,8 @@ pub struct Bounds {
     pub shared: usize,
     /// Of each owner for itself, beside the shared ones.
     pub reserve: usize,
+    /// How many times what is left free an owner may have of the shared ones: with 1, one alone has half of them.
+    pub greed: usize,
     /// On one object, shared or not.
     pub per_object: usize,
     /// How many may wait; the places in the queue are shared by the same rule.
@@ -38,7 +40,7 @@ impl Bounds {
     /// Shared slots alone: no reserve, no bound for an object, and any number may wait.
     #[must_use]
     pub const fn shared(count: usize) -> Self {
-        Self { shared: count, reserve: 0, per_object: usize::MAX, waiting: usize::MAX }
+        Self { shared: count, reserve: 0, greed: 1, per_object: usize::MAX, waiting: usize::MAX }
     }
 }
 

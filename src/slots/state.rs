@@ -83,11 +83,15 @@ impl<W> State<W> {
         self.free
     }
 
+    /// As many shared slots an owner may have now: no more than is left free, or some times that.
+    fn share(&self) -> usize {
+        self.free.saturating_mul(self.bounds.greed)
+    }
+
     /// A shared slot, if one may be had.
     pub(super) fn take_shared(&mut self, owner: &str, object: &str) -> Option<Place> {
         let known = self.owners.get(owner);
-        // Nobody has more than is left free.
-        let has_share = known.map_or(0, |owner| owner.counts.shared) < self.free;
+        let has_share = known.map_or(0, |owner| owner.counts.shared) < self.share();
         let may = has_share && has_room_on(known, object, &self.bounds);
         may.then(|| self.occupy(owner, object, true))
     }
@@ -151,7 +155,7 @@ impl<W> State<W> {
             return self.serve(&given_back.owner, false);
         }
         let ((shared, _), owner) = self.order.first_key_value()?;
-        if *shared >= self.free {
+        if *shared >= self.share() {
             return None;
         }
         let owner = Arc::clone(owner);

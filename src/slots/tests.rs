@@ -203,7 +203,8 @@ impl Seen {
     }
 
     fn could_have(&self, owner: &str, object: &str) -> bool {
-        self.has_room_on(owner, object) && (self.has_reserve(owner) || self.shared(owner) < self.free())
+        self.has_room_on(owner, object)
+            && (self.has_reserve(owner) || self.shared(owner) < self.free() * self.bounds.greed)
     }
 
     /// One is served: nobody has more right to it.
@@ -247,16 +248,17 @@ proptest! {
         acts in prop::collection::vec(act(), 1..200),
         shared in 0..8_usize,
         reserve in 0..3_usize,
+        greed in 1..5_usize,
         per_object in 1..5_usize,
     ) {
-        let bounds = Bounds { shared, reserve, per_object, waiting: 16 };
+        let bounds = Bounds { shared, reserve, greed, per_object, waiting: 16 };
         let mut state: State<u32> = State::new(bounds);
         let mut seen = Seen { bounds, held: Vec::new(), waiting: Vec::new() };
         for (number, act) in (0_u32..).zip(acts) {
             match act {
                 Act::TryTake(owner, object) => {
                     let (owner, object) = (OWNERS[owner], OBJECTS[object]);
-                    let may = seen.has_room_on(owner, object) && seen.shared(owner) < seen.free();
+                    let may = seen.has_room_on(owner, object) && seen.shared(owner) < seen.free() * bounds.greed;
                     let taken = state.take_shared(owner, object);
                     prop_assert_eq!(taken.is_some(), may);
                     seen.held.extend(taken);
