@@ -7,7 +7,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, State};
+use super::{Exit, LARGEST_WHOLE, State};
 use crate::api::encode_container;
 use crate::api::v1::{self, ContainerConfig, ContainerMetadata, ImageSpec};
 use crate::containerd::{self, Any};
@@ -24,9 +24,6 @@ const ABOUT_TYPE: &str = "pontoon.v1.ContainerAbout";
 const EXIT_TYPE: &str = "pontoon.v1.ContainerExit";
 /// Type name under which containerd knows an OCI spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-
-/// Largest config that is kept in memory whole. A real one has some kilobytes.
-const LARGEST_WHOLE: usize = 256 << 10;
 
 /// What is known of a container for its whole life.
 #[derive(Debug, Clone)]
@@ -190,8 +187,7 @@ impl Record {
 }
 
 /// A config without what only the process needs.
-#[must_use]
-pub fn reduced(config: ContainerConfig) -> ContainerConfig {
+fn reduced(config: ContainerConfig) -> ContainerConfig {
     ContainerConfig { envs: Vec::new(), command: Vec::new(), args: Vec::new(), ..config }
 }
 

@@ -3,8 +3,9 @@
 
 use oci_spec::runtime::Spec;
 
-/// Largest spec that is kept whole, in bytes of JSON. A real one has ten to twenty thousand.
-const LARGEST_WHOLE: usize = 256 << 10;
+/// Largest spec, in bytes of JSON, and largest config, in bytes of protobuf, that is kept in memory whole. A real one has ten to
+/// twenty thousand.
+pub const LARGEST_WHOLE: usize = 256 << 10;
 
 /// A spec as it is kept.
 #[derive(Debug)]

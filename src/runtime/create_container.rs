@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::large::Turn;
 use super::pause::{encode, files, spec_handler};
 use super::take_back::Made;
-use super::threads::computed;
+use super::threads::{computed, computed_of};
 use super::volumes::{Volumes, remove_directory};
 use super::{Change, Error, Node, Result, image_volumes, labels, listed_size, now, record_size, volumes};
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
@@ -17,7 +17,7 @@ use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{
-    About, Container, Event, KeptSpec, Record, Root, State, devices, mounts, profile, signal, spec_any,
+    About, Container, Event, KeptSpec, LARGEST_WHOLE, Record, Root, State, devices, mounts, profile, signal, spec_any,
 };
 use crate::containerd;
 use crate::events::Kind;
@@ -119,7 +119,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     })?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
-    let turn = node.large.turn(image.is_large() || config.encoded_len() > LARGE).await;
+    let turn = node.large.turn(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
     let image_config = node.images.configuration(&image).await?;
     let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
     let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
@@ -142,7 +142,8 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
     let stored = containerd_record(sandbox, &record, &root, handler, spec_any(&spec));
-    let container = Arc::new(Container::new(record, root, computed(|| KeptSpec::of(spec)), State::Created));
+    let kept = computed_of(spec.len(), || KeptSpec::of(spec));
+    let container = Arc::new(Container::new(record, root, kept, State::Created));
     Ok(Plan { container, record: stored, image, volumes, turn })
 }
 
@@ -300,9 +301,6 @@ fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
         .map_err(|error| Error::Invalid { field: "config.log_path", problem: error.to_string() })?;
     Ok(path.map(|path| path.full().display().to_string()).unwrap_or_default())
 }
-
-/// A request with a config of more bytes than this waits for its turn.
-const LARGE: usize = 256 << 10;
 
 impl Node {
     /// Host PID of the container whose PID namespace is asked for (namespace mode TARGET).

@@ -29,11 +29,9 @@ const LARGEST_KEPT: usize = 1 << 20;
 /// [`Error::Invalid`] names the field that has most of it.
 pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<()> {
     let own = config.encoded_len();
-    let kept = kept(config);
-    let all_kept = if own <= LARGEST_KEPT { own } else { kept.iter().map(|(_, size)| size).sum() };
-    if all_kept > LARGEST_KEPT {
-        let problem = format!("is most of {all_kept} bytes that would stay in memory, which may be {LARGEST_KEPT}");
-        return Err(Error::Invalid { field: largest(&kept), problem });
+    // Nearly always it is smaller with all that it has.
+    if own > LARGEST_KEPT {
+        check_kept(&kept(config))?;
     }
     check(own + spec.len(), LARGEST, || {
         let process = [
@@ -41,14 +39,23 @@ pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<(
             ("config.command", config.command.iter().map(String::len).sum()),
             ("config.args", config.args.iter().map(String::len).sum()),
         ];
-        let fields = [kept.as_slice(), &process].concat();
+        let fields = [kept(config).as_slice(), &process].concat();
         // JSON writes at most six characters for a byte. What is not the request's, nor the few KB that every spec has, is the
         // image's: its environment, its arguments.
         if spec.len() > own * 6 + (1 << 20) { "config.image.image" } else { largest(&fields) }
     })
 }
 
-/// What can be large in [`crate::container::reduced`].
+fn check_kept(fields: &[(&'static str, usize)]) -> Result<()> {
+    let all: usize = fields.iter().map(|(_, size)| size).sum();
+    if all <= LARGEST_KEPT {
+        return Ok(());
+    }
+    let problem = format!("is most of {all} bytes that would stay in memory, which may be {LARGEST_KEPT}");
+    Err(Error::Invalid { field: largest(fields), problem })
+}
+
+/// What can be large in a config without its process's arguments and environment ([`Record::kept`]).
 fn kept(config: &ContainerConfig) -> [(&'static str, usize); 6] {
     [
         ("config.mounts", config.mounts.iter().map(Message::encoded_len).sum()),
