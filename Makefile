@@ -36,6 +36,10 @@ e2e: ## The level-5 suite against Pontoon (TARGET=builtin: containerd's own CRI)
 abuse: ## What a tenant's pod or image must not do to the node: each attack beside a victim (TARGET=builtin)
 	@tests/e2e/suite.sh abuse::
 
+.PHONY: abuse-memory
+abuse-memory: ## The same beside 100 pods, with a daemon that has 1 GiB of address space: nothing dies
+	@PONTOON_AS=$$((1 << 30)) E2E_STANDING=100 tests/e2e/suite.sh abuse::
+
 .PHONY: critest
 critest: ## The CRI conformance tests (FOCUS=regex: some; WEBSOCKET=1: streaming by it; TARGET=builtin: containerd's own CRI)
 	@tests/e2e/critest.sh
@@ -51,6 +55,10 @@ golden-specs: ## The OCI specs of Pontoon beside those of containerd's own CRI (
 .PHONY: bench-critest
 bench-critest: ## critest's benchmarks, Pontoon beside containerd's own CRI
 	@tests/e2e/bench-critest.sh
+
+.PHONY: bench-calls
+bench-calls: ## How long each call of a pod's life takes, Pontoon beside containerd's own CRI, or two builds (A_BIN=, B_BIN=)
+	@tests/e2e/bench-calls.sh
 
 .PHONY: bench-lists
 bench-lists: ## What listing 1,000 containers costs, Pontoon beside containerd's own CRI; fails above half

@@ -122,19 +122,23 @@ impl<F: Follow> Work<F> {
             }
         };
         tokio::select! {
-            exit = &mut wait => match exit {
-                Ok(exit) => self.progress(Event::Exited(exit)),
-                Err(error) if error.is_not_found() => self.missing().await,
-                Err(error) => {
-                    self.take(Event::Lost);
-                    self.trouble("its end cannot be waited for", &error).await;
-                }
-            },
+            exit = &mut wait => self.waited(exit).boxed().await,
             _ = self.want.changed() => self.wait = Some(wait),
             () = survived => {
                 self.wait = Some(wait);
                 self.take(Event::Survived);
                 tracing::warn!(task = self.task.name.id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+            }
+        }
+    }
+
+    async fn waited(&mut self, exit: Result<Exit>) {
+        match exit {
+            Ok(exit) => self.progress(Event::Exited(exit)),
+            Err(error) if error.is_not_found() => self.missing().await,
+            Err(error) => {
+                self.take(Event::Lost);
+                self.trouble("its end cannot be waited for", &error).await;
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::handle::{Name, Task, View};
@@ -101,7 +102,7 @@ impl<F: Follow> Work<F> {
             if self.pace.is_troubled() {
                 // What does not succeed is seen in `pontoon top`, with what it is about.
                 let tasks = self.owner.tasks.clone();
-                tasks.named(Verb::SettleTask, self.task.name.id.clone(), self.through_trouble()).await;
+                tasks.named(Verb::SettleTask, self.task.name.id.clone(), self.through_trouble().boxed()).await;
             } else {
                 self.step().await;
             }
@@ -121,6 +122,15 @@ impl<F: Follow> Work<F> {
                 // The sender lives in the task.
                 let _ = self.want.changed().await;
             }
+            Act::Watch => self.watch().await,
+            // In a box: nearly all of a task's life its owner rests or watches, and the state of these would be 14 KiB of each.
+            act => self.act(act).boxed().await,
+        }
+    }
+
+    async fn act(&mut self, act: Act) {
+        match act {
+            Act::Rest | Act::Watch => {}
             Act::Create => during(Stage::TaskCreate, self.create()).await,
             Act::Ask => during(Stage::TaskGet, self.ask()).await,
             Act::Start => during(Stage::TaskStart, self.start()).await,
@@ -128,7 +138,6 @@ impl<F: Follow> Work<F> {
                 self.follower.started(self.machine.pid()).await;
                 self.progress(Event::StartTold);
             }
-            Act::Watch => self.watch().await,
             Act::Kill => during(Stage::Kill, self.kill()).await,
             Act::TellEnd(exit) => match self.follower.ended(exit).await {
                 Ok(()) => self.progress(Event::EndTold),

@@ -13,6 +13,7 @@
 #
 # Also to be sourced, for bed_up, bed_down and the rest. Wanted from outside, all with defaults:
 #   PONTOON_BIN        the daemon (target/release/pontoon)
+#   PONTOON_AS         bytes of address space that the daemon may have, also when it is started again (unlimited)
 #   BIN                the tools (tests/tools/build.sh core)
 #   REGISTRY_PORT      port of the local registry that every registry's name leads to (5000)
 #   PAUSE_IMAGE        the built-in's sandbox image (registry.k8s.io/pause:3.9)
@@ -356,7 +357,7 @@ EOF
 
 bed_write_env() {
     local variable
-    for variable in BED NAME SLOT TARGET BIN PONTOON_BIN BRIDGE CGROUP_PARENT CONTAINERD_ADDRESS CRI_SOCKET REGISTRY_PORT; do
+    for variable in BED NAME SLOT TARGET BIN PONTOON_BIN PONTOON_AS BRIDGE CGROUP_PARENT CONTAINERD_ADDRESS CRI_SOCKET REGISTRY_PORT; do
         printf 'export %s=%q\n' "$variable" "${!variable}"
     done >"$BED/env"
     cat >>"$BED/env" <<EOF
@@ -442,7 +443,7 @@ bed_start_containerd() {
 bed_start_pontoon() {
     local unit_environment
     mapfile -t unit_environment < <(sed -n 's/^Environment=//p' "$bed_repo/systemd/pontoon.service")
-    bed_spawn pontoon env "${unit_environment[@]}" "$PONTOON_BIN" serve --config "$BED/pontoon.toml"
+    bed_spawn pontoon env "${unit_environment[@]}" prlimit --as="$PONTOON_AS" "$PONTOON_BIN" serve --config "$BED/pontoon.toml"
     bed_wait_ready pontoon bed_cri_ready
 }
 
@@ -494,6 +495,7 @@ bed_up() {
     REGISTRY_PORT=${REGISTRY_PORT:-5000}
     PAUSE_IMAGE=${PAUSE_IMAGE:-registry.k8s.io/pause:3.9}
     PONTOON_BIN=${PONTOON_BIN:-$bed_repo/target/release/pontoon}
+    PONTOON_AS=${PONTOON_AS:-unlimited}
     BIN=${BIN:-$("$bed_repo/tests/tools/build.sh" core)}
     [[ -z $with_daemon || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
 

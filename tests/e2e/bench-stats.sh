@@ -10,6 +10,7 @@
 #   PODS=n            a side (100)
 #   SECONDS_IDLE=n    of polling (300)
 #   A=, B=            the targets (pontoon, builtin); only these two in this order have limits
+#   A_BIN=, B_BIN=    the daemons, to compare two builds (A=pontoon B=pontoon)
 #   CPUS=list         pin everything to these (none)
 #   E2E_BIN=file      the suite, when it is built already (cargo builds it)
 #   OUT=directory     for the figures and the daemons' logs (target/bench-stats)
@@ -29,9 +30,10 @@ stats | idle) ;;
 *) echo "bench-stats.sh [idle], not '$what'" >&2; exit 2 ;;
 esac
 
-# side SIDE TARGET: figures in $out/SIDE.tsv.
+# side SIDE TARGET DAEMON: figures in $out/SIDE.tsv.
 side() {
     echo "$what on $2" >&2
+    use_daemon "$3"
     bed_with_images "$bed" "$2"
     if ! PONTOON_BED=$BED/env interruptible "$E2E_BIN" --bench "$what" >"$out/$1.tsv"; then
         rm -rf "$out/logs-$1" && cp -r "$BED/logs" "$out/logs-$1"
@@ -89,8 +91,8 @@ out=$(cd "$out" && pwd)
 rm -f "$out"/[ab].tsv
 build_suite
 [[ -z ${CPUS:-} ]] || taskset --cpu-list --pid "$CPUS" $$ >/dev/null
-side a "$a"
-side b "$b"
+side a "$a" "${A_BIN:-}"
+side b "$b" "${B_BIN:-}"
 table
 [[ $a/$b != pontoon/builtin ]] || gates
 exit $failed

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use pontoon::api::v1;
-use tokio::task::JoinSet;
 
 use crate::bed::{Bed, Target};
-use crate::scope::{Scope, sleeper};
+use crate::scope::Scope;
+use crate::standing;
 
-const AT_A_TIME: usize = 4;
 /// Calls of which the median is told.
 const CALLS: usize = 50;
 /// The built-in takes ten seconds for one of a hundred pods.
@@ -28,7 +27,9 @@ pub fn main(what: &str) -> anyhow::Result<()> {
         let bed = Arc::new(Bed::open(env.as_ref())?);
         bed.pull_test_image().await?;
         let scope = Arc::new(Scope::new(bed, "bench")?);
-        fill(&scope, number("PODS", 100)?).await?;
+        let pods = number("PODS", 100)?;
+        standing::fill(&scope, pods).await?;
+        tell("pods", pods);
         let measured = match what {
             "stats" => stats(&scope).await,
             "idle" => idle(&scope, Duration::from_secs(number("SECONDS_IDLE", 300)?.try_into()?)).await,
@@ -38,27 +39,13 @@ pub fn main(what: &str) -> anyhow::Result<()> {
     })
 }
 
-fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
+/// A number from the environment.
+pub fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
     std::env::var(variable).map_or(Ok(default), |value| value.parse().with_context(|| variable.to_owned()))
 }
 
 fn tell(name: &str, value: impl std::fmt::Display) {
     println!("{name}\t{value}");
-}
-
-/// Pods of one container each.
-async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
-    let (mut running, mut left) = (JoinSet::new(), pods);
-    while left > 0 || !running.is_empty() {
-        while running.len() < AT_A_TIME && left > 0 {
-            left -= 1;
-            let scope = Arc::clone(scope);
-            running.spawn(async move { scope.pod().await?.start(sleeper("main")).await });
-        }
-        running.join_next().await.context("nothing runs")???;
-    }
-    tell("pods", pods);
-    Ok(())
 }
 
 /// Milliseconds of each of `calls` calls, one after the other; the first one, for which nothing was kept, is told apart. On a

@@ -15,3 +15,11 @@ build_suite() {
         jq -r 'select(.profile.test? and .target.name == "e2e") | .executable // empty')
     export E2E_BIN
 }
+
+# use_daemon DAEMON: for the next bed, to compare two builds; without one the build of this checkout, or PONTOON_BIN.
+use_daemon() {
+    : "${default_daemon=${PONTOON_BIN:-}}"
+    PONTOON_BIN=${1:-$default_daemon}
+    build_daemon
+    export PONTOON_BIN
+}

@@ -14,13 +14,20 @@ use tokio::task::JoinSet;
 
 use crate::bed::{Bed, Target};
 use crate::scope::{Scope, sleeper};
+use crate::standing;
 
 /// Tests that run at the same time: most of them wait, for a grace period or a log line.
 const TOGETHER: usize = 4;
 
 /// How many times longer everything may take: `E2E_SLOWNESS`, for a kernel that runs as a process (cgroup2.sh).
-pub static SLOWNESS: LazyLock<u32> =
-    LazyLock::new(|| std::env::var("E2E_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1));
+pub static SLOWNESS: LazyLock<u32> = LazyLock::new(|| from_environment("E2E_SLOWNESS").unwrap_or(1));
+
+/// How many pods stand while the tests run: `E2E_STANDING`. At the end all have to be there.
+static STANDING: LazyLock<usize> = LazyLock::new(|| from_environment("E2E_STANDING").unwrap_or(0));
+
+fn from_environment<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok()?.parse().ok()
+}
 
 /// What a test returns; the error says what was expected and what came.
 pub type Outcome = anyhow::Result<()>;
@@ -135,10 +142,21 @@ fn run_all(tests: Vec<Test>) -> anyhow::Result<Counts> {
         println!("on {:?}", bed.target);
         bed.pull_test_image().await?;
         warm_up(&bed).await.context("a first pod")?;
+        let beside = match *STANDING {
+            0 => None,
+            pods => {
+                let scope = Arc::new(Scope::new(bed.clone(), "standing")?);
+                standing::fill(&scope, pods).await.context("the pods that stand beside the tests")?;
+                Some(scope)
+            }
+        };
         let (alone, together): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.alone);
         run_together(&bed, together, &mut counts).await;
         for test in alone {
             report(&mut counts, run_one(bed.clone(), test).await);
+        }
+        if let Some(scope) = beside {
+            report(&mut counts, standing_to_the_end(&scope).await);
         }
         anyhow::Ok(())
     })?;
@@ -154,6 +172,13 @@ async fn warm_up(bed: &Arc<Bed>) -> Outcome {
     let pod = scope.pod().await?;
     pod.start(sleeper("main")).await?;
     scope.sweep().await
+}
+
+async fn standing_to_the_end(scope: &Scope) -> Report {
+    let start = Instant::now();
+    let stand = standing::still_stand(scope, *STANDING).await.and(scope.sweep().await);
+    let verdict = stand.map_or_else(Verdict::Failed, |()| Verdict::Passed);
+    Report { name: format!("harness::{}_pods_stand_to_the_end", *STANDING), verdict, took: start.elapsed() }
 }
 
 async fn run_together(bed: &Arc<Bed>, tests: Vec<Test>, counts: &mut Counts) {

@@ -12,6 +12,7 @@ use std::path::Path;
 
 mod bed;
 mod bench;
+mod bench_calls;
 mod harness;
 #[path = "../support/hung.rs"]
 mod hung;
@@ -22,6 +23,7 @@ mod oom;
 mod registry;
 mod scope;
 mod security;
+mod standing;
 mod streaming;
 
 mod abuse;
@@ -72,6 +74,11 @@ fn main() -> std::process::ExitCode {
         && option == "--compare-specs"
     {
         return compare_specs(builtin.as_ref(), pontoon.as_ref(), list.as_ref());
+    }
+    if let [option, a, b] = arguments.as_slice()
+        && option == "--bench-calls"
+    {
+        return exit_code(bench_calls::main(a.as_ref(), b.as_ref()).map(|()| true));
     }
     if let [option, what] = arguments.as_slice()
         && option == "--bench"

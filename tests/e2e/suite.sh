@@ -6,6 +6,7 @@
 #   TARGET=pontoon|builtin  who serves CRI
 #   OUT=directory           for the daemons' logs (target/e2e/TARGET)
 #   E2E_SKIP="NAME..."      tests to leave out
+#   E2E_STANDING=n          so many pods stand beside the tests, and have to be there at the end (0)
 #   E2E_BIN=file            the suite, when it is built already (cargo builds it)
 set -euo pipefail
 

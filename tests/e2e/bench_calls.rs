@@ -1,0 +1,112 @@
+//! What bench-calls.sh measures: `--bench-calls ENV ENV`, the environment files of two beds that are up. Pods live and end on
+//! both in turns, A B then B A, so that what else the machine does falls on both.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use pontoon::api::v1;
+
+use crate::bed::Bed;
+use crate::bench::number;
+use crate::scope::{Scope, sleeper};
+
+/// Lives that are not counted: the first ones make what all share.
+const WARM_UP: usize = 3;
+/// Probes in each pod.
+const PROBES: usize = 4;
+
+/// The calls in the order of a life.
+const CALLS: [&str; 8] = [
+    "RunPodSandbox",
+    "CreateContainer",
+    "StartContainer",
+    "ExecSync",
+    "StopContainer",
+    "RemoveContainer",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+];
+
+#[derive(Default)]
+struct Times(BTreeMap<&'static str, Vec<Duration>>);
+
+impl Times {
+    async fn timed<T>(
+        &mut self,
+        call: &'static str,
+        doing: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let start = Instant::now();
+        let answer = doing.await?;
+        self.0.entry(call).or_default().push(start.elapsed());
+        Ok(answer)
+    }
+
+    /// In milliseconds; `part` 0.5 is the median.
+    fn quantile(&self, call: &str, part: f64) -> f64 {
+        let mut times = self.0.get(call).cloned().unwrap_or_default();
+        times.sort();
+        let at = ((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1));
+        times.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
+    }
+}
+
+/// Prints a table of both.
+pub fn main(a: &Path, b: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let lives = number("LIVES", 50)?;
+        let open = |file: &Path, name: &str| anyhow::Ok(Arc::new(Scope::new(Arc::new(Bed::open(file)?), name)?));
+        let sides = [open(a, "side-a")?, open(b, "side-b")?];
+        let mut times = [Times::default(), Times::default()];
+        for side in &sides {
+            side.bed.pull_test_image().await?;
+            for _ in 0..WARM_UP {
+                life(side, &mut Times::default()).await?;
+            }
+        }
+        for round in 0..lives {
+            for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+                life(&sides[side], &mut times[side]).await.with_context(|| format!("side {side}"))?;
+            }
+        }
+        print(&times);
+        for side in &sides {
+            side.sweep().await?;
+        }
+        Ok(())
+    })
+}
+
+fn print([a, b]: &[Times; 2]) {
+    println!("call\tn\tA p50 ms\tB p50 ms\tratio\tA p90 ms\tB p90 ms\tratio");
+    for call in CALLS {
+        let count = a.0.get(call).map_or(0, Vec::len);
+        let columns = [0.5, 0.9].map(|part| {
+            let (a, b) = (a.quantile(call, part), b.quantile(call, part));
+            format!("{a:.2}\t{b:.2}\t{:.3}", a / b)
+        });
+        println!("{call}\t{count}\t{}", columns.join("\t"));
+    }
+}
+
+/// A pod with a container, from its start to its end.
+async fn life(scope: &Scope, times: &mut Times) -> anyhow::Result<()> {
+    let config = scope.pod_config();
+    std::fs::create_dir_all(&config.log_directory)?;
+    let pod = times.timed("RunPodSandbox", scope.run(config)).await?;
+    let id = times.timed("CreateContainer", pod.create(sleeper("main"))).await?;
+    times.timed("StartContainer", scope.bed.start(&id)).await?;
+    for _ in 0..PROBES {
+        let request = v1::ExecSyncRequest { container_id: id.clone(), cmd: vec!["true".to_owned()], timeout: 10 };
+        let probe = async { Ok(scope.bed.runtime().exec_sync(request).await.context("ExecSync")?) };
+        times.timed("ExecSync", probe).await?;
+    }
+    times.timed("StopContainer", scope.bed.stop(&id, 0)).await?;
+    times.timed("RemoveContainer", scope.bed.remove(&id)).await?;
+    times.timed("StopPodSandbox", pod.stop()).await?;
+    times.timed("RemovePodSandbox", pod.remove()).await
+}
