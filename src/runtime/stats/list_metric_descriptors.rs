@@ -1,0 +1,11 @@
+//! ListMetricDescriptors.
+
+use crate::api::v1::ListMetricDescriptorsResponse;
+use crate::runtime::Node;
+use crate::stats::metrics;
+
+/// Which metrics there are; always the same.
+#[must_use]
+pub fn list_metric_descriptors(node: &Node) -> ListMetricDescriptorsResponse {
+    ListMetricDescriptorsResponse { descriptors: metrics::descriptors(node.host.cgroup_v2) }
+}
