@@ -1,7 +1,7 @@
-//! RuntimeService, one file a verb, in folders by what the verbs are about. A verb tells its story; objects decide what
-//! may happen, the modules below do it. Verbs know nothing of gRPC: `cri` calls them and makes codes of their errors.
+//! RuntimeService: one file per verb, in folders by subject. A verb defines the steps; objects decide what may happen,
+//! and the modules below do the work. Verbs know nothing of gRPC: `cri` calls them and maps their errors to codes.
 //!
-//! The files beside the folders are what the verbs of several folders share.
+//! The files next to the folders contain what verbs of several folders share.
 
 mod container;
 mod error;
@@ -40,10 +40,10 @@ pub use stats::{
 };
 pub use streams::{ExecSyncReply, StreamingBackend, attach, exec, exec_sync, port_forward};
 
-/// What verbs give.
+/// The result of a verb.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Nanoseconds since the epoch, now.
+/// The current time in nanoseconds since the epoch.
 fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! ContainerStatus.
+//! ContainerStatus, and the status for other verbs.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::runtime::threads::computed_of;
 use crate::runtime::{Node, Result};
 use crate::spec;
 
-/// What is known of a container; with `verbose` also what the built-in's `info` tells.
+/// Returns the status of a container; with `verbose` also the `info` that containerd's CRI plugin returns.
 ///
 /// # Errors
 /// [`crate::runtime::Error::Missing`] for an unknown id.
@@ -26,7 +26,7 @@ pub fn container_status(node: &Node, request: &ContainerStatusRequest) -> Result
     })
 }
 
-/// CRI's word for a container's state. One that is being removed is shown as what it was.
+/// CRI's state of a container. One that is being removed keeps the state that it had before.
 pub(crate) fn cri_state(state: &State) -> ContainerState {
     match state {
         State::Created | State::Starting | State::Removing { exit: None } => ContainerState::ContainerCreated,
@@ -37,13 +37,12 @@ pub(crate) fn cri_state(state: &State) -> ContainerState {
 }
 
 impl Node {
-    /// Whether the name that a container's image was asked for by means another one by now, or none.
+    /// Whether the name by which the container's image was requested now refers to another image, or to none.
     pub(crate) fn image_has_moved(&self, container: &Container) -> bool {
         let record = &container.record;
         record.image_name().is_some_and(|name| !self.images.means(name, &record.about.image_id))
     }
 
-    /// The status of one container.
     pub(crate) fn status_of(&self, container: &Container) -> ContainerStatus {
         status(container, self.image_has_moved(container))
     }
@@ -85,7 +84,7 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
     status
 }
 
-/// One JSON document, with the keys of containerd's; but for the spec, which is JSON already.
+/// The `info` document, with the keys of containerd's CRI plugin. The spec is JSON already; [`with_spec`] adds it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Info<'a> {
@@ -101,11 +100,12 @@ struct Info<'a> {
     left_out: Option<&'static str>,
 }
 
-/// Of a container that is large.
+/// The value of `leftOut` for a large container.
 const LEFT_OUT: &str =
     "what only its process needs (arguments, environment, mounts), for it is large: containerd's record has it";
 
-/// Under `info`. Written as it is read: a tree of what a tenant has filled would take many times its size.
+/// The value of `info`, written directly as text: a JSON tree of data that a tenant fills would take many times its
+/// size.
 fn info(node: &Node, container: &Container) -> HashMap<String, String> {
     let record = &container.record;
     let sandbox = node.store.sandbox(container.sandbox());
@@ -129,7 +129,7 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
     HashMap::from([("info".to_owned(), text)])
 }
 
-/// The document with `runtimeSpec` as its last key; null for a spec that is no JSON.
+/// The document with `runtimeSpec` as its last key; `null` if the spec is not JSON.
 pub(crate) fn with_spec(info: &impl Serialize, spec: &[u8]) -> String {
     let mut text = serde_json::to_string(info).unwrap_or_default();
     let is_json = serde_json::from_slice::<IgnoredAny>(spec).is_ok();

@@ -1,4 +1,4 @@
-//! CreateContainer: image, user, mounts and devices → spec → record → root → volumes.
+//! CreateContainer: image, user, mounts and devices → spec → record → root file system → volumes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,11 +31,12 @@ use crate::store::{Creation, Key, Outcome, Shelf, container_name};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
-/// Makes a container in a ready sandbox. An identical request meanwhile joins and gets the same id.
+/// Creates a container in a ready sandbox. An identical request that arrives meanwhile joins this one and gets the same
+/// id.
 ///
 /// # Errors
-/// [`Error::Exists`] when the name is listed; [`Error::Invalid`] names a field; otherwise what
-/// failed, after everything was taken back.
+/// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
+/// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
     node.containerd_ready().await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
@@ -77,14 +78,14 @@ pub(crate) fn require_ready(sandbox: &Sandbox) -> Result<u32> {
     sandbox.pause_pid().ok_or_else(|| not_ready(sandbox))
 }
 
-/// No container is made or started in a sandbox that is not ready.
+/// The error of a verb that creates or starts a container in a sandbox that is not ready.
 pub(crate) fn not_ready(sandbox: &Sandbox) -> Error {
     Error::State { kind: "sandbox", id: sandbox.id().to_string(), state: "not ready".to_owned(), wanted: "ready" }
 }
 
 async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {
     let mut undo = Undo::new();
-    // Everything that can be refused is looked at before anything is made.
+    // Everything that can be refused is checked before anything is created.
     let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
     let container = Arc::clone(&plan.container);
     match steps(&node, &sandbox, plan, &mut undo).await {
@@ -93,18 +94,18 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     }
 }
 
-/// A container that is to be made.
+/// A container that is about to be created.
 struct Plan {
     container: Arc<Container>,
-    /// What containerd keeps of it; whole, while in memory a large one is not.
+    /// Its record for containerd, always complete; `container` holds only a part of a large one.
     record: containerd::Container,
     image: Arc<Image>,
-    /// The image's VOLUMEs that no mount covers, each with its directory.
+    /// The image's VOLUMEs that no mount covers, each with its directory on the host.
     volumes: Volumes,
     turn: Turn,
 }
 
-/// Resolves all that the request names and makes the spec; leaves nothing behind.
+/// Resolves everything that the request names, and builds the spec. Creates nothing that would have to be undone.
 async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result<Plan> {
     let pause_pid = require_ready(sandbox)?;
     let handler = node.handler(&sandbox.record.handler)?;
@@ -214,13 +215,13 @@ async fn container_spec(
     let spec = computed(|| spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
-        // Last: what is labelled stays labelled, so all that can be refused has been.
+        // The last step, after everything that can be refused was checked: labels are not undone.
         node.relabel(sandbox, &labels, &host_mounts).await?;
     }
     Ok(spec)
 }
 
-/// The story. Each step pushes its undo before it starts.
+/// The steps of the verb. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo) -> Result<()> {
     let Plan { container, record, image, volumes, turn } = plan;
     let id = container.id().to_string();
@@ -243,7 +244,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo)
         node.mount_image_volumes(&container, sandbox.mapping(), undo).await
     })
     .await?;
-    // A Stop of the sandbox that began meanwhile has not seen this container.
+    // Checked again: a Stop of the sandbox that began meanwhile has not seen this container.
     require_ready(sandbox).map(drop)
 }
 
@@ -265,7 +266,7 @@ fn containerd_record(
         snapshotter: root.snapshotter.clone(),
         snapshot_key: record.id.to_string(),
         extensions: record.extensions(),
-        // The pause container's shim runs this one too: no second shim is executed.
+        // Makes containerd run this container in the pause container's shim: no second shim is started.
         sandbox: record.sandbox.to_string(),
         created_at: 0,
     }
@@ -296,8 +297,8 @@ fn about(
     })
 }
 
-/// Where the log goes; empty when the pod has no log directory or the container no log path. One that climbs out of the
-/// directory (CVE-2025-0750) is refused here and not only by the start, which opens it.
+/// The path of the log; empty if the pod has no log directory or the container no log path. A path that climbs out of
+/// the directory (CVE-2025-0750) is refused here, and not only by StartContainer, which opens the file.
 fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
     let path = LogPath::new(&sandbox.record.config.log_directory, &config.log_path)
         .map_err(|error| Error::Invalid { field: "config.log_path", problem: error.to_string() })?;
@@ -305,7 +306,7 @@ fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
 }
 
 impl Node {
-    /// Host PID of the container whose PID namespace is asked for (namespace mode TARGET).
+    /// Host PID of the container whose PID namespace is requested (namespace mode TARGET).
     pub(crate) fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<u32>> {
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let Some(options) = context.and_then(|context| context.namespace_options.as_ref()) else { return Ok(None) };
@@ -330,7 +331,8 @@ impl Node {
         }
     }
 
-    /// The AppArmor profile of a spec has to be there, or else the container would fail later, and less clearly.
+    /// Requires that the AppArmor profile of a spec is loaded; otherwise the container would fail later, and less
+    /// clearly.
     pub(crate) async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
         match spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref()) {
             Some(profile) => Ok(self.profiles.require(profile).await?),
@@ -346,7 +348,7 @@ impl Shelf<Container> for Node {
     }
 
     async fn take_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
-        // What is left is listed and told.
+        // What could not be undone is logged already, and the object is in the store.
         let _ = Self::take_back(&self, container, undo).await;
     }
 }
@@ -363,7 +365,7 @@ impl Made for Container {
     }
 
     fn list(self: &Arc<Self>, node: &Node) {
-        // From Created a removal is always allowed, and it cannot be started any more.
+        // A removal is always allowed in the state Created, and from then on the container cannot be started.
         let _ = node.happened(self, Event::RemoveRequested);
         Shelf::list(node, self);
     }

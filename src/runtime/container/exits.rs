@@ -1,5 +1,5 @@
-//! How a container ended: log complete → exit written → told → task deleted. The owner of its task ([`crate::task`]) says
-//! when; this is what is done then.
+//! The end of a container: log complete → exit written → exit reported → task deleted. The owner of the task
+//! ([`crate::task`]) decides when; this module does the work.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::runtime::container::start_container::note_start;
 use crate::runtime::{Node, now};
 use crate::task::{Follow, Machine, Pace, UNSEEN};
 
-/// How long the log may take to be complete before the exit is told (rulings.md 5): kubelet
-/// reads the log's tail as soon as it sees EXITED.
+/// How long to wait for a complete log before the exit is reported (rulings.md 5): kubelet reads the end of the log as
+/// soon as it sees EXITED.
 const LOG_BARRIER: Duration = Duration::from_secs(1);
 
-/// A container, as the owner of its task tells it what becomes of it.
+/// Updates a container when the owner of its task reports an event.
 struct OfContainer {
     node: Arc<Node>,
     container: Arc<Container>,
-    /// How it ended, judged once: a write may be repeated, and what is written must not change.
+    /// The exit, judged only once: a write may be repeated, and its contents must not change.
     judged: OnceLock<Exit>,
 }
 
@@ -28,7 +28,7 @@ impl Follow for OfContainer {
     async fn started(&self, pid: u32) {
         let at = now();
         note_start(&self.node, &self.container, Started::At(at));
-        // From Starting this is always allowed.
+        // Always allowed in the state Starting.
         let _ = self.node.happened(&self.container, Event::Started { pid, at });
     }
 
@@ -43,11 +43,11 @@ impl Follow for OfContainer {
         let exit = self.judged.get_or_init(|| self.node.judge(container, exit));
         match self.node.persist_exit(container, exit).await {
             Err(error) if !container.is_being_removed() => return Err(error),
-            // With its record goes the exit.
+            // Ignored if the container is being removed: its record is deleted with the exit in it.
             Ok(()) | Err(_) => {}
         }
         tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
-        // Denied only when a removal has begun, which keeps the exit it knows.
+        // Always allowed here. If a removal has begun, the container keeps the exit that it knows.
         let _ = self.node.happened(container, Event::Ended(exit.clone()));
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Follow for OfContainer {
 }
 
 impl Node {
-    /// Gives a container's task an owner. The task before must be gone.
+    /// Gives a container's task an owner. The previous task must be gone.
     pub(crate) fn own_task(self: &Arc<Self>, container: &Arc<Container>, machine: Machine) {
         let sandbox = self.store.sandbox(container.sandbox());
         let doubt = sandbox.map(|sandbox| sandbox.doubt()).unwrap_or_default();
@@ -79,7 +79,7 @@ impl Node {
         container.set_task(self.owner.own(container.id().as_str(), machine, doubt, follower));
     }
 
-    /// An event of a task's exit. Kept only for tasks of ours: others are not waited for.
+    /// Stores a task's exit from containerd's event stream, if the task is ours: nothing waits for other exits.
     pub fn hint_exit(&self, id: String, exit: containerd::Exit) {
         let alive = self.store.containers.get(&id).is_some_and(|container| container.state().is_alive());
         if alive || self.store.sandboxes.get(&id).is_some() {
@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// Writes how a container ended that has no task: until it is written, or the container is removed.
+    /// Writes the exit of a container that has no task. Repeats this until it is written, or the container is removed.
     pub(crate) async fn persist_exit_until_written(&self, container: &Container, exit: &Exit) {
         let mut pace = Pace::new(self.health.clone());
         while let Err(error) = self.persist_exit(container, exit).await
@@ -100,7 +100,8 @@ impl Node {
         }
     }
 
-    /// The exit is in containerd's record before the task goes, so that it survives a reboot.
+    /// Writes the exit to containerd's record. This happens before the task is deleted, so that the exit survives a
+    /// reboot.
     pub(crate) async fn persist_exit(&self, container: &Container, exit: &Exit) -> containerd::Result<()> {
         let (extensions, field) = exit_extension(exit);
         let id = container.id().to_string();
@@ -116,7 +117,7 @@ impl Node {
             State::Running { started_at, .. } => started_at,
             State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
         };
-        // A clock that was set back must not make a container end before it started.
+        // A container must not end before it started, even if the clock was set back.
         let finished_at = if exit.at == 0 { now() } else { exit.at }.max(started_at);
         Exit { code, started_at, finished_at, reason, message }
     }

@@ -1,4 +1,4 @@
-//! A removal that a process of the host holds up says so: kubelet's deadline alone would name nobody.
+//! Names the processes of the host that hold up a removal: kubelet's deadline alone would not say which they are.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use crate::container::{self, Container, Holder};
 use crate::containerd;
 use crate::runtime::{Error, Result};
 
-/// How long the deletion of a task takes at most, unless something holds it up.
+/// How long the deletion of a task takes at most, unless a process holds it up.
 const USUAL: Duration = Duration::from_millis(1500);
-/// Between two looks at who does.
+/// Pause between two searches for such processes.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Waits until containerd's task of a container that has ended is deleted.
+/// Waits until the task of a container that has ended is deleted from containerd.
 ///
 /// # Errors
-/// [`Error::Held`] when that takes long and processes are in its root file system. Its deletion is tried on and on: repeat the
-/// removal.
+/// [`Error::Held`] if that takes long and processes are in the container's root file system. The task's owner keeps
+/// trying to delete it: repeat the removal.
 pub(crate) async fn cleaned(container: &Container) -> Result<()> {
     let mut patience = USUAL;
     while tokio::time::timeout(patience, container.task().gone()).await.is_err() {
@@ -27,10 +27,10 @@ pub(crate) async fn cleaned(container: &Container) -> Result<()> {
     Ok(())
 }
 
-/// What came of a step of a removal, with those that it failed for.
+/// The result of a step of a removal. If processes have made it fail, the error names them.
 ///
 /// # Errors
-/// [`Error::Held`] instead of containerd's, when processes are in the container's root file system.
+/// [`Error::Held`] instead of containerd's error, if processes are in the container's root file system.
 pub(crate) async fn named(container: &Container, step: containerd::Result<()>) -> Result<()> {
     match step {
         Ok(()) => Ok(()),

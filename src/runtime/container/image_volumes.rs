@@ -1,7 +1,7 @@
-//! Images that a container mounts as volumes. Directory and key of each are derived from the
-//! container's id and the mount's place in its config. The container's record is written before
-//! a view is made and refers to it by a label, which keeps the view from containerd's garbage
-//! collection: no lease, and nothing to be found again after a crash.
+//! Images that a container mounts as volumes. The directory and the snapshot key of each are derived from the
+//! container's id and the mount's index in its config. The container's record is written before a view is created, and
+//! refers to it by a label, which keeps the view from containerd's garbage collection. So there is no lease, and
+//! nothing to search for after a crash.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -19,32 +19,32 @@ use crate::runtime::{Error, Node, Result};
 use crate::undo::Undo;
 use crate::userns::Mapping;
 
-/// Follows the snapshotter's name, and has containerd's GC keep what the value names.
+/// Label prefix, to be followed by the snapshotter's name: containerd's GC keeps the snapshot that the value names.
 const KEEP: &str = "containerd.io/gc.ref.snapshot.";
 
-/// How many images a container may mount: each is a snapshot and a mount of the node's.
+/// How many images a container may mount: each is a snapshot and a mount on the node.
 const MOST_IMAGES: usize = 1000;
 
-/// Labels of a container's record that keep the views of its images.
+/// Labels of a container's record that keep the views of its images from garbage collection.
 pub(crate) fn labels(record: &Record, snapshotter: &str) -> HashMap<String, String> {
     let places = record.about.image_volumes.keys();
     places.map(|index| (format!("{KEEP}{snapshotter}/image-{index}"), key(&record.id, *index))).collect()
 }
 
-/// The mounts as ContainerStatus shows them: an image by the id that its reference had when the container was made.
+/// The mounts as ContainerStatus shows them: an image by the id that its reference had when the container was created.
 pub(crate) fn reported(container: &Container) -> Vec<Mount> {
     let mut mounts = container.record.config.mounts.clone();
     for (index, id) in &container.record.about.image_volumes {
         if let Some(image) = mounts.get_mut(*index).and_then(|mount| mount.image.as_mut()) {
             image.image.clone_from(id);
-            // The image's id, as critest wants it: what PullImage answered.
+            // critest expects the image's id here, as PullImage returned it.
             image.image_ref.clone_from(id);
         }
     }
     mounts
 }
 
-/// Whether a container can have images; what a damaged record's has, nobody knows.
+/// Whether the container may have image volumes. This is unknown, and so assumed, if its record is damaged.
 fn may_have_any(container: &Container) -> bool {
     let about = &container.record.about;
     !about.image_volumes.is_empty() || about.image_id.is_empty()
@@ -63,7 +63,7 @@ impl Node {
         self.image_volumes_root().join(id.as_str()).join(index.to_string())
     }
 
-    /// Ids of the images that a request mounts, each by its place. They have to be here already.
+    /// Ids of the images that a request mounts, by the index of the mount. The images must have been pulled.
     pub(crate) async fn resolve_image_volumes(
         &self,
         config: &ContainerConfig,
@@ -87,14 +87,14 @@ impl Node {
         Ok(ids)
     }
 
-    /// Says where the images among a request's mounts will be.
+    /// Sets the paths at which the images among a request's mounts will be mounted.
     pub(crate) fn place_image_volumes(&self, id: &ContainerId, mounts: &mut [HostMount]) {
         for (index, one) in mounts.iter_mut().enumerate().filter(|(_, one)| one.mount.image.is_some()) {
             one.source = self.image_volume(id, index);
         }
     }
 
-    /// Mounts them; the record is there already.
+    /// Mounts the images. The container's record must exist.
     pub(crate) async fn mount_image_volumes(
         self: &Arc<Self>,
         container: &Arc<Container>,
@@ -128,7 +128,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes a container's images off the host, when none of its processes is left.
+    /// Unmounts a container's images on the host. None of its processes may be left.
     pub(crate) async fn unmount_image_volumes(&self, container: &Container) -> Result<()> {
         if !may_have_any(container) {
             return Ok(());
@@ -139,7 +139,7 @@ impl Node {
         done.map_err(|source| Error::system("unmount images in", &failed, source))
     }
 
-    /// The same, and removes the views that were mounted.
+    /// Unmounts the images, and removes their views.
     pub(crate) async fn remove_image_volumes(&self, container: &Container) -> Result<()> {
         self.unmount_image_volumes(container).await?;
         for index in container.record.about.image_volumes.keys() {
@@ -149,7 +149,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes off what containers left that somebody else removed, while we were away.
+    /// Unmounts the images of containers that another client has removed while no daemon was running.
     pub(crate) fn sweep_image_volumes(&self) {
         for entry in std::fs::read_dir(self.image_volumes_root()).into_iter().flatten().flatten() {
             let name = entry.file_name();

@@ -1,4 +1,4 @@
-//! ListContainers: from memory, never from containerd, and already encoded.
+//! ListContainers: from memory, never from containerd, and with items that are already encoded.
 
 use crate::api::Item;
 use crate::api::v1::{ContainerFilter, ListContainersRequest, ListContainersResponse};
@@ -7,14 +7,14 @@ use crate::runtime::Node;
 use crate::runtime::container::container_status::cri_state;
 use crate::runtime::sandbox::list_pod_sandbox::selects;
 
-/// Lists containers; the parts of a filter are ANDed, and its ids may be short.
+/// Lists containers. The parts of the filter are ANDed, and ids in it may be shortened.
 #[must_use]
 pub fn list_containers(node: &Node, request: &ListContainersRequest) -> ListContainersResponse {
     let filter = request.filter.as_ref();
     let snapshot = node.store.containers.snapshot();
     let chosen = snapshot.objects().filter(|container| filter.is_none_or(|filter| matches(container, filter)));
     let items = chosen.map(|container| {
-        // Seldom: kubelet asks for images by id.
+        // This is rare: kubelet requests images by id.
         let moved = node.image_has_moved(container);
         let fixed = if moved { container.record.listed(true) } else { container.listed.clone() };
         Item::container(fixed, container.in_state(cri_state))

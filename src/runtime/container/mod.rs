@@ -1,4 +1,4 @@
-//! The verbs of containers, and what they share: the image's volumes, mounted images, how a container ends.
+//! The verbs of containers, and what they share: VOLUMEs of images, mounted images, the end of a container.
 
 pub mod container_status;
 pub mod create_container;

@@ -1,4 +1,4 @@
-//! Whether the kernel ended a container for want of memory.
+//! Whether the kernel killed a container because memory ran out.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use crate::container::{Container, Reason};
 use crate::runtime::Node;
 use crate::sys::changes::Changes;
 
-/// What a process that SIGKILL ended leaves, and so each one that the kernel killed for want of memory.
+/// Exit code of a process that SIGKILL has ended, and so of each one that the kernel killed because memory ran out.
 const KILLED: i32 = 137;
 
 impl Node {
-    /// Watches a container's memory from now to its end. To be called when it has a cgroup and no process yet: the first
-    /// one may be killed at once.
+    /// Watches a container's memory from now until it ends. Call this when it has a cgroup but no process yet: its
+    /// first process may be killed at once.
     pub(crate) fn watch_memory(&self, container: &Arc<Container>) {
         let watch = Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.cgroup_v2));
         container.set_oom_watch(Some(Arc::clone(&watch)));
-        // Looked at as well when it has ended; this is for cgroups that are gone by then.
+        // The counts are also read after the end of the container; this is for cgroups that are gone by then.
         let Some(changes) = watch.changes() else { return };
         let changes = match changes.and_then(Changes::of) {
             Ok(changes) => changes,
@@ -31,26 +31,26 @@ impl Node {
         });
     }
 
-    /// What the kernel did to a container that has ended. The cgroup lives until its task is deleted, but for a systemd
-    /// scope's.
+    /// What the kernel did to a container that has ended. Its cgroup exists until its task is deleted; only a systemd
+    /// scope is removed earlier.
     pub(crate) fn oom_kills(&self, container: &Container) -> Option<OomKills> {
         let late = || Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.cgroup_v2));
         container.oom_watch().unwrap_or_else(late).look()
     }
 }
 
-/// Until there is nothing more to see.
+/// Reads the counts at each change, until there is nothing more to read.
 async fn follow(watch: &OomWatch, changes: &Changes) {
     while changes.next().await.is_ok() {
         watch.look();
     }
 }
 
-/// Why a container ended, and in words.
+/// Why a container ended: the reason, and a message.
 ///
-/// OOMKilled is one whose first process was killed, and of which the kernel has killed a process. A container that lost
-/// another of its processes and went on to another exit code has not been terminated by the kernel, as CRI's `reason` has
-/// it, but the message says what happened.
+/// The reason is OOMKilled if the container's first process was killed, and the kernel has killed a process of it. If
+/// the container lost another process and went on to a different exit code, the kernel did not terminate it in the
+/// sense of CRI's `reason`, but the message says what happened.
 pub(crate) fn judge(code: i32, oom: Option<OomKills>) -> (Reason, String) {
     let Some(OomKills { kills, level }) = oom.filter(|oom| oom.kills > 0) else {
         return (Reason::of(code, false), String::new());
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::cgroup;
 
-    /// A pod's cgroup with a container's, of the kernel's.
+    /// A real cgroup of a pod, with one of a container in it.
     struct Real(PathBuf);
 
     impl Real {
@@ -95,7 +95,7 @@ mod tests {
             format!("/{}/c", self.0.file_name().unwrap().to_str().unwrap())
         }
 
-        /// Runs out of memory, in the container's cgroup.
+        /// Lets a process in the container's cgroup run out of memory.
         fn overflow(&self) {
             let script = format!("echo $$ >{}/c/cgroup.procs; exec tail /dev/zero", self.0.display());
             assert!(!Command::new("sh").args(["-c", &script]).status().unwrap().success());
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Does nothing where the memory controller is not of cgroup v2; tests/e2e/cgroup2.sh runs it where it is.
+    /// Does nothing unless the memory controller is on cgroup v2; tests/e2e/cgroup2.sh runs it where it is.
     #[tokio::test]
     async fn a_kill_is_known_when_the_cgroup_has_gone() {
         let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.subtree_control"));
@@ -124,7 +124,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), changes.next()).await.expect("the kernel tells").unwrap();
         let expected = Some(OomKills { kills: 1, level: Level::Container });
         assert_eq!(followed.look(), expected);
-        // As systemd removes a scope's.
+        // systemd removes a scope's cgroup in the same way.
         fs::remove_dir(real.0.join("c")).unwrap();
         assert_eq!(followed.look(), expected);
         assert_eq!(blind.look(), expected, "by the pod's count");

@@ -1,4 +1,4 @@
-//! RemoveContainer: end it → task deleted → root → record.
+//! RemoveContainer: processes ended → task deleted → root file system → record.
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Change, Error, Node, Result};
 use crate::telemetry::{Stage, during};
 
-/// Removes a container; a running one is killed. An unknown one is a success. Its log stays: it is kubelet's.
+/// Removes a container; a running one is killed. Removing an unknown one succeeds. The log stays: it belongs to
+/// kubelet.
 ///
 /// # Errors
-/// The first thing that could not be taken away; the container stays listed, repeat the call.
+/// The first step that failed. The container stays in the store: repeat the call.
 pub async fn remove_container(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         node.containerd_ready().await?;
@@ -25,7 +26,7 @@ pub async fn remove_container(node: &Arc<Node>, request: RemoveContainerRequest)
 }
 
 impl Node {
-    /// Joins the removal that runs, or starts one.
+    /// Joins the removal in progress, or starts one.
     pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let change = Change::RemoveContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
@@ -38,7 +39,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     container.begin_removal();
     during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();
-    // Denied when somebody started it in between: kubelet repeats the call.
+    // Denied if the container was started in between: kubelet repeats the call.
     node.happened(container, Event::RemoveRequested).map_err(|denied| Error::State {
         kind: "container",
         id: id.to_owned(),
@@ -52,7 +53,8 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     held::named(container, removed).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
-    // Before the record: who is killed in between finds the container again, and its exit is in there.
+    // Before the record: if the daemon is killed in between, the next one finds the container, with its exit in the
+    // record.
     started::remove(&node.config.state, container.id());
     during(Stage::Record, node.containerd.delete_container(id)).await?;
     node.store.containers.remove(id);

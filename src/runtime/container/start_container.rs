@@ -1,4 +1,4 @@
-//! StartContainer: streams → task → start.
+//! StartContainer: streams → task created → task started.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::sandbox::Sandbox;
 use crate::task::{Machine, Make};
 use crate::telemetry::{Stage, Verb, during};
 
-/// Exit code of a container that could not be started, as kubelet knows it.
+/// Exit code of a container that could not be started, as kubelet expects it.
 const START_ERROR: i32 = 128;
 
 /// Starts a created container.
 ///
 /// # Errors
-/// [`Error::State`] unless it is created and its sandbox is ready; otherwise what failed: the container is then
-/// exited with reason StartError, and nothing of its task is left.
+/// [`Error::State`] unless the container is created and its sandbox is ready; otherwise the cause of the failure: the
+/// container has then exited with reason StartError, and nothing of its task is left.
 pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse> {
     let container = node.container(&request.container_id)?;
     node.containerd_ready().await?;
     let sandbox = node.sandbox(container.sandbox().as_str())?;
-    // One decision: a StopPodSandbox that begins now sees the start and waits for it, or there is no start.
+    // One atomic decision: a StopPodSandbox that begins now sees the start and waits for it, or the start is refused.
     let started = sandbox.while_ready(|| node.happened(&container, Event::Start));
     started.ok_or_else(|| not_ready(&sandbox))?.map_err(|denied| Error::State {
         kind: "container",
@@ -41,10 +41,10 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
 }
 
 async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
-    // What a former daemon has left of a start is deleted first.
+    // The task of a start that an earlier daemon did not finish is deleted first.
     during(Stage::TaskDelete, container.task().gone()).await;
     node.own_task(&container, Machine::default());
-    // An update of its resources that runs has either written the record or left it.
+    // Waits for an update of its resources that is in progress: it has then written the record, or left it unchanged.
     let _turn = container.turn().await;
     match steps(&node, &container).await {
         Ok(()) => Ok(()),
@@ -58,7 +58,7 @@ async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
 async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let id = container.id().as_str();
     let sandbox = node.sandbox(container.sandbox().as_str())?;
-    // The target of a shared PID namespace may have ended since the container was made.
+    // The container whose PID namespace is shared may have ended since this one was created.
     node.target_pid(&sandbox, &container.record.config)?;
     let handler = node.handler(&sandbox.record.handler)?;
     let rootfs = during(Stage::Snapshot, node.containerd.snapshot_mounts(&container.root.snapshotter, id)).await?;
@@ -75,13 +75,14 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     during(Stage::TaskCreate, task.make(Make::Task(Box::new(create)))).await?;
     streams.task_created();
     node.watch_memory(container);
-    // Before it may run: a daemon after this one must not take one that has come to its end for one that never ran.
+    // Written before the process may run: the next daemon must not mistake a container that has ended for one that
+    // never ran.
     note_start(node, container, Started::Asked(now()));
     during(Stage::TaskStart, task.start()).await?;
     Ok(())
 }
 
-/// Notes a container's start, for a daemon after this one.
+/// Writes a container's start to a file, for the next daemon.
 pub(crate) fn note_start(node: &Node, container: &Container, started: Started) {
     if let Err(error) = started.write(&node.config.state, container.id()) {
         tracing::warn!(container = %container.id(), %error, "a restart of Pontoon will not know when it was started");
@@ -89,10 +90,10 @@ pub(crate) fn note_start(node: &Node, container: &Container, started: Started) {
 }
 
 impl Node {
-    /// What a container's streams are made of.
+    /// How a container's streams are configured.
     ///
     /// # Errors
-    /// For a log path that leaves its directory.
+    /// Fails if the log path leaves its directory.
     pub(crate) fn streams_config(&self, container: &Container) -> io::Result<StreamsConfig> {
         let config = &container.record.config;
         let sandbox = self.store.sandbox(container.sandbox());
@@ -107,17 +108,18 @@ impl Node {
         })
     }
 
-    /// The runtime's options for a container's task.
+    /// The runtime options for a container's task. In a user namespace, they contain its user and group on the host.
     fn task_options(&self, sandbox: &Sandbox, container: &Container, handler: &Handler) -> Any {
         let Some(mapping) = sandbox.mapping() else { return handler.options.any() };
         let spec: oci_spec::runtime::Spec = serde_json::from_slice(&container.spec().json).unwrap_or_default();
         let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
-        // Who is not mapped was refused when the container was made.
+        // A user that is not mapped was refused when the container was created.
         let on_host = mapping.host_uid(user.uid()).zip(mapping.host_gid(user.gid()));
         on_host.map_or_else(|| handler.options.any(), |(uid, gid)| handler.options.any_for(uid, gid))
     }
 
-    /// A failed start leaves no task, and a container that says why: its process has ended before that is told.
+    /// Rolls back a failed start: no task is left, and the container's exit says why. The process has ended before the
+    /// exit is reported.
     async fn give_up(&self, container: &Arc<Container>, error: &Error) {
         let task = container.task();
         task.end();

@@ -1,4 +1,4 @@
-//! StopContainer: stop signal → grace → SIGKILL.
+//! StopContainer: stop signal → grace period → SIGKILL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::runtime::{Change, Node, Result};
 use crate::task::{Found, Machine};
 use crate::telemetry::{Stage, during};
 
-/// How long it takes to die of a SIGKILL at most, unless something holds the process.
+/// How long a process takes at most to die of SIGKILL, unless something holds it.
 const KILL_TAKES: Duration = Duration::from_secs(1);
-/// Between two looks at what holds it.
+/// Pause between two searches for what holds it.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// Stops a container within its grace period. An unknown or ended one is a success.
+/// Stops a container within its grace period. Stopping an unknown or ended one succeeds.
 ///
 /// # Errors
-/// containerd's, when the stop signal could not be sent.
+/// containerd's error, if the stop signal could not be sent.
 pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         if container.state().is_alive() {
@@ -33,10 +33,10 @@ pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> 
 }
 
 impl Node {
-    /// Resolves when no process of the container is alive. A stop that runs already is joined,
-    /// and shortened when this grace ends earlier.
+    /// Resolves when no process of the container is alive. Joins a stop in progress, and shortens it if this grace
+    /// period ends earlier.
     pub(crate) async fn end_container(self: &Arc<Self>, container: &Arc<Container>, grace: Grace) -> Result<()> {
-        // A start in progress ends soon, one way or the other.
+        // A start in progress ends soon, in success or failure.
         let _ = container.watch().wait_for(|state| *state != State::Starting).await;
         if !container.state().is_alive() {
             return Ok(());
@@ -71,8 +71,8 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
             return Ok(());
         }
     }
-    // Processes that share the pod's PID namespace do not die with the container's first: for a task without a PID
-    // namespace of its own, runc kills all of its cgroup by itself.
+    // Processes that share the pod's PID namespace do not die with the container's first process. For a task without a
+    // PID namespace of its own, runc itself kills all processes of the cgroup.
     task.end();
     let ended = async {
         if timeout(KILL_TAKES, container.ended()).await.is_ok() {
@@ -89,7 +89,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
     Ok(())
 }
 
-/// A process that is frozen does not die of a SIGKILL.
+/// Thaws the container's cgroup: a frozen process does not die of SIGKILL.
 pub(crate) async fn thaw(node: &Node, container: &Container) {
     let (path, unified) = (container.root.cgroups_path.clone(), node.host.cgroup_v2);
     let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
@@ -98,7 +98,7 @@ pub(crate) async fn thaw(node: &Node, container: &Container) {
     }
 }
 
-/// A container whose record could not be read has no owner of its task until it is to end.
+/// Ends a container whose record could not be read. Its task has no owner until then.
 async fn end_unknown(node: &Arc<Node>, container: &Arc<Container>) {
     during(Stage::TaskDelete, container.task().gone()).await;
     node.own_task(container, Machine::found(Found::Leftover));

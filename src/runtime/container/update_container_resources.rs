@@ -1,4 +1,5 @@
-//! UpdateContainerResources: the record's spec, then what of the processes no cgroup holds, then the running task; all or none.
+//! UpdateContainerResources: changes the spec in the record, then oom_score_adj of the processes, which no cgroup has,
+//! then the running task; all of these or none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use crate::spec;
 use crate::telemetry::Verb;
 use crate::undo::Undo;
 
-/// Changes what a created or running container may use. Annotations go to the runtime where its handler lets the
-/// container's through.
+/// Changes the resources of a created or running container. The runtime also receives the annotations that its handler
+/// allows for containers.
 ///
 /// # Errors
-/// [`Error::State`] in another state; [`Error::Spec`] names a field. On an error nothing has changed.
+/// [`Error::State`] in another state; [`Error::Spec`] names a field; [`Error::HalfUndone`] if a failed update could not
+/// be undone. On any other error nothing has changed.
 pub async fn update_container_resources(
     node: &Arc<Node>,
     request: UpdateContainerResourcesRequest,
@@ -41,9 +43,9 @@ pub async fn update_container_resources(
 struct Change {
     old: WholeSpec,
     new: Vec<u8>,
-    /// The new one's resources, for the task.
+    /// The new resources for the task, as JSON.
     resources: Vec<u8>,
-    /// What takes them back.
+    /// The resources that undo the update of the task, as JSON.
     before: Vec<u8>,
     /// oom_score_adj before and after, if it changes.
     oom_score: Option<(i32, i32)>,
@@ -65,7 +67,7 @@ impl Change {
     }
 }
 
-/// Of a process whose spec has none: what containerd's shims give on.
+/// The oom_score_adj of a spec, or 0 if it has none: the value that processes inherit from containerd's shims.
 fn oom_score(spec: &Spec) -> i32 {
     spec.process().as_ref().and_then(|process| process.oom_score_adj()).unwrap_or(0)
 }
@@ -77,7 +79,8 @@ impl Node {
         update: &LinuxContainerResources,
         request: &UpdateContainerResourcesRequest,
     ) -> Result<()> {
-        // kubelet's CPU manager and a resize come at the same time: of two that begin with one spec, the first would be lost.
+        // kubelet's CPU manager and a resize may update at the same time. If both began with the same spec, the first
+        // would be lost.
         let _turn = container.turn().await;
         let change = Change::new(self.whole_spec(container).await?, update, &self.host)?;
         record_size::check_update(&container.record, &change.new)?;
@@ -103,7 +106,7 @@ impl Node {
         undo: &mut Undo,
     ) -> Result<()> {
         let running = match container.state() {
-            // A start waits for its turn before it makes the task.
+            // A start waits for the container's turn before it creates the task.
             State::Created | State::Starting => false,
             State::Running { .. } => true,
             state @ (State::Exited(_) | State::Unknown | State::Removing { .. }) => {
@@ -123,14 +126,14 @@ impl Node {
         }
         let sandbox = self.sandbox(container.sandbox().as_str())?;
         let handler = self.handler(&sandbox.record.handler)?;
-        // A virtual machine's processes are not in the host's cgroup.
+        // The processes of a virtual machine are not in a cgroup of the host.
         if let Some((from, to)) = change.oom_score.filter(|_| !handler.virtual_machine) {
             let (node, object) = (Arc::clone(self), Arc::clone(container));
             undo.push("restore oom_score_adj", async move { node.set_oom_score(&object, to, from).await });
             self.set_oom_score(container, from, to).await?;
         }
         let annotations = spec::update_annotations(&request.annotations, &spec_handler(self, handler));
-        // With cgroup v2 runc leaves what it has changed when the kernel refuses what comes after.
+        // On cgroup v2, when the kernel refuses a value, runc does not restore those that it has already changed.
         let (task, before) = (container.task(), change.before.clone());
         undo.push("restore the task's resources", async move { task.update(before, HashMap::new()).await });
         Ok(container.task().update(change.resources.clone(), annotations).await?)

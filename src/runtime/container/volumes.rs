@@ -1,4 +1,4 @@
-//! VOLUMEs of an image: each is a directory of the container's with what the image has there.
+//! VOLUMEs of an image: each is a directory of the container, filled with the image's files at that path.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::runtime::{Error, Node, Result};
 use crate::spec;
 use crate::sys::remove_tree::remove_tree;
 
-/// VOLUMEs, each with its directory.
+/// Paths of VOLUMEs, each with its directory on the host.
 pub(crate) type Volumes = Vec<(String, PathBuf)>;
 
-/// How many VOLUMEs an image may have: each is a directory, and a mount of the container's.
+/// How many VOLUMEs an image may have: each is a directory and a mount of the container.
 const MOST_VOLUMES: usize = 1000;
 
 /// The image's VOLUMEs that no mount of the request covers.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an image with more of them than it may have.
+/// [`Error::Invalid`] if the image has too many VOLUMEs.
 pub(crate) fn of_image(node: &Node, record: &Record, image: &spec::ImageConfig) -> Result<Volumes> {
     let count = image.volumes.len();
     if count > MOST_VOLUMES {
@@ -32,19 +32,19 @@ pub(crate) fn of_image(node: &Node, record: &Record, image: &spec::ImageConfig) 
     Ok(wanted.map(|(number, path)| (path.clone(), directory.join(number.to_string()))).collect())
 }
 
-/// Removes a container's directory, whatever its processes have left in it.
+/// Removes a container's directory with everything that its processes have left in it.
 pub(crate) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
     blocking(move || remove_tree(&path)).await
 }
 
 impl Node {
-    /// Copies what the image has at its VOLUMEs into the container's directories.
+    /// Copies the image's files at its VOLUMEs into the container's directories.
     pub(crate) async fn fill_volumes(&self, container: &Container, image: &Image, volumes: Volumes) -> Result<()> {
         if volumes.is_empty() {
             return Ok(());
         }
         let directories: Vec<PathBuf> = volumes.iter().map(|(_, directory)| directory.clone()).collect();
-        // Also for a path that the image does not have: the directory is what is mounted there.
+        // Created even if the image does not have the path: the directory is mounted there.
         let to_make = directories.clone();
         let make = move |directory: &PathBuf| {
             std::fs::create_dir_all(directory).map_err(|source| Error::system("make", directory, source))

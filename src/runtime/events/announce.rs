@@ -1,4 +1,5 @@
-//! How the verbs announce what has happened to a sandbox or a container, to it and to the subscribers of GetContainerEvents.
+//! How the verbs report what has happened to a sandbox or a container: to the object, and to the subscribers of
+//! GetContainerEvents.
 
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use crate::runtime::Node;
 use crate::sandbox::Sandbox;
 
 impl Node {
-    /// Tells a container what happened to it, and subscribers what they should know of it.
+    /// Applies an event to a container, and sends subscribers what they should know about it.
     ///
     /// # Errors
-    /// [`container::Denied`] when its state does not allow it.
+    /// [`container::Denied`] if the container's state does not allow the event.
     pub(crate) fn happened(&self, container: &Container, event: container::Event) -> Result<(), container::Denied> {
         use container::Event;
         let kind = match event {
@@ -26,7 +27,7 @@ impl Node {
         Ok(())
     }
 
-    /// Tells subscribers of a container.
+    /// Sends subscribers what has happened to a container.
     pub(crate) fn tell_of_container(&self, container: &Container, kind: Kind) {
         self.events.tell(|| {
             let sandbox = self.store.sandbox(container.sandbox())?;
@@ -34,13 +35,14 @@ impl Node {
         });
     }
 
-    /// Tells subscribers of a sandbox.
+    /// Sends subscribers what has happened to a sandbox.
     pub(crate) fn tell_of_sandbox(&self, sandbox: &Arc<Sandbox>, kind: Kind) {
         self.events.tell(|| Some(Happening::of_sandbox(kind, sandbox)));
     }
 
-    /// Tells subscribers, once, that a listed sandbox has ended. Who lists it, who sees its pause process end and who stops
-    /// it all may be the first to know; nothing may come after its deletion, which would bring it back for kubelet.
+    /// Notifies subscribers, once, that a sandbox in the store has ended. Three callers may be the first to know: the
+    /// one that adds it to the store, the one that sees its pause process end, and the one that stops it. Nothing may
+    /// be sent after its deletion, or kubelet would believe that it exists again.
     pub(crate) fn tell_of_end(&self, sandbox: &Arc<Sandbox>) {
         if self.store.sandbox(sandbox.id()).is_some() && sandbox.end_is_news() {
             self.tell_of_sandbox(sandbox, Kind::Stopped);

@@ -1,7 +1,8 @@
-//! GetContainerEvents: what becomes of sandboxes and containers, each time with how their whole pod stands.
+//! GetContainerEvents: what happens to sandboxes and containers, each time with the current status of the whole pod.
 //!
-//! A subscriber is first told how each sandbox stands, and again when he was too slow for all that happened: kubelet,
-//! which up to 1.36 lists but every five minutes while it listens, has a gap between its list and its subscription otherwise.
+//! A subscriber first receives the status of each sandbox, and again whenever it was too slow for the events. Otherwise
+//! kubelet would miss what happens between its list and its subscription: up to 1.36, it lists only every five minutes
+//! while it is subscribed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::runtime::sandbox::pod_sandbox_status::status;
 use crate::runtime::{Node, now};
 use crate::sandbox::Sandbox;
 
-/// Events from now on, until the subscriber leaves or the server stops. One that does not read delays nobody.
+/// Events from now on, until the subscriber leaves or the server stops. A subscriber that does not read delays nothing.
 pub fn get_container_events(node: &Arc<Node>) -> impl Stream<Item = ContainerEventResponse> + Send + use<> {
     let mut subscriber = Subscriber {
         subscription: node.events.subscribe(),
@@ -23,7 +24,7 @@ pub fn get_container_events(node: &Arc<Node>) -> impl Stream<Item = ContainerEve
         told: BTreeMap::new(),
         due: VecDeque::new(),
     };
-    // After the subscription: what happens from here on is told as well, perhaps twice, but not never.
+    // After the subscription: what happens from now on is sent, perhaps twice, but not lost.
     subscriber.catch_up();
     stream::unfold(subscriber, |mut subscriber| async move { Some((subscriber.next().await?, subscriber)) })
 }
@@ -31,9 +32,9 @@ pub fn get_container_events(node: &Arc<Node>) -> impl Stream<Item = ContainerEve
 struct Subscriber {
     node: Arc<Node>,
     subscription: Subscription,
-    /// The sandboxes that he believes to be there.
+    /// The sandboxes that the client believes to exist.
     told: BTreeMap<Arc<str>, Arc<Sandbox>>,
-    /// What he has to hear before anything new.
+    /// What has to be sent before anything new.
     due: VecDeque<Happening>,
 }
 
@@ -54,7 +55,7 @@ impl Subscriber {
         }
     }
 
-    /// How all sandboxes stand, oldest first, after the end of those that are gone.
+    /// Queues the deletions of sandboxes that are gone, then the current state of all others, oldest first.
     fn catch_up(&mut self) {
         let mut listed = self.node.store.sandboxes.all();
         listed.sort_by_key(|sandbox| sandbox.record.created_at);
@@ -74,7 +75,7 @@ impl Subscriber {
             }
             Kind::Created | Kind::Started | Kind::Stopped | Kind::Deleted => {}
         }
-        // kubelet has one status a pod, which the event of an old sandbox of it replaces, or removes.
+        // kubelet has one status per pod. An event of an old sandbox of the pod replaces or removes it.
         if let Some(newest) = self.node.newer_sandbox(sandbox) {
             self.due.push_back(as_it_stands(&newest));
         }
@@ -100,7 +101,7 @@ fn event_type(kind: Kind) -> ContainerEventType {
 }
 
 impl Node {
-    /// An event, with how the pod stands now. The time is taken first: kubelet orders by it.
+    /// An event with the current status of the pod. The time is taken first: kubelet orders events by it.
     fn event(&self, happening: &Happening) -> ContainerEventResponse {
         let created_at = self.events.stamp(now());
         let sandbox = &happening.sandbox;
@@ -114,7 +115,7 @@ impl Node {
         }
     }
 
-    /// The newest listed sandbox of a pod, if this is an older one of it.
+    /// The newest sandbox of the same pod in the store, if it is newer than `old`.
     fn newer_sandbox(&self, old: &Sandbox) -> Option<Arc<Sandbox>> {
         let pod = pod_uid(old).filter(|uid| !uid.is_empty())?;
         let snapshot = self.store.sandboxes.snapshot();

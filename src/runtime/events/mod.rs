@@ -1,4 +1,4 @@
-//! The verb of events, and how the other verbs announce what has happened to a sandbox or a container.
+//! The verb of events, and how the other verbs report what has happened to a sandbox or a container.
 
 mod announce;
 mod get_container_events;

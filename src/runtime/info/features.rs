@@ -1,4 +1,4 @@
-//! What pods of a runtime handler may ask for: what its runtime, its snapshotter and the kernel can together.
+//! What pods of a runtime handler may request: what its runtime, its snapshotter and the kernel support together.
 
 use std::path::Path;
 
@@ -6,24 +6,24 @@ use crate::config::Handler;
 use crate::containerd::{Plugin, RuntimeFeatures};
 use crate::runtime::{Error, Node, Result};
 
-/// Before it, runc corrupts memory on kernels 6.17 to 7.1.
+/// Older versions of runc corrupt memory on kernels 6.17 to 7.1.
 const OLDEST_RUNC: [u64; 3] = [1, 5, 2];
 
-/// One handler's features.
+/// The features of one handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Mounts that are read-only down to the mounts below them.
+    /// Read-only mounts that include the mounts below them.
     pub recursive_read_only_mounts: bool,
-    /// Mounts with other ids than their source.
+    /// Mounts whose ids differ from those of their source.
     pub id_mapped_mounts: bool,
-    /// User namespaces, or why not.
+    /// Whether there are user namespaces, or why not.
     pub user_namespaces: std::result::Result<(), String>,
-    /// What is wrong with the runtime's version; it runs all the same (rulings.md 22).
+    /// What is wrong with the runtime's version. The runtime is used all the same (rulings.md 22).
     pub outdated: Option<String>,
 }
 
 impl Default for Features {
-    /// Of a runtime that did not answer.
+    /// The features of a runtime that did not respond.
     fn default() -> Self {
         let unknown = "what its runtime can is not known".to_owned();
         Self {
@@ -36,7 +36,8 @@ impl Default for Features {
 }
 
 impl Features {
-    /// From what the runtime says, the snapshotter of the handler's containers, and whether the kernel has user namespaces.
+    /// Combines what the runtime reports, the snapshotter of the handler's containers, and whether the kernel has user
+    /// namespaces.
     #[must_use]
     pub fn new(runtime: RuntimeFeatures, snapshotter: &str, plugins: &[Plugin], kernel: bool) -> Self {
         Self {
@@ -59,7 +60,8 @@ fn user_namespaces(
     plugins: &[Plugin],
     kernel: bool,
 ) -> std::result::Result<(), String> {
-    // Without it, the snapshotter would give every container a copy of its image with other owners, or the image as it is.
+    // Without it, the snapshotter would give each container a copy of the image with changed owners, or the image with
+    // its original owners.
     let remaps = plugins.iter().any(|plugin| {
         plugin.kind == "io.containerd.snapshotter.v1"
             && plugin.id == snapshotter
@@ -74,7 +76,7 @@ fn user_namespaces(
     }
 }
 
-/// Whether this kernel makes user namespaces.
+/// Whether this kernel allows user namespaces.
 #[must_use]
 pub fn kernel_has_user_namespaces() -> bool {
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
@@ -82,7 +84,7 @@ pub fn kernel_has_user_namespaces() -> bool {
 }
 
 impl Node {
-    /// Refuses a pod in a user namespace where there can be none.
+    /// Refuses a pod with a user namespace if its handler has none.
     pub(crate) fn check_user_namespace(&self, handler: &Handler) -> Result<()> {
         let features = self.features.get(&handler.name).cloned().unwrap_or_default();
         features.user_namespaces.map_err(|why| Error::NoUserNamespaces { handler: handler.name.clone(), why })

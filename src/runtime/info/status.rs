@@ -10,7 +10,7 @@ use crate::api::v1::{
 };
 use crate::runtime::Node;
 
-/// kubelet asks every 5 seconds; a condition that is false makes the node NotReady.
+/// kubelet requests this every 5 seconds. If RuntimeReady or NetworkReady is false, it makes the node NotReady.
 #[must_use]
 pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
     StatusResponse {
@@ -32,7 +32,7 @@ fn runtime_ready(node: &Node) -> RuntimeCondition {
     let (reason, message) = match (*node.health.borrow(), node.pulse.silence()) {
         (true, _) => ("", String::new()),
         (false, None) => ("ContainerdAway", format!("no answer from containerd at {address}")),
-        // It is there, and hangs.
+        // containerd is running, and hangs.
         (false, Some(silence)) => {
             ("ContainerdSilent", format!("no answer for {} s from containerd at {address}", silence.as_secs()))
         }
@@ -55,7 +55,7 @@ fn network_ready(node: &Node) -> RuntimeCondition {
     }
 }
 
-/// It says so to who looks, and does not make the node NotReady: kubelet acts on the other two alone.
+/// Reports outdated runtimes. This does not make the node NotReady: kubelet acts only on the other two conditions.
 fn runtimes_supported(node: &Node) -> RuntimeCondition {
     let handlers = node.config.handlers.iter().map(|handler| handler.name.as_str());
     let outdated = |name| Some(format!("handler {name}: {}", node.features.get(name)?.outdated.as_ref()?));
@@ -68,7 +68,7 @@ fn runtimes_supported(node: &Node) -> RuntimeCondition {
     }
 }
 
-/// Each handler by its name, and the default once more under the empty one.
+/// Each handler under its name, and the default handler also under the empty name.
 fn handlers(node: &Node) -> Vec<RuntimeHandler> {
     let default = (String::new(), node.config.handlers.default_handler());
     let named = node.config.handlers.iter().map(|handler| (handler.name.clone(), handler));
@@ -76,7 +76,7 @@ fn handlers(node: &Node) -> Vec<RuntimeHandler> {
     all.map(|(name, handler)| RuntimeHandler { name, features: Some(features(node, &handler.name)) }).collect()
 }
 
-/// What kubelet may ask of the handler's pods.
+/// The features that kubelet may use for pods of the handler.
 fn features(node: &Node, handler: &str) -> RuntimeHandlerFeatures {
     let features = node.features.get(handler).cloned().unwrap_or_default();
     RuntimeHandlerFeatures {
@@ -103,7 +103,7 @@ fn info(node: &Node) -> HashMap<String, String> {
     ]);
     for (handler, network) in node.networks.own() {
         let mut config = network.config_json();
-        // The condition NetworkReady says it of the default network.
+        // For the default network, the condition NetworkReady has this.
         config["NotReady"] = json!(network.ready().err().map(|not| not.message));
         info.insert(format!("cniconfig.{handler}"), config.to_string());
     }

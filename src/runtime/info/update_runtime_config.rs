@@ -1,16 +1,16 @@
-//! UpdateRuntimeConfig: the node has got its pod CIDRs.
+//! UpdateRuntimeConfig: kubelet passes on the node's pod CIDRs.
 
 use crate::api::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 use crate::network::IpCidr;
 use crate::runtime::{Error, Node, Result};
 
-/// All CIDRs of a node: kubelet has one of each family.
+/// Largest length of all CIDRs of a node together, in bytes. kubelet has one for each IP family.
 const LONGEST: usize = 4096;
 
-/// Writes the CNI configuration from a template where one is configured; otherwise says what it heard.
+/// Writes the CNI configuration from a template if one is configured; otherwise only logs the CIDRs.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no CIDR; [`Error::Network`] when the file cannot be written.
+/// [`Error::Invalid`] if one is not a CIDR; [`Error::Network`] if the file cannot be written.
 pub async fn update_runtime_config(
     node: &Node,
     request: UpdateRuntimeConfigRequest,

@@ -1,9 +1,9 @@
-//! Version.
+//! Version: the runtime's name and versions.
 
 use crate::api::v1::VersionResponse;
 use crate::runtime::Node;
 
-/// Names the runtime; kubelet shows it as `containerRuntimeVersion`.
+/// Returns the runtime's name and version; kubelet shows them as `containerRuntimeVersion`.
 #[must_use]
 pub fn version(node: &Node) -> VersionResponse {
     VersionResponse {

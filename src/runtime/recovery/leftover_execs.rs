@@ -1,5 +1,6 @@
-//! Commands of a daemon that is no more. Their directories of FIFOs tell which there were, their ids until when they may
-//! live (rulings.md 12): asking the shims (Tasks.ListPids) would run `runc ps` for every container (docs/adr/0010).
+//! Commands that an earlier daemon has left. The directories of their FIFOs show which there are, and their ids show
+//! until when they may live (rulings.md 12). Asking the shims (Tasks.ListPids) would run `runc ps` for every container
+//! (docs/adr/0013).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,25 +8,25 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::Node;
-use crate::runtime::streams::run_exec::{Command, Held};
 use crate::container::io::{DRAIN, Discard, ExecIo};
 use crate::ids::{ContainerId, ExecId};
+use crate::runtime::Node;
+use crate::runtime::streams::run_exec::{Command, Held};
 use crate::task::{Found, Machine};
 
 impl Node {
-    /// Where a command's FIFOs are.
+    /// The directory of a command's FIFOs.
     pub(crate) fn exec_directory(&self, container: &ContainerId, exec: &ExecId) -> PathBuf {
         self.config.state.join("exec").join(format!("{container}.{exec}"))
     }
 
-    /// Lets the commands of a former daemon live as long as they may: their output is read and discarded until then, so
-    /// that none waits for a reader for ever. The directory is made here, so that a node at rest looks the same before
-    /// its first command and after it.
+    /// Lets the commands of an earlier daemon live as long as they may. Until then their output is read and discarded,
+    /// so that none waits for a reader for ever. The directory is created here, so that an idle node looks the same
+    /// before and after its first command.
     pub(crate) fn settle_leftover_execs(self: &Arc<Self>) {
         use std::os::unix::fs::DirBuilderExt as _;
         let all = self.config.state.join("exec");
-        // A command makes what is missing, hence no error.
+        // Errors are ignored: a command creates the directory if it is missing.
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&all);
         for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
             match ids(&entry.path()) {
@@ -41,7 +42,8 @@ impl Node {
         let left = until(&exec_id);
         let (io, directory) = match ExecIo::resume(directory) {
             Ok((io, directory)) => (Some(io), Some(directory)),
-            // Killed before it had its FIFOs; or they cannot be read, and the process lives on without.
+            // The daemon was killed before it created the FIFOs; or they cannot be read, and the process lives on
+            // without them.
             Err(error) => {
                 tracing::debug!(container = %id, %error, "a command's output is lost");
                 let _ = std::fs::remove_dir_all(directory);
@@ -58,8 +60,8 @@ impl Node {
 }
 
 impl Command {
-    /// Waits for the process's end, or for that of its time. One that was made and never started has none: its owner
-    /// ends it.
+    /// Waits until the process ends, or its time is over. One that was created but never started does not end by
+    /// itself: its owner ends it.
     async fn outlive(&self, io: Option<ExecIo>, left: Option<Duration>) {
         let exited = CancellationToken::new();
         let (mut stdout, mut stderr) = (Discard::default(), Discard::default());
@@ -76,7 +78,7 @@ impl Command {
             }
         };
         tokio::select! {
-            // It has ended, or there is none.
+            // The process has ended, or does not exist.
             _ = self.task.exit() => {}
             () = output => {}
             () = over => tracing::info!(container = %self.id, "killing a command of a former daemon"),
@@ -89,7 +91,7 @@ fn ids(directory: &Path) -> Option<(ContainerId, ExecId)> {
     Some((ContainerId::parse(container).ok()?, ExecId::parse(exec).ok()?))
 }
 
-/// How long a command may live on; `None` for as long as it likes.
+/// How much longer a command may live; `None` for as long as it likes.
 fn until(exec: &ExecId) -> Option<Duration> {
     let until = exec.lives_until().filter(|time| *time != u64::MAX)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

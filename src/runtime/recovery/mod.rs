@@ -1,6 +1,6 @@
-//! Recovery at start: containerd's records and tasks become the store again. It never refuses:
-//! what cannot be read is listed as NOTREADY or UNKNOWN and can be removed; what is
-//! somebody else's is left alone. Records are listed in pieces, whatever a tenant has put into them.
+//! Recovery at start: rebuilds the store from containerd's records and tasks. It never refuses a record. One that
+//! cannot be read is listed as NOTREADY or UNKNOWN and can be removed; one of another client is left alone. Records are
+//! read in pieces, whatever size a tenant has given them.
 
 mod leftover_execs;
 mod reattach;
@@ -18,21 +18,21 @@ use crate::task::{Found, Machine};
 
 type Tasks = HashMap<String, Process>;
 
-/// What recovery found.
+/// How many records recovery found.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Recovered {
-    /// Sandboxes listed.
+    /// Sandboxes that were added to the store.
     pub sandboxes: usize,
-    /// Containers listed.
+    /// Containers that were added to the store.
     pub containers: usize,
-    /// Records of somebody else, left alone.
+    /// Records of other clients, which are left alone.
     pub foreign: usize,
 }
 
-/// Fills the node's store and follows what still runs.
+/// Fills the node's store, and follows the tasks that still run.
 ///
 /// # Errors
-/// Only containerd's, when it cannot list its records.
+/// Only containerd's error, if it cannot list its tasks or records.
 pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     let tasks = node.containerd.list_tasks().await?;
     let tasks: Tasks = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
@@ -61,7 +61,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     node.sweep_image_volumes();
     node.end_forgotten_shims();
     node.follow_outages();
-    // Listed before the first call is served, so that no attachment of a new sandbox is among them.
+    // Read before the first call is served, so that no attachment of a new sandbox is included.
     let cached = node.networks.default_network().cached().await.unwrap_or_default();
     node.give_back_stale(cached);
     Ok(found)
@@ -90,7 +90,7 @@ impl Node {
             Some(addresses) => sandbox.set_addresses(addresses),
             None => {
                 tracing::warn!(sandbox = %sandbox.id(), "not ready: its network was never attached to the end");
-                // Allowed in every state that recovery gives.
+                // Allowed in every state that recovery sets.
                 let _ = sandbox.on(sandbox::Event::Incomplete);
             }
         }
@@ -133,7 +133,7 @@ impl Node {
         self.store.containers.insert(Arc::clone(&container));
         found.containers += 1;
         if let (State::Created, State::Exited(exit)) = (state, &new) {
-            // An exit once told never changes, so it is written before anybody asks.
+            // An exit never changes once it was reported, so it is written before any client requests it.
             if self.persist_exit(&container, exit).await.is_err() {
                 let (node, container, exit) = (Arc::clone(self), Arc::clone(&container), exit.clone());
                 self.tasks.background(async move { node.persist_exit_until_written(&container, &exit).await });
@@ -142,14 +142,14 @@ impl Node {
         self.resume(&container, task, started).await;
     }
 
-    /// Brings a container and its task together again.
+    /// Connects a container with its task again.
     async fn resume(self: &Arc<Self>, container: &Arc<Container>, task: Option<&Process>, started: Option<Started>) {
         match (container.state(), task) {
             (State::Running { pid, .. }, Some(task)) => {
                 self.reattach(container).await;
                 self.watch_memory(container);
                 let found = match task.status {
-                    // It ended while nobody watched; that is told as ever.
+                    // The task ended while no daemon was running. Its exit is reported as usual.
                     ProcessStatus::Stopped => Found::Ended(task.exit),
                     ProcessStatus::Running => Found::Running { pid },
                     ProcessStatus::Created | ProcessStatus::Unknown => match started {
@@ -159,9 +159,9 @@ impl Node {
                 };
                 self.own_task(container, Machine::found(found));
             }
-            // A task that was made and never started, or one whose exit is written: not needed. One that is not listed
-            // may still be there: containerd leaves out a task whose shim has deleted its own half already. A start
-            // waits until it is gone.
+            // The task is not needed: it was created but never started, or its exit is written. It may exist even if it
+            // is not in the list: containerd leaves out a task of which the shim has already deleted its half. A start
+            // waits until the task is gone.
             (State::Created | State::Exited(_) | State::Removing { .. }, _) => {
                 self.own_task(container, Machine::found(Found::Leftover));
             }
@@ -170,11 +170,11 @@ impl Node {
     }
 }
 
-/// What record, task and state directory tell together.
+/// What record, task and state directory show together.
 struct Evidence<'a> {
     recorded: State,
     task: Option<&'a Process>,
-    /// What is remembered of its start, if that was since the last boot.
+    /// What was written down about its start, if that was after the last boot.
     started: Option<Started>,
     same_boot: bool,
 }
@@ -188,9 +188,9 @@ impl Evidence<'_> {
         let running = |pid| State::Running { pid, started_at: started_at.unwrap_or_else(now) };
         match self.task.map(|task| (task.status, task.pid)) {
             Some((ProcessStatus::Running | ProcessStatus::Stopped | ProcessStatus::Unknown, pid)) => running(pid),
-            // Its shim has missed its start.
+            // It was started, but its shim has missed that.
             Some((ProcessStatus::Created, pid)) if matches!(self.started, Some(Started::At(_))) => running(pid),
-            // A start that did not come to its end; it can be repeated.
+            // A start that did not finish; it can be repeated.
             Some((ProcessStatus::Created, _)) => State::Created,
             None if started_at.is_some() || !self.same_boot => State::Exited(unseen_exit(started_at.unwrap_or(0))),
             None => State::Created,
@@ -198,7 +198,7 @@ impl Evidence<'_> {
     }
 }
 
-/// The exit of a container whose end nobody saw.
+/// The exit of a container whose end was not observed.
 fn unseen_exit(started_at: i64) -> Exit {
     Exit { code: 255, started_at, finished_at: now(), reason: Reason::Unknown, message: String::new() }
 }

@@ -1,21 +1,22 @@
-//! The streams of a container that ran on while the daemon was away.
+//! The streams of a container that ran on while no daemon was running.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::runtime::lookup::require_running;
-use crate::runtime::{Error, Node, Result};
 use crate::container::io::{self, Streams};
 use crate::container::{Container, State};
+use crate::runtime::lookup::require_running;
+use crate::runtime::{Error, Node, Result};
 
-/// The first pause between two tries; each is twice as long as the one before.
+/// The first pause between two attempts; each further one is twice as long.
 const RETRY: Duration = Duration::from_secs(1);
-/// The longest.
+/// The longest pause.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Goes on with a container's log. What keeps it from that, such as too many open files, is tried again for as long as
-    /// the container runs: it waits once its FIFO is full. (A log that cannot be opened is for the streams themselves.)
+    /// Continues a container's log. If that fails, for example because of too many open files, it is tried again as
+    /// long as the container runs. The container blocks once its FIFO is full. (The streams themselves deal with a log
+    /// file that cannot be opened.)
     pub(crate) async fn reattach(self: &Arc<Self>, container: &Arc<Container>) {
         let Err(error) = self.found_streams(container).await else { return };
         tracing::error!(container = %container.id(), error = error.chain(), "its log cannot go on yet");
@@ -33,12 +34,12 @@ impl Node {
         });
     }
 
-    /// The streams of a container that runs: those it has, else those that are found again now.
+    /// The streams of a running container: those it has, or else those that are reopened now.
     ///
     /// # Errors
-    /// [`Error::Io`] when its FIFOs cannot be opened, [`Error::State`] when it has ended.
+    /// [`Error::Io`] if its FIFOs cannot be opened, [`Error::State`] if it has ended.
     pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<dyn Streams>> {
-        // A stream has one reader: two would share its bytes out between them.
+        // A FIFO must have only one reader: each of two would get a part of the bytes.
         let _one = container.finding_streams().await;
         if let Some(streams) = container.streams() {
             return Ok(streams);

@@ -1,5 +1,5 @@
-//! Shims of our sandboxes that containerd has forgotten: one that was killed within Tasks.Create or Tasks.Delete does not
-//! always find every shim again.
+//! Shims of our sandboxes that containerd has forgotten: after it was killed during Tasks.Create or Tasks.Delete, it
+//! does not always find every shim again.
 
 use std::sync::Arc;
 
@@ -10,20 +10,21 @@ use crate::runtime::threads::blocking;
 use crate::sandbox::{Sandbox, State};
 
 impl Node {
-    /// Ends forgotten shims each time that containerd comes back.
+    /// Ends forgotten shims each time containerd comes back.
     pub fn follow_outages(self: &Arc<Self>) {
         let node = Arc::clone(self);
         self.tasks.background(async move {
             let mut health = node.health.clone();
-            // Until the daemon goes down.
+            // Runs until the daemon stops.
             while health.wait_for(|up| !*up).await.is_ok() && health.wait_for(|up| *up).await.is_ok() {
                 node.end_forgotten_shims();
             }
         });
     }
 
-    /// Ends every shim that serves a sandbox of ours of which containerd has no task: in the background, since some may
-    /// be on their way out. A shim of anybody else's is in none of our records.
+    /// Ends every shim of a sandbox of ours for which containerd has no task. This is done in the background, since
+    /// some may be about to end by themselves. Shims of other clients are left alone: they serve no sandbox in our
+    /// records.
     pub(crate) fn end_forgotten_shims(self: &Arc<Self>) {
         let node = Arc::clone(self);
         self.tasks.background(async move {
@@ -39,7 +40,7 @@ impl Node {
     }
 
     async fn end_shim_without_task(&self, sandbox: &Sandbox) -> crate::containerd::Result<()> {
-        // Whoever makes or stops a sandbox looks after its shim.
+        // The operation that creates or stops a sandbox takes care of its shim.
         if !matches!(sandbox.state(), State::Dead | State::Stopped) {
             return Ok(());
         }

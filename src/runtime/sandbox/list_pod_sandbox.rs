@@ -1,4 +1,4 @@
-//! ListPodSandbox: from memory, never from containerd, and already encoded.
+//! ListPodSandbox: from memory, never from containerd, and with items that are already encoded.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::api::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFi
 use crate::runtime::Node;
 use crate::sandbox::Sandbox;
 
-/// Lists sandboxes; the parts of a filter are ANDed, and its id may be short.
+/// Lists sandboxes. The parts of the filter are ANDed, and its id may be shortened.
 #[must_use]
 pub fn list_pod_sandbox(node: &Node, request: &ListPodSandboxRequest) -> ListPodSandboxResponse {
     let filter = request.filter.as_ref();
@@ -17,12 +17,12 @@ pub fn list_pod_sandbox(node: &Node, request: &ListPodSandboxRequest) -> ListPod
     items.collect::<Vec<_>>().into()
 }
 
-/// CRI's word for a sandbox's state.
+/// CRI's state of a sandbox.
 pub(crate) fn cri_state(sandbox: &Sandbox) -> PodSandboxState {
     if sandbox.state().is_ready() { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
 }
 
-/// Whether labels have all that a selector asks for.
+/// Whether the labels have all entries of the selector.
 pub(crate) fn selects(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -1,4 +1,4 @@
-//! The pod's network, as the verbs use it.
+//! CNI operations on a pod's network, for the verbs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use crate::undo::Undo;
 const INTERFACE: &str = "eth0";
 
 impl Node {
-    /// CNI DEL on failure: always, even when ADD gave no result, and never under the caller's deadline.
+    /// Pushes CNI DEL: it runs even if ADD has returned no result, and never under the caller's deadline.
     pub(crate) fn push_network_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         undo.push("detach network", async move { node.detach_network(&sandbox).await.map_err(|error| error.chain()) });
     }
 
-    /// Remembers what CNI ADD will be made with, before the pause task is there: whoever finds a pause task whose
-    /// attachment is not in the cache knows that it was lost later. `None` on the host's network.
+    /// Writes what CNI ADD will be called with to the CNI cache, before the pause task exists. So if a pause task has
+    /// no attachment in the cache, that was lost later. Returns `None` on the host's network.
     pub(crate) async fn prepare_network(&self, sandbox: &Sandbox) -> Result<Option<Prepared>> {
         let Some(attachment) = self.attachment(sandbox) else { return Ok(None) };
         let prepared = self.network(sandbox).prepare(&attachment).await;
         prepared.map(Some).map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
     }
 
-    /// CNI ADD; gives the pod's addresses, the primary first. None on the host's network.
+    /// Runs CNI ADD; returns the pod's addresses, the primary one first. There are none on the host's network.
     pub(crate) async fn attach_network(&self, sandbox: &Sandbox, prepared: Option<Prepared>) -> Result<Vec<IpAddr>> {
         let Some(prepared) = prepared else { return Ok(Vec::new()) };
         match self.network(sandbox).attach(prepared).await {
@@ -36,7 +36,7 @@ impl Node {
         }
     }
 
-    /// CNI DEL, with the network namespace's path only while it is pinned.
+    /// Runs CNI DEL, with the path of the network namespace only while it is pinned.
     pub(crate) async fn detach_network(&self, sandbox: &Sandbox) -> Result<()> {
         let Some(mut attachment) = self.attachment(sandbox) else { return Ok(()) };
         attachment.netns = attachment.netns.filter(|path| crate::netns::is_pinned(path));
@@ -44,16 +44,16 @@ impl Node {
         detached.map_err(|source| Error::Network { id: sandbox.id().to_string(), source })
     }
 
-    /// Refuses a config that no plugin could be given, before anything is made.
+    /// Refuses a config that cannot be passed to any plugin, before anything is created.
     pub(crate) fn check_network(&self, sandbox: &Sandbox) -> Result<()> {
         check_ports(&sandbox.record.config.port_mappings).map_err(Error::Attachment)?;
         let Some(attachment) = self.attachment(sandbox) else { return Ok(()) };
         attachment.validate().map_err(Error::Attachment)
     }
 
-    /// The pod's addresses after a restart: from the cache of the attachment, or, when that was lost, from the interface
-    /// itself (rulings.md 13). `None` for a pod whose attachment did not come to its end: a part of its chain, host ports for
-    /// example, is missing.
+    /// The pod's addresses after a restart: from the cache entry of the attachment or, if that was lost, from the
+    /// interface itself (rulings.md 13). `None` for a pod whose attachment did not finish: a part of its chain is
+    /// missing, for example host ports.
     pub(crate) async fn recovered_addresses(&self, sandbox: &Sandbox) -> Option<Vec<IpAddr>> {
         let Some(netns) = sandbox.netns(&self.config.netns_dir) else { return Some(Vec::new()) };
         let network = self.network(sandbox);
@@ -67,8 +67,8 @@ impl Node {
         }
     }
 
-    /// Attachments of ours whose sandbox is gone hold addresses: DEL gives them back (rulings.md 13). One whose network
-    /// namespace is still pinned is left alone: its pod may run, whatever became of its record.
+    /// Attachments of ours whose sandbox is gone hold addresses: DEL releases them (rulings.md 13). One whose network
+    /// namespace is still pinned is left alone: its pod may be running, whatever happened to its record.
     pub(crate) fn give_back_stale(self: &Arc<Self>, cached: Cached) {
         if !cached.others.is_empty() {
             tracing::info!(count = cached.others.len(), "network attachments of other instances are left alone");

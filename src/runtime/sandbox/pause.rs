@@ -14,10 +14,10 @@ use crate::task::{Follow, Found, Machine, Make, UNSEEN};
 use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 
-/// Where the shim mounts a root, below the bundle.
+/// Where the shim mounts a root file system, relative to the bundle.
 const ROOT: &str = "rootfs";
 
-/// A sandbox, as the owner of its pause task tells it what becomes of that.
+/// Updates a sandbox when the owner of its pause task reports an event.
 struct OfPause {
     node: Arc<Node>,
     sandbox: Arc<Sandbox>,
@@ -25,14 +25,14 @@ struct OfPause {
 
 impl Follow for OfPause {
     async fn started(&self, pid: u32) {
-        // Denied only for a sandbox that is being taken back already.
+        // Denied only if the sandbox is already being rolled back.
         let _ = self.sandbox.on(Event::PauseStarted { pid });
     }
 
-    /// A sandbox whose pause process has ended is not ready any more.
+    /// A sandbox whose pause process has ended is no longer ready.
     async fn ended(&self, exit: Exit) -> containerd::Result<()> {
         tracing::info!(sandbox = %self.sandbox.id(), code = exit.code, "pause process ended");
-        // Denied only after a Stop that has reclaimed everything already.
+        // Allowed in every state.
         let _ = self.sandbox.on(Event::PauseExited);
         self.node.tell_of_end(&self.sandbox);
         Ok(())
@@ -46,17 +46,17 @@ impl Follow for OfPause {
 }
 
 impl Node {
-    /// Gives a sandbox's pause task an owner. The task before must be gone.
+    /// Gives a sandbox's pause task an owner. The previous task must be gone.
     pub(crate) fn own_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, machine: Machine) {
         let follower = OfPause { node: Arc::clone(self), sandbox: Arc::clone(sandbox) };
         sandbox.set_pause(self.owner.own(sandbox.id().as_str(), machine, sandbox.doubt(), follower));
     }
 
-    /// Ends the pause process, deletes its task, and ends the shim if containerd has forgotten that. No container of the
-    /// sandbox may live.
+    /// Ends the pause process, deletes its task, and ends the shim if containerd has forgotten it. No container of the
+    /// sandbox may be alive.
     ///
     /// # Errors
-    /// When a forgotten shim cannot be ended.
+    /// Fails if a forgotten shim cannot be ended.
     pub(crate) async fn end_pause_task(&self, sandbox: &Sandbox) -> containerd::Result<()> {
         let pause = sandbox.pause();
         pause.end();
@@ -67,7 +67,7 @@ impl Node {
         Ok(())
     }
 
-    /// Of a pause task that a former daemon made: followed if it runs, else what is left of it is deleted.
+    /// Takes over the pause task of an earlier daemon: follows it if it runs, or else deletes what is left of it.
     pub(crate) fn recover_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let found = sandbox.pause_pid().map_or(Found::Leftover, |pid| Found::Running { pid });
         self.own_pause(sandbox, Machine::found(found));
@@ -106,14 +106,14 @@ impl Node {
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         undo.push("remove pause container", async move {
             node.end_pause_task(&sandbox).await?;
-            // A runc that was killed within its create leaves it.
+            // A runc that was killed during its create leaves the cgroup behind.
             cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
             node.containerd.delete_container(sandbox.id().as_str()).await
         });
     }
 
-    /// Creates and starts the pause container; then the sandbox is ready. Its `sandbox` stays empty:
-    /// containerd would look for a shim that is not there yet (rulings.md 8).
+    /// Creates and starts the pause container; then the sandbox is ready. The record's `sandbox` field stays empty, or
+    /// containerd would look for a shim that does not exist yet (rulings.md 8).
     pub(crate) async fn start_pause(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
@@ -143,7 +143,8 @@ impl Node {
         Ok(())
     }
 
-    /// The pause root below the bundle, for who cannot reach it where it is: our root is closed to all but the node's root.
+    /// Mounts the pause root below the bundle, for a pod in a user namespace: only the node's root may access our
+    /// directory.
     fn pause_mount(&self) -> Mount {
         Mount {
             fs_type: "bind".to_owned(),

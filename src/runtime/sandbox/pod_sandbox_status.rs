@@ -1,5 +1,5 @@
-//! PodSandboxStatus, with the statuses of the sandbox's containers and the time, always:
-//! evented PLEG asks for each container by itself otherwise.
+//! PodSandboxStatus. It always includes the statuses of the sandbox's containers and the time: otherwise evented PLEG
+//! requests each container by itself.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,16 +18,16 @@ use crate::runtime::threads::computed_of;
 use crate::runtime::{Node, Result, now};
 use crate::sandbox::Sandbox;
 
-/// What a status may wait for containerd; it is one without the spec after that.
+/// How long a status waits for containerd; after that it is returned without the spec.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is known of a sandbox; with `verbose` also what the built-in's `info` tells.
+/// Returns the status of a sandbox; with `verbose` also the `info` that containerd's CRI plugin returns.
 ///
 /// # Errors
 /// [`crate::runtime::Error::Missing`] for an unknown id.
 pub async fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
-    // Before anything is looked at, and of the events' clock: kubelet orders both by it.
+    // Taken before anything is read, and from the clock of the events: kubelet orders both by it.
     let timestamp = node.events.stamp(now());
     let containers = node.store.containers_of(sandbox.id());
     Ok(PodSandboxStatusResponse {
@@ -38,7 +38,6 @@ pub async fn pod_sandbox_status(node: &Node, request: &PodSandboxStatusRequest) 
     })
 }
 
-/// The status of one sandbox.
 pub(crate) fn status(sandbox: &Sandbox) -> PodSandboxStatus {
     let config = &sandbox.record.config;
     PodSandboxStatus {
@@ -54,8 +53,7 @@ pub(crate) fn status(sandbox: &Sandbox) -> PodSandboxStatus {
     }
 }
 
-/// Empty on the host's network, where kubelet takes the node's address, and once the pod's
-/// addresses were given back.
+/// Empty on the host's network, where kubelet uses the node's address, and after the pod's addresses were released.
 fn network(sandbox: &Sandbox) -> PodSandboxNetworkStatus {
     let mut addresses = sandbox.addresses().into_iter().map(|address| address.to_string());
     PodSandboxNetworkStatus {
@@ -64,7 +62,7 @@ fn network(sandbox: &Sandbox) -> PodSandboxNetworkStatus {
     }
 }
 
-/// One JSON document, with the keys of containerd's; but for the spec, which is JSON already.
+/// The `info` document, with the keys of containerd's CRI plugin. The spec is JSON already; [`with_spec`] adds it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Info<'a> {
@@ -94,7 +92,8 @@ struct Metadata<'a> {
     runtime_handler: &'a str,
 }
 
-/// Under `info`. Written as it is read: a tree of what a tenant has filled would take many times its size.
+/// The value of `info`, written directly as text: a JSON tree of data that a tenant fills would take many times its
+/// size.
 async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     let config = sandbox.config_now();
     let handler = node.config.handlers.get(&sandbox.record.handler);
@@ -125,7 +124,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
     HashMap::from([("info".to_owned(), text)])
 }
 
-/// The OCI spec that the pause container was made with, which is in its record; none while containerd does not answer.
+/// The OCI spec that the pause container was created with, from its record; `None` while containerd does not respond.
 async fn spec(node: &Node, sandbox: &Sandbox) -> Option<Vec<u8>> {
     if !*node.health.borrow() {
         return None;

@@ -11,10 +11,10 @@ use crate::runtime::{Change, Node, Result};
 use crate::sandbox::Sandbox;
 use crate::telemetry::{Stage, during};
 
-/// Removes a sandbox with all that is in it. An unknown one is a success.
+/// Removes a sandbox and everything in it. Removing an unknown one succeeds.
 ///
 /// # Errors
-/// The first thing that could not be taken away; the sandbox stays listed, repeat the call.
+/// The first step that failed. The sandbox stays in the store: repeat the call.
 pub async fn remove_pod_sandbox(
     node: &Arc<Node>,
     request: RemovePodSandboxRequest,

@@ -1,4 +1,4 @@
-//! RunPodSandbox: record → files and namespaces → network beside the pause task → ready.
+//! RunPodSandbox: record → files and namespaces → network in parallel with the pause task → ready.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 use crate::userns;
 
-/// Makes a sandbox and starts it. An identical request meanwhile joins and gets the same id.
+/// Creates and starts a sandbox. An identical request that arrives meanwhile joins this one and gets the same id.
 ///
 /// # Errors
-/// [`Error::Exists`] when the name is listed; [`Error::Invalid`] names a field; otherwise what
-/// failed, after everything was taken back.
+/// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
+/// after everything was rolled back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
     node.containerd_ready().await?;
     let record = record(node, request.clone())?;
@@ -40,7 +40,7 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
     }
 }
 
-/// Checks the request as far as it can be checked without doing anything.
+/// Checks the request as far as that is possible without side effects.
 fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
     let config = request.config.ok_or(Error::missing_field("config"))?;
     let metadata = config.metadata.as_ref().ok_or(Error::missing_field("config.metadata"))?;
@@ -67,7 +67,7 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
 }
 
 async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> {
-    // Part of the record, which is written before anything has the label.
+    // The labels are part of the record, which is written before any file has them.
     record.selinux = node.label_pod(&record.config)?;
     let sandbox = Arc::new(Sandbox::new(record, State::Making, Vec::new()));
     let mut undo = Undo::new();
@@ -77,11 +77,11 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     }
 }
 
-/// The story. Each step pushes its undo before it starts.
+/// The steps of the verb. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Result<()> {
     let handler = node.handler(&sandbox.record.handler)?;
     let hostname = sandbox::hostname(&sandbox.record.config).map_err(|source| Error::files(sandbox.id(), source))?;
-    // The spec first: a config that cannot be run leaves no trace at all.
+    // The spec is built first: a config that cannot be run leaves no trace.
     let spec = node.pause_spec(sandbox, handler, &hostname).await?;
     node.check_network(sandbox)?;
     if sandbox.mapping().is_some() {
@@ -99,19 +99,19 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
         node.start_pause(sandbox, handler, spec).await?;
         addresses
     } else {
-        // join, not try_join: neither is dropped in the middle when the other fails.
+        // `join!`, not `try_join!`: when one fails, the other must not be dropped half-way.
         let (network, pause) =
             tokio::join!(node.attach_network(sandbox, prepared), node.start_pause(sandbox, handler, spec));
         pause?;
         network?
     };
     sandbox.set_addresses(addresses);
-    // Its pause process may have ended meanwhile.
+    // The pause process may have ended meanwhile.
     require_ready(sandbox).map(drop)
 }
 
-/// VM handlers read the network when the VM starts; runc's init writes net.* sysctls, whose
-/// interfaces have to be there (rulings.md 7).
+/// Whether CNI ADD must finish before the pause task is created. VM handlers read the network when the VM starts;
+/// runc's init writes net.* sysctls, whose interfaces must exist (rulings.md 7).
 fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
     let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
     handler.virtual_machine
@@ -126,8 +126,8 @@ impl Node {
         Ok(self.containerd.create_sandbox(record).await?)
     }
 
-    /// Those that are there before the first process: network and user. The latter is pinned among the pod's files and
-    /// goes with them.
+    /// Creates the namespaces that exist before the first process: network and user. The latter is pinned among the
+    /// pod's files, and removed with them.
     async fn make_namespaces(&self, sandbox: &Sandbox, undo: &mut Undo) -> Result<()> {
         let id = || sandbox.id().to_string();
         let path = sandbox.netns(&self.config.netns_dir);
@@ -170,13 +170,13 @@ impl Shelf<Sandbox> for Node {
         if sandbox.state().is_ready() {
             self.tell_of_sandbox(sandbox, Kind::Started);
         } else {
-            // Who saw it end before it was listed has told nobody.
+            // If the sandbox ended before it was in the store, subscribers have not been notified yet.
             self.tell_of_end(sandbox);
         }
     }
 
     async fn take_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
-        // What is left is listed and told.
+        // What could not be undone is logged already, and the object is in the store.
         let _ = Self::take_back(&self, sandbox, undo).await;
     }
 }
@@ -193,7 +193,7 @@ impl Made for Sandbox {
     }
 
     fn list(self: &Arc<Self>, node: &Node) {
-        // From Ready and Dead alike a Stop is always allowed.
+        // Allowed in every state. From then on the sandbox can only be stopped and removed.
         let _ = self.on(Event::Incomplete);
         Shelf::list(node, self);
     }

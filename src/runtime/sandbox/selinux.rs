@@ -1,4 +1,4 @@
-//! SELinux labels of pods and containers: chosen, checked by the kernel, put on files.
+//! SELinux labels of pods and containers: chosen, checked by the kernel, and set on files.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ use crate::spec;
 const OPTIONS: &str = "config.linux.security_context.selinux_options";
 
 impl Node {
-    /// The labels of a new pod, with a level that no other pod has unless its options name it. `None` on a node
+    /// The labels of a new pod. Unless its options name a level, it gets one that no other pod has. `None` on a node
     /// without SELinux.
     pub(crate) fn label_pod(&self, config: &PodSandboxConfig) -> Result<Option<Selinux>> {
         let Some(contexts) = &self.host.selinux else { return Ok(None) };
         let level = match spec::selinux_level(config) {
             Some(level) => self.levels.hold(level),
-            // A policy without levels.
+            // The policy has no levels.
             None if contexts.process.level.is_none() => None,
             None => Some(self.levels.choose(|pair| self.is_named(pair))?),
         };
@@ -34,7 +34,7 @@ impl Node {
         Ok(Some(Selinux { labels, level: level.map(Arc::new) }))
     }
 
-    /// Whether a container's options name a level; pods' are held.
+    /// Whether the options of any container name this level. Levels of pods need no check: `levels` holds them.
     fn is_named(&self, pair: Pair) -> bool {
         self.store.containers.all().iter().any(|container| {
             let options = security(&container.record.config).and_then(|context| context.selinux_options.as_ref());
@@ -42,8 +42,8 @@ impl Node {
         })
     }
 
-    /// The labels of a container. A pod that was made while SELinux was off has none; nor have its containers, since
-    /// they share its files.
+    /// The labels of a container. A pod that was created while SELinux was off has none; then its containers have none
+    /// either, since they share its files.
     pub(crate) fn label_container(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<Labels>> {
         if self.host.selinux.is_none() {
             return Ok(None);
@@ -51,12 +51,12 @@ impl Node {
         let context = security(config);
         let Some(pod) = labels_of_pod(sandbox.record.selinux.as_ref(), context)? else { return Ok(None) };
         let labels = spec::container_labels(context, &pod.labels)?;
-        // Its pod's were checked when that was made.
+        // The pod's labels were checked when the pod was created.
         if spec::has_selinux_options(context) { checked(labels).map(Some) } else { Ok(Some(labels)) }
     }
 
-    /// Labels what a container will see of the node: the volumes that kubelet wants labelled, and the pod's files
-    /// unless they are as they should be since the pod was made.
+    /// Labels what a container will see of the node: the volumes that kubelet wants labelled, and the pod's files,
+    /// unless they have had that label since the pod was created.
     pub(crate) async fn relabel(&self, sandbox: &Sandbox, labels: &Labels, mounts: &[HostMount]) -> Result<()> {
         relabel::check(mounts)?;
         let label = labels.mount.to_string();
@@ -65,20 +65,20 @@ impl Node {
         if as_its_pod { Ok(()) } else { self.label_files(sandbox, label).await }
     }
 
-    /// Labels the pod's own files; never what kubelet gives in their place.
+    /// Labels the pod's own files, but never those that kubelet provides in their place.
     pub(crate) async fn label_files(&self, sandbox: &Sandbox, label: String) -> Result<()> {
         let paths = self.paths(sandbox);
         let labelled = blocking(move || paths.label(&label)).await;
         labelled.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })
     }
 
-    /// Labels what the image has brought into a container's volumes.
+    /// Labels the files that the image has put into a container's volumes.
     pub(crate) async fn label_volumes(&self, directories: Vec<PathBuf>, spec: &[u8]) -> Result<()> {
         let Some(label) = mount_label(spec) else { return Ok(()) };
         Ok(relabel::trees(directories, label).await?)
     }
 
-    /// Holds the level of a pod that an earlier process of ours made.
+    /// Holds the level of a pod that an earlier daemon created.
     pub(crate) fn hold_level(&self, selinux: &mut Option<Selinux>) {
         if let Some(selinux) = selinux {
             let level = selinux.labels.process.level.as_deref();
@@ -87,7 +87,7 @@ impl Node {
     }
 }
 
-/// What a container's labels begin with; `None` when it is to have none, as its pod.
+/// The labels that a container's labels are based on; `None` if it gets none, like its pod.
 fn labels_of_pod<'pod>(
     pod: Option<&'pod Selinux>,
     context: Option<&LinuxContainerSecurityContext>,
@@ -103,7 +103,7 @@ fn security(config: &ContainerConfig) -> Option<&LinuxContainerSecurityContext> 
     config.linux.as_ref().and_then(|linux| linux.security_context.as_ref())
 }
 
-/// The labels as the kernel writes them, which is how files carry them.
+/// Checks the labels, and returns them as the kernel writes them, which is how files carry them.
 fn checked(labels: Labels) -> Result<Labels> {
     let check = |context: &Context| {
         canonical(context).map_err(|source| match source.kind() {
@@ -116,7 +116,7 @@ fn checked(labels: Labels) -> Result<Labels> {
     Ok(Labels { process: check(&labels.process)?, mount: check(&labels.mount)? })
 }
 
-/// The label of a container's root and images, if its spec has one.
+/// The label of a container's root file system and images, if its spec has one.
 pub(crate) fn mount_label(spec: &[u8]) -> Option<String> {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
@@ -127,17 +127,17 @@ pub(crate) fn mount_label(spec: &[u8]) -> Option<String> {
     struct Spec {
         linux: Option<Linux>,
     }
-    // Checked when the container was made.
+    // Checked when the container was created.
     let spec: Spec = serde_json::from_slice(spec).ok()?;
     spec.linux?.mount_label.filter(|label| !label.is_empty())
 }
 
-/// Gives all files of a root the label of its spec, as an option of the mount. A bind mount takes no
-/// options: its files keep their labels.
+/// Labels all files of a root file system as its spec says, by an option of the mount. A bind mount takes no options:
+/// its files keep their labels.
 pub(crate) fn label_root(mut rootfs: Vec<Mount>, spec: &[u8]) -> Vec<Mount> {
     if let Some(label) = mount_label(spec) {
         for mount in rootfs.iter_mut().filter(|mount| !matches!(mount.fs_type.as_str(), "bind" | "rbind")) {
-            // Quoted for its commas.
+            // Quoted because the label may contain commas.
             mount.options.push(format!("context=\"{label}\""));
         }
     }

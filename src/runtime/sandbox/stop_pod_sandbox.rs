@@ -1,4 +1,4 @@
-//! StopPodSandbox: containers in parallel → pause killed beside CNI DEL → netns unmounted.
+//! StopPodSandbox: containers in parallel → pause killed in parallel with CNI DEL → network namespace unmounted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,17 @@ use crate::runtime::{Change, Error, Node, Result};
 use crate::sandbox::{Event, Sandbox, State};
 use crate::telemetry::{Stage, during};
 
-/// How long the deletion of containers' tasks may keep that of the pause task waiting. They share a shim, which ends with
-/// its last task: with Deletes at the same time it can leave its socket, or the task's directory.
+/// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which
+/// ends with its last task: if its tasks are deleted at the same time, it can leave behind its socket, or the task's
+/// directory.
 const CLEANED: Duration = Duration::from_secs(5);
-/// How long the exit of a process that has ended may take to be written: the pod's end does not wait for it any longer.
+/// How long the exit of a process that has ended may take to be written. The pod's stop does not wait longer.
 const TOLD: Duration = Duration::from_secs(5);
 
-/// Stops every process of a sandbox and gives its network back. An unknown or stopped sandbox is a success.
+/// Stops every process of a sandbox and releases its network. Stopping an unknown or stopped sandbox succeeds.
 ///
 /// # Errors
-/// The first thing that could not be taken away; repeat the call.
+/// The first step that failed: repeat the call.
 pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         if sandbox.state() != State::Stopped {
@@ -36,7 +37,7 @@ pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) 
 }
 
 impl Node {
-    /// Joins the stop that runs, or starts one.
+    /// Joins the stop in progress, or starts one.
     pub(crate) async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let change = Change::StopSandbox(sandbox.id().clone());
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
@@ -46,7 +47,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    // From now on no container is made or started in it.
+    // From now on no container can be created or started in it.
     if sandbox.on(Event::StopRequested) == Ok(State::Stopped) {
         return Ok(());
     }
@@ -54,9 +55,9 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let stops = containers.iter().map(|container| end_process(node, container));
     during(Stage::Containers, join_all(stops)).await.into_iter().collect::<Result<Vec<()>>>()?;
 
-    // It keeps the namespace, which is to go.
+    // The statistics hold the network namespace open, which is removed below.
     node.stats.forget_network(sandbox.id().as_str());
-    // Both to their end, whatever the other says.
+    // Each runs to its end, whatever the result of the other.
     let (paused, detached) =
         tokio::join!(during(Stage::Pause, node.end_pause(sandbox, &containers)), node.detach_network(sandbox));
     paused?;
@@ -79,7 +80,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     Ok(())
 }
 
-/// Resolves when no process of the container is alive; its exit is told by then, if it can be written.
+/// Resolves when no process of the container is alive. By then its exit is reported, if it can be written.
 async fn end_process(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let over = async {
         let _ = container

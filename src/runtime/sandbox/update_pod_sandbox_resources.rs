@@ -1,4 +1,4 @@
-//! UpdatePodSandboxResources: what kubelet made of the pod's cgroup, kept in the sandbox's record.
+//! UpdatePodSandboxResources: stores in the sandbox's record what kubelet has changed in the pod's cgroup.
 
 use std::sync::Arc;
 
@@ -7,11 +7,12 @@ use crate::runtime::{Node, Result, record_size};
 use crate::sandbox::Resources;
 use crate::telemetry::Verb;
 
-/// Remembers a pod's new resources. The pod's cgroup is kubelet's own, and no runtime that is driven by
-/// tasks has a call for them; PodSandboxStatus shows them.
+/// Stores a pod's new resources. kubelet itself manages the pod's cgroup, and no runtime that is driven by tasks has a
+/// call for these resources; a verbose PodSandboxStatus shows them.
 ///
 /// # Errors
-/// [`crate::runtime::Error::Missing`] for an unknown id; [`crate::runtime::Error::Invalid`] for what is too large; containerd's when the record cannot be written: then nothing changed.
+/// [`crate::runtime::Error::Missing`] for an unknown id; [`crate::runtime::Error::Invalid`] if they are too large;
+/// containerd's error if the record cannot be written: then nothing has changed.
 pub async fn update_pod_sandbox_resources(
     node: &Arc<Node>,
     request: UpdatePodSandboxResourcesRequest,
@@ -23,7 +24,7 @@ pub async fn update_pod_sandbox_resources(
     let shared = Arc::clone(node);
     let id = sandbox.id().to_string();
     let work = async move {
-        // One at a time, so that what is remembered is what was written last.
+        // One update at a time, so that memory has what was written last.
         let _turn = sandbox.turn().await;
         let (record, field) = resources.extension(sandbox.id());
         shared.containerd.update_sandbox(record, &[field.as_str()]).await?;

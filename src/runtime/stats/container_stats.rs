@@ -1,4 +1,4 @@
-//! ContainerStats.
+//! ContainerStats: the usage of one container.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::api::v1::{ContainerStatsRequest, ContainerStatsResponse};
 use crate::runtime::stats::usage;
 use crate::runtime::{Node, Result};
 
-/// What a container uses now. One that does not run has its writable layer only.
+/// What a container uses now. One that is not running has only its writable layer.
 ///
 /// # Errors
 /// [`crate::runtime::Error::Missing`] for an unknown id.

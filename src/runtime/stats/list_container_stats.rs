@@ -1,4 +1,5 @@
-//! ListContainerStats: no call to a shim, and none to containerd that is waited for.
+//! ListContainerStats: calls no shims except those of virtual machines, and waits only briefly for containerd
+//! (`usage.rs`).
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use crate::runtime::Node;
 use crate::runtime::sandbox::list_pod_sandbox::selects;
 use crate::runtime::stats::usage;
 
-/// What containers use now; the parts of a filter are ANDed, and its ids may be short. One that does not run is listed with its
-/// writable layer only; kubelet looks at those that run.
+/// What containers use now. The parts of the filter are ANDed, and ids in it may be shortened. A container that is not
+/// running is listed with only its writable layer; kubelet looks only at running ones.
 pub async fn list_container_stats(node: &Arc<Node>, filter: Option<&ContainerStatsFilter>) -> Vec<ContainerStats> {
     let mut containers = node.store.containers.all();
     containers.retain(|container| filter.is_none_or(|filter| matches(container, filter)));

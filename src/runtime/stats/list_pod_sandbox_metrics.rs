@@ -1,4 +1,5 @@
-//! ListPodSandboxMetrics: all that can be read, at once. What cannot be read is left out, and fails nothing.
+//! ListPodSandboxMetrics: everything that can be read, in one response. What cannot be read is left out and is no
+//! error.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::sandbox::Sandbox;
 use crate::stats::metrics::{self, DeviceNames, Filesystems, Labels, Limits};
 use crate::stats::{descriptors, open_files_limit};
 
-/// What is asked once for all containers of a call.
+/// What is read once for all containers of a call.
 #[derive(Default)]
 struct Shared {
     remote: Remote,
@@ -19,7 +20,7 @@ struct Shared {
     filesystems: Filesystems,
 }
 
-/// Metrics of ready pods and of their containers that run.
+/// Metrics of ready pods and their running containers.
 pub async fn list_pod_sandbox_metrics(node: &Arc<Node>) -> Vec<PodSandboxMetrics> {
     let mut by_sandbox = node.containers_by_sandbox();
     let mut pods = Vec::new();
@@ -89,7 +90,7 @@ impl Node {
         };
         match shared.remote.get(container.id().as_str()) {
             Some(remote) => known.details = remote.details.clone(),
-            // Its cgroup and its processes are in the machine.
+            // Its cgroup and its processes are inside the virtual machine.
             None if self.is_in_virtual_machine(container) => {}
             None => {
                 let (details, pids) = self.stats.details(container.id().as_str(), &container.root.cgroups_path, buffer);
@@ -110,7 +111,7 @@ fn labels_of(sandbox: &Sandbox) -> Labels {
     Labels { pod: metadata.name, namespace: metadata.namespace, id: sandbox.id().to_string(), ..Labels::default() }
 }
 
-/// The image as the pod's author wrote it, which is what dashboards show; else as the container knows it.
+/// The image as the pod's author wrote it, which is what dashboards show, or else as the container's record has it.
 fn image_of(container: &Container) -> String {
     let config = container.record.config.image.as_ref();
     let written = config.map(|image| image.user_specified_image.clone()).filter(|image| !image.is_empty());

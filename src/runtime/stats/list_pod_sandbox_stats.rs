@@ -1,4 +1,5 @@
-//! ListPodSandboxStats: no call to a shim, and none to containerd that is waited for.
+//! ListPodSandboxStats: calls no shims except those of virtual machines, and waits only briefly for containerd
+//! (`usage.rs`).
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use crate::runtime::Node;
 use crate::runtime::sandbox::list_pod_sandbox::selects;
 use crate::runtime::stats::usage;
 
-/// What ready pods use now; the parts of a filter are ANDed, and its id may be short.
+/// What ready pods use now. The parts of the filter are ANDed, and its id may be shortened.
 pub async fn list_pod_sandbox_stats(node: &Arc<Node>, filter: Option<&PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let mut sandboxes = node.store.sandboxes.all();
     sandboxes.retain(|sandbox| {

@@ -1,4 +1,4 @@
-//! The verbs of stats and metrics. How use is measured is in [`crate::stats`].
+//! The verbs of stats and metrics. [`crate::stats`] measures what is used.
 
 mod container_stats;
 mod list_container_stats;

@@ -1,4 +1,4 @@
-//! PodSandboxStats.
+//! PodSandboxStats: the usage of one pod.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::stats::{self, Reading};
 /// What a pod uses now, with its containers.
 ///
 /// # Errors
-/// [`Error::Missing`] for an unknown id; [`Error::State`] unless it is ready: what it used is gone with its cgroup.
+/// [`Error::Missing`] for an unknown id; [`Error::State`] unless the pod is ready: otherwise its cgroup, with the
+/// usage, is gone.
 pub async fn pod_sandbox_stats(node: &Arc<Node>, request: &PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     if !sandbox.state().is_ready() {
@@ -35,7 +36,7 @@ pub async fn pod_sandbox_stats(node: &Arc<Node>, request: &PodSandboxStatsReques
 }
 
 impl Node {
-    /// CRI's message of what a ready pod uses. Reads files.
+    /// CRI's message for the usage of a ready pod. Reads files.
     pub(crate) fn pod_stats_of(
         &self,
         sandbox: &Sandbox,
@@ -68,7 +69,8 @@ impl Node {
         PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None }
     }
 
-    /// The pod's cgroup, which kubelet makes for each; where there is none, its containers and the pause container together.
+    /// The usage of the pod's cgroup, which kubelet creates; without one, that of its containers and the pause
+    /// container together.
     fn pod_reading(&self, sandbox: &Sandbox, containers: &[Reading], buffer: &mut Buffer) -> Reading {
         let id = sandbox.id().as_str();
         let parent = sandbox.record.config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());

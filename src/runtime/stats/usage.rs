@@ -1,4 +1,4 @@
-//! What pods and containers use: what the verbs of stats and metrics share.
+//! The usage of pods and containers, for the verbs of stats and metrics.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,24 +13,25 @@ use crate::runtime::Node;
 use crate::sandbox::Sandbox;
 use crate::stats::{self, Key, LayerId, Reading, Wanted};
 
-/// How long shims of virtual machines have to answer; what they do not say by then is left out.
+/// How long shims of virtual machines may take to respond. Usage that has not arrived by then is left out.
 const REMOTE: Duration = Duration::from_secs(1);
-/// What a call waits for layers that were never measured; it is an answer without them after that.
+/// How long a call waits for layers that were never measured. After that it returns without them.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// What shims said of tasks whose cgroups are in virtual machines, by id.
+/// What shims have reported of tasks whose cgroups are in virtual machines, by id.
 pub(crate) type Remote = HashMap<String, TaskMetrics>;
 
-/// Reads files on a thread that may wait: the kernel sums up a cgroup's counters while they are read. One hop for all of a
-/// call's files, since a hop costs as much as dozens of reads.
+/// Reads files on a thread that may block: the kernel sums up a cgroup's counters while they are read. All files of a
+/// call are read in one hop, since a hop costs as much as dozens of reads.
 pub(crate) async fn read<T: Send + 'static>(work: impl FnOnce(&mut Buffer) -> T + Send + 'static) -> T {
     let reading = tokio::task::spawn_blocking(move || work(&mut Buffer::default()));
-    // Never aborted; its panic becomes the caller's.
+    // It is never aborted. If it panics, so does the caller.
     reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 impl Node {
-    /// Says that somebody asks: layers are measured in the background. Asks shims only for what runs in virtual machines.
+    /// Wakes the sampler, and has layers measured in the background. Queries shims only for containers in virtual
+    /// machines.
     pub(crate) async fn before_reading(&self, containers: &[Arc<Container>]) -> Remote {
         self.stats.asked();
         let layers = containers.iter().map(|container| Wanted { id: layer_of(container), is_writable: true }).collect();
@@ -58,7 +59,7 @@ impl Node {
     }
 
     pub(crate) fn is_in_virtual_machine(&self, container: &Container) -> bool {
-        // Most nodes have no such handler, and need not look for each container's.
+        // Most nodes have no such handler, so that no container's sandbox has to be looked up.
         self.config.handlers.iter().any(|handler| handler.virtual_machine)
             && self.store.sandbox(container.sandbox()).is_some_and(|sandbox| {
                 let handler = self.config.handlers.get(&sandbox.record.handler);
@@ -66,7 +67,7 @@ impl Node {
             })
     }
 
-    /// What a container uses now; nothing when it does not run. Reads files.
+    /// What a container uses now; empty if it is not running. Reads files.
     pub(crate) fn reading(&self, container: &Container, remote: &Remote, buffer: &mut Buffer) -> Reading {
         let id = container.id().as_str();
         if !is_running(container) {
@@ -79,7 +80,8 @@ impl Node {
         }
     }
 
-    /// CRI's message of it. One that does not run has its writable layer only, as behind containerd's own CRI.
+    /// CRI's message for a reading. A container that is not running has only its writable layer, as with containerd's
+    /// CRI plugin.
     pub(crate) fn container_stats_of(&self, container: &Container, reading: &Reading) -> ContainerStats {
         let config = &container.record.config;
         ContainerStats {
@@ -97,7 +99,7 @@ impl Node {
         }
     }
 
-    /// Interfaces of a pod with a network of its own. Reads files.
+    /// The interfaces of a pod that has a network of its own. Reads files.
     pub(crate) fn interfaces(&self, sandbox: &Sandbox) -> Vec<Interface> {
         let (Some(path), Some(pid)) = (sandbox.netns(&self.config.netns_dir), sandbox.pause_pid()) else {
             return Vec::new();
@@ -108,7 +110,7 @@ impl Node {
         })
     }
 
-    /// Containers by the id of their sandbox, in the order they were made.
+    /// Containers by the id of their sandbox, in the order of creation.
     pub(crate) fn containers_by_sandbox(&self) -> HashMap<String, Vec<Arc<Container>>> {
         let mut all = self.store.containers.all();
         all.sort_by_key(|container| container.record.about.created_at);
@@ -129,7 +131,7 @@ pub(crate) fn is_running(container: &Container) -> bool {
     matches!(container.state(), State::Running { .. })
 }
 
-/// What several cgroups use together: of a pod that has no cgroup around them. Limits and pressures do not add up.
+/// The usage of several cgroups together, for a pod without a cgroup around them. Limits and pressures do not add up.
 pub(crate) fn sum<'a>(readings: impl Iterator<Item = &'a Reading>) -> Reading {
     let mut sum = Reading::default();
     for reading in readings {
@@ -138,7 +140,7 @@ pub(crate) fn sum<'a>(readings: impl Iterator<Item = &'a Reading>) -> Reading {
         if let Some(cpu) = &one.cpu {
             let is_first = all.cpu.is_none();
             all.cpu.get_or_insert_default().nanoseconds += cpu.nanoseconds;
-            // A rate of some of them would be none of the pod's.
+            // A rate of only some of them would not be the rate of the pod.
             sum.nano_cores = if is_first { reading.nano_cores } else { add(sum.nano_cores, reading.nano_cores) };
         }
         if let Some(memory) = &one.memory {

@@ -1,4 +1,4 @@
-//! Attach: a client at the streams of a running container.
+//! Attach: connects a client to the streams of a running container.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::slots::Slot;
 use crate::streaming::{self, Failure, Input, Sink, Size, Streaming, Streams};
 use crate::telemetry::Stream;
 
-/// How often a client that does not read is looked at.
+/// How often a client that does not read is checked.
 const LOOK: Duration = Duration::from_millis(250);
-/// What there can be too many of.
+/// What [`Error::Exhausted`] says there are too many of.
 const CLIENTS: &str = "clients are attached (limits.streams, limits.streams_per_object)";
 
-/// Answers where the client finds the container's streams.
+/// Returns the URL at which the client finds the container's streams.
 ///
 /// # Errors
-/// [`Error::Invalid`] for streams that cannot be had together; [`Error::State`] unless the container runs;
-/// [`Error::Exhausted`] when as many clients are attached as may be, or as many URLs wait.
+/// [`Error::Invalid`] for streams that cannot be combined; [`Error::State`] unless the container is running;
+/// [`Error::Exhausted`] if too many clients are attached, or too many URLs are unused.
 pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Result<AttachResponse> {
     let container = node.container(&request.container_id)?;
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
@@ -51,7 +51,8 @@ fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     slot.ok_or(Error::Exhausted(CLIENTS))
 }
 
-/// Follows the container until it ends, or the client has gone, or does not keep up. The log never waits for a client.
+/// Follows the container until it ends, the client leaves, or the client does not keep up. The log never waits for a
+/// client.
 pub(crate) async fn attach_session(
     node: Arc<Node>,
     ask: streaming::Attach,
@@ -63,7 +64,7 @@ pub(crate) async fn attach_session(
 
 async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()> {
     let container = node.container(ask.container.as_str())?;
-    // It may have ended since the URL was made.
+    // It may have ended since the URL was created.
     require_running(&container)?;
     let _slot = take_slot(node, &container)?;
     let Some(io) = container.streams() else {
@@ -73,7 +74,7 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
     let wants_output = streams.stdout.is_some() || streams.stderr.is_some();
     let client = Client { stdout: streams.stdout, stderr: streams.stderr, chunks: io.subscribe() };
     let stdin = streams.stdin.zip(io.stdin());
-    // Of kubelet's "once" with a terminal, users expect that they can attach again: `kubectl run -it`.
+    // With a terminal, kubelet's "once" is ignored: users expect that they can attach again (`kubectl run -it`).
     let once = io.stdin_once() && !container.record.config.tty && stdin.is_some();
     let output = client.follow(&container);
     let input = feed(stdin);
@@ -86,7 +87,7 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
             ended = &mut output => break ended,
             () = &mut input, if !fed => {
                 fed = true;
-                // Without "once", a client whose input is at its end has detached, as with containerd's CRI.
+                // Without "once", a client whose input ends has detached, as with containerd's CRI plugin.
                 if !once || !wants_output {
                     break Ok(());
                 }
@@ -101,16 +102,16 @@ async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()
     result
 }
 
-/// The first client that had stdin has left it: nobody gets it again.
+/// The first client that had stdin has left it: no other client gets it.
 async fn close_stdin(container: &Container, io: &dyn io::Streams) {
     io.close_stdin();
-    // The shim holds a write end too.
+    // The shim has a write end open, too.
     if let Err(error) = container.task().close_stdin().await {
         tracing::debug!(container = %container.id(), %error, "stdin could not be closed");
     }
 }
 
-/// Copies the client's input to its end. Pends for ever when there is none: nothing ends with it.
+/// Copies the client's input to its end. Without input it never resolves, so that the session does not end.
 async fn feed(stdin: Option<(Input, Arc<pipe::Sender>)>) {
     let Some((mut input, pipe)) = stdin else { return std::future::pending().await };
     while let Some(bytes) = input.recv().await {
@@ -122,7 +123,7 @@ async fn feed(stdin: Option<(Input, Arc<pipe::Sender>)>) {
             match pipe.try_write(rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                // The container has closed its end; what the client still types is nobody's.
+                // The container has closed its end. What the client still types is ignored.
                 Err(_) => return std::future::pending().await,
             }
         }
@@ -140,7 +141,7 @@ async fn resize(container: &Container, mut sizes: mpsc::Receiver<Size>) {
     }
 }
 
-/// The output side.
+/// The output side of a client.
 struct Client {
     stdout: Option<Box<dyn Sink>>,
     stderr: Option<Box<dyn Sink>>,
@@ -151,7 +152,8 @@ impl Client {
     async fn follow(mut self, container: &Container) -> Result<()> {
         while self.stdout.is_some() || self.stderr.is_some() {
             let next = tokio::select! {
-                // First: what a container said last is told, and it has ended only when all of it was read.
+                // Polled first, so that the container's last output is sent: it has ended only when all of its output
+                // was read.
                 biased;
                 chunk = self.chunks.recv() => chunk,
                 () = container.ended() => break,
@@ -165,7 +167,7 @@ impl Client {
         for mut sink in [self.stdout, self.stderr].into_iter().flatten() {
             sink.finish().await;
         }
-        // Who listens to nothing, or no more, misses nothing either: it may type until the container ends.
+        // A client that reads no output, or no more, cannot miss any. It may type until the container ends.
         drop(self.chunks);
         container.ended().await;
         Ok(())
@@ -184,7 +186,7 @@ impl Client {
                 tokio::select! {
                     sent = &mut send => break sent,
                     () = tokio::time::sleep(LOOK) => {
-                        // Before it reads again, or never: what it missed is gone.
+                        // Checked before the client reads again, which it may never do: what it missed is lost.
                         if self.chunks.len() > SUBSCRIBER_LAG {
                             return Err(too_slow(container));
                         }

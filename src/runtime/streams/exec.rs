@@ -1,4 +1,4 @@
-//! Exec: a command in a running container, whose streams a client holds.
+//! Exec: a command in a running container, with its streams connected to a client.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
 use crate::telemetry::Stream;
 
-/// What there can be too many of.
+/// What [`Error::Exhausted`] says there are too many of.
 const COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
-/// The same of URLs.
+/// The same for URLs that no client has used yet.
 pub(crate) const UNCLAIMED: &str = "URLs wait for their clients";
 
-/// Answers where the client finds the command's streams. It runs when the client is there.
+/// Returns the URL at which the client finds the command's streams. The command starts when the client connects.
 ///
 /// # Errors
-/// [`Error::Invalid`] for streams that cannot be had together; [`Error::State`] unless the container runs;
-/// [`Error::Exhausted`] when as many commands run as may, or as many URLs wait.
+/// [`Error::Invalid`] for streams that cannot be combined; [`Error::State`] unless the container is running;
+/// [`Error::Exhausted`] if too many commands run, or too many URLs are unused.
 pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<ExecResponse> {
     let container = node.container(&request.container_id)?;
     if request.cmd.is_empty() {
@@ -49,13 +49,13 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
     Ok(ExecResponse { url })
 }
 
-/// A slot for a command whose client may keep it for long: not of what is reserved for ExecSync.
+/// A slot for a command whose client may hold it for long, so none of those that are reserved for ExecSync.
 fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     let slot = node.execs.try_take(container.sandbox().as_str(), container.id().as_str());
     slot.ok_or(Error::Exhausted(COMMANDS))
 }
 
-/// What Exec and Attach may not ask for, in upstream's words.
+/// Checks which streams Exec and Attach request. The messages are upstream's.
 pub(crate) fn check_streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
     if tty && stderr {
         let problem = "tty and stderr cannot both be true: a terminal has one output stream".to_owned();
@@ -68,7 +68,8 @@ pub(crate) fn check_streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Re
     Ok(())
 }
 
-/// Runs the command for a client that has come; its exit code. It dies with its client: SIGKILL, and it is deleted.
+/// Runs the command for a connected client, and returns its exit code. When the client leaves, the command is killed
+/// with SIGKILL and deleted.
 pub(crate) async fn exec_session(
     node: Arc<Node>,
     ask: streaming::Exec,
@@ -80,7 +81,7 @@ pub(crate) async fn exec_session(
 
 async fn run(node: &Arc<Node>, ask: streaming::Exec, streams: Streams) -> Result<i32> {
     let container = node.container(ask.container.as_str())?;
-    // Both may have changed since the URL was made.
+    // Both may have changed since the URL was created.
     require_running(&container)?;
     let slot = take_slot(node, &container)?;
     let mut stdout = ToClient::new(streams.stdout, streams.gone.clone());
@@ -92,21 +93,22 @@ async fn run(node: &Arc<Node>, ask: streaming::Exec, streams: Streams) -> Result
         stderr: &mut stderr,
         resize: ask.tty.then_some(streams.resize),
     };
-    // It cannot outlive the daemon that holds its client's connection.
+    // The command cannot outlive the daemon, which holds its client's connection.
     let ask = Ask { container: &container, cmd: &ask.command, tty: ask.tty, until: 0, slot };
     let exit = run_exec(node, ask, ends, &bounds).await;
-    // A child of the command may hold them open still.
+    // A child of the command may still hold the streams open.
     stdout.ended().await;
     stderr.ended().await;
     Ok(i32::try_from(exit?.code).unwrap_or(i32::MAX))
 }
 
-/// Output that a client reads: no faster is it read here.
+/// Output for a client; it is read only as fast as the client reads.
 struct ToClient {
-    /// None when nobody asked for it, or has closed it: then it is read and discarded, as by `cat >/dev/null`.
+    /// `None` if the client has not requested this output, or has closed it: then it is discarded, as by
+    /// `cat >/dev/null`.
     sink: Option<Box<dyn Sink>>,
     gone: CancellationToken,
-    /// Its memory is used again as soon as the client has what was in it.
+    /// Its memory is reused as soon as the client has received what was in it.
     buffer: BytesMut,
     room: Room,
 }

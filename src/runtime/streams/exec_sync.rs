@@ -1,4 +1,4 @@
-//! ExecSync: a command in a running container, its output and its exit code.
+//! ExecSync: runs a command in a running container; returns its output and its exit code.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,29 +17,27 @@ use crate::runtime::{Error, Node, Result};
 use crate::slots::{Crowded, Slot};
 use crate::telemetry::{Stream, Verb};
 
-/// What there can be too many of.
+/// What [`Error::Exhausted`] says there are too many of.
 const WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
-/// Queueing for longer than this is worth a line.
+/// A command that waits for longer than this is logged.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
 
-/// What a command said, in the pieces it was read in: they count in the budget of replies until they are dropped.
+/// A command's result. Its output is in the pieces it was read in, which count in the budget of replies until they are
+/// dropped.
 #[derive(Debug)]
 pub struct ExecSyncReply {
-    /// What it wrote to stdout.
     pub stdout: Vec<Bytes>,
-    /// What it wrote to stderr.
     pub stderr: Vec<Bytes>,
-    /// What it returned.
     pub exit_code: i32,
 }
 
-/// Runs a command to its end. A non-zero exit code is an answer, not an error. The request's timeout is counted from
-/// now, a wait for other commands of the node included. When the client leaves, the command is killed, as containerd's
-/// CRI does it.
+/// Runs a command to its end. A non-zero exit code is a result, not an error. The request's timeout counts from now, so
+/// it includes waiting for other commands of the node. When the client leaves, the command is killed, as with
+/// containerd's CRI plugin.
 ///
 /// # Errors
-/// [`Error::State`] unless the container runs; [`Error::ExecTimeout`] after the request's
-/// timeout, with the command killed; [`Error::Exhausted`] when too many wait; containerd's when it could not be started.
+/// [`Error::State`] unless the container is running; [`Error::ExecTimeout`] after the request's timeout, with the
+/// command killed; [`Error::Exhausted`] if too many wait; containerd's error if the command could not be started.
 pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<ExecSyncReply> {
     let container = node.container(&request.container_id)?;
     if request.cmd.is_empty() {
@@ -52,14 +50,14 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     let gone = CancellationToken::new();
     let _gone_on_drop = gone.clone().drop_guard();
     let (shared, bounds) = (Arc::clone(node), Bounds { gone, deadline });
-    // Detached: a process that was made is deleted even when the client has left.
+    // Detached: a process that was created is deleted even if the client has left.
     let work = {
         let id = container.id().to_string();
         node.tasks.named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
     };
     let operation = node.tasks.operation(work);
     let ended = match deadline {
-        // Whatever hangs below, the client has its answer; the operation goes on.
+        // Even if something below hangs, the client gets a response; the operation continues.
         Some((at, limit)) => tokio::time::timeout_at(at + DRAIN, operation)
             .await
             .map_err(|_| Error::ExecTimeout { id: request.container_id, limit })?,
@@ -83,7 +81,7 @@ async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &B
     Ok(ExecSyncReply { stdout, stderr, exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX) })
 }
 
-/// Waits for the turn of a command, in its bounds.
+/// Waits for a slot for a command, at most until its bounds are exceeded.
 async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Slot> {
     let id = container.id();
     let since = Instant::now();
@@ -100,7 +98,7 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     slot
 }
 
-/// Until when the command may live should this process not.
+/// Until when the command may live if this daemon ends earlier, in milliseconds since the epoch.
 fn until(bounds: &Bounds) -> u64 {
     let Some((at, _)) = bounds.deadline else { return u64::MAX };
     let end = SystemTime::now() + at.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! The verbs that carry streams: exec, attach and port-forward. The HTTP side of them is [`crate::streaming`].
+//! The verbs with streams: exec, attach and port-forward. [`crate::streaming`] is their HTTP side.
 
 mod attach;
 mod exec;

@@ -1,4 +1,4 @@
-//! PortForward: connections to ports of a sandbox, made in its network namespace.
+//! PortForward: connections to ports of a sandbox, created in its network namespace.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -22,18 +22,18 @@ use crate::slots::Slot;
 use crate::streaming::{self, Duplex, Failure, Input, Sink, Streaming};
 use crate::telemetry::Stream;
 
-/// How long a port may take to accept; in a namespace only a firewall makes anybody wait.
+/// How long a port may take to accept; in a network namespace only a firewall causes a delay.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How many ports one request may name; kubelet names none, and crictl some.
+/// How many ports one request may name; kubelet names none, and crictl a few.
 const MOST_PORTS: usize = 1000;
-/// What there can be too many of.
+/// What [`Error::Exhausted`] says there are too many of.
 const CONNECTIONS: &str = "connections are forwarded (limits.streams, limits.streams_per_object)";
 
-/// Answers where the client finds the sandbox's ports.
+/// Returns the URL at which the client finds the sandbox's ports.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a number that is no port, and for too many; [`Error::State`] unless the sandbox is ready;
-/// [`Error::Exhausted`] when as many connections are forwarded as may be, or as many URLs wait.
+/// [`Error::Invalid`] for a number that is not a port, and for too many; [`Error::State`] unless the sandbox is ready;
+/// [`Error::Exhausted`] if too many connections are forwarded, or too many URLs are unused.
 pub fn port_forward(node: &Node, streaming: &Streaming, request: PortForwardRequest) -> Result<PortForwardResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     if request.port.len() > MOST_PORTS {
@@ -57,7 +57,7 @@ fn port(number: i32) -> Result<u16> {
     port.ok_or_else(|| Error::Invalid { field: "port", problem: format!("{number} is not between 1 and 65535") })
 }
 
-/// One connection, until both of its ends have said all, or the client has gone.
+/// Forwards one connection until both of its ends have sent everything, or the client leaves.
 pub(crate) async fn forward(
     node: Arc<Node>,
     sandbox: SandboxId,
@@ -82,12 +82,12 @@ pub(crate) async fn forward(
     }
 }
 
-/// 127.0.0.1, then ::1: a server may be on one of them only. The words of a refusal are containerd's.
+/// Tries 127.0.0.1, then ::1: a server may listen on only one of them. The text of a refusal is containerd's.
 async fn connect(path: Option<&Path>, id: &SandboxId, port: u16) -> std::result::Result<TcpStream, Failure> {
     let make = || [TcpSocket::new_v4(), TcpSocket::new_v6()];
     let place = path.unwrap_or(Path::new("host"));
     let failed = |why: &str| Failure(format!("failed to execute portforward in network namespace {place:?}: {why}"));
-    // A socket stays in the namespace that it was made in, so that only this needs a thread there.
+    // A socket stays in the namespace that it was created in, so only its creation needs a thread there.
     let [v4, v6] = match path {
         Some(path) => netns::enter(path, make).await.map_err(|error| failed(&chain(&error)))?,
         None => make(),
@@ -112,18 +112,18 @@ async fn dial(socket: std::io::Result<TcpSocket>, address: SocketAddr) -> std::r
     Err(format!("dial tcp {address}: connect: {error}"))
 }
 
-/// Both directions at once, each to its own end.
+/// Copies both directions at once, each to its own end.
 async fn copy(stream: TcpStream, from_client: Input, to_client: Box<dyn Sink>) {
-    // What the client sends in small pieces is somebody waiting for an answer.
+    // A client that sends small pieces usually waits for a response.
     let _ = stream.set_nodelay(true);
     let (from_port, to_port) = stream.into_split();
     join(to_the_port(from_client, to_port), to_the_client(from_port, to_client)).await;
 }
 
-/// The client's end is told to the port, whose answer may still come.
+/// Passes the end of the client's input on to the port, whose response may still come.
 async fn to_the_port(mut from: Input, mut to: OwnedWriteHalf) {
     while let Some(bytes) = from.recv().await {
-        // Whoever closed the port reads no more of this.
+        // The port is closed and reads no more.
         if to.write_all(&bytes).await.is_err() {
             return;
         }
@@ -131,7 +131,7 @@ async fn to_the_port(mut from: Input, mut to: OwnedWriteHalf) {
     let _ = to.shutdown().await;
 }
 
-/// The port's end is told to the client, who may still send.
+/// Passes the end of the port's output on to the client, which may still send.
 async fn to_the_client(mut from: OwnedReadHalf, mut to: Box<dyn Sink>) {
     let (mut buffer, mut room) = (BytesMut::new(), Room::default());
     loop {

@@ -24,22 +24,22 @@ use crate::streaming::{Input, Size};
 use crate::task::{Follow, Machine, Make, Task};
 use crate::telemetry::{Stage, during};
 
-/// How long an answer waits for the deletion, which goes on without it: a shim keeps a Delete for 10 s when a child
+/// How long a response waits for the deletion, which goes on without it: a shim delays a Delete by 10 s when a child
 /// that the command left behind holds its output.
 const DELETE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is run.
+/// The command to run.
 pub(crate) struct Ask<'a> {
     pub(crate) container: &'a Container,
     pub(crate) cmd: &'a [String],
     pub(crate) tty: bool,
-    /// As [`ExecId::living_until`] has it.
+    /// See [`ExecId::living_until`].
     pub(crate) until: u64,
     /// Held until the process is deleted.
     pub(crate) slot: Slot,
 }
 
-/// Where its streams end.
+/// Where the command's streams end.
 pub(crate) struct Ends<'a, O, E> {
     pub(crate) stdin: Option<Input>,
     pub(crate) stdout: &'a mut O,
@@ -49,14 +49,14 @@ pub(crate) struct Ends<'a, O, E> {
 
 /// What ends a command that does not end by itself.
 pub(crate) struct Bounds {
-    /// Its client has gone.
+    /// Cancelled when the client has left.
     pub(crate) gone: CancellationToken,
     /// When its time is over, and how long it had.
     pub(crate) deadline: Option<(Instant, Duration)>,
 }
 
 impl Bounds {
-    /// Resolves when the command is to be killed; says why.
+    /// Resolves when the command must be killed; returns the reason.
     pub(crate) async fn over(&self, id: &ContainerId) -> Error {
         let time = async {
             match self.deadline {
@@ -74,7 +74,7 @@ impl Bounds {
     }
 }
 
-/// Runs a command to its end, or to that of its bounds: then it is killed. Whatever happens, it is deleted.
+/// Runs a command until it ends, or exceeds its bounds and is killed. In every case it is deleted.
 pub(crate) async fn run_exec<O, E>(
     node: &Arc<Node>,
     ask: Ask<'_>,
@@ -86,7 +86,8 @@ where
     E: Target,
 {
     let id = ask.container.id();
-    // A start is mostly runc's processor time, which pods do not pay for: a burst of one pod's takes turns.
+    // A start is mostly runc's processor time, for which pods are not charged. So starts need slots: a burst of one pod
+    // waits.
     let turn = tokio::select! {
         biased;
         turn = node.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
@@ -113,7 +114,7 @@ where
     result
 }
 
-/// The OCI process of a command in a container. Only the process is read of the spec.
+/// The OCI process of a command in a container. Of the container's spec, only the process is read.
 fn process(spec: &[u8], cmd: &[String], tty: bool) -> Result<Vec<u8>> {
     #[derive(serde::Deserialize)]
     struct Spec {
@@ -131,21 +132,21 @@ pub(crate) struct Command {
     node: Arc<Node>,
     pub(crate) id: ContainerId,
     pub(crate) task: Arc<Task>,
-    /// Says that its process may be deleted: a shim closes its output then.
+    /// Cancelled when the process may be deleted: then a shim closes its output.
     finished: CancellationToken,
 }
 
 /// What is held until a command's process is deleted.
 #[derive(Default)]
 pub(crate) struct Held {
-    /// As [`ExecIo::terminal_input`] has it.
+    /// See [`ExecIo::terminal_input`].
     pub(crate) terminal_input: Option<TerminalInput>,
-    /// Recovery finds the processes by their directories.
+    /// The directory of the FIFOs, by which recovery finds the process.
     pub(crate) _directory: Option<Directory>,
     pub(crate) _slot: Option<Slot>,
 }
 
-/// A command, as the owner of its process tells it what becomes of that.
+/// Updates a command when the owner of its process reports an event.
 struct OfCommand {
     node: Arc<Node>,
     finished: CancellationToken,
@@ -199,7 +200,7 @@ impl Command {
         let exit = loop {
             tokio::select! {
                 exit = self.task.exit() => break exit?,
-                // It is killed when it is ended.
+                // `end` kills the process afterwards.
                 why = bounds.over(&self.id) => return Err(why),
                 all = &mut output, if complete.is_none() => complete = Some(all),
                 _ = &mut input, if !fed => fed = true,
@@ -218,8 +219,8 @@ impl Command {
         Ok(exit)
     }
 
-    /// Copies the client's input. Its end is the process's, unless there is a terminal: a shim hangs that up, and the
-    /// process with it, while kubectl's users expect to come back to it.
+    /// Copies the client's input. At its end, the process's stdin is closed too, unless it is a terminal: a shim would
+    /// hang that up, and the process with it, while users of kubectl expect to come back to it.
     async fn feed(&self, io: &ExecIo, input: Option<Input>, tty: bool) {
         let Some(mut input) = input else { return };
         let mut pipe = match io.open_stdin().await {
@@ -237,7 +238,7 @@ impl Command {
         if tty {
             return;
         }
-        // The shim holds a write end too.
+        // The shim has a write end open, too.
         if let Err(error) = self.task.close_stdin().await {
             tracing::debug!(container = %self.id, %error, "stdin of a command could not be closed");
         }
@@ -252,19 +253,19 @@ impl Command {
         }
     }
 
-    /// Ends and deletes the process; what takes long goes on by itself.
+    /// Ends and deletes the process. What takes long goes on in an operation of its own.
     pub(crate) async fn end(self) {
         self.finished.cancel();
         self.task.end();
         if tokio::time::timeout(DELETE_PATIENCE, self.task.gone()).await.is_err() {
-            // A drain waits for it.
+            // As an operation, so that a drain waits for it.
             let task = self.task;
             self.node.tasks.operation(async move { task.gone().await });
         }
     }
 }
 
-/// The latest size that the client told of; `None` when it tells no more. A size without width or height is none.
+/// The latest size that the client has sent; `None` when it sends no more. A size without width or height is ignored.
 pub(crate) async fn latest(sizes: &mut mpsc::Receiver<Size>) -> Option<(u16, u16)> {
     loop {
         let mut size = sizes.recv().await?;

@@ -1,4 +1,4 @@
-//! What the streaming server's sessions are connected to.
+//! What the sessions of the streaming server are connected to.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::runtime::streams::exec;
 use crate::runtime::streams::port_forward;
 use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, Streams};
 
-/// A node's containers and sandboxes, for the streaming server.
+/// The containers and sandboxes of a node, for the streaming server.
 pub struct StreamingBackend(pub Arc<Node>);
 
 impl Backend for StreamingBackend {

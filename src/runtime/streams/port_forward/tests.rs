@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::streaming::Gone;
 
-/// A client's receiving end; `None` is the end that it was told of.
+/// The client's receiving end; `None` stands for the end of the output.
 struct ToTest(mpsc::Sender<Option<Bytes>>);
 
 impl Sink for ToTest {
@@ -20,7 +20,7 @@ impl Sink for ToTest {
     }
 }
 
-/// A connection that is forwarded: the port's end, what the client sends by, what it gets.
+/// A forwarded connection: the port's end, the client's input and output, and the copying itself.
 async fn forwarded() -> (TcpStream, mpsc::Sender<Bytes>, mpsc::Receiver<Option<Bytes>>, impl Future<Output = ()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -97,10 +97,10 @@ async fn a_port_is_that_of_the_namespace() {
         let listener = netns::enter(&path, move || std::net::TcpListener::bind(address)).await.unwrap().unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(connect(Some(&path), &id, port).await.is_ok(), "{address}");
-        // Nobody listens there on the host, or somebody else does.
+        // On the host, nothing listens on this port, or another process does.
         let from = listener.accept().unwrap().1;
         assert!(from.ip().is_loopback());
-        // Not closed only: a child that another test has just forked holds it until it execs.
+        // Closing it is not enough: a child that another test has just forked holds it until it calls exec.
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         let refused = connect(Some(&path), &id, port).await.unwrap_err().0;
         let expected = format!(
