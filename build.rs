@@ -1,6 +1,6 @@
-//! Compiles the protos that no crate ships and the pause program.
+//! Compiles the protos that no crate provides, and the pause program.
 //!
-//! protox, not protoc: Debian's protoc 3.21 rejects CRI's `debug_redact` option.
+//! It uses protox instead of protoc, because Debian's protoc 3.21 rejects CRI's `debug_redact` option.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,9 @@ const CONTAINERD: [&str; 5] = [
     "proto/containerd/events_sandbox.proto",
 ];
 
-/// The two configs and all that is in them, for `info.config` of verbose statuses and for golden tests; names as in
-/// Go's JSON. All messages would double the time this crate takes to build.
+/// The messages that get serde derives: the two configs and all messages within them. They are needed for `info.config`
+/// of verbose statuses and for golden tests, with the names of Go's JSON. Derives for all messages would double the
+/// build time of this crate.
 const JSON: [&str; 31] = [
     "PodSandboxConfig",
     "PodSandboxMetadata",
@@ -61,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pause()
 }
 
-/// CRI's messages and its two services, server and (for tests and the CLI) client.
+/// CRI's messages and its two services: servers, and clients for tests and the CLI.
 fn cri() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([CRI], ["proto/k8s.io/cri-api"])?;
     methods(&descriptors)?;
@@ -73,9 +74,9 @@ fn cri() -> Result<(), Box<dyn Error>> {
     builder
         .use_arc_self(true)
         .generate_default_stubs(true)
-        // prost ignores `debug_redact`: AuthConfig gets a Debug of our own in src/api.rs.
+        // prost ignores `debug_redact`, so src/api.rs has our own Debug for AuthConfig.
         .skip_debug(["runtime.v1.AuthConfig"])
-        // Their items are kept encoded (src/api/spliced.rs).
+        // The items of these responses stay encoded (src/api/spliced.rs).
         .extern_path(".runtime.v1.ListContainersResponse", "crate::api::v1::ListContainersResponse")
         .extern_path(".runtime.v1.StreamContainersResponse", "crate::api::v1::StreamContainersResponse")
         .extern_path(".runtime.v1.ListPodSandboxResponse", "crate::api::v1::ListPodSandboxResponse")
@@ -84,7 +85,8 @@ fn cri() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A sorted table from paths to names of CRI's methods: what a client may call them by, and no other word, is a label.
+/// Writes a sorted table from paths to names of CRI's methods. Only these names become label values, and never what a
+/// client sends.
 fn methods(descriptors: &prost_types::FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     let mut table = Vec::new();
     for file in &descriptors.file {
@@ -100,7 +102,7 @@ fn methods(descriptors: &prost_types::FileDescriptorSet) -> Result<(), Box<dyn E
     Ok(std::fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("cri_methods.rs"), text)?)
 }
 
-/// Pontoon's own service, for its commands.
+/// Pontoon's own service, which its commands call.
 fn admin() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([ADMIN], ["proto/pontoon"])?;
     tonic_prost_build::configure().use_arc_self(true).compile_fds(descriptors)?;
@@ -114,7 +116,7 @@ fn containerd() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The pause program, a static executable of a few kilobytes without std.
+/// Builds the pause program, a static executable of a few kilobytes without std.
 fn pause() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let rustc = std::env::var("RUSTC")?;

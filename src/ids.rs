@@ -1,9 +1,9 @@
-//! The identities of what Pontoon keeps. Each is a type of its own, so that a container's id
-//! never goes where a sandbox's belongs.
+//! Ids of Pontoon's objects. Each kind is a separate type, so that a container's id cannot be passed where a
+//! sandbox's is expected.
 
 use std::fmt;
 
-/// Length of an id in hex characters: kubelet's cAdvisor finds containers by `[a-z0-9]{64}`.
+/// Length of an id in hex characters: kubelet's cAdvisor recognizes containers by `[a-z0-9]{64}`.
 pub const ID_LENGTH: usize = 64;
 
 macro_rules! id {
@@ -13,23 +13,23 @@ macro_rules! id {
         pub struct $name(String);
 
         impl $name {
-            /// A fresh random id of 64 hex characters.
+            /// A new random id of 64 hex characters.
             #[must_use]
             pub fn random() -> Self {
                 Self(random_hex())
             }
 
-            /// The id as containerd and the CRI clients spell it.
+            /// The id as containerd and CRI clients write it.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// Takes a whole id as it was read back from containerd.
+            /// Parses a full id that was read back from containerd.
             ///
             /// # Errors
-            /// [`InvalidId`] unless it is 64 characters of `[a-z0-9]`, so that an id can go
-            /// into a path or an argument as it is.
+            /// [`InvalidId`] unless it is 64 characters of `[a-z0-9]`, so that an id can be used in a path or an
+            /// argument without escaping.
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
                 let fits = text.len() == ID_LENGTH
                     && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -58,37 +58,39 @@ macro_rules! id {
 }
 
 id!(
-    /// A pod sandbox; also the id of its pause container and of its SandboxStore record.
+    /// The id of a pod sandbox, and of its pause container and its SandboxStore record.
     SandboxId
 );
 id!(
-    /// A container of a sandbox, and its containerd container, task and snapshot key.
+    /// The id of a container in a sandbox, and of its container record, task and snapshot key in containerd.
     ContainerId
 );
 id!(
-    /// One exec process within a container's task.
+    /// The id of an exec process within a container's task.
     ExecId
 );
 
-/// Hex characters of the time in an exec's id.
+/// Number of hex characters that encode the time in an exec's id.
 const TIME_LENGTH: usize = 16;
 
 impl ExecId {
-    /// A fresh id that says until when the process may live, in milliseconds since the epoch: whoever finds the
-    /// process after a restart knows no more of it. 0 is as long as its client stays, `u64::MAX` as long as it likes.
+    /// A new id that contains the time until which the process may live, in milliseconds since the epoch. A daemon
+    /// that finds the process after a restart knows nothing else about its deadline. 0 means as long as its client is
+    /// connected, `u64::MAX` means without limit.
     #[must_use]
     pub fn living_until(time: u64) -> Self {
         Self(format!("{time:016x}{}", &random_hex()[TIME_LENGTH..]))
     }
 
-    /// Until when the process may live; `None` when the id is of somebody who did not say.
+    /// The time until which the process may live; `None` if the id does not contain one, because Pontoon did not
+    /// create it.
     #[must_use]
     pub fn lives_until(&self) -> Option<u64> {
         u64::from_str_radix(self.0.get(..TIME_LENGTH)?, 16).ok()
     }
 }
 
-/// A text that is not an id of ours.
+/// A text that is not a valid id.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("not an id of 64 lower-case hex characters")]
 pub struct InvalidId;
@@ -96,7 +98,7 @@ pub struct InvalidId;
 fn random_hex() -> String {
     use fmt::Write as _;
     let mut bytes = [0u8; ID_LENGTH / 2];
-    // Without the kernel's random source no id is safe to hand out; nothing can go on.
+    // Without the kernel's random source no id would be safe to use, so nothing can continue.
     getrandom::fill(&mut bytes).expect("the kernel's random source");
     bytes.iter().fold(String::with_capacity(ID_LENGTH), |mut id, byte| {
         let _ = write!(id, "{byte:02x}");

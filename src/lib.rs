@@ -5,8 +5,8 @@
 //!                                    │
 //!                                    └──► spec, network, netns, userns, cgroup, containerd ──► containerd
 //! ```
-//! Each room's `mod.rs` says what it does, what it must not do and who calls it;
-//! docs/architecture.md follows one RunPodSandbox through them.
+//! Each module's `mod.rs` says what the module does, what it must not do and which modules call it.
+//! docs/architecture.md follows one RunPodSandbox through the modules.
 
 pub mod admin;
 pub mod api;

@@ -1,4 +1,4 @@
-//! The `pontoon` command: flags → daemon → exit code.
+//! The `pontoon` executable: parses the flags, runs the daemon or `pontoon top`, and returns the exit code.
 
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => runtime.block_on(daemon::serve(flags)),
         Command::Top(flags) => runtime.block_on(cli::top::run(flags)),
     };
-    // Background work, such as waiting for tasks, has no end of its own.
+    // Background work, such as waiting for the exits of tasks, does not end by itself.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
-//! Connections of which nothing is known yet. There is room for so many; one more takes the place of the oldest, so that
-//! nobody keeps those out who come with a request: these make it at once.
+//! Connections whose clients have not identified themselves yet. Their number is limited, and above it a new connection
+//! displaces the oldest one. So such connections cannot lock out clients that come with a request, because those send
+//! it at once.
 //!
-//! Used by the streaming port, until a connection has shown a token, and by the page of metrics.
+//! Used by the streaming port, for connections that have not shown a token, and by the metrics page.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// How long one may take for TLS, and then for its request's header, while there are few.
+/// How long a connection may take for TLS, and then for the header of its request, while there are few connections.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same while more than half of the places are taken.
+/// The same limit while more than half of the allowed number are open.
 const LESS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// All of one listener. Clones are one.
+/// All such connections of one listener. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Strangers {
     most: usize,
@@ -23,30 +24,30 @@ pub struct Strangers {
 
 #[derive(Debug, Default)]
 struct Places {
-    /// By their order of coming.
+    /// By order of arrival.
     taken: BTreeMap<u64, CancellationToken>,
     next: u64,
 }
 
-/// One's place, until it is dropped.
+/// One such connection. Dropping it makes space for another one.
 #[derive(Debug)]
 pub struct Stranger {
     all: Strangers,
     number: u64,
-    /// Somebody else has its place.
+    /// Cancelled when a newer connection displaces this one.
     pub displaced: CancellationToken,
-    /// How long it may take for each step.
+    /// The time limit for each step.
     pub patience: Duration,
 }
 
 impl Strangers {
-    /// Places for so many.
+    /// Allows at most `most` connections.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self { most, places: Arc::default() }
     }
 
-    /// A place for one that has just come. The oldest loses its own when there is none left.
+    /// Adds a new connection. If there are too many, it displaces the oldest one.
     #[must_use]
     pub fn enter(&self) -> Stranger {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The one place that spawns: mutating operations and background work are tracked, so that
-//! a drain can wait for them and nothing is dropped in the middle.
+//! The only module that spawns tasks. Mutating operations are tracked, so that a drain can wait for them and none is
+//! dropped halfway; background work is not tracked.
 
 use std::future::Future;
 
@@ -19,37 +19,37 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Nothing runs; how long stages of operations take is told to `metrics`.
+    /// Creates an empty set. How long the stages of operations take is reported to `metrics`.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self { named: Operations::new(metrics), ..Self::default() }
     }
 
-    /// Gives work of an operation its name, under which it is seen while it runs.
+    /// Gives an operation the name under which it is shown while it runs.
     pub fn named<F: Future>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F> {
         self.named.track(verb, object, work)
     }
 
-    /// The operations that have names.
+    /// The named operations that are running.
     #[must_use]
     pub fn operations(&self) -> &Operations {
         &self.named
     }
 
-    /// Starts a mutating operation: it runs to its end even when whoever asked has gone, and
-    /// [`Tasks::drained`] waits for it.
+    /// Starts a mutating operation. It runs to its end even if the caller has gone, and [`Tasks::drained`] waits for
+    /// it.
     pub fn operation<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         self.started.send_modify(|count| *count = count.wrapping_add(1));
-        // Traces go on in it, below the call that began it.
+        // The operation's spans become children of the call that started it.
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
         tokio::spawn(self.operations.track_future(work.in_current_span()))
     }
 
-    /// Starts work that lasts as long as the process: watchers, log readers. A drain does not wait for it.
+    /// Starts work that lasts as long as the process, such as watchers and log readers. A drain does not wait for it.
     pub fn background<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -59,19 +59,19 @@ impl Tasks {
         tokio::spawn(work)
     }
 
-    /// How many operations run now.
+    /// The number of operations that are running.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.operations.len()
     }
 
-    /// Changes with each operation that starts.
+    /// Changes each time an operation starts.
     #[must_use]
     pub fn started(&self) -> watch::Receiver<u64> {
         self.started.subscribe()
     }
 
-    /// Resolves when no operation runs any more.
+    /// Resolves when no operation is running.
     pub async fn drained(&self) {
         self.operations.close();
         self.operations.wait().await;

@@ -11,12 +11,12 @@ type Work = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 struct Step {
     name: &'static str,
     work: Work,
-    /// Whether it is left out when something else could not be undone.
+    /// Whether to skip this undo if another one has failed.
     is_record: bool,
 }
 
-/// The undos of the steps taken so far. Dropping it undoes nothing: an operation ends with
-/// [`Undo::commit`] or [`Undo::roll_back`].
+/// The undos of the steps so far. Dropping it undoes nothing: an operation must end with [`Undo::commit`] or
+/// [`Undo::roll_back`].
 #[must_use]
 #[derive(Default)]
 pub struct Undo {
@@ -24,19 +24,18 @@ pub struct Undo {
     current: watch::Sender<&'static str>,
 }
 
-/// The undos that failed, in the order they were tried.
+/// The undos that failed, in the order in which they ran.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct Leftovers(pub Vec<String>);
 
 impl Undo {
-    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Remembers how to take back the step that starts next. `undo` must succeed when the
-    /// step never happened: it runs as well when the step failed half-way.
+    /// Adds the undo of the step that starts next. `undo` must succeed even if the step never happened, because it also
+    /// runs if the step failed halfway.
     pub fn push<F, E>(&mut self, name: &'static str, undo: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -45,8 +44,8 @@ impl Undo {
         self.add(name, false, undo);
     }
 
-    /// The same for the record of the object that is made, which is written first: it is deleted last, and stays when
-    /// anything else does, so that a daemon after this one finds what is left.
+    /// Like `push`, for the record of the object that is being created. The record is written first and deleted last,
+    /// and it is kept if anything else is left, so that the next daemon finds what is left.
     pub fn push_record<F, E>(&mut self, name: &'static str, undo: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -64,20 +63,20 @@ impl Undo {
         self.steps.push(Step { name, work, is_record });
     }
 
-    /// The operation succeeded: nothing is to be taken back.
+    /// The operation succeeded: discards all undos.
     pub fn commit(mut self) {
         self.steps.clear();
     }
 
-    /// The name of the undo that runs, once [`Undo::roll_back`] has begun.
+    /// The name of the undo that is running, once [`Undo::roll_back`] has begun.
     #[must_use]
     pub fn current(&self) -> watch::Receiver<&'static str> {
         self.current.subscribe()
     }
 
-    /// Takes all steps back, the last one first. One failed undo does not keep the others from running. Each takes as long as
-    /// it takes: a call to containerd that is dropped is cancelled in the middle. Whoever cannot wait must not drop this, but
-    /// wait for something else.
+    /// Runs all undos, the last one first. A failed undo does not keep the others from running. There is no time limit,
+    /// because dropping a call to containerd would cancel it halfway. A caller that cannot wait that long must not drop
+    /// this future, but wait for something else.
     ///
     /// # Errors
     /// [`Leftovers`] with every undo that failed.

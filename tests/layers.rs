@@ -1,20 +1,20 @@
-//! The rooms' borders (lib.rs, each room's mod.rs) and the files' sizes, held by reading the source.
+//! Checks the borders between modules (lib.rs, each module's mod.rs) and the sizes of files, by reading the source.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lines of production code a file may have.
+/// The most lines of production code that a file may have.
 const LARGEST_FILE: usize = 400;
-/// Lines that main.rs may have.
+/// The most lines that main.rs may have.
 const LARGEST_MAIN: usize = 39;
 
-/// A source file without its comments and its tests.
+/// A source file without its comments and tests.
 struct Source {
-    /// Below `src`.
+    /// Relative to `src`.
     path: String,
-    /// Production code with its numbers; comments are empty lines.
+    /// Production code with line numbers. Comments are replaced by empty lines.
     lines: Vec<(usize, String)>,
 }
 
@@ -27,13 +27,13 @@ impl Source {
         self.path.ends_with("tests.rs") || self.path.contains("/tests/")
     }
 
-    /// Where a word is named.
+    /// The lines that contain a word.
     fn naming(&self, word: &str) -> Vec<String> {
         let lines = self.lines.iter().filter(|(_, line)| line.contains(word));
         lines.map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim())).collect()
     }
 
-    /// Where a room is used.
+    /// The lines that use a module.
     fn using(&self, room: &str) -> Vec<String> {
         let whole = |line: &str, at: usize| !line[at..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
         let uses = |line: &str| {
@@ -51,7 +51,7 @@ impl Source {
     }
 }
 
-/// All of `src`; whatever `#[cfg(test)] mod` begins is the end of a file's production code.
+/// All files of `src`. A file's production code ends at the first `#[cfg(test)] mod`.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -111,7 +111,7 @@ fn sandbox_and_container_never_import_each_other() {
 fn only_the_edge_makes_grpc_statuses_and_serves() {
     let broken = production().filter(|source| source.room() != "cri").flat_map(|source| {
         let mut broken = source.naming("_server::");
-        // containerd's own answers are read in its room.
+        // Only src/containerd reads the statuses in containerd's replies.
         if source.room() != "containerd" {
             for word in ["tonic::Status", "tonic::{Status", "tonic::Code", "Status::new("] {
                 broken.extend(source.naming(word));
@@ -164,7 +164,7 @@ fn nothing_below_the_verbs_knows_the_verbs() {
 
 #[test]
 fn what_happens_to_a_container_is_always_told() {
-    // Node::happened is what tells the container, and those who subscribe to events.
+    // Node::happened notifies the container and the subscribers of events.
     let verbs =
         production().filter(|source| source.room() == "runtime" && !source.path.ends_with("/get_container_events.rs"));
     let broken = verbs.flat_map(|source| source.naming("container.on("));

@@ -1,5 +1,5 @@
-//! docs/limits.md has every field of every request whose size a client chooses, and no field that there is not. Read from the
-//! proto, so that a new version of CRI fails here until somebody has said what bounds its fields.
+//! docs/limits.md must list every request field whose size a client chooses, and no field that does not exist. The
+//! fields are read from the proto, so a new version of CRI fails here until the page says what bounds its new fields.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -11,11 +11,12 @@ use std::path::Path;
 
 use proto::{PROTO, Proto, documented, parse, text};
 
-/// The part of the page that is about requests.
+/// The heading of the page's section about requests.
 const PART: &str = "## Fields of requests";
 const PAGE: &str = "docs/limits.md";
 
-/// Numbers, truth values and enums have a size of their own; a message that is there once is as large as its fields.
+/// The fields without a fixed size. Numbers, booleans and enums have one; a message that is not repeated is as large as
+/// its own fields.
 fn sized(proto: &Proto) -> BTreeSet<String> {
     let fields: BTreeMap<String, Vec<String>> = proto.fields(&proto.requests);
     let has_size =
@@ -23,7 +24,7 @@ fn sized(proto: &Proto) -> BTreeSet<String> {
     fields.into_iter().filter(|(_, types)| has_size(types)).map(|(field, _)| field).collect()
 }
 
-/// The part's rows, up to the next part.
+/// The rows of the section, up to the next heading.
 fn part(page: &str) -> &str {
     let part = page.split_once(PART).expect("the page has no such part").1;
     part.split_once("\n## ").map_or(part, |(part, _)| part)

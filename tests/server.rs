@@ -1,6 +1,6 @@
-//! Level 3: the real server over a real socket, with a fake containerd below it.
+//! Level 3: the real server on a real socket, with a fake containerd below it.
 //!
-//! One crate, so that the fake is compiled once; one file a behaviour.
+//! One crate, so that the fake is compiled once, with one file per behaviour.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "a test is no operation of the server's, and the fake makes codes")]

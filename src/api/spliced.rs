@@ -1,8 +1,9 @@
-//! List responses whose items are encoded once in their life and then only copied.
+//! List responses whose items are encoded once per object and then only copied.
 //!
-//! kubelet asks for both lists each second, and all that ever changes of an item is its state. Protobuf's fields may come
-//! in any order, so an item is kept encoded without its state, which is added as the last field: nothing has to be
-//! invalidated. build.rs puts [`Spliced`] in the place of the generated responses; on the wire they are the proto's.
+//! kubelet requests both lists every second, and usually only the state of an item changes. The fields of a protobuf
+//! message may come in any order. So an item is cached in encoded form without its state, which is appended as the last
+//! field: the cache never has to be invalidated. build.rs replaces the generated responses with [`Spliced`]; the bytes
+//! on the wire are those of the proto.
 
 use std::marker::PhantomData;
 
@@ -12,39 +13,39 @@ use prost::{DecodeError, Message};
 
 use super::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 
-/// Number of the one field of the responses, `repeated T`.
+/// Field number of the only field of the responses, `repeated T`.
 const ITEMS: u32 = 1;
-/// `Container.state` in api.proto.
+/// Field number of `Container.state` in api.proto.
 const CONTAINER_STATE: u8 = 6;
-/// `PodSandbox.state` in api.proto.
+/// Field number of `PodSandbox.state` in api.proto.
 const SANDBOX_STATE: u8 = 3;
 
-/// An encoded item. Clones share its bytes.
+/// An encoded list item. Clones share its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Item {
-    /// All fields but the state.
+    /// All fields except the state.
     fixed: Bytes,
-    /// Key and value of the state, which is a small enum.
+    /// Key and value of the state, whose value fits into one byte.
     state: [u8; 2],
-    /// Whether there is one: an enum's 0 is not encoded.
+    /// Whether the state is encoded: protobuf leaves out an enum field with the value 0.
     has_state: bool,
 }
 
 impl Item {
-    /// An encoded [`Container`] without state, in a state.
+    /// Adds a state to a [`Container`] that was encoded without one.
     #[must_use]
     pub fn container(fixed: Bytes, state: ContainerState) -> Self {
         Self::new(fixed, CONTAINER_STATE, i32::from(state))
     }
 
-    /// An encoded [`PodSandbox`] without state, in a state.
+    /// Adds a state to a [`PodSandbox`] that was encoded without one.
     #[must_use]
     pub fn sandbox(fixed: Bytes, state: PodSandboxState) -> Self {
         Self::new(fixed, SANDBOX_STATE, i32::from(state))
     }
 
     fn new(fixed: Bytes, field: u8, state: i32) -> Self {
-        // Below 128 a varint is its value; the wire type of varints is 0.
+        // A varint below 128 is the value itself; the wire type of varints is 0.
         let value = u8::try_from(state).unwrap_or_default();
         Self { fixed, state: [field << 3, value], has_state: value != 0 }
     }
@@ -53,17 +54,16 @@ impl Item {
         if self.has_state { &self.state } else { &[] }
     }
 
-    /// Size in bytes.
+    /// Encoded size in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         self.fixed.len() + self.state().len()
     }
 }
 
-/// A response that is a list of `T`: `repeated T = 1`.
+/// A list response with the single field `repeated T = 1`.
 #[derive(Debug)]
 pub struct Spliced<T> {
-    /// The items, encoded.
     pub items: Vec<Item>,
     item: PhantomData<fn() -> T>,
 }
@@ -81,10 +81,10 @@ impl<T> From<Vec<Item>> for Spliced<T> {
 }
 
 impl<T: Message + Default> Spliced<T> {
-    /// The items as a client wants them; the server never asks.
+    /// Decodes the items, as a client does. The server never needs this.
     ///
     /// # Errors
-    /// For bytes that are no `T`.
+    /// Fails if the bytes of an item are not a valid `T`.
     pub fn decoded(&self) -> Result<Vec<T>, DecodeError> {
         self.items.iter().map(|item| T::decode(item.fixed.clone().chain(item.state()))).collect()
     }
@@ -127,14 +127,14 @@ impl<T> Message for Spliced<T> {
     }
 }
 
-/// The fields of a container that never change, encoded.
+/// Encodes the fields of a container that never change.
 #[must_use]
 pub fn encode_container(container: &Container) -> Bytes {
     debug_assert_eq!(container.state(), ContainerState::ContainerCreated, "the state comes with the list");
     container.encode_to_vec().into()
 }
 
-/// The fields of a sandbox that never change, encoded.
+/// Encodes the fields of a sandbox that never change.
 #[must_use]
 pub fn encode_sandbox(sandbox: &PodSandbox) -> Bytes {
     debug_assert_eq!(sandbox.state(), PodSandboxState::SandboxReady, "the state comes with the list");
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// The proto's response, as any client has it.
+    /// The response as the proto defines it and any client decodes it.
     #[derive(Clone, PartialEq, Message)]
     struct Plain {
         #[prost(message, repeated, tag = "1")]

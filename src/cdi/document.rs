@@ -1,5 +1,5 @@
-//! A CDI spec as a file has it. An unknown field is an error: an edit that is dropped would make
-//! a container that starts and lacks something.
+//! The content of a CDI spec file. An unknown field is an error: if an edit were ignored, the container would start
+//! without something it needs.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,13 @@ use serde::Deserialize;
 use super::request;
 use crate::sys::read;
 
-/// Largest file that is read; one for eight GPUs has 100 KB.
+/// Largest file that is read; a file for eight GPUs has 100 KB.
 const LARGEST: u64 = 16 << 20;
 
-/// One file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Document {
-    /// Where it was read.
+    /// The file it was read from.
     #[serde(skip)]
     pub path: PathBuf,
     cdi_version: String,
@@ -25,12 +24,11 @@ pub(super) struct Document {
     #[serde(default, rename = "annotations")]
     _annotations: serde::de::IgnoredAny,
     pub devices: Vec<Device>,
-    /// For whoever has one of the devices.
+    /// Edits for every container that uses one of the devices.
     #[serde(default)]
     pub container_edits: ContainerEdits,
 }
 
-/// One device.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Device {
@@ -41,48 +39,45 @@ pub(super) struct Device {
     pub container_edits: ContainerEdits,
 }
 
-/// What changes in an OCI spec.
+/// Changes to an OCI spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ContainerEdits {
-    /// `KEY=value`; each takes the place of the same key.
+    /// `KEY=value`; each replaces the variable with the same key.
     pub env: Vec<String>,
-    /// Device nodes.
     pub device_nodes: Vec<DeviceNode>,
-    /// Network interfaces of the host.
+    /// Network interfaces of the host that move into the container.
     pub net_devices: Vec<NetDevice>,
-    /// Programs that the runtime runs.
     pub hooks: Vec<Hook>,
-    /// Mounts; each takes the place of another at its path.
+    /// Each replaces another mount at the same path.
     pub mounts: Vec<Mount>,
-    /// Cache and memory bandwidth.
+    /// Allocation of cache and memory bandwidth.
     pub intel_rdt: Option<IntelRdt>,
-    /// Further groups of the process.
+    /// Supplementary groups of the process.
     pub additional_gids: Vec<u32>,
 }
 
-/// A device node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeviceNode {
-    /// In the container.
+    /// Path in the container.
     pub path: PathBuf,
-    /// On the host; `path` when it is empty.
+    /// Path on the host; the same as `path` if empty.
     pub host_path: PathBuf,
-    /// `b`, `c`, `u` or `p`; what the host has when it is empty.
+    /// `b`, `c`, `u` or `p`; if empty, the type of the host's device.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Major number, or what the host has.
+    /// Major number; if 0, that of the host's device.
     pub major: i64,
-    /// Minor number, or what the host has.
+    /// Minor number; taken from the host together with the major number.
     pub minor: i64,
-    /// Permission bits.
+    /// Permission bits of the node.
     pub file_mode: Option<u32>,
-    /// Some of `rwm`, all when it is empty.
+    /// A subset of `rwm`; all if empty.
     pub permissions: String,
-    /// Owner; the container's user when there is none.
+    /// Owner; the container's user if absent.
     pub uid: Option<u32>,
-    /// Group; the container's when there is none.
+    /// Group; the container's group if absent.
     pub gid: Option<u32>,
 }
 
@@ -90,21 +85,20 @@ pub struct DeviceNode {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetDevice {
-    /// On the host.
+    /// Name on the host.
     pub host_interface_name: String,
-    /// In the container.
+    /// Name in the container.
     pub name: String,
 }
 
-/// A mount.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mount {
-    /// On the host.
+    /// Path on the host.
     pub host_path: PathBuf,
-    /// In the container.
+    /// Path in the container.
     pub container_path: PathBuf,
-    /// As in mount(8); runtimes look for `bind` in the options too.
+    /// As in mount(8); runtimes look for `bind` in the options as well.
     #[serde(default, rename = "type")]
     pub kind: String,
     /// As in mount(8).
@@ -112,7 +106,6 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// When a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the OCI runtime spec's own names")]
@@ -125,49 +118,47 @@ pub enum HookPoint {
     Poststop,
 }
 
-/// A program that the runtime runs.
+/// A program that the runtime runs during the life cycle of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hook {
-    /// When.
     pub hook_name: HookPoint,
-    /// The program.
     pub path: PathBuf,
-    /// With its own name first.
+    /// The arguments, including the program's name as the first one.
     #[serde(default)]
     pub args: Vec<String>,
     /// `KEY=value`.
     #[serde(default)]
     pub env: Vec<String>,
-    /// Seconds.
+    /// In seconds.
     pub timeout: Option<i64>,
 }
 
-/// Intel's resource director.
+/// Settings of Intel Resource Director Technology.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IntelRdt {
     /// Class of service.
     #[serde(rename = "closID")]
     pub clos_id: String,
-    /// L3 cache.
+    /// Schema of the L3 cache.
     pub l3_cache_schema: String,
-    /// Memory bandwidth.
+    /// Schema of the memory bandwidth.
     pub mem_bw_schema: String,
-    /// Lines of the schemata file.
+    /// Lines for the schemata file.
     pub schemata: Vec<String>,
-    /// A monitoring group of its own.
+    /// Whether to create a monitoring group for the container.
     pub enable_monitoring: bool,
-    /// Of specs before 1.1.0; runtimes do not look at it any more.
+    /// From specs before 1.1.0; runtimes no longer use it.
     #[serde(rename = "enableCMT")]
     pub enable_cmt: bool,
-    /// Likewise.
+    /// From specs before 1.1.0; runtimes no longer use it.
     #[serde(rename = "enableMBM")]
     pub enable_mbm: bool,
 }
 
 impl ContainerEdits {
-    /// Adds another's; of two of what there is one, the later counts.
+    /// Appends the edits of `other`. A value that exists only once is replaced by that of `other`.
     pub(super) fn append(&mut self, other: &Self) {
         let other = other.clone();
         self.env.extend(other.env);
@@ -208,7 +199,7 @@ impl ContainerEdits {
 }
 
 impl Document {
-    /// Reads and checks a file; the error is for an error's text.
+    /// Reads and checks a file. The error is a description for an error message.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let text = read::text(path, LARGEST).map_err(|error| error.to_string())?;
         let mut document = Self::parse(&text, path.extension().is_some_and(|end| end == "json"))?;
@@ -216,12 +207,12 @@ impl Document {
         Ok(document)
     }
 
-    /// Parses and checks a file's text, which is YAML unless it is JSON.
+    /// Parses and checks the text of a file, which is YAML unless `json` is set.
     pub(super) fn parse(text: &str, json: bool) -> Result<Self, String> {
         let document: Self = if json {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
-            // Vendors write modes as Go's YAML reads them: 0660 is octal.
+            // Vendors write modes as Go's YAML parser reads them: 0660 is octal.
             let options = serde_saphyr::options! { legacy_octal_numbers: true };
             serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?
         };

@@ -1,17 +1,17 @@
-//! What a spec leaves to the host: type and numbers of its device nodes.
+//! Fills in what a spec leaves to the host: the type and numbers of its device nodes.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use super::{ContainerEdits, DeviceNode, Error};
 
-/// Completes the device nodes.
+/// Fills in the missing fields of the device nodes.
 pub(super) fn complete(edits: &mut ContainerEdits) -> Result<(), Error> {
     for node in &mut edits.device_nodes {
         if node.host_path.as_os_str().is_empty() {
             node.host_path.clone_from(&node.path);
         }
-        // A FIFO has no numbers.
+        // A FIFO has no device numbers.
         let known = node.kind == "p" || !node.kind.is_empty() && node.major != 0;
         if !known {
             ask(node)?;
@@ -30,7 +30,7 @@ fn ask(node: &mut DeviceNode) -> Result<(), Error> {
         () if file_type.is_fifo() => "p",
         () => return Err(failed("take as a device", io::ErrorKind::InvalidInput.into())),
     };
-    // `u` is an unbuffered `c`, which the kernel does not tell apart.
+    // `u` is an unbuffered `c`; the kernel does not distinguish them.
     if !node.kind.is_empty() && node.kind != kind && (node.kind.as_str(), kind) != ("u", "c") {
         let problem = format!("it is of type {kind}, the spec says {}", node.kind);
         return Err(failed("take as a device", io::Error::new(io::ErrorKind::InvalidInput, problem)));

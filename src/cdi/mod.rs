@@ -1,10 +1,10 @@
-//! The Container Device Interface: vendors' specs of devices, and what a container's request for
-//! some of them changes in its OCI spec (github.com/cncf-tags/container-device-interface, 1.1.0).
+//! The Container Device Interface: vendors' specs of devices, and the edits to a container's OCI spec for the devices
+//! that it requests (github.com/cncf-tags/container-device-interface, 1.1.0).
 //!
-//! The directories are read when a container asks for a device, and at no other time: a driver
-//! writes its spec an instant before kubelet creates the container, so that a copy kept by a
-//! watch could be the old one, and nothing is kept or watched for nodes without devices
-//! (docs/adr/0006). Who calls: CreateContainer. It must not change a spec: that is `spec`'s.
+//! The directories are read whenever a container requests a device, and at no other time. A driver writes its spec
+//! immediately before kubelet creates the container, so a copy that a watch maintains could be outdated; and nodes
+//! without devices need neither a copy nor a watch (docs/adr/0006). CreateContainer calls this module. It must not
+//! change the OCI spec: that is the task of `spec`.
 
 mod document;
 mod host;
@@ -20,43 +20,43 @@ use document::Document;
 pub use document::{ContainerEdits, DeviceNode, Hook, HookPoint, IntelRdt, Mount, NetDevice};
 pub use request::{Request, requests};
 
-/// Why a container cannot have its devices.
+/// Why a container cannot get its devices.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is wrong.
+    /// A field of the request is invalid.
     #[error("{field}: {problem}")]
     Invalid {
-        /// As `config.CDI_devices[0].name`.
+        /// For example `config.CDI_devices[0].name`.
         field: String,
-        /// What is wrong with it.
+        /// What is wrong with the field.
         problem: String,
     },
-    /// No spec has the device.
+    /// No spec contains the device.
     #[error("{field}: there is no CDI device {name} in {looked}")]
     Unknown {
-        /// As `config.CDI_devices[0].name`.
+        /// For example `config.CDI_devices[0].name`.
         field: String,
-        /// The device.
+        /// The name of the device.
         name: String,
-        /// The directories, and what of them could not be read.
+        /// The directories, and which of their files could not be read.
         looked: String,
     },
-    /// The node lacks what the spec promises.
+    /// The node lacks a device that the spec names.
     #[error("{operation} {}, which a CDI spec names", path.display())]
     Host {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
         /// The device on the host.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
 }
 
-/// What a request's devices change, with the device nodes' numbers as they are on this host.
+/// The edits for the requested devices, with the numbers that the device nodes have on this host.
 ///
 /// # Errors
-/// [`Error::Unknown`] names the field and the device; [`Error::Host`] a device node.
+/// [`Error::Unknown`] names the field and the device; [`Error::Invalid`] a device that two files define;
+/// [`Error::Host`] a device node.
 pub async fn resolve(directories: &[PathBuf], requests: Vec<Request>) -> Result<ContainerEdits, Error> {
     if requests.is_empty() {
         return Ok(ContainerEdits::default());
@@ -74,17 +74,17 @@ pub async fn resolve(directories: &[PathBuf], requests: Vec<Request>) -> Result<
 /// All devices of all directories.
 struct Specs {
     devices: HashMap<String, Found>,
-    /// The directories, and what in them could not be read, for errors.
+    /// For errors: the directories, and which of their files could not be read.
     looked: String,
 }
 
 struct Found {
-    /// Place of its directory: a later one's devices take the place of an earlier one's.
+    /// Index of its directory: the devices of a later directory replace those of an earlier one.
     priority: usize,
     document: Arc<Document>,
-    /// In the document.
+    /// Index of the device in the document.
     index: usize,
-    /// Another file of the same directory has the name too: nobody can say which is meant.
+    /// Another file of the same directory that has the same device, so that it is ambiguous.
     conflict: Option<PathBuf>,
 }
 
@@ -120,7 +120,7 @@ impl Specs {
                 let problem = format!("CDI device {} is in {one} and in {other}", request.name);
                 return Err(Error::Invalid { field: request.field.clone(), problem });
             }
-            // What a spec says of all its devices counts once.
+            // The edits for all devices of a spec are applied once.
             if !used.iter().any(|document| Arc::ptr_eq(document, &found.document)) {
                 edits.append(&found.document.container_edits);
                 used.push(Arc::clone(&found.document));
@@ -142,7 +142,7 @@ fn add(devices: &mut HashMap<String, Found>, priority: usize, document: Arc<Docu
     }
 }
 
-/// The specs of a directory, sorted; none of one that is not there.
+/// The spec files of a directory, sorted; empty if the directory does not exist.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();

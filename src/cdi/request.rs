@@ -1,28 +1,27 @@
-//! Which devices a container asks for: qualified names, `vendor/class=device`.
+//! The devices that a container requests, by qualified name: `vendor/class=device`.
 
 use std::collections::HashSet;
 
 use super::Error;
 use crate::api::v1::ContainerConfig;
 
-/// Device plugins ask by annotations of the container with this prefix.
+/// Prefix of the container annotations by which device plugins request devices.
 const ANNOTATION: &str = "cdi.k8s.io/";
 
-/// A device that is asked for.
+/// A device that a container requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// As `vendor.com/gpu=0`.
+    /// For example `vendor.com/gpu=0`.
     pub name: String,
-    /// Where it is asked for.
+    /// The field of the request that names it.
     pub field: String,
 }
 
-/// The devices of a container: those of its field, then those of its own annotations. One that
-/// is named twice counts once. The pod's annotations are its tenant's words and never looked at
-/// (rulings.md 28).
+/// The devices of a container: those of its CDI field, then those of its own annotations. A device that is named twice
+/// counts once. The pod's annotations are controlled by its tenant and never used (rulings.md 28).
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no qualified name, and for annotations when they are switched off.
+/// [`Error::Invalid`] for a name that is not a qualified name, and for annotations when they are disabled.
 pub fn requests(config: &ContainerConfig, annotations: bool) -> Result<Vec<Request>, Error> {
     let fields = config.cdi_devices.iter().enumerate();
     let mut all: Vec<Request> = fields
@@ -32,12 +31,12 @@ pub fn requests(config: &ContainerConfig, annotations: bool) -> Result<Vec<Reque
         })
         .collect();
     let mut keys: Vec<&String> = config.annotations.keys().filter(|key| key.starts_with(ANNOTATION)).collect();
-    // In one order, so that one request always makes one spec.
+    // Sorted, so that the same request always results in the same spec.
     keys.sort();
     for key in keys {
         let field = format!("config.annotations[{key}]");
         if !annotations {
-            // A container without its devices would start and fail in ways that nobody can read.
+            // Without its devices, the container would start and then fail in ways that are hard to understand.
             return Err(Error::Invalid { field, problem: "cdi.annotations is off".to_owned() });
         }
         let names = config.annotations[key].split(',');
@@ -57,7 +56,7 @@ fn check_name(name: &str) -> Result<(), String> {
     check_device(parts.1)
 }
 
-/// `vendor/class`.
+/// Checks a `vendor/class`.
 pub(super) fn check_kind(kind: &str) -> Result<(), String> {
     let (vendor, class) = kind.split_once('/').ok_or_else(|| format!("{kind:?} is no vendor/class"))?;
     let begins = |first: char| first.is_ascii_alphabetic();
@@ -65,13 +64,13 @@ pub(super) fn check_kind(kind: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("{kind:?} is no vendor/class")) }
 }
 
-/// The name of a device.
+/// Checks the name of a device.
 pub(super) fn check_device(name: &str) -> Result<(), String> {
     let good = fits(name, "_-.:", |first| first.is_ascii_alphanumeric());
     if good { Ok(()) } else { Err(format!("{name:?} is no name of a device")) }
 }
 
-/// Letters, digits and, but for the ends, some more.
+/// Whether a text consists of letters, digits and the characters in `more`, which may not be at either end.
 fn fits(text: &str, more: &str, begins: impl Fn(char) -> bool) -> bool {
     text.starts_with(begins)
         && text.ends_with(|last: char| last.is_ascii_alphanumeric())

@@ -5,7 +5,7 @@ const ONE: &str = r#"{"cdiVersion": "0.6.0", "kind": "vendor.com/gpu", "containe
     "devices": [{"name": "0", "containerEdits": {"env": ["GPU=0"], "deviceNodes": [{"path": "/dev/zero"}]}},
                 {"name": "all", "annotations": {"a": "b"}, "containerEdits": {"env": ["GPU=all"]}}]}"#;
 
-/// As NVIDIA's tool writes them.
+/// In the form in which NVIDIA's tool writes its specs.
 const TWO: &str = "
 ---
 cdiVersion: 0.5.0

@@ -1,6 +1,6 @@
-//! What tests of this room read instead of the kernel's files.
+//! Files that the tests of this module read instead of the kernel's.
 
-/// A tree as one of the two versions shows it.
+/// A directory tree with these files, laid out as in cgroup v1 or v2.
 pub(super) fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in files {

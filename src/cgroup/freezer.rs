@@ -1,28 +1,31 @@
-//! Frozen processes take no signal: what a container froze in cgroups of its own keeps all of it from ending.
+//! Thaws cgroups of containers that are being killed. Frozen processes receive no signal, so cgroups that a container
+//! has frozen within its own would keep the whole container from ending.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{ROOT, file_system_path};
 
-/// Cgroups that are looked at. A container can make any number, and the rest is looked at when these have gone.
+/// Most cgroups that are examined. A container can create any number; the rest is examined after these are gone.
 const MOST: usize = 10_000;
 
-/// What stood in a SIGKILL's way.
+/// The frozen cgroups that kept a SIGKILL from taking effect.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
-    /// Cgroups of the container that were frozen, and are thawed.
+    /// How many of the container's cgroups were frozen and have been thawed.
     pub thawed: usize,
-    /// The nearest cgroup above it that is frozen. It is not the container's, so it is left as it is.
+    /// The nearest ancestor of the container's cgroup that is frozen. It does not belong to the container, so it is
+    /// left frozen.
     pub above: Option<PathBuf>,
 }
 
-/// Thaws the cgroup of an OCI `cgroupsPath` and all below it (runc thaws none below, runc#2105). To be called for a container
-/// that has been sent SIGKILL: what is thawed does nothing any more but end. Blocks as long as its files are many.
+/// Thaws the cgroup of an OCI `cgroupsPath` and all of its descendants (runc does not thaw descendants, runc#2105).
+/// Only for a container that has been sent SIGKILL: its thawed processes can do nothing but end. Blocks, and takes
+/// longer the more cgroups there are.
 #[must_use]
 pub fn thaw(cgroups_path: &str, unified: bool) -> Frozen {
     let cgroup = file_system_path(cgroups_path, unified, "freezer");
-    // An empty path would be the root's, and so the node's.
+    // An empty path would be the root cgroup, and so the whole node.
     if cgroups_path.trim_matches('/').is_empty() {
         Frozen::default()
     } else {
@@ -30,13 +33,13 @@ pub fn thaw(cgroups_path: &str, unified: bool) -> Frozen {
     }
 }
 
-/// The files of one version of cgroups.
+/// The freezer's files in one cgroup version.
 struct Freezer {
-    /// Says whether a cgroup was frozen itself, and not one above it.
+    /// The file that tells whether the cgroup itself was frozen, as opposed to an ancestor.
     state: &'static str,
-    /// What the file has when it was.
+    /// The content of that file for a frozen cgroup.
     frozen: &'static str,
-    /// What is written, and into which file.
+    /// The file to write for thawing, and the text.
     thaw: (&'static str, &'static str),
 }
 
@@ -46,7 +49,7 @@ impl Freezer {
             // cgroup-v2.rst, "Core Interface Files".
             return Self { state: "cgroup.freeze", frozen: "1", thaw: ("cgroup.freeze", "0") };
         }
-        // freezer-subsystem.rst. freezer.state is FROZEN, or still FREEZING, for those below a frozen one too.
+        // freezer-subsystem.rst. Not freezer.state, which is FROZEN (or still FREEZING) also below a frozen cgroup.
         Self { state: "freezer.self_freezing", frozen: "1", thaw: ("freezer.state", "THAWED") }
     }
 

@@ -1,8 +1,8 @@
-//! The files of one cgroup, opened once and read as often as it takes.
+//! The files of one cgroup, opened once and read repeatedly.
 //!
-//! A read of a cgroup's file at offset 0 gives what the kernel counts at that moment (kernfs makes the text anew), so a
-//! descriptor that is kept saves the path walk and the open. It costs some 5 KiB of the kernel's memory: as many as a node
-//! of 110 pods needs are kept, and what is read beyond that is opened each time.
+//! A read of a cgroup file at offset 0 returns the kernel's current counts (kernfs generates the text for each read),
+//! so an open descriptor saves the path walk and the open. Each costs about 5 KiB of kernel memory. As many are held
+//! open as a node with 110 pods needs; files beyond that are opened for each read.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +15,12 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{ROOT, path, processes};
 
-/// Descriptors that are kept, of all cgroups together.
+/// Most descriptors that are held open for all cgroups together.
 const MOST: usize = 4096;
-/// No file of a stats call is larger on any kernel seen; a larger one is read in two turns.
+/// No file that a stats call reads is larger on any kernel seen so far; for a larger one the buffer grows.
 const USUAL_SIZE: usize = 16 << 10;
 
-/// Where cgroups are, and how many of their files may be kept open.
+/// The root of the cgroup file systems, and how many of their files may be held open.
 #[derive(Debug)]
 pub struct Hierarchies {
     root: PathBuf,
@@ -29,7 +29,7 @@ pub struct Hierarchies {
     open: AtomicUsize,
 }
 
-/// One cgroup, in all hierarchies that have it.
+/// One cgroup, in all hierarchies that contain it.
 #[derive(Debug)]
 pub struct Group {
     hierarchies: Arc<Hierarchies>,
@@ -37,15 +37,15 @@ pub struct Group {
     kept: Vec<(&'static str, File)>,
 }
 
-/// What a file is read into, and the next one after it.
+/// A buffer for reading files, reused from one file to the next.
 #[derive(Debug)]
 pub struct Buffer(Vec<u8>);
 
 impl Hierarchies {
-    /// Those of this host.
+    /// The hierarchies of this host.
     #[must_use]
     pub fn of_host(unified: bool) -> Arc<Self> {
-        // Containers' streams, sockets and execs need descriptors more than we do.
+        // The streams, sockets and execs of containers need descriptors more than this module does.
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = usize::try_from(limit / 4).unwrap_or(MOST).min(MOST);
         Self::at(Path::new(ROOT), unified, most)
@@ -61,14 +61,14 @@ impl Hierarchies {
         Group { hierarchies: Arc::clone(self), below: path::below(cgroups_path), kept: Vec::new() }
     }
 
-    /// The cgroup of CRI's `cgroup_parent`: a pod's. `None` when that is the root, which is the node's.
+    /// The cgroup of CRI's `cgroup_parent`, which is the pod's. `None` for the root cgroup, which is the node's.
     #[must_use]
     pub fn parent(self: &Arc<Self>, cgroup_parent: &str) -> Option<Group> {
         let below = path::parent_below(cgroup_parent)?;
         Some(Group { hierarchies: Arc::clone(self), below, kept: Vec::new() })
     }
 
-    /// How many files are kept open now.
+    /// How many files are held open now.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
@@ -81,17 +81,17 @@ impl Hierarchies {
 }
 
 impl Group {
-    /// Whether the unified hierarchy has it.
+    /// Whether this is cgroup v2.
     pub(super) fn is_unified(&self) -> bool {
         self.hierarchies.unified
     }
 
-    /// The text of a file, whose descriptor is kept. `None` when the cgroup or the file is not there.
+    /// Reads a file and holds its descriptor open. `None` when the cgroup or the file does not exist.
     pub(super) fn read<'b>(&mut self, name: &'static str, buffer: &'b mut Buffer) -> Option<&'b str> {
         if let Some(at) = self.kept.iter().position(|(kept, _)| *kept == name) {
             match buffer.fill(&self.kept[at].1) {
                 Ok(length) => return buffer.text(length),
-                // ENODEV: this cgroup was removed. There may be another of its name, made anew.
+                // ENODEV: this cgroup was removed. A new cgroup with the same name may exist.
                 Err(_) => self.forget(at),
             }
         }
@@ -103,21 +103,21 @@ impl Group {
         buffer.text(length)
     }
 
-    /// The text of a file that is asked for seldom: nothing is kept.
+    /// Reads a file that is needed rarely, without holding it open.
     pub(super) fn read_once<'b>(&self, name: &str, buffer: &'b mut Buffer) -> Option<&'b str> {
         let file = File::open(self.path_of(name)).ok()?;
         let length = buffer.fill(&file).ok()?;
         buffer.text(length)
     }
 
-    /// Ids of the processes in it and in the cgroups below it; `None` when it is not there.
+    /// The ids of the processes in this cgroup and its descendants; `None` when the cgroup does not exist.
     #[must_use]
     pub fn processes(&self) -> Option<Vec<u32>> {
         let directory = self.path_of("memory.stat");
         processes::processes(directory.parent()?).ok()
     }
 
-    /// Names of the files of a controller.
+    /// The names of a controller's files.
     pub(super) fn files(&self, controller: &str) -> Vec<String> {
         let directory = self.path_of(controller);
         let entries = directory.parent().and_then(|directory| std::fs::read_dir(directory).ok());
@@ -127,7 +127,7 @@ impl Group {
 
     fn path_of(&self, name: &str) -> PathBuf {
         let root = &self.hierarchies.root;
-        // On v1 a file's name begins with that of the hierarchy it is in.
+        // On v1 the name of a file begins with the name of its hierarchy.
         let controller = name.split('.').next().unwrap_or_default();
         let mut path = if self.hierarchies.unified { root.clone() } else { root.join(controller) };
         path.push(&self.below);
@@ -154,13 +154,14 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// Reads a file from its start; gives its length.
+    /// Reads a file from its start. Returns its length.
     fn fill(&mut self, file: &File) -> io::Result<usize> {
         let mut length = 0;
         loop {
             let read = file.read_at(&mut self.0[length..], u64::try_from(length).unwrap_or(u64::MAX))?;
             length += read;
-            // kernfs gives all that fits: less than that is the end, and asking for it would make the text once more.
+            // kernfs fills the buffer if it can: a shorter read means the end of the file. Another read to confirm that
+            // would generate the text again.
             if length < self.0.len() {
                 return Ok(length);
             }
@@ -222,7 +223,7 @@ mod tests {
         let hierarchies = Hierarchies::at(root.path(), true, 8);
         let (mut group, mut buffer) = (hierarchies.group("/p"), Buffer::default());
         assert!(group.read("pids.current", &mut buffer).is_some());
-        // As a descriptor of a removed cgroup's file, this one can only fail.
+        // A descriptor of a directory: reads fail, as they do on a file of a removed cgroup.
         group.kept[0].1 = File::open(root.path()).unwrap();
         assert_eq!(group.read("pids.current", &mut buffer), Some("7\n"));
         assert_eq!((group.kept.len(), hierarchies.open()), (1, 1));

@@ -1,11 +1,12 @@
-//! The kernel's counts of processes that it killed for want of memory, and whose limit it was.
+//! Counts the processes that the kernel's OOM killer has killed, and finds out whose limit was reached.
 //!
-//! v2: memory.events, whose counts go up to all ancestors, and memory.events.local, of the cgroup's own limit
-//! (cgroup-v2.rst). A read of it arms poll: the kernel wakes whoever waits at each change, so that what a scope's cgroup
-//! said is known when systemd has removed it, which it does as soon as the last process is gone.
-//! v1: `oom_kill` of memory.oom_control, of this cgroup only (cgroup-v1/memory.rst). What its use has been at most says whether its
-//! own limit was ever reached; memory.failcnt does not where swap is limited too, to the same amount (seen on Linux 6.18).
-//! There the cgroup lives until the runtime deletes it, after the exit was judged.
+//! v2: memory.events includes the counts of all descendants; memory.events.local has those of the cgroup's own limit
+//! (cgroup-v2.rst). Reading memory.events arms poll: the kernel then wakes a waiter at each change. So the counts of a
+//! scope's cgroup are known before systemd removes it, which it does as soon as the last process is gone.
+//! v1: `oom_kill` of memory.oom_control counts for this cgroup only (cgroup-v1/memory.rst). Its maximum usage shows
+//! whether its own limit was ever reached. memory.failcnt does not show that if swap is limited to the same amount
+//! (seen on Linux 6.18). On v1 the cgroup exists until the runtime deletes it, which is after the exit has been
+//! evaluated.
 
 use std::fs::File;
 use std::io;
@@ -17,57 +18,59 @@ use std::sync::{Mutex, PoisonError};
 use super::file_system_path;
 use super::usage::keyed::{single, value};
 
-/// Enough for either file; they have about ten short lines.
+/// Enough for either file; each has about ten short lines.
 const FILE_SIZE: usize = 1024;
 
-/// What the kernel charges at once when it can (64 pages), and so how near to a limit it may get without reaching it.
+/// The amount that the kernel charges at once if it can (64 pages). Usage may come this close to a limit without
+/// reaching it.
 const CHARGE: u64 = 256 << 10;
 
-/// Whose memory ran out.
+/// The level at which memory ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// The container's limit, or one that the container has set below it.
+    /// The container's limit, or one that the container has set on a cgroup of its own.
     Container,
-    /// The pod's limit.
     Pod,
-    /// A limit above the pod, or the whole node.
+    /// A limit above the pod, or the memory of the node.
     Node,
 }
 
-/// What the kernel has done to a container so far.
+/// The OOM kills in a container so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OomKills {
-    /// Processes of it that were killed.
+    /// How many of its processes were killed.
     pub kills: u64,
-    /// Whose memory ran out, of the last kill that was seen.
+    /// The level at which memory ran out, for the last kill that was observed.
     pub level: Level,
 }
 
-/// Watches a container's cgroup from before its first process runs.
+/// Watches a container's cgroup, starting before its first process runs.
 #[derive(Debug)]
 pub struct OomWatch {
     unified: bool,
     pod: PathBuf,
-    /// Counts of the container; `None` when its cgroup is not there, or has no memory controller.
+    /// The container's counts; `None` when its cgroup does not exist or has no memory controller.
     counts: Option<File>,
-    /// In the directory of the container's cgroup, to read once more than `counts`.
+    /// The directory of the container's cgroup, for reading files other than `counts`.
     container: PathBuf,
-    /// The pod's counts when the watch began: other containers of it may have been killed before. v1 has none.
+    /// The pod's counts when the watch began, since its other containers may have had kills before. Not available on
+    /// v1.
     before: PodCounts,
     seen: Mutex<Option<OomKills>>,
 }
 
-/// A pod's counts, all 0 on v1.
+/// The counts of a pod; all 0 on v1.
 #[derive(Clone, Copy, Debug, Default)]
 struct PodCounts {
-    /// Killed in any of its containers.
+    /// Kills in any of its containers.
     kills: u64,
-    /// How often its own limit was reached.
+    /// How often the pod's own limit was reached.
     limit: u64,
 }
 
 impl OomWatch {
-    /// Begins to watch. What cannot be opened is not watched, which [`OomWatch::look`] then says.
+    /// Starts to watch. Files that cannot be opened are not watched; [`OomWatch::look`] then returns `None` or the
+    /// pod's counts.
     #[must_use]
     pub fn open(cgroups_path: &str, unified: bool) -> Self {
         Self::at(file_system_path(cgroups_path, unified, "memory"), unified)
@@ -78,19 +81,19 @@ impl OomWatch {
         let counts = File::open(container.join(if unified { "memory.events" } else { "memory.oom_control" })).ok();
         let before = pod_counts(&pod, unified);
         let watch = Self { unified, pod, counts, container, before, seen: Mutex::default() };
-        // Arms poll. A process before this one may have left something to be seen already.
+        // Arms poll. After a restart of the daemon there may already be kills to see.
         watch.look();
         watch
     }
 
-    /// A descriptor of its own, to wait on until something has changed; `None` where the kernel does not tell (v1).
+    /// A new descriptor for waiting until the counts change; `None` on v1, where the kernel does not notify.
     #[must_use]
     pub fn changes(&self) -> Option<io::Result<OwnedFd>> {
         self.counts.as_ref().filter(|_| self.unified).map(|file| file.as_fd().try_clone_to_owned())
     }
 
-    /// What has happened to the container, as far as it is known. When its cgroup is gone that is what was seen last, or
-    /// else (rulings.md 11) what the pod's counts say, which may be of another container of the pod.
+    /// The container's OOM kills, as far as they are known. When its cgroup is gone, this is the last observed count.
+    /// If that is missing or 0, it is the pod's count (rulings.md 11), which may be about another container of the pod.
     pub fn look(&self) -> Option<OomKills> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match self.kills() {
@@ -104,14 +107,14 @@ impl OomWatch {
         *seen
     }
 
-    /// `None` when the cgroup is gone: then a descriptor of its file gives ENODEV.
+    /// `None` when the cgroup is gone: reading its file then fails with ENODEV.
     fn kills(&self) -> Option<u64> {
         self.count("oom_kill")
     }
 
     fn count(&self, name: &str) -> Option<u64> {
         let mut bytes = [0; FILE_SIZE];
-        // From the start each time; the kernel makes the text anew.
+        // Read from the start each time; the kernel generates the text anew.
         let length = self.counts.as_ref()?.read_at(&mut bytes, 0).ok()?;
         value(str::from_utf8(bytes.get(..length)?).ok()?, name)
     }
@@ -135,7 +138,8 @@ impl OomWatch {
     fn of_the_pod(&self) -> Option<OomKills> {
         let now = pod_counts(&self.pod, self.unified);
         let kills = now.kills.checked_sub(self.before.kills).filter(|kills| *kills > 0)?;
-        // Had it been the pod's own limit, its count would tell; a container's count went with its cgroup.
+        // If the pod's own limit had been reached, its count would have risen. The container's count is gone with its
+        // cgroup.
         let level = if now.limit > self.before.limit { Level::Pod } else { Level::Container };
         Some(OomKills { kills, level })
     }
@@ -152,7 +156,7 @@ fn pod_counts(pod: &Path, unified: bool) -> PodCounts {
     PodCounts { kills: of("memory.events", "oom_kill"), limit: of("memory.events.local", "oom") }
 }
 
-/// v1: whether a cgroup has ever used as much memory as it may, without swap or with it.
+/// v1: whether a cgroup has ever used as much memory as its limit allows, with or without swap.
 fn was_full(cgroup: &Path) -> bool {
     let number = |file: String| single(&std::fs::read_to_string(cgroup.join(file)).ok()?);
     ["memory", "memory.memsw"].into_iter().any(|kind| {
@@ -167,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// A pod's cgroup with one container's, as plain files.
+    /// The cgroup of a pod with one container, as plain files.
     struct Fake(tempfile::TempDir);
 
     impl Fake {
@@ -227,7 +231,7 @@ mod tests {
         let watch = fake.watch(true);
         fake.write("c/memory.events", "oom 1\noom_kill 1\n");
         assert_eq!(watch.look(), killed(1, Level::Container));
-        // As the kernel's file of a cgroup that is removed, one that was cut short tells nothing.
+        // An empty file gives no counts, like a file of a removed cgroup.
         fake.write("c/memory.events", "");
         assert_eq!(watch.look(), killed(1, Level::Container));
     }

@@ -1,6 +1,8 @@
-//! The only room that knows a cgroup path: both drivers' forms, cgroup v1 and v2, and what their files say.
+//! The only module that knows cgroup paths: the forms of both drivers, cgroup v1 and v2, and the contents of cgroup
+//! files.
 //!
-//! It reads, removes what an interrupted create left, and thaws what is being killed; pods' cgroups are made by kubelet and containers' by the runtime.
+//! It reads cgroup files, removes what an interrupted create has left, and thaws containers that are being killed.
+//! kubelet creates the cgroups of pods, and the runtime those of containers.
 
 #[cfg(test)]
 mod fixture;
@@ -25,12 +27,12 @@ pub use usage::{
 
 use std::path::Path;
 
-/// Where the kernel's cgroup file systems are mounted.
+/// The mount point of the kernel's cgroup file systems.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
-/// Whether this host has the unified hierarchy (cgroup v2) and not v1 or a hybrid.
+/// Whether this host uses the unified hierarchy (cgroup v2), as opposed to v1 or a hybrid.
 #[must_use]
 pub fn is_unified() -> bool {
-    // Only the unified root has this file (cgroup-v2.rst, "Controllers").
+    // Only the root of the unified hierarchy has this file (cgroup-v2.rst, "Controllers").
     Path::new(ROOT).join("cgroup.controllers").exists()
 }

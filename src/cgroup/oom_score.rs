@@ -1,4 +1,4 @@
-//! oom_score_adj of a container that runs: a process inherits it at fork, no cgroup has it.
+//! Sets oom_score_adj of a running container. It is an attribute of processes, inherited at fork; cgroups have none.
 
 use std::io;
 use std::path::Path;
@@ -6,19 +6,20 @@ use std::path::Path;
 use super::file_system_path;
 use super::processes::processes;
 
-/// New processes may come while the old ones are looked at; each look finds those of the last.
+/// Most passes over the processes. New ones may be forked during a pass; the next pass finds them.
 const LOOKS: usize = 10;
 
-/// Gives every process of a container's cgroup that has `from` the value `to`. One that chose
-/// another for itself keeps it. On an error those that were changed have `from` again.
+/// Sets oom_score_adj to `to` for every process in a container's cgroup that has the value `from`. A process that has
+/// chosen another value for itself keeps it. On an error, the processes that were changed are set back to `from`.
 ///
 /// # Errors
-/// The kernel's: without CAP_SYS_RESOURCE no value goes below what the process was given by someone who has it.
+/// The error of the system call. Without CAP_SYS_RESOURCE, the kernel refuses a value below the last one that was set
+/// by a process with that capability.
 pub fn set_oom_score(cgroups_path: &str, unified: bool, from: i32, to: i32) -> io::Result<()> {
     let cgroup = file_system_path(cgroups_path, unified, "memory");
     let result = set_all(&cgroup, from, to);
     if result.is_err() {
-        // What the kernel let us change it lets us change back.
+        // A value that the kernel let us change can also be changed back.
         let _ = set_all(&cgroup, to, from);
     }
     result
@@ -37,7 +38,7 @@ fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it had to be changed.
+/// Sets the value of one process. Returns whether it had to be changed.
 fn set(pid: u32, from: i32, to: i32) -> io::Result<bool> {
     let file = format!("/proc/{pid}/oom_score_adj");
     if std::fs::read_to_string(&file)?.trim() != from.to_string() {

@@ -1,27 +1,27 @@
-//! From CRI's cgroup_parent to what the runtime takes, and to what the kernel shows.
+//! Translates CRI's cgroup_parent to the path that the runtime gets, and to the path in the kernel's file system.
 
 use std::path::PathBuf;
 
 use super::ROOT;
 
-/// Name prefix of the systemd scopes; kubelet's cAdvisor knows this one.
+/// Name prefix of the systemd scopes; kubelet's cAdvisor relies on this one.
 const SCOPE_PREFIX: &str = "cri-containerd";
 
-/// The OCI spec's `linux.cgroupsPath` of an id below a cgroup parent. kubelet writes a parent
-/// in the form of its own driver: a slice's name means systemd, whatever runc was told.
-/// An empty parent gives `/id`, which runc takes with cgroupfs only: with systemd it wants
-/// `slice:prefix:name` and refuses the container, as it does behind containerd's own CRI.
+/// The `linux.cgroupsPath` of the OCI spec for an id below a cgroup parent. kubelet writes the parent in the form of
+/// its own driver: a name of a slice means systemd, whatever runc's configuration says. An empty parent gives `/id`,
+/// which runc accepts only with cgroupfs: with systemd it requires `slice:prefix:name` and refuses the container.
+/// containerd's own CRI has the same limitation.
 #[must_use]
 pub fn cgroups_path(parent: &str, id: &str) -> String {
     match slice_of(parent) {
-        // runc expands a slice's name to its path itself, so it wants the last part only.
+        // runc expands the name of a slice to its path itself, so it gets the last component only.
         Some(slice) => format!("{slice}:{SCOPE_PREFIX}:{id}"),
         None => format!("{}/{id}", parent.trim_end_matches('/')),
     }
 }
 
-/// Where the kernel shows the cgroup of an OCI `cgroupsPath`; `controller` picks the v1
-/// hierarchy and is not looked at on v2.
+/// The cgroup of an OCI `cgroupsPath` in the kernel's file system. `controller` selects the v1 hierarchy and is ignored
+/// on v2.
 #[must_use]
 pub fn file_system_path(cgroups_path: &str, unified: bool, controller: &str) -> PathBuf {
     let root = PathBuf::from(ROOT);
@@ -29,7 +29,7 @@ pub fn file_system_path(cgroups_path: &str, unified: bool, controller: &str) -> 
     root.join(below(cgroups_path))
 }
 
-/// The same below a hierarchy's root.
+/// The same path, relative to the root of a hierarchy.
 pub(super) fn below(cgroups_path: &str) -> PathBuf {
     let mut parts = cgroups_path.splitn(3, ':');
     match (parts.next(), parts.next(), parts.next()) {
@@ -38,7 +38,8 @@ pub(super) fn below(cgroups_path: &str) -> PathBuf {
     }
 }
 
-/// Where a cgroup parent of CRI is, below a hierarchy's root. `None` for the root itself: what it counts is the node's.
+/// The path of a CRI cgroup parent, relative to the root of a hierarchy. `None` for the root itself, whose counts are
+/// those of the node.
 pub(super) fn parent_below(parent: &str) -> Option<PathBuf> {
     let path = match slice_of(parent) {
         Some(slice) => expand(slice),
@@ -52,7 +53,7 @@ fn slice_of(parent: &str) -> Option<&str> {
     last.ends_with(".slice").then_some(last)
 }
 
-/// `a-b-c.slice` lies in `a.slice/a-b.slice/a-b-c.slice` (systemd.slice(5)).
+/// `a-b-c.slice` is in `a.slice/a-b.slice/a-b-c.slice` (systemd.slice(5)).
 fn expand(slice: &str) -> PathBuf {
     let name = slice.strip_suffix(".slice").unwrap_or(slice);
     if name == "-" {

@@ -1,17 +1,17 @@
-//! Who is in a cgroup.
+//! The processes in a cgroup.
 
 use std::io;
 use std::path::Path;
 
-/// Ids of the processes in a cgroup and in those below it.
+/// The ids of the processes in a cgroup and its descendants.
 ///
 /// # Errors
-/// The kernel's, when the cgroup itself cannot be read; those below it may go at any time.
+/// The cgroup itself cannot be read. Errors of its descendants are ignored, because they may be removed at any time.
 pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
     let (mut found, mut waiting) = (Vec::new(), vec![cgroup.to_owned()]);
     while let Some(directory) = waiting.pop() {
         let pids = std::fs::read_to_string(directory.join("cgroup.procs"));
-        // A cgroup of the container's own making may go at any time.
+        // A container may have created this cgroup, and may remove it at any time.
         let pids = if directory == cgroup { pids? } else { pids.unwrap_or_default() };
         found.extend(pids.lines().filter_map(|pid| pid.parse::<u32>().ok()));
         let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! Connections to the two sockets of a daemon.
+//! Clients of the daemon's two sockets.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use tower::service_fn;
 use crate::admin::v1::admin_client::AdminClient;
 use crate::api::v1::runtime_service_client::RuntimeServiceClient;
 
-/// Largest answer; the server has the same.
+/// The largest accepted reply; the server has the same limit.
 const MESSAGE_LIMIT: usize = 16 << 20;
-/// An answer that takes longer is as good as none to somebody who looks.
+/// The deadline of a call. A later reply is of no use to a user who is watching.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// CRI, for lists and stats.
@@ -21,12 +21,11 @@ pub(super) fn cri(socket: &Path) -> RuntimeServiceClient<Channel> {
     RuntimeServiceClient::new(channel(socket)).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
-/// Pontoon's own service.
 pub(super) fn admin(socket: &Path) -> AdminClient<Channel> {
     AdminClient::new(channel(socket)).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
-/// Dials when it is first used, and again when the daemon was restarted.
+/// Connects when it is first used, and again after the daemon was restarted.
 fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let dial = service_fn(move |_| {

@@ -1,6 +1,8 @@
-//! Commands that ask a running daemon: over CRI's socket what any client may know, over the admin socket the rest.
+//! Commands that query a running daemon: over CRI's socket for what any CRI client may know, over the admin socket for
+//! the rest.
 //!
-//! They are clients in processes of their own: they name no room of the daemon's but the messages and the configuration.
+//! The commands are clients in processes of their own. Of the daemon's modules they use only the messages and the
+//! configuration.
 
 mod client;
 pub mod top;

@@ -1,4 +1,4 @@
-//! `pontoon top`: the pods of this node with what they use, and what is being done with them.
+//! `pontoon top`: the pods of this node, the resources they use, and the operations in flight for them.
 
 mod rows;
 mod sample;
@@ -14,13 +14,14 @@ use self::rows::{SortKey, rows};
 use self::sample::{Sample, Source};
 use crate::config::{Config, TopFlags};
 
-/// Between two samples where rates are told once.
+/// The time between the two samples of `--once`, which rates need.
 const ONCE: Duration = Duration::from_secs(1);
 
-/// Shows it until `q`, or once as a plain table.
+/// Shows the table until `q` is pressed, or prints it once as plain text.
 ///
 /// # Errors
-/// When CRI does not answer at the start, or there is no terminal. Later failures are shown and tried again.
+/// When CRI does not answer at the start, or stdout is no terminal. Later failures are shown, and the query is
+/// repeated.
 pub async fn run(flags: TopFlags) -> anyhow::Result<()> {
     let config = Config::load(&flags.serve_flags())?;
     let mut source = Source::new(&config);
@@ -43,7 +44,7 @@ async fn once(source: &mut Source) -> anyhow::Result<()> {
     }
     let rows = rows(before.as_ref(), &now, SortKey::Name);
     let mut out = std::io::stdout().lock();
-    // Whoever reads may have enough: `pontoon top --once | head`.
+    // The reader may have closed the pipe: `pontoon top --once | head`.
     let _ = out.write_all(table::plain(&rows).as_bytes());
     for problem in &now.problems {
         eprintln!("pontoon: {problem}");

@@ -1,4 +1,4 @@
-//! The configuration file: TOML, every key optional, an unknown key an error.
+//! The configuration file: TOML. Each key is optional, and an unknown key is an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ impl File {
     /// Reads and parses a file.
     ///
     /// # Errors
-    /// [`Error::Read`], or [`Error::Parse`] with the line.
+    /// [`Error::Read`] when it cannot be read, or [`Error::Parse`] with the line.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source: Box::new(source) })
@@ -86,7 +86,6 @@ impl File {
 pub struct Log {
     /// A level, or directives as `tracing` takes them (`info,pontoon::network=debug`).
     pub level: String,
-    /// How a line looks.
     pub format: LogFormat,
 }
 
@@ -96,13 +95,13 @@ impl Default for Log {
     }
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -110,7 +109,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSection {
-    /// `IP:PORT` of the loopback interface, or `unix:///PATH`; empty for none.
+    /// `IP:PORT` on the loopback interface, or `unix:///PATH`; empty for none.
     pub address: String,
 }
 
@@ -118,9 +117,9 @@ pub struct MetricsSection {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Traces {
-    /// An OTLP collector (gRPC), `http://IP:PORT`; empty for none.
+    /// The address of an OTLP collector (gRPC), `http://IP:PORT`; empty for none.
     pub endpoint: String,
-    /// How many of a million calls are traced whose client does not say whether they are.
+    /// How many calls in a million are traced, of those whose client does not say whether to trace them.
     pub sampling_rate_per_million: u32,
 }
 
@@ -130,7 +129,7 @@ pub struct Traces {
 pub struct ContainerdSection {
     /// containerd's gRPC socket.
     pub address: PathBuf,
-    /// containerd namespace of all pods; kubelet's cAdvisor looks in `k8s.io` only.
+    /// containerd namespace of all pods; kubelet's cAdvisor looks only in `k8s.io`.
     pub namespace: String,
 }
 
@@ -144,17 +143,17 @@ impl Default for ContainerdSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cni {
-    /// Where network configurations are; watched.
+    /// Directory of network configurations; changes are watched.
     pub conf_dir: PathBuf,
-    /// Where plugins are looked for, in this order.
+    /// Directories in which plugins are searched, in this order.
     pub bin_dirs: Vec<PathBuf>,
-    /// Where results are kept, in libcni's form.
+    /// Directory in which results are cached, in libcni's form.
     pub cache_dir: PathBuf,
-    /// How many configurations of the directory are used, by name; 0 for all.
+    /// How many configurations of the directory are used, in the order of their names; 0 for all.
     pub max_conf_num: usize,
     /// A template that UpdateRuntimeConfig fills with the node's pod CIDRs.
     pub conf_template: Option<PathBuf>,
-    /// Which address is a pod's first: `ipv4`, `ipv6`, or `cni` for the plugin's order.
+    /// Which address of a pod comes first: `ipv4`, `ipv6`, or `cni` for the plugin's order.
     #[serde(rename = "ip_pref", deserialize_with = "ip_preference")]
     pub ip_preference: IpPreference,
 }
@@ -185,15 +184,15 @@ fn ip_preference<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ip
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Images {
-    /// Directories of `hosts.toml` files, separated by colons; sent with each pull.
+    /// Directories of `hosts.toml` files, separated by colons; passed to containerd with each pull.
     pub registry_config_path: String,
-    /// containerd's snapshotter.
+    /// The default snapshotter of containerd.
     pub snapshotter: String,
-    /// References of images that kubelet's garbage collection is to spare.
+    /// References of images that kubelet's garbage collection must spare.
     pub pinned_images: Vec<String>,
-    /// The least bytes a second of a download, as a mean over the window.
+    /// Minimum of bytes per second of a download, as a mean over the window.
     pub min_throughput: u64,
-    /// The window, in seconds; 0 for none.
+    /// The window in seconds; 0 disables the check.
     pub throughput_window: u64,
 }
 
@@ -213,9 +212,9 @@ impl Default for Images {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cdi {
-    /// Where vendors' specs of devices are; a later directory wins.
+    /// Directories of vendors' specs of devices; a later directory takes precedence.
     pub spec_dirs: Vec<PathBuf>,
-    /// Whether a container may ask for devices by annotations too, as device plugins have it do.
+    /// Whether a container may also request devices by annotations, which device plugins can set.
     pub annotations: bool,
 }
 
@@ -229,7 +228,7 @@ impl Default for Cdi {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AppArmor {
-    /// Whether containers get profiles where the kernel has AppArmor.
+    /// Whether containers get profiles if the kernel has AppArmor.
     pub enabled: bool,
 }
 
@@ -243,9 +242,9 @@ impl Default for AppArmor {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selinux {
-    /// Whether pods get labels where the kernel has SELinux with a policy.
+    /// Whether pods get labels if the kernel has SELinux with a policy.
     pub enabled: bool,
-    /// Pods' levels are made of two categories out of this many.
+    /// From how many categories the two in a pod's level are chosen.
     pub category_range: u16,
 }
 
@@ -259,25 +258,25 @@ impl Default for Selinux {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtime {
-    /// containerd's runtime type; `io.containerd.runc.v2` when it is not given.
+    /// containerd's runtime type; the default is `io.containerd.runc.v2`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// The runtime's options, in the words of containerd's own configuration.
+    /// The runtime's options, with the names of containerd's own configuration.
     pub options: BTreeMap<String, toml::Value>,
-    /// An OCI spec as JSON that specs of this handler start from.
+    /// An OCI spec as JSON from which the specs of this handler start.
     pub base_runtime_spec: Option<PathBuf>,
-    /// A snapshotter of its own.
+    /// The handler's own snapshotter, instead of that of `[images]`.
     pub snapshotter: Option<String>,
-    /// A directory of CNI configs of its own; plugins and cache are those of `[cni]`.
+    /// The handler's own directory of CNI configs; plugins and cache are those of `[cni]`.
     pub cni_conf_dir: Option<PathBuf>,
-    /// How many configs of `cni_conf_dir` are used; 0 for all, 1 when it is not given.
+    /// How many configs of `cni_conf_dir` are used; 0 for all, the default is 1.
     pub cni_max_conf_num: Option<usize>,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
-    /// Globs of pod annotations that go into specs.
+    /// Globs of pod annotations that are copied to specs.
     pub pod_annotations: Vec<String>,
-    /// Globs of container annotations that go into specs.
+    /// Globs of container annotations that are copied to specs.
     pub container_annotations: Vec<String>,
-    /// Whether the pod runs in a virtual machine: its network comes before its task.
+    /// Whether pods run in virtual machines: then the network is set up before the task is created.
     pub virtual_machine: bool,
 }

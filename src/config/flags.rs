@@ -10,7 +10,7 @@ use super::File;
 #[derive(Debug, Parser)]
 #[command(name = "pontoon", version, about, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -20,23 +20,23 @@ pub struct Cli {
 pub enum Command {
     /// Serve CRI until SIGTERM
     Serve(ServeFlags),
-    /// Show pods, what they use, and what is being done with them
+    /// Show pods, their resource usage, and the operations in progress
     Top(TopFlags),
 }
 
-/// Flags of `pontoon serve`; each wins over the file's key.
+/// Flags of `pontoon serve`; each overrides the key of the file.
 #[derive(Debug, Default, Args)]
 pub struct ServeFlags {
-    /// Configuration file (TOML); without it every key has its default
+    /// Configuration file (TOML); a key that it does not set has its default
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Socket to serve CRI on [default: /run/pontoon/pontoon.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Directory of what survives a reboot [default: /var/lib/pontoon]
+    /// Directory of data that survives a reboot [default: /var/lib/pontoon]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Directory of what does not [default: /run/pontoon]
+    /// Directory of data that does not survive a reboot [default: /run/pontoon]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// containerd's socket [default: /run/containerd/containerd.sock]
@@ -53,16 +53,16 @@ pub struct ServeFlags {
 /// Flags of `pontoon top`.
 #[derive(Debug, Default, Args)]
 pub struct TopFlags {
-    /// The daemon's configuration file, for where its sockets are
+    /// The daemon's configuration file, which says where its sockets are
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The daemon's CRI socket [default: /run/pontoon/pontoon.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Its socket for commands [default: /run/pontoon/admin.sock]
+    /// The daemon's socket for commands [default: /run/pontoon/admin.sock]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
-    /// Print one plain table and end
+    /// Print one plain table and exit
     #[arg(long)]
     pub once: bool,
     /// Seconds between two samples
@@ -71,7 +71,7 @@ pub struct TopFlags {
 }
 
 impl TopFlags {
-    /// The daemon's flags that lead to the same sockets.
+    /// The flags of `pontoon serve` that lead to the same sockets.
     #[must_use]
     pub fn serve_flags(&self) -> ServeFlags {
         ServeFlags {

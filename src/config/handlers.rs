@@ -1,4 +1,4 @@
-//! Runtime handlers: what a RuntimeClass's name stands for.
+//! Runtime handlers: what the handler's name in a RuntimeClass stands for.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,34 +13,34 @@ use crate::sys::read;
 
 const RUNC: &str = "io.containerd.runc.v2";
 
-/// A runtime handler, resolved.
+/// A resolved runtime handler.
 #[derive(Debug, Clone)]
 pub struct Handler {
     /// Its name in the configuration and in RunPodSandbox.
     pub name: String,
     /// containerd's runtime type.
     pub kind: String,
-    /// Options for the shim.
+    /// Options that are passed to the shim.
     pub options: Options,
-    /// Whether its cgroups are made by systemd.
+    /// Whether systemd creates its cgroups.
     pub systemd_cgroup: bool,
-    /// Spec that specs of this handler start from.
+    /// The spec from which the specs of this handler start.
     pub base_spec: Option<Spec>,
-    /// Snapshotter of its own.
+    /// Its own snapshotter, if it has one.
     pub snapshotter: Option<String>,
-    /// CNI configs of its own.
+    /// Its own CNI configs, if it has any.
     pub cni: Option<ConfigDir>,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
-    /// Globs of pod annotations that go into specs.
+    /// Globs of pod annotations that are copied to specs.
     pub pod_annotations: Vec<String>,
-    /// Globs of container annotations that go into specs.
+    /// Globs of container annotations that are copied to specs.
     pub container_annotations: Vec<String>,
-    /// Whether the pod runs in a virtual machine.
+    /// Whether its pods run in virtual machines.
     pub virtual_machine: bool,
 }
 
-/// The table of handlers.
+/// All runtime handlers, by name.
 #[derive(Debug, Clone)]
 pub struct Handlers {
     default: String,
@@ -48,20 +48,20 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// The handler of a name; the empty name is the default's.
+    /// The handler with this name; the empty name means the default handler.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Handler> {
         let name = if name.is_empty() { &self.default } else { name };
         self.by_name.get(name)
     }
 
-    /// The handler of pods that name none.
+    /// The handler of pods that do not name one.
     #[must_use]
     pub fn default_handler(&self) -> &Handler {
         &self.by_name[&self.default]
     }
 
-    /// All handlers, by name.
+    /// All handlers, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Handler> {
         self.by_name.values()
     }
@@ -71,7 +71,7 @@ impl Handlers {
         for (name, runtime) in table {
             by_name.insert(name.clone(), handler(name, runtime)?);
         }
-        // The one handler that needs no table: runc with containerd's own defaults.
+        // Without a table there is one handler: runc with containerd's own defaults.
         if table.is_empty() {
             by_name.insert("runc".to_owned(), handler("runc", &Runtime::default())?);
         }
@@ -79,7 +79,7 @@ impl Handlers {
             let problem = format!("there is no [runtimes.{default}]");
             return Err(Error::Value { key: "default_runtime".to_owned(), problem });
         };
-        // kubelet asks for one cgroup driver and never again (RuntimeConfig).
+        // kubelet asks for the cgroup driver only once (RuntimeConfig), so all handlers must have the same one.
         if let Some(other) = by_name.values().find(|other| other.systemd_cgroup != chosen.systemd_cgroup) {
             let problem = format!("differs from that of [runtimes.{default}]; kubelet knows one cgroup driver only");
             return Err(Error::Value { key: format!("runtimes.{}.options.SystemdCgroup", other.name), problem });
@@ -122,7 +122,8 @@ fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
     }
 }
 
-/// Largest base spec; what containerd takes with a container has to be smaller still.
+/// Largest base spec, in bytes. The whole spec of a container must be smaller still, for containerd to take it with the
+/// container's config.
 const LARGEST_SPEC: u64 = 14 << 20;
 
 fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {

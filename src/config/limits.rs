@@ -1,4 +1,4 @@
-//! What may run at once on a node, and how much memory it may take.
+//! How many operations may run at once on a node, and how much memory they may use.
 
 use serde::Deserialize;
 
@@ -6,18 +6,18 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Commands that Exec and ExecSync may run at once on the node, beside what is reserved; a pod has no more of them than
-    /// are left free.
+    /// Commands of Exec and ExecSync that may run at once on the node, in addition to the reserve. A pod may start
+    /// another one only while it has fewer than are free.
     pub execs: usize,
-    /// Commands of ExecSync that each pod may run at once whatever others do.
+    /// Commands of ExecSync that each pod may run at once, whatever other pods do.
     pub exec_sync_reserve: usize,
-    /// The same in one container.
+    /// Commands that may run at once in one container.
     pub execs_per_container: usize,
-    /// Clients that may be attached, and connections that may be forwarded, at once on the node; shared like `execs`.
+    /// Attached clients and forwarded connections at once on the node; divided among pods like `execs`.
     pub streams: usize,
-    /// The same to one container, or to one pod.
+    /// Attached clients of one container, or forwarded connections of one pod, at once.
     pub streams_per_object: usize,
-    /// MiB of memory that replies of ExecSync may hold together.
+    /// MiB of memory that all replies of ExecSync may use together.
     pub exec_reply_budget: usize,
 }
 
@@ -35,7 +35,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// A key with a value that nothing could work with.
+    /// The first key whose value is out of range, and why.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let counts = [
             ("limits.execs", self.execs),
@@ -49,7 +49,8 @@ impl Limits {
         if self.exec_sync_reserve > 1 << 10 {
             return Some(("limits.exec_sync_reserve", format!("{} is more than {}", self.exec_sync_reserve, 1 << 10)));
         }
-        // Below this, one reply of the largest size would not fit, with the two pieces that its streams begin with.
+        // With less, a reply of the largest size would not fit together with the two pieces that its streams start
+        // with.
         let budget = self.exec_reply_budget;
         (!(17..=1 << 20).contains(&budget))
             .then(|| ("limits.exec_reply_budget", format!("{budget} MiB is not between 17 and {}", 1 << 20)))

@@ -1,4 +1,4 @@
-//! File and flags become one immutable [`Config`]; nothing else reads either.
+//! Combines the file and the flags into one immutable [`Config`]; no other module reads either.
 //!
 //! The file's keys are documented in `examples/config.toml`, which a test parses.
 
@@ -19,86 +19,79 @@ pub use streaming::Streaming;
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::telemetry::Endpoint;
 
-/// What a configuration can be wrong in; each names the file, line or key.
+/// Why a configuration cannot be used; each variant names the file, line or key.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read.
     #[error("read config {path}")]
     Read {
-        /// The file.
+        /// The configuration file, or a base spec that it names.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML or has a key that does not exist; the message names the line.
+    /// The file is not TOML, or has an unknown key; the message names the line.
     #[error("config {path}: {source}")]
     Parse {
-        /// The file.
         path: PathBuf,
-        /// Line, column and what is wrong there.
+        /// Line, column, and what is wrong there.
         source: Box<toml::de::Error>,
     },
     /// A value that cannot be used.
     #[error("config key {key}: {problem}")]
     Value {
-        /// The key, with its table.
+        /// The key, with the name of its table.
         key: String,
-        /// What is wrong with it.
         problem: String,
     },
 }
 
-/// The whole configuration, resolved.
+/// The whole configuration, checked and resolved.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where CRI is served.
+    /// The socket on which CRI is served.
     pub socket: PathBuf,
-    /// Where Pontoon's commands ask it; root's alone.
+    /// The socket for Pontoon's own commands, which only root may use.
     pub admin_socket: PathBuf,
-    /// What survives a reboot: volumes, the pause root.
+    /// Directory of data that survives a reboot: volumes, the pause root.
     pub root: PathBuf,
-    /// What does not: FIFOs, pod files.
+    /// Directory of data that does not survive a reboot: FIFOs, pod files.
     pub state: PathBuf,
-    /// Where network namespaces are pinned.
+    /// Directory in which network namespaces are pinned.
     pub netns_dir: PathBuf,
     /// The name that kubelet shows as the container runtime.
     pub runtime_name: String,
-    /// Whether a `host_path` that does not exist is made or refused.
+    /// Whether a `host_path` that does not exist is created, or else refused.
     pub create_missing_host_path: bool,
-    /// Whether a container's user and group own the devices that it asks for.
+    /// Whether a container's user and group own the devices that it requests.
     pub own_devices: bool,
     /// Directories that Localhost seccomp profiles may be in.
     pub seccomp_profile_roots: Vec<PathBuf>,
-    /// Start although pods of containerd's own CRI are running in the namespace.
+    /// Whether to start although the namespace has running pods of containerd's own CRI plugin.
     pub allow_foreign_pods: bool,
-    /// Logging.
     pub log: Log,
-    /// Where metrics are served, if they are.
+    /// Where metrics are served; `None` if they are not.
     pub metrics: Option<Endpoint>,
-    /// Where traces go.
+    /// Where traces are sent.
     pub traces: Traces,
-    /// The way to containerd.
+    /// How to reach containerd.
     pub containerd: ContainerdSection,
     /// Pod networks.
     pub cni: Cni,
     /// Pulls and snapshots.
     pub images: Images,
-    /// What may run at once, and how much memory it may take.
+    /// Limits of concurrent operations and of their memory.
     pub limits: Limits,
-    /// Where CDI devices come from.
+    /// Where CDI devices are defined.
     pub cdi: Cdi,
-    /// AppArmor.
     pub apparmor: AppArmor,
-    /// SELinux.
     pub selinux: Selinux,
     /// Exec, attach and port-forward.
     pub streaming: crate::streaming::Settings,
-    /// The runtime handlers.
     pub handlers: Handlers,
 }
 
 impl Config {
-    /// Reads the file that the flags name, lets the flags win, and checks the whole.
+    /// Reads the file that the flags name, overrides it with the flags, and checks the result.
     ///
     /// # Errors
     /// [`Error`] names the file's line, or the key.

@@ -117,7 +117,7 @@ fn traces_want_a_build_that_has_them() {
     assert!(error.contains("traces.sampling_rate_per_million"), "{error}");
 }
 
-/// Removes the comment signs of optional keys, so that the example shows every key there is.
+/// Uncomments the optional keys, so that the test covers every key of the example.
 #[test]
 fn the_example_shows_each_key_with_its_default() {
     let text = include_str!("../../examples/config.toml");

@@ -1,4 +1,4 @@
-//! The device nodes of a container: those of the request, and for a privileged one all of the host.
+//! The device nodes of a container: those of the request, and for a privileged container all of the host.
 
 use std::collections::HashSet;
 use std::fs::Metadata;
@@ -9,46 +9,41 @@ use std::path::{Path, PathBuf};
 use super::host_paths::{self, Error, Progress, absolute, cleaned};
 use crate::api::v1::{Device, Int64Value, LinuxContainerSecurityContext};
 
-/// Directories below which no devices are looked for: the container gets pts, shm, fd and mqueue
-/// of its own, the others belong to whoever made the node a container itself (lxc/lxd#2825,
-/// opencontainers/runc#2093).
+/// Directories that are not searched for devices. The container gets its own pts, shm, fd and mqueue. The others
+/// exist if the node is itself a container (lxc/lxd#2825, opencontainers/runc#2093).
 const SKIPPED_DIRECTORIES: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
 
-/// What a cgroup can allow of a device: read, write, mknod.
+/// The accesses to a device that a cgroup can allow: read, write, mknod.
 const ACCESSES: &str = "rwm";
 
-/// A device node to be made in the container.
+/// A device node to be created in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
-    /// In the container.
+    /// Path in the container.
     pub path: PathBuf,
     /// As in the OCI runtime spec: `c` or `u`, `b`, `p`.
     pub kind: char,
-    /// Major number.
     pub major: i64,
-    /// Minor number.
     pub minor: i64,
-    /// Permission bits on the host, without the file's type.
+    /// Permission bits on the host, without the file type.
     pub mode: u32,
-    /// Owner on the host, unless another was asked for.
+    /// Owner on the host, unless the request names another.
     pub uid: u32,
-    /// Group on the host, likewise.
+    /// Group on the host, unless the request names another.
     pub gid: u32,
-    /// What the container's cgroup is to allow: some of `rwm`, in this order.
+    /// The accesses that the container's cgroup allows: a subset of `rwm`, in this order.
     pub access: String,
 }
 
-/// Who is to own the devices of a request, where it is not who owns them on the host.
+/// The owner of a request's devices in the container, if it differs from the owner on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// User.
     pub uid: Option<u32>,
-    /// Group.
     pub gid: Option<u32>,
 }
 
 impl Owner {
-    /// The user and group that a security context names. Root is nobody special here: it may open whatever it has.
+    /// The user and group of a security context. Root is left out: it can open every device that the container has.
     #[must_use]
     pub fn of(context: Option<&LinuxContainerSecurityContext>) -> Self {
         let id = |value: Option<&Int64Value>| value.and_then(|id| u32::try_from(id.value).ok()).filter(|id| *id != 0);
@@ -57,13 +52,12 @@ impl Owner {
     }
 }
 
-/// Finds the devices of a request, and with `all_host_devices` every device below /dev at its
-/// own path. A directory stands for all devices below it. Of two with one path in the container
-/// the first is taken, and the request's come first; only these are `owner`'s. Gives up after a
-/// minute.
+/// Finds the devices of a request; with `all_host_devices` also every device below /dev, at the same path. A
+/// directory stands for all devices below it. If two devices have the same path in the container, the first one wins,
+/// and those of the request come first. `owner` applies to the request's devices only. Gives up after a minute.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the field of the request; the others the path.
+/// [`Error::Invalid`] names the field of the request; the other errors name the path.
 pub async fn resolve(devices: &[Device], all_host_devices: bool, owner: Owner) -> Result<Vec<HostDevice>, Error> {
     let wanted: Vec<Wanted> =
         devices.iter().enumerate().map(|(index, device)| Wanted::new(index, device)).collect::<Result<_, _>>()?;
@@ -89,11 +83,11 @@ pub async fn resolve(devices: &[Device], all_host_devices: bool, owner: Owner) -
     host_paths::run(host_paths::DEADLINE, work).await
 }
 
-/// A device of the request whose fields are in order.
+/// A device of the request whose fields are valid.
 struct Wanted {
     index: usize,
     host_path: PathBuf,
-    /// Where it is to be; at the path that `host_path` leads to if the request does not say.
+    /// Path in the container; if the request has none, the path that `host_path` resolves to.
     container_path: Option<PathBuf>,
     access: String,
 }
@@ -139,14 +133,14 @@ fn invalid(index: usize, name: &str, problem: impl Into<String>) -> Error {
 fn access(permissions: &str) -> Result<String, String> {
     match permissions.chars().find(|one| !ACCESSES.contains(*one)) {
         Some(other) => Err(format!("{other:?} is none of r, w and m")),
-        // api.proto has one or more; a device that may not even be read is of no use.
+        // api.proto requires one or more. A device without any access would be of no use.
         None if permissions.is_empty() => Err("one or more of r, w and m are required".to_owned()),
         None => Ok(ACCESSES.chars().filter(|one| permissions.contains(*one)).collect()),
     }
 }
 
-/// Every device below a directory, but no symlinks, FIFOs and consoles: /dev/console is the
-/// container's own terminal. What goes away meanwhile was never there.
+/// All devices below a directory, except symlinks, FIFOs and consoles: /dev/console is the container's own terminal.
+/// Entries that disappear during the search are skipped.
 fn below(progress: &Progress, directory: &Path, in_container: &Path, access: &str) -> Result<Vec<HostDevice>, Error> {
     let mut found = Vec::new();
     let mut waiting = vec![(directory.to_owned(), in_container.to_owned())];
@@ -177,7 +171,7 @@ fn unless_gone<T>(outcome: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-/// Sorted, so that one request always makes one spec.
+/// The names in a directory, sorted, so that the same request always results in the same spec.
 fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     let mut names: Vec<_> =
         std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
@@ -185,8 +179,8 @@ fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
-/// `None` for what is no device. The kernel has no unbuffered character devices apart, so `u`
-/// is never found.
+/// The device that a file is, or `None`. The kernel does not distinguish unbuffered character devices, so the kind is
+/// never `u`.
 fn device(stat: &Metadata, path: PathBuf, access: &str) -> Option<HostDevice> {
     let file_type = stat.file_type();
     let kind = match () {

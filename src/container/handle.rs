@@ -1,4 +1,4 @@
-//! The container in memory.
+//! The container object in memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,47 +14,45 @@ use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
 use crate::task::Task;
 
-/// A container: what never changes of it, its state and its streams.
+/// A container: its immutable record, its state and its streams.
 pub struct Container {
-    /// What is known for its whole life.
     pub record: Record,
-    /// Its item of ListContainers without the state, encoded: lists only copy it.
+    /// Its encoded ListContainers item without the state, which list calls copy.
     pub listed: Bytes,
-    /// Where its root comes from.
     pub root: Root,
-    /// What is kept of the OCI spec.
+    /// The part of the OCI spec that stays in memory.
     spec: ArcSwap<KeptSpec>,
-    /// Held by whoever changes its spec or makes a task of it: the task must be of the spec that is known.
+    /// Held while the spec is changed or a task is created from it, so that the task always has the current spec.
     turn: tokio::sync::Mutex<()>,
-    /// Its state; a watch, so that a Stop and a Remove see the exit.
+    /// The state. A watch channel, so that stop and remove are notified of the exit.
     state: watch::Sender<State>,
-    /// containerd's task of it, or that of a start before.
+    /// containerd's task of it, or the task of an earlier start.
     task: Mutex<Arc<Task>>,
-    /// Whether a removal has begun: then its exit need not be written any more.
+    /// Whether a removal has begun, after which the exit need not be written any more.
     is_removed: AtomicBool,
-    /// Standard streams while its task lives.
+    /// Its standard streams while its task exists.
     streams: Mutex<Option<Arc<dyn Streams>>>,
-    /// Held by whoever looks for them after a restart.
+    /// Held while the streams are looked up after a restart.
     finding_streams: tokio::sync::Mutex<()>,
-    /// Watches its memory while its task lives.
+    /// Counts its OOM kills while its task exists.
     oom_watch: Mutex<Option<Arc<OomWatch>>>,
-    /// The stop that runs, so that a second one with a shorter grace shortens it.
+    /// The stop in progress, which a second one with a shorter grace period brings forward.
     stop: Mutex<Option<Arc<Stop>>>,
 }
 
-/// Where a container's root comes from.
+/// Where a container's root file system is, and its cgroup.
 #[derive(Debug, Clone)]
 pub struct Root {
-    /// The snapshotter that has the root.
+    /// The snapshotter of the root file system's snapshot.
     pub snapshotter: String,
-    /// Chain id of the image, the snapshot's parent.
+    /// Chain id of the image, which is the snapshot's parent.
     pub chain_id: String,
     /// The OCI `cgroupsPath`.
     pub cgroups_path: String,
 }
 
 impl Container {
-    /// A container in a state, and in memory what is kept of its record and spec.
+    /// Creates the object, and reduces its record to the part that stays in memory.
     #[must_use]
     pub fn new(record: Record, root: Root, spec: KeptSpec, state: State) -> Self {
         let record = record.kept();
@@ -74,45 +72,42 @@ impl Container {
         }
     }
 
-    /// The id.
     #[must_use]
     pub fn id(&self) -> &ContainerId {
         &self.record.id
     }
 
-    /// The sandbox it is in.
     #[must_use]
     pub fn sandbox(&self) -> &SandboxId {
         &self.record.sandbox
     }
 
-    /// The request's metadata; checked when the container was made.
+    /// The request's metadata, which was checked at creation.
     #[must_use]
     pub fn metadata(&self) -> ContainerMetadata {
         self.record.config.metadata.clone().unwrap_or_default()
     }
 
-    /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
         self.state.borrow().clone()
     }
 
-    /// What `look` says of the state now; without a copy of it.
+    /// The result of `look` for the current state, without copying the state.
     pub fn in_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.borrow())
     }
 
-    /// Follows the state.
+    /// A receiver of state changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Tells it of an event; whether that changed its state.
+    /// Applies an event; returns whether it changed the state.
     ///
     /// # Errors
-    /// [`Denied`] when the state does not allow it.
+    /// [`Denied`] if the state does not allow the event.
     pub fn on(&self, event: Event) -> Result<bool, Denied> {
         let mut denied = None;
         let changed = self.state.send_if_modified(|state| match state.clone().on(event) {
@@ -129,24 +124,24 @@ impl Container {
         denied.map_or(Ok(changed), Err)
     }
 
-    /// Resolves when no process of it may be alive.
+    /// Resolves when no process of it can be alive.
     pub async fn ended(&self) {
-        // The sender lives as long as self, so this cannot fail.
+        // Cannot fail: `self` holds the sender.
         let _ = self.state.subscribe().wait_for(|state| !state.is_alive()).await;
     }
 
-    /// containerd's task of it; one that is gone when there is none.
+    /// containerd's task of it. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn task(&self) -> Arc<Task> {
         Arc::clone(&self.task.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Hands it its task. The one before must be gone.
+    /// Sets its task. The previous task must be gone.
     pub fn set_task(&self, task: Arc<Task>) {
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
     }
 
-    /// Says that a removal has begun.
+    /// Marks the container as being removed, and lets its task retry at once instead of waiting.
     pub fn begin_removal(&self) {
         self.is_removed.store(true, Ordering::Release);
         self.task().hurry();
@@ -158,50 +153,50 @@ impl Container {
         self.is_removed.load(Ordering::Acquire)
     }
 
-    /// What is kept of the OCI spec.
+    /// The part of the OCI spec that stays in memory.
     #[must_use]
     pub fn spec(&self) -> Arc<KeptSpec> {
         self.spec.load_full()
     }
 
-    /// Waits for the turn to change the spec, or to make a task of it. Only they wait: what is listed is read without.
+    /// Locks the spec, to change it or to create a task from it. Readers, such as list calls, do not need this lock.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// Replaces the spec, after an update of its resources.
+    /// Replaces the spec after an update of its resources.
     pub fn set_spec(&self, spec: KeptSpec) {
         self.spec.store(Arc::new(spec));
     }
 
-    /// Its standard streams while its task lives.
+    /// Its standard streams while its task exists.
     #[must_use]
     pub fn streams(&self) -> Option<Arc<dyn Streams>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hands it its streams, or takes them away.
+    /// Sets or removes its streams.
     pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
     }
 
-    /// Waits for the turn to look for its streams, of which there is one reader.
+    /// Locks the lookup of its streams, which must have only one reader.
     pub async fn finding_streams(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.finding_streams.lock().await
     }
 
-    /// Who watches its memory.
+    /// The counter of its OOM kills.
     #[must_use]
     pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
         self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hands it who watches its memory, or takes it away.
+    /// Sets or removes the counter of its OOM kills.
     pub fn set_oom_watch(&self, watch: Option<Arc<OomWatch>>) {
         *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
     }
 
-    /// The stop that runs, with its grace shortened if `grace` ends earlier; a new one if none runs.
+    /// The stop in progress, brought forward if `grace` ends earlier; a new stop if none is in progress.
     #[must_use]
     pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
         let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Processes that hold a container's root file system, so that it cannot be unmounted (containerd#4020).
 //!
-//! To be looked for only after that failed: it reads all of /proc. Links there are read and never followed, so that a
-//! process whose files are on a server that does not answer holds nothing up.
+//! Call this only after unmounting failed, because it reads all of /proc. It reads links there but never follows
+//! them, so a process whose files are on a server that does not answer delays nothing.
 
 use std::fmt;
 use std::fs;
@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 
 use crate::ids::ContainerId;
 
-/// How long it may take; what was found by then is enough.
+/// Time limit of a search. The holders found by then are enough.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Holders that are named.
+/// How many holders are reported.
 const MOST: usize = 4;
-/// Open files that are looked at of one process.
+/// How many open files of one process are checked.
 const FILES: usize = 100_000;
 
-/// A process, and by what it holds the root.
+/// A process, and how it holds the root file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its id, as the host counts.
+    /// PID in the host's PID namespace.
     pub pid: u32,
-    /// The kernel's name of it; the process chooses that itself.
+    /// The kernel's name (comm) of the process, which the process itself can change.
     pub name: String,
-    /// By what.
+    /// For example `open file`.
     pub by: &'static str,
 }
 
@@ -35,19 +35,19 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Who holds the root of a container: at most a few.
+/// Processes that hold the root file system of a container: at most a few.
 pub async fn holders(id: &ContainerId) -> Vec<Holder> {
     let root = Root::of(id);
     let look = tokio::task::spawn_blocking(move || look(Path::new("/proc"), &root));
-    // A read that hangs keeps its thread, and nobody else.
+    // A read that hangs occupies its own thread and delays no other caller.
     match tokio::time::timeout(2 * LIMIT, look).await {
         Ok(Ok(found)) => found,
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 
-/// How a container's root is told: containerd's tasks have theirs at `<state>/<namespace>/<id>/rootfs`, and an id is never
-/// anything else.
+/// Recognizes paths in a container's root file system. containerd mounts it at `<state>/<namespace>/<id>/rootfs`, and
+/// the id occurs in no other path.
 struct Root(String);
 
 impl Root {
@@ -55,7 +55,7 @@ impl Root {
         Self(format!("/{id}/rootfs"))
     }
 
-    /// Whether a path is it, or below it.
+    /// Whether a path is the root or below it.
     fn has(&self, path: &str) -> bool {
         path.match_indices(&self.0)
             .any(|(at, found)| matches!(path.as_bytes().get(at + found.len()), None | Some(b'/')))
@@ -66,7 +66,8 @@ fn look(proc: &Path, root: &Root) -> Vec<Holder> {
     let until = Instant::now() + LIMIT;
     let pids: Vec<u32> = entries(proc).filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect();
     let mut found = Vec::new();
-    // Mounts last: a copy in another mount namespace holds the root only with something below it.
+    // Mounts last: a copy of the mount in another mount namespace holds the root only if something is mounted below
+    // it.
     for by in [by_link as fn(&Path, &Root) -> Option<&'static str>, by_mount] {
         for pid in &pids {
             if found.len() == MOST || Instant::now() > until {
@@ -92,7 +93,8 @@ fn by_link(process: &Path, root: &Root) -> Option<&'static str> {
     link.or_else(|| entries(&process.join("fd")).take(FILES).any(has).then_some("open file"))
 }
 
-/// A mount below the root in a mount namespace that is not ours: containerd unmounts those that are in ours.
+/// Whether a mount namespace other than ours has a mount at or below the root. containerd unmounts those in our
+/// namespace.
 fn by_mount(process: &Path, root: &Root) -> Option<&'static str> {
     let namespace = |process: &Path| fs::metadata(process.join("ns/mnt")).map(|found| (found.dev(), found.ino())).ok();
     let ours = process.parent().and_then(|proc| namespace(&proc.join("self")));
@@ -130,7 +132,7 @@ mod tests {
         ];
         for (mut child, by) in cases {
             let pid = child.id();
-            // Until its exec it is this test.
+            // Until its exec, the child is a copy of this test.
             let ours =
                 |found: &Vec<Holder>| found.iter().any(|one| one.pid == pid && one.name == "sleep" && one.by == by);
             let mut found = holders(&id).await;
@@ -142,7 +144,7 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        // It keeps the file; and the children that other tests have just forked hold it until their exec.
+        // The Command holds the file open. Children that other tests have just forked also hold it, until their exec.
         drop(sleep);
         let start = Instant::now();
         while !holders(&id).await.is_empty() {

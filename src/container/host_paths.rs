@@ -1,10 +1,10 @@
-//! Calls on paths of the host that may never return: a stat on an NFS server that is gone
-//! waits in the kernel, past every signal (containerd#10828, #13867).
+//! System calls on host paths that may never return: a stat on an NFS server that is gone waits in the kernel, and no
+//! signal ends it (containerd#10828, #13867).
 //!
-//! They run on a thread of their own, so that the runtime's pool loses none to them, and only
-//! the waiter has a deadline. A thread left behind goes no further than the call it is in; and
-//! until that returns, nobody follows it onto the same path. So there are never more of them
-//! than stuck paths, however often kubelet tries again.
+//! Each request makes its calls on a thread of its own, so that the tokio pool loses no threads to them. Only the
+//! waiting caller has a deadline. An abandoned thread stops after the call it is in, and until that call returns, no
+//! other thread makes a call on the same path. So there are never more abandoned threads than stuck paths, however
+//! often kubelet retries.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a request waits for all its paths; below the 2 minutes that kubelet gives CreateContainer.
+/// How long a request waits for all its paths. Less than the 2 minutes that kubelet allows for CreateContainer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The kernel's PATH_MAX without its zero byte.
@@ -22,50 +22,45 @@ pub(super) const LONGEST: usize = 4095;
 
 static LEFT_BEHIND: Mutex<Vec<Progress>> = Mutex::new(Vec::new());
 
-/// Why a request cannot have what it names on the host.
+/// Why the host paths of a request cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A field of the request is wrong.
     #[error("{field}: {problem}")]
     Invalid {
-        /// As `config.mounts[0].host_path`.
+        /// For example `config.mounts[0].host_path`.
         field: String,
-        /// What is wrong with it.
         problem: String,
     },
-    /// The file system does not answer. The call goes on without us.
+    /// The file system does not answer. The thread is still in the call.
     #[error("stuck in {operation}({})", path.display())]
     Stuck {
-        /// The system call.
+        /// The system call that has not returned.
         operation: &'static str,
-        /// On what.
         path: PathBuf,
     },
-    /// The file system answered with an error.
+    /// The file system returned an error.
     #[error("{operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// For example `create directory`.
         operation: &'static str,
-        /// On what.
         path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Whether a name in the path is longer than its file system has any.
+    /// Whether a name in the path is longer than its file system allows.
     pub(super) fn is_too_long(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidFilename)
     }
 
-    /// Whether the path is not there.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// What a thread is doing, for whoever waits for it.
+/// What a thread is doing, for the caller that waits for it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress(Arc<Mutex<Doing>>);
 
@@ -73,15 +68,15 @@ pub(super) struct Progress(Arc<Mutex<Doing>>);
 struct Doing {
     operation: &'static str,
     path: PathBuf,
-    /// How many calls there have been.
+    /// How many calls the thread has made.
     steps: u64,
-    /// Nobody waits any more.
+    /// The caller no longer waits.
     abandoned: bool,
     ended: bool,
 }
 
 impl Progress {
-    /// One call that may not return.
+    /// Makes one call that may not return.
     pub(super) fn step<T>(
         &self,
         operation: &'static str,
@@ -120,7 +115,7 @@ impl Progress {
     }
 }
 
-/// Does `work` on a thread and waits for it, at most until the deadline.
+/// Runs `work` on a new thread and waits for it until the deadline.
 pub(super) async fn run<T, F>(deadline: Duration, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -129,8 +124,8 @@ where
     run_on(deadline, deadline, work).await
 }
 
-/// The same for work of many calls: as long as a call returns within the deadline it may go on, though no
-/// longer than `longest`.
+/// Like [`run`], for work of many calls: the work may go on as long as each call returns within `deadline`, but no
+/// longer than `longest` in total.
 pub(super) async fn run_on<T, F>(deadline: Duration, longest: Duration, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -160,7 +155,7 @@ where
     }
 }
 
-/// Tells that the thread is at its end, also by a panic.
+/// Records that the thread has ended, even if it panicked.
 struct Ended(Progress);
 
 impl Drop for Ended {
@@ -169,7 +164,7 @@ impl Drop for Ended {
     }
 }
 
-/// Leaves the thread behind when the waiter goes, for whatever reason.
+/// Marks the thread as abandoned when the waiting future is dropped, for whatever reason.
 struct Waiter(Progress);
 
 impl Drop for Waiter {
@@ -188,11 +183,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A path of a request that may be used, or what is wrong with it.
+/// Returns the path if a request may use it, otherwise what is wrong with it.
 pub(super) fn absolute(path: &str) -> Result<&Path, &'static str> {
     match path {
         "" => Err("is required"),
-        // Else it would mean something in the daemon's working directory.
+        // A relative path would be resolved in the daemon's working directory.
         _ if !path.starts_with('/') => Err("is not absolute"),
         _ if path.contains('\0') => Err("has a NUL"),
         _ if path.len() > LONGEST => Err("has more than 4095 bytes"),
@@ -200,8 +195,8 @@ pub(super) fn absolute(path: &str) -> Result<&Path, &'static str> {
     }
 }
 
-/// The path without `.`, `..` and doubled slashes, by its words alone: what the container's
-/// root will have there is not known yet. `..` goes no higher than the root.
+/// Removes `.`, `..` and double slashes from the path lexically: the container's root file system is not known yet.
+/// `..` does not go above the root.
 pub(super) fn cleaned(path: &str) -> Result<PathBuf, &'static str> {
     let mut clean = PathBuf::from("/");
     for component in absolute(path)?.components() {
@@ -222,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// The text of what failed.
+    /// Runs `work`; returns the error's text if it failed.
     async fn outcome<T: Send + 'static>(
         longest: Duration,
         work: impl FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
@@ -237,8 +232,8 @@ mod tests {
         outcome(DEADLINE, move |progress| progress.step("stat", Path::new(path), |_| Ok(()))).await
     }
 
-    /// A request whose stat of the path returns when the sender is dropped, and that has
-    /// waited in vain; and what then becomes of its next step.
+    /// Runs a request to its deadline while its stat of the path hangs. The stat returns when the sender is dropped;
+    /// the receiver then reports whether the thread could make its next call. Also returns the request's error.
     async fn stuck_on(path: &'static str) -> (mpsc::Sender<()>, oneshot::Receiver<bool>, String) {
         let (release, held) = mpsc::channel::<()>();
         let ((entered, inside), (ended, end)) = (oneshot::channel(), oneshot::channel());
@@ -270,7 +265,8 @@ mod tests {
         assert_eq!(stat("/stuck").await, Ok(()));
     }
 
-    /// A walk of three calls, which take two thirds of what one may, and so together twice as much.
+    /// A walk of three calls. Each takes two thirds of the time that one call may take, so together they take twice
+    /// that time.
     async fn long_walk(longest: Duration) -> Result<(), String> {
         let (told, mut next) = tokio::sync::mpsc::unbounded_channel();
         let (go, gone) = mpsc::channel::<()>();
@@ -289,7 +285,7 @@ mod tests {
                 tokio::time::pause();
                 tokio::time::advance(DEADLINE * 2 / 3).await;
                 tokio::time::resume();
-                // What is over is noticed before the call returns.
+                // Lets the waiter notice an expired deadline before the call returns.
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 let _ = go.send(());
             }

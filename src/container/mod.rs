@@ -1,7 +1,7 @@
-//! The container: a process with a root of its own in a sandbox's namespaces.
+//! The container: a process with its own root file system, in the namespaces of a pod sandbox.
 //!
-//! The object decides what may happen to it ([`state`]); its durable form is a containerd
-//! container record ([`record`]). It never knows of the sandbox object, only of its id.
+//! [`State`] defines which events a container allows. Its durable form is a container record in containerd
+//! ([`Record`]). This module does not use the sandbox object, only its id.
 
 pub mod devices;
 mod handle;

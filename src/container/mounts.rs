@@ -1,8 +1,8 @@
-//! The host's side of a container's mounts: what a request may ask for, and the paths it leads to.
+//! The host side of a container's mounts: checks what a request asks for and resolves the host paths.
 //!
-//! All fields of all mounts are checked before any path is looked at, and so before any is made.
-//! The paths themselves are kubelet's to choose: nothing is refused for where it leads. What
-//! the container's side may be over /proc is the runtime's to judge, over /sys it is allowed.
+//! All fields of all mounts are checked before any path is accessed, and therefore before any directory is created.
+//! kubelet chooses the paths: no host path is refused because of where it leads. The OCI runtime decides what may be
+//! mounted over /proc in the container; mounts over /sys are allowed.
 
 mod image;
 mod mountinfo;
@@ -18,53 +18,53 @@ use self::mountinfo::MountInfo;
 use super::host_paths::{self, Error as HostError, Progress, absolute, cleaned};
 use crate::api::v1::{Mount, MountPropagation};
 
-/// What `mount_options` may have (KEP-5855).
+/// The values that `mount_options` may contain (KEP-5855).
 const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
-/// A path of 4,095 bytes or less may have a longer name in it than there can be.
+/// A path of at most 4,095 bytes can still contain a name that is longer than a file system allows.
 const TOO_LONG: &str = "has a name that is too long";
 
-/// What to do about a `host_path` that is not there.
+/// What to do if a `host_path` does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingHostPath {
-    /// Make a directory of mode 0755, with parents, as containerd and CRI-O do.
+    /// Create a directory with mode 0755, and its parents, as containerd and CRI-O do.
     Create,
-    /// Refuse the container, as api.proto says.
+    /// Refuse the container, as api.proto specifies.
     Error,
 }
 
-/// A mount of a request whose source is there.
+/// A mount of a request whose source exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostMount {
-    /// On the host, with all symlinks resolved. Of an image where the verb mounts it: empty until it says so.
+    /// Path on the host with all symlinks resolved. For an image it is empty until the caller has mounted the image
+    /// and sets it.
     pub source: PathBuf,
-    /// As requested, but for a cleaned `container_path`, and no relabelling of an image.
+    /// As requested, except that `container_path` is normalized, and relabelling and id mappings of an image are
+    /// removed.
     pub mount: Mount,
 }
 
-/// Why a mount cannot be had.
+/// Why a mount cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of it, or its path on the host.
+    /// A field of the mount, or its host path.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// A field of a mount of an image is wrong; kubelet looks for the prefix.
+    /// A field of an image mount is wrong. kubelet looks for the prefix of the message.
     #[error("ImageVolumeMountFailed: config.mounts[{index}].{name}: {problem}")]
     Image {
-        /// The mount's place in the request.
+        /// The mount's index in the request.
         index: usize,
-        /// The field.
         name: &'static str,
-        /// What is wrong with it.
         problem: String,
     },
 }
 
-/// Checks the mounts of a request and finds their sources, in the order of the request. A
-/// directory that was made stays, also when a later mount fails. Gives up after a minute.
+/// Checks the mounts of a request and resolves their sources, in the order of the request. A directory that was
+/// created stays, even if a later mount fails. Gives up after a minute.
 ///
 /// # Errors
-/// [`HostError::Invalid`] and [`Error::Image`] name the field; the others the path.
+/// [`HostError::Invalid`] and [`Error::Image`] name the field; the other errors name the path.
 pub async fn resolve(mounts: &[Mount], missing: MissingHostPath) -> Result<Vec<HostMount>, Error> {
     let wanted: Vec<Mount> =
         mounts.iter().enumerate().map(|(index, mount)| checked(index, mount)).collect::<Result<_, _>>()?;
@@ -82,7 +82,7 @@ fn invalid(index: usize, name: &str, problem: impl Into<String>) -> HostError {
     HostError::Invalid { field: field(index, name), problem: problem.into() }
 }
 
-/// All that can be said without a look at the host.
+/// All checks that do not need the host.
 fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     let container_path = cleaned(&mount.container_path).map_err(|problem| invalid(index, "container_path", problem))?;
     if let Some(image) = &mount.image {
@@ -108,16 +108,16 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
     }
     Ok(Mount {
         container_path: container_path.display().to_string(),
-        // An image is read-only, and is mounted with its container's label.
+        // An image is mounted read-only and with its container's label, so nothing is relabelled.
         selinux_relabel: mount.selinux_relabel && mount.image.is_none(),
-        // The image's layers are mapped, so its mount is not: the kernel maps no ids of an overlay.
+        // The image's layers are id-mapped, so its mount is not: the kernel cannot id-map an overlay mount.
         uid_mappings: if mount.image.is_none() { mount.uid_mappings.clone() } else { Vec::new() },
         gid_mappings: if mount.image.is_none() { mount.gid_mappings.clone() } else { Vec::new() },
         ..mount.clone()
     })
 }
 
-/// The field that no id-mapped mount can be made of, and why.
+/// Returns the field that makes an id-mapped mount impossible, and why.
 fn check_mappings(mount: &Mount) -> Result<(), (String, &'static str)> {
     let parts = [("uidMappings", &mount.uid_mappings), ("gidMappings", &mount.gid_mappings)];
     if let Some((name, _)) = parts.iter().find(|(_, mappings)| mappings.is_empty())
@@ -172,15 +172,15 @@ fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHost
         },
         Err(error) => return Err(named(error)),
     }
-    // The runtime would follow symlinks as well, but at another time: what was checked is what
-    // is mounted.
+    // The OCI runtime would also follow symlinks, but later: resolving here ensures that the path checked is the path
+    // mounted.
     progress.step("resolve", path, |path| std::fs::canonicalize(path))
 }
 
-/// Without this the mount would be made and mounts below it silently not appear on the other side.
+/// Without this check the mount would succeed, and mounts below it would silently not appear on the other side.
 fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), HostError> {
     let wanted = one.mount.propagation();
-    // Nothing is ever mounted below an image, so it has nothing to pass on.
+    // Nothing is ever mounted below an image, so there is nothing to propagate.
     if wanted == MountPropagation::PropagationPrivate || one.mount.image.is_some() {
         return Ok(());
     }
@@ -204,7 +204,7 @@ fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: 
     }
 }
 
-/// The id of the mount that a path is on; `None` before Linux 5.8.
+/// The id of the mount that contains a path; `None` before Linux 5.8.
 fn mount_id(path: &Path) -> io::Result<Option<u64>> {
     let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
     let given = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);

@@ -1,4 +1,4 @@
-//! The seccomp profiles that kubelet names: read below the configured directories and nowhere else.
+//! The seccomp profiles that kubelet names. They are read from below the configured directories only.
 
 use std::fs::File;
 use std::io;
@@ -10,13 +10,15 @@ use super::host_paths::{self, Error, Progress};
 use crate::sys::{beneath, read};
 
 const FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
-/// Largest profile that is read; real ones are some kilobytes.
+/// Size limit of a profile in bytes. Real profiles have a few kilobytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Reads the profile at `path`, which is clean and absolute, if one is asked for. Gives up after a minute.
+/// Reads the profile at `path`, which must be absolute and normalized. Returns `None` if `path` is `None`. Gives up
+/// after a minute.
 ///
 /// # Errors
-/// [`Error::Invalid`] for one that is missing, is elsewhere, or is no file: never unconfined. [`Error::Stuck`].
+/// [`Error::Invalid`] if the profile does not exist, is outside of the roots, or is not a regular file: the container
+/// never runs unconfined instead. [`Error::Stuck`] if the file system does not answer.
 pub async fn read(roots: &[PathBuf], path: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
     let Some(path) = path else { return Ok(None) };
     let (roots, at) = (roots.to_vec(), path.clone());
@@ -31,15 +33,15 @@ fn invalid(path: &Path, problem: &str) -> Error {
     Error::Invalid { field: FIELD.to_owned(), problem: format!("{}: {problem}", path.display()) }
 }
 
-/// Symlinks count for where they lead: within the roots they are as good as any path.
+/// A symlink counts as the path that it leads to: it is allowed if its target is below a root.
 fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, Error> {
-    // By its name first: nothing elsewhere is even looked at.
+    // Check the name first, so that nothing outside of the roots is accessed at all.
     if !roots.iter().any(|root| path.starts_with(root)) {
         return Err(invalid(path, "is not in a directory of seccomp_profile_roots"));
     }
     let real = progress.step("resolve", path, |path| std::fs::canonicalize(path))?;
     for root in roots {
-        // A root that is not there has nothing below it.
+        // A root that does not exist contains nothing.
         match progress.step("resolve", root, |root| std::fs::canonicalize(root)) {
             Ok(root) if real.starts_with(&root) => {
                 return progress.step("read", &real, |real| open_and_read(&root, real));
@@ -51,8 +53,8 @@ fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, 
     Err(invalid(path, "leads out of the directories of seccomp_profile_roots"))
 }
 
-/// Without symlinks, so that it is what was looked at, also when somebody has put one there meanwhile; and a FIFO is not
-/// waited for.
+/// Opens without following symlinks, so that the file opened is the one that was checked, even if a symlink has
+/// replaced it since. Does not wait for the writer of a FIFO.
 fn open_and_read(root: &Path, real: &Path) -> io::Result<Vec<u8>> {
     let relative = real.strip_prefix(root).unwrap_or(real);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;

@@ -1,7 +1,7 @@
 //! SELinux labels of a container's volumes.
 //!
-//! A volume is relabelled where kubelet asks for it and only then (CVE-2021-43816), and not when its top has the
-//! label already. The top is labelled last: one that has it says that all below it has.
+//! A volume is relabelled only if kubelet requests it (CVE-2021-43816), and not if its top directory already has the
+//! label. The top directory is labelled last, so a label there means that everything below has it too.
 
 mod walk;
 
@@ -11,11 +11,12 @@ use std::time::Duration;
 use super::host_paths::{self, Error, Progress};
 use super::mounts::HostMount;
 
-/// How long all volumes of a container may take; a big one takes minutes, and a retry of kubelet's joins.
+/// How long relabelling all volumes of a container may take. A large volume takes minutes; a retry by kubelet joins
+/// the running operation.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 
-/// What no volume is: a label of one pod's there would take the node apart. The field's list, with what its
-/// symlinks lead to.
+/// Paths that are never a volume: a pod's label on one of them would break the node. The list that other runtimes
+/// use, with the targets of its symlinks.
 const PROTECTED: [&str; 28] = [
     "/",
     "/bin",
@@ -47,7 +48,7 @@ const PROTECTED: [&str; 28] = [
     "/var/log",
 ];
 
-/// Refuses what may not be relabelled, before anything is.
+/// Refuses mounts that must not be relabelled, before any volume is.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the mount.
@@ -63,16 +64,17 @@ pub fn check(mounts: &[HostMount]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The sources of those mounts that ask for it.
+/// The sources of the mounts that request relabelling.
 #[must_use]
 pub fn wanted(mounts: &[HostMount]) -> Vec<PathBuf> {
     mounts.iter().filter(|one| one.mount.selinux_relabel).map(|one| one.source.clone()).collect()
 }
 
-/// Labels trees. Goes on as long as it gets on: only a single call that does not return is given up after a minute.
+/// Labels the trees below `paths`. Continues as long as it makes progress; gives up only if a single call does not
+/// return within a minute, or after 30 minutes.
 ///
 /// # Errors
-/// [`Error::Stuck`] and [`Error::Io`] name call and path.
+/// [`Error::Stuck`] and [`Error::Io`] name the call and the path.
 pub async fn trees(paths: Vec<PathBuf>, label: String) -> Result<(), Error> {
     if paths.is_empty() {
         return Ok(());

@@ -1,16 +1,16 @@
-//! Stop signals: CRI's numbers, names in images, and the kernel's numbers.
+//! Conversion of stop signals between CRI's numbers, the names in image configs, and the kernel's numbers.
 
-/// SIGTERM's number, what a container is stopped with unless it or its image say otherwise.
+/// The kernel's number of SIGTERM, the stop signal if neither the container's config nor its image names one.
 pub const SIGTERM: u32 = 15;
-/// The first real-time signal that a libc leaves to programs (signal(7)).
+/// The first real-time signal that libc leaves to programs (signal(7)).
 const RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
-/// CRI's number of SIGRTMIN; from there on both count up together.
+/// CRI's number for SIGRTMIN. From there on, CRI's and the kernel's numbers increase together.
 const CRI_RTMIN: i32 = 35;
 const CRI_RTMAX: i32 = 65;
 
-/// The kernel's numbers in the order of CRI's enum `Signal`, from 1 on. By number and not by
-/// name: v0.37 gave each name the prefix `SIGNAL_`.
+/// The kernel's numbers in the order of CRI's enum `Signal`, starting at 1. The order is used and not the names,
+/// because CRI v0.37 gave each name the prefix `SIGNAL_`.
 const BY_CRI: [(&str, u32); 34] = [
     ("ABRT", 6),
     ("ALRM", 14),
@@ -48,14 +48,13 @@ const BY_CRI: [(&str, u32); 34] = [
     ("XFSZ", 25),
 ];
 
-/// Whether CRI has a signal of this number, "the runtime's default" included.
+/// Whether CRI has a signal with this number, including 0 (the runtime's default).
 #[must_use]
 pub fn is_known(signal: i32) -> bool {
     signal == 0 || from_cri(signal).is_some()
 }
 
-/// The kernel's number of a CRI signal; `None` for "the runtime's default" and for numbers CRI
-/// does not have.
+/// The kernel's number of a CRI signal. `None` for 0 (the runtime's default) and for numbers that CRI does not have.
 #[must_use]
 pub fn from_cri(signal: i32) -> Option<u32> {
     if (CRI_RTMIN..=CRI_RTMAX).contains(&signal) {
@@ -65,18 +64,18 @@ pub fn from_cri(signal: i32) -> Option<u32> {
     BY_CRI.get(index).map(|(_, number)| *number)
 }
 
-/// CRI's number of a signal of the kernel's; 0 for none.
+/// CRI's number of a kernel signal; 0 if CRI does not have it.
 #[must_use]
 pub fn to_cri(number: u32) -> i32 {
     if (RTMIN..=RTMAX).contains(&number) {
         return i32::try_from(number - RTMIN).map_or(0, |offset| CRI_RTMIN + offset);
     }
-    // The first of two names: SIGCHLD and not SIGCLD, SIGABRT and not SIGIOT.
+    // If two names share a number, the first one wins: SIGCHLD, not SIGCLD; SIGABRT, not SIGIOT.
     let index = BY_CRI.iter().position(|(_, known)| *known == number);
     index.and_then(|index| i32::try_from(index + 1).ok()).unwrap_or(0)
 }
 
-/// The number of a signal as an image's config writes it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
+/// Parses a signal as image configs write it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
 #[must_use]
 pub fn parse(text: &str) -> Option<u32> {
     if let Ok(number) = text.parse::<u32>() {

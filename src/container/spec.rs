@@ -1,24 +1,24 @@
-//! A container's OCI spec, and what of it stays in memory. A tenant decides how large it is: of a large one the whole is with
-//! containerd alone, and what is asked of it all the time is here.
+//! The part of a container's OCI spec that stays in memory. A tenant decides how large a spec is. A large one is kept
+//! whole in containerd only; here is what is needed frequently.
 
 use oci_spec::runtime::Spec;
 
-/// Largest spec, in bytes of JSON, and largest config, in bytes of protobuf, that is kept in memory whole. A real one has ten to
-/// twenty thousand.
+/// Limit for keeping a spec (bytes of JSON) or a config (bytes of protobuf) whole in memory. Real ones have ten to
+/// twenty thousand bytes.
 pub const LARGEST_WHOLE: usize = 256 << 10;
 
-/// A spec as it is kept.
+/// A spec as it is kept in memory.
 #[derive(Debug)]
 pub struct KeptSpec {
-    /// JSON: a parsed one is ten times as large. One that is not whole lacks the process's arguments and environment, the
-    /// mounts, devices, annotations and the seccomp filter.
+    /// JSON, because a parsed spec takes ten times as much memory. A reduced spec lacks the process's arguments,
+    /// environment and rlimits, the mounts, devices, annotations, hooks and the seccomp filter.
     pub json: Vec<u8>,
-    /// Whether nothing of it was left out.
+    /// Whether nothing was left out.
     pub is_whole: bool,
 }
 
 impl KeptSpec {
-    /// What is kept of a spec in JSON. Of a large one that is none, nothing.
+    /// Reduces a spec in JSON if it is large. A large one that cannot be parsed becomes empty.
     #[must_use]
     pub fn of(json: Vec<u8>) -> Self {
         if json.len() <= LARGEST_WHOLE {
@@ -31,7 +31,7 @@ impl KeptSpec {
     }
 }
 
-/// Without what is looked at only to run the container, or a command in it.
+/// Removes what is needed only to run the container or a command in it.
 fn reduced(mut spec: Spec) -> Spec {
     spec.set_mounts(None).set_annotations(None).set_hooks(None);
     if let Some(process) = spec.process_mut() {

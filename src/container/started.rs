@@ -1,6 +1,6 @@
-//! Whether and when a container was started, as a file in the state directory: it has to survive this
-//! process but not a reboot, and a write to containerd's database costs two fdatasync per start.
-//! See docs/adr/0003-start-time-in-state.md.
+//! Whether and when a container was started, stored as a file in the state directory: this must survive the daemon
+//! but not a reboot, and a write to containerd's database would cost two fdatasync calls per start. See
+//! docs/adr/0003-start-time-in-state.md.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 use crate::ids::ContainerId;
 use crate::sys::{read, write};
 
-/// What is known of a container's start. Times are in nanoseconds since the epoch.
+/// What is known about a container's start. Times are in nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// containerd was to be asked for it then; what became of that nobody has seen.
+    /// A start was about to be requested from containerd at this time. Its outcome was not observed.
     Asked(i64),
-    /// It was started then.
+    /// The container was started at this time.
     At(i64),
 }
 
-/// A file of ours is no longer.
+/// Maximum size of such a file in bytes.
 const LONGEST: u64 = 64;
-/// What follows the time in a file of [`Started::Asked`].
+/// Follows the time in a file for [`Started::Asked`].
 const ASKED: &str = " asked";
 
 impl Started {
-    /// The time that is told for the start's.
+    /// The time reported as the container's start.
     #[must_use]
     pub fn at(self) -> i64 {
         match self {
@@ -31,10 +31,10 @@ impl Started {
         }
     }
 
-    /// Remembers it.
+    /// Writes the file.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's error.
     pub fn write(self, state: &Path, id: &ContainerId) -> io::Result<()> {
         let path = path(state, id);
         if let Some(parent) = path.parent() {
@@ -44,17 +44,17 @@ impl Started {
             Self::Asked(at) => format!("{at}{ASKED}"),
             Self::At(at) => at.to_string(),
         };
-        // In its place: a kill in between must not leave none.
+        // Overwrites the file in place, so that there is always one, even if the daemon is killed meanwhile.
         write::over(&path, text.as_bytes())
     }
 
-    /// What is remembered; `None` when it was not started, or not since the last boot.
+    /// Reads the file. `None` if the container was not started, or not since the last boot.
     #[must_use]
     pub fn read(state: &Path, id: &ContainerId) -> Option<Self> {
         let text = read::text(&path(state, id), LONGEST).ok()?;
         Some(match text.strip_suffix(ASKED) {
             Some(at) => Self::Asked(at.parse().unwrap_or(0)),
-            // A file that a kill has cut short still says that it was to be started.
+            // A file that was cut short by a kill still shows that a start was requested.
             None => text.parse().map_or(Self::Asked(0), Self::At),
         })
     }
@@ -64,7 +64,7 @@ fn path(state: &Path, id: &ContainerId) -> PathBuf {
     state.join("started").join(id.as_str())
 }
 
-/// Forgets it; what is not there is forgotten already.
+/// Removes the file. It is no error if there is none.
 pub fn remove(state: &Path, id: &ContainerId) {
     let _ = std::fs::remove_file(path(state, id));
 }

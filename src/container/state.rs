@@ -1,104 +1,102 @@
 //! ```text
 //!             Start            Started             Ended
 //!   Created ─────────► Starting ───────► Running ─────────► Exited
-//!      │                  │ Ended (StartError)  │             ▲ │
-//!      │                  └─────────────────────┼─────────────┘ │ RemoveRequested
-//!      │ RemoveRequested                   Lost ▼               ▼
-//!      └──────────────────────────────────► Unknown ───────► Removing
+//!      │                  │ Ended (StartError)              ▲ ▲ │
+//!      │                  └─────────────────────────────────┘ │ │ RemoveRequested
+//!      │                                         Ended        │ │
+//!      │    (damaged record at start) ──► Unknown ────────────┘ │
+//!      │ RemoveRequested                     │ RemoveRequested  ▼
+//!      └─────────────────────────────────────┴─────────────► Removing
 //! ```
-//! CRI shows `Starting` as CREATED and `Removing` as what it was before.
+//! CRI shows `Starting` as CREATED, and `Removing` as EXITED if the container had ended, otherwise as CREATED.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a container is in its life.
+/// The lifecycle state of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its record and root are there.
+    /// Its record and snapshot exist.
     Created,
-    /// StartContainer works on it.
+    /// StartContainer is in progress.
     Starting,
-    /// Its process runs.
     Running {
         /// Host PID.
         pid: u32,
         /// Nanoseconds since the epoch.
         started_at: i64,
     },
-    /// Its process is over, or could not be started.
+    /// Its process has ended, or could not be started.
     Exited(Exit),
-    /// Its record cannot be trusted; it can be stopped and removed.
+    /// Its record is damaged. It can only be stopped and removed.
     Unknown,
-    /// RemoveContainer works on it, or failed half-way and waits to be repeated.
+    /// RemoveContainer is in progress, or failed half-way and must be called again.
     Removing {
-        /// How it had ended; `None` when it had never been started.
+        /// How it had ended; `None` if it was never started or its exit is not known.
         exit: Option<Exit>,
     },
 }
 
-/// How a container ended. Once observed it never changes.
+/// How a container ended. Never changes once it was observed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Exit code, 128 + signal when it was killed.
+    /// Exit code; 128 + signal number if a signal killed it.
     pub code: i32,
-    /// Nanoseconds since the epoch; 0 when it never ran.
+    /// Nanoseconds since the epoch; 0 if it never ran.
     pub started_at: i64,
     /// Nanoseconds since the epoch.
     pub finished_at: i64,
-    /// Why, in one word.
     pub reason: Reason,
-    /// Why, for people.
+    /// Why it ended, for people to read.
     pub message: String,
 }
 
-/// The words that kubelet shows.
+/// The values of CRI's `reason`, which kubelet shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// Exit code 0.
     Completed,
-    /// Another exit code.
+    /// Any other exit code.
     Error,
-    /// The kernel killed it for want of memory.
+    /// The kernel's OOM killer killed a process of it.
     OOMKilled,
     /// It could not be started (exit code 128).
     StartError,
-    /// Nobody saw how it ended (exit code 255).
+    /// Its exit was not observed (exit code 255).
     Unknown,
 }
 
-/// What happens to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// StartContainer began.
+    /// StartContainer has begun.
     Start,
-    /// Its process runs.
     Started {
         /// Host PID.
         pid: u32,
         /// Nanoseconds since the epoch.
         at: i64,
     },
-    /// Its process ended, or could not be started.
+    /// Its process has ended, or could not be started.
     Ended(Exit),
-    /// RemoveContainer began.
+    /// RemoveContainer has begun.
     RemoveRequested,
 }
 
-/// An event that the state does not allow.
+/// The state in which an event is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it is {}", .0.name())]
 pub struct Denied(pub State);
 
 impl State {
-    /// The state after an event. A harmless repeat gives the state as it is.
+    /// Returns the state after an event. A harmless repetition of an event leaves the state unchanged.
     ///
     /// # Errors
-    /// [`Denied`] with the state that does not allow it.
+    /// [`Denied`] with the current state if it does not allow the event.
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
             (Self::Created, Event::Start) => Ok(Self::Starting),
             (Self::Starting, Event::Started { pid, at }) => Ok(Self::Running { pid, started_at: at }),
             (Self::Starting | Self::Running { .. } | Self::Unknown, Event::Ended(exit)) => Ok(Self::Exited(exit)),
-            // A second observer of the same exit: what was observed first stays.
+            // A second report of the same exit: the first one stays.
             (Self::Exited(exit), Event::Ended(_)) => Ok(Self::Exited(exit)),
             (Self::Created, Event::RemoveRequested) => Ok(Self::Removing { exit: None }),
             (Self::Unknown, Event::RemoveRequested) => Ok(Self::Removing { exit: None }),
@@ -115,7 +113,7 @@ impl State {
         }
     }
 
-    /// The state's name, as messages show it.
+    /// The state's name as error messages show it.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -128,7 +126,7 @@ impl State {
         }
     }
 
-    /// How it ended, when it has.
+    /// How it ended; `None` if it has not ended.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         match self {
@@ -147,7 +145,7 @@ impl State {
 }
 
 impl Reason {
-    /// The word that CRI's `reason` carries.
+    /// The text of CRI's `reason`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -159,7 +157,7 @@ impl Reason {
         }
     }
 
-    /// The reason of an exit code, and of whether the kernel killed a process of it.
+    /// The reason for an exit code; `oom` is whether the OOM killer killed a process of the container.
     #[must_use]
     pub fn of(code: i32, oom: bool) -> Self {
         match (code, oom) {

@@ -1,4 +1,4 @@
-//! A stop in progress: its deadline can be brought forward while it waits.
+//! A stop in progress, whose deadline can be brought forward while it waits.
 
 use std::time::Duration;
 
@@ -9,16 +9,15 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grace(Duration);
 
-/// What a stop waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The process may still end by itself until then; `None` is further than a clock reaches.
+    /// Waits for the process to end until this time; `None` is later than the clock can represent.
     Until(Option<Instant>),
-    /// Over, or given up: a new stop starts anew.
+    /// Finished or given up: the next StopContainer starts a new stop.
     Over,
 }
 
-/// A stop in progress, shared by all who asked for it.
+/// A stop in progress, shared by all its callers.
 #[derive(Debug)]
 pub struct Stop {
     phase: watch::Sender<Phase>,
@@ -44,13 +43,13 @@ impl Stop {
         Self { phase: watch::Sender::new(Phase::Until(grace.deadline())) }
     }
 
-    /// Whether the grace is over already: then no stop signal is sent.
+    /// Whether the grace period is already over, so that no stop signal is sent.
     #[must_use]
     pub fn is_immediate(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Until(Some(deadline)) if deadline <= Instant::now())
     }
 
-    /// Brings the deadline forward if `grace` from now is earlier. False when this stop is over.
+    /// Brings the deadline forward if `grace` from now is earlier. False if this stop is finished.
     pub(super) fn shorten(&self, grace: Grace) -> bool {
         let wanted = grace.deadline();
         let mut running = false;
@@ -70,7 +69,7 @@ impl Stop {
         running
     }
 
-    /// Resolves when the grace is over, however often it was shortened meanwhile.
+    /// Resolves when the grace period is over, even if it is shortened while waiting.
     pub async fn grace_over(&self) {
         let mut phase = self.phase.subscribe();
         loop {
@@ -86,13 +85,13 @@ impl Stop {
             };
             tokio::select! {
                 () = sleep => return,
-                // The sender lives in self.
+                // Cannot fail: `self` holds the sender.
                 _ = phase.changed() => {}
             }
         }
     }
 
-    /// Says that this stop is over, whether it succeeded or not.
+    /// Marks this stop as finished, whether it succeeded or not.
     pub fn finish(&self) {
         self.phase.send_replace(Phase::Over);
     }

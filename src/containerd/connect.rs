@@ -10,18 +10,19 @@ use tower::{Layer, service_fn};
 
 use crate::telemetry::{Measure, Measured, Metrics};
 
-/// A connection whose calls can be measured.
+/// A channel whose calls can be measured.
 pub(super) type Channel = Measured<transport::Channel>;
 
-/// Whether a channel's calls say how fast containerd is.
+/// Whether the durations of a channel's calls are measured. They say nothing about containerd's speed for calls that
+/// wait until a task or a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Times {
     Measured,
     OfWhatIsWaitedFor,
 }
 
-/// A channel that can be made anew: HTTP/2 keeps room for as many calls as it ever had at once for as long as the connection is
-/// open, 116 KiB after 64 commands that ran at once.
+/// A channel whose connection can be replaced. For as long as an HTTP/2 connection is open, it keeps buffers for as
+/// many calls as it ever had at once: 116 KiB after 64 commands that ran at once.
 #[derive(Debug)]
 pub(super) struct Renewable {
     socket: PathBuf,
@@ -31,34 +32,34 @@ pub(super) struct Renewable {
 }
 
 impl Renewable {
-    /// Its calls are told to `metrics`.
+    /// Reports its calls to `metrics`.
     pub(super) fn new(socket: &Path, metrics: &Metrics, times: Times) -> Self {
         let now = Mutex::new(measured(lazy(socket), metrics, times));
         Self { socket: socket.to_owned(), metrics: metrics.clone(), times, now }
     }
 
-    /// The same, with its calls told to others.
+    /// A new channel of the same kind that reports its calls to `metrics`.
     pub(super) fn measured(&self, metrics: &Metrics) -> Self {
         Self::new(&self.socket, metrics, self.times)
     }
 
-    /// For one call: whoever keeps it keeps an old connection open.
+    /// The channel for one call. A caller that holds on to it keeps an old connection open.
     pub(super) fn channel(&self) -> Channel {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The old connection closes when the calls on it have ended; the next call dials.
+    /// Replaces the channel: the next call dials. The old connection closes when the calls on it have ended.
     pub(super) fn renew(&self) {
         let new = measured(lazy(&self.socket), &self.metrics, self.times);
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
 }
 
-/// A channel that dials when it is first used and again whenever the connection is gone.
-/// No HTTP/2 keepalive: containerd answers pings it finds too frequent with GOAWAY.
+/// A channel that dials when it is first used, and again whenever the connection was lost. No HTTP/2 keepalive:
+/// containerd answers pings that are too frequent with GOAWAY.
 pub(super) fn lazy(socket: &Path) -> Channel {
     let socket: PathBuf = socket.to_owned();
-    // The authority is not looked at on a UNIX socket, but h2 wants one that parses.
+    // The authority is not used on a UNIX socket, but h2 requires one that parses.
     let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
@@ -66,14 +67,15 @@ pub(super) fn lazy(socket: &Path) -> Channel {
     Measure::default().layer(channel)
 }
 
-/// The same channel, with its calls told to `metrics`.
+/// The same channel, which reports its calls to `metrics`.
 pub(super) fn measured(channel: Channel, metrics: &Metrics, times: Times) -> Channel {
     if !metrics.is_on() {
         return channel;
     }
     let metrics = metrics.clone();
     channel.with(Measure::with(move |path, code, took| {
-        // `/containerd.services.tasks.v1.Tasks/Create` is `Tasks/Create`: which they are is in our code alone.
+        // Shortens `/containerd.services.tasks.v1.Tasks/Create` to `Tasks/Create`. Only our code decides which methods
+        // are called, so there are few label values.
         let method = path.rsplit('.').next().unwrap_or(path);
         metrics.containerd(method, code, (times == Times::Measured).then_some(took));
     }))
@@ -95,10 +97,10 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    /// The listener's side of the connection that a call dials, if it dials.
+    /// The listener's side of the connection that a call dials; `None` if the call does not dial.
     async fn dialled(connection: &Renewable, listener: &UnixListener) -> Option<UnixStream> {
         let mut client = VersionClient::new(connection.channel());
-        // Nobody answers.
+        // The listener never responds.
         let call = timeout(Duration::from_millis(200), client.version(()));
         let (_, accepted) = join(call, timeout(Duration::from_millis(400), listener.accept())).await;
         accepted.ok().map(|accepted| accepted.unwrap().0)
@@ -117,7 +119,7 @@ mod tests {
         assert!(dialled(&connection, &listener).await.is_some(), "the next call does not dial");
     }
 
-    /// A container runs on for months, and with it the connection that its wait is on.
+    /// A container may run for months, and the connection that its wait uses stays open as long.
     #[tokio::test]
     async fn a_commands_wait_is_on_no_containers_connection() {
         let directory = tempfile::tempdir().unwrap();

@@ -12,22 +12,20 @@ use super::error::{removal, twice};
 use super::pieces::{Listed, Pieces};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
-/// How many bytes of records are in memory at once while they are listed, which is those of four large ones or of some
-/// thousand as they are.
+/// How many bytes of records are in memory at once while they are listed: those of four large records, or of some
+/// thousand usual ones.
 const MOST_AT_ONCE: usize = 64 << 20;
 
 /// A container record.
 #[derive(Clone, Debug, Default)]
 pub struct Container {
-    /// The id.
     pub id: String,
-    /// Labels of our own making; never a label of the pod or of the image (containerd acts on labels).
+    /// Labels that we set; never a label of the pod or of the image, since containerd acts on labels.
     pub labels: HashMap<String, String>,
-    /// Reference of the image; containerd keeps the image from its GC by the snapshot, not by this.
+    /// Reference of the image. It does not protect the image from containerd's garbage collector; the snapshot does.
     pub image: String,
     /// Runtime type, such as `io.containerd.runc.v2`.
     pub runtime: String,
-    /// The runtime's options.
     pub runtime_options: Option<Any>,
     /// The OCI spec as JSON.
     pub spec: Option<Any>,
@@ -35,10 +33,9 @@ pub struct Container {
     pub snapshotter: String,
     /// Key of the root's snapshot; empty for none.
     pub snapshot_key: String,
-    /// Values of ours, by name.
+    /// Values that we store, by name.
     pub extensions: HashMap<String, Any>,
-    /// Id of a SandboxStore record with a live shim, which then runs this container too; empty
-    /// to start a shim.
+    /// Id of a SandboxStore record whose shim runs; that shim then runs this container too. Empty to start a new shim.
     pub sandbox: String,
     /// Nanoseconds since the epoch; set by containerd.
     pub created_at: i64,
@@ -49,10 +46,10 @@ impl Containerd {
         ContainersClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
-    /// Writes a new container record.
+    /// Creates a container record.
     ///
     /// # Errors
-    /// [`super::Kind::AlreadyExists`] for the id.
+    /// [`super::Kind::AlreadyExists`] when a record with this id exists.
     pub async fn create_container(&self, container: Container) -> Result<()> {
         let id = container.id.clone();
         let request = pb::CreateContainerRequest { container: Some(encode(container)) };
@@ -60,7 +57,7 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("create container", &id, &status))
     }
 
-    /// Replaces parts of a record: `fields` names them (`spec`, `extensions.KEY`); the rest stays.
+    /// Replaces parts of a record: `fields` names them (`spec`, `extensions.KEY`); the rest does not change.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown id.
@@ -75,13 +72,13 @@ impl Containerd {
         .await
     }
 
-    /// All container records of the namespace.
+    /// Lists all container records of the namespace.
     #[must_use]
     pub fn list_containers(&self) -> Pieces<'_, Container> {
         Pieces::new(self)
     }
 
-    /// One container record.
+    /// Reads one container record.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown id.
@@ -92,10 +89,10 @@ impl Containerd {
         Ok(decode(reply.into_inner().container.unwrap_or_default()))
     }
 
-    /// Deletes a record; one that is not there is deleted already.
+    /// Deletes a record. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// [`super::Kind::FailedPrecondition`] while a task of it lives.
+    /// [`super::Kind::FailedPrecondition`] while it has a task.
     pub async fn delete_container(&self, id: &str) -> Result<()> {
         removal(|| async {
             let request = pb::DeleteContainerRequest { id: id.to_owned() };

@@ -1,4 +1,4 @@
-//! The Content service: blobs by digest. Reads go over the bulk channel.
+//! The Content service: blobs by digest. Reads use the bulk channel.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ impl Containerd {
         ContentClient::new(self.bulk.clone()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
-    /// A whole blob of at most `limit` bytes.
+    /// Reads a whole blob of at most `limit` bytes.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when it is not there, [`Kind::Exhausted`] when it is larger: a
-    /// manifest of a gigabyte must not become a gigabyte of memory (CVE-2023-25153).
+    /// [`Kind::NotFound`] when it does not exist, [`Kind::Exhausted`] when it is larger: a manifest of a gigabyte must
+    /// not take a gigabyte of memory (CVE-2023-25153).
     pub async fn read_blob(&self, digest: &str, limit: usize) -> Result<Vec<u8>> {
         let error = |status| Error::status("read content", digest, &status);
         let request = pb::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
@@ -33,10 +33,10 @@ impl Containerd {
         Ok(blob)
     }
 
-    /// Whether a blob is here.
+    /// Whether a blob exists in containerd.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] while containerd is away.
+    /// [`Kind::Unavailable`] while containerd does not respond.
     pub async fn has_blob(&self, digest: &str) -> Result<bool> {
         let request = pb::InfoRequest { digest: digest.to_owned() };
         match ContentClient::new(self.unary.channel()).info(self.request(request)).await {
@@ -48,10 +48,10 @@ impl Containerd {
         }
     }
 
-    /// Sets one label of a blob; containerd's GC follows labels to what the blob needs.
+    /// Sets one label of a blob; containerd's garbage collector follows labels to what the blob needs.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when it is not there.
+    /// [`Kind::NotFound`] when the blob does not exist.
     pub async fn label_blob(&self, digest: &str, key: &str, value: &str) -> Result<()> {
         let info = pb::Info {
             digest: digest.to_owned(),

@@ -1,4 +1,4 @@
-//! The Diff service: a layer's archive onto a snapshot.
+//! The Diff service: unpacks a layer's archive into a snapshot.
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -6,11 +6,11 @@ use containerd_client::services::v1::diff_client::DiffClient;
 use super::{Containerd, Descriptor, Error, Mount, Result};
 
 impl Containerd {
-    /// Unpacks a layer onto the mounts of a snapshot and gives the digest of the archive
-    /// without compression, which is to be the layer's diff id.
+    /// Unpacks a layer into the mounts of a snapshot. Returns the digest of the uncompressed archive, which must be the
+    /// layer's diff id.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when the blob is not there.
+    /// [`super::Kind::NotFound`] when the blob does not exist.
     pub async fn apply_diff(&self, layer: Descriptor, mounts: Vec<Mount>) -> Result<String> {
         let digest = layer.digest.clone();
         let request = pb::ApplyRequest {

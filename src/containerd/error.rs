@@ -1,10 +1,10 @@
-//! containerd's answers become typed here, once.
+//! Converts containerd's statuses to typed errors, in this one place.
 
 use std::time::Duration;
 
 use tonic::{Code, Status};
 
-/// A call to containerd that failed: what was tried, on which object, and how it failed.
+/// A failed call to containerd: what was tried, on which object, and how it failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{operation} {object}: {message}")]
 pub struct Error {
@@ -14,26 +14,26 @@ pub struct Error {
     message: String,
 }
 
-/// What a verb may decide on; never the message's text.
+/// What a verb may base a decision on; never the text of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The object is not there.
+    /// The object does not exist.
     NotFound,
-    /// An object of that name is there already.
+    /// An object of that name exists already.
     AlreadyExists,
-    /// A field was refused.
+    /// A field is invalid.
     InvalidArgument,
-    /// The object's state forbids it.
+    /// The state of the object forbids the call.
     FailedPrecondition,
-    /// containerd could not be reached, or it is going down.
+    /// containerd cannot be reached, or is shutting down.
     Unavailable,
-    /// A limit of containerd's was reached.
+    /// A limit of containerd was reached.
     Exhausted,
-    /// This containerd does not have the call.
+    /// This version of containerd does not have the call.
     Unimplemented,
-    /// The registry, or the kernel, said no.
+    /// The registry or the kernel denied access.
     Denied,
-    /// The call was cancelled or ran out of time on containerd's side.
+    /// The call was cancelled or timed out on containerd's side.
     Cancelled,
     /// Everything else; containerd gives most of its errors the code Unknown.
     Other,
@@ -45,8 +45,8 @@ impl Error {
     }
 
     pub(super) fn status(operation: &'static str, object: &str, status: &Status) -> Self {
-        // What containerd answered has no source; a connection that was lost over the call has one, and tonic gives that
-        // no code of its own.
+        // A status that containerd sent has no source. One from a connection that broke during the call has a source,
+        // and tonic has no code of its own for that.
         let answered = std::error::Error::source(status).is_none();
         let kind = match status.code() {
             Code::Unknown | Code::Internal | Code::Cancelled if !answered => Kind::Unavailable,
@@ -64,19 +64,18 @@ impl Error {
         Self::new(operation, object, kind, status.message())
     }
 
-    /// What kind of failure it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether the connection or containerd itself went, so that nobody knows whether the call was carried out.
+    /// Whether the connection broke or containerd stopped, so that it is unknown whether the call was carried out.
     #[must_use]
     pub fn is_away(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::Cancelled)
     }
 
-    /// Whether the object is not there, which for an undo or a removal is as good as done.
+    /// Whether the object does not exist, which counts as success for an undo or a removal.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.kind == Kind::NotFound
@@ -86,7 +85,8 @@ impl Error {
 /// Pause before a call is repeated.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// A removal, tried twice. It may be repeated, since what is not there is removed.
+/// Runs a removal, and repeats it once if the connection breaks. That is safe, since to remove a missing object
+/// succeeds.
 pub(super) async fn removal<F>(call: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
@@ -94,8 +94,8 @@ where
     twice(|| async { gone_is_fine(call().await) }).await
 }
 
-/// A call whose repetition changes nothing, tried twice: one that goes into a connection that just breaks is lost unsent,
-/// and an undo has no other try.
+/// Runs a call that may be repeated without effect, and repeats it once if the connection breaks: a call on a
+/// connection that is just breaking is lost before it is sent, and an undo is not tried again later.
 pub(super) async fn twice<F>(call: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
@@ -109,7 +109,7 @@ where
     }
 }
 
-/// "Not there" as a success, for calls that remove.
+/// Turns "not found" into success, for calls that remove.
 pub(super) fn gone_is_fine<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
     match result {
         Err(error) if error.is_not_found() => Ok(T::default()),

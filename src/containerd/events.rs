@@ -1,5 +1,5 @@
-//! The event stream. It has no replay: what happened while nobody listened is not told, so
-//! an event is a hint and a list is the truth.
+//! The event stream. It has no replay: events that happen while there is no subscription are lost. So an event is only
+//! a hint, and a list is the truth.
 
 use std::time::Duration;
 
@@ -12,28 +12,27 @@ use tonic::Streaming;
 
 use super::{Containerd, Error, Exit, Kind, Result, nanoseconds};
 
-/// Topic of the event that shows that a subscription works.
+/// Topic of the event that proves that a subscription works.
 const PROBE: &str = "/pontoon/subscribed";
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What Pontoon listens to.
+/// The events that Pontoon handles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A task's init process ended.
     TaskExit {
         /// The container's id.
         id: String,
-        /// How.
         exit: Exit,
     },
-    /// The kernel killed a process of the task for want of memory.
+    /// The kernel killed a process of the task because it was out of memory.
     TaskOom {
         /// The container's id.
         id: String,
     },
-    /// An image was made, changed or removed, by us or by somebody else.
+    /// An image record was created, changed or removed, by us or by another client.
     Image {
-        /// Its name.
+        /// The record's name.
         name: String,
     },
 }
@@ -45,16 +44,15 @@ pub struct Events {
 }
 
 impl Containerd {
-    /// Subscribes to exits, OOMs and image changes of the namespace. When it returns, no later
-    /// event is missed: containerd says nothing before the first event, so one of our own is
-    /// published until it comes back.
+    /// Subscribes to exits, OOM kills and image changes of the namespace. When this returns, no later event is missed:
+    /// containerd sends nothing before the first event, so we publish one of our own until it comes back.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] while containerd is away.
+    /// [`Kind::Unavailable`] while containerd does not respond.
     pub async fn subscribe(&self) -> Result<Events> {
         let namespace = self.namespace();
         let topics = [PROBE, "/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
-        // A slash must be quoted in containerd's filters.
+        // A value with a slash must be quoted in containerd's filters.
         let filters = topics.map(|topic| format!("topic==\"{topic}\",namespace==\"{namespace}\"")).to_vec();
         let mut client = EventsClient::new(self.watch.clone());
         let reply = tokio::select! {
@@ -65,7 +63,7 @@ impl Containerd {
         Ok(Events { stream: reply.into_inner(), namespace: namespace.to_owned() })
     }
 
-    /// Publishes an event of no meaning again and again; gives only the error of doing so.
+    /// Publishes an event without a meaning again and again; returns only when that fails.
     async fn probe(&self) -> tonic::Status {
         let mut client = EventsClient::new(self.unary.channel());
         loop {
@@ -80,10 +78,10 @@ impl Containerd {
 }
 
 impl Events {
-    /// The next event that Pontoon listens to.
+    /// The next event that Pontoon handles.
     ///
     /// # Errors
-    /// The stream has ended; subscribe again, then list.
+    /// When the stream has ended: subscribe again, then list.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
             let message = self.stream.message().await;
@@ -104,7 +102,7 @@ fn decode(envelope: Envelope) -> Option<Event> {
     match envelope.topic.as_str() {
         "/tasks/exit" => {
             let exit = ev::TaskExit::decode(body).ok()?;
-            // The exit of an exec process has another id than its container.
+            // The exit of an exec process has an id that differs from its container's.
             (exit.id == exit.container_id).then(|| Event::TaskExit {
                 id: exit.container_id,
                 exit: Exit { code: exit.exit_status, at: nanoseconds(exit.exited_at) },

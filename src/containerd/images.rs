@@ -1,4 +1,4 @@
-//! The Images service: names for content. A record keeps what it points to from containerd's GC.
+//! The Images service: names for content. A record protects its target from containerd's garbage collector.
 
 use std::collections::HashMap;
 
@@ -10,24 +10,23 @@ use super::connect::Channel;
 use super::error::gone_is_fine;
 use super::{Containerd, Error, Result};
 
-/// What a name or a manifest points to. Annotations stay behind: they are the image's
-/// author's words, and containerd acts on some of them.
+/// What a name or a manifest points to. Annotations are left out: the image's author writes them, and containerd acts
+/// on some of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Media type.
     pub media_type: String,
-    /// Digest, `algorithm:hex`.
+    /// `algorithm:hex`.
     pub digest: String,
-    /// Bytes; may be wrong or negative in a hostile image.
+    /// Size in bytes; may be wrong or negative in a hostile image.
     pub size: i64,
 }
 
 /// A name in containerd's image store.
 #[derive(Clone, Debug, Default)]
 pub struct ImageRecord {
-    /// The name: a tag, a repository digest, or a config digest.
+    /// A tag, a repository digest, or a config digest.
     pub name: String,
-    /// Labels of ours and of other tools; never those of the image's config.
+    /// Labels that we or other tools set; never those of the image's config.
     pub labels: HashMap<String, String>,
     /// The manifest or index.
     pub target: Descriptor,
@@ -38,7 +37,7 @@ impl Containerd {
         ImagesClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
-    /// One image record.
+    /// Reads one image record.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown name.
@@ -49,20 +48,20 @@ impl Containerd {
         Ok(decode(reply.into_inner().image.unwrap_or_default()))
     }
 
-    /// All image records of the namespace.
+    /// Lists all image records of the namespace.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] while containerd is away.
+    /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn list_images(&self) -> Result<Vec<ImageRecord>> {
         let reply = self.images().list(self.request(pb::ListImagesRequest::default())).await;
         let reply = reply.map_err(|status| Error::status("list images of", self.namespace(), &status))?;
         Ok(reply.into_inner().images.into_iter().map(decode).collect())
     }
 
-    /// Writes a new image record.
+    /// Creates an image record.
     ///
     /// # Errors
-    /// [`super::Kind::AlreadyExists`] for the name.
+    /// [`super::Kind::AlreadyExists`] when a record with this name exists.
     pub async fn create_image(&self, record: ImageRecord) -> Result<()> {
         let name = record.name.clone();
         let request = pb::CreateImageRequest { image: Some(encode(record)), source_date_epoch: None };
@@ -70,7 +69,7 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("create image", &name, &status))
     }
 
-    /// Replaces parts of a record: `fields` names them (`target`, `labels.KEY`); the rest stays.
+    /// Replaces parts of a record: `fields` names them (`target`, `labels.KEY`); the rest does not change.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown name.
@@ -83,11 +82,11 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("update image", &name, &status))
     }
 
-    /// Deletes a name; one that is not there is deleted already. `synchronous` waits for the GC
-    /// that frees what only this name held.
+    /// Deletes a name. Succeeds if it does not exist. With `synchronous`, waits for the garbage collection that frees
+    /// what only this name held.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] while containerd is away.
+    /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn delete_image(&self, name: &str, synchronous: bool) -> Result<()> {
         let request = pb::DeleteImageRequest { name: name.to_owned(), sync: synchronous, target: None };
         let reply = self.images().delete(self.request(request)).await;

@@ -1,4 +1,4 @@
-//! The Introspection and Version services: what this containerd is and can do.
+//! The Introspection and Version services: what this containerd is, and what it supports.
 
 use std::collections::HashMap;
 
@@ -17,37 +17,36 @@ pub struct Plugin {
     pub kind: String,
     /// Its id, such as `cri`.
     pub id: String,
-    /// What it can, in words that its kind agreed upon, such as a snapshotter's `remap-ids`.
+    /// What it supports, in words defined for its type, such as a snapshotter's `remap-ids`.
     pub capabilities: Vec<String>,
-    /// What it tells of itself, such as a snapshotter's `root`.
+    /// Values that it publishes, such as a snapshotter's `root`.
     pub exports: HashMap<String, String>,
-    /// Why it did not load; `None` when it did.
+    /// Why it was not loaded; `None` if it was.
     pub init_error: Option<String>,
 }
 
-/// What a runtime can do that pods may ask for.
+/// Features of a runtime that pods may request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeFeatures {
-    /// Mounts that are read-only down to the mounts below them.
+    /// Mounts that are read-only including all mounts below them.
     pub recursive_read_only_mounts: bool,
-    /// Mounts with other ids than their source.
+    /// Mounts whose ids differ from those of their source.
     pub id_mapped_mounts: bool,
-    /// User namespaces.
     pub user_namespaces: bool,
-    /// Of runc, its version: major, minor, patch.
+    /// The version of runc: major, minor, patch; `None` for other runtimes.
     pub runc: Option<[u64; 3]>,
 }
 
 /// The containerd process.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Stays the same over restarts.
+    /// Does not change when containerd restarts.
     pub uuid: String,
     /// Its PID in the PID namespace `pid_namespace`.
     pub pid: u64,
     /// Inode of its PID namespace.
     pub pid_namespace: u64,
-    /// What its operator is told to stop using.
+    /// What containerd advises its operator to stop using.
     pub deprecations: Vec<String>,
 }
 
@@ -55,7 +54,7 @@ impl Containerd {
     /// containerd's version, such as `v2.4.2`.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] when nobody answers.
+    /// [`super::Kind::Unavailable`] when containerd does not respond.
     pub async fn version(&self) -> Result<String> {
         let mut client = VersionClient::new(self.unary.channel());
         let reply = client.version(self.request(())).await;
@@ -63,10 +62,10 @@ impl Containerd {
         Ok(reply.into_inner().version)
     }
 
-    /// All plugins that containerd was built with and did not disable.
+    /// All plugins that containerd was built with and that are not disabled.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] when nobody answers.
+    /// [`super::Kind::Unavailable`] when containerd does not respond.
     pub async fn plugins(&self) -> Result<Vec<Plugin>> {
         let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.plugins(self.request(pb::PluginsRequest::default())).await;
@@ -74,10 +73,10 @@ impl Containerd {
         Ok(reply.into_inner().plugins.into_iter().map(plugin).collect())
     }
 
-    /// The containerd process itself.
+    /// Facts about the containerd process.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] when nobody answers.
+    /// [`super::Kind::Unavailable`] when containerd does not respond.
     pub async fn server(&self) -> Result<Server> {
         let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.server(self.request(())).await;
@@ -90,10 +89,10 @@ impl Containerd {
         })
     }
 
-    /// What a runtime says it can do: containerd executes the shim with `-info` for it.
+    /// The features that a runtime reports: to find them, containerd executes the shim with `-info`.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when the shim's binary is not there.
+    /// [`super::Kind::NotFound`] when the shim's binary does not exist.
     pub async fn runtime_features(&self, runtime: &str, options: Any) -> Result<RuntimeFeatures> {
         let mut client = IntrospectionClient::new(self.unary.channel());
         let wanted = types::RuntimeRequest { runtime_path: runtime.to_owned(), options: Some(options.into()) };
@@ -111,7 +110,7 @@ impl Containerd {
 }
 
 impl RuntimeFeatures {
-    /// From an OCI features document (runtime-spec, features.md); one that cannot be read says nothing.
+    /// Parses an OCI features document (runtime-spec, features.md); one that cannot be parsed has no features.
     fn parse(document: &[u8]) -> Self {
         let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
         let mount_options = document["mountOptions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -127,7 +126,7 @@ impl RuntimeFeatures {
     }
 }
 
-/// The numbers of `1.5.3`, `1.5.0-rc.1+dev`.
+/// The three numbers of a version such as `1.5.3` or `1.5.0-rc.1+dev`.
 fn version(text: &str) -> Option<[u64; 3]> {
     let numbers = text.split(['-', '+']).next()?;
     let mut numbers = numbers.split('.').map(|number| number.parse().ok());

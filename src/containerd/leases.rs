@@ -1,5 +1,5 @@
-//! The Leases service: what is made under a lease is safe from containerd's GC until the
-//! lease expires, so that work that was cut short leaks nothing.
+//! The Leases service: what is created under a lease is safe from containerd's garbage collector until the lease
+//! expires, so interrupted work leaks nothing.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use super::error::removal;
 use super::{Containerd, Error, Kind, Result};
 
 impl Containerd {
-    /// Makes a lease that ends at `expires` (RFC 3339) and gives a client whose calls are under it.
+    /// Creates a lease that expires at `expires` (RFC 3339), and returns a client whose calls are under it.
     ///
     /// # Errors
-    /// [`Kind::AlreadyExists`] for the id.
+    /// [`Kind::AlreadyExists`] when a lease with this id exists.
     pub async fn leased(&self, id: &str, expires: &str) -> Result<Self> {
         let lease =
             id.parse().map_err(|_| Error::new("create lease", id, Kind::InvalidArgument, "the id is not ASCII"))?;
@@ -27,18 +27,18 @@ impl Containerd {
     /// The ids of all leases of the namespace.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] while containerd is away.
+    /// [`Kind::Unavailable`] while containerd does not respond.
     pub async fn list_leases(&self) -> Result<Vec<String>> {
         let reply = LeasesClient::new(self.unary.channel()).list(self.request(pb::ListRequest::default())).await;
         let reply = reply.map_err(|status| Error::status("list leases of", self.namespace(), &status))?;
         Ok(reply.into_inner().leases.into_iter().map(|lease| lease.id).collect())
     }
 
-    /// Ends a lease; one that is not there has ended already. `synchronous` waits for the GC that frees what only this
-    /// lease held.
+    /// Ends a lease. Succeeds if it does not exist. With `synchronous`, waits for the garbage collection that frees
+    /// what only this lease held.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] while containerd is away.
+    /// [`Kind::Unavailable`] while containerd does not respond.
     pub async fn delete_lease(&self, id: &str, synchronous: bool) -> Result<()> {
         removal(|| async {
             let request = pb::DeleteRequest { id: id.to_owned(), sync: synchronous };

@@ -1,5 +1,5 @@
-//! Tasks.Metrics: what shims say of their tasks' cgroups. For tasks whose cgroup is not on this host's kernel; all others'
-//! are read directly.
+//! Tasks.Metrics: what shims report about their tasks' cgroups. Used for tasks whose cgroup is not in this host's
+//! kernel; all other cgroups are read directly.
 
 use std::collections::HashMap;
 
@@ -22,23 +22,23 @@ mod v2 {
     include!(concat!(env!("OUT_DIR"), "/io.containerd.cgroups.v2.rs"));
 }
 
-/// Above this a limit is none, as containerd and cAdvisor have it.
+/// A limit this large means no limit, as in containerd and cAdvisor.
 const UNLIMITED: u64 = 1 << 62;
 
 /// What a task uses, as its shim counts it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskMetrics {
-    /// What stats have.
+    /// The values that stats report.
     pub usage: Usage,
-    /// What only metrics have.
+    /// The values that only metrics report.
     pub details: Details,
 }
 
 impl Containerd {
-    /// What tasks use, by id. One whose shim does not answer, or answers what cannot be read, is missing.
+    /// What tasks use, by id. A task is missing if its shim does not respond, or if the response cannot be read.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] while containerd is away.
+    /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn task_metrics(&self, ids: &[String]) -> Result<HashMap<String, TaskMetrics>> {
         let filters = ids.iter().map(|id| format!("id=={id}")).collect();
         let reply = self.tasks().metrics(self.request(pb::MetricsRequest { filters })).await;
@@ -53,7 +53,7 @@ impl Containerd {
 }
 
 fn decode(data: &prost_types::Any) -> Option<TaskMetrics> {
-    // typeurl leaves the prefix off, other encoders do not.
+    // typeurl omits the prefix; other encoders write it.
     match data.type_url.rsplit('/').next()? {
         "io.containerd.cgroups.v1.Metrics" => v1::Metrics::decode(data.value.as_slice()).ok().map(of_v1),
         "io.containerd.cgroups.v2.Metrics" => v2::Metrics::decode(data.value.as_slice()).ok().map(of_v2),
@@ -100,7 +100,7 @@ fn of_v1(metrics: v1::Metrics) -> TaskMetrics {
         at: 0,
         cpu: time.map(|time| Cpu { nanoseconds: time.total, pressure: None }),
         memory: of_memory,
-        // v1 counts swap together with memory, and a shim does not say how much of it is which.
+        // v1 counts swap together with memory, and a shim does not report how much of it is swap.
         swap: None,
         io_pressure: None,
         tasks: metrics.pids.map(|pids| pids.current),
@@ -202,7 +202,7 @@ fn v2_memory(memory: Option<&v2::MemoryStat>, events: Option<&v2::MemoryEvents>)
         cache: Some(memory.file),
         kernel: Some(memory.kernel_stack.saturating_add(memory.slab)),
         mapped_file: Some(memory.file_mapped),
-        // 0 where the kernel does not tell.
+        // 0 if the kernel does not report it.
         max_usage: Some(memory.max_usage).filter(|usage| *usage > 0),
         limit_hits: events.map(|events| events.max),
         active_file: Some(memory.active_file),

@@ -1,8 +1,8 @@
 //! The only module that speaks containerd's API.
 //!
-//! Each file wraps one service of it in plain types of ours: no protobuf message leaves.
-//! It makes no decisions: what an error means is for the verbs. It never puts a deadline on
-//! a mutating call: containerd cancels such a call in the middle and leaks a shim.
+//! Each file wraps one service in plain types of ours: no protobuf message leaves this module. It makes no decisions:
+//! verbs decide what an error means. It never sets a deadline on a mutating call: containerd cancels such a call in the
+//! middle and leaks a shim.
 
 mod connect;
 mod containers;
@@ -47,18 +47,17 @@ pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};
 pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
 pub use transfer::{Login, Platform, Progress, Pull, PullError, PullFailure, Step};
 
-/// Largest message in either direction; kubelet has the same.
+/// Largest message in either direction; kubelet has the same limit.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// What calls of this module give.
+/// The result of a call of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An opaque value in one of containerd's records: a type's name and its bytes.
+/// An opaque value in a containerd record: the name of its type and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Any {
-    /// The type's name, as containerd's typeurl registry spells it.
+    /// The name of the type in containerd's typeurl registry.
     pub type_url: String,
-    /// The encoded value.
     pub value: Vec<u8>,
 }
 
@@ -67,21 +66,21 @@ pub struct Any {
 pub struct Containerd {
     /// Short calls.
     unary: Arc<Renewable>,
-    /// Calls that block for a task's life: Wait, Subscribe.
+    /// Calls that block as long as a task or a subscription lives: Wait, Subscribe.
     watch: Channel,
-    /// Calls that block for a command's: not those above, since a connection with a call on it is never let go.
+    /// Calls that block until a command ends. They do not use `watch`: a connection with a call on it is never closed.
     commands: Arc<Renewable>,
     /// Calls that move bytes: Transfer, Content, Diff.
     bulk: Channel,
     namespace: AsciiMetadataValue,
     name: Arc<str>,
-    /// Whatever a call makes is held by this lease.
+    /// The lease that holds whatever a call creates.
     lease: Option<AsciiMetadataValue>,
 }
 
 impl Containerd {
-    /// Connects lazily to containerd's socket: the first call dials, and each call after a
-    /// lost connection dials again.
+    /// Connects lazily to containerd's socket: the first call dials, and so does the first call after a lost
+    /// connection.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] when the namespace cannot be sent as a header.
@@ -100,7 +99,7 @@ impl Containerd {
         })
     }
 
-    /// Tells `metrics` of each call. Those that last as long as a task or a command are counted only.
+    /// Reports each call to `metrics`. Calls that last as long as a task or a command are only counted, not timed.
     #[must_use]
     pub fn measured(self, metrics: &Metrics) -> Self {
         Self {
@@ -112,14 +111,14 @@ impl Containerd {
         }
     }
 
-    /// Makes the connections of short calls and of commands anew. Calls that are under way end on the old ones, which then close;
-    /// all others stay, and what they wait for.
+    /// Replaces the connections of short calls and of commands. Calls in progress end on the old connections, which
+    /// then close. The other connections stay open, with the calls that wait on them.
     pub fn renew(&self) {
         self.unary.renew();
         self.commands.renew();
     }
 
-    /// The containerd namespace that every call of this client is in.
+    /// The containerd namespace of all calls of this client.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.name
@@ -147,7 +146,7 @@ impl From<Any> for prost_types::Any {
     }
 }
 
-/// Nanoseconds since the epoch of a protobuf timestamp; 0 when there is none.
+/// A protobuf timestamp in nanoseconds since the epoch; 0 if there is none.
 fn nanoseconds(at: Option<prost_types::Timestamp>) -> i64 {
     at.map_or(0, |at| at.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(at.nanos)))
 }

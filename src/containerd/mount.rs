@@ -2,16 +2,16 @@
 
 use containerd_client::types;
 
-/// A mount to be made: by the shim for a container's root, or by us to look into an image.
+/// A mount to be made: by the shim for a container's root, or by us to read an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// File system type, such as `overlay` or `bind`.
     pub fs_type: String,
     /// The source: a device, a directory, or the type's name.
     pub source: String,
-    /// Where below the root it goes; empty for the root itself.
+    /// Target path below the root; empty for the root itself.
     pub target: String,
-    /// Options as in mount(8), flags and data mixed.
+    /// Options as in mount(8): flags and data mixed.
     pub options: Vec<String>,
 }
 

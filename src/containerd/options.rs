@@ -1,4 +1,4 @@
-//! A runtime's options, as containerd hands them to the shim.
+//! A runtime's options, as containerd passes them to the shim.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,14 @@ mod generic {
 
 /// Runtime type of containerd's shim for runc.
 pub const RUNC: &str = "io.containerd.runc.v2";
-/// Name of the message of its options.
+/// Name of the protobuf message of its options.
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 
-/// The options of a runtime handler, in the words of containerd's own configuration.
+/// The options of a runtime handler, with the names of containerd's own configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options(Any);
 
-/// An option that the runtime's type does not have, or of the wrong type.
+/// An option that the runtime type does not have, or whose value has the wrong type.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("option {key}: {problem}")]
 pub struct OptionsError {
@@ -35,22 +35,23 @@ pub struct OptionsError {
 }
 
 impl Options {
-    /// Makes the message for a runtime type from the keys of its options table.
+    /// Builds the message for a runtime type from the keys of its options table.
     ///
     /// # Errors
-    /// [`OptionsError`] names the key that the runtime's type does not have.
+    /// [`OptionsError`] names the key that the runtime type does not have, or whose value has the wrong type.
     pub fn new(runtime_type: &str, table: &BTreeMap<String, toml::Value>) -> Result<Self, OptionsError> {
         if runtime_type == RUNC { runc_options(table) } else { generic_options(table) }
     }
 
-    /// As containerd's records and calls take it.
+    /// The options as containerd's records and calls take them.
     #[must_use]
     pub fn any(&self) -> Any {
         self.0.clone()
     }
 
-    /// The same for a container in a user namespace: these are its process's user and group on the host, to whom runc's
-    /// pipes have to belong, or it could not open its own /dev/stdout. Other runtimes have no such option.
+    /// The options for a container in a user namespace. `uid` and `gid` are the user and group of its process on the
+    /// host. They must own runc's pipes, or the process could not open its own /dev/stdout. Other runtimes have no such
+    /// option.
     #[must_use]
     pub fn any_for(&self, uid: u32, gid: u32) -> Any {
         let mut any = self.any();

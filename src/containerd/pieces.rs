@@ -1,8 +1,8 @@
-//! Lists of records in pieces that fit into a message: what a tenant can make large (a pod's annotations) must not keep us
-//! from reading the records.
+//! Lists records in pieces that fit into a gRPC message: records that a tenant can make large (by a pod's annotations)
+//! must not keep us from reading the others.
 //!
-//! A piece is what has an id of a certain beginning. One that is too large is divided, down to the one record that is too
-//! large alone: of that the id is known, and no more.
+//! A piece is all records whose ids start with a given prefix. A piece that is too large is divided, down to the one
+//! record that is too large by itself; of that record only the id is known.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -11,33 +11,33 @@ use tonic::{Code, Status};
 
 use super::{Containerd, Error, Kind, Result};
 
-/// What our ids are made of, in half and half.
+/// The characters of our ids, in two halves.
 const HEX: [&str; 2] = ["01234567", "89abcdef"];
-/// What else there can be in an id of containerd's (its package identifiers).
+/// All other characters that an id in containerd may have (its package identifiers).
 const OTHERS: &str = "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-";
-/// Behind so many known characters a piece that is too large has one large record rather than many: it is divided into single
-/// characters, since of those one answer alone is as large as that record.
+/// From this length of the prefix on, a piece that is too large probably has one large record rather than many. It is
+/// then divided into single characters, so that only one of the responses is as large as that record.
 const FEW: usize = 3;
-/// An id of containerd's is no longer.
+/// Longest id in containerd.
 const LONGEST: usize = 76;
 
-/// A kind of records that are listed in pieces.
+/// A kind of record that is listed in pieces.
 pub trait Listed: Sized {
-    /// What is tried, for errors.
+    /// The operation that errors name.
     const OPERATION: &'static str;
-    /// Whether each record has a message of its own, so that many are not too large together.
+    /// Whether each record has its own message, so that many records together are never too large.
     const IS_STREAMED: bool;
 
     /// The records that a filter in containerd's syntax matches.
     fn list(containerd: &Containerd, filter: String) -> impl Future<Output = Result<Vec<Self>, Status>> + Send;
 }
 
-/// A record of a list.
+/// An entry of a list.
 #[derive(Debug)]
 pub enum Entry<T> {
-    /// It, whole.
+    /// The whole record.
     Record(T),
-    /// The id of one that does not fit into a message.
+    /// The id of a record that does not fit into a message.
     TooLarge(String),
 }
 
@@ -55,10 +55,10 @@ impl<'a, T: Listed> Pieces<'a, T> {
         Self { containerd, left: left.into(), records: PhantomData }
     }
 
-    /// The next piece, which may be empty; `None` when there is none.
+    /// The next piece, which may be empty; `None` after the last one.
     ///
     /// # Errors
-    /// [`Kind::Unimplemented`] on a containerd without the service.
+    /// [`Kind::Unimplemented`] when this containerd does not have the service.
     pub async fn next(&mut self) -> Result<Option<Vec<Entry<T>>>> {
         while let Some(piece) = self.left.pop_front() {
             let filter = piece.filter();
@@ -67,7 +67,7 @@ impl<'a, T: Listed> Pieces<'a, T> {
                 Err(status) if !is_too_large(&status) => return Err(Error::status(T::OPERATION, &filter, &status)),
                 Err(status) => match piece {
                     Piece::One(id) => return Ok(Some(vec![Entry::TooLarge(id)])),
-                    // Whatever it was that was exhausted, it was not the message.
+                    // Whatever limit was exceeded, it was not the size of the message.
                     Piece::Of { ref prefix, .. } if prefix.len() >= LONGEST => {
                         return Err(Error::new(T::OPERATION, &filter, Kind::Exhausted, status.message()));
                     }
@@ -81,19 +81,19 @@ impl<'a, T: Listed> Pieces<'a, T> {
     }
 }
 
-/// Whether an answer was longer than what its sender (ResourceExhausted) or we (OutOfRange) take.
+/// Whether a response was larger than its sender (ResourceExhausted) or we (OutOfRange) allow.
 fn is_too_large(status: &Status) -> bool {
     matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange)
 }
 
-/// A part of all ids.
+/// A subset of all ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
-    /// All of them.
+    /// All ids.
     All,
-    /// Those that begin so, and go on with one of some characters.
+    /// The ids that start with `prefix`, followed by one of the characters of `next`.
     Of { prefix: String, next: &'static str },
-    /// One.
+    /// A single id.
     One(String),
 }
 
@@ -101,7 +101,7 @@ impl Piece {
     fn filter(&self) -> String {
         match self {
             Self::All => String::new(),
-            // A dot stands for itself in brackets only.
+            // A dot is literal only in brackets.
             Self::Of { prefix, next } => format!(r#"id~="^{}[{next}]""#, prefix.replace('.', "[.]")),
             Self::One(id) => format!(r#"id=="{id}""#),
         }
@@ -110,7 +110,8 @@ impl Piece {
     fn divided(&self) -> Vec<Self> {
         let of = |prefix: &str, next| Self::Of { prefix: prefix.to_owned(), next };
         match self {
-            // By the first digit at once: ids are random, and containerd makes each answer before it finds it too large.
+            // Divides by the first digit at once: ids are random, and containerd builds each response before it finds
+            // it too large.
             Self::All => digits().chain([OTHERS]).map(|next| of("", next)).collect(),
             Self::Of { prefix, next } if next.len() > 1 => {
                 let (one, other) = next.split_at(next.len() / 2);
@@ -127,7 +128,7 @@ impl Piece {
     }
 }
 
-/// Each digit by itself.
+/// The hexadecimal digits, one at a time.
 fn digits() -> impl Iterator<Item = &'static str> {
     HEX.into_iter().flat_map(|half| (0..half.len()).map(move |at| &half[at..=at]))
 }
@@ -136,7 +137,7 @@ fn digits() -> impl Iterator<Item = &'static str> {
 mod tests {
     use super::*;
 
-    /// Whether a piece's filter matches an id, as containerd reads it.
+    /// Whether a piece's filter matches an id, by containerd's rules.
     fn has(piece: &Piece, id: &str) -> bool {
         let filter = piece.filter();
         if let Some(regex) = filter.strip_prefix(r#"id~=""#).and_then(|rest| rest.strip_suffix('"')) {

@@ -1,6 +1,6 @@
 //! The sandbox Store service: containerd's durable record of a pod sandbox.
 //!
-//! The Controller service is not used: its `podsandbox` needs the CRI plugin that we replace.
+//! The Controller service is not used: its `podsandbox` controller needs the CRI plugin that Pontoon replaces.
 
 use std::collections::HashMap;
 
@@ -17,17 +17,15 @@ use super::{Any, Containerd, Error, Result, nanoseconds};
 /// A SandboxStore record.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
-    /// The id.
     pub id: String,
-    /// Runtime type of its handler.
+    /// Runtime type of the sandbox's handler.
     pub runtime: String,
-    /// The runtime's options.
     pub runtime_options: Option<Any>,
-    /// Labels of our own making.
+    /// Labels that we set.
     pub labels: HashMap<String, String>,
-    /// Values of ours, by name.
+    /// Values that we store, by name.
     pub extensions: HashMap<String, Any>,
-    /// Nanoseconds since the epoch, by containerd's clock; it writes this itself.
+    /// Nanoseconds since the epoch, set by containerd from its own clock.
     pub created_at: i64,
 }
 
@@ -36,10 +34,10 @@ impl Containerd {
         StoreClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
-    /// Writes a new record.
+    /// Creates a record.
     ///
     /// # Errors
-    /// [`super::Kind::AlreadyExists`] for the id.
+    /// [`super::Kind::AlreadyExists`] when a record with this id exists.
     pub async fn create_sandbox(&self, sandbox: Sandbox) -> Result<()> {
         let id = sandbox.id.clone();
         let request = pb::StoreCreateRequest { sandbox: Some(encode(sandbox)) };
@@ -47,7 +45,7 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("create sandbox record", &id, &status))
     }
 
-    /// Replaces parts of a record: `fields` names them (`extensions.KEY`); the rest stays.
+    /// Replaces parts of a record: `fields` names them (`extensions.KEY`); the rest does not change.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown id.
@@ -62,16 +60,16 @@ impl Containerd {
         .await
     }
 
-    /// All records of the namespace.
+    /// Lists all records of the namespace.
     #[must_use]
     pub fn list_sandboxes(&self) -> Pieces<'_, Sandbox> {
         Pieces::new(self)
     }
 
-    /// Deletes a record; one that is not there is deleted already.
+    /// Deletes a record. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// Whatever the store answers.
+    /// Any error of the store.
     pub async fn delete_sandbox(&self, id: &str) -> Result<()> {
         removal(|| async {
             let request = pb::StoreDeleteRequest { sandbox_id: id.to_owned() };

@@ -1,7 +1,7 @@
 //! Shims that containerd has forgotten.
 //!
-//! containerd cancels a call whose caller dies. Cancelled at the wrong moment, a Create or Delete leaves a shim, sometimes
-//! with a container in it, of which containerd knows nothing any more: it can only be found among the processes.
+//! containerd cancels a call when its client dies. If a Create or Delete is cancelled at the wrong moment, it leaves a
+//! shim, sometimes with a container in it, that containerd no longer knows: it can only be found among the processes.
 
 use std::fs;
 use std::path::Path;
@@ -12,19 +12,19 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{Containerd, Error, Kind, Result};
 
-/// How long a shim whose last task was deleted may take to end by itself.
+/// How long a shim may take to exit by itself after its last task was deleted.
 const OWN_END: Duration = Duration::from_secs(2);
-/// How long a signalled one may take; it publishes its last events meanwhile.
+/// How long a shim may take to exit after a signal; it publishes its last events meanwhile.
 const SIGNALLED_END: Duration = Duration::from_secs(10);
-/// Between two looks.
+/// Interval between two checks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Containerd {
-    /// Ends the shim of a sandbox, and whatever runs in it. To be called when no task of the sandbox is left: a shim that
-    /// containerd knows of is then on its way out by itself.
+    /// Ends the shim of a sandbox, and all that runs in it. To be called when the sandbox has no task left: a shim that
+    /// containerd knows then exits by itself.
     ///
     /// # Errors
-    /// [`Kind::Other`] when it cannot be ended.
+    /// [`Kind::Other`] when the shim cannot be ended.
     pub async fn end_forgotten_shim(&self, sandbox: &str) -> Result<()> {
         let fails = |error: String| Error::new("end forgotten shim of sandbox", sandbox, Kind::Other, error);
         if self.has_ended(sandbox, OWN_END).await {
@@ -33,7 +33,7 @@ impl Containerd {
         tracing::warn!(sandbox, "containerd has forgotten its shim: it is ended with what runs in it");
         for signal in [Signal::TERM, Signal::KILL] {
             let Some(shim) = find(self.namespace(), sandbox) else { return Ok(()) };
-            // A shim that hears SIGTERM removes its socket. It reaps its children, so they go first.
+            // A shim removes its socket on SIGTERM. It reaps its children, so they are killed before it.
             self.kill_children(shim).await.map_err(fails)?;
             send(shim, signal, || is_shim(shim, self.namespace(), sandbox)).map_err(fails)?;
             if self.has_ended(sandbox, SIGNALLED_END).await {
@@ -43,7 +43,8 @@ impl Containerd {
         Err(fails("it outlives SIGKILL".to_owned()))
     }
 
-    /// The ids of all that shims of this namespace serve: what their command lines and their working directories agree on.
+    /// The ids of all objects that shims of this namespace serve, where a shim's command line and working directory
+    /// agree.
     #[must_use]
     pub fn shims(&self) -> Vec<String> {
         let served = processes().filter_map(|pid| {
@@ -53,7 +54,7 @@ impl Containerd {
         served.collect()
     }
 
-    /// Resolves when none is alive any more, or will not die: their cgroups are removed next.
+    /// Kills the children of a shim. Resolves when none is alive, or after a timeout: their cgroups are removed next.
     async fn kill_children(&self, shim: Pid) -> std::result::Result<(), String> {
         let killed = children(shim);
         for child in &killed {
@@ -78,18 +79,19 @@ impl Containerd {
     }
 }
 
-/// The shim that serves a sandbox.
+/// The shim that serves a sandbox, if there is one.
 fn find(namespace: &str, sandbox: &str) -> Option<Pid> {
     processes().find(|pid| is_shim(*pid, namespace, sandbox))
 }
 
-/// Two proofs that do not depend on each other, since what is found is killed: any process can give itself a command line,
-/// but none in a container has a working directory with containerd's path.
+/// Requires two independent proofs, since the process will be killed: any process can change its own command line, but
+/// no process in a container has a working directory with containerd's path.
 fn is_shim(pid: Pid, namespace: &str, sandbox: &str) -> bool {
     served_by(&read(pid, "cmdline"), namespace).is_some_and(|id| id == sandbox) && has_bundle(pid, namespace, sandbox)
 }
 
-/// The first proof: the arguments that containerd starts every shim with. Gives the `-id` of a shim in a namespace.
+/// The first proof: the arguments with which containerd starts every shim. Returns the `-id` of a shim of this
+/// namespace.
 fn served_by(command_line: &[u8], namespace: &str) -> Option<String> {
     let arguments: Vec<_> = command_line.split(|byte| *byte == 0).collect();
     let value = |flag: &str| arguments.windows(2).find(|pair| pair[0] == flag.as_bytes()).map(|pair| pair[1]);
@@ -123,13 +125,14 @@ fn is_child(pid: Pid, parent: Pid) -> bool {
     parent_of(&read(pid, "stat")) == Some(parent)
 }
 
-/// By the third field of /proc/PID/stat: a zombie is in no cgroup any more.
+/// Looks at the state, the third field of /proc/PID/stat. A zombie does not count as alive: it is in no cgroup any
+/// more.
 fn is_alive(stat: &[u8]) -> bool {
     let stat = String::from_utf8_lossy(stat);
     stat.rsplit_once(')').is_some_and(|(_, after_name)| !after_name.trim_start().starts_with(['Z', 'X']))
 }
 
-/// The fourth field of /proc/PID/stat. The second, the command's name, may hold blanks and parentheses.
+/// The fourth field of /proc/PID/stat. The second field, the command's name, may contain blanks and parentheses.
 fn parent_of(stat: &[u8]) -> Option<Pid> {
     let stat = String::from_utf8_lossy(stat);
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -141,12 +144,13 @@ fn processes() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
 }
 
-/// A file of a process; empty when the process has ended.
+/// Reads a file of a process in /proc; empty when the process has ended.
 fn read(pid: Pid, name: &str) -> Vec<u8> {
     fs::read(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join(name)).unwrap_or_default()
 }
 
-/// Signals a process if `it_is` still the one that was found: its descriptor is opened before that is asked.
+/// Signals a process if `it_is` confirms that it is the process that was found. The pidfd is opened before that check,
+/// so that a reused PID gets no signal.
 fn send(pid: Pid, signal: Signal, it_is: impl FnOnce() -> bool) -> std::result::Result<(), String> {
     let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|process| match it_is() {
         true => pidfd_send_signal(process, signal),

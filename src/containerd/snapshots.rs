@@ -10,36 +10,32 @@ use super::error::removal;
 use super::{Containerd, Error, Mount, Result, nanoseconds};
 use crate::userns::{Mapping, Range};
 
-/// One snapshot as the snapshotter's metadata describes it.
+/// A snapshot as the snapshotter's metadata describes it.
 #[derive(Clone, Debug)]
 pub struct SnapshotInfo {
     /// Key (active, view) or chain id (committed).
     pub name: String,
-    /// The snapshot below it; empty at the bottom.
+    /// The parent snapshot; empty for the bottom layer.
     pub parent: String,
-    /// What it is.
     pub kind: SnapshotKind,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
 }
 
-/// The three kinds of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotKind {
-    /// Writable, a container's.
+    /// Writable: the root of a container, or a layer that is being unpacked.
     Active,
-    /// A read-only look at a committed one.
+    /// A read-only view of a committed snapshot.
     View,
     /// A layer.
     Committed,
 }
 
-/// What a snapshot takes on disk.
+/// How much disk space a snapshot uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes.
     pub bytes: u64,
-    /// Inodes.
     pub inodes: u64,
 }
 
@@ -48,11 +44,11 @@ impl Containerd {
         SnapshotsClient::new(self.unary.channel())
     }
 
-    /// Makes a writable snapshot above `parent` and gives the mounts of it: with the ids of a user namespace, if they are
-    /// given, which the snapshotter has to be able to (capability `remap-ids`).
+    /// Creates a writable snapshot above `parent` and returns its mounts. `ids` maps its owners into a user namespace,
+    /// which the snapshotter must support (capability `remap-ids`).
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when the parent is not unpacked, [`super::Kind::AlreadyExists`] for the key.
+    /// [`super::Kind::NotFound`] when the parent is not unpacked, [`super::Kind::AlreadyExists`] when the key exists.
     pub async fn prepare_snapshot(
         &self,
         snapshotter: &str,
@@ -65,11 +61,11 @@ impl Containerd {
         made.map_err(|status| Error::status("prepare snapshot", key, &status))
     }
 
-    /// Makes the writable snapshot that a layer is unpacked into. A snapshotter that already has
-    /// the layer named in the labels may say [`super::Kind::AlreadyExists`] and commit it itself.
+    /// Creates the writable snapshot that a layer is unpacked into. A snapshotter that already has the layer named in
+    /// the labels may return [`super::Kind::AlreadyExists`] and commit it itself.
     ///
     /// # Errors
-    /// As [`Containerd::prepare_snapshot`].
+    /// The same as for [`Containerd::prepare_snapshot`].
     pub async fn prepare_layer(
         &self,
         snapshotter: &str,
@@ -94,11 +90,11 @@ impl Containerd {
         Ok(mounts(reply.into_inner().mounts))
     }
 
-    /// Makes a read-only view of `parent`. containerd's GC keeps it until `expires`, an RFC 3339
-    /// time, and takes it after: a view whose owner died is not a leak.
+    /// Creates a read-only view of `parent` and returns its mounts. containerd's garbage collector removes the view
+    /// when neither a lease nor a record refers to it, so a view whose owner died does not leak.
     ///
     /// # Errors
-    /// As [`Containerd::prepare_snapshot`].
+    /// The same as for [`Containerd::prepare_snapshot`].
     pub async fn view_snapshot(
         &self,
         snapshotter: &str,
@@ -117,7 +113,7 @@ impl Containerd {
         Ok(mounts(reply.into_inner().mounts))
     }
 
-    /// The mounts of a snapshot made before.
+    /// The mounts of an existing snapshot.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown key.
@@ -131,7 +127,7 @@ impl Containerd {
     /// Commits an active snapshot under the name of a layer's chain id.
     ///
     /// # Errors
-    /// [`super::Kind::AlreadyExists`] when somebody else committed it first.
+    /// [`super::Kind::AlreadyExists`] when another client committed it first.
     pub async fn commit_snapshot(
         &self,
         snapshotter: &str,
@@ -149,10 +145,10 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("commit snapshot", name, &status))
     }
 
-    /// Removes a snapshot; one that is not there is removed already.
+    /// Removes a snapshot. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// [`super::Kind::FailedPrecondition`] while another snapshot has it as its parent.
+    /// [`super::Kind::FailedPrecondition`] while it is the parent of another snapshot.
     pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<()> {
         removal(|| async {
             let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
@@ -162,7 +158,7 @@ impl Containerd {
         .await
     }
 
-    /// What the snapshotter's metadata says of a snapshot.
+    /// Reads the snapshotter's metadata of a snapshot.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown key.
@@ -173,7 +169,7 @@ impl Containerd {
         Ok(info(reply.info.unwrap_or_default()))
     }
 
-    /// All snapshots of a snapshotter in this namespace.
+    /// Lists all snapshots of a snapshotter in this namespace.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown snapshotter.
@@ -188,8 +184,8 @@ impl Containerd {
         Ok(all)
     }
 
-    /// Disk usage of one snapshot alone, without its parents. The snapshotter walks the
-    /// files of an active one; a committed one's was stored when it was committed.
+    /// Disk usage of one snapshot, without its parents. For an active snapshot the snapshotter walks the files; for a
+    /// committed one it returns what it stored at the commit.
     ///
     /// # Errors
     /// [`super::Kind::NotFound`] for an unknown key.
@@ -201,8 +197,8 @@ impl Containerd {
     }
 }
 
-/// Labels of a snapshot with the ids of a user namespace, for a snapshotter that maps them. Ours to set: nothing of an
-/// image or a pod becomes a label.
+/// Labels that map the owners of a snapshot into a user namespace, for a snapshotter that supports this. Only we set
+/// such labels: nothing of an image or a pod becomes a label.
 #[must_use]
 pub fn id_labels(ids: Mapping) -> HashMap<String, String> {
     let label = |name: &str, range: Range| {

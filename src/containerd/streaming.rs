@@ -10,25 +10,25 @@ use tonic::Streaming;
 
 use super::{Containerd, Error, Kind, Result};
 
-/// Messages of ours that wait to be sent; both protocols answer one question at a time.
+/// How many of our messages may wait to be sent; both protocols answer one question at a time.
 const QUEUE: usize = 4;
 
 /// A named stream of messages in both directions.
 pub(super) struct Stream {
-    /// The name for the Transfer call.
+    /// The name that the Transfer call contains.
     pub(super) id: String,
     send: mpsc::Sender<prost_types::Any>,
     receive: Streaming<prost_types::Any>,
 }
 
 impl Containerd {
-    /// Opens a stream and waits until containerd has registered it: a Transfer that names a
-    /// stream too early fails with "not found".
+    /// Opens a stream and waits until containerd has registered it: a Transfer that names a stream too early fails with
+    /// "not found".
     pub(super) async fn open_stream(&self, purpose: &str) -> Result<Stream> {
         let id = format!("pontoon-{purpose}-{}", crate::ids::ExecId::random());
         let error = |status| Error::status("open stream", purpose, &status);
         let (send, queue) = mpsc::channel(QUEUE);
-        // The queue is empty and its other end is here: this cannot fail.
+        // This cannot fail: the queue is empty, and its receiver exists.
         let _ = send.try_send(to_any(&StreamInit { id: id.clone() }));
         let mut client = StreamingClient::new(self.bulk.clone()).max_decoding_message_size(super::MESSAGE_LIMIT);
         let reply = client.stream(self.request(ReceiverStream::new(queue))).await;
@@ -41,19 +41,19 @@ impl Containerd {
 }
 
 impl Stream {
-    /// The next message of type `M`; `None` when the stream has ended, for whatever reason:
-    /// how the transfer went is told by the Transfer call.
+    /// The next message of type `M`; `None` when the stream has ended, for whatever reason: the result of the Transfer
+    /// call says how the transfer went.
     pub(super) async fn receive<M: Message + Name + Default>(&mut self) -> Option<M> {
         loop {
             let any = self.receive.message().await.ok()??;
-            // A newer containerd may send what we do not know.
+            // A newer containerd may send messages that we do not know.
             if any.type_url.rsplit('/').next() == Some(M::full_name().as_str()) {
                 return M::decode(any.value.as_slice()).ok();
             }
         }
     }
 
-    /// Sends a message; a stream that has ended swallows it.
+    /// Sends a message; it is lost if the stream has ended.
     pub(super) async fn send<M: Message + Name>(&self, message: &M) {
         let _ = self.send.send(to_any(message)).await;
     }

@@ -10,12 +10,12 @@ use super::connect::Channel;
 use super::error::gone_is_fine;
 use super::{Any, Containerd, Error, Kind, Mount, Result, nanoseconds};
 
-/// Type name under which containerd knows an OCI process spec.
+/// containerd's type name of an OCI process spec.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-/// Type name under which containerd knows OCI resources.
+/// containerd's type name of OCI resources.
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
-/// Where a process's standard streams go. Empty paths are /dev/null.
+/// Where a process's standard streams go. An empty path means /dev/null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stdio {
     /// A FIFO to read from.
@@ -28,20 +28,18 @@ pub struct Stdio {
     pub terminal: bool,
 }
 
-/// What a task is created with.
+/// The parameters of a new task.
 #[derive(Clone, Debug, Default)]
 pub struct CreateTask {
     /// The container's id.
     pub id: String,
-    /// Mounts that make its root; empty when the spec's root path is a directory already.
+    /// Mounts that make up its root; empty when the spec's root path is already a directory.
     pub rootfs: Vec<Mount>,
-    /// Its streams.
     pub stdio: Stdio,
-    /// The runtime's options.
     pub options: Option<Any>,
 }
 
-/// What a further process in a running task is made with.
+/// The parameters of a further process in a running task.
 #[derive(Clone, Debug)]
 pub struct ExecTask {
     /// The container's id.
@@ -50,14 +48,13 @@ pub struct ExecTask {
     pub exec_id: String,
     /// The OCI process as JSON.
     pub process: Vec<u8>,
-    /// Its streams.
     pub stdio: Stdio,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Exit code, 128 + signal when it was killed.
+    /// Exit code; 128 + signal when a signal killed it.
     pub code: u32,
     /// Nanoseconds since the epoch.
     pub at: i64,
@@ -70,22 +67,21 @@ pub struct Process {
     pub id: String,
     /// Host PID; 0 when there is none.
     pub pid: u32,
-    /// Where it is in its life.
     pub status: ProcessStatus,
-    /// The exit, for a stopped one.
+    /// The exit of a stopped process.
     pub exit: Exit,
-    /// The streams it was made with.
+    /// The streams that it was created with.
     pub stdio: Stdio,
 }
 
-/// Where a process is in its life.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessStatus {
-    /// Made, not started.
+    /// Created, but not started.
     Created,
     /// Running, or paused.
     Running,
-    /// Over, not deleted.
+    /// Ended, but not deleted.
     Stopped,
     /// The shim does not answer.
     Unknown,
@@ -96,11 +92,11 @@ impl Containerd {
         TasksClient::new(self.unary.channel()).max_decoding_message_size(super::MESSAGE_LIMIT)
     }
 
-    /// Creates a task: the shim, the root's mounts, the namespaces and the init process, which
-    /// waits to be started. Gives its host PID.
+    /// Creates a task: the shim, the root's mounts, the namespaces and the init process, which waits to be started.
+    /// Returns the host PID of the init process.
     ///
     /// # Errors
-    /// [`super::Kind::AlreadyExists`] for the id; [`super::Kind::Other`] with runc's own words.
+    /// [`super::Kind::AlreadyExists`] when the task exists; [`super::Kind::Other`] with runc's own message.
     pub async fn create_task(&self, task: CreateTask) -> Result<u32> {
         let id = task.id.clone();
         let request = pb::CreateTaskRequest {
@@ -117,11 +113,11 @@ impl Containerd {
         Ok(reply.map_err(|status| Error::status("create task", &id, &status))?.into_inner().pid)
     }
 
-    /// Starts a created task, or with an exec id a process in it. Gives its host PID.
+    /// Starts a created task, or with an exec id a process in it. Returns its host PID.
     ///
     /// # Errors
-    /// [`super::Kind::FailedPrecondition`] when it is past its start; [`super::Kind::Other`] with runc's own words, such as
-    /// an executable that is not there.
+    /// [`super::Kind::FailedPrecondition`] when it was started before; [`super::Kind::Other`] with runc's own message,
+    /// for example that an executable does not exist.
     pub async fn start_task(&self, id: &str, exec_id: &str) -> Result<u32> {
         let request = pb::StartRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().start(self.request(request)).await;
@@ -135,7 +131,7 @@ impl Containerd {
     /// Resolves when the task, or with an exec id a process in it, has ended.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when there is none; [`super::Kind::Unavailable`] when the
+    /// [`super::Kind::NotFound`] when the task or process does not exist; [`super::Kind::Unavailable`] when the
     /// connection was lost: wait again.
     pub async fn wait_task(&self, id: &str, exec_id: &str) -> Result<Exit> {
         let request = pb::WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
@@ -145,18 +141,18 @@ impl Containerd {
         Ok(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
     }
 
-    /// Sends a signal to a task's init process, or with an exec id to that process. One that has
-    /// ended already is fine.
+    /// Sends a signal to a task's init process, or with an exec id to that process. Succeeds if the process has already
+    /// ended.
     ///
     /// # Errors
-    /// Whatever the shim answers.
+    /// Any error of the shim.
     pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32) -> Result<()> {
         let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all: false };
         let reply = self.tasks().kill(self.request(request)).await;
         gone_is_fine(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
     }
 
-    /// Deletes a stopped task; one that is not there is deleted already and gives `None`.
+    /// Deletes a stopped task. Returns `None` if it does not exist.
     ///
     /// # Errors
     /// [`super::Kind::Other`] while it runs.
@@ -170,7 +166,7 @@ impl Containerd {
     /// Adds a process to a running task, to be started with [`Containerd::start_task`].
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when the task is not there.
+    /// [`super::Kind::NotFound`] when the task does not exist.
     pub async fn exec_task(&self, exec: ExecTask) -> Result<()> {
         let id = exec.id.clone();
         let request = pb::ExecProcessRequest {
@@ -200,17 +196,17 @@ impl Containerd {
     /// Closes the stdin of a task or of a process in it.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when there is none.
+    /// [`super::Kind::NotFound`] when the task or process does not exist.
     pub async fn close_stdin(&self, id: &str, exec_id: &str) -> Result<()> {
         let request = pb::CloseIoRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdin: true };
         let reply = self.tasks().close_io(self.request(request)).await;
         reply.map(drop).map_err(|status| Error::status("close stdin of task", id, &status))
     }
 
-    /// Tells the terminal of a task, or with an exec id of a process in it, how large the client's is.
+    /// Sets the terminal of a task, or with an exec id of a process in it, to the size of the client's terminal.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when there is none.
+    /// [`super::Kind::NotFound`] when the task or process does not exist.
     pub async fn resize_terminal(&self, id: &str, exec_id: &str, (width, height): (u16, u16)) -> Result<()> {
         let request = pb::ResizePtyRequest {
             container_id: id.to_owned(),
@@ -222,10 +218,10 @@ impl Containerd {
         reply.map(drop).map_err(|status| Error::status("resize terminal of task", id, &status))
     }
 
-    /// One task, or with an exec id a process in it.
+    /// Reads the state of a task, or with an exec id of a process in it.
     ///
     /// # Errors
-    /// [`super::Kind::NotFound`] when there is none.
+    /// [`super::Kind::NotFound`] when the task or process does not exist.
     pub async fn get_task(&self, id: &str, exec_id: &str) -> Result<Process> {
         let request = pb::GetRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().get(self.request(request)).await;
@@ -233,20 +229,20 @@ impl Containerd {
         Ok(process(reply.into_inner().process.unwrap_or_default()))
     }
 
-    /// All tasks of the namespace.
+    /// Lists all tasks of the namespace.
     ///
     /// # Errors
-    /// [`super::Kind::Unavailable`] while containerd is away.
+    /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn list_tasks(&self) -> Result<Vec<Process>> {
         let reply = self.tasks().list(self.request(pb::ListTasksRequest::default())).await;
         let reply = reply.map_err(|status| Error::status("list tasks of", self.namespace(), &status))?;
         Ok(reply.into_inner().tasks.into_iter().map(process).collect())
     }
 
-    /// Changes a running task's cgroup: `resources` is OCI LinuxResources as JSON. The shim gets the annotations.
+    /// Changes the cgroup of a running task: `resources` is OCI LinuxResources as JSON. The annotations go to the shim.
     ///
     /// # Errors
-    /// [`super::Kind::Other`] with runc's own words when the kernel refuses a value.
+    /// [`super::Kind::Other`] with runc's own message when the kernel refuses a value.
     pub async fn update_task(&self, id: &str, resources: Vec<u8>, annotations: HashMap<String, String>) -> Result<()> {
         let resources = prost_types::Any { type_url: RESOURCES_TYPE.to_owned(), value: resources };
         let request = pb::UpdateTaskRequest { container_id: id.to_owned(), resources: Some(resources), annotations };
@@ -255,8 +251,8 @@ impl Containerd {
     }
 }
 
-/// Whether a Start was refused since the process was started before, in the words of runc and of its shim: containerd gives
-/// them the code Unknown.
+/// Whether a Start was refused because the process had been started before. containerd gives these errors the code
+/// Unknown, so the messages of runc and of its shim are compared.
 fn is_past_its_start(message: &str) -> bool {
     [
         "cannot start an already running container",
@@ -282,7 +278,7 @@ fn process(process: task::Process) -> Process {
         Ok(task::Status::Unknown) | Err(_) => ProcessStatus::Unknown,
     };
     Process {
-        // In a list the task's id is in `id`, in an answer to Get it is in `container_id` too.
+        // A list has the task's id in `id`; a response to Get also has it in `container_id`.
         id: process.id,
         pid: process.pid,
         status,

@@ -1,5 +1,5 @@
-//! The Transfer service: containerd pulls, verifies, resumes and unpacks; we answer its
-//! questions about credentials and read its progress.
+//! The Transfer service: containerd pulls, verifies, resumes and unpacks; we answer its questions about credentials,
+//! and read its progress.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -12,54 +12,53 @@ use tonic::{Code, Status};
 use super::streaming::Stream;
 use super::{Containerd, Result};
 
-/// A platform in Go's words, as image indexes name it.
+/// A platform with the names of Go, as image indexes use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform {
-    /// Operating system.
+    /// GOOS.
     pub os: String,
-    /// Architecture (GOARCH).
+    /// GOARCH.
     pub architecture: String,
-    /// Variant; empty for none.
+    /// Empty for none.
     pub variant: String,
 }
 
-/// What to pull and where to.
+/// What to pull, and where to store it.
 #[derive(Clone, Debug)]
 pub struct Pull {
     /// The normalised reference; also the name of the image record.
     pub reference: String,
-    /// The directory with `<host>/hosts.toml`; empty for none.
+    /// The directory that contains `<host>/hosts.toml`; empty for none.
     pub host_dir: String,
     /// The only platform whose content is fetched.
     pub platform: Platform,
-    /// Where to unpack. Transfer is not configured for each snapshotter: of one that it does not know it says
-    /// [`PullFailure::Invalid`]. `None` unpacks nothing, and fetches all that is not here, whatever is unpacked.
+    /// The snapshotter to unpack for. Transfer is not configured for every snapshotter; for one that it does not know
+    /// it fails with [`PullFailure::Invalid`]. `None` unpacks nothing, and fetches all blobs that are missing, even if
+    /// their layers are unpacked.
     pub snapshotter: Option<String>,
     /// Labels of the image record.
     pub labels: HashMap<String, String>,
 }
 
-/// Who we are to a registry. Has no Debug: it is a secret.
+/// The login for a registry. Has no Debug, since it is a secret.
 pub enum Login {
-    /// Nobody.
+    /// No credentials.
     Anonymous,
-    /// A user.
+    /// User name and password.
     Password {
-        /// Name.
         username: String,
-        /// Password.
+        /// The password, or a token that the registry accepts in its place.
         password: String,
     },
     /// A refresh token, to be exchanged for an access token.
     IdentityToken(String),
 }
 
-/// One message of containerd about a pull.
+/// A message of containerd about a pull.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// What happens.
     pub step: Step,
-    /// To which blob: `layer-sha256:...`, `manifest-sha256:...`.
+    /// The blob: `layer-sha256:...`, `manifest-sha256:...`.
     pub name: String,
     /// Bytes so far.
     pub bytes: u64,
@@ -68,29 +67,27 @@ pub struct Progress {
 /// What happens to a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is to be fetched.
+    /// It has to be fetched.
     Waiting,
-    /// It comes in.
+    /// It is being downloaded.
     Downloading,
-    /// It was there before.
+    /// It existed before the pull.
     Exists,
-    /// It is all there.
+    /// It has been downloaded completely.
     Complete,
     /// It is being unpacked.
     Extracting,
-    /// It is unpacked.
+    /// It has been unpacked.
     Extracted,
-    /// A message about the whole.
+    /// A message about the whole pull.
     Other,
 }
 
-/// A pull that failed. The message is containerd's, without user info and query of any URL in it.
+/// A failed pull. The message is containerd's, without the user info and query of any URL in it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PullError {
-    /// How.
     pub failure: PullFailure,
-    /// containerd's words.
     pub message: String,
 }
 
@@ -99,17 +96,17 @@ pub struct PullError {
 pub enum PullFailure {
     /// The registry does not have it.
     NotFound,
-    /// The registry wants other credentials.
+    /// The registry requires other credentials.
     Denied,
     /// The registry could not be reached, is overloaded, or is broken.
     Unreachable,
-    /// An image verifier of containerd said no.
+    /// An image verifier of containerd refused the image.
     Refused,
     /// The reference or the image is malformed.
     Invalid,
     /// A limit of containerd's: too many references, or a full disk.
     Exhausted,
-    /// containerd itself is away.
+    /// containerd itself cannot be reached.
     Away,
     /// Cancelled on containerd's side.
     Cancelled,
@@ -118,12 +115,12 @@ pub enum PullFailure {
 }
 
 impl Containerd {
-    /// Pulls and unpacks an image. `login` answers which credentials a host may have; `progress`
-    /// hears of each step. Dropping the future cancels the pull, and is the one mutating call
-    /// for which that is safe: all that it has fetched is under a lease, this client's or one of Transfer's own.
+    /// Pulls and unpacks an image. `login` returns the credentials that a host may have; `progress` is called for each
+    /// step. Dropping the future cancels the pull. This is the one mutating call for which that is safe: all that it
+    /// has fetched is under a lease, this client's or one of Transfer's own.
     ///
     /// # Errors
-    /// [`PullError`].
+    /// [`PullError`] with the kind of the failure.
     pub async fn pull(
         &self,
         pull: Pull,
@@ -143,7 +140,7 @@ impl Containerd {
         let mut listening = true;
         loop {
             tokio::select! {
-                // Progress first: a stream that nobody drains stalls the pull.
+                // Progress first: a stream that is not drained stalls the pull.
                 biased;
                 event = events.receive::<pb::Progress>(), if listening => match event {
                     Some(event) => progress(decode(event)),
@@ -232,9 +229,9 @@ fn decode(event: pb::Progress) -> Progress {
     Progress { step, name: event.name, bytes: u64::try_from(event.progress).unwrap_or(0) }
 }
 
-/// Transfer gives most failures of a registry the code Unknown; what it was is only in the
-/// message (docs/adr/0002). This is the one place that reads it, and only for the kind of
-/// the answer: a hostile registry that imitates a message changes its own error's name.
+/// Transfer gives most failures of a registry the code Unknown; the cause is only in the message (docs/adr/0002). This
+/// is the only place that reads it, and only for the kind of the error: a hostile registry that imitates a message only
+/// changes the name of its own error.
 fn failed(status: &Status) -> PullError {
     let failure = match status.code() {
         Code::NotFound => PullFailure::NotFound,
@@ -267,7 +264,7 @@ fn read_failure(message: &str) -> PullFailure {
     if message.contains(": authorization failed") {
         return PullFailure::Denied;
     }
-    // The HTTP client's own errors: no connection, no name, no TLS, no answer.
+    // Errors of the HTTP client itself: no connection, no such host, no TLS, no response.
     if message.contains("failed to do request: ") || message.contains("failed to fetch anonymous token: ") {
         return PullFailure::Unreachable;
     }
@@ -277,15 +274,15 @@ fn read_failure(message: &str) -> PullFailure {
     PullFailure::Other
 }
 
-/// The status in `unexpected status from HEAD request to URL: 503 Service Unavailable`.
+/// The HTTP status in a message such as `unexpected status from HEAD request to URL: 503 Service Unavailable`.
 fn http_status(message: &str) -> Option<u16> {
     let (_, rest) = message.split_once("unexpected status from ")?;
     let line = rest.lines().next().unwrap_or_default();
     line.split(": ").filter_map(|part| part.get(..3)).find_map(|digits| digits.parse().ok())
 }
 
-/// Takes user info and query out of every URL in a text: signed URLs of blob stores carry
-/// credentials in the query, and errors end in pod events.
+/// Removes the user info and the query from every URL in a text: signed URLs of blob stores carry credentials in the
+/// query, and errors end up in pod events.
 pub(super) fn redact(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -300,7 +297,7 @@ pub(super) fn redact(text: &str) -> String {
         clean.push_str(&path[host_start..]);
         if path.len() < url.len() {
             clean.push_str("?...");
-            // The colon that ends a URL within a sentence.
+            // The colon that follows a URL in a sentence.
             if url.ends_with(':') {
                 clean.push(':');
             }

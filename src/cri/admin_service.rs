@@ -1,4 +1,4 @@
-//! Pontoon's own service, for `pontoon top` and its like: only reads.
+//! Pontoon's own read-only service, for `pontoon top` and similar commands.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Server-streaming lists (KEP-5825): one message carries as many items as fit, by their encoded size and not by their
-//! number, so that no list outgrows what a client takes (kubelet: 16 MiB a message).
+//! Server-streaming lists (KEP-5825). A message carries as many items as fit by their encoded size, so that none
+//! exceeds the client's limit (kubelet: 16 MiB per message).
 
 use std::iter::Peekable;
 
@@ -11,13 +11,13 @@ use tonic::{Response, Status};
 use super::status::ToStatus;
 use crate::api::Item;
 
-/// What the items of one message take together, encoded. An item that is larger has a message of its own.
+/// Limit for the encoded size of all items of a message, in bytes. A larger item gets a message of its own.
 const BATCH: usize = 1 << 20;
-/// What `repeated` adds to an item: its key, and its length as a varint.
+/// What `repeated` adds to the encoded size of an item: its key, and its length as a varint.
 const FRAME: usize = 6;
 
-/// Streams a list: each item once, at least one a message, and for an empty list no message. A message is made when the
-/// client is ready for it.
+/// Streams a list. Each item is sent exactly once and each message has at least one item, so an empty list has no
+/// message. A message is built only when the client is ready for it.
 pub(super) fn streamed<T, R, E>(items: Result<Vec<T>, E>, reply: fn(Vec<T>) -> R) -> Answer<R>
 where
     T: Weighed + Send + 'static,
@@ -29,9 +29,9 @@ where
     Ok(Response::new(Box::pin(stream::iter(batches.map(Ok)))))
 }
 
-/// What has an encoded size.
+/// A value with an encoded size.
 pub(super) trait Weighed {
-    /// Size in bytes.
+    /// Encoded size in bytes.
     fn weight(&self) -> usize;
 }
 
@@ -122,7 +122,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(next, sizes.len());
-            // As few messages as there can be: no two neighbours would have fitted into one.
+            // As few messages as possible: the first item of a message would not have fitted into the one before.
             for pair in messages.windows(2) {
                 let next = size(&pair[1].images[0]);
                 prop_assert!(pair[0].images.iter().map(size).sum::<usize>() + next > BATCH);

@@ -1,7 +1,9 @@
-//! The deadline that a client sets for its call: when it has passed, the answer is DeadlineExceeded. What the call began goes on.
+//! Enforces the deadline that a client sets for its call: once it has passed, the call returns DeadlineExceeded. Work
+//! that the call has started continues.
 //!
-//! tonic has the same clock further out, and answers Canceled: a client whose own clock is later than ours would be told that, and
-//! kubelet and critest ask for the code. This one is read before tonic's, and is never later.
+//! tonic has the same timer in an outer layer, but returns Cancelled. A client whose own timer fires later than ours
+//! would receive that code, while kubelet and critest expect DeadlineExceeded. This timer starts before tonic's and is
+//! polled first, so it is never later.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,12 +15,12 @@ use tower::{Layer, Service};
 
 use super::status;
 
-/// The header that says how long a client waits.
+/// The header in which a client sends its timeout.
 const TIMEOUT: &str = "grpc-timeout";
-/// As many digits has a timeout at most (gRPC over HTTP/2, "Timeout").
+/// Largest number of digits in a timeout (gRPC over HTTP/2, "Timeout").
 const DIGITS: usize = 8;
 
-/// A layer inside all others of a server.
+/// The innermost layer of a server: ends calls at their deadlines.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deadlines;
 
@@ -54,13 +56,13 @@ where
         let timeout = request.headers().get(TIMEOUT).and_then(parse);
         let answer = self.inner.call(request);
         let Some(timeout) = timeout else { return Box::pin(answer) };
-        // From now on, and not from the first poll: tonic's begins after this call.
+        // The timeout counts from here, not from the first poll: tonic's timer starts after this call.
         let answer = tokio::time::timeout(timeout, answer);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Ok(status::deadline_passed().into_http())) })
     }
 }
 
-/// `100m` is a tenth of a second. What is no timeout is none.
+/// Parses a timeout such as `100m`, a tenth of a second. Returns `None` if it is malformed.
 fn parse(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -87,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// The code of a call with this timeout that takes a second.
+    /// Returns the `grpc-status` of a call that has this timeout and takes one second.
     async fn code(timeout: Option<&'static str>) -> Option<HeaderValue> {
         let service = tower::service_fn(async |_: Request<()>| {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,8 +1,9 @@
-//! The reply of ExecSync, sent from the pieces that it was read into. An encoder would copy all of it into one buffer, and
-//! hold both; here each piece goes, and counts no more in the budget of replies, as soon as it is sent.
+//! Sends the reply of ExecSync in the pieces that the output was read into. An encoder would copy all of them into one
+//! buffer and hold both at once. Here each piece is freed, and no longer counts in the budget of replies, as soon as it
+//! is sent.
 //!
-//! The method answers with everything but the output, which it leaves in the response's extensions; [`with_output`] puts
-//! it behind. Fields of a protobuf message may come in any order.
+//! The method returns a message without the output, which it leaves in the response's extensions; [`with_output`]
+//! appends it to the message. The fields of a protobuf message may come in any order.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,11 +23,11 @@ const FIELDS: [u32; 2] = [1, 2];
 /// gRPC's bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// What was left out of a message.
+/// stdout and stderr, which were left out of a message.
 #[derive(Clone, Debug)]
 struct Output([Vec<Bytes>; 2]);
 
-/// The method's answer, with its output in the extensions.
+/// The message that the method returns, with the output in the extensions.
 pub(super) fn response(reply: Response<ExecSyncReply>) -> Response<ExecSyncResponse> {
     let reply = reply.into_inner();
     let message = ExecSyncResponse { exit_code: reply.exit_code, ..ExecSyncResponse::default() };
@@ -35,7 +36,7 @@ pub(super) fn response(reply: Response<ExecSyncReply>) -> Response<ExecSyncRespo
     response
 }
 
-/// Puts the output that a method left in the extensions behind its message. Other responses stay as they are.
+/// Appends the output in the extensions to the method's message. Other responses are not changed.
 pub fn with_output(mut response: http::Response<Body>) -> http::Response<Body> {
     match response.extensions_mut().remove::<Output>() {
         Some(output) => {
@@ -45,17 +46,17 @@ pub fn with_output(mut response: http::Response<Body>) -> http::Response<Body> {
     }
 }
 
-/// A message, the fields that were left out, and the trailers.
+/// The body of a response: the message, the fields that were left out of it, and the trailers.
 struct Extended {
     inner: Body,
-    /// Until the message has come.
+    /// `None` after the message has been read from `inner`.
     output: Option<Output>,
-    /// What is to be sent before the trailers.
+    /// Pieces still to be sent before the trailers.
     rest: VecDeque<Bytes>,
 }
 
 impl Extended {
-    /// Makes the message longer by its output; what is behind it goes to `rest`.
+    /// Adds the output to the length of the message, and queues it in `rest`.
     fn extend(&mut self, message: Bytes, output: Output) -> Bytes {
         let mut first = BytesMut::with_capacity(message.len() + 16);
         first.put(message);
@@ -70,7 +71,7 @@ impl Extended {
             }
         }
         let length = first.len() - PREFIX + self.rest.iter().map(Bytes::len).sum::<usize>();
-        // Below the limit of 16 MiB, which the collector keeps.
+        // The collector keeps the output below the limit of 16 MiB.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         first[1..PREFIX].copy_from_slice(&length.to_be_bytes());
         first.freeze()
@@ -104,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// What tonic makes of the method's answer.
+    /// The body that tonic makes of the method's response.
     struct Encoded(Option<Bytes>);
 
     impl HttpBody for Encoded {
@@ -116,7 +117,7 @@ mod tests {
         }
     }
 
-    /// The frames that a client gets for a reply.
+    /// The frames that a client receives for a reply.
     async fn frames(reply: ExecSyncReply) -> Vec<Bytes> {
         let (_, message, mut extensions) = response(Response::new(reply)).into_parts();
         let mut bytes = vec![0; PREFIX];

@@ -1,4 +1,4 @@
-//! ImageService. What is not here answers Unimplemented, by the proto's default methods.
+//! ImageService. A method that is missing here returns Unimplemented, by the default method of the generated trait.
 
 use std::sync::Arc;
 

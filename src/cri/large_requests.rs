@@ -1,7 +1,7 @@
-//! What is in memory of large requests. A pod's author decides how large a CreateContainer is, and how many of them kubelet
-//! sends at once; decoded, a request of many small strings takes up to ten times its size. Whoever goes beyond the budget is
-//! told so at once and tries again, as kubelet does: to wait would keep the flow-control window of a connection that others
-//! share.
+//! Limits the memory for large requests. The author of a pod decides how large its CreateContainer requests are, and
+//! how many of them kubelet sends at once. Decoded, a request of many small strings takes up to ten times its encoded
+//! size. A request that exceeds the budget is refused at once, and kubelet tries it again. If it waited instead, it
+//! would hold the flow-control window of a connection that other calls share.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// What of each request counts nowhere. kubelet's are seldom larger than some kilobytes.
+/// Bytes of each request that do not count. kubelet's requests are seldom larger than a few kilobytes.
 const FREE: usize = 256 << 10;
-/// Bytes of all requests beyond that: two of the largest that there are.
+/// Limit for the bytes of all requests beyond that: two requests of the largest size.
 const BUDGET: usize = 32 << 20;
 
-/// A layer of the server that keeps the budget.
+/// A layer of the server that enforces the budget.
 #[derive(Clone, Debug, Default)]
 pub struct LargeRequests(Arc<AtomicUsize>);
 
@@ -31,7 +31,7 @@ impl<S> Layer<S> for LargeRequests {
     }
 }
 
-/// A service whose requests count.
+/// A service whose requests count towards the budget.
 #[derive(Clone, Debug)]
 pub struct Counted<S> {
     inner: S,
@@ -54,7 +54,7 @@ where
         let part = Arc::new(Part { budget: self.taken.clone(), taken: AtomicUsize::new(0) });
         let counted = Arc::clone(&part);
         let answer = self.inner.call(request.map(|inner| Body::new(CountedBody { inner, size: 0, part: counted })));
-        // Until the method has answered, what was decoded may be in use.
+        // What was decoded may be in use until the method returns.
         Box::pin(async move {
             let _part = part;
             answer.await
@@ -62,7 +62,7 @@ where
     }
 }
 
-/// What a request has of the budget, until it is dropped.
+/// The share of the budget that a request holds until it is dropped.
 #[derive(Debug)]
 struct Part {
     budget: LargeRequests,
@@ -70,7 +70,7 @@ struct Part {
 }
 
 impl Part {
-    /// Takes more; whether there was so much.
+    /// Takes more of the budget. Returns false, and takes nothing, if less than that is left.
     fn take(&self, bytes: usize) -> bool {
         let budget = &self.budget.0;
         let fits = |all: usize| all.checked_add(bytes).filter(|all| *all <= BUDGET);
@@ -125,7 +125,7 @@ impl HttpBody for CountedBody {
 mod tests {
     use super::*;
 
-    /// Reads a request's body, and gives what it holds of the budget.
+    /// Reads a request's body, and returns the share of the budget that it holds.
     async fn read(layer: &LargeRequests, bytes: usize) -> Result<Part, Status> {
         let part = Arc::new(Part { budget: layer.clone(), taken: AtomicUsize::new(0) });
         let inner = Body::new("x".repeat(bytes));

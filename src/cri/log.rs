@@ -1,4 +1,4 @@
-//! Answers, and one line for each mutating call: method, object, result, time.
+//! Responses, and one log line for each mutating call: method, object, result, time.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use super::MESSAGE_LIMIT;
 use super::status::{ToStatus, too_long};
 use crate::api::v1::ContainerEventResponse;
 
-/// What of an object's name a line has; that of a pod has at most 400 characters with kubelet.
+/// Largest length of an object's name in a log line, in bytes. A pod's name from kubelet has at most 400 characters.
 const LONGEST_OBJECT: usize = 1024;
 
-/// Runs a mutating verb and says what became of it.
+/// Runs a mutating verb and logs its result.
 pub(super) async fn logged<T, E>(
     method: &'static str,
     object: String,
@@ -26,17 +26,17 @@ where
     line.end(verb.await.map_err(|error| error.to_status()))
 }
 
-/// Answers a read; nothing is logged.
+/// Responds to a read-only call, which is not logged.
 pub(super) fn answered<T: Message, E: ToStatus>(result: Result<T, E>) -> Result<Response<T>, Status> {
     fitting(result, None)
 }
 
-/// Answers a list, of which a call that streams gives as much as there is.
+/// Responds to a call that lists objects. `stream` is the call for a list of any size.
 pub(super) fn listed<T: Message, E: ToStatus>(result: Result<T, E>, stream: &str) -> Result<Response<T>, Status> {
     fitting(result, Some(stream))
 }
 
-/// What is too long for a client would end the call with a code that blames it.
+/// Refuses a reply that is too long for a client. Sending it would end the call with a code that blames the client.
 fn fitting<T: Message, E: ToStatus>(result: Result<T, E>, stream: Option<&str>) -> Result<Response<T>, Status> {
     let reply = result.map_err(|error| error.to_status())?;
     match reply.encoded_len() {
@@ -45,8 +45,8 @@ fn fitting<T: Message, E: ToStatus>(result: Result<T, E>, stream: Option<&str>) 
     }
 }
 
-/// Whether an event can be told. One that is too long for its client would end the stream, with all events of all pods; it
-/// is left out, and that pod's status says the same of itself.
+/// Whether an event fits into a message. An event that is too long for its client would end the stream with the events
+/// of all pods. It is left out instead; PodSandboxStatus of that pod returns an error that says so.
 pub(super) fn fits(event: &ContainerEventResponse) -> bool {
     let bytes = event.encoded_len();
     if bytes > MESSAGE_LIMIT {
@@ -55,7 +55,7 @@ pub(super) fn fits(event: &ContainerEventResponse) -> bool {
     bytes <= MESSAGE_LIMIT
 }
 
-/// A client may send any text where an id or a name belongs, and has it repeated in the line.
+/// Shortens the text that a client sent as an id or name: it may have any length, and is repeated in the log line.
 fn shortened(mut object: String) -> String {
     if object.len() > LONGEST_OBJECT {
         object.truncate(object.floor_char_boundary(LONGEST_OBJECT));
@@ -64,8 +64,8 @@ fn shortened(mut object: String) -> String {
     object
 }
 
-/// The line of one call. When the client leaves, tonic drops the call and so this: then the
-/// line says that, and the operation goes on without it.
+/// The log line of one call. If the client leaves, tonic drops the call and with it this value. Then the line says that
+/// the client left, and the operation goes on without another line.
 struct Line {
     method: &'static str,
     object: String,

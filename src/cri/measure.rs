@@ -1,11 +1,11 @@
-//! CRI calls as metrics, and as spans below kubelet's.
+//! Records CRI calls as metrics, and as spans below kubelet's spans.
 
 use crate::telemetry::{Measure, Metrics};
 
-// `METHODS`: paths and names, sorted by path.
+// `METHODS`: pairs of a path and a method name, sorted by path.
 include!(concat!(env!("OUT_DIR"), "/cri_methods.rs"));
 
-/// What the server's layer does with each call.
+/// What the server's telemetry layer records of each call.
 #[must_use]
 pub fn measure(metrics: &Metrics) -> Measure {
     if !metrics.is_on() {
@@ -15,7 +15,7 @@ pub fn measure(metrics: &Metrics) -> Measure {
     Measure::with(move |path, code, took| metrics.rpc(name(path), code, took)).and_spans()
 }
 
-/// A method's name. What is none of CRI's is one value: clients may call what they like.
+/// The name of a CRI method. All other paths share one name, since clients may call any path.
 fn name(path: &str) -> &'static str {
     METHODS.binary_search_by(|(known, _)| (*known).cmp(path)).map_or("unknown", |at| METHODS[at].1)
 }

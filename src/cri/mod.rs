@@ -1,6 +1,7 @@
-//! The gRPC edge: CRI's two services, and our own for commands, of three-line methods over the verbs.
+//! The gRPC edge: the two services of CRI, and our own service for commands. Each method is about three lines that call
+//! a verb.
 //!
-//! Only this room names CRI's service traits and tonic's Status. It decides nothing.
+//! Only this module uses the service traits of CRI and tonic's Status. It makes no decisions.
 
 mod admin_service;
 mod batches;
@@ -27,10 +28,10 @@ use crate::streaming::Streaming;
 
 pub use exec_sync_reply::with_output;
 
-/// Largest message in either direction; kubelet has the same.
+/// Largest message in either direction, in bytes; kubelet has the same limit.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// CRI v1 over a node.
+/// The gRPC services of a node.
 #[derive(Clone)]
 pub struct Cri {
     node: Arc<Node>,
@@ -38,14 +39,14 @@ pub struct Cri {
 }
 
 impl Cri {
-    /// Serves a node, whose streams are had from `streaming`. The server's responses must go through
-    /// [`with_output`].
+    /// Creates the services of a node. `streaming` provides the URLs for its streams. The server's responses must go
+    /// through [`with_output`].
     #[must_use]
     pub fn new(node: Arc<Node>, streaming: Streaming) -> Self {
         Self { node, streaming }
     }
 
-    /// Pontoon's own service, for a tonic server on a socket that is root's alone.
+    /// Pontoon's own service, for a tonic server on a socket that only root may use.
     #[must_use]
     pub fn admin_service(&self) -> AdminServer<Self> {
         AdminServer::new(self.clone())

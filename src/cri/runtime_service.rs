@@ -1,4 +1,4 @@
-//! RuntimeService. What is not here answers Unimplemented, by the proto's default methods.
+//! RuntimeService. A method that is missing here returns Unimplemented, by the default method of the generated trait.
 
 use std::convert::Infallible;
 use std::future::ready;

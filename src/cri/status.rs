@@ -1,4 +1,4 @@
-//! Errors become gRPC codes here and nowhere else.
+//! Maps the errors of the verbs to gRPC codes. No other module does this.
 
 use tonic::{Code, Status};
 
@@ -8,7 +8,7 @@ use crate::{cdi, container, images, network, runtime, sandbox, spec, userns};
 
 /// An error that has a gRPC code.
 pub(super) trait ToStatus {
-    /// The code, and the whole chain of causes as the message.
+    /// The code of the error, with the whole chain of causes as the message.
     fn to_status(&self) -> Status;
 }
 
@@ -30,20 +30,22 @@ impl ToStatus for std::convert::Infallible {
     }
 }
 
-/// The deadline of a call has passed.
+/// The status of a call whose deadline has passed.
 pub(super) fn deadline_passed() -> Status {
     make(Code::DeadlineExceeded, "the deadline of the call has passed; what it began goes on".to_owned())
 }
 
-/// An answer that is longer than what a client takes; and the call, if there is one, that gives it in parts.
+/// The status instead of a response that is longer than a client accepts. `stream` is the call, if there is one, that
+/// returns the same in parts.
 pub(super) fn too_long(bytes: usize, stream: Option<&str>) -> Status {
     let instead = stream.map(|call| format!("; {call} gives it in parts")).unwrap_or_default();
     let limit = super::MESSAGE_LIMIT;
     make(Code::ResourceExhausted, format!("the answer has {bytes} bytes, and a message takes {limit}{instead}"))
 }
 
-/// A message is a header of HTTP/2, of which many clients take 16 KiB, and a byte that is no plain text takes three. What
-/// repeats a longer field of the request would be no answer at all.
+/// Largest length of a message, in bytes. It is sent as an HTTP/2 header: many clients accept 16 KiB, and a byte that
+/// is not plain text is encoded as three. If the message repeated a longer field of the request, the response would not
+/// arrive at all.
 const LONGEST_MESSAGE: usize = 4 << 10;
 
 #[allow(clippy::disallowed_methods, reason = "this is the one place that makes codes")]
@@ -100,7 +102,7 @@ fn containerd_code(kind: Kind) -> Code {
 fn userns_code(error: &userns::Error) -> Code {
     use userns::Error;
     match error {
-        // unshare(2): a user's limit, or the node's, of namespaces.
+        // unshare(2): the user's limit of namespaces, or the node's, is reached.
         Error::Create { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
         Error::Create { .. } | Error::Pin { .. } | Error::Remove { .. } => Code::Internal,
     }
@@ -164,14 +166,14 @@ fn image_code(error: &images::Error) -> Code {
 fn apparmor_code(error: &apparmor::Error) -> Code {
     match error {
         apparmor::Error::NotLoaded(_) => Code::InvalidArgument,
-        // The node's to put right: nothing that another request could say would help.
+        // These must be fixed on the node: no change of the request would help.
         apparmor::Error::List(_) | apparmor::Error::Load(_) => Code::FailedPrecondition,
     }
 }
 
 fn spec_code(error: &spec::Error) -> Code {
     match error {
-        // Both name a field that the caller can change; Unimplemented would tell kubelet that the RPC is missing.
+        // Both name a field that the caller can change. Unimplemented would tell kubelet that the RPC does not exist.
         spec::Error::Invalid { .. } | spec::Error::Unsupported { .. } => Code::InvalidArgument,
     }
 }

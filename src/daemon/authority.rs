@@ -1,9 +1,9 @@
-//! Any `:authority` is answered on our UNIX sockets, where it says nothing: Python's gRPC, Java's and older Go's put the
-//! socket's path there.
+//! Accepts any `:authority` on our UNIX sockets, where it has no meaning: the gRPC libraries of Python, Java and older
+//! Go put the socket's path there.
 //!
-//! h2 refuses a request whose authority is no host and port with PROTOCOL_ERROR, below everything that could be told
-//! otherwise (docs/adr/0019). So the authority is overwritten before h2 reads it, in place: neither the length of a frame nor
-//! the size of an entry in HPACK's dynamic table changes, and with that nothing else of the connection.
+//! h2 rejects a request whose authority is not a host and port with PROTOCOL_ERROR, below every layer that could decide
+//! otherwise (docs/adr/0019). So the authority is overwritten in place before h2 reads it. Neither the length of a
+//! frame nor the size of an entry in HPACK's dynamic table changes, so the rest of the connection is not affected.
 
 mod frames;
 mod header_block;
@@ -19,20 +19,20 @@ use tonic::transport::server::Connected;
 
 use frames::Frames;
 
-/// What is read at once while the rest of a header block is waited for.
+/// The size of a read while the rest of a header block is missing.
 const MORE: usize = 4 << 10;
 
-/// A server's connection, whose client may name the server as it likes.
+/// A server's connection that accepts any authority from its client.
 pub(super) struct AnyAuthority<S> {
     stream: S,
     frames: Frames,
-    /// Bytes that were read and not handed on. Empty but for the moments between two parts of one header block.
+    /// Bytes that were read and not passed on. Empty except while a part of a header block is still missing.
     held: Vec<u8>,
-    /// How many of them may be handed on.
+    /// How many bytes of `held` may be passed on.
     ready: usize,
     /// The client's process, for the log.
     pid: Option<i32>,
-    /// Whether the log has a line about this connection.
+    /// Whether a warning about this connection was logged.
     told: bool,
 }
 
@@ -48,7 +48,7 @@ impl<S> AnyAuthority<S> {
         Self { stream, frames: Frames::default(), held: Vec::new(), ready: 0, pid, told: false }
     }
 
-    /// Overwrites the authorities in what was just read; how much of it may be handed on.
+    /// Overwrites the authorities in the bytes just read. Returns how many of the bytes may be passed on.
     fn look(&mut self, bytes: &mut [u8]) -> usize {
         let looked = self.frames.look(bytes);
         if looked.odd && !self.told {
@@ -62,7 +62,7 @@ impl<S> AnyAuthority<S> {
         looked.complete
     }
 
-    /// Hands on what is held and may be.
+    /// Passes on those bytes of `held` that may be.
     fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
         let length = self.ready.min(buf.remaining());
         buf.put_slice(&self.held[..length]);
@@ -94,7 +94,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
             let mut more = ReadBuf::new(&mut more);
             ready!(Pin::new(&mut me.stream).poll_read(cx, &mut more))?;
             if more.filled().is_empty() {
-                // The end came in the middle of a frame, which is for h2 to judge.
+                // The stream ended in the middle of a frame. h2 handles that.
                 me.ready = me.held.len();
                 break;
             }

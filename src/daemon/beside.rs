@@ -1,4 +1,4 @@
-//! What is served beside CRI: our own service, for commands of ours, and the page of metrics.
+//! What is served in addition to CRI: the admin service for our own commands, and the metrics page.
 
 use anyhow::Context;
 
@@ -8,7 +8,8 @@ use crate::runtime::Node;
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Endpoint};
 
-/// Serves both for as long as the process lives; before recovery, so that one that hangs can be looked at.
+/// Serves both for as long as the process lives. It runs before recovery, so that a recovery that hangs can be
+/// inspected.
 pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Result<()> {
     let admin = listen::bind_for_root(&node.config.admin_socket).context("admin_socket")?;
     let service = cri.admin_service();
@@ -26,7 +27,7 @@ pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Resu
     Ok(())
 }
 
-/// Removes the sockets at the end.
+/// Removes the sockets when the daemon ends.
 pub(super) fn remove(node: &Node) {
     let _ = std::fs::remove_file(&node.config.admin_socket);
     if let Some(Endpoint::Unix(path)) = &node.config.metrics {

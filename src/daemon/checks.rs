@@ -1,4 +1,4 @@
-//! What containerd has to be and must not be, looked at before anything is served.
+//! What containerd must provide and must not do, checked before anything is served.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::containerd::{Containerd, Entry, Plugin, ProcessStatus};
 
-/// How long containerd may take to answer at our start.
+/// How long containerd may take to answer when Pontoon starts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries.
+/// The pause between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
-/// Between two lines about it.
+/// The time between two log lines about it.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// The line to put into containerd's configuration.
+/// The line that the operator has to add to containerd's configuration.
 const DISABLE: &str = "disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]";
-/// Extensions of the built-in CRI's containers.
+/// Keys of extensions in the container records of containerd's built-in CRI.
 const FOREIGN_METADATA: [&str; 2] = ["io.cri-containerd.sandbox.metadata", "io.cri-containerd.container.metadata"];
-/// Services that came with containerd 2.0 and that everything here stands on.
+/// Services that Pontoon depends on. containerd has all of them since 2.0.
 const REQUIRED: [(&str, &str); 4] = [
     ("io.containerd.grpc.v1", "sandboxes"),
     ("io.containerd.grpc.v1", "transfer"),
@@ -26,13 +26,13 @@ const REQUIRED: [(&str, &str); 4] = [
     ("io.containerd.grpc.v1", "tasks"),
 ];
 
-/// Waits for containerd; gives its version.
+/// Waits for containerd, and returns its version.
 pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow::Result<String> {
     let address = address.display();
     let start = Instant::now();
     let mut told = start;
     loop {
-        // One that takes the connection and does not answer is waited for no longer than one that is not there.
+        // A containerd that accepts the connection but does not answer gets no more time than one that does not listen.
         let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
         let error = match timeout(patience, containerd.version()).await {
             Ok(Ok(version)) => return Ok(version),
@@ -80,7 +80,7 @@ pub(super) async fn plugins(containerd: &Containerd, version: &str) -> anyhow::R
     Ok(plugins)
 }
 
-/// Refuses to start beside running pods of the built-in CRI: kubelet would start duplicates of them.
+/// Refuses to start next to running pods of containerd's built-in CRI: kubelet would start duplicates of them.
 pub(super) async fn foreign_pods(containerd: &Containerd, allowed: bool) -> anyhow::Result<()> {
     let running: std::collections::HashSet<String> = {
         let tasks = containerd.list_tasks().await.context("list containerd's tasks")?;
@@ -91,7 +91,7 @@ pub(super) async fn foreign_pods(containerd: &Containerd, allowed: bool) -> anyh
     while let Some(piece) = pieces.next().await.context("list containerd's containers")? {
         let of_it = piece.into_iter().filter_map(|entry| match entry {
             Entry::Record(container) => Some(container),
-            // Nobody can say whose it is.
+            // The record is too large to be read, so its owner is unknown.
             Entry::TooLarge(_) => None,
         });
         let theirs = of_it
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Why the start ends; it ends within 30 s.
+    /// The error with which the start is refused. It must come after 30 s.
     async fn refusal(address: &Path) -> String {
         let start = Instant::now();
         let containerd = Containerd::new(address, "k8s.io").unwrap();

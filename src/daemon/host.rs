@@ -1,4 +1,4 @@
-//! Facts of this host that specs depend on, read once.
+//! Facts about this host that OCI specs depend on, read once.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use crate::containerd::Server;
 use crate::lsm;
 use crate::spec::Host;
 
-/// CAP_SYS_RESOURCE's bit (capabilities(7)): who has it may lower an oom_score_adj.
+/// The bit of CAP_SYS_RESOURCE (capabilities(7)). A process with it may lower an oom_score_adj.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
-/// Reads them. `server` is containerd: its shims start runc, which writes oom_score_adj.
+/// Reads the facts. `server` is containerd: its shims start runc, which writes oom_score_adj.
 pub(super) fn facts(server: &Server, config: &Config) -> Host {
     let unified = cgroup::is_unified();
     let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
@@ -31,7 +31,7 @@ pub(super) fn facts(server: &Server, config: &Config) -> Host {
     }
 }
 
-/// The lowest oom_score_adj that runc may write: any with CAP_SYS_RESOURCE, else no lower than containerd's own.
+/// The lowest oom_score_adj that runc may write: any value with CAP_SYS_RESOURCE, otherwise not below containerd's own.
 fn oom_score_floor(server: &Server) -> i32 {
     if effective_capabilities(server).is_none_or(|caps| caps & CAP_SYS_RESOURCE != 0) {
         return -1000;
@@ -44,13 +44,13 @@ fn oom_score_floor(server: &Server) -> i32 {
     floor
 }
 
-/// The capabilities that containerd's shims, and so runc, start with.
+/// The capabilities that containerd's shims, and therefore runc, start with.
 fn effective_capabilities(server: &Server) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid)).ok()?;
     status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
 }
 
-/// The root cgroup has no memory.swap.max; a child has it when the controller is there.
+/// The root cgroup has no memory.swap.max. A child cgroup has one when the memory controller is available.
 fn has_swap_controller() -> bool {
     let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
     controllers.split_whitespace().any(|name| name == "memory") && Path::new("/proc/swaps").exists()
@@ -64,7 +64,7 @@ fn hugetlb(unified: bool) -> bool {
     controllers.split_whitespace().any(|name| name == "hugetlb")
 }
 
-/// Of the unified hierarchy's superblock, the last field of its line (proc_pid_mountinfo(5)).
+/// The options of the unified hierarchy's superblock, from the last field of its line (proc_pid_mountinfo(5)).
 fn cgroup_flags(mountinfo: &str) -> Vec<String> {
     const FLAGS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(cgroup::ROOT)).unwrap_or_default();
@@ -72,13 +72,14 @@ fn cgroup_flags(mountinfo: &str) -> Vec<String> {
     options.filter(|option| FLAGS.contains(option)).map(str::to_owned).collect()
 }
 
-/// Those that may come later too: our own affinity says nothing about what a container could read.
+/// Includes CPUs that may be plugged in later. Our own CPU affinity does not limit which CPUs' files a container could
+/// read.
 fn possible_cpus() -> usize {
     let ranges = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     last_cpu(&ranges).map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |last| last + 1)
 }
 
-/// The last of `0-3,8-11`.
+/// The last number of a list such as `0-3,8-11`.
 fn last_cpu(ranges: &str) -> Option<usize> {
     ranges.trim().rsplit([',', '-']).next()?.parse().ok()
 }

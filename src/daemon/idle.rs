@@ -1,5 +1,6 @@
-//! After a busy time, memory goes back to the kernel: what a storm of pods took at its height would otherwise stay the
-//! daemon's, in pieces that depend on how the storm went, and as the room that a connection had for so many calls.
+//! Returns memory to the kernel after a busy time. Otherwise the daemon would keep what a burst of pods needed at its
+//! peak: as heap fragments, whose size depends on the order of the burst's calls, and as connection buffers sized for
+//! that many calls.
 
 use std::time::Duration;
 
@@ -7,14 +8,14 @@ use crate::containerd::Containerd;
 use crate::sys::heap;
 use crate::tasks::Tasks;
 
-/// No operation starts or ends for so long: the storm is over. Those that run on, such as the sessions of clients, may do so for
-/// hours.
+/// When no operation starts or ends for this long, the burst is over. Operations that are still running, such as the
+/// sessions of clients, may do so for hours.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// A connection that nobody uses any more is closed by then.
+/// An unused connection is closed within this time.
 const CLOSING: Duration = Duration::from_millis(100);
 
-/// Watches for the end of busy times. Costs nothing while nothing happens.
+/// Watches for the end of busy times. Costs nothing while no operation starts.
 pub(super) fn give_memory_back(tasks: &Tasks, containerd: Containerd) {
     let (tasks, mut started) = (tasks.clone(), tasks.started());
     tasks.clone().background(async move {
@@ -27,7 +28,7 @@ pub(super) fn give_memory_back(tasks: &Tasks, containerd: Containerd) {
                     given_back_at = None;
                 } else if given_back_at != Some(before) {
                     containerd.renew();
-                    // What the old connection held, when it has closed.
+                    // By then the old connection has closed and freed its buffers.
                     tokio::time::sleep(CLOSING).await;
                     heap::give_back();
                     given_back_at = Some(before);

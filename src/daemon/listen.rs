@@ -1,4 +1,4 @@
-//! The CRI socket: 0660, in a directory that others may pass but not list; one instance only.
+//! The CRI socket: mode 0660, in a directory that others may traverse but not list. Only one instance serves it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
@@ -16,30 +16,30 @@ use tonic::transport::Server;
 use super::authority::AnyAuthority;
 use crate::sys::write;
 
-/// Calls that their client has cancelled before we came to them, at once on one connection. h2 has 20, and ends the whole
-/// connection with one more, the client's other calls with it: a kubelet that is busy, or a server that was stopped for a
-/// moment, gets there. What bounds them is our reading of the socket, at which they are taken out again.
+/// How many calls of one connection may at one time be cancelled by the client before we have accepted them. h2 allows
+/// 20, and one more ends the whole connection, with the client's other calls. A busy kubelet, or a server that was
+/// stopped for a moment, reaches that. Their number stays bounded, because they are removed when we read the socket.
 const CANCELLED_UNSEEN: usize = 1 << 16;
 
-/// A server for a UNIX socket: a client's cancelled calls end nothing else of it (rulings.md 40).
+/// A server for a UNIX socket. A client that cancels calls loses only these calls (rulings.md 40).
 pub(super) fn server() -> Server {
     let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CANCELLED_UNSEEN));
-    // These are counted over the whole life of a connection, and kubelet's lasts as long as kubelet.
+    // h2 counts these over the whole life of a connection, and kubelet keeps its connection for as long as it runs.
     server.http2_max_local_error_reset_streams(None)
 }
 
-/// The connections of a UNIX socket.
 pub(super) fn connections(
     listener: tokio::net::UnixListener,
 ) -> impl Stream<Item = std::io::Result<AnyAuthority<tokio::net::UnixStream>>> {
     UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new))
 }
 
-/// A bound socket that nobody else serves.
+/// A bound socket that no other instance serves.
 pub(super) struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    /// Held while the process lives: two that start at once cannot both find the socket stale.
+    /// Held for as long as the process lives, so that of two instances that start at once only one can find the socket
+    /// stale.
     lock: Flock<fs::File>,
 }
 
@@ -48,7 +48,7 @@ impl Listener {
         &self.path
     }
 
-    /// The listener for the runtime; the lock stays until the process ends.
+    /// Returns the listener for the async runtime. The lock is held until the process ends.
     pub(super) fn into_listener(self) -> anyhow::Result<tokio::net::UnixListener> {
         std::mem::forget(self.lock);
         self.listener.set_nonblocking(true)?;
@@ -56,11 +56,11 @@ impl Listener {
     }
 }
 
-/// How long a predecessor may take to be gone: one that was killed keeps its lock and its socket until the kernel has
-/// taken its process apart, which a supervisor need not wait for.
+/// How long a predecessor may take to disappear. A killed process keeps its lock and its socket until the kernel has
+/// torn it down, and a supervisor need not wait for that.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 
-/// Binds the socket, if need be when the one before us is gone.
+/// Binds the socket. If another instance is still ending, waits up to [`PREDECESSOR`] for it.
 pub(super) async fn bind_after_another(path: &Path) -> anyhow::Result<Listener> {
     let until = tokio::time::Instant::now() + PREDECESSOR;
     loop {
@@ -71,11 +71,11 @@ pub(super) async fn bind_after_another(path: &Path) -> anyhow::Result<Listener> 
     }
 }
 
-/// Binds the socket. One that nobody answers on is a leftover of a killed process and removed.
+/// Binds the socket. A socket that no process answers on was left by a killed process, and is removed.
 fn bind(path: &Path) -> anyhow::Result<Listener> {
     let parent = path.parent().context("socket: has no directory")?;
     if !parent.is_dir() {
-        // Only one of our own making gets our mode: it may be /run itself.
+        // Only a directory that we create gets our mode: an existing one may be /run itself.
         let made = DirBuilder::new().recursive(true).mode(0o711).create(parent);
         made.with_context(|| format!("make {}", parent.display()))?;
     }
@@ -86,11 +86,11 @@ fn bind(path: &Path) -> anyhow::Result<Listener> {
     Ok(Listener { listener, path: path.to_owned(), lock })
 }
 
-/// Binds a socket that only root may connect to. Whoever holds the lock of the CRI socket owns this one too.
+/// Binds a socket that only root may connect to. The process that holds the lock of the CRI socket owns this one too.
 pub(super) fn bind_for_root(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     clear(path)?;
     let listener = UnixListener::bind(path).with_context(|| format!("bind {}", path.display()))?;
-    // Until here the umask keeps others out: to connect is to write.
+    // Connecting needs write permission, so until this call the umask keeps other users out.
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(tokio::net::UnixListener::from_std(listener)?)
@@ -132,7 +132,7 @@ mod tests {
         assert!(second.starts_with("another pontoon serves"), "{second}");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o711);
-        // As after kill -9: the file stays, nobody answers.
+        // The state after kill -9: the file exists, and no process answers.
         drop(first);
         assert!(path.exists());
         bind(&path).unwrap();

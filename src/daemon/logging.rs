@@ -1,4 +1,4 @@
-//! Logs on stderr, for people or as JSON, and spans to a collector.
+//! Logs on stderr, as text or JSON, and the export of spans to a collector.
 
 use std::io::IsTerminal;
 
@@ -10,11 +10,11 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use crate::config::{Config, LogFormat};
 use crate::telemetry::traces::{self, Export, SpanLayer, TARGET};
 
-/// Starts both; once in a process. What is returned ends the traces.
+/// Starts both. May be called once per process. The returned handle ends the export.
 pub(super) fn start(config: &Config) -> anyhow::Result<Option<Export>> {
     let level = &config.log.level;
     let filter = EnvFilter::builder().parse(level).with_context(|| format!("log.level: {level:?}"))?;
-    // A line says what it has to say by itself.
+    // A log line is complete by itself, so it does not show the spans that it is in.
     let filter = filter.add_directive(format!("{TARGET}=off").parse()?);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines: SpanLayer = match config.log.format {

@@ -1,4 +1,4 @@
-//! Wiring and life of the process: build, check containerd, listen, recover, serve, drain.
+//! The life cycle of the process: build, check containerd, listen, recover, serve, drain.
 
 mod authority;
 mod beside;
@@ -27,54 +27,55 @@ use crate::sys;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 
-/// How long operations may take to end after SIGTERM; what is not done by then is found again by recovery.
+/// How long operations may take to end after SIGTERM. The next recovery finds what is unfinished by then.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// How long what was read of containers' output may take to be in their logs, after that. With the time for the operations it
-/// must be less than the unit's TimeoutStopSec.
+/// After that, how long the output already read from containers may take to reach their logs. Together with [`DRAIN`]
+/// this must be less than the unit's TimeoutStopSec.
 const HAND_OVER: Duration = Duration::from_secs(10);
-/// How long the last traces may take to be sent.
+/// How long it may take to send the last traces.
 const TRACES: Duration = Duration::from_secs(3);
 
 /// `pontoon serve`: runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What keeps it from starting, in a sentence for the operator.
+/// The reason why the daemon cannot start, as a sentence for the operator.
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
-    // Caught from here on: the signal's own action would end us between the reading of a log's line and its writing.
+    // Signals are caught from here on. Their default action could end the process after a log line was read and before
+    // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
-    // Before anything else is touched: a second instance must not come further.
+    // Bound before anything is changed, so that a second instance gets no further.
     let listener = listen::bind_after_another(&config.socket).await?;
     let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
     let tasks = Tasks::new(metrics.clone());
     let node = tokio::select! {
         node = wiring::node(config, tasks.clone()) => node?,
-        // Nothing was begun yet.
+        // Nothing has begun yet.
         () = signals.stopped() => return Ok(()),
     };
     idle::give_memory_back(&tasks, node.containerd.clone());
     let socket = listener.path().to_owned();
     let ended = live(&node, listener, &tasks, &mut signals).await;
     if let Some(traces) = traces {
-        // A collector that does not answer must not take the time that the logs need.
+        // A collector that does not answer must not use up the time that the logs need.
         let _ = tokio::time::timeout(TRACES, traces.end()).await;
     }
-    // Also after an error. Last of all: whatever is written between this and our end, the next daemon finds in the FIFOs.
+    // This also runs after an error, and comes last: the next daemon finds what containers write from now on in the
+    // FIFOs.
     if !node.streams.hand_over(HAND_OVER).await {
         tracing::error!("not all of containers' output was in their logs within {HAND_OVER:?}");
     }
-    // Only now: until the socket is gone, a new instance is refused.
+    // Removed only now: until the socket is gone, a new instance is refused.
     beside::remove(&node);
     let _ = std::fs::remove_file(&socket);
     ended
 }
 
-/// Recovers, serves and drains.
 async fn live(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut Signals) -> anyhow::Result<()> {
-    // Bound before it is needed: an address that cannot be had keeps it from starting, not from running.
+    // Bound early: an address that is not available must fail the start, not a running daemon.
     let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
     let cri = Cri::new(node.clone(), streaming.clone());
     beside::serve(&cri, node, tasks).await?;
@@ -103,14 +104,14 @@ async fn live(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut
         ended = &mut serving => return drain(node, tasks, async { ended.map_err(anyhow::Error::from) }).await,
         () = signals.stopped() => {}
     }
-    // From here on no call is taken; those under way, and what they began, have one deadline together.
+    // No new calls are accepted from here on. The running calls and the operations they started share one deadline.
     stop.send_replace(true);
-    // Clients of streams are sent away at once: what they hold would keep a command for hours.
+    // Clients of streams are disconnected at once, because a client could keep a command running for hours.
     let calls = async { join(serving, streaming.shutdown(DRAIN)).await.0.map_err(anyhow::Error::from) };
     drain(node, tasks, calls).await
 }
 
-/// Runs to its end whatever happens: it is made of calls to containerd, which must not be dropped.
+/// Recovery always runs to its end: its calls to containerd must not be cancelled.
 async fn recover(node: &Arc<Node>, tasks: &Tasks) -> runtime::Result<Recovered> {
     let node = Arc::clone(node);
     let recovering = tasks.operation(async move { runtime::recover(&node).await });
@@ -134,13 +135,13 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
     Ok(())
 }
 
-/// Resolves when the server is to take no more calls.
+/// Resolves when the server is to accept no more calls.
 async fn heard(mut stopping: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
+    // An error means that the sender was dropped, which also means stop.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// What asks the daemon to end.
+/// The signals that end the daemon.
 struct Signals {
     term: Signal,
     int: Signal,
@@ -151,7 +152,7 @@ impl Signals {
         Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
-    /// Resolves at the first that comes, or came since they are caught.
+    /// Resolves at the first signal since [`Signals::catch`].
     async fn stopped(&mut self) {
         tokio::select! {
             _ = self.term.recv() => tracing::info!("SIGTERM"),

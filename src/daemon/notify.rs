@@ -1,13 +1,13 @@
-//! What systemd is told (sd_notify(3)); nothing where there is no systemd.
+//! Notifications to systemd (sd_notify(3)). Without systemd they do nothing.
 
 use sd_notify::NotifyState;
 
-/// CRI is served and everything is recovered.
+/// Recovery is complete and CRI is served.
 pub(super) fn ready() {
     send(NotifyState::Ready);
 }
 
-/// SIGTERM was heard.
+/// The daemon has begun to drain.
 pub(super) fn stopping() {
     send(NotifyState::Stopping);
 }

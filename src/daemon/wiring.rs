@@ -1,4 +1,4 @@
-//! From a configuration to a node: directories, containerd, network, images, event pump.
+//! Builds a node from a configuration: directories, containerd, network, images, event pump.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, Permissions};
@@ -25,12 +25,12 @@ use crate::stats::Layers;
 use crate::tasks::Tasks;
 use crate::telemetry::{Logs, Metrics, Sources};
 
-/// Image events that may wait; more than these are answered by a list.
+/// The length of the queue of image events. When it overflows, all images are listed instead.
 const IMAGE_EVENTS: usize = 256;
 
-/// Builds a node whose store is still empty.
+/// Builds a node with an empty store.
 pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Node>> {
-    // Root 0700: volumes' set-uid files are not for the node's users (CVE-2021-41103).
+    // The root has mode 0700, so that users of the node cannot run set-uid files in volumes (CVE-2021-41103).
     private_directory(&config.root, 0o700)?;
     private_directory(&config.state, 0o711)?;
     let pause_root = pause::install(&config.root).context("install the pause root")?;
@@ -44,10 +44,10 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
 
     let host = host::facts(&server, &config);
     if let Some(contexts) = &host.selinux {
-        // All pods share it, so it has no pod's level.
+        // All pods share the pause root, so its label has no pod's level.
         let label = contexts.read_only_file.to_string();
         if let Err(error) = relabel::trees(vec![pause_root.clone()], label).await {
-            // A permissive policy lets them run all the same.
+            // With a permissive policy, pods run all the same.
             tracing::error!(
                 error = chain(&error),
                 "the pause root cannot be labelled: an enforcing policy stops every pod"
@@ -82,7 +82,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         features,
         config,
     });
-    // Before anything is served: a container may be created by the first call.
+    // Before anything is served, because the first call may already create a container.
     refresh(&node).await;
     if let Err(error) = node.images.end_old_leases().await {
         tracing::warn!(%error, "leases of a process before this one stay until they end");
@@ -92,11 +92,11 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     Ok(node)
 }
 
-/// Hands events on. Images are read by a task of their own, so that a slow read delays no exit.
+/// Passes events on. A separate task reads images, so that a slow read does not delay an exit.
 struct NodeListener {
     node: Arc<Node>,
     images: mpsc::Sender<String>,
-    /// Set when more images changed than fit: then all are listed.
+    /// Notified when more images changed than the queue holds. Then all images are listed.
     overflow: Arc<Notify>,
 }
 
@@ -128,7 +128,7 @@ impl Listener for NodeListener {
     async fn event(&self, event: Event) {
         match event {
             Event::TaskExit { id, exit } => self.node.hint_exit(id, exit),
-            // The kernel's own counter is read at the exit; the event may be late or lost.
+            // Only logged: at the exit the kernel's own counter is read, because this event may be late or lost.
             Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
             Event::Image { name } => {
                 if self.images.try_send(name).is_err() {
@@ -145,7 +145,7 @@ async fn refresh(node: &Node) {
     }
 }
 
-/// Asked once: each question executes a shim.
+/// The features of each handler's runtime. Queried once, because each query executes a shim.
 async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) -> HashMap<String, Features> {
     let kernel = runtime::kernel_has_user_namespaces();
     let mut all = HashMap::new();
@@ -168,7 +168,7 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
     all
 }
 
-/// What is counted whether or not somebody scrapes.
+/// The counters that exist whether or not metrics are scraped.
 fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
     let (images, logs) = (images.clone(), Arc::clone(logs));
     let runtime = tokio::runtime::Handle::current();
@@ -191,7 +191,7 @@ fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
 fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.with_context(|| format!("make {}", path.display()))?;
-    // Also after an upgrade from whoever made it wider (CVE-2024-25621).
+    // Also narrows the mode of a directory that an earlier installation created too wide (CVE-2024-25621).
     fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("chmod {}", path.display()))
 }
 
@@ -237,6 +237,6 @@ fn image_settings(config: &Config, metrics: &Metrics) -> anyhow::Result<images::
 fn handler_snapshotters(config: &Config) -> BTreeMap<String, String> {
     let of = |handler: &Handler| handler.snapshotter.clone().unwrap_or_else(|| config.images.snapshotter.clone());
     let named = config.handlers.iter().map(|handler| (handler.name.clone(), of(handler)));
-    // A request without a name is the default handler's.
+    // A request without a handler name means the default handler.
     named.chain(config.handlers.get("").map(|handler| (String::new(), of(handler)))).collect()
 }

@@ -1,21 +1,22 @@
-//! The times that kubelet orders what it hears by.
+//! The clock for the times by which kubelet orders events and statuses.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Nanoseconds since the epoch that never come twice and never go back, also when the node's clock is set back.
+/// Nanoseconds since the epoch that never repeat and never go back, even if the node's clock is set back.
 ///
-/// kubelet's cache keeps of two statuses of a pod the one of the later time, be it an event's or PodSandboxStatus's
-/// (pkg/kubelet/container/cache.go): all have to be of this one clock, and be taken *before* the status is looked at. Then
-/// a status has all that happened before its time, and of two statuses the later one is never the poorer one.
+/// Of two statuses of a pod, kubelet's cache keeps the one with the later time, whether it came from an event or from
+/// PodSandboxStatus (pkg/kubelet/container/cache.go). So all these times must come from this one clock, and each must
+/// be taken *before* the status is read. Then a status includes everything that happened before its time, and the later
+/// of two statuses never has less information.
 #[derive(Debug, Default)]
 pub struct Clock(AtomicI64);
 
 impl Clock {
-    /// A time after all that were given before; `now` unless that is one of them.
+    /// Returns a time later than all that were returned before: `now`, unless one of them is as late.
     pub fn stamp(&self, now: i64) -> i64 {
         let later = |last: i64| now.max(last.saturating_add(1));
         let last = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(later(last)));
-        // The closure never refuses.
+        // This cannot fail: the closure always returns `Some`.
         later(last.unwrap_or_else(|last| last))
     }
 }

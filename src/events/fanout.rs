@@ -1,8 +1,9 @@
-//! What becomes of sandboxes and containers, told to any number of subscribers (GetContainerEvents).
+//! Sends what happens to sandboxes and containers to any number of subscribers (GetContainerEvents).
 //!
-//! Whoever tells never waits: a subscriber has room for a number of happenings, and one that is slower than that is told
-//! that it has missed some, from where it can catch up with what the store says. Only what happened to whom is kept for
-//! him; how things stand is looked up when he takes it, so that a slow subscriber costs neither memory nor time.
+//! The sender never waits. A ring buffer holds the latest happenings. A subscriber that falls further behind is told
+//! that it has missed some, and can then catch up from the store. The buffer holds only which object changed and how.
+//! The status is looked up when a subscriber takes the happening, so that a slow subscriber costs neither memory nor
+//! time.
 
 use std::sync::Arc;
 
@@ -12,48 +13,47 @@ use tokio_util::sync::CancellationToken;
 use super::Clock;
 use crate::sandbox::Sandbox;
 
-/// Happenings that wait for a subscriber. With 250 pods of four containers all may end at once.
+/// Capacity of the ring buffer, in happenings. On a node with 250 pods of four containers, all may end at once.
 const ROOM: usize = 1024;
 
-/// What became of an object.
+/// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It is listed.
+    /// It was added to the store.
     Created,
-    /// Its process runs.
+    /// Its process was started.
     Started,
     /// Its process has ended, or could not be started.
     Stopped,
-    /// It is not listed any more.
+    /// It was removed from the store.
     Deleted,
 }
 
-/// What became of whom.
+/// What happened, and to which object.
 #[derive(Clone, Debug)]
 pub struct Happening {
-    /// What.
     pub kind: Kind,
     /// Id of the container, or of the sandbox itself.
     pub id: Arc<str>,
-    /// The sandbox it is in, kept beyond its removal: kubelet drops an event without it.
+    /// The sandbox of the object. Held here even after its removal: kubelet drops an event without a sandbox.
     pub sandbox: Arc<Sandbox>,
 }
 
 impl Happening {
-    /// Of a sandbox itself.
+    /// Creates a happening of the sandbox itself.
     #[must_use]
     pub fn of_sandbox(kind: Kind, sandbox: &Arc<Sandbox>) -> Self {
         Self { kind, id: sandbox.id().as_str().into(), sandbox: Arc::clone(sandbox) }
     }
 
-    /// Whether it is of a sandbox itself.
+    /// Whether it happened to the sandbox itself, and not to a container.
     #[must_use]
     pub fn is_of_sandbox(&self) -> bool {
         *self.id == *self.sandbox.id().as_str()
     }
 }
 
-/// Tells all subscribers.
+/// Sends happenings to all subscribers.
 #[derive(Debug)]
 pub struct Fanout {
     sender: broadcast::Sender<Happening>,
@@ -72,23 +72,23 @@ impl Fanout {
         Self { sender: broadcast::Sender::new(room), closing: CancellationToken::new(), clock: Clock::default() }
     }
 
-    /// Tells of a happening, which is not even made when nobody listens.
+    /// Sends a happening. `happening` is not called if there is no subscriber.
     pub fn tell(&self, happening: impl FnOnce() -> Option<Happening>) {
         if self.sender.receiver_count() > 0
             && let Some(happening) = happening()
         {
-            // Fails when the last subscriber has just left.
+            // Fails if the last subscriber has just left.
             let _ = self.sender.send(happening);
         }
     }
 
-    /// Subscribes to all that is told from now on.
+    /// Subscribes to everything that is sent from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe(), closing: self.closing.clone() }
     }
 
-    /// The time of a status that is looked at next; see [`Clock`].
+    /// Returns the time for a status that is read after this call; see [`Clock`].
     pub fn stamp(&self, now: i64) -> i64 {
         self.clock.stamp(now)
     }
@@ -99,18 +99,18 @@ impl Fanout {
     }
 }
 
-/// What a subscriber finds.
+/// What a subscriber receives.
 #[derive(Debug)]
 pub enum Next {
     /// The next happening.
     Happened(Happening),
-    /// More happened than there was room for. All that was kept is dropped; the next one is new.
+    /// More happened than the ring buffer can hold. Its contents are skipped; the next happening is a new one.
     Missed,
-    /// Nothing will be told any more.
+    /// Nothing will be sent any more.
     Closed,
 }
 
-/// A place in the audience.
+/// A subscription to a [`Fanout`].
 pub struct Subscription {
     receiver: broadcast::Receiver<Happening>,
     closing: CancellationToken,
@@ -129,7 +129,7 @@ impl Subscription {
             Err(RecvError::Closed) => Next::Closed,
             Err(RecvError::Lagged(missed)) => {
                 tracing::debug!(missed, "a subscriber of events is slow");
-                // What is kept is older than the store, from where he catches up.
+                // The contents of the ring buffer are older than the store, from which the subscriber catches up.
                 self.receiver = self.receiver.resubscribe();
                 Next::Missed
             }

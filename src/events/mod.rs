@@ -1,7 +1,7 @@
-//! Events in: containerd's stream, a hint about exits and images, and the pulse that says whether containerd is there. It
-//! has no replay, so after each new subscription the truth is listed.
+//! Events in: containerd's event stream, which gives hints about exits and images, and the pulse, which checks that
+//! containerd responds. The stream has no replay, so the listener lists the current state after each new subscription.
 //!
-//! Events out: what our own objects' states say, told to subscribers of CRI ([`Fanout`]).
+//! Events out: changes of our own objects, sent to subscribers of CRI ([`Fanout`]).
 
 mod clock;
 mod fanout;
@@ -17,24 +17,24 @@ use tokio::sync::watch;
 
 use crate::containerd::{Containerd, Error, Event};
 
-/// Between two tries to subscribe.
+/// Pause between two attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Who hears of events.
+/// Receives containerd's events.
 pub trait Listener: Send + Sync + 'static {
-    /// A subscription has begun; what happened before it is not told.
+    /// A subscription has begun. Events from before it are not delivered.
     fn connected(&self) -> impl Future<Output = ()> + Send;
-    /// One event.
+    /// Called for each event, one at a time.
     fn event(&self, event: Event) -> impl Future<Output = ()> + Send;
 }
 
-/// Subscribes for ever. `health` is true while a subscription lasts and containerd answers.
+/// Keeps subscribing for ever. `health` is true while a subscription lasts and containerd responds.
 pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, pulse: Pulse, listener: impl Listener) {
     let mut told = String::new();
     loop {
         let error = follow(&containerd, &health, &pulse, &listener).await.to_string();
         health.send_replace(false);
-        // A lasting trouble is told once, not twice a second.
+        // A lasting error is logged once, not twice a second.
         if error != told {
             tracing::warn!(error, "containerd is away");
         }
@@ -43,7 +43,7 @@ pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, pulse: Pu
     }
 }
 
-/// Listens until the stream ends, and says why it did.
+/// Listens until the stream ends, and returns the reason.
 async fn follow(
     containerd: &Containerd,
     health: &watch::Sender<bool>,

@@ -1,5 +1,5 @@
-//! The pulse: whether containerd answers at all. One that hangs (SIGSTOP, a dead disk below it) keeps its connections open, and
-//! the end of the event stream would never tell.
+//! The pulse: whether containerd responds at all. If it hangs (SIGSTOP, a dead disk below it), its connections stay
+//! open, and the event stream does not end.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +10,17 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::containerd::Error;
 
-/// Between an answer and the next question.
+/// Pause between a response and the next request.
 const PAUSE: Duration = Duration::from_secs(3);
-/// How long an answer may take. With the pause before it, what hangs is seen within 10 s.
+/// How long a response may take. With the pause before it, a hang is detected within 10 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// Since when containerd owes an answer. Clones share it.
+/// Since when a request to containerd has been waiting for a response. Clones share the value.
 #[derive(Clone, Debug, Default)]
 pub struct Pulse(Arc<Mutex<Option<Instant>>>);
 
 impl Pulse {
-    /// How long there has been no answer, if that is longer than an answer may take.
+    /// How long containerd has not responded, if that is longer than a response may take.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
         let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -31,13 +31,14 @@ impl Pulse {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
-    /// Asks for as long as it is polled. `health` is false while an answer takes too long, and true again with it: the question
-    /// is not dropped, so that one that hangs has one question to answer, and not as many as fit into the time.
+    /// Sends requests to containerd for as long as it is polled. `health` is false while a response is overdue, and
+    /// true again once it has come. An overdue request is not dropped, so that a hanging containerd has one request to
+    /// answer, and not all that would have been sent in that time.
     pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, health: &watch::Sender<bool>) -> Infallible
     where
         A: Future<Output = Result<(), Error>>,
     {
-        // Not left behind when the connection is gone and this is dropped.
+        // Clears the time when this future is dropped, because the connection is gone.
         let _forget = Forget(self);
         loop {
             sleep(PAUSE).await;
@@ -52,7 +53,7 @@ impl Pulse {
                 }
             };
             self.asked(None);
-            // An error is none of its health: when it is gone, the event stream ends.
+            // An error does not count as a hang: if containerd is gone, the event stream ends.
             let silent = !*health.borrow();
             if silent && answered.is_ok() {
                 tracing::info!("containerd answers again");
@@ -78,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs the pulse beside a story about it.
+    /// Runs the pulse in parallel with the scenario of a test.
     async fn beside<A: Future<Output = Result<(), Error>>>(
         ask: impl Fn() -> A,
         story: impl AsyncFnOnce(&Pulse, watch::Receiver<bool>),

@@ -1,4 +1,4 @@
-//! Credentials of a pull: which they are, and which hosts may have them.
+//! The credentials of a pull, and the hosts that may get them.
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
@@ -8,20 +8,20 @@ use super::Error;
 use crate::api::v1::AuthConfig;
 use crate::containerd::Login;
 
-/// Docker writes padding, some credential helpers do not.
+/// Docker writes padding; some credential helpers do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How large credentials may be: a Secret of Kubernetes has at most 1 MiB. They are kept as long as the pull takes.
+/// Largest credentials, in bytes: a Secret of Kubernetes has at most 1 MiB. They are held in memory during the pull.
 const LARGEST: usize = 1 << 20;
 
-/// What a pull may answer when a registry asks. Has no Debug: it is a secret.
+/// The credentials that a pull may send to a registry. Has no Debug, since it is a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Credentials {
     secret: Secret,
-    /// The only host they are for; `None` is the reference's host and its mirrors.
+    /// The only host that may get them; `None` means the reference's host and its mirrors.
     server: Option<String>,
 }
 
@@ -32,11 +32,11 @@ enum Secret {
 }
 
 impl Credentials {
-    /// `None` for an anonymous pull. User name and password go before the identity token, and
-    /// that before `auth`, as in containerd.
+    /// `None` for an anonymous pull. User name and password take precedence over the identity token, and that over
+    /// `auth`, as in containerd.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot be used; never with a value in it.
+    /// [`Error::Invalid`] for credentials that cannot be used; its text never contains a value of them.
     pub(super) fn from_config(config: Option<&AuthConfig>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
         let AuthConfig { username, password, auth, server_address, identity_token, registry_token } = config;
@@ -53,8 +53,8 @@ impl Credentials {
         } else if !config.auth.is_empty() {
             decode(&config.auth)?
         } else if !config.registry_token.is_empty() {
-            // Transfer reads only user and secret of what we answer: a bearer token would be
-            // dropped in silence and the pull go on as nobody.
+            // Transfer reads only the user and secret of our response: it would silently drop a bearer token, and the
+            // pull would continue anonymously.
             let reason = "a bearer token cannot be handed to containerd's Transfer service; use identity_token";
             return Err(Error::Invalid { field: "auth.registry_token", reason: reason.to_owned() });
         } else {
@@ -64,7 +64,7 @@ impl Credentials {
         Ok(Some(Self { secret, server }))
     }
 
-    /// What to tell `host`; `allowed` are the reference's host and its configured mirrors.
+    /// The login for `host`; `allowed` are the reference's host and its configured mirrors.
     pub(super) fn login(&self, host: &str, allowed: &[String]) -> Login {
         let host = canonical(host);
         let known = allowed.iter().any(|other| canonical(other) == host);
@@ -80,13 +80,13 @@ impl Credentials {
         }
     }
 
-    /// The text without the secret, should a registry have echoed it into its error.
+    /// The text without the secret, in case a registry has echoed it in its error.
     pub(super) fn redact(&self, text: &str) -> String {
         let secret = match &self.secret {
             Secret::Password { password, .. } => password,
             Secret::IdentityToken(token) => token,
         };
-        // A secret of a few letters would only make the message unreadable, and say what it is.
+        // Redacting a secret of a few letters would garble the message, and reveal the secret.
         if secret.len() < 4 { text.to_owned() } else { text.replace(secret.as_str(), "[redacted]") }
     }
 }
@@ -100,14 +100,14 @@ fn decode(auth: &str) -> Result<Secret, Error> {
     Ok(Secret::Password { username: username.to_owned(), password })
 }
 
-/// `https://index.docker.io/v1/` is `index.docker.io`.
+/// The host of an address: `https://index.docker.io/v1/` is `index.docker.io`.
 fn host_of(address: &str) -> Option<String> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = rest.split('/').next().unwrap_or_default();
     (!host.is_empty()).then(|| host.to_owned())
 }
 
-/// Docker Hub has three names.
+/// One spelling for each host: Docker Hub has three names.
 fn canonical(host: &str) -> String {
     match host {
         "registry-1.docker.io" | "index.docker.io" => "docker.io".to_owned(),

@@ -1,32 +1,32 @@
-//! An image's config, as its author wrote it. containerd takes one that leaves fields out, or says null, for one that has
-//! them empty (moby#27568), so builders write such; and of all else in it only what a container is made of is read.
+//! An image's config, as its author wrote it. containerd treats missing and null fields as empty (moby#27568), so
+//! builders write such configs. Apart from that, only the fields that a container needs are read.
 
 use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
 use serde_json::{Map, Value, json};
 
-/// What is read of the document.
+/// The members of the document that are read, besides `rootfs`.
 const READ: [&str; 4] = ["architecture", "os", "variant", "config"];
-/// What is read of `config` in it.
+/// The members of its `config` that are read.
 const READ_OF_CONFIG: [&str; 7] = ["User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal"];
 
-/// Largest config that is kept in memory; a real one has a few kilobytes.
+/// Largest config that is cached, in bytes of memory; a real one has a few kilobytes.
 const LARGEST_KEPT: usize = 64 << 10;
-/// The most that is kept of a user's name, and told of it.
+/// How much of a user's name is cached and reported, in bytes.
 const LONGEST_USER: usize = 256;
 
-/// What is kept of a config.
+/// The cached part of a config.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Configuration {
-    /// The user that it names, or the beginning of that.
+    /// The user that it names, cut to `LONGEST_USER` bytes.
     pub(super) user: String,
-    /// `None` for one that is large, and read again for each container that is made of it.
+    /// `None` for a large config, which is read again for each container that is created from it.
     pub(super) kept: Option<Arc<ImageConfiguration>>,
 }
 
 impl Configuration {
-    /// What is kept, and the diff ids.
+    /// Splits a config into the part that is cached and the diff ids.
     pub(super) fn take(mut config: ImageConfiguration) -> (Self, Vec<String>) {
         let diff_ids = std::mem::take(config.rootfs_mut().diff_ids_mut());
         let user = config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
@@ -36,7 +36,7 @@ impl Configuration {
     }
 }
 
-/// About how many bytes a config takes.
+/// The approximate size of a config in memory, in bytes.
 fn in_memory(config: &ImageConfiguration) -> usize {
     let Some(config) = config.config() else { return 0 };
     let lists = [config.env(), config.entrypoint(), config.cmd(), config.volumes()];
@@ -45,10 +45,10 @@ fn in_memory(config: &ImageConfiguration) -> usize {
     texts.chain(single).map(|text| size_of::<String>() + text.len()).sum()
 }
 
-/// Reads a config.
+/// Converts a JSON document to a config.
 ///
 /// # Errors
-/// Why it is none, in words.
+/// Why it is not a config, in words.
 pub(super) fn parse(document: Value) -> Result<ImageConfiguration, String> {
     let Value::Object(mut document) = document else { return Err("it is no JSON object".to_owned()) };
     let rootfs = match document.remove("rootfs") {
@@ -70,7 +70,7 @@ pub(super) fn parse(document: Value) -> Result<ImageConfiguration, String> {
     serde_json::from_value(Value::Object(read)).map_err(|error| error.to_string())
 }
 
-/// The members of these names; null is as good as not there.
+/// The members with these names; a null value counts as missing.
 fn only(object: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
     object.into_iter().filter(|(key, value)| names.contains(&key.as_str()) && !value.is_null()).collect()
 }
@@ -80,7 +80,7 @@ pub(super) mod tests {
     use super::*;
 
     impl Configuration {
-        /// That of a config that names a user and nothing else.
+        /// The part of a config that names a user and nothing else.
         pub(in crate::images) fn of_user(user: &str) -> Self {
             saying(&json!({ "User": user }))
         }

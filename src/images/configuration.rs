@@ -1,4 +1,4 @@
-//! The config of an image, for whoever makes a container of it.
+//! Access to an image's config when a container is created from it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::document::{self, NotRead};
 use super::{Error, Image, Images};
 
 impl Image {
-    /// Whether its config takes much memory.
+    /// Whether its config takes too much memory to be cached.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.configuration.kept.is_none()
@@ -17,11 +17,12 @@ impl Image {
 }
 
 impl Images {
-    /// The config of an image, without its history and its diff ids. Its labels are the author's words: they never become
-    /// labels of a containerd object.
+    /// The config of an image, without its history and its diff ids. Its labels are the author's text: they never
+    /// become labels of a containerd object.
     ///
     /// # Errors
-    /// [`Error::Containerd`] when a large one, which is not kept, cannot be read again.
+    /// [`Error::Containerd`] when a large config, which is not cached, cannot be read again; [`Error::Invalid`] when it
+    /// is malformed.
     pub async fn configuration(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
         if let Some(kept) = &image.configuration.kept {
             return Ok(Arc::clone(kept));

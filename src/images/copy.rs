@@ -1,5 +1,5 @@
-//! A directory tree copied by descriptors: no path is resolved twice, no symlink followed, no
-//! device or FIFO opened.
+//! Copies a directory tree by file descriptors: no path is resolved twice, no symlink is followed, and no device or
+//! FIFO is opened.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -17,14 +17,13 @@ use rustix::fs::{
 
 use crate::sys::beneath;
 
-/// What is kept of a tree while it is copied, in bytes of paths: directories that are still to be copied, and files with
-/// more names than one.
+/// Most bytes of paths in memory during a copy: directories that are still to be copied, and files with several names.
 const KEPT: usize = 16 << 20;
-/// Largest list of names and largest value of extended attributes, of the kernel.
+/// The kernel's limit on a list of extended attribute names, and on the value of one attribute.
 const XATTR: usize = 65536;
 
-/// Copies what is in `from` into the directory `to`, and makes `to` like `from`. A path in it that is longer than the kernel
-/// takes is an error, as is a tree of which more than 16 MiB would have to be kept in mind.
+/// Copies the content of the directory `from` to the directory `to`, and gives `to` the attributes of `from`. Fails if
+/// a path is longer than the kernel accepts, or if more than 16 MiB of paths would have to be in memory.
 pub(super) fn copy_directory(from: OwnedFd, to: &Path) -> io::Result<()> {
     let to = openat(CWD, to, DIRECTORY, Mode::empty())?;
     let mut tree = CopyTree { from, to, waiting: Vec::new(), links: HashMap::new(), kept: 0 };
@@ -38,20 +37,20 @@ pub(super) fn copy_directory(from: OwnedFd, to: &Path) -> io::Result<()> {
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A tree on its way; no recursion, since its depth is up to whoever made it.
+/// A copy in progress. It does not recurse, since the author of the tree chooses its depth.
 struct CopyTree {
-    /// The roots of both sides.
+    /// The root directories of source and copy.
     from: OwnedFd,
     to: OwnedFd,
-    /// Paths of directories that are made in the copy, and are to be filled.
+    /// Paths of directories that exist in the copy, but are not filled yet.
     waiting: Vec<CString>,
-    /// Where in the copy the file of an inode with more than one name went.
+    /// Path in the copy of each file whose inode has more than one name.
     links: HashMap<(u64, u64), CString>,
-    /// How many bytes of paths the two hold.
+    /// How many bytes of paths `waiting` and `links` hold.
     kept: usize,
 }
 
-/// One entry: the directories on both sides, its name in them, and its path in the tree.
+/// One entry: its directories in source and copy, its name in them, and its path in the tree.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     from: &'a OwnedFd,
@@ -74,7 +73,7 @@ impl CopyTree {
                 self.entry(Place { from: &from, to: &to, name, path: &join(&path, name) })?;
             }
         }
-        // Last: making its entries would have changed the times. Filling its directories does not.
+        // Last, since creating its entries changes the times. Filling its subdirectories later does not.
         like(&from, &to, &fstat(&from)?)
     }
 
@@ -99,8 +98,8 @@ impl CopyTree {
                 owned_like(to, name, &stat)?;
                 Ok(chmodat(to, name, mode(&stat), AtFlags::empty())?)
             }
-            // A socket is dead without its process, and a device node from an image has no
-            // place in a directory of the host.
+            // A socket is dead without its process, and a device node of an image does not belong in a directory of the
+            // host.
             FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => Ok(()),
         }
     }
@@ -128,13 +127,13 @@ impl CopyTree {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
         let (mut source, mut target) = (File::from(source), File::from(target));
-        // Shares the blocks where the file system can, and keeps no hole.
+        // Shares the blocks if the file system can do that; does not preserve holes.
         io::copy(&mut source, &mut target)?;
         like(&source.into(), &target.into(), stat)
     }
 }
 
-/// Owner before mode: changing the owner takes the set-user-id bit away.
+/// Sets the owner before the mode: changing the owner clears the set-user-id bit.
 fn like(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> io::Result<()> {
     fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(to, mode(stat))?;
@@ -157,8 +156,8 @@ fn times(stat: &Stat) -> Timestamps {
     Timestamps { last_access: modified, last_modification: modified }
 }
 
-/// User attributes, ACLs and file capabilities. Not SELinux's: the label is the container's.
-/// Not `trusted.`: overlayfs reads orders in those.
+/// Copies user attributes, ACLs and file capabilities. SELinux attributes are left out, since the label is that of the
+/// container; `trusted.` attributes too, since overlayfs obeys them.
 fn xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let mut names = vec![0_u8; XATTR];
     let length = match flistxattr(&from, names.as_mut_slice()) {
@@ -177,7 +176,7 @@ fn xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
         let mut value = vec![0_u8; XATTR];
         let length = fgetxattr(&from, name, value.as_mut_slice())?;
         match fsetxattr(&to, name, &value[..length], XattrFlags::empty()) {
-            // tmpfs and others have fewer kinds; a volume without them is better than none.
+            // tmpfs and other file systems support fewer kinds; a volume without them is better than none.
             Ok(()) | Err(rustix::io::Errno::NOTSUP) => {}
             Err(error) => return Err(error.into()),
         }
@@ -191,7 +190,7 @@ fn join(path: &CStr, name: &CStr) -> CString {
         joined.push(b'/');
     }
     joined.extend_from_slice(name.to_bytes());
-    // Neither part has a NUL in it.
+    // Neither part contains a NUL.
     CString::new(joined).unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! What an image has at the paths of its VOLUMEs goes into the fresh volumes, as Docker and containerd do it.
+//! Copies what an image has at the paths of its VOLUMEs into the new volumes, as Docker and containerd do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
 
 impl Images {
-    /// Copies the content of each path in the image into its directory, which is there, with owner, mode, extended
-    /// attributes and times. A path that the image does not have copies nothing. It is resolved within the image
-    /// (CVE-2022-23648), and no symlink below it is followed. One look into the image serves them all.
+    /// Copies the content of each path in the image into its directory, which must exist, with owner, mode, extended
+    /// attributes and times. A path that the image does not have copies nothing. Paths are resolved within the image
+    /// (CVE-2022-23648), and no symlink below them is followed. The image's root is mounted once for all of them.
     ///
     /// # Errors
-    /// [`Error::Root`] when a path is there and is no directory, or the copying fails.
+    /// [`Error::Root`] when a path exists but is not a directory, or when copying fails.
     pub async fn copy_volumes(
         &self,
         image: &Image,

@@ -1,4 +1,4 @@
-//! A JSON document of an image's author: read with bounds, and few at a time.
+//! Reads JSON documents that an image's author wrote: with limits on their size, and only a few at a time.
 
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -6,25 +6,25 @@ use tokio::sync::Semaphore;
 use super::reference::is_digest;
 use crate::containerd::{self, Containerd};
 
-/// Largest manifest, index or config that is read (CVE-2023-25153).
+/// Largest manifest, index or config that is read, in bytes (CVE-2023-25153).
 pub(super) const LARGEST: usize = 8 << 20;
-/// Most values that a document may have: one in memory takes up to ten times the room that it has in the text. A real
-/// document has some hundreds.
+/// Most values in a document: a value takes up to ten times as many bytes in memory as in the text. A real document has
+/// a few hundred.
 const MOST_VALUES: usize = 500_000;
-/// What is parsed here and now; a larger one where a thread may take its time.
+/// Documents up to this size are parsed on the async thread, larger ones on a blocking thread.
 const SMALL: usize = 256 << 10;
-/// How many documents are in memory at a time, as text or parsed: each takes some 40 MB at most.
+/// Limits how many documents are in memory at a time, as text or parsed: each takes about 40 MB at most.
 static IN_MEMORY: Semaphore = Semaphore::const_new(4);
 
-/// Why there is no document.
+/// Why a document was not read.
 pub(super) enum NotRead {
-    /// containerd's, when it could not be asked or does not have it.
+    /// The error of containerd: it could not be reached, or does not have the document.
     Containerd(containerd::Error),
-    /// What is wrong with it, in words.
+    /// What is wrong with the document, in words.
     Malformed(String),
 }
 
-/// Reads a document, and makes of it what is to be kept.
+/// Reads and parses a document. `keep` extracts the part that the caller needs.
 pub(super) async fn read<T: DeserializeOwned, K: Send + 'static>(
     containerd: &Containerd,
     digest: &str,
@@ -33,7 +33,7 @@ pub(super) async fn read<T: DeserializeOwned, K: Send + 'static>(
     if !is_digest(digest) {
         return Err(NotRead::Malformed("no digest".to_owned()));
     }
-    // Never closed.
+    // The semaphore is never closed.
     let _in_memory = IN_MEMORY.acquire().await;
     let blob = containerd.read_blob(digest, LARGEST).await.map_err(NotRead::Containerd)?;
     let is_small = blob.len() <= SMALL;
@@ -53,7 +53,7 @@ fn parse<T: DeserializeOwned, K>(blob: Vec<u8>, keep: impl FnOnce(T) -> Result<K
     keep(document).map_err(short)
 }
 
-/// The beginning of a reason, which may quote the document.
+/// Shortens a reason, which may quote the document.
 fn short(mut reason: String) -> String {
     const LONGEST: usize = 256;
     if reason.len() > LONGEST {
@@ -63,8 +63,8 @@ fn short(mut reason: String) -> String {
     reason
 }
 
-/// At least as many as a JSON text has values, its members' names not counted: each but the first comes after a comma, or
-/// at the beginning of an array or an object.
+/// An upper bound of the number of values in a JSON text, not counting member names: each value but the first follows a
+/// comma, or is the first of an array or an object.
 fn values(text: &[u8]) -> usize {
     let (mut count, mut in_string, mut escaped) = (1, false, false);
     for byte in text {

@@ -1,4 +1,4 @@
-//! Everything that an image operation can fail with.
+//! The errors of image operations.
 
 use super::platform;
 use crate::containerd::{self, Platform};
@@ -6,12 +6,11 @@ use crate::containerd::{self, Platform};
 /// A failed image operation: what was tried, on what, and why.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request was refused.
+    /// A field of the request is invalid.
     #[error("{field}: {reason}")]
     Invalid {
-        /// The field, as CRI spells it.
+        /// The name of the field in CRI.
         field: &'static str,
-        /// Why.
         reason: String,
     },
     /// The image is not on this node.
@@ -22,56 +21,56 @@ pub enum Error {
     NotInRegistry {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// The registry refuses these credentials, or asks for some.
+    /// The registry refuses these credentials, or requires some.
     #[error("pull {reference}: {host} denies access: {message}")]
     Denied {
         /// The normalised reference.
         reference: String,
-        /// The registry.
+        /// The registry's host.
         host: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// The registry cannot be reached. kubelet looks for the prefix.
+    /// The registry cannot be reached. kubelet looks for the prefix of the message.
     #[error("RegistryUnavailable: pull {reference}: {message}")]
     RegistryUnavailable {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// An image verifier said no. kubelet looks for the prefix.
+    /// An image verifier refused the image. kubelet looks for the prefix of the message.
     #[error("SignatureValidationFailed: pull {reference}: {message}")]
     SignatureValidationFailed {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// A download that came in too slowly.
+    /// The download was too slow.
     #[error("pull {reference}: less than {bytes_per_second} bytes a second over {seconds} s; waiting for {waiting}")]
     TooSlow {
         /// The normalised reference.
         reference: String,
-        /// The least rate.
+        /// The minimum rate.
         bytes_per_second: u64,
-        /// Over how long.
+        /// The length of the window over which the rate is measured.
         seconds: u64,
-        /// The blobs that had not come.
+        /// The blobs that were still missing.
         waiting: String,
     },
-    /// Nobody waited for the pull any more.
+    /// The pull was cancelled because no caller waited for it any more.
     #[error("pull {0}: cancelled, nobody waited for it")]
     Abandoned(String),
-    /// A limit, of containerd's or of ours.
+    /// A limit of containerd was reached, or its disk is full.
     #[error("pull {reference}: {message}")]
     Exhausted {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
     /// A pull that failed in some other way.
@@ -79,45 +78,42 @@ pub enum Error {
     Pull {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// A pull of what containerd refuses: an image of an old form, or one that it cannot unpack.
+    /// containerd refused the pull: the image has an old format, or containerd cannot unpack it.
     #[error("pull {reference}: {message}")]
     InvalidPull {
         /// The normalised reference.
         reference: String,
-        /// containerd's words.
+        /// containerd's message.
         message: String,
     },
-    /// containerd is away.
+    /// containerd does not respond.
     #[error("containerd is away: {0}")]
     Away(String),
-    /// An image that is here, or was just pulled, and of which no container can be made.
+    /// The image is on this node, or was just pulled, but no container can be created from it.
     #[error("image {image:?} cannot be used: {why}")]
     Unusable {
-        /// As it was asked for.
+        /// The image as the caller named it.
         image: String,
-        /// Why.
         why: Box<Unusable>,
     },
-    /// A layer that has to be unpacked and is not here.
+    /// A layer has to be unpacked, but its archive is not on this node.
     #[error("unpack layer {layer} for {snapshotter}: it is not here any more: pull the image again")]
     LayerGone {
-        /// The layer's digest.
+        /// Digest of the layer's archive.
         layer: String,
-        /// The snapshotter.
         snapshotter: String,
     },
-    /// A document or an image that is not what it should be.
+    /// A document or an image is malformed.
     #[error("image {digest} is malformed: {reason}")]
     Malformed {
-        /// The document.
+        /// Digest of the document or image.
         digest: String,
-        /// Why.
         reason: String,
     },
-    /// A call to containerd.
+    /// A call to containerd failed.
     #[error(transparent)]
     Containerd(#[from] containerd::Error),
     /// A layer's content is not what the config says.
@@ -125,65 +121,64 @@ pub enum Error {
     WrongLayer {
         /// The layer's digest.
         layer: String,
-        /// Digest of what was unpacked.
+        /// Digest of the unpacked content.
         found: String,
-        /// The diff id.
+        /// The diff id in the config.
         expected: String,
     },
-    /// The directory of an image that is asked for.
+    /// The requested directory in an image cannot be used.
     #[error("in image {image} it {problem}")]
     SubPath {
         /// The image's id.
         image: String,
-        /// What is wrong with it.
+        /// What is wrong with the directory.
         problem: String,
     },
-    /// Looking into an image's root.
+    /// An operation on the image's root file system failed.
     #[error("{operation} {path} of image {image}: {message}")]
     Root {
         /// What was tried.
         operation: &'static str,
-        /// On which path in the image.
+        /// The path in the image.
         path: String,
         /// The image's id.
         image: String,
-        /// The kernel's words.
+        /// The kernel's error message.
         message: String,
     },
 }
 
-/// Why no container can be made of an image.
+/// Why no container can be created from an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// It is none: its manifest names data of another kind.
+    /// It is not a container image: its manifest names data of another kind.
     #[error("it is an artefact (its config is of type {config:?}) and has no root file system")]
     Artefact {
         /// Media type of its config.
         config: String,
     },
-    /// It is for other hosts.
+    /// It has nothing for this host's platform.
     #[error("there is nothing for {} in it: it has {}", platform::text(host), names(there))]
     Platform {
-        /// What it is for.
+        /// The platforms that it has.
         there: Vec<Platform>,
-        /// This host.
+        /// The platform of this host.
         host: Platform,
     },
-    /// Somebody took its content away; a pull brings it back.
+    /// Its content was deleted; a pull fetches it again.
     #[error("its content {digest} is not here any more: pull it again")]
     Gone {
-        /// What is missing first.
+        /// Digest of the first document that is missing.
         digest: String,
-        /// What it is for, if it is a manifest that an index says this of: a pull takes the host's own platform first, and
-        /// so has not fetched another one that the host runs.
+        /// The platform of the missing manifest, if an index names it: a pull tries the host's own platform first, so
+        /// the manifest of another platform that the host runs has not been fetched.
         of: Option<Platform>,
     },
-    /// A document of it is not what it should be.
+    /// One of its documents is malformed.
     #[error("{digest} is malformed: {reason}")]
     Malformed {
-        /// The document.
+        /// Digest of the document.
         digest: String,
-        /// Why.
         reason: String,
     },
 }
@@ -193,20 +188,20 @@ fn names(platforms: &[Platform]) -> String {
     if names.is_empty() { "no platform at all".to_owned() } else { names.join(", ") }
 }
 
-/// What the gRPC edge makes a code of.
+/// The kind of a failure, which the gRPC edge maps to a status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A field of the request.
+    /// A field of the request is invalid.
     InvalidArgument,
     /// No such image.
     NotFound,
-    /// Try again later.
+    /// The caller should try again later.
     Unavailable,
-    /// Other credentials, or another image.
+    /// The caller needs other credentials, or another image.
     PermissionDenied,
-    /// A limit.
+    /// A limit was reached.
     ResourceExhausted,
-    /// Took too long.
+    /// The operation took too long.
     DeadlineExceeded,
     /// The caller went away.
     Cancelled,
@@ -215,7 +210,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As it is counted.
+    /// The kind as a label value in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::InvalidArgument => "invalid_argument",
@@ -231,7 +226,6 @@ impl Kind {
 }
 
 impl Error {
-    /// What kind of failure it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {

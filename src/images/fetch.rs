@@ -1,8 +1,9 @@
-//! What a pull fetches: by one Transfer mostly, and by another one for what the first leaves out, since Transfer
+//! Fetches the content of an image. One Transfer is usually enough; another one fetches what the first leaves out,
+//! since Transfer
 //!
-//! - takes the host's own platform alone, where the host runs older ones too;
-//! - unpacks for the snapshotters of its own configuration, and for any other refuses the pull;
-//! - fetches no layer that is unpacked already, also when its archive is gone and another snapshotter needs it.
+//! - fetches only the host's own platform, even where the host runs older ones too;
+//! - unpacks only for the snapshotters of its own configuration, and refuses the pull for any other;
+//! - does not fetch a layer that is already unpacked, even if its archive was deleted and another snapshotter needs it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,23 +20,24 @@ use super::{Error, Images, Read, Unusable, our_labels, places, platform};
 use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
 use crate::telemetry::{Stage, during};
 
-/// One pull under way.
+/// A pull in progress.
 pub(super) struct Fetch<'a> {
     pub(super) images: &'a Images,
     pub(super) key: &'a Key,
     pub(super) pilot: &'a Pilot<Key, Result<String, Error>>,
-    /// All that it fetches is held by its lease until the pull is over.
+    /// A client under the pull's lease, which holds all that is fetched until the pull is over.
     pub(super) leased: &'a Containerd,
     pub(super) monitor: Mutex<Monitor>,
-    /// Transfer has said that it cannot unpack this.
+    /// Whether Transfer has refused to unpack.
     pub(super) refused: AtomicBool,
 }
 
 impl Fetch<'_> {
-    /// Asks the registry, and gets what is not here.
+    /// Queries the registry, and fetches what is not on this node.
     ///
     /// # Errors
-    /// One variant for each way in which a registry fails; [`Error::Unusable`] for what is nothing that runs here.
+    /// One variant for each way in which a registry fails; [`Error::Unusable`] for an image that has nothing for this
+    /// host.
     pub(super) async fn run(&self) -> Result<Read, Error> {
         let host = &self.images.inner.host;
         let best = host.first().cloned().unwrap_or_default();
@@ -58,14 +60,15 @@ impl Fetch<'_> {
         }
     }
 
-    /// Fetches what there is for a platform, and has it unpacked if Transfer does that for this snapshotter.
+    /// Fetches the content for a platform, and has Transfer unpack it if Transfer does that for this snapshotter.
     async fn unpacked(&self, platform: Platform) -> Result<Read, Error> {
         let snapshotter = &self.key.snapshotter;
         if lock(&self.images.inner.unpacked_by_us).contains(snapshotter) {
             return self.transfer(platform, None).await;
         }
         match self.transfer(platform.clone(), Some(snapshotter.clone())).await {
-            // The code is all that says so, and it may mean the image: then it is said again.
+            // Only the error code shows that the snapshotter was refused. It may also mean that the image was refused:
+            // then the second Transfer fails with the same code.
             Err(Error::InvalidPull { .. }) => {
                 self.refused.store(true, Ordering::Relaxed);
                 self.transfer(platform, None).await
@@ -74,7 +77,8 @@ impl Fetch<'_> {
         }
     }
 
-    /// The pull has succeeded, so it was the snapshotter that Transfer refused, and not the image: it is not asked again.
+    /// Remembers not to ask Transfer to unpack for this snapshotter again. To be called when the pull has succeeded:
+    /// then Transfer refused the snapshotter, not the image.
     pub(super) fn remember_refusal(&self) {
         let snapshotter = &self.key.snapshotter;
         if self.refused.load(Ordering::Relaxed) && lock(&self.images.inner.unpacked_by_us).insert(snapshotter.clone()) {
@@ -82,7 +86,8 @@ impl Fetch<'_> {
         }
     }
 
-    /// One Transfer, and what the reference means after it. Dropping a Transfer cancels it; reading is never dropped.
+    /// Runs one Transfer, then reads what the reference means. Dropping a Transfer cancels it; the reading is never
+    /// dropped.
     async fn transfer(&self, platform: Platform, snapshotter: Option<String>) -> Result<Read, Error> {
         let reference = self.key.reference.to_string();
         tokio::select! {
@@ -117,7 +122,8 @@ impl Fetch<'_> {
         result.map_err(|error| failed(self.key, error))
     }
 
-    /// Whether a layer's archive is not here. A snapshotter that fetches layers by itself leaves them all out.
+    /// Whether the archive of a layer is missing on this node. Always false for a snapshotter that fetches layers by
+    /// itself: it leaves out all archives.
     async fn has_gaps(&self, contents: &Contents) -> Result<bool, Error> {
         let containerd = &self.images.inner.containerd;
         for layer in &contents.layers {
@@ -135,7 +141,7 @@ impl Fetch<'_> {
     /// Resolves when the download is too slow.
     async fn too_slow(&self) {
         let mut seconds = interval(Duration::from_secs(1));
-        // A node that slept or stalled must not count that against the registry.
+        // Time in which the node slept or stalled must not count against the registry.
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             seconds.tick().await;

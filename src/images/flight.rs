@@ -1,5 +1,5 @@
-//! One flight for callers that want the same thing: the first starts it, later ones join, each
-//! may leave. It runs detached; it learns when nobody has waited for it for a while.
+//! A flight is one operation that is shared by all callers that want the same result: the first caller starts it, later
+//! ones join, and each may leave. It runs detached, and can find out that no caller has waited for it for a while.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// The flights under way, by what they are for.
+/// The flights in progress, by key.
 pub(super) struct Flights<K, T> {
     flights: Arc<Mutex<HashMap<K, Arc<Flight<T>>>>>,
 }
@@ -17,23 +17,23 @@ pub(super) struct Flights<K, T> {
 struct Flight<T> {
     result: watch::Sender<Outcome<T>>,
     waiters: watch::Sender<usize>,
-    /// Who has asked for it: each once, also when it has left.
+    /// The owners of the callers that requested it: each once, even after its callers have left.
     askers: watch::Sender<Vec<String>>,
 }
 
 enum Outcome<T> {
     Flying,
     Landed(T),
-    /// The pilot was dropped in the middle: a panic.
+    /// The pilot was dropped before the end: a panic.
     Crashed,
 }
 
-/// A place in a flight; dropping it is leaving.
+/// A caller's membership in a flight; dropping it leaves the flight.
 pub(super) struct Seat<T> {
     flight: Arc<Flight<T>>,
 }
 
-/// What a flight itself holds.
+/// The handle that the operation of a flight holds.
 pub(super) struct Pilot<K: Eq + Hash, T> {
     key: K,
     flight: Arc<Flight<T>>,
@@ -47,12 +47,12 @@ impl<K, T> Default for Flights<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
-    /// A seat in the flight for `key`, and the controls of it if it is to be started.
+    /// Joins the flight for `key`. The pilot is returned if there was no flight: then the caller has to start it.
     pub(super) fn join(&self, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
         self.join_as("", key)
     }
 
-    /// The same for whoever asks.
+    /// Like [`Flights::join`], for the owner `asker`.
     pub(super) fn join_as(&self, asker: &str, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
         let mut flights = lock(&self.flights);
         match flights.entry(key) {
@@ -82,14 +82,14 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
         }
     }
 
-    /// How many there are.
+    /// The number of flights in progress.
     pub(super) fn len(&self) -> usize {
         lock(&self.flights).len()
     }
 }
 
 impl<T: Clone> Seat<T> {
-    /// Waits for the end; `None` when the flight was dropped in the middle.
+    /// Waits for the result; `None` when the pilot was dropped before the end.
     pub(super) async fn arrive(self) -> Option<T> {
         let mut result = self.flight.result.subscribe();
         let outcome = result.wait_for(|outcome| !matches!(outcome, Outcome::Flying)).await;
@@ -107,7 +107,7 @@ impl<T> Drop for Seat<T> {
 }
 
 impl<K: Eq + Hash, T> Pilot<K, T> {
-    /// Resolves when nobody has waited for `patience`; from then on nobody can join any more.
+    /// Resolves when no caller has waited for `patience`; from then on no caller can join.
     pub(super) async fn abandoned(&self, patience: Duration) {
         let mut waiters = self.flight.waiters.subscribe();
         loop {
@@ -121,12 +121,12 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
         }
     }
 
-    /// Who asks for it, the one that began it first.
+    /// The owners of the callers that requested it, starting with that of the first caller.
     pub(super) fn askers(&self) -> watch::Receiver<Vec<String>> {
         self.flight.askers.subscribe()
     }
 
-    /// Under the lock under which others join: either they came in time, or they start anew.
+    /// Takes the lock under which callers join: a caller either joins in time, or starts a new flight.
     fn close_if_empty(&self) -> bool {
         let mut flights = lock(&self.flights);
         let empty = *self.flight.waiters.borrow() == 0;
@@ -136,7 +136,7 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
         empty
     }
 
-    /// The end: whoever waits gets the result, and the next one starts anew.
+    /// Ends the flight: waiting callers get the result, and the next caller starts a new flight.
     pub(super) fn land(self, result: T) {
         self.remove();
         self.flight.result.send_replace(Outcome::Landed(result));
@@ -144,7 +144,7 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
 
     fn remove(&self) {
         let mut flights = lock(&self.flights);
-        // After `close_if_empty` the key may be another flight's.
+        // After `close_if_empty`, the key may belong to another flight.
         if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.key);
         }

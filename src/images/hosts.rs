@@ -1,5 +1,5 @@
-//! The hosts.toml directories: which one containerd is to read for a pull, and which mirrors
-//! it names. containerd reads them itself; we look only for whom the credentials may go to.
+//! The hosts.toml directories: which one containerd has to read for a pull, and which mirrors it names. containerd
+//! reads the files itself; we read them only to find out which hosts may get the credentials.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use crate::sys::read;
 
-/// Largest hosts.toml that is read.
+/// Largest hosts.toml that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Where a registry's configuration is and whom it makes trusted.
+/// Where the configuration of a registry is, and which hosts it makes trusted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Registry {
-    /// The root directory to name to containerd; empty for none.
+    /// The root directory to pass to containerd; empty for none.
     pub(super) directory: String,
     /// The registry's host and its mirrors.
     pub(super) hosts: Vec<String>,
@@ -28,9 +28,9 @@ struct HostsFile {
 }
 
 impl Registry {
-    /// Looks `host` up in a list of directories, separated by colons as in containerd's
-    /// `config_path`. Transfer takes one directory and does not split it: the first that knows
-    /// the host is the one to name, which is what containerd's own CRI plugin does.
+    /// Looks `host` up in a list of directories, separated by colons as in containerd's `config_path`. Transfer accepts
+    /// one directory and does not split the list. So we pass the first directory that has the host, as containerd's own
+    /// CRI plugin does.
     pub(super) fn find(config_path: &str, host: &str) -> Self {
         let mut hosts = vec![host.to_owned()];
         for root in config_path.split(':').filter(|root| !root.is_empty()) {
@@ -43,15 +43,16 @@ impl Registry {
     }
 }
 
-/// `<root>/<host>`, with a colon also as `host_port_`, else `<root>/_default`.
+/// The first that exists of `<root>/<host>` (for a host with a port, `<name>_<port>_` comes first) and
+/// `<root>/_default`.
 fn host_directory(root: &Path, host: &str) -> Option<PathBuf> {
     let escaped = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
     let names = escaped.into_iter().chain([host.to_owned(), "_default".to_owned()]);
     names.map(|name| root.join(name)).find(|path| path.exists())
 }
 
-/// The hosts in a hosts.toml; one that cannot be read names none, and then containerd falls
-/// back to the registry itself as well.
+/// The hosts in a hosts.toml. A file that cannot be read names none; then containerd falls back to the registry itself
+/// as well.
 fn mirrors(file: &Path) -> Vec<String> {
     let Ok(text) = read::text(file, LARGEST) else { return Vec::new() };
     let Ok(parsed) = toml::from_str::<HostsFile>(&text) else { return Vec::new() };

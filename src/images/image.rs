@@ -1,4 +1,4 @@
-//! One image on this node, as the other rooms see it.
+//! An image on this node, as other modules see it.
 
 use super::Unusable;
 use super::config::Configuration;
@@ -6,40 +6,39 @@ use super::manifest::{Contents, Layer};
 use crate::api::v1 as cri;
 use crate::containerd::Descriptor;
 
-/// An image. Immutable: a change of its names makes a new one.
+/// An image. Immutable: a change of its names creates a new value.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Digest of the config, `sha256:...`; the image's id in every API. An artefact's is that of its manifest.
+    /// The image's id in every API, `sha256:...`: the digest of its config. The id of an artefact is the digest of its
+    /// manifest.
     pub id: String,
     /// `host/path:tag`, sorted.
     pub tags: Vec<String>,
     /// `host/path@digest`, sorted.
     pub repo_digests: Vec<String>,
-    /// Name of the committed snapshot that is the parent of a container's root; empty for an
-    /// image without layers.
+    /// Name of the committed snapshot that is the parent of a container's root; empty for an image without layers.
     pub chain_id: String,
-    /// Compressed bytes.
+    /// Compressed size in bytes.
     pub size: u64,
-    /// Not for kubelet's garbage collection.
+    /// Whether kubelet's garbage collection must spare it.
     pub pinned: bool,
-    /// Why no container can be made of it. It is listed all the same: it takes space on the disk, and who frees that
-    /// has to see it.
+    /// Why no container can be created from it. Such an image is listed all the same: it takes disk space, so kubelet's
+    /// garbage collection has to see it.
     pub(super) unusable: Option<Unusable>,
     pub(super) layers: Vec<Layer>,
     pub(super) config_blob: Descriptor,
     pub(super) configuration: Configuration,
-    /// All names in containerd's store, whatever their form.
+    /// All names in containerd's image store, in any form.
     pub(super) names: Vec<String>,
 }
 
-/// The user that the config names, as CRI tells it: a number or a name, never both.
+/// The user that the config names, as CRI reports it: a number or a name, never both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
-    /// No user: root.
+    /// The config names no user, so it is root.
     None,
-    /// A number.
     Uid(i64),
-    /// A name, to be looked up in the image's own passwd.
+    /// A name, to be looked up in the image's own /etc/passwd.
     Name(String),
 }
 
@@ -63,18 +62,18 @@ impl Image {
         }
     }
 
-    /// Whether its content was taken away.
+    /// Whether a part of its content was deleted from containerd.
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.unusable, Some(Unusable::Gone { .. }))
     }
 
-    /// Whether a text is its id, or the beginning of that.
+    /// Whether `text` is its id or a prefix of its id.
     pub(super) fn has_id(&self, text: &str) -> bool {
         let hex = |text: &str| text.strip_prefix("sha256:").unwrap_or(text).to_owned();
         !text.is_empty() && hex(&self.id).starts_with(&hex(text))
     }
 
-    /// The user of the config without its group; of a name at most the first 256 bytes.
+    /// The user of the config without its group; a name is cut to 256 bytes.
     #[must_use]
     pub fn user(&self) -> User {
         let user = &self.configuration.user;
@@ -86,7 +85,7 @@ impl Image {
         }
     }
 
-    /// As ListImages and ImageStatus show it.
+    /// The image as ListImages and ImageStatus return it.
     #[must_use]
     pub fn to_cri(&self) -> cri::Image {
         let (uid, username) = match self.user() {
@@ -107,7 +106,7 @@ impl Image {
     }
 }
 
-/// Whether a name is `repository:tag` and no digest.
+/// Whether a name is `repository:tag` rather than a bare digest.
 fn is_named(name: &str) -> bool {
     !super::reference::is_digest(name)
 }

@@ -1,4 +1,4 @@
-//! ImageFsInfo.
+//! ImageFsInfo: how much disk space the snapshotters use.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::api::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, 
 use crate::containerd::SnapshotKind;
 use crate::stats::{LayerId, Wanted};
 
-/// What a call waits for what is being measured; the measuring goes on, and the next call has it.
+/// How long a call waits for measurements. They continue after that, and the next call returns their result.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// One snapshotter's.
+/// The file system of one snapshotter.
 pub(super) struct Disk {
     snapshotter: String,
-    /// When its layers were last listed, in nanoseconds since the epoch; 0 before the first time.
+    /// When its snapshots were last listed, in nanoseconds since the epoch; 0 before the first time.
     listed_at: AtomicI64,
 }
 
 impl Disk {
-    /// Those of all snapshotters that are used, the default one's first.
+    /// One for each snapshotter that is used, the default one first.
     pub(super) fn all(settings: &Settings) -> Vec<Self> {
         let mut names = vec![&settings.snapshotter];
         for name in settings.handler_snapshotters.values() {
@@ -34,29 +34,30 @@ impl Disk {
 }
 
 impl Images {
-    /// The file systems of the snapshotters, the default one first: what layers and containers' roots take. Both are in
-    /// one place each, so that the lists are the same; kubelet takes that for a node without a disk of its own for images.
+    /// How much layers and containers' roots use on the file system of each snapshotter, the default one first. Both
+    /// are in the same place, so the two lists are equal; kubelet takes that for a node without a separate disk for
+    /// images.
     ///
     /// # Errors
-    /// [`Error::Containerd`] when there is no list and there has never been one.
+    /// [`Error::Containerd`] or [`Error::Away`] when there is no list of snapshots and never was one.
     pub async fn image_fs_info(&self, _: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
-        // Dropped where it waits: a list is only a question, and layers are measured by a task of their own.
+        // May be dropped while it waits: listing changes nothing, and a separate task measures the layers.
         let measured = tokio::time::timeout(BUDGET, self.measure()).await;
         let known: Vec<FilesystemUsage> = self.inner.disks.iter().filter_map(|disk| self.usage(disk)).collect();
         match measured {
-            // While containerd is away: what it was.
+            // While containerd does not respond, the last known values are returned, if there are any.
             Ok(Err(error)) if known.is_empty() => Err(error),
             _ if known.is_empty() => Err(Error::Away(format!("it has not listed its snapshots within {BUDGET:?}"))),
             _ => Ok(ImageFsInfoResponse { image_filesystems: known.clone(), container_filesystems: known }),
         }
     }
 
-    /// Has measured what is due of all snapshotters.
+    /// Lists the snapshots of all snapshotters, and measures those whose size is due.
     async fn measure(&self) -> Result<(), Error> {
         let layers = &self.inner.layers;
         let mut wanted = Vec::new();
         for disk in &self.inner.disks {
-            // Where it is; kubelet's cAdvisor calls statfs on it.
+            // The snapshotter's directory; kubelet's cAdvisor calls statfs on it.
             layers.find_root(&disk.snapshotter).await?;
             let snapshots = self.inner.containerd.list_snapshots(&disk.snapshotter).await?;
             layers.keep_only(&disk.snapshotter, &snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect());
@@ -71,7 +72,7 @@ impl Images {
         Ok(())
     }
 
-    /// As it was last measured; none when it never was.
+    /// The last measured usage; `None` before the first measurement.
     fn usage(&self, disk: &Disk) -> Option<FilesystemUsage> {
         let timestamp = Some(disk.listed_at.load(Ordering::Relaxed)).filter(|at| *at > 0)?;
         let root = self.inner.layers.root(&disk.snapshotter)?;

@@ -1,4 +1,4 @@
-//! ImageStatus.
+//! ImageStatus: served from memory, except for the verbose info.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::document::{self, NotRead};
 use super::{Error, Image, Images};
 use crate::api::v1::{ImageStatusRequest, ImageStatusResponse};
 
-/// What a status may wait for containerd.
+/// How long a status waits for containerd.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The keys are those of containerd's CRI plugin; tools read them.
@@ -23,14 +23,15 @@ struct Info {
 }
 
 impl Images {
-    /// One image; none, and no error, when it is not here.
+    /// Returns one image; an empty response, not an error, if it is not on this node.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no reference or an ambiguous id.
+    /// [`Error::Invalid`] for an empty reference or an ambiguous id.
     pub async fn image_status(&self, request: ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
         let image = match self.lookup(&wanted) {
-            // By name it is not here, so that kubelet pulls it anew; by id it is found, and can be removed.
+            // A lookup by name does not find an incomplete image, so that kubelet pulls it again; a lookup by id does,
+            // so that it can be removed.
             Ok(image) if image.is_gone() && !image.has_id(&wanted) => return Ok(ImageStatusResponse::default()),
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(ImageStatusResponse::default()),
@@ -41,7 +42,7 @@ impl Images {
     }
 
     async fn info(&self, image: &Image) -> HashMap<String, String> {
-        // The whole config, with the history that is not kept in memory.
+        // The whole config, including the history, which is not cached.
         let chain_id = image.chain_id.clone();
         let keep =
             |image_spec| serde_json::to_string(&Info { chain_id, image_spec }).map_err(|error| error.to_string());

@@ -1,6 +1,6 @@
-//! What images are here, in memory: an index of containerd's image records that events and our
-//! own operations keep fresh. Two readers of one record may finish in the other order than they
-//! began; a ticket drawn before the read decides, so that the older never wins.
+//! An in-memory index of containerd's image records, kept up to date by events and by our own operations. Two reads of
+//! the same record may finish in a different order than they started. Each read draws a ticket before it starts, so
+//! that the result of an older read never replaces that of a newer one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,38 +10,39 @@ use super::image::Image;
 use super::manifest::Contents;
 use super::reference::{Reference, is_digest};
 
-/// A name and what it meant when its record was read.
+/// What a name meant when its record was read.
 #[derive(Clone)]
 pub(super) struct Named {
-    /// The record's target, by which to tell that it moved.
+    /// Digest of the record's target; it shows whether the name has moved.
     pub(super) target: String,
     pub(super) contents: Arc<Contents>,
     pub(super) pinned: bool,
 }
 
-/// Order of reads.
+/// The order in which reads started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
 #[derive(Default)]
 pub(super) struct Index {
-    // Held for map lookups only: lists never wait for a read of containerd.
+    // Locked for map lookups only: lists never wait for a read from containerd.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     tickets: u64,
-    /// Reads under way; when there are none, no older read can come late.
+    /// How many reads are in progress; while it is 0, no older read can finish late.
     reading: usize,
     names: HashMap<String, Named>,
-    /// The last ticket that changed a name, also of a name that is gone.
+    /// The last ticket that changed each name, including names that were removed.
     applied: HashMap<String, Ticket>,
     images: BTreeMap<String, Arc<Image>>,
 }
 
 impl Index {
-    /// To be drawn before a record is read, and given to [`Index::apply`] or [`Index::abandon`].
+    /// Draws a ticket. To be called before a record is read; the ticket goes to [`Index::apply`], [`Index::apply_all`]
+    /// or [`Index::abandon`].
     pub(super) fn ticket(&self) -> Ticket {
         let mut state = self.lock();
         state.tickets += 1;
@@ -49,14 +50,14 @@ impl Index {
         Ticket(state.tickets)
     }
 
-    /// What a read found for a name; `None` when the record is not there.
+    /// Applies the result of reading one name; `None` when the record does not exist.
     pub(super) fn apply(&self, ticket: Ticket, name: &str, found: Option<Named>) {
         let mut state = self.lock();
         state.set(ticket, name, found);
         state.finish();
     }
 
-    /// What a list found: names that it does not have are gone.
+    /// Applies the result of a list: names that are not in it are removed.
     pub(super) fn apply_all(&self, ticket: Ticket, found: Vec<(String, Named)>) {
         let mut state = self.lock();
         let there: std::collections::HashSet<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
@@ -71,13 +72,13 @@ impl Index {
         state.finish();
     }
 
-    /// A read that failed changes nothing.
+    /// Ends a read that failed, without a change.
     pub(super) fn abandon(&self, _ticket: Ticket) {
         self.lock().finish();
     }
 
-    /// The contents of a target that a name has already, to be read only once. What could not be read whole is read again:
-    /// a pull may have brought what it lacked.
+    /// The contents of a target that some name already has, so that each target is read only once. Contents that could
+    /// not be read completely are not returned, and so are read again: a pull may have fetched what was missing.
     pub(super) fn contents(&self, target: &str) -> Option<Arc<Contents>> {
         let state = self.lock();
         let known = state.names.values().find(|named| named.target == target).map(|named| &named.contents);
@@ -96,7 +97,7 @@ impl Index {
         state.images.values().filter(|image| image.names.iter().any(|name| within(name))).cloned().collect()
     }
 
-    /// By name, reference, id, or an unambiguous beginning of an id.
+    /// Finds an image by name, reference, id, or an unambiguous prefix of an id.
     pub(super) fn resolve(&self, text: &str) -> Result<Arc<Image>, Error> {
         let state = self.lock();
         if let Some(image) = state.images.get(text).or_else(|| state.named(text)) {
@@ -134,14 +135,15 @@ impl State {
         }
     }
 
-    /// Makes the image of an id anew from the names that point to it.
+    /// Rebuilds the image of an id from the names that point to it.
     fn rebuild(&mut self, id: &str) {
         let of_it = self.names.iter().filter(|(_, named)| named.contents.id == id);
         let (mut names, mut pinned, mut contents) = (Vec::new(), false, None);
         for (name, named) in of_it {
             names.push(name.clone());
             pinned |= named.pinned;
-            // Two names may have been read before and after somebody took a document away, or brought it back.
+            // Another client may have deleted or restored a document between the reads of two names: complete contents
+            // win.
             if contents.as_ref().is_none_or(|known: &Arc<Contents>| !known.is_whole()) {
                 contents = Some(Arc::clone(&named.contents));
             }

@@ -1,4 +1,4 @@
-//! Leases of this room's own: what a look into an image or an unpacking makes is held by one while it lasts.
+//! Leases of this module: a pull, an unpacking, or an access to an image's root holds what it creates by a lease.
 
 use super::Images;
 use crate::containerd;
@@ -6,24 +6,24 @@ use crate::ids::ExecId;
 
 const OURS: &str = "pontoon-";
 
-/// A new name, for a lease and for the snapshot under it.
+/// A new name for a lease, and for the snapshot under it.
 pub(super) fn name(purpose: &str) -> String {
     format!("{OURS}{purpose}-{}", ExecId::random())
 }
 
 impl Images {
-    /// Ends what a process that was killed over its work has left, and has containerd collect what was under it: until
-    /// their own end they would keep images from being removed. To be called at start, before this process has any.
+    /// Ends the leases that a daemon left when it was killed, and has containerd collect what they held: until they
+    /// expire, they would keep images from being removed. To be called at start, before this process has any leases.
     ///
     /// # Errors
-    /// When they cannot be listed; what cannot be ended ends by itself later.
+    /// When the leases cannot be listed. A lease that cannot be ended expires later.
     pub async fn end_old_leases(&self) -> containerd::Result<()> {
         let all = self.inner.containerd.list_leases().await?;
         let old: Vec<String> = all.into_iter().filter(|id| id.starts_with(OURS)).collect();
         let images = self.clone();
         self.inner.tasks.background(async move {
             for (at, id) in old.iter().enumerate() {
-                // One collection for all of them.
+                // Only the last deletion waits for a garbage collection, which covers all leases.
                 let last = at + 1 == old.len();
                 match images.inner.containerd.delete_lease(id, last).await {
                     Ok(()) => tracing::info!(lease = id, "ended the lease of a process before this one"),

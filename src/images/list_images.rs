@@ -1,15 +1,15 @@
-//! ListImages.
+//! ListImages: served from memory.
 
 use super::reference::Reference;
 use super::{Error, Images};
 use crate::api::v1::{ListImagesRequest, ListImagesResponse};
 
 impl Images {
-    /// All images once each, those of the repository that the filter names, or the one that its reference, digest or id
-    /// means. From memory: it never waits for containerd.
+    /// All images, or those of the repository that the filter names, or the one that its reference, digest or id names;
+    /// each image once. Never waits for containerd.
     ///
     /// # Errors
-    /// None today; a filter that means nothing here matches nothing.
+    /// None today; a filter that names nothing on this node matches nothing.
     pub async fn list_images(&self, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
         let wanted = request.filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
         let index = &self.inner.index;

@@ -1,7 +1,7 @@
-//! From a record's target to what is in the image: index -> manifest -> config. Everything
-//! here is written by the image's author, so every read is bounded and nothing is believed.
+//! Reads what a record's target means: index -> manifest -> config. The image's author wrote all of these documents, so
+//! every read has a limit, and nothing in them is trusted.
 //!
-//! What cannot be used has contents too, with the reason: it takes space on the disk, so it has to be listed.
+//! An image that cannot be used has contents too, with the reason: it takes disk space, so it has to be listed.
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -13,43 +13,44 @@ use super::reference::is_digest;
 use super::{Unusable, config, document, platform};
 use crate::containerd::{self, Containerd, Descriptor, Kind, Platform};
 
-/// Most entries of an index: the largest that builders make has some thirty platforms, and an attestation of each. All are
-/// gone through, and each that does not say what it is for is read.
+/// Most entries of an index: the largest that builders create has about thirty platforms, with an attestation for each.
+/// All entries are examined, and the manifest of an entry without a platform is read.
 const MOST_ENTRIES: usize = 1000;
-/// Most layers of an image: overlayfs takes 500, Docker makes 127. Of each there is an archive, a snapshot and a mount.
+/// Most layers of an image: overlayfs accepts 500, Docker creates 127. Each layer has an archive, a snapshot and a
+/// mount.
 const MOST_LAYERS: usize = 1000;
-/// Indexes within indexes.
+/// Most documents from the record's target down to the manifest, so at most three nested indexes.
 const DEEPEST: usize = 4;
-/// Of so many entries of an index that do not say what they are for it is looked up.
+/// For how many entries of an index that omits their platform their config is read instead; further ones are ignored.
 const LOOKED_INTO: usize = 16;
 
-/// What a target means on this host's platform; the same for ever, as it is all digests.
+/// What a target means on this host's platform. It never changes, since all references are digests.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// The image's id: digest of its config. Of an artefact that of its manifest, as many artefacts have one and the same
-    /// empty config (docs/adr/0016); of what cannot be read that of the last document that is known.
+    /// The image's id: the digest of its config. The id of an artefact is the digest of its manifest, since many
+    /// artefacts share one empty config (docs/adr/0016). The id of an image that cannot be read is the digest of the
+    /// last document that is known.
     pub(super) id: String,
-    /// The config.
+    /// Descriptor of the config.
     pub(super) config: Descriptor,
     pub(super) configuration: Configuration,
     /// The layers from the bottom up, as the registry has them.
     pub(super) layers: Vec<Layer>,
-    /// The snapshot that is the image's root; empty for an image without layers.
+    /// Name of the snapshot with the image's root file system; empty for an image without layers.
     pub(super) chain_id: String,
-    /// Bytes of manifest, config, layers and what else the manifest names, as the registry has them.
+    /// Bytes of the manifest, the config, the layers and all else that the manifest names, as the registry has them.
     pub(super) size: u64,
-    /// Why no container can be made of it.
+    /// Why no container can be created from it.
     pub(super) unusable: Option<Unusable>,
 }
 
-/// One layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layer {
-    /// The archive.
+    /// The layer's archive.
     pub(super) blob: Descriptor,
-    /// Digest of the archive without compression.
+    /// Digest of the uncompressed archive.
     pub(super) diff_id: String,
-    /// Name of the snapshot of this layer and all below it.
+    /// Name of the snapshot with this layer and all layers below it.
     pub(super) chain_id: String,
 }
 
@@ -76,7 +77,7 @@ struct Entry {
     platform: Option<EntryPlatform>,
 }
 
-/// Of an entry of an index, or of an image's config.
+/// The platform of an index entry, or of an image's config.
 #[derive(Clone, Deserialize)]
 struct EntryPlatform {
     #[serde(default)]
@@ -87,15 +88,15 @@ struct EntryPlatform {
     variant: String,
 }
 
-/// What ends the reading of an image.
+/// Why the reading of an image ended early.
 enum End {
-    /// The image itself: it is listed as what cannot be used.
+    /// The image cannot be used; it is listed as such.
     Image(Unusable),
-    /// containerd did not answer: nothing is known of the image.
+    /// containerd did not respond, so nothing is known about the image.
     Containerd(containerd::Error),
 }
 
-/// What is known of an image while it is read.
+/// What has been read of an image so far.
 struct Known {
     id: String,
     config: Descriptor,
@@ -103,10 +104,10 @@ struct Known {
 }
 
 impl Contents {
-    /// Reads what a target means on a host that runs `host`, the best first.
+    /// Reads what a target means on a host that runs the platforms `host`, the best first.
     ///
     /// # Errors
-    /// containerd's, when it could not be asked.
+    /// The error of containerd when it could not be reached.
     pub(super) async fn read(
         containerd: &Containerd,
         target: &Descriptor,
@@ -121,7 +122,7 @@ impl Contents {
         }
     }
 
-    /// Whether all of it could be read, and is as it should be.
+    /// Whether the whole image could be read and is well-formed.
     pub(super) fn is_whole(&self) -> bool {
         matches!(self.unusable, None | Some(Unusable::Artefact { .. }))
     }
@@ -181,7 +182,7 @@ impl Known {
         if layers.len() > MOST_LAYERS {
             return Err(malformed(&digest, format!("{} layers, more than {MOST_LAYERS}", layers.len())));
         }
-        // An attestation has the config of an image, and its diff ids are of what is no layer.
+        // An attestation has the config of an image, but its diff ids belong to blobs that are not layers.
         if !is_image_config(&self.config.media_type) || (layers.is_empty() && !blobs.is_empty()) {
             self.id = digest;
             return Err(End::Image(Unusable::Artefact { config: self.config.media_type.clone() }));
@@ -226,7 +227,7 @@ where
     read_and(containerd, digest, Ok).await
 }
 
-/// Reads a document, of which something is kept.
+/// Reads a document, of which `keep` extracts a part.
 async fn read_and<T, K>(
     containerd: &Containerd,
     digest: &str,
@@ -241,13 +242,14 @@ where
         NotRead::Containerd(error) => match error.kind() {
             Kind::Unavailable | Kind::Cancelled => End::Containerd(error),
             Kind::NotFound => End::Image(Unusable::Gone { digest: digest.to_owned(), of: None }),
-            // Whatever keeps this one from being read, it takes space, and the others are not to suffer for it.
+            // Whatever the error: the image takes disk space, so it is listed, and it must not keep other images from
+            // being listed.
             _ => malformed(digest, error.to_string()),
         },
     })
 }
 
-/// The best entry of an index whose manifest is here: only that of the pulled platform is.
+/// The best entry of an index whose manifest is on this node. Usually that is only the manifest of the pulled platform.
 async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform]) -> Result<Entry, End> {
     let (mut ranked, mut there, mut gone, mut looked_into) = (Vec::new(), Vec::new(), None, 0);
     for entry in entries {
@@ -256,7 +258,8 @@ async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform])
             if looked_into > LOOKED_INTO {
                 continue;
             }
-            // An index need not say. What does not say it itself either fits, though worse than all that say so.
+            // An index may omit the platform. An entry whose config does not name another platform fits, but ranks
+            // behind all entries that name theirs.
             let own = platform_of(containerd, &entry.digest).await?;
             match own.filter(platform::is_known) {
                 Some(own) if platform::rank(&own, host).is_none() => there.push(own),
@@ -274,7 +277,8 @@ async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform])
     for (rank, entry, of) in ranked {
         match read_document::<serde::de::IgnoredAny>(containerd, &entry.digest).await {
             Ok(_) => return Ok(entry),
-            // One that wants more than each processor has is not pulled, so it is not missed.
+            // This entry requires more than every processor of the architecture has. It is never pulled, so it is not
+            // missed.
             Err(End::Image(Unusable::Gone { .. })) if rank == host.len() => {}
             Err(End::Image(Unusable::Gone { digest, .. })) => gone = gone.or(Some(Unusable::Gone { digest, of })),
             Err(end) => return Err(end),
@@ -284,7 +288,7 @@ async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform])
     Err(End::Image(gone.unwrap_or_else(platform)))
 }
 
-/// What a manifest's config says that the image is for.
+/// The platform that the config of a manifest names.
 async fn platform_of(containerd: &Containerd, manifest: &str) -> Result<Option<Platform>, End> {
     let config = match read_document::<Document>(containerd, manifest).await {
         Ok(Document { config: Some(config), .. }) if is_image_config(&config.media_type) => config.digest,
@@ -298,7 +302,7 @@ async fn platform_of(containerd: &Containerd, manifest: &str) -> Result<Option<P
     }
 }
 
-/// The OCI image specification's chain ids of a stack of layers.
+/// The chain ids of a stack of layers, as the OCI image specification defines them.
 fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {

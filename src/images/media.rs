@@ -1,9 +1,9 @@
-//! Media types: what of a manifest's blobs is a layer of a root file system, and which config is an image's. As containerd
-//! tells them apart, which unpacks no other blob.
+//! Media types: which blobs of a manifest are layers of a root file system, and which configs belong to images. The
+//! rules are those of containerd, which unpacks no other blobs.
 
-/// Prefix of all of OCI's.
+/// Prefix of all layer types of OCI.
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.";
-/// Docker's, and EROFS's; each may have suffixes.
+/// Layer types of Docker and EROFS; each may have suffixes.
 const OTHER_LAYERS: [&str; 6] = [
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
@@ -15,13 +15,14 @@ const OTHER_LAYERS: [&str; 6] = [
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
-/// Whether a blob is a layer. Others may stand beside layers, and have no diff id: a module of WebAssembly, for example.
+/// Whether a blob is a layer. A manifest may also have blobs that are not layers and have no diff id, such as a
+/// WebAssembly module.
 pub(super) fn is_layer(media_type: &str) -> bool {
     let base = media_type.split('+').next().unwrap_or_default();
     media_type.starts_with(OCI_LAYER) || OTHER_LAYERS.contains(&base)
 }
 
-/// Whether a config is one of an image. All others, `application/vnd.oci.empty.v1+json` for example, are of artefacts.
+/// Whether a config belongs to an image. All others, such as `application/vnd.oci.empty.v1+json`, belong to artefacts.
 pub(super) fn is_image_config(media_type: &str) -> bool {
     CONFIGS.contains(&media_type)
 }

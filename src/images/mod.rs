@@ -1,10 +1,10 @@
-//! ImageService: one file a verb. containerd pulls, verifies and unpacks; its image records are
-//! the truth, and [`Images`] is an index of them that lists are served from.
+//! ImageService: one file per verb. containerd pulls, verifies and unpacks images. Its image records are the source of
+//! truth; [`Images`] is an in-memory index of them, from which lists are served.
 //!
-//! It must not do registry or archive work of its own, must not put an image's labels or
-//! annotations on a containerd object, and must not believe what an image says of itself.
-//! Called by the gRPC edge (verbs), by CreateContainer ([`Images::resolve`] and what follows from
-//! it), and by whoever reads containerd's event stream ([`Images::on_event`], [`Images::refresh`]).
+//! This module must not do registry or archive work itself, must not copy an image's labels or annotations to a
+//! containerd object, and must not trust what an image says about itself. Its callers are the gRPC edge (verbs),
+//! CreateContainer ([`Images::resolve`] and the methods that take its result), and the reader of containerd's event
+//! stream ([`Images::on_event`], [`Images::refresh`]).
 
 mod auth;
 mod config;
@@ -59,32 +59,33 @@ use index::{Index, Named};
 use manifest::Contents;
 use user_db::UserDbs;
 
-/// The label that says that a record's image has its id as a record too; containerd's own CRI
-/// plugin and other tools know it.
+/// Label of a record whose image also has a record named by its id; containerd's own CRI plugin and other tools know
+/// this label.
 const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
-/// The label of an image that kubelet's garbage collection spares.
+/// Label of an image that kubelet's garbage collection must spare.
 const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
-/// A new mutating call waits this long for a containerd that is away.
+/// How long a new mutating call waits for a containerd that does not respond.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// What an operator may set.
+/// The operator's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Directories with `<host>/hosts.toml`, separated by colons.
+    /// Directories that contain `<host>/hosts.toml`, separated by colons.
     pub registry_config_path: String,
     /// The default snapshotter.
     pub snapshotter: String,
-    /// Snapshotters of the runtime handlers; the default one's name is empty too.
+    /// The snapshotter of each runtime handler. The default handler is listed under its name and under the empty name.
     pub handler_snapshotters: BTreeMap<String, String>,
-    /// When a download is too slow.
+    /// The rate below which a download is too slow.
     pub pace: Pace,
-    /// Pulls that run at a time, of a namespace no more than are left free; further ones wait.
+    /// How many pulls run at a time; further ones wait. A namespace may start another one only while it has fewer than
+    /// are free.
     pub max_concurrent_pulls: usize,
-    /// A pull is cancelled this long after its last waiter left.
+    /// How long after its last waiter left a pull is cancelled.
     pub patience: Duration,
-    /// References, normalised, that kubelet's garbage collection is to spare.
+    /// Normalised references that kubelet's garbage collection must spare.
     pub pinned_images: Vec<String>,
-    /// Hears of each pull.
+    /// Records the outcome and duration of each pull.
     pub metrics: Metrics,
 }
 
@@ -103,13 +104,13 @@ impl Default for Settings {
     }
 }
 
-/// The images of this node. Clones are the same.
+/// The images of this node. Clones share one state.
 #[derive(Clone)]
 pub struct Images {
     inner: Arc<Inner>,
 }
 
-/// A record and what it points to.
+/// An image record and the contents of its target.
 type Read = (ImageRecord, Arc<Contents>);
 
 struct Inner {
@@ -117,25 +118,25 @@ struct Inner {
     settings: Settings,
     tasks: Tasks,
     health: watch::Receiver<bool>,
-    /// What this host runs, the best first.
+    /// The platforms that this host runs, the best first.
     host: Vec<Platform>,
     index: Index,
     pulls: Flights<pull_image::Key, Result<String, Error>>,
     pull_places: Slots,
-    /// Snapshotters that Transfer has said it does not unpack for, as long as containerd's connection lasts.
+    /// Snapshotters for which Transfer refused to unpack; forgotten when the connection to containerd is renewed.
     unpacked_by_us: Mutex<HashSet<String>>,
-    /// Bytes of all pulls.
+    /// Bytes that all pulls have downloaded.
     downloaded: AtomicU64,
     unpacks: Flights<(String, String), Result<(), Error>>,
     user_dbs: UserDbs,
-    /// The default snapshotter first.
+    /// One for each snapshotter, the default one first.
     disks: Vec<Disk>,
-    /// Their sizes, which stats ask for too.
+    /// Sizes of snapshots, shared with the stats verbs.
     layers: Layers,
 }
 
 impl Images {
-    /// With an empty index: call [`Images::refresh`] next. `health` tells whether containerd answers.
+    /// Starts with an empty index: call [`Images::refresh`] next. `health` says whether containerd responds.
     #[must_use]
     pub fn start(
         containerd: Containerd,
@@ -165,14 +166,14 @@ impl Images {
         }
     }
 
-    /// Reads all image records. To be called at start, and whenever the event stream has been
-    /// subscribed to anew: it has no replay. An image that cannot be used is listed too, so that who frees the disk sees
-    /// it; one that can be and has no record by its id gets that.
+    /// Reads all image records. To be called at start, and after each new subscription to the event stream, which has
+    /// no replay. An image that cannot be used is indexed too, so that kubelet's garbage collection sees it. An image
+    /// that could be read completely but has no record named by its id gets one.
     ///
     /// # Errors
-    /// [`Error::Containerd`] when there is no list; the index stays as it was.
+    /// [`Error::Containerd`] when the list cannot be read; the index does not change.
     pub async fn refresh(&self) -> Result<(), Error> {
-        // This containerd may have another configuration than the one before.
+        // containerd may have been restarted with another configuration.
         self.inner.unpacked_by_us.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let ticket = self.inner.index.ticket();
         let records = match self.inner.containerd.list_images().await {
@@ -190,7 +191,7 @@ impl Images {
                 Some(contents) => Arc::clone(contents),
                 None => match self.contents(&record).await {
                     Ok(contents) => contents,
-                    // containerd went away over it: what is known is better than half of it.
+                    // The connection to containerd broke: the old index is better than half of a new one.
                     Err(error) => {
                         self.inner.index.abandon(ticket);
                         return Err(error.into());
@@ -210,18 +211,18 @@ impl Images {
         Ok(())
     }
 
-    /// A record of this name was made, changed or removed, by us or by somebody else.
+    /// Handles an event: a record of this name was created, changed or removed, by us or by another client.
     pub async fn on_event(&self, name: &str) {
         if let Err(error) = self.converge(name).await {
             tracing::warn!(name, %error, "an image cannot be read");
         }
     }
 
-    /// The image that a reference, an id, or the unambiguous beginning of an id means, to make a container of.
+    /// The image that a reference, an id, or an unambiguous prefix of an id names, for creating a container.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Unusable`] for what has no root file system that runs here; [`Error::Invalid`] for no
-    /// text or an ambiguous one.
+    /// [`Error::NotFound`]; [`Error::Unusable`] for an image without a root file system that runs on this host;
+    /// [`Error::Invalid`] for an empty or ambiguous text.
     pub async fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
         let image = self.lookup(reference_or_id)?;
         match &image.unusable {
@@ -230,13 +231,13 @@ impl Images {
         }
     }
 
-    /// Whether a reference or id means the image of an id, now: a tag may have moved, or be gone.
+    /// Whether a reference or id names the image with this id now: a tag may have moved or been removed.
     #[must_use]
     pub fn means(&self, reference_or_id: &str, id: &str) -> bool {
         self.lookup(reference_or_id).is_ok_and(|image| image.id == id)
     }
 
-    /// The image of a reference or id, whether it can be used or not.
+    /// The image that a reference or id names, whether it can be used or not.
     fn lookup(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
         if reference_or_id.is_empty() {
             return Err(Error::image("no image reference"));
@@ -244,7 +245,7 @@ impl Images {
         self.inner.index.resolve(reference_or_id)
     }
 
-    /// How many pulls run or wait.
+    /// How many pulls are running or waiting.
     #[must_use]
     pub fn pulls_in_flight(&self) -> usize {
         self.inner.pulls.len()
@@ -256,7 +257,7 @@ impl Images {
         self.inner.downloaded.load(Ordering::Relaxed)
     }
 
-    /// Makes the index say of one name what containerd says, and gives that.
+    /// Updates one name of the index from containerd, and returns its record and contents.
     async fn converge(&self, name: &str) -> Result<Option<Read>, Error> {
         let index = &self.inner.index;
         let ticket = index.ticket();
@@ -297,8 +298,8 @@ impl Images {
         Ok(Arc::new(contents))
     }
 
-    /// Gives an image that another tool brought a record by its id, then the label on the one
-    /// it came with: kubelet refers to it by id, and a moved tag must not take it away.
+    /// Adopts an image that another tool created: writes a record named by the image's id, then our label on the
+    /// original record. kubelet refers to images by id, so an image must not disappear when its tag moves.
     async fn adopt(&self, record: &ImageRecord, contents: Arc<Contents>) {
         for name in [&contents.id, &record.name] {
             if let Err(error) = self.write_record(name, record, is_pinned(record)).await {
@@ -312,8 +313,8 @@ impl Images {
         }
     }
 
-    /// A name of the configuration is pinned whenever it came, and whoever brought it; a label of the record, which
-    /// other tools may set, pins too.
+    /// An image is pinned if the configuration names it, no matter when it was pulled and by which client, or if its
+    /// record has the pin label, which other tools may set.
     fn named(&self, record: &ImageRecord, contents: Arc<Contents>) -> Named {
         let pinned = is_pinned(record) || self.is_to_be_pinned(&record.name);
         Named { target: record.target.digest.clone(), contents, pinned }
@@ -323,7 +324,8 @@ impl Images {
         self.inner.settings.pinned_images.iter().any(|pinned| pinned == name)
     }
 
-    /// Adds `name` for what `(like, contents)` is. The index knows it at once, without another look at containerd.
+    /// Adds a record `name` with the target of `(like, contents)`, and updates the index without reading from
+    /// containerd again.
     async fn add_record(&self, name: &str, (like, contents): &Read) -> Result<(), Error> {
         let index = &self.inner.index;
         let ticket = index.ticket();
@@ -345,7 +347,7 @@ impl Images {
         }
     }
 
-    /// Makes `name` point to where `like` points, with our labels; other labels on it stay.
+    /// Points the record `name` at the target of `like`, with our labels; its other labels stay.
     async fn write_record(&self, name: &str, like: &ImageRecord, pinned: bool) -> Result<(), containerd::Error> {
         let managed = format!("labels.{}", MANAGED.0);
         let pin = format!("labels.{}", PINNED.0);
@@ -354,7 +356,7 @@ impl Images {
             fields.push(&pin);
         }
         let record = ImageRecord { name: name.to_owned(), labels: our_labels(pinned), target: like.target.clone() };
-        // The record may come or go between two calls of ours; each round sees one state.
+        // Another client may create or delete the record between our two calls, so this is tried several times.
         for _ in 0..3 {
             match self.inner.containerd.update_image(record.clone(), &fields).await {
                 Err(error) if error.is_not_found() => {}
@@ -368,7 +370,7 @@ impl Images {
         self.inner.containerd.update_image(record, &fields).await
     }
 
-    /// Waits a little for a containerd that is away.
+    /// Waits up to `AWAY` for containerd to respond.
     async fn containerd_is_there(&self) -> Result<(), Error> {
         let mut health = self.inner.health.clone();
         match tokio::time::timeout(AWAY, health.wait_for(|up| *up)).await {
@@ -386,7 +388,7 @@ fn is_pinned(record: &ImageRecord) -> bool {
     record.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1)
 }
 
-/// The labels that a record of ours has.
+/// The labels of a record that we write.
 fn our_labels(pinned: bool) -> HashMap<String, String> {
     let pin = pinned.then_some(PINNED);
     let all = [Some(MANAGED), pin].into_iter().flatten();

@@ -1,5 +1,5 @@
-//! Who pulls: so many pulls run at a time, and no namespace has more of them than are left free. Registries that are slow
-//! are a tenant's to choose, and their pulls may take as long as they bring a little.
+//! Slots for pulls: only so many pulls run at a time, and a namespace may start another one only while it has fewer
+//! than are free. A tenant may choose a slow registry, whose pulls may last as long as they make a little progress.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -9,7 +9,7 @@ use super::reference::Reference;
 use crate::api::v1::PodSandboxConfig;
 use crate::slots::{Slot, Slots};
 
-/// Whose share a pull is of: its pod's namespace; without a pod, its registry's.
+/// The owner that a pull counts for: the namespace of its pod, or without a pod its registry.
 pub(super) fn asker(pod: Option<&PodSandboxConfig>, reference: &Reference) -> String {
     let namespace = pod.and_then(|pod| pod.metadata.as_ref()).map(|metadata| metadata.namespace.as_str());
     match namespace {
@@ -18,8 +18,8 @@ pub(super) fn asker(pod: Option<&PodSandboxConfig>, reference: &Reference) -> St
     }
 }
 
-/// Waits for a place, in the queue of each that asks for the pull: one that joined it must not wait behind the other pulls
-/// of the one that began it.
+/// Waits for a slot in the queues of all owners that requested the pull: a caller that joined a pull must not wait
+/// behind the other pulls of the caller that started it.
 pub(super) async fn place(places: &Slots, mut askers: watch::Receiver<Vec<String>>) -> Slot {
     let (mut waiting, mut known) = (FuturesUnordered::new(), 0);
     loop {
@@ -28,7 +28,7 @@ pub(super) async fn place(places: &Slots, mut askers: watch::Receiver<Vec<String
         waiting.extend(new.into_iter().map(|asker| async move { places.take(&asker, "").await }));
         tokio::select! {
             Some(place) = waiting.next() => return place.expect("any number may wait"),
-            // The sender is the flight's, which this is a part of.
+            // The flight owns the sender, and this future is a part of the flight.
             Ok(()) = askers.changed() => {}
         }
     }

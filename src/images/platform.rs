@@ -1,9 +1,9 @@
-//! Platforms: which images the host can run, and which of several it runs best. The order is containerd's: the host's own
-//! architecture, then the older ones that its processors have as well.
+//! Platforms: which images the host can run, and which of several it runs best. The order is containerd's: first the
+//! host's own architecture, then the older ones that its processors also support.
 
 use crate::containerd::Platform;
 
-/// What the host runs, the best first, in Go's words.
+/// The platforms that the host runs, the best first, with the names of Go.
 pub(super) fn of_the_host() -> Vec<Platform> {
     runs(match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -30,10 +30,10 @@ fn runs(architecture: &str) -> Vec<Platform> {
     all.iter().map(platform).collect()
 }
 
-/// How well an image's platform fits a host that runs `host`, 0 the best; `None` when it does not run there. From
-/// `host.len()` on it is of the host's architecture and wants more of it than each processor has.
+/// How well an image's platform fits a host that runs `host`: 0 is the best, `None` means that it does not run.
+/// `host.len()` means the host's architecture, but a variant that not every processor supports.
 pub(super) fn rank(image: &Platform, host: &[Platform]) -> Option<usize> {
-    // The variants that go without saying.
+    // The variant that is meant when none is named.
     let plain = match image.architecture.as_str() {
         "arm" => "v7",
         "arm64" => "v8",
@@ -46,12 +46,12 @@ pub(super) fn rank(image: &Platform, host: &[Platform]) -> Option<usize> {
     exact.or(host.first().filter(|one| same(one)).map(|_| host.len()))
 }
 
-/// Whether it says what it is for; an attestation in an index is for `unknown/unknown`.
+/// Whether a platform is named; an attestation in an index has `unknown/unknown`.
 pub(super) fn is_known(platform: &Platform) -> bool {
     [&platform.os, &platform.architecture].iter().all(|part| !matches!(part.as_str(), "" | "unknown"))
 }
 
-/// As kubectl and docker write it: `linux/arm64/v8`.
+/// The platform as kubectl and docker write it: `linux/arm64/v8`.
 pub(super) fn text(platform: &Platform) -> String {
     let parts = [&platform.os, &platform.architecture, &platform.variant];
     parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/")

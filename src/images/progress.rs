@@ -1,5 +1,5 @@
-//! The guard of a pull: throughput, not any byte, counts as progress. A registry that gives
-//! a byte an hour is as good as dead, and a layer that takes long to unpack is not.
+//! Detects pulls that are too slow. Progress means throughput, not any single byte: a registry that sends one byte an
+//! hour is as good as dead. A layer that takes long to unpack is not too slow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::containerd::{Progress, Step};
 
-/// How slow is too slow.
+/// The minimum speed of a download.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The least bytes a second, as a mean over the window.
+    /// Minimum of bytes per second, as a mean over the window.
     pub bytes_per_second: u64,
-    /// The window; zero switches the guard off.
+    /// The window; zero disables the check.
     pub window: Duration,
 }
 
@@ -22,17 +22,18 @@ impl Default for Pace {
     }
 }
 
-/// Follows one pull. Ticks once a second.
+/// Follows one pull. Needs a call of [`Monitor::tick`] each second.
 #[derive(Debug)]
 pub(super) struct Monitor {
     pace: Pace,
-    /// Waiting for a place among other pulls is not the registry's fault.
+    /// Whether the registry has been queried. Before that the pull waits for its slot, which is not the registry's
+    /// fault.
     started: bool,
     blobs: BTreeMap<String, Blob>,
     /// Bytes downloaded so far.
     total: u64,
     at_last_tick: u64,
-    /// All pulls together at the last tick.
+    /// Bytes of all pulls together at the last tick.
     all_at_last_tick: u64,
     /// Bytes of each second that counted, the newest last.
     seconds: VecDeque<u64>,
@@ -57,12 +58,12 @@ impl Monitor {
         }
     }
 
-    /// The registry is asked from now on.
+    /// Starts the measurement: from now on, the pull waits for the registry.
     pub(super) fn start(&mut self) {
         self.started = true;
     }
 
-    /// Takes in one message and adds new bytes to `all`, the sum of all pulls.
+    /// Processes one progress message, and adds its new bytes to `all`, the sum over all pulls.
     pub(super) fn observe(&mut self, progress: Progress, all: &AtomicU64) {
         if progress.step == Step::Other {
             return;
@@ -77,13 +78,13 @@ impl Monitor {
         }
     }
 
-    /// A second has passed; true when the pull is too slow.
+    /// To be called each second; returns true when the pull is too slow.
     pub(super) fn tick(&mut self, all: &AtomicU64) -> bool {
         let own = self.total - self.at_last_tick;
         self.at_last_tick = self.total;
         let all = all.load(Ordering::Relaxed);
-        // A layer may wait for its turn behind other pulls (containerd downloads few at a time);
-        // then their progress is ours.
+        // A layer may wait in containerd's queue behind those of other pulls (containerd downloads few at a time); then
+        // their progress counts.
         let others = all.saturating_sub(self.all_at_last_tick);
         self.all_at_last_tick = all;
         if !self.started || !self.counts() {
@@ -109,7 +110,7 @@ impl Monitor {
         self.pace
     }
 
-    /// The blobs that have not come, for an error message.
+    /// The blobs that are not complete, for an error message.
     pub(super) fn waiting(&self) -> String {
         let pending = self.blobs.iter().filter(|(_, blob)| is_pending(blob.step));
         let mut names: Vec<String> =
@@ -120,8 +121,8 @@ impl Monitor {
         names.join(", ")
     }
 
-    /// Only a second in which something is to come in counts, and none in which something is
-    /// unpacked. Before the first blob is known the registry is being asked for the manifest.
+    /// Whether this second counts: something has to be downloaded, and nothing is being unpacked. Before the first blob
+    /// is known, the registry is being queried for the manifest, which counts too.
     fn counts(&self) -> bool {
         let unpacking = self.blobs.values().any(|blob| blob.step == Step::Extracting);
         let pending = self.blobs.is_empty() || self.blobs.values().any(|blob| is_pending(blob.step));

@@ -1,4 +1,4 @@
-//! PullImage.
+//! PullImage: joins or starts a pull, and writes the records of the image.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -17,11 +17,12 @@ use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
 use crate::telemetry::{Stage, Verb, during};
 
-/// What a daemon that died over a pull held is collected after this, if none comes after it that ends its leases. As long as
-/// that of Transfer itself.
+/// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then
+/// containerd collects the content after this time. Transfer's own lease has the same lifetime.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// Pulls that are the same pull. Another credential is another: it may be refused.
+/// Identifies a pull: callers with the same key share it. Other credentials make it another pull, since the registry
+/// may refuse them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) reference: Reference,
@@ -32,12 +33,12 @@ pub(super) struct Key {
 type Flight = Pilot<Key, Result<String, Error>>;
 
 impl Images {
-    /// Asks the registry what the reference means, with these credentials, and gets what is not
-    /// here. Callers that want the same share one pull, which goes on when some of them leave.
+    /// Asks the registry what the reference means, with these credentials, and fetches what is not on this node.
+    /// Callers with the same request share one pull, which continues when some of them leave.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a bad reference or credentials that cannot be used, and one
-    /// variant for each way in which a registry fails.
+    /// [`Error::Invalid`] for a malformed reference or unusable credentials, and one variant for each way in which a
+    /// registry fails.
     pub async fn pull_image(&self, request: PullImageRequest) -> Result<PullImageResponse, Error> {
         let spec = request.image.unwrap_or_default();
         let reference = Reference::parse(&spec.image)?;
@@ -83,13 +84,13 @@ impl Images {
         let reference = key.reference.to_string();
         let started = Instant::now();
         let before = self.record_of(&reference).await?;
-        // containerd's collector takes nothing of it between one step and the next.
+        // The lease keeps containerd's garbage collector from removing content between two steps.
         let lease = leases::name("pull");
         let leased = self.inner.containerd.leased(&lease, &in_future(LEASE)).await?;
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
         let fetch = Fetch { images: self, key, pilot, leased: &leased, monitor, refused: AtomicBool::new(false) };
         let fetched = fetch.run().await;
-        // From here on it is only our own bookkeeping, and runs to its end.
+        // What follows is only our own bookkeeping, and always runs to its end.
         let result = match fetched {
             Ok(read) => during(Stage::Record, self.record(key, read)).await,
             Err(error) => {
@@ -97,7 +98,7 @@ impl Images {
                 Err(error)
             }
         };
-        // What a failed pull has fetched goes with it.
+        // After a failed pull, containerd also collects what the pull has fetched.
         if let Err(error) = self.inner.containerd.delete_lease(&lease, result.is_err()).await {
             tracing::warn!(%error, "a lease stays until it ends");
         }
@@ -117,8 +118,8 @@ impl Images {
         }
     }
 
-    /// Makes a reference mean what it meant before a pull that failed: Transfer names what it has fetched before we see
-    /// that it cannot be used, and its name would keep its blobs on the disk.
+    /// Restores the meaning that a reference had before a pull that failed: Transfer writes the record before we see
+    /// that the image cannot be used, and the record would keep the blobs on the disk.
     async fn take_back(&self, reference: &str, before: Option<ImageRecord>) {
         let result = match (self.record_of(reference).await, before) {
             (Ok(Some(now)), before) if before.as_ref().is_none_or(|before| before.target != now.target) => match before
@@ -134,8 +135,8 @@ impl Images {
         self.on_event(reference).await;
     }
 
-    /// Writes the records that a pull leaves beside the one that Transfer wrote, and checks
-    /// that the image is unpacked: there are snapshotters that Transfer does not unpack for.
+    /// Writes the records that a pull leaves in addition to Transfer's own, and makes sure that the image is unpacked:
+    /// there are snapshotters for which Transfer does not unpack.
     async fn record(&self, key: &Key, pulled: Read) -> Result<String, Error> {
         let reference = key.reference.to_string();
         let id = pulled.1.id.clone();

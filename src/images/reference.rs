@@ -1,8 +1,8 @@
-//! Image references, normalised as Docker and containerd do it (distribution/reference):
-//! `busybox` is `docker.io/library/busybox:latest`, and of a tag and a digest the digest wins.
+//! Image references, normalised as Docker and containerd do it (distribution/reference): `busybox` is
+//! `docker.io/library/busybox:latest`, and a digest takes precedence over a tag.
 //!
-//! Nothing that could climb a path gets through: each component starts and ends with a letter
-//! or a digit, so `..` is none (containerd before 2.4.2 let such a reference reach another host).
+//! A reference cannot climb a path: each component starts and ends with a letter or a digit, so `..` is not a component
+//! (containerd before 2.4.2 let such a reference reach another host).
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use super::Error;
 
 const DEFAULT_HOST: &str = "docker.io";
 const LEGACY_DEFAULT_HOST: &str = "index.docker.io";
-/// Longest path of a repository, of the distribution specification.
+/// Longest path of a repository, from the distribution specification.
 const LONGEST_PATH: usize = 255;
 const LONGEST_TAG: usize = 128;
-/// No reference that fits the other limits is longer; keeps errors and logs short.
+/// No reference within the other limits is longer. Keeps errors and logs short.
 const LONGEST: usize = 1024;
 
 /// A normalised reference.
@@ -30,23 +30,23 @@ enum Object {
     Digest(String),
 }
 
-/// The whole form of a reference: with its host, and a tag or a digest.
+/// The normalised form of a reference: with its host, and with a tag or a digest.
 ///
 /// # Errors
-/// [`Error::Invalid`] when it is none.
+/// [`Error::Invalid`] when the text is not a reference.
 pub fn normalised(text: &str) -> Result<String, Error> {
     Reference::parse(text).map(|reference| reference.to_string())
 }
 
 impl Reference {
     /// # Errors
-    /// [`Error::Invalid`] naming `image.image`.
+    /// [`Error::Invalid`] for the field `image.image`.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let (host, path, object) = parts(text)?;
         Ok(Self { host, path, object: object.unwrap_or_else(|| Object::Tag("latest".to_owned())) })
     }
 
-    /// `host/path` of a text that has neither a tag nor a digest; `None` for any other.
+    /// `host/path` of a text without a tag or digest; `None` for any other text.
     pub(super) fn repository(text: &str) -> Option<String> {
         match parts(text) {
             Ok((host, path, None)) => Some(format!("{host}/{path}")),
@@ -54,18 +54,18 @@ impl Reference {
         }
     }
 
-    /// Registry host with its port, as in the reference (`docker.io`, not the host it is served by).
+    /// Registry host with its port, as the reference spells it (`docker.io`, not the host that serves it).
     pub(super) fn host(&self) -> &str {
         &self.host
     }
 
-    /// `host/path@digest`, the name that does not move.
+    /// `host/path@digest`, the name that never moves.
     pub(super) fn with_digest(&self, digest: &str) -> String {
         format!("{}/{}@{digest}", self.host, self.path)
     }
 }
 
-/// Host, path, and what the text says of tag and digest.
+/// Splits a text into its host, its path, and its tag or digest if it has one.
 fn parts(text: &str) -> Result<(String, String, Option<Object>), Error> {
     if text.is_empty() {
         return Err(Error::image("no image reference"));
@@ -113,7 +113,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Whether a text is a digest of a kind that containerd stores content by.
+/// Whether a text is a digest of an algorithm that containerd stores content by.
 pub(super) fn is_digest(text: &str) -> bool {
     match text.split_once(':') {
         Some(("sha256", hex)) => is_hex(hex, 64),
@@ -127,8 +127,8 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// The first component is a host when it looks like one: has a dot or a colon, is `localhost`,
-/// or has an upper-case letter, which no repository has.
+/// The first component is a host if it looks like one: it contains a dot or a colon, is `localhost`, or contains an
+/// upper-case letter, which no repository does.
 fn split_host(text: &str) -> (String, &str) {
     match text.split_once('/') {
         Some((LEGACY_DEFAULT_HOST, rest)) => (DEFAULT_HOST.to_owned(), rest),

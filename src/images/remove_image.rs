@@ -1,4 +1,4 @@
-//! RemoveImage.
+//! RemoveImage: deletes all names of an image.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
 use crate::telemetry::Verb;
 
 impl Images {
-    /// Removes an image with all its names, whichever of them was given; one that is not here is
-    /// removed already. When it returns, no list shows the image.
+    /// Removes an image with all its names, whichever of them the request contains. Succeeds if the image is not on
+    /// this node. When this returns, no list shows the image.
     ///
     /// # Errors
-    /// [`Error::Away`], or [`Error::Containerd`] when a name could not be deleted.
+    /// [`Error::Away`] when containerd does not respond, or [`Error::Containerd`] when a name could not be deleted.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
         let image = match self.lookup(&wanted) {
@@ -21,7 +21,7 @@ impl Images {
         };
         self.containerd_is_there().await?;
         let images = self.clone();
-        // Detached: half an image must not stay because a client left.
+        // Detached: a removal must not stop half-way because the client left.
         let tasks = &self.inner.tasks;
         let work = tasks.named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
         let work = tasks.operation(work);
@@ -33,7 +33,7 @@ impl Images {
         let last = image.names.len().saturating_sub(1);
         for (at, name) in image.names.iter().enumerate() {
             let ticket = self.inner.index.ticket();
-            // The last one waits for the garbage collection: the disk is what kubelet is after.
+            // Only the last deletion waits for the garbage collection: kubelet wants the disk space.
             match self.inner.containerd.delete_image(name, at == last).await {
                 Ok(()) => self.inner.index.apply(ticket, name, None),
                 Err(error) => {
@@ -42,7 +42,8 @@ impl Images {
                 }
             }
         }
-        // A name that came while we removed the others.
+        // The index may have one of these names again, if an event or another client brought it back meanwhile: read
+        // all records. An image with a further name, added meanwhile, stays.
         match self.inner.index.resolve(&image.id) {
             Ok(again) if again.names.iter().all(|name| image.names.contains(name)) => self.refresh().await,
             _ => Ok(()),

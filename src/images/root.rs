@@ -1,5 +1,5 @@
-//! A look into an image's root file system: a view snapshot under a lease that expires, its
-//! mounts made privately, both gone when the look is over.
+//! Access to an image's root file system: a view snapshot under a lease that expires, mounted privately. Both are
+//! removed when the access is over.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::{Error, Image, Images, leases};
 use crate::containerd::Mount;
 use crate::sys::mounts::{MountSpec, MountedRoot};
 
-/// containerd's GC takes the view this long after a daemon that died over it.
+/// If the daemon dies during the access, containerd's garbage collector removes the view after this.
 const LEASE: Duration = Duration::from_secs(600);
 
 impl Images {
-    /// Runs `look` on the image's root, on a thread that may block.
+    /// Runs `look` on the image's root, on a blocking thread.
     pub(super) async fn look_into<T: Send + 'static>(
         &self,
         image: &Image,
@@ -46,7 +46,7 @@ impl Images {
             Ok(mounts) => look_at_mounts(image, mounts, look).await,
             Err(error) => Err(error.into()),
         };
-        // Both, whatever came of it; what fails here the lease's end takes.
+        // Removes both, whatever the result; what cannot be removed now goes when the lease expires.
         if let Err(error) = containerd.remove_snapshot(snapshotter, &name).await {
             tracing::warn!(%error, "a view stays until its lease ends");
         }
@@ -72,7 +72,7 @@ async fn look_at_mounts<T: Send + 'static>(
     work.await.map_err(|error| failed(error.to_string()))?
 }
 
-/// What one mount(2) makes of a snapshot.
+/// Converts a snapshot's mounts to the arguments of a single mount(2).
 pub(super) fn mount_spec(image: &str, mounts: Vec<Mount>) -> Result<MountSpec, Error> {
     match <[Mount; 1]>::try_from(mounts) {
         Ok([mount]) => Ok(MountSpec { fs_type: mount.fs_type, source: mount.source, options: mount.options }),
@@ -80,7 +80,7 @@ pub(super) fn mount_spec(image: &str, mounts: Vec<Mount>) -> Result<MountSpec, E
     }
 }
 
-/// `after` from now, as containerd's labels want it.
+/// The time `after` from now, in the format of containerd's labels.
 pub(super) fn in_future(after: Duration) -> String {
     let now = Timestamp::now();
     let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);

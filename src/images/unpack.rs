@@ -1,5 +1,5 @@
-//! Unpacking what Transfer did not: it knows only the snapshotters of its own configuration,
-//! and an image that was imported has not been through it at all.
+//! Unpacks images that Transfer did not unpack: Transfer supports only the snapshotters of its own configuration, and
+//! imported images do not go through it at all.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::{Error, Image, Images, leases};
 use crate::containerd::{Containerd, Kind};
 use crate::telemetry::{Stage, Verb, during};
 
-/// What a daemon that died over it leaves is collected after this; a layer takes minutes at most.
+/// If the daemon dies while it unpacks, containerd collects the result after this; a layer takes minutes at most.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 impl Images {
-    /// Makes the snapshots of all layers that are missing in `snapshotter`.
+    /// Creates the snapshots of all layers that `snapshotter` does not have.
     ///
     /// # Errors
-    /// [`Error::LayerGone`] when a layer's blob is not here either.
+    /// [`Error::LayerGone`] when the layer's archive is not on this node either.
     pub async fn ensure_unpacked(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
         if image.chain_id.is_empty() || self.is_unpacked(&image.chain_id, snapshotter).await? {
             return Ok(());
@@ -26,7 +26,7 @@ impl Images {
         let (seat, pilot) = self.inner.unpacks.join(key);
         if let Some(pilot) = pilot {
             let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
-            // Never dropped in the middle: it ends, and the next container has it.
+            // Never cancelled: it runs to its end, and the next container uses the result.
             let tasks = &self.inner.tasks;
             tasks.operation(tasks.named(Verb::UnpackImage, image.id.clone(), async move {
                 let result = during(Stage::Unpack, images.unpack(&image, &snapshotter)).await;
@@ -59,12 +59,12 @@ impl Images {
     async fn unpack_layers(&self, leased: &Containerd, image: &Image, snapshotter: &str) -> Result<(), Error> {
         let mut parent = "";
         for layer in &image.layers {
-            // Also of one that is unpacked: to prepare it anew is what puts it under the lease. Else the collector may take
-            // it, which no image needs now, before the next one is made above it.
+            // Done even for a layer that is unpacked: preparing it again puts it under the lease. Otherwise the garbage
+            // collector might remove it before the next layer is created above it, since no image needs it yet.
             unpack_layer(leased, layer, parent, snapshotter).await?;
             parent = &layer.chain_id;
         }
-        // From here on containerd's GC finds the snapshots through the config.
+        // From here on, containerd's garbage collector finds the snapshots through the config.
         let label = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
         leased.label_blob(&image.config_blob.digest, &label, &image.chain_id).await?;
         Ok(())
@@ -73,11 +73,12 @@ impl Images {
 
 async fn unpack_layer(leased: &Containerd, layer: &Layer, parent: &str, snapshotter: &str) -> Result<(), Error> {
     let key = format!("extract-{} {}", crate::ids::ExecId::random(), layer.chain_id);
-    // Digests only: no annotation of the layer may reach the snapshotter (uid mappings).
+    // Contains only digests: no annotation of the layer may reach the snapshotter (uid mappings).
     let labels = HashMap::from([("containerd.io/snapshot.ref".to_owned(), layer.chain_id.clone())]);
     let mounts = match leased.prepare_layer(snapshotter, &key, parent, labels.clone()).await {
         Ok(mounts) => mounts,
-        // It is unpacked: by us, by somebody else, or by a remote snapshotter that had it and has committed it.
+        // The layer is already unpacked: by us, by another client, or by a remote snapshotter that had it and committed
+        // it.
         Err(error) if error.kind() == Kind::AlreadyExists => return Ok(()),
         Err(error) => return Err(error.into()),
     };
@@ -99,7 +100,7 @@ async fn apply(
 ) -> Result<(), Error> {
     let found = match leased.apply_diff(layer.blob.clone(), mounts).await {
         Ok(found) => found,
-        // Which of the things that it needs is not there, the error does not say.
+        // The error does not say which object is missing, so this asks for the archive.
         Err(error) if !leased.has_blob(&layer.blob.digest).await.unwrap_or(true) => {
             tracing::debug!(%error, "a layer cannot be unpacked");
             return Err(Error::LayerGone { layer: layer.blob.digest.clone(), snapshotter: snapshotter.to_owned() });
@@ -113,7 +114,7 @@ async fn apply(
     let labels = HashMap::from([("containerd.io/snapshot.ref".to_owned(), layer.chain_id.clone())]);
     match leased.commit_snapshot(snapshotter, &layer.chain_id, key, labels).await {
         Ok(()) => Ok(()),
-        // Somebody else was faster; theirs is the same.
+        // Another client committed the layer first; its snapshot is the same.
         Err(error) if error.kind() == Kind::AlreadyExists => {
             leased.remove_snapshot(snapshotter, key).await?;
             Ok(())

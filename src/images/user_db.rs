@@ -1,5 +1,5 @@
-//! /etc/passwd and /etc/group of an image, read as hostile (CVE-2026-47262: one of two
-//! gigabytes, a device, or a FIFO) and kept for the next container of the same layers.
+//! /etc/passwd and /etc/group of an image. They are read as hostile files (CVE-2026-47262: a file of two gigabytes, a
+//! device, or a FIFO) and cached for the next container with the same layers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,19 +11,19 @@ use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
 use crate::sys::read;
 
-/// Largest file that is read.
+/// Largest file that is read, in bytes.
 const LARGEST: u64 = 10 << 20;
-/// Largest that is kept; a real one has a few kilobytes.
+/// Most bytes of the two files together that are cached; real ones have a few kilobytes.
 const LARGEST_KEPT: usize = 256 << 10;
-/// How many images' are kept.
+/// For how many images they are cached.
 const KEPT: usize = 128;
 
-/// passwd and group.
+/// Content of passwd and group.
 type Files = (Vec<u8>, Vec<u8>);
 /// Snapshotter and chain id.
 type Key = (String, String);
 
-/// The last ones read, by snapshotter and chain id: the content of a chain id never changes.
+/// The files that were read last, by snapshotter and chain id: the content of a chain id never changes.
 #[derive(Default)]
 pub(super) struct UserDbs {
     kept: Mutex<VecDeque<(Key, Arc<Files>)>>,
@@ -49,10 +49,10 @@ impl UserDbs {
 }
 
 impl Images {
-    /// The image's /etc/passwd and /etc/group; empty for one that is not there.
+    /// The image's /etc/passwd and /etc/group; empty for a file that does not exist.
     ///
     /// # Errors
-    /// [`Error::Root`] when one is no regular file, or larger than 10 MiB.
+    /// [`Error::Root`] when one of them is not a regular file, or is larger than 10 MiB.
     pub async fn user_db(&self, image: &Image, snapshotter: &str) -> Result<(Vec<u8>, Vec<u8>), Error> {
         if image.chain_id.is_empty() {
             return Ok(Files::default());

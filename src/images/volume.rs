@@ -1,4 +1,4 @@
-//! An image as a volume (KEP-4639): a view of its layers, mounted read-only on a directory of ours.
+//! Mounts an image as a volume (KEP-4639): a view of its layers, mounted read-only on a directory that we create.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -11,36 +11,37 @@ use crate::containerd::id_labels;
 use crate::sys::mounts::{self, AttachError};
 use crate::userns::Mapping;
 
-/// Where an image goes.
+/// Where and how an image is mounted.
 #[derive(Clone, Debug)]
 pub struct Volume {
     /// The snapshotter of the view.
     pub snapshotter: String,
-    /// The view's key. Whoever calls has a record that refers to it: there is no lease.
+    /// The view's key. The caller has a record in containerd that refers to it, so there is no lease.
     pub key: String,
-    /// A clean relative path in the image; empty for all of it.
+    /// A clean relative path in the image; empty for the whole image.
     pub sub_path: PathBuf,
-    /// The directory it is mounted on, made with mode 0700 where it is not there: set-user-id
-    /// files of an image are not for the node's users (CVE-2021-41103).
+    /// The directory that it is mounted on. It is created with mode 0700 if it does not exist: set-user-id files of an
+    /// image must not be available to users of the node (CVE-2021-41103).
     pub target: PathBuf,
-    /// The user namespace whose ids the image's owners are, as with a container's root.
+    /// The user namespace to whose ids the owners of the image's files are mapped, as for a container's root.
     pub mapping: Option<Mapping>,
     /// The SELinux label of all its files.
     pub label: Option<String>,
 }
 
 impl Images {
-    /// Mounts an image. What a failure leaves is the caller's to take away: the view, the directory.
+    /// Mounts an image. After a failure, the caller has to remove the view and the directory.
     ///
     /// # Errors
-    /// [`Error::SubPath`]; [`Error::Root`] for the mount; containerd's for the view.
+    /// [`Error::SubPath`] for the directory in the image; [`Error::Root`] for the mount; [`Error::Containerd`] for the
+    /// view.
     pub async fn mount_volume(&self, image: &Image, volume: Volume) -> Result<(), Error> {
         self.ensure_unpacked(image, &volume.snapshotter).await?;
         let containerd = &self.inner.containerd;
         let ids = volume.mapping.map(id_labels).unwrap_or_default();
         let mounts = containerd.view_snapshot(&volume.snapshotter, &volume.key, &image.chain_id, ids).await?;
         let (mut spec, id) = (mount_spec(&image.id, mounts)?, image.id.clone());
-        // Quoted for its commas.
+        // Quoted because of its commas.
         spec.options.extend(volume.label.map(|label| format!("context=\"{label}\"")));
         let work = tokio::task::spawn_blocking(move || {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&volume.target);
@@ -57,7 +58,7 @@ impl Images {
 /// Unmounts and removes a directory that an image was mounted on.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the kernel.
 pub fn remove_mount_point(target: &Path) -> io::Result<()> {
     mounts::detach(target)?;
     match std::fs::remove_dir(target) {

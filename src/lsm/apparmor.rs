@@ -1,7 +1,7 @@
-//! AppArmor: which profiles are loaded, and a default one of our own.
+//! AppArmor: which profiles are loaded, and Pontoon's default profile.
 //!
-//! The default profile grants what containerd's and Docker's do, in words of our own. Its name has a
-//! version: a loaded profile is never replaced under running containers, a new text gets a new name.
+//! The default profile grants the same as containerd's and Docker's, but the text is our own. Its name has a version: a
+//! loaded profile is never replaced under running containers, so a new text gets a new name.
 
 use std::fs;
 use std::io;
@@ -18,23 +18,23 @@ pub const DEFAULT_PROFILE: &str = "pontoon-default-v1";
 
 const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
-/// Where apparmor_parser looks for what a profile includes.
+/// The directory that apparmor_parser searches for included files.
 const INCLUDES: &str = "/etc/apparmor.d";
-/// A service's PATH may lack sbin.
+/// Absolute paths, because the PATH of a service may lack sbin.
 const PARSERS: [&str; 3] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser", "/usr/bin/apparmor_parser"];
-/// It compiles for less than a second.
+/// Compiling takes less than a second.
 const PARSER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A profile that cannot be had.
+/// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody has loaded it.
+    /// The profile is not loaded.
     #[error("AppArmor profile {0:?} is not loaded")]
     NotLoaded(String),
     /// The list of loaded profiles cannot be read.
     #[error("read {PROFILES}")]
     List(#[source] io::Error),
-    /// apparmor_parser did not take the default profile.
+    /// apparmor_parser failed to load the default profile.
     #[error("load AppArmor profile {DEFAULT_PROFILE}: {0}")]
     Load(String),
 }
@@ -42,34 +42,34 @@ pub enum Error {
 /// The profiles of the node.
 #[derive(Debug)]
 pub struct Profiles {
-    /// Profiles of those who signal containers.
+    /// The profiles of processes that send signals to containers.
     peers: Vec<String>,
-    /// One loads, the others wait for it.
+    /// Serializes loading: other callers wait and find the profile loaded.
     loading: Mutex<()>,
 }
 
-/// Whether profiles can be given: the module is on, and its files are where we can read them.
+/// Whether profiles can be used: AppArmor is enabled, and its list of profiles exists.
 #[must_use]
 pub fn is_enabled() -> bool {
     fs::read_to_string(ENABLED).is_ok_and(|on| on.starts_with('Y')) && Path::new(PROFILES).exists()
 }
 
 impl Profiles {
-    /// `runtime` is the process whose children signal containers: containerd.
+    /// `runtime` is the pid of the process whose children send signals to containers: containerd.
     #[must_use]
     pub fn new(runtime: u64) -> Self {
         let current = fs::read_to_string(format!("/proc/{runtime}/attr/current")).unwrap_or_default();
-        // Shims and runtimes may have profiles of their own, by these names in distributions.
+        // Shims and runtimes may have profiles of their own; distributions use these names.
         let mut peers = ["unconfined", "runc", "crun"].map(str::to_owned).to_vec();
         peers.extend(profile_name(&current).filter(|name| !peers.contains(name)));
         Self { peers, loading: Mutex::default() }
     }
 
-    /// Makes sure that a profile is loaded; the default one is loaded if it is not. Each time anew: tools such as
-    /// aa-remove-unknown take away what has no file in /etc/apparmor.d.
+    /// Makes sure that a profile is loaded, and loads the default one if it is not. This is checked for each container:
+    /// tools such as aa-remove-unknown unload profiles that have no file in /etc/apparmor.d.
     ///
     /// # Errors
-    /// [`Error`]; a container must not start without the profile then.
+    /// The profile is not loaded, or that cannot be determined; a container must not start then.
     pub async fn require(&self, name: &str) -> Result<(), Error> {
         if is_loaded(name)? {
             return Ok(());
@@ -95,12 +95,12 @@ fn is_loaded(name: &str) -> Result<bool, Error> {
     fs::read_to_string(PROFILES).map(|list| lists(&list, name)).map_err(Error::List)
 }
 
-/// Lines are `name (mode)`; a name may have spaces.
+/// Lines have the form `name (mode)`; a name may contain spaces.
 fn lists(list: &str, name: &str) -> bool {
     list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(listed, _)| listed == name))
 }
 
-/// The profile that a process is in, if a rule can name it as it is.
+/// The profile name in the content of a process's attr/current, if it can be used in a rule without quoting.
 fn profile_name(current: &str) -> Option<String> {
     let name = current.trim_end_matches(['\0', '\n']).rsplit_once(" (").map_or(current, |(name, _)| name).trim();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
@@ -119,12 +119,12 @@ fn parser(places: &[&str]) -> Result<PathBuf, Error> {
 async fn run(parser: &Path, text: &str, deadline: Duration) -> Result<(), Error> {
     let failed = |why: String| Error::Load(format!("{}: {why}", parser.display()));
     let mut command = Command::new(parser);
-    // Not from the cache nor into it: what it compiles has no file.
+    // Bypass the cache for reading and writing: the profile has no file.
     command.args(["--replace", "--skip-cache"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let run = async {
         let mut child = command.kill_on_drop(true).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A parser that ends before it has read all says why by itself, and better than "broken pipe".
+            // If the parser exits before it has read everything, its own message explains more than "broken pipe".
             let _ = stdin.write_all(text.as_bytes()).await;
         }
         child.wait_with_output().await
@@ -141,10 +141,10 @@ async fn run(parser: &Path, text: &str, deadline: Duration) -> Result<(), Error>
     Err(failed(format!("{}: {}", output.status, words.trim())))
 }
 
-/// The default profile. `has` tells which of the distribution's files are there to be included.
+/// The text of the default profile. `has` tells which of the distribution's files exist for inclusion.
 fn text(peers: &[String], has: impl Fn(&str) -> bool) -> String {
     let mut text = String::from("# Of Pontoon, for containers that ask for no other profile.\n");
-    // Without it a newer parser would mediate more than these rules were written for.
+    // Without it, a newer parser would mediate more than these rules were written for.
     if has("abi/3.0") {
         text += "abi <abi/3.0>,\n";
     }
@@ -162,7 +162,7 @@ fn text(peers: &[String], has: impl Fn(&str) -> bool) -> String {
     text + DENIED + "}\n"
 }
 
-/// Namespaces, capabilities and the cgroup limit these; the profile takes away what is left.
+/// Namespaces, capabilities and the cgroup limit these permissions; the rules in [`DENIED`] remove more.
 const ALLOWED: &str = "
   network,
   capability,
@@ -208,7 +208,7 @@ mod tests {
     fn whoever_starts_containers_may_signal_them() {
         assert_eq!(profile_name("unconfined\n").as_deref(), Some("unconfined"));
         assert_eq!(profile_name("/usr/bin/containerd (enforce)\n").as_deref(), Some("/usr/bin/containerd"));
-        // Nothing that the kernel says can add a rule.
+        // No text from the kernel can add a rule.
         assert!(profile_name("x,\n capability").is_none() && profile_name("").is_none());
         let text = text(&["unconfined".to_owned(), "cd".to_owned()], |_| false);
         assert!(text.contains("signal (receive) peer=unconfined,") && text.contains("signal (receive) peer=cd,"));
@@ -227,7 +227,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parser");
-        // Larger than a pipe: one that does not read it closes it in the middle.
+        // Larger than a pipe's buffer, so that the write is still in progress when the parser exits.
         let text = "#".repeat(200_000);
         let told = async |script: &str, deadline: Duration| {
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(missing, "load AppArmor profile pontoon-default-v1: there is no apparmor_parser (package apparmor)");
     }
 
-    /// The parser compiles it, on any kernel; it is not loaded.
+    /// Compiles the profile with the parser, on any kernel, without loading it.
     #[test]
     fn the_default_profile_is_valid() {
         let Some(parser) = PARSERS.iter().find(|path| Path::new(path).exists()) else {

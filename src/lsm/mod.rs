@@ -1,8 +1,8 @@
-//! The kernel's security modules: AppArmor's profiles and SELinux's labels. The only room that
-//! reads or writes /sys/kernel/security and /sys/fs/selinux, or runs apparmor_parser.
+//! Linux security modules: AppArmor's profiles and SELinux's labels. Only this module reads or writes
+//! /sys/kernel/security and /sys/fs/selinux, or runs apparmor_parser.
 //!
-//! What a pod or a container asks for is `spec`'s to understand; what follows from it for the
-//! node is the verbs', which call both. Walking over a volume is `container`'s.
+//! `spec` interprets what a pod or a container requests. The verbs call both modules and apply the result to the node.
+//! `container` walks over volumes to label them.
 
 pub mod apparmor;
 pub mod selinux;

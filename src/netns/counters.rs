@@ -1,88 +1,85 @@
-//! What went through a namespace's interfaces.
+//! Traffic counters of a namespace's interfaces.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Of the headings, `lo`, `eth0` and some more.
+/// Enough for the header lines, `lo`, `eth0` and a few more interfaces.
 const USUAL_SIZE: usize = 2048;
-/// A name and sixteen numbers of twenty digits are less.
+/// Longer than any line: a name and sixteen numbers of up to twenty digits.
 const LONGEST_LINE: usize = 512;
 
-/// Counters of one interface since it was made.
+/// Counters of one interface since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name in the namespace.
+    /// The interface's name in the namespace.
     pub name: String,
-    /// What came in.
     pub received: Traffic,
-    /// What went out.
     pub sent: Traffic,
 }
 
-/// One direction.
+/// The counters of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes.
     pub bytes: u64,
-    /// Packets.
     pub packets: u64,
-    /// Packets that were wrong.
+    /// Packets with errors.
     pub errors: u64,
-    /// Packets that were dropped.
     pub dropped: u64,
 }
 
-/// The counters of a namespace's interfaces, open.
+/// An open file with the counters of a namespace's interfaces.
 ///
-/// Kept open, since a path below `/proc/<pid>/net` is looked up and made anew each time: opening takes ten times as long as
-/// reading. What keeps them keeps the namespace, and lets them go before it is to go.
+/// It is held open, because the kernel looks up and creates a path below `/proc/<pid>/net` anew each time: opening
+/// takes ten times as long as reading. The open file keeps the namespace alive, so it must be dropped before the
+/// namespace is to go away.
 #[derive(Debug)]
 pub struct Counters {
     pid: u32,
-    /// `net/dev` of the process: one read, where netlink needs a socket of the namespace, and so a thread that enters it.
+    /// `net/dev` of the process. It takes one read, whereas netlink needs a socket in the namespace, and so a thread
+    /// that enters it.
     file: File,
     namespace: (u64, u64),
 }
 
 impl Counters {
-    /// Those of the namespace that is pinned at `path` and that process `pid` is in.
+    /// Opens the counters of the namespace that is pinned at `path`, through process `pid`, which is in that namespace.
     ///
     /// # Errors
-    /// NotFound when the process is not in that namespace, as when it is gone and its number is another's.
+    /// NotFound when the process is not in that namespace, for example because it has exited and its pid was reused.
     pub fn open(path: &Path, pid: u32) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/net/dev"))?;
         let pinned = rustix::fs::stat(path)?;
         let counters = Self { pid, file, namespace: (pinned.st_dev, pinned.st_ino) };
-        // After the open: a process that is there now was there then.
+        // Checked after the open: if the process is in the namespace now, it was when the file was opened.
         if !counters.is_alive() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is not in it")));
         }
         Ok(counters)
     }
 
-    /// The process that they were opened by.
+    /// The process through which the file was opened.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether that process is still there, in that namespace.
+    /// Whether that process still exists and is in that namespace.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let namespace = rustix::fs::stat(format!("/proc/{}/ns/net", self.pid));
         namespace.is_ok_and(|of_process| (of_process.st_dev, of_process.st_ino) == self.namespace)
     }
 
-    /// The interfaces, but for `lo`, as they are now.
+    /// The current counters of all interfaces except `lo`.
     ///
     /// # Errors
-    /// What pread(2) says.
+    /// The error of pread(2).
     pub fn read(&self) -> io::Result<Vec<Interface>> {
         let mut text = [0; USUAL_SIZE];
         let length = self.file.read_at(&mut text, 0)?;
-        // The kernel gives whole lines, as many as fit: with room for one more there is none.
+        // The kernel returns as many whole lines as fit: if another line would have fitted, there is none.
         if length + LONGEST_LINE <= text.len() {
             return Ok(parse(&String::from_utf8_lossy(&text[..length])));
         }
@@ -101,11 +98,11 @@ impl Counters {
     }
 }
 
-/// Two lines of headings, then `eth0: bytes packets errs drop fifo frame compressed multicast bytes packets errs drop ...`
+/// Two header lines, then `eth0: bytes packets errs drop fifo frame compressed multicast bytes packets errs drop ...`
 /// (net/core/net-procfs.c).
 fn parse(text: &str) -> Vec<Interface> {
     let interface = |line: &str| {
-        // A name may have colons, as aliases once did; the counters have none.
+        // A name may contain colons, as aliases once did; the counters contain none.
         let (name, counters) = line.rsplit_once(':')?;
         let counters: Vec<u64> = counters.split_whitespace().filter_map(|counter| counter.parse().ok()).collect();
         let traffic = |at: usize| {
@@ -152,7 +149,7 @@ mod tests {
             let path = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&path, text).unwrap();
             let counters = Counters { pid: 0, file: File::open(&path).unwrap(), namespace: (0, 0) };
-            // Twice: each read is from the start.
+            // Twice, because each read must start at the beginning of the file.
             for _ in 0..2 {
                 assert_eq!(counters.read().unwrap().len(), interfaces);
             }

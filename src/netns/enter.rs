@@ -1,4 +1,4 @@
-//! Threads that are thrown away after they changed their namespace.
+//! Threads that change their network namespace and end afterwards.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 
 use super::{Error, mounts};
 
-/// Runs `work` within the network namespace that is pinned at `path`, on an OS thread of its
-/// own. Sockets that `work` opens stay in that namespace after it returned.
+/// Runs `work` in the network namespace that is pinned at `path`, on an OS thread of its own. Sockets that `work` opens
+/// stay in that namespace after it has returned.
 ///
 /// # Errors
-/// [`Error::Enter`] when no namespace is there; [`Error::Thread`] when `work` panicked.
+/// [`Error::Enter`] when there is no namespace at the path; [`Error::Thread`] when `work` panicked.
 pub async fn enter<T, F>(path: &Path, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -24,8 +24,8 @@ where
     let at = path.to_owned();
     let failed = |source: io::Error| Error::Enter { path: path.to_owned(), source };
     let done = on_thread(path, move || -> io::Result<T> {
-        // A plain file where the mount was gives setns an EINVAL that says nothing.
-        // Not to wait for a writer, should a FIFO be there.
+        // Opens non-blocking, so that a FIFO at the path does not make it wait for a writer. The check gives a clearer
+        // error than setns, which fails with EINVAL on a plain file.
         let nonblock = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(nonblock).open(&at)?;
         if !mounts::is_nsfs_file(&file) {
@@ -37,7 +37,7 @@ where
     done.await?.map_err(failed)
 }
 
-/// Runs `work` on a thread that ends with it. A future that is dropped does not stop it.
+/// Runs `work` on a thread that ends afterwards. Dropping the future does not stop it.
 pub(super) async fn on_thread<T, F>(path: &Path, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -48,7 +48,7 @@ where
     let thread = std::thread::Builder::new().name("netns".to_owned());
     thread
         .spawn(move || {
-            // Nobody may be waiting any more; the work is done all the same.
+            // The caller may have stopped waiting; the work is done all the same.
             let _ = answer.send(work());
         })
         .map_err(failed)?;

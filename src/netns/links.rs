@@ -8,12 +8,12 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::{Handle, LinkUnspec};
 
-/// `lo` is the first interface of every namespace: the kernel makes it with the namespace
-/// (net/core/dev.c, `LOOPBACK_IFINDEX`).
+/// `lo` is the first interface of every namespace: the kernel creates it together with the namespace (net/core/dev.c,
+/// `LOOPBACK_IFINDEX`).
 const LOOPBACK_INDEX: u32 = 1;
 
-/// Brings `lo` up; the kernel then gives it 127.0.0.1 and ::1 by itself. In-process, as an
-/// exec of the loopback plugin costs 7 ms per pod.
+/// Brings `lo` up; the kernel then assigns 127.0.0.1 and ::1 by itself. This is done in-process, because an exec of the
+/// loopback plugin costs 7 ms per pod.
 pub(super) fn set_loopback_up() -> io::Result<()> {
     converse(|handle| async move {
         let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
@@ -21,7 +21,7 @@ pub(super) fn set_loopback_up() -> io::Result<()> {
     })
 }
 
-/// The addresses of one interface that are valid beyond their link and host.
+/// The addresses of one interface whose scope is larger than the link and the host.
 pub(super) fn global_addresses(interface: &str) -> io::Result<Vec<IpAddr>> {
     let name = interface.to_owned();
     converse(|handle| async move {
@@ -36,7 +36,7 @@ fn global(message: &AddressMessage) -> Option<IpAddr> {
     if !matches!(message.header.scope, AddressScope::Universe | AddressScope::Site) {
         return None;
     }
-    // On a point-to-point link `Address` is the peer's and `Local` is ours (rtnetlink(7)).
+    // On a point-to-point link `Address` is the peer's address and `Local` is ours (rtnetlink(7)).
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
@@ -49,7 +49,7 @@ fn global(message: &AddressMessage) -> Option<IpAddr> {
     })
 }
 
-/// One conversation over a socket of this thread, and so of its namespace.
+/// Runs `talk` with a netlink socket of this thread, which is in this thread's namespace.
 fn converse<T, F>(talk: impl FnOnce(Handle) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,

@@ -1,4 +1,4 @@
-//! The mounts that pin a namespace, and the directory they are in.
+//! The mounts that pin namespaces, and the directory that contains them.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,28 +15,28 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, fstatfs, statf
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 const NONE: Option<&str> = None;
 
-/// The directory that was last found to be on a shared mount, and the mount's id. Reading
-/// mountinfo takes milliseconds on a node with many pods; this check takes one statx.
+/// The directory that was last found to be on a shared mount, and the id of that mount. Reading mountinfo takes
+/// milliseconds on a node with many pods; comparing the id takes one statx.
 static SHARED: Mutex<Option<(PathBuf, u64)>> = Mutex::new(None);
 
-/// Makes the directory, and a shared mount of it unless it is on one already.
+/// Creates the directory, and makes it a shared mount unless it already is on one.
 ///
-/// As `ip netns` does (iproute2, ip/ipnetns.c): agents mount this directory into their own
-/// mount namespace, and only over a shared mount does a later unmount of ours reach them;
-/// else they hold dead pods' namespaces. A later `ip netns add` finds its work done.
+/// This is what `ip netns` does (iproute2, ip/ipnetns.c): agents mount this directory into their own mount namespace,
+/// and only if the mount is shared does a later unmount of ours propagate to them; otherwise they keep the namespaces
+/// of removed pods alive. A later `ip netns add` finds the directory prepared.
 pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     if known_shared(directory) {
         return Ok(());
     }
-    // Two that bind at once, of ours or with `ip netns`, would stack two mounts.
+    // Two concurrent bind mounts, both ours or one of `ip netns`, would stack two mounts.
     let lock = File::open(directory)?;
     flock(&lock, FlockOperation::LockExclusive)?;
     let shared = MsFlags::MS_SHARED;
     match mount(NONE, directory, NONE, shared, NONE) {
         Ok(()) => {}
-        // Not a mount point of its own. On a shared one there is nothing to do: a mount on
-        // it is shared too.
+        // The directory is not a mount point itself. If it is on a shared mount, there is nothing to do: a mount on it
+        // is shared too.
         Err(Errno::EINVAL) if is_on_shared_mount(directory)? => {}
         Err(Errno::EINVAL) => {
             mount(Some(directory), directory, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
@@ -52,7 +52,7 @@ pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the path leads to a namespace file.
+/// Whether there is a namespace file at the path.
 pub(super) fn is_nsfs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
 }
@@ -75,7 +75,7 @@ fn mount_id(directory: &Path) -> Option<u64> {
 }
 
 fn is_on_shared_mount(directory: &Path) -> io::Result<bool> {
-    // Without the id nothing can be said: a bind mount of our own is right in any case.
+    // Without the id this cannot be decided, but a bind mount of our own is correct in any case.
     let Some(id) = mount_id(directory) else { return Ok(false) };
     Ok(is_shared(&fs::read_to_string("/proc/thread-self/mountinfo")?, id))
 }

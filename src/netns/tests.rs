@@ -5,7 +5,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::*;
 
-/// A directory that goes with the mounts in it. These tests need root.
+/// A directory whose mounts are removed together with it. These tests need root.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -60,7 +60,7 @@ async fn the_directory_becomes_a_shared_mount_once() {
     for name in ["a", "b", "c"] {
         create(&place.netns(name)).await.unwrap();
     }
-    // One for the directory at most (none where its mount is shared already), one for each.
+    // One mount per namespace, and at most one for the directory (none if it is on a shared mount already).
     assert!((3..=4).contains(&place.mounts()), "{}", place.mounts());
     for name in ["a", "b", "c"] {
         remove(&place.netns(name)).await.unwrap();
@@ -93,7 +93,7 @@ async fn removing_is_idempotent_whatever_is_there() {
     let path = place.netns("a");
     remove(&path).await.unwrap();
     create(&path).await.unwrap();
-    // Stacked: the same namespace mounted twice more.
+    // Stack two more mounts of the same namespace.
     for _ in 0..2 {
         mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }

@@ -1,4 +1,4 @@
-//! What a sandbox asks of its network, in CNI's words.
+//! The network-related parts of a sandbox's config, in CNI's terms.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,28 +14,25 @@ use crate::ids::SandboxId;
 /// Capability under which containerd passes a pod's annotations; plugins know this name.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
-/// The pod's namespace in `CNI_ARGS`.
+/// Key of the pod's namespace in `CNI_ARGS`.
 pub(super) const NAMESPACE_ARG: &str = "K8S_POD_NAMESPACE";
 
-/// A sandbox and what its network needs to know of it.
+/// A sandbox, and the data that its network needs.
 #[derive(Clone, Debug)]
 pub struct Attachment {
     /// CNI's container id.
     pub id: SandboxId,
-    /// The pod's namespace.
     pub namespace: String,
-    /// The pod's name.
     pub name: String,
-    /// The pod's uid.
     pub uid: String,
-    /// Where the network namespace is pinned; `None` for a detach when it is gone or no longer
-    /// a namespace, so that plugins do not try to enter it.
+    /// The path at which the network namespace is pinned. `None` on a detach when it is gone or no longer a namespace,
+    /// so that plugins do not try to enter it.
     pub netns: Option<PathBuf>,
-    /// Ports to publish on the host; only those with a host port.
+    /// The ports to publish on the host; only those with a host port.
     pub port_mappings: Vec<PortMapping>,
-    /// `None` leaves the node's resolver in place; empty is something else.
+    /// With `None`, the node's resolver stays in place. That is not the same as an empty `Dns`.
     pub dns: Option<Dns>,
-    /// The pod's annotations; those on bandwidth are read when it is attached.
+    /// The pod's annotations; the bandwidth annotations are parsed on attach.
     pub annotations: HashMap<String, String>,
     /// The sandbox's cgroup parent, for plugins that mark traffic by cgroup.
     pub cgroup_path: Option<String>,
@@ -44,29 +41,26 @@ pub struct Attachment {
 /// A port of the sandbox that is published on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortMapping {
-    /// Port on the host, above 0.
+    /// Above 0.
     pub host_port: i32,
-    /// Port in the sandbox.
     pub container_port: i32,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: &'static str,
-    /// Address on the host; empty for all.
+    /// Address on the host; empty for all addresses.
     pub host_ip: String,
 }
 
-/// A sandbox's resolver.
+/// The resolver configuration of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// Addresses of servers.
     pub servers: Vec<String>,
-    /// Search domains.
     pub searches: Vec<String>,
-    /// Options of resolv.conf.
+    /// Options as in resolv.conf.
     pub options: Vec<String>,
 }
 
 impl Attachment {
-    /// Takes what concerns the network from a sandbox's config.
+    /// Extracts the network-related fields from a sandbox's config.
     #[must_use]
     pub fn new(
         id: &SandboxId,
@@ -92,8 +86,8 @@ impl Attachment {
         }
     }
 
-    /// Whether [`super::Network::attach`] would refuse it for what its config says, for an
-    /// answer before anything is made.
+    /// Checks whether [`super::Network::attach`] would refuse this because of the sandbox's config, so that the caller
+    /// can fail before it creates anything.
     ///
     /// # Errors
     /// [`Error::InvalidField`] and [`Error::Bandwidth`].
@@ -103,7 +97,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// `CNI_ARGS`, in containerd's keys.
+    /// The pairs of `CNI_ARGS`, with containerd's keys.
     pub(super) fn cni_args(&self) -> Result<Vec<(String, String)>, Error> {
         let pairs = [
             ("IgnoreUnknown", "1", ""),
@@ -113,7 +107,7 @@ impl Attachment {
             ("K8S_POD_UID", self.uid.as_str(), "config.metadata.uid"),
         ];
         let pair = |(key, value, field): (&str, &str, &'static str)| {
-            // There is no quoting in CNI_ARGS: a name with a `;` would add arguments.
+            // CNI_ARGS has no quoting: a `;` in a name would add arguments.
             let unfit = |c: char| c == ';' || c == '=' || c.is_control();
             if value.contains(unfit) {
                 return Err(Error::InvalidField { field });
@@ -123,8 +117,8 @@ impl Attachment {
         pairs.into_iter().map(pair).collect()
     }
 
-    /// All capability arguments; each plugin gets those that its config asks for. `ips`, `mac`
-    /// and the like have no field in CRI.
+    /// All capability arguments; each plugin gets those that its config asks for. CRI has no fields for `ips`, `mac`
+    /// and the like.
     pub(super) fn capability_args(&self) -> Result<Map<String, Value>, Error> {
         let mut args = Map::new();
         args.insert(ANNOTATIONS.to_owned(), json!(self.annotations));
@@ -146,14 +140,14 @@ impl Attachment {
     }
 }
 
-/// Refuses what is no port, whether it would be published or not, and an address that is none of a port that would be:
-/// portmap takes that for IPv6, and publishes nothing on a node without it.
+/// Refuses invalid port numbers, also of ports that are not published, and invalid host addresses of ports that are:
+/// portmap takes such an address for IPv6, and publishes nothing on a node without IPv6.
 ///
 /// # Errors
 /// [`Error::InvalidPort`] and [`Error::InvalidHostIp`] name the field.
 pub fn check_ports(mappings: &[v1::PortMapping]) -> Result<(), Error> {
     for (index, mapping) in mappings.iter().enumerate() {
-        // What is not published may say nothing of the sandbox's port either.
+        // A mapping that is not published may also leave out the sandbox's port.
         let least = i32::from(mapping.host_port > 0);
         for (name, port, least) in
             [("host_port", mapping.host_port, 0), ("container_port", mapping.container_port, least)]
@@ -181,7 +175,7 @@ impl PortMapping {
     }
 }
 
-/// 0 means that no host port is wanted (api.proto, PortMapping.host_port).
+/// A host port of 0 means that none is wanted (api.proto, PortMapping.host_port).
 fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
     let protocol = match mapping.protocol() {
         v1::Protocol::Tcp => "tcp",
@@ -196,7 +190,7 @@ fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
     })
 }
 
-/// The burst is the largest that the plugin takes, as containerd has it: a rate alone is refused.
+/// The burst is the largest that the plugin accepts, as in containerd: the plugin refuses a rate without a burst.
 fn bandwidth_json(bandwidth: Bandwidth) -> Value {
     let mut limits = Map::new();
     for (direction, rate) in [("ingress", bandwidth.ingress), ("egress", bandwidth.egress)] {

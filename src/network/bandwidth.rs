@@ -2,25 +2,25 @@
 
 use std::collections::HashMap;
 
-/// Annotation for what a pod receives.
+/// Annotation with the limit for received traffic.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-/// Annotation for what a pod sends.
+/// Annotation with the limit for sent traffic.
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
-/// The range that Kubernetes takes for reasonable (pkg/util/bandwidth/utils.go): 1k to 1P.
+/// The range that Kubernetes considers reasonable (pkg/util/bandwidth/utils.go): 1k to 1P.
 const REASONABLE: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
-/// More digits than a reasonable value needs; with them, nothing below overflows 128 bits.
+/// More digits than a reasonable value needs; with at most so many, nothing below overflows 128 bits.
 const MOST_DIGITS: usize = 18;
 
 /// Limits in bits per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bandwidth {
-    /// Limit for what the sandbox receives.
+    /// Limit for traffic that the sandbox receives.
     pub ingress: Option<u64>,
-    /// Limit for what the sandbox sends.
+    /// Limit for traffic that the sandbox sends.
     pub egress: Option<u64>,
 }
 
-/// An annotation that cannot be a limit.
+/// An annotation that is not a valid limit.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("config.annotations[{annotation}]: {value:?} is {reason}")]
 pub struct InvalidBandwidth {
@@ -30,10 +30,10 @@ pub struct InvalidBandwidth {
 }
 
 impl Bandwidth {
-    /// The limits in a pod's annotations; `None` when it has none.
+    /// Reads the limits from a pod's annotations; `None` when it has none.
     ///
     /// # Errors
-    /// [`InvalidBandwidth`] for what is no quantity, and below 1k or above 1P.
+    /// [`InvalidBandwidth`] for a value that is not a quantity, is below 1k or is above 1P.
     pub fn from_annotations(annotations: &HashMap<String, String>) -> Result<Option<Self>, InvalidBandwidth> {
         let limit = |annotation: &'static str| {
             annotations.get(annotation).map(|value| reasonable(annotation, value)).transpose()
@@ -55,7 +55,7 @@ fn reasonable(annotation: &'static str, text: &str) -> Result<u64, InvalidBandwi
         .ok_or_else(|| invalid("unreasonably large (> 1Pbit)"))
 }
 
-/// A quantity as apimachinery's resource.ParseQuantity reads it, rounded up to a whole number.
+/// Parses a quantity like apimachinery's resource.ParseQuantity, rounded up to a whole number.
 fn quantity(text: &str) -> Option<i128> {
     let (negative, rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -72,7 +72,7 @@ fn quantity(text: &str) -> Option<i128> {
     let (factor, divisor) = scale(suffix)?;
     let divisor = divisor * 10_i128.pow(u32::try_from(fraction.len()).ok()?);
     let scaled = digits.parse::<i128>().ok()?.checked_mul(factor)?;
-    // Away from zero, as Quantity.Value() does.
+    // Rounds away from zero, as Quantity.Value() does.
     let value = scaled / divisor + i128::from(scaled % divisor != 0);
     Some(if negative { -value } else { value })
 }
@@ -93,7 +93,7 @@ fn scale(suffix: &str) -> Option<(i128, i128)> {
         return Some((1, divisor));
     }
     let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-    // Beyond this a value of few digits is out of range in any case.
+    // A larger exponent puts a value of so few digits out of range in any case.
     let size = 10_i128.pow(exponent.unsigned_abs().min(18));
     Some(if exponent < 0 { (1, size) } else { (size, 1) })
 }

@@ -1,11 +1,10 @@
 //! libcni's cache of attachments: one file each, `results/<network>-<container>-<interface>`.
 //!
-//! libcni writes it after ADD. Here it is also written before, without a result, so that a
-//! crash in the middle of ADD still gives a DEL with the config that ADD had. Multus keeps its
-//! delegates' files in the same directory under the same container ids: files of ours say
-//! whose they are in fields that libcni does not know and ignores. Since another instance of
-//! ours may use the same directory, they also say where the sandbox's record is: only who would
-//! find it there can tell that the sandbox is gone.
+//! libcni writes the file after ADD. Pontoon also writes it before ADD, without a result, so that after a crash in the
+//! middle of ADD, DEL still runs with the config that ADD had. Multus keeps the files of its delegates in the same
+//! directory under the same container ids, so Pontoon marks its own files in fields that libcni does not know and
+//! ignores. Another Pontoon instance may use the same directory, so the fields also name the containerd and the
+//! namespace that have the sandbox's record: only the instance that uses those can tell that the sandbox is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,15 +29,15 @@ use crate::sys::{read, write};
 
 const KIND: &str = "cniCacheV1";
 const OWNER: &str = "pontoon";
-/// A write takes milliseconds: one that was begun so long ago is nobody's any more.
+/// Age at which an unfinished write counts as abandoned: a write takes milliseconds.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// What a written entry must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// Our death.
+    /// A crash of this process.
     Process,
-    /// The node's as well: addresses outlive it in the IPAM's own files.
+    /// A crash of the node too: the IPAM plugin's own files keep the addresses allocated across it.
     Disk,
 }
 
@@ -51,7 +50,7 @@ pub(super) struct Entry {
     pub result: Option<Value>,
 }
 
-/// The file's form (libcni/api.go, cachedInfo).
+/// The file's format (libcni/api.go, cachedInfo).
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CachedInfo {
@@ -69,26 +68,26 @@ struct CachedInfo {
     capability_args: Option<Map<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<Value>,
-    /// Ours alone, as are the two below.
+    /// This field and the two below are Pontoon's own.
     #[serde(default)]
     owner: String,
-    /// Where the sandbox's record is: the socket of that containerd, and the namespace.
+    /// The socket of the containerd that has the sandbox's record, and (below) the namespace in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner_containerd: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner_namespace: Option<String>,
 }
 
-/// What the directory has of instances like this one.
+/// The sandboxes of Pontoon instances that have files in the directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Cached {
-    /// Sandboxes whose records would be in our containerd's namespace, each with where its network namespace was pinned.
+    /// Sandboxes whose records would be in our containerd's namespace, each with the paths of its network namespace.
     pub ours: BTreeMap<SandboxId, Vec<PathBuf>>,
-    /// Those of other instances, and of a version that did not say whose they are.
+    /// Sandboxes of other instances, and of a Pontoon version that did not write the owner's containerd.
     pub others: BTreeSet<SandboxId>,
 }
 
-/// The directory of the cache.
+/// The directory `results` in libcni's cache, and the owner that is written into its files.
 #[derive(Clone)]
 pub(super) struct Cache {
     results: PathBuf,
@@ -100,8 +99,8 @@ impl Cache {
         Self { results: cache_dir.join("results"), owner }
     }
 
-    /// Removes what writes of a killed process left unfinished. Files of others have no such names; a write that another
-    /// instance has under way is not that old.
+    /// Removes the unfinished writes of killed processes. Other programs do not use such file names, and a write that
+    /// another instance has in progress is younger than [`ABANDONED`].
     pub(super) fn sweep(&self) {
         let unfinished = |path: &Path| {
             let name = name(path);
@@ -117,7 +116,7 @@ impl Cache {
         }
     }
 
-    /// Writes an entry in place of the one before; never half of it.
+    /// Atomically replaces the entry's file.
     pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
         let (results, target) = (self.results.clone(), self.path(entry));
         let bytes = encode(entry, &self.owner);
@@ -128,12 +127,12 @@ impl Cache {
         .await
     }
 
-    /// Forgets an entry; absent is fine.
+    /// Removes an entry. An absent one is no error.
     pub(super) async fn remove(&self, entry: &Entry) -> Result<(), Error> {
         let target = self.path(entry);
         let unfinished = unfinished(&self.results, &target);
         blocking(move || {
-            // What a crash in the middle of a write left; DEL has been called, so nobody will write it again.
+            // The temporary file is left from a crash in the middle of a write. DEL has run, so no write will follow.
             for path in [unfinished, target] {
                 match fs::remove_file(&path) {
                     Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -147,8 +146,8 @@ impl Cache {
         .await
     }
 
-    /// A sandbox's entries in the order of their interfaces: ours, and others' that are on
-    /// one of the `known` networks and its interface.
+    /// A sandbox's entries in the order of their interfaces: those that Pontoon wrote, and those of other programs for
+    /// one of the `known` pairs of network and interface.
     pub(super) async fn find(&self, id: &SandboxId, known: Vec<(String, String)>) -> Result<Vec<Entry>, Error> {
         let (results, id) = (self.results.clone(), id.clone());
         blocking(move || {
@@ -167,7 +166,7 @@ impl Cache {
         .await
     }
 
-    /// The sandboxes that entries of instances like this one are about.
+    /// The sandboxes that Pontoon's entries are about.
     pub(super) async fn all(&self) -> Result<Cached, Error> {
         let (results, owner) = (self.results.clone(), self.owner.clone());
         blocking(move || {
@@ -198,24 +197,24 @@ fn name(path: &Path) -> &str {
 
 fn is_older(path: &Path, age: Duration) -> bool {
     let written = fs::metadata(path).and_then(|file| file.modified());
-    // A time in the future is no age: the clock was set, and the file is kept for another start.
+    // A modification time in the future gives no age: the clock was set back, and the file stays until another start.
     written.is_ok_and(|written| SystemTime::now().duration_since(written).is_ok_and(|since| since > age))
 }
 
 fn list(results: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(results).and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
     match entries {
-        // A dot begins what is being written.
+        // Names of unfinished writes begin with a dot.
         Ok(entries) => Ok(Vec::into_iter(entries).filter(|path| !name(path).starts_with('.')).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Error::Cache { path: results.to_owned(), source }),
     }
 }
 
-/// Largest file that is read; a result of a pod with 400 host ports has 60 KB.
+/// Largest file that is read; the result of a pod with 400 host ports takes 60 KB.
 const LARGEST: u64 = 4 << 20;
 
-/// A file of libcni's, or `None` for what is not (any more): others write here as well.
+/// Reads a cache file. `None` if it is gone or not in libcni's format: other programs write into this directory too.
 fn read(path: &Path) -> Option<CachedInfo> {
     let bytes = match read::regular(path, LARGEST) {
         Ok(bytes) => bytes,
@@ -267,12 +266,12 @@ fn encode(entry: &Entry, owner: &Owner) -> Vec<u8> {
         owner_containerd: Some(owner.containerd.clone()),
         owner_namespace: Some(owner.namespace.clone()),
     };
-    // Texts and maps with text keys always have a JSON form.
+    // Strings, and maps with string keys, always have a JSON form.
     serde_json::to_vec(&info).unwrap_or_default()
 }
 
-/// Where an entry is written before it is renamed. The same name each time: what a crash leaves is overwritten, or goes
-/// with the entry.
+/// The temporary file that an entry is written to before it is renamed. The name is the same each time: a file left
+/// from a crash is overwritten, or removed together with the entry.
 fn unfinished(results: &Path, target: &Path) -> PathBuf {
     results.join(format!(".{}.tmp", name(target)))
 }
@@ -283,8 +282,8 @@ fn replace(results: &Path, target: &Path, bytes: &[u8], durability: Durability) 
     let mut file = write::anew(&unfinished, 0o600)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {
-        // The directory is not synced: a rename that a power cut takes back leaves the entry
-        // before it, which is enough for DEL.
+        // The directory is not synced: if a power failure undoes the rename, the previous entry is still there, which
+        // is enough for DEL.
         file.sync_data()?;
     }
     fs::rename(&unfinished, target)

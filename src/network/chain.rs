@@ -1,4 +1,4 @@
-//! A network's plugins, verb by verb: what libcni's AddNetworkList and the like do.
+//! The plugins of a network, operation by operation, like libcni's AddNetworkList and the related functions.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,22 +11,22 @@ use super::error::Error;
 use super::exec::{Call, Plugins, Verb, cut, path_value};
 use crate::telemetry::Metrics;
 
-/// DEL is given the result, and CHECK exists, since this version.
+/// Since this version, DEL gets the result and CHECK exists.
 const WITH_CHECK: Version = Version(0, 4, 0);
 /// GC and STATUS exist since this version.
 const WITH_STATUS: Version = Version(1, 1, 0);
 
-/// What one attachment of a container to a network is made with (libcni's RuntimeConf).
+/// The parameters of one attachment of a container to a network (libcni's RuntimeConf).
 #[derive(Clone, Debug)]
 pub(super) struct RuntimeConf {
     pub id: String,
-    /// `None` when the namespace is gone.
+    /// `None` when the network namespace is gone.
     pub netns: Option<PathBuf>,
     /// The interface in the container.
     pub interface: String,
     /// `CNI_ARGS`.
     pub args: Vec<(String, String)>,
-    /// All of them; each plugin gets those it asks for.
+    /// All capability arguments; each plugin gets those that its config asks for.
     pub capabilities: Map<String, Value>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// ADD, each plugin with the result of the one before; gives the last one's.
+    /// Runs ADD, each plugin with the result of the previous one. Returns the result of the last plugin.
     pub(super) async fn add(&self, runtime: &RuntimeConf) -> Result<Value, Error> {
         let mut result = None;
         for plugin in &self.network.plugins {
@@ -52,8 +52,8 @@ impl Chain<'_> {
         result.ok_or_else(|| Error::InvalidResult("the network has no plugins".to_owned()))
     }
 
-    /// DEL, the last plugin first. The first error ends it, as in libcni: the plugins before
-    /// must not give back what a later one still uses.
+    /// Runs DEL, the last plugin first. Stops at the first error, as libcni does: the plugins before it in the chain
+    /// must not release what a later one still uses.
     pub(super) async fn del(&self, runtime: &RuntimeConf, result: Option<&Value>) -> Result<(), Error> {
         let result = result.filter(|_| self.network.version >= WITH_CHECK);
         for plugin in self.network.plugins.iter().rev() {
@@ -63,7 +63,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// CHECK, where the version has it and the config wants it.
+    /// Runs CHECK, if the spec version has it and the config does not disable it.
     pub(super) async fn check(&self, runtime: &RuntimeConf, result: &Value) -> Result<(), Error> {
         if self.network.version < WITH_CHECK || self.network.disable_check {
             return Ok(());
@@ -75,7 +75,8 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// GC of all but the valid attachments, (container id, interface). All plugins are asked.
+    /// Runs GC for all but the valid attachments, which are pairs of container id and interface. One plugin's failure
+    /// does not stop the others.
     pub(super) async fn gc(&self, valid: &[(&str, &str)]) -> Result<(), Error> {
         if self.network.version < WITH_STATUS || self.network.disable_gc {
             return Ok(());
@@ -85,7 +86,7 @@ impl Chain<'_> {
         let mut outcome = Ok(());
         for plugin in &self.network.plugins {
             let mut config = self.named(plugin);
-            // The spec's text and its later correction have different keys (cni#1101).
+            // The spec's text and its later correction use different keys (cni#1101).
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 config.insert(key.to_owned(), valid.clone());
             }
@@ -94,7 +95,7 @@ impl Chain<'_> {
         outcome
     }
 
-    /// STATUS: whether ADD would work now.
+    /// Runs STATUS: whether ADD would work now.
     pub(super) async fn status(&self) -> Result<(), Error> {
         for plugin in &self.network.plugins {
             self.run(plugin, Verb::Status, self.named(plugin), None).await?;
@@ -149,7 +150,7 @@ impl Chain<'_> {
         result
     }
 
-    /// A result must be an object. One that does not say its version has the config's.
+    /// Parses a result, which must be an object. A result without a version gets the config's version.
     fn parse(&self, plugin: &PluginConfig, output: &[u8]) -> Result<Value, Error> {
         let garbage = |reason: &str| Error::Garbage {
             plugin: plugin.kind.clone(),
@@ -167,7 +168,7 @@ impl Chain<'_> {
     }
 }
 
-/// All of the spec's variables, empty where they do not apply: none is to be inherited.
+/// All variables of the spec, empty where they do not apply, so that none is inherited from this process.
 fn environment(runtime: Option<&RuntimeConf>) -> Vec<(&'static str, OsString)> {
     let text = |value: Option<&String>| value.map(OsString::from).unwrap_or_default();
     let pairs = |runtime: &RuntimeConf| {

@@ -1,4 +1,4 @@
-//! Network configs: conflist files, and the older conf files of one plugin.
+//! Network configs: conflist files, and the older conf files with a single plugin.
 
 use std::fs;
 use std::io;
@@ -9,52 +9,51 @@ use serde_json::{Map, Value, json};
 
 use crate::sys::read;
 
-/// A config larger than this is none.
+/// A larger file is not accepted as a config.
 pub(super) const LARGEST_FILE: u64 = 1 << 20;
-/// What libcni takes for a config, in whichever order their names sort.
+/// The extensions that libcni accepts. The order of loading depends on the file names only.
 const EXTENSIONS: [&str; 3] = ["conflist", "conf", "json"];
-/// The newest spec that this room speaks.
+/// The newest version of the spec that this module supports.
 const NEWEST: Version = Version(1, 1, 0);
-/// A config that says no version is of this one (CNI spec, "Version considerations").
+/// The version of a config that does not state one (CNI spec, "Version considerations").
 const UNSAID: &str = "0.1.0";
 
-/// A version of the CNI spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(pub u32, pub u32, pub u32);
 
 /// A network: a name and the chain of its plugins.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkConfig {
-    /// The network's name; safe in a file's name.
+    /// Safe to use in a file name.
     pub name: String,
-    /// The spec's version, as the config spells it.
+    /// The version of the spec, as the config spells it.
     pub cni_version: String,
-    /// The same, to compare.
+    /// `cni_version`, parsed for comparison.
     pub version: Version,
-    /// CHECK is not to be called.
+    /// Whether the config forbids CHECK.
     pub disable_check: bool,
-    /// GC is not to be called.
+    /// Whether the config forbids GC.
     pub disable_gc: bool,
     /// In the order of ADD; never empty.
     pub plugins: Vec<PluginConfig>,
     /// The config as one conflist, for the cache.
     pub bytes: Vec<u8>,
-    /// The file it is from; empty for one from the cache.
+    /// The file it was loaded from; empty for a config from the cache.
     pub source: PathBuf,
 }
 
 /// One plugin of a chain.
 #[derive(Clone, Debug)]
 pub(super) struct PluginConfig {
-    /// The name of its executable; without a `/`.
+    /// The file name of the executable, without a `/`.
     pub kind: String,
-    /// The capabilities it asks for.
+    /// The capabilities that the plugin wants arguments for.
     pub capabilities: Vec<String>,
-    /// All of its config.
+    /// The plugin's complete config.
     pub raw: Map<String, Value>,
 }
 
-/// A file that is no network config.
+/// A file that is not a valid network config.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {reason}", .file.display())]
 pub(super) struct InvalidConfig {
@@ -62,11 +61,11 @@ pub(super) struct InvalidConfig {
     pub reason: String,
 }
 
-/// The first `most` configs of the directory (0 is all), by file name; none when the
-/// directory is not there.
+/// Loads the first `most` configs of the directory (0 means all), in the order of their file names. An absent directory
+/// gives an empty list.
 ///
-/// One invalid file among them is an error. Going on to the next would put sandboxes on
-/// whatever network comes after the one that is wanted.
+/// One invalid file among them is an error. Skipping it would attach sandboxes to whichever network comes after the
+/// intended one.
 pub(super) fn load(dir: &Path, most: usize) -> Result<Vec<Arc<NetworkConfig>>, InvalidConfig> {
     let limit = if most == 0 { usize::MAX } else { most };
     let files = files(dir, &EXTENSIONS).map_err(|error| InvalidConfig::new(dir, error))?;
@@ -109,7 +108,7 @@ fn read(file: &Path) -> Result<NetworkConfig, InvalidConfig> {
 }
 
 impl NetworkConfig {
-    /// Reads a conflist. Its plugins may be empty, for those in files of their own.
+    /// Parses a conflist. The list of plugins may be absent, since plugins may also be in files of their own.
     pub(super) fn from_list(bytes: &[u8]) -> Result<Self, String> {
         let raw = object(bytes)?;
         let name = text(&raw, "name")?.ok_or("it has no \"name\"")?;
@@ -139,7 +138,7 @@ impl NetworkConfig {
         })
     }
 
-    /// Reads the config of one plugin as a list of one.
+    /// Parses the config of a single plugin into a list of one.
     pub(super) fn from_plugin(bytes: &[u8]) -> Result<Self, String> {
         let raw = object(bytes)?;
         if !raw.contains_key("type") {
@@ -155,8 +154,8 @@ impl NetworkConfig {
         Self::from_list(Value::Object(list).to_string().as_bytes())
     }
 
-    /// Adds the plugins of `<name>/*.conf` beside the file (since libcni 1.3), and keeps them in
-    /// the bytes: what is cached must take the sandbox down when those files are gone.
+    /// Adds the plugins of `<name>/*.conf` in the same directory as the file (since libcni 1.3). They are added to
+    /// `bytes` as well: the cached config must be enough to detach the sandbox when those files are gone.
     fn add_plugins_beside(&mut self, file: &Path) -> Result<(), InvalidConfig> {
         let invalid = |file: &Path, reason: String| InvalidConfig::new(file, reason);
         let mut raw = object(&self.bytes).map_err(|reason| invalid(file, reason))?;
@@ -183,7 +182,7 @@ impl PluginConfig {
     fn parse(value: &Value) -> Result<Self, String> {
         let raw = value.as_object().ok_or("it is no object")?.clone();
         let kind = text(&raw, "type")?.filter(|kind| !kind.is_empty()).ok_or("it has no \"type\"")?;
-        // It is joined to a directory and run.
+        // The type is appended to a directory and executed.
         if kind.contains(['/', '\0']) || kind == "." || kind == ".." {
             return Err(format!("type {kind:?} is no file name"));
         }
@@ -211,13 +210,13 @@ impl Version {
     fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split('.').map(str::parse::<u32>);
         let mut part = || parts.next().transpose().ok().flatten();
-        // "1.1" is 1.1.0, as in libcni.
+        // "1.1" means 1.1.0, as in libcni.
         let version = part().map(|major| Self(major, part().unwrap_or(0), part().unwrap_or(0)));
         version.ok_or_else(|| format!("{text:?} is no version of the CNI spec"))
     }
 }
 
-/// The newest version that both the config and this room know.
+/// Chooses the newest version that both the config and this module support.
 fn choose_version(raw: &Map<String, Value>) -> Result<(String, Version), String> {
     let mut offered: Vec<String> = text(raw, "cniVersion")?.filter(|version| !version.is_empty()).into_iter().collect();
     match raw.get("cniVersions") {
@@ -244,7 +243,7 @@ fn choose_version(raw: &Map<String, Value>) -> Result<(String, Version), String>
         .ok_or_else(|| format!("cniVersion {} is newer than 1.1.0", offered.join(", ")))
 }
 
-/// A JSON object. The error says where and never what, as a config may hold a secret.
+/// Parses a JSON object. The error gives the position but no content, because a config may contain a secret.
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(raw)) => Ok(raw),
@@ -261,7 +260,7 @@ fn text(raw: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// A flag; libcni takes it as a text too.
+/// A boolean; libcni accepts it as a string too.
 fn flag(raw: &Map<String, Value>, key: &str) -> Result<bool, String> {
     match raw.get(key) {
         None | Some(Value::Bool(false)) => Ok(false),

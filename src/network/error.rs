@@ -1,4 +1,4 @@
-//! What can fail between a sandbox and its network.
+//! The errors of attaching and detaching a sandbox's network.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,67 +8,66 @@ use super::bandwidth::InvalidBandwidth;
 use super::exec::Verb;
 use super::state::NotReady;
 
-/// A failed operation and what it failed on. Texts of plugins are cut to a few KiB.
+/// The operation that failed, and on what. Output of plugins is cut to a few KiB.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No valid config is loaded.
     #[error("network is not ready: {0}")]
     NotReady(NotReady),
-    /// A field of the sandbox's config cannot be given to plugins.
+    /// A field of the sandbox's config has characters that CNI_ARGS cannot carry.
     #[error("{field}: has one of ; = or a control character, which CNI cannot be given")]
     InvalidField {
         /// The field of PodSandboxConfig.
         field: &'static str,
     },
-    /// A port that there cannot be.
+    /// A port number out of range.
     #[error("config.port_mappings[{index}].{name}: {port} is not between {least} and 65535")]
     InvalidPort {
-        /// The mapping's place in the request.
+        /// Index of the mapping in the request.
         index: usize,
-        /// Which of its ports.
+        /// Which of its ports: `host_port` or `container_port`.
         name: &'static str,
-        /// What the request has.
+        /// The value in the request.
         port: i32,
-        /// The least that could be.
+        /// The smallest valid value.
         least: i32,
     },
-    /// An address that there cannot be.
+    /// A host address that is not an IP address.
     #[error("config.port_mappings[{index}].host_ip: {host_ip:?} is no address")]
     InvalidHostIp {
-        /// The mapping's place in the request.
+        /// Index of the mapping in the request.
         index: usize,
-        /// What the request has.
+        /// The value in the request.
         host_ip: String,
     },
-    /// A bandwidth annotation is no quantity or out of range.
+    /// A bandwidth annotation is not a quantity or is out of range.
     #[error(transparent)]
     Bandwidth(#[from] InvalidBandwidth),
-    /// No directory has the plugin.
+    /// The plugin is in none of the directories.
     #[error("cni plugin {plugin} not found in {}", list(.dirs))]
     PluginMissing {
         /// The config's `type`.
         plugin: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         dirs: Vec<PathBuf>,
     },
-    /// It is there and cannot be run.
+    /// The plugin's file exists but cannot be executed.
     #[error("cni plugin {plugin} is not executable: {path} (searched {})", list(.dirs))]
     PluginNotExecutable {
         /// The config's `type`.
         plugin: String,
         /// The file that was found.
         path: PathBuf,
-        /// Where it was looked for.
+        /// The directories that were searched.
         dirs: Vec<PathBuf>,
     },
-    /// The plugin's process could not be started or spoken to.
+    /// The plugin's process could not be started, or its pipes failed.
     #[error("run cni plugin {plugin} {verb}")]
     Run {
         /// The config's `type`.
         plugin: String,
-        /// What it was to do.
         verb: Verb,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// The deadline passed; the plugin's process group was killed.
@@ -76,40 +75,37 @@ pub enum Error {
     TimedOut {
         /// The config's `type`.
         plugin: String,
-        /// What it was to do.
         verb: Verb,
         /// How long it ran.
         after: Duration,
     },
-    /// The plugin answered with an error.
+    /// The plugin failed with an error of its own.
     #[error(transparent)]
     Plugin(Box<PluginFailure>),
-    /// The plugin printed more than any result has.
+    /// The plugin printed more than any valid result has.
     #[error("cni plugin {plugin} {verb}: output of more than {limit} bytes")]
     OutputTooLarge {
         /// The config's `type`.
         plugin: String,
-        /// What it was to do.
         verb: Verb,
-        /// Most bytes that are taken.
+        /// Most bytes that are accepted.
         limit: usize,
     },
-    /// The plugin succeeded and did not print a result.
+    /// The plugin succeeded but did not print a valid result.
     #[error("cni plugin {plugin} {verb}: {reason}, it printed {output:?}")]
     Garbage {
         /// The config's `type`.
         plugin: String,
-        /// What it was to do.
         verb: Verb,
-        /// What is wrong with it.
+        /// What is wrong with the output.
         reason: String,
-        /// The beginning of what it printed.
+        /// The beginning of the output.
         output: String,
     },
-    /// The chain's result cannot be understood.
+    /// The chain's result does not follow the CNI spec.
     #[error("invalid cni result: {0}")]
     InvalidResult(String),
-    /// The chain succeeded and gave no address.
+    /// The chain succeeded but its result has no address.
     #[error("the cni result has no address for {interface}")]
     NoAddress {
         /// The interface in the sandbox.
@@ -120,37 +116,36 @@ pub enum Error {
     Cache {
         /// The file or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// No config could be made from the template.
+    /// The template did not produce a config.
     #[error("cni config template {path}")]
     Template {
         /// The template, or the config that could not be written.
         path: PathBuf,
-        /// Why.
         source: TemplateError,
     },
-    /// The work was stopped by a panic or the end of the process.
+    /// The work was stopped by a panic, or because the process ends.
     #[error("network operation was stopped: {0}")]
     Stopped(String),
 }
 
-/// Why a template gives no config.
+/// Why a template produces no config.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    /// It cannot be read, or the config cannot be written.
+    /// The template cannot be read, or the config cannot be written.
     #[error(transparent)]
     File(#[from] io::Error),
-    /// It has an action of Go's templates beyond those that are documented.
+    /// The template has an action of Go's templates beyond the documented ones.
     #[error(
         "unsupported or misplaced {{{{{0}}}}}: .PodCIDR, range over .PodCIDRRanges or .Routes, their variables, if and end are"
     )]
     Unsupported(String),
-    /// An action is not closed, or a range or if has no end.
+    /// An action is not closed, or a `range` or `if` has no `end`.
     #[error("{0} is not closed")]
     NotClosed(String),
-    /// What it gives is no network config.
+    /// The rendered text is not a valid network config.
     #[error("what it gives is no valid config: {0}")]
     Invalid(String),
 }
@@ -161,14 +156,13 @@ pub enum TemplateError {
 pub struct PluginFailure {
     /// The config's `type`.
     pub plugin: String,
-    /// What it was to do.
     pub verb: Verb,
-    /// The spec's code below 100 (11: try again later; 50 and 51: STATUS), the plugin's own
-    /// from 100 on, and 0 when it printed no error object.
+    /// Below 100, a code of the spec (11: try again later; 50 and 51: STATUS); from 100 on, the plugin's own code; 0
+    /// when it printed no error object.
     pub code: u64,
-    /// Its words, or its exit status and stderr.
+    /// The error object's message, or the exit status and output when there is none.
     pub message: String,
-    /// More words, or empty.
+    /// The error object's details, or empty.
     pub details: String,
 }
 

@@ -1,4 +1,4 @@
-//! Runs one plugin for one verb: a process group of its own, bounded output, a deadline.
+//! Runs one plugin for one operation: in its own process group, with bounded output and a deadline.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,26 +20,26 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::error::{Error, PluginFailure};
 use super::running::Running;
 
-/// Most bytes of a result.
+/// Largest result of a plugin, in bytes.
 pub(super) const STDOUT_LIMIT: usize = 1 << 20;
-/// Most bytes of stderr that are kept; the rest is read and dropped.
+/// How many bytes of stderr are kept; the rest is read and dropped.
 const STDERR_LIMIT: usize = 8 << 10;
-/// Most bytes of a plugin's words in an error.
+/// How many bytes of a plugin's output an error may contain.
 const TEXT_LIMIT: usize = 4 << 10;
-/// How long an ended plugin's pipes may stay open: a process it left behind may hold them.
+/// How long the pipes of a plugin may stay open after it has exited: a process it left behind may hold them.
 const PIPES_GRACE: Duration = Duration::from_secs(1);
-/// How long a killed plugin is waited for, so that a DEL does not meet its dying ADD.
+/// How long to wait for a killed plugin to exit, so that DEL does not run at the same time as the dying ADD.
 const KILL_GRACE: Duration = Duration::from_secs(1);
-/// How often and after what an executable that is being written is tried again.
+/// How often, and after which pause, to retry an executable that is still being written.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// The service manager's channels to us, and what our unit tunes: no plugin's business.
+/// Variables that plugins must not inherit: the service manager's channels to this daemon, and what our unit tunes.
 const NOT_INHERITED: [&str; 7] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "GLIBC_TUNABLES"];
-/// For plugins that run tools, where our own environment has no PATH.
+/// For plugins that run other tools, when this daemon's environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a plugin is to do (CNI spec, "CNI operations").
+/// The operation that a plugin is to perform (CNI spec, "CNI operations").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Attach a container.
@@ -48,14 +48,14 @@ pub enum Verb {
     Del,
     /// Check an attachment.
     Check,
-    /// Free what belongs to no valid attachment.
+    /// Free all resources that belong to no valid attachment.
     Gc,
-    /// Say whether ADD would work.
+    /// Report whether ADD would work.
     Status,
 }
 
 impl Verb {
-    /// As plugins are told it.
+    /// The value of `CNI_COMMAND`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl fmt::Display for Verb {
 pub(super) struct Call<'a> {
     pub plugin: &'a str,
     pub verb: Verb,
-    /// The sandbox, when it is about one.
+    /// The sandbox that the operation is about, if it is about one.
     pub id: Option<&'a str>,
     /// The plugin's config.
     pub stdin: Vec<u8>,
@@ -87,10 +87,10 @@ pub(super) struct Call<'a> {
     pub deadline: Instant,
 }
 
-/// Where plugins are.
+/// The directories that plugins are searched in.
 pub(super) struct Plugins {
     dirs: Vec<PathBuf>,
-    /// The same as `CNI_PATH`, for plugins that run others.
+    /// `dirs` as `CNI_PATH`, for plugins that run other plugins.
     path: OsString,
     running: Running,
 }
@@ -102,12 +102,12 @@ impl Plugins {
         Self { dirs, path, running }
     }
 
-    /// Waits for what an earlier daemon, or a caller that went away, had begun for a sandbox.
+    /// Waits for a plugin that an earlier daemon, or a dropped call, started for a sandbox.
     pub(super) async fn settled(&self, id: &str) {
         self.running.ended(id).await;
     }
 
-    /// Runs a plugin and gives what it printed. Dropping the future kills its process group.
+    /// Runs a plugin and returns its stdout. Dropping the future kills its process group.
     pub(super) async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
         let started = Instant::now();
         let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
@@ -137,7 +137,7 @@ impl Plugins {
         Ok(stdout.kept)
     }
 
-    /// The plugin, and our end of its stderr.
+    /// Starts the plugin. Returns it and the read end of its stderr.
     async fn spawn(&self, call: &Call<'_>) -> Result<(Child, Receiver), Error> {
         let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
         let executable = self.find(call.plugin)?;
@@ -160,7 +160,7 @@ impl Plugins {
         let mut retries = BUSY_RETRIES;
         loop {
             match command.spawn() {
-                // An installer is writing it just now (libcni waits as well).
+                // An installer is writing the executable right now (libcni waits as well).
                 Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && retries > 0 => {
                     retries -= 1;
                     sleep(BUSY_PAUSE).await;
@@ -191,7 +191,7 @@ impl Plugins {
     }
 }
 
-/// What a pipe gave, up to a limit.
+/// The output of a pipe, up to a limit.
 struct Bounded {
     kept: Vec<u8>,
     limit: usize,
@@ -203,8 +203,8 @@ impl Bounded {
         Self { kept: Vec::new(), limit, overflowed: false }
     }
 
-    /// Reads to the end. What is over the limit is read all the same: a plugin that blocks on
-    /// a full pipe would only end by its deadline.
+    /// Reads to the end. Output over the limit is read too, and dropped: a plugin that blocks on a full pipe would only
+    /// end at its deadline.
     async fn fill(&mut self, pipe: Option<impl AsyncRead + Unpin>) -> io::Result<()> {
         let Some(mut pipe) = pipe else { return Ok(()) };
         let mut chunk = vec![0; 8 << 10];
@@ -220,7 +220,7 @@ impl Bounded {
     }
 }
 
-/// Gives the plugin its config, and collects its output and status.
+/// Writes the config to the plugin's stdin, and collects its output and exit status.
 async fn converse(child: &mut Child, config: &[u8], words: Receiver) -> io::Result<(ExitStatus, Bounded, Bounded)> {
     let (mut stdout, mut stderr) = (Bounded::new(STDOUT_LIMIT), Bounded::new(STDERR_LIMIT));
     let (stdin, out) = (child.stdin.take(), child.stdout.take());
@@ -243,7 +243,7 @@ async fn converse(child: &mut Child, config: &[u8], words: Receiver) -> io::Resu
     Ok((status, stdout, stderr))
 }
 
-/// A plugin need not read its config: a closed pipe is fine.
+/// A plugin may exit without reading its config, so a closed pipe is no error.
 async fn feed(stdin: Option<ChildStdin>, config: &[u8]) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(config).await;
@@ -251,7 +251,7 @@ async fn feed(stdin: Option<ChildStdin>, config: &[u8]) {
     }
 }
 
-/// The plugin and what it started; killed when this goes unless the plugin has ended.
+/// The plugin and the processes it started. Killed on drop, unless the plugin has exited by itself.
 struct ProcessGroup(Option<Pid>);
 
 impl ProcessGroup {
@@ -259,15 +259,15 @@ impl ProcessGroup {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
     }
 
-    /// The id is not another's: it is not reused while the group has a member, and after the
-    /// leader was waited for this is armed for [`PIPES_GRACE`] at most.
+    /// The id cannot belong to another group: the kernel does not reuse it while the group has a member, and once the
+    /// leader has been reaped, this stays armed for [`PIPES_GRACE`] at most.
     fn kill(&mut self) {
         if let Some(leader) = self.0.take() {
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
 
-    /// What an ended plugin leaves running, it means to.
+    /// Disarms the kill. A process that a plugin leaves running when it exits is left running on purpose.
     fn forget(&mut self) {
         self.0 = None;
     }
@@ -279,7 +279,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// A plugin's error: the object it printed, or what can be told without one.
+/// A plugin's error: the error object it printed, or its exit status and output if it printed none.
 fn failure(call: &Call<'_>, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Error {
     let printed: Option<Value> = serde_json::from_slice(stdout).ok();
     let field = |name: &str| printed.as_ref().and_then(|printed| printed.get(name));
@@ -293,13 +293,13 @@ fn failure(call: &Call<'_>, status: ExitStatus, stdout: &[u8], stderr: &[u8]) ->
     Error::Plugin(Box::new(PluginFailure { plugin, verb, code, message, details }))
 }
 
-/// The beginning of a plugin's words.
+/// The beginning of a plugin's output, as text.
 pub(super) fn cut(text: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&text[..text.len().min(TEXT_LIMIT)]).trim().to_owned();
     if text.len() > TEXT_LIMIT { format!("{shown}...") } else { shown }
 }
 
-/// The environment's value of a path that may be absent.
+/// A path as the value of an environment variable; empty when there is none.
 pub(super) fn path_value(path: Option<&Path>) -> OsString {
     path.map(|path| path.as_os_str().to_owned()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Asks the plugins of spec 1.1 networks for their STATUS in the background, so that CRI's
-//! Status, which kubelet calls every few seconds, never runs a plugin.
+//! Runs STATUS on the plugins of spec 1.1 networks in the background, so that CRI's Status, which kubelet calls every
+//! few seconds, never runs a plugin.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::config::{NetworkConfig, Version};
 use super::error::Error;
 use super::state::NotReady;
 
-/// Pause after a good STATUS, and the longest after bad ones. Each costs an exec per plugin.
+/// Pause after a successful STATUS, and the longest pause after failures. Each STATUS costs an exec per plugin.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Pause after the first bad STATUS; it doubles.
+/// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Polls until the network has no user any more.
+/// Polls until the last user of the network is gone.
 pub(super) async fn poll(network: Weak<Inner>) {
     let Some(mut changes) = network.upgrade().map(|network| network.state.changes()) else { return };
     let mut failures = 0;
@@ -33,7 +33,7 @@ pub(super) async fn poll(network: Weak<Inner>) {
             }
             Err(error) => {
                 failures += 1;
-                // One miss of a plugin that was well does not take the node out of service.
+                // A single failure of a plugin that was healthy does not make the node NotReady.
                 if failures > 1 || !was_good {
                     tracing::warn!(%error, failures, "cni STATUS failed");
                     inner.state.set_status(Some(NotReady::new(format!("cni status: {error}"))));
@@ -43,7 +43,7 @@ pub(super) async fn poll(network: Weak<Inner>) {
         drop(inner);
         let pause = if asked.is_empty() { Duration::MAX } else { pause(failures) };
         tokio::select! {
-            // Another network: what was known of the one before says nothing about it.
+            // The networks have changed: the earlier results say nothing about the new ones.
             changed = changes.changed() => match changed {
                 Ok(()) => (failures, was_good) = (0, false),
                 Err(_) => return,

@@ -1,7 +1,7 @@
-//! Pods that publish many ports of the node. The portmap plugin calls iptables for each port, and all iptables of a node
-//! wait for one lock of the kernel's, in no order: forty pods of a hundred ports kept the network of a pod of another
-//! tenant, which needs a few calls, waiting for two minutes. So of such pods few are attached or detached at a time, and
-//! those that wait hold nobody else's turn.
+//! Limits pods that publish many host ports. The portmap plugin calls iptables for each port, and all iptables
+//! processes of a node wait for one kernel lock, in no order. Forty pods with a hundred ports each made the network
+//! setup of another tenant's pod, which needs only a few calls, wait for two minutes. Therefore only a few such pods
+//! are attached or detached at a time, and those that wait hold no slot that other pods need.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,14 +11,15 @@ use tokio::time::timeout;
 use crate::slots::{Bounds, Slots};
 use crate::telemetry::{Stage, during};
 
-/// Published ports of a pod that is an ordinary one.
+/// Most published ports of an ordinary pod.
 const MANY: usize = 16;
-/// How many pods with more are in their turn. They are shared by namespaces: alone, one has half of them.
+/// How many pods with more ports are attached or detached at a time. Namespaces share these slots: one namespace alone
+/// gets half of them.
 const AT_ONCE: usize = 4;
-/// How long one of them counts, should its plugin hang. A pod of 400 ports takes 15 s by itself.
+/// How long such a pod holds its slot if its plugin hangs. A pod with 400 ports takes 15 s by itself.
 const TURN: Duration = Duration::from_secs(30);
 
-/// Those in their turn, of ADD and DEL together.
+/// The slots, for ADD and DEL together.
 pub(super) struct ManyPorts(Slots);
 
 impl Default for ManyPorts {
@@ -28,12 +29,12 @@ impl Default for ManyPorts {
 }
 
 impl ManyPorts {
-    /// Does the work for a pod that publishes so many ports, when it is its namespace's turn.
+    /// Runs `work` for a pod that publishes `ports` ports, waiting for a slot of its namespace if there are many.
     pub(super) async fn run<T>(&self, ports: usize, namespace: &str, work: impl Future<Output = T>) -> T {
         if ports <= MANY {
             return work.await;
         }
-        // Any number may wait, so there always is a slot in the end.
+        // The queue is unbounded, so taking a slot waits but never fails.
         let slot = during(Stage::Queue, self.0.take(namespace, "")).await;
         tokio::pin!(work);
         if let Ok(done) = timeout(TURN, &mut work).await {

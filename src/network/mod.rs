@@ -1,18 +1,17 @@
-//! The network of sandboxes: CNI, spec 0.3.1 to 1.1.0, as libcni does it.
+//! CNI networking of sandboxes, spec versions 0.3.1 to 1.1.0, compatible with libcni.
 //!
-//! Plugins are run one exec per plugin and verb; their chain, the injected `prevResult` and
-//! `runtimeConfig`, and the cache files are libcni's, so that its other users on a node
-//! (Multus, `cnitool`) see what they expect. Who calls: `crate::runtime` attaches and
-//! detaches, `crate::cri` asks for the conditions, `crate::daemon` starts it. This room never
-//! makes or removes a namespace.
+//! Each operation of each plugin is one exec. The order of the chain, the injected `prevResult` and `runtimeConfig`,
+//! and the cache files follow libcni, so that its other users on a node (Multus, `cnitool`) see what they expect.
+//! `crate::runtime` attaches and detaches sandboxes and reads the network's readiness; `crate::daemon` starts the
+//! network. This module never creates or removes a network namespace.
 //!
 //! ```text
 //! conf_dir --watch--> Loaded --prepare--> cache without results --attach--> ADD a, b, c -> cache with results
 //!                                         detach: cached config and result -> DEL c, b, a -> no cache
 //! ```
 //!
-//! What a pod's attachment was made with is what takes it down: the config in the directory
-//! may be another, invalid or gone by then.
+//! Detach uses the config that the sandbox was attached with: the config in the directory may have changed, become
+//! invalid or been removed in the meantime.
 
 mod attachment;
 mod bandwidth;
@@ -62,7 +61,7 @@ use running::Running;
 use state::State;
 use turns::Both;
 
-/// CNI with one set of settings. Clones share everything.
+/// CNI with one set of settings. Clones share all state.
 #[derive(Clone)]
 pub struct Network {
     inner: Arc<Inner>,
@@ -76,7 +75,7 @@ struct Inner {
     turns: Arc<Both>,
 }
 
-/// An attachment whose ADD may begin: what it is made with is in the cache.
+/// An attachment that is ready for ADD: its config and arguments are in the cache.
 #[must_use]
 pub struct Prepared {
     id: SandboxId,
@@ -85,20 +84,19 @@ pub struct Prepared {
     entries: Vec<Entry>,
 }
 
-/// What the cache has of a sandbox's attachment.
+/// The state of a sandbox's attachment, according to the cache.
 #[derive(Debug, PartialEq)]
 pub enum Recalled {
-    /// Every ADD came to its end.
+    /// Every ADD finished.
     Attached(Attached),
-    /// One did not: the process that ran it was killed.
+    /// At least one ADD did not finish: the process that ran it was killed.
     Unfinished,
-    /// Nothing. It was there before ADD, so it was lost later.
+    /// The cache has no usable result. [`Network::prepare`] wrote an entry before ADD, so it was lost later.
     Nothing,
 }
 
 impl Network {
-    /// Loads what is in the directory now, and from then on follows it in the background
-    /// within a second.
+    /// Loads the configs that are in the directory now, and follows changes in the background, within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
         let turns = Arc::new(Both::new());
@@ -107,7 +105,8 @@ impl Network {
         network
     }
 
-    /// Another directory of configs on the same node: with the same plugins, cache and turns, and without a template.
+    /// A network with another directory of configs on the same node. It shares the plugins, the cache and the turns,
+    /// and has no template.
     #[must_use]
     pub fn beside(&self, configs: ConfigDir, tasks: &Tasks) -> Self {
         let settings = Settings { configs, conf_template: None, ..self.inner.settings.clone() };
@@ -122,20 +121,20 @@ impl Network {
             turns,
             settings,
         });
-        // The tasks hold the network weakly, so that they end with its last user.
+        // The background tasks hold the network weakly, so that they end with its last user.
         tasks.background(watch::follow(Arc::downgrade(&inner)));
         tasks.background(health::poll(Arc::downgrade(&inner)));
         Self { inner }
     }
 
-    /// Where its configs are.
+    /// The directory that this network's configs are loaded from.
     #[must_use]
     pub fn config_dir(&self) -> &ConfigDir {
         &self.inner.settings.configs
     }
 
-    /// Whether sandboxes can be attached: a valid config is loaded, and for spec 1.1 its
-    /// plugins' last STATUS was good. Never waits.
+    /// Whether sandboxes can be attached: a valid config is loaded, and for spec 1.1 the last STATUS of its plugins
+    /// succeeded. Never waits.
     ///
     /// # Errors
     /// [`NotReady`] with the reason and message for CRI's condition NetworkReady.
@@ -143,18 +142,18 @@ impl Network {
         self.inner.state.ready()
     }
 
-    /// What is loaded, in the form that containerd shows as `cniconfig`.
+    /// The loaded configs, in the form that containerd shows as `cniconfig`.
     #[must_use]
     pub fn config_json(&self) -> Value {
         state::config_json(&self.inner.settings, &self.inner.state.loaded())
     }
 
-    /// Writes into the cache what ADD will be made with. Before anything of the sandbox runs: whoever
-    /// finds it after a crash then knows whether its ADD came to its end ([`Network::recall`]), and
-    /// [`Network::detach`] works wherever that ends.
+    /// Writes the config and the arguments of the coming ADD into the cache. The caller does this before any process of
+    /// the sandbox runs: after a crash, the next daemon then knows whether ADD finished ([`Network::recall`]), and
+    /// [`Network::detach`] works wherever ADD was interrupted.
     ///
     /// # Errors
-    /// Whatever is wrong with the config, or the cache failed with. The caller must then detach.
+    /// The config cannot be used, or the cache cannot be written. The caller must then detach.
     pub async fn prepare(&self, attachment: &Attachment) -> Result<Prepared, Error> {
         let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
         let (args, capabilities) = (attachment.cni_args()?, attachment.capability_args()?);
@@ -172,11 +171,10 @@ impl Network {
         Ok(Prepared { id: attachment.id.clone(), namespace: attachment.namespace.clone(), ports, entries })
     }
 
-    /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills
-    /// the running plugin.
+    /// Runs ADD along the chain of each network, and caches the results. Dropping the future kills the running plugin.
     ///
     /// # Errors
-    /// Whatever a plugin or the cache failed with. The caller must then detach.
+    /// A plugin or the cache failed. The caller must then detach.
     pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
         let Prepared { id, namespace, ports, entries } = prepared;
         let turns = &self.inner.turns;
@@ -184,12 +182,12 @@ impl Network {
         turns.many_ports.run(ports, &namespace, adds).await
     }
 
-    /// Runs DEL along the chain, last plugin first, with the cached config and result, or with
-    /// the loaded config when there are none. A sandbox that was never attached is fine, and
-    /// with neither cache nor config there is nothing to do.
+    /// Runs DEL along the chain, last plugin first, with the cached config and result, or with the loaded config when
+    /// the cache has neither. Detaching a sandbox that was never attached succeeds. With neither a cache entry nor a
+    /// config, it does nothing.
     ///
     /// # Errors
-    /// Whatever a plugin failed with; the cache stays for the next try.
+    /// A plugin or the cache failed. The cache entry stays for the next try.
     pub async fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
         let mut entries = self.inner.entries(&attachment.id).await?;
         if entries.is_empty() {
@@ -197,7 +195,7 @@ impl Network {
         }
         during(Stage::Queue, self.inner.plugins.settled(attachment.id.as_str())).await;
         for entry in &mut entries {
-            // Empty where the namespace is gone: the plugins then give back what is not in it.
+            // `None` when the network namespace is gone: the plugins then release only the resources outside of it.
             entry.runtime.netns.clone_from(&attachment.netns);
         }
         let namespace = namespace_of(attachment, &entries);
@@ -206,7 +204,7 @@ impl Network {
         turns.many_ports.run(attachment.port_mappings.len(), &namespace, dels).await
     }
 
-    /// What became of a sandbox's attachment, of which a process before this one may have been killed in the middle.
+    /// Returns how far a sandbox's attachment got; an earlier daemon may have been killed in the middle of it.
     ///
     /// # Errors
     /// [`Error::Cache`] when the directory cannot be read.
@@ -218,8 +216,8 @@ impl Network {
         Ok(self.attached_by(entries).map_or(Recalled::Nothing, Recalled::Attached))
     }
 
-    /// What a sandbox was attached with, from the cache. `None` when there is no result there;
-    /// the addresses can still be read in its namespace ([`Network::in_order`]).
+    /// The addresses and result of a sandbox's attachment, from the cache. `None` when the cache has no result; the
+    /// addresses can then still be read in the sandbox's network namespace and sorted with [`Network::in_order`].
     ///
     /// # Errors
     /// [`Error::Cache`] when the directory cannot be read.
@@ -229,13 +227,13 @@ impl Network {
 
     fn attached_by(&self, entries: Vec<Entry>) -> Option<Attached> {
         let first = entries.into_iter().find(|entry| entry.runtime.interface == interface(0))?;
-        // A result that was good at ADD is good now; one that is not is as good as lost.
+        // A result that was valid at ADD is valid now; an invalid one is treated as lost.
         let attached = Attached::new(first.result?, &first.runtime.interface, self.inner.settings.ip_preference);
         attached.ok().filter(|attached| !attached.ips.is_empty())
     }
 
-    /// The sandboxes that have cache files, attached or half-way. One of ours that has neither a record nor its network
-    /// namespace any more is stale and wants a [`Network::detach`].
+    /// The sandboxes that have cache files, attached completely or not. An attachment of this instance whose sandbox
+    /// has neither a record nor a network namespace any more is stale and needs a [`Network::detach`].
     ///
     /// # Errors
     /// [`Error::Cache`] when the directory cannot be read.
@@ -243,17 +241,17 @@ impl Network {
         self.inner.cache.all().await
     }
 
-    /// Addresses with the primary one first, as the settings want it.
+    /// Sorts addresses so that the primary one, as the settings define it, comes first.
     #[must_use]
     pub fn in_order(&self, ips: Vec<std::net::IpAddr>) -> Vec<std::net::IpAddr> {
         self.inner.settings.ip_preference.sort(ips)
     }
 
-    /// Asks the plugins whether a sandbox's attachment is still as its result says (CHECK,
-    /// since spec 0.4.0; configs can switch it off). Without a cached result it asks nothing.
+    /// Has the plugins verify that a sandbox's attachment is still as its result says (CHECK, since spec 0.4.0; configs
+    /// can disable it). Does nothing without a cached result.
     ///
     /// # Errors
-    /// Whatever a plugin found.
+    /// The first failure that a plugin reports.
     pub async fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let deadline = Instant::now() + self.inner.settings.timeouts.check;
         for mut entry in self.inner.entries(&attachment.id).await? {
@@ -265,12 +263,12 @@ impl Network {
         Ok(())
     }
 
-    /// Tells the plugins which attachments are valid, so that they free all others (GC, since
-    /// spec 1.1.0). Off by default and never called by itself: on a network name that is shared
-    /// it takes the attachments of another runtime.
+    /// Passes the list of valid attachments to the plugins, so that they free all others (GC, since spec 1.1.0).
+    /// Nothing calls this automatically: on a network name that is shared with another runtime, it would free that
+    /// runtime's attachments.
     ///
     /// # Errors
-    /// The first plugin's failure; the others are asked all the same.
+    /// The first plugin's failure; the other plugins are called all the same.
     pub async fn gc(&self, valid: &[SandboxId]) -> Result<(), Error> {
         let deadline = Instant::now() + self.inner.settings.timeouts.check;
         let networks = self.inner.state.loaded().map_err(Error::NotReady)?;
@@ -283,13 +281,13 @@ impl Network {
         outcome
     }
 
-    /// Writes `10-pontoon.conflist` from the template in the settings, for the CIDRs that
-    /// kubelet was given for its pods. `None` without a template, without CIDRs, and when
-    /// somebody else's config is loaded. The directory's watch then loads it.
+    /// Writes `10-pontoon.conflist` from the template in the settings, for the CIDRs that kubelet was given for its
+    /// pods. The watch on the directory then loads it. Returns `None` without a template, without CIDRs, and when
+    /// another config is loaded.
     ///
     /// # Errors
-    /// [`Error::Template`] when the template cannot be read, uses what is not supported or
-    /// gives no valid config, or when the file cannot be written.
+    /// [`Error::Template`] when the template cannot be read, uses an unsupported action or gives no valid config, or
+    /// when the file cannot be written.
     pub async fn write_from_template(&self, pod_cidrs: &[IpCidr]) -> Result<Option<PathBuf>, Error> {
         let Some(source) = self.inner.settings.conf_template.clone() else { return Ok(None) };
         let target = self.inner.settings.configs.path.join(template::FILE_NAME);
@@ -303,7 +301,8 @@ impl Network {
 }
 
 impl Inner {
-    /// ADDs one after the other, with one deadline; the first network's interface is the primary one.
+    /// Runs ADD for one network after the other, with one deadline for all. The first network's interface is the
+    /// primary one.
     async fn add_all(&self, entries: Vec<Entry>) -> Result<Attached, Error> {
         let deadline = Instant::now() + self.settings.timeouts.add;
         let mut primary = None;
@@ -319,12 +318,12 @@ impl Inner {
         if attached.ips.is_empty() { Err(Error::NoAddress { interface }) } else { Ok(attached) }
     }
 
-    /// DELs, the last network first, with one deadline.
+    /// Runs DEL for each network, the last one first, with one deadline for all.
     async fn del_all(&self, entries: Vec<Entry>) -> Result<(), Error> {
         let deadline = Instant::now() + self.settings.timeouts.del;
         let mut failed = None;
         for entry in entries.into_iter().rev() {
-            // One network's failure must not keep the others' addresses.
+            // A failure on one network must not keep the addresses of the others allocated.
             if let Err(error) = self.del(&entry, deadline).await {
                 failed.get_or_insert(error);
             }
@@ -347,7 +346,7 @@ impl Inner {
         self.cache.find(id, names.collect()).await
     }
 
-    /// What would have been cached had the sandbox been attached with the loaded config.
+    /// The entries that would be in the cache if the sandbox had been attached with the loaded config.
     fn uncached_entries(&self, attachment: &Attachment) -> Vec<Entry> {
         let networks = self.state.loaded().unwrap_or_default();
         let entry = |(index, network)| Entry {
@@ -356,7 +355,7 @@ impl Inner {
                 id: attachment.id.to_string(),
                 netns: attachment.netns.clone(),
                 interface: interface(index),
-                // What attach refuses was never given to a plugin; DEL goes without it.
+                // `attach` refuses invalid values, so no plugin has ever seen them; DEL runs without them.
                 args: attachment.cni_args().unwrap_or_default(),
                 capabilities: attachment.capability_args().unwrap_or_else(|_| Map::new()),
             },
@@ -366,7 +365,7 @@ impl Inner {
     }
 }
 
-/// Whose turn a DEL takes. Of a sandbox whose record is gone only the cache knows the namespace.
+/// The pod namespace whose turn a DEL takes. For a sandbox whose record is gone, only the cache knows it.
 fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
     if !attachment.namespace.is_empty() {
         return attachment.namespace.clone();
@@ -375,12 +374,12 @@ fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
     args.find(|(key, _)| key == NAMESPACE_ARG).map(|(_, namespace)| namespace.clone()).unwrap_or_default()
 }
 
-/// The interface for the network with this number, as go-cni names them.
+/// The name of the interface on the network with this index, as go-cni names them.
 fn interface(index: usize) -> String {
     format!("eth{index}")
 }
 
-/// File work off the runtime's threads.
+/// Runs blocking file operations off the runtime's threads.
 async fn blocking<T, F>(work: F) -> Result<T, Error>
 where
     T: Send + 'static,

@@ -1,21 +1,21 @@
-//! The networks of a node: that of most pods, and those that runtime handlers have in directories of their own.
+//! The networks of a node: the default one, and those of runtime handlers that have a config directory of their own.
 
 use std::collections::BTreeMap;
 
 use super::{ConfigDir, Network, Settings};
 use crate::tasks::Tasks;
 
-/// Which pods get which network. Clones share everything.
+/// Maps runtime handlers to networks. Clones share all state.
 #[derive(Clone)]
 pub struct Networks {
     default: Network,
-    /// Of the handlers that have a directory of their own, by their names.
+    /// The networks of handlers that have a directory of their own, by handler name.
     own: BTreeMap<String, Network>,
 }
 
 impl Networks {
-    /// Loads and follows each directory once, however many handlers name it. Plugins, cache and the limit of how many run
-    /// at once are the node's.
+    /// Loads and follows each directory once, however many handlers name it. All networks share the node's plugins,
+    /// cache and limit of concurrently running plugins.
     #[must_use]
     pub fn start(settings: Settings, own: BTreeMap<String, ConfigDir>, tasks: &Tasks) -> Self {
         let default = Network::start(settings, tasks);
@@ -27,20 +27,20 @@ impl Networks {
         Self { own: own.collect(), default }
     }
 
-    /// The network of a handler's pods: the default one for those without a directory, and for a handler that the
-    /// configuration does not have any more.
+    /// The network of a handler's pods. It is the default network for a handler without a directory of its own, and for
+    /// one that the configuration no longer has.
     #[must_use]
     pub fn of(&self, handler: &str) -> &Network {
         self.own.get(handler).unwrap_or(&self.default)
     }
 
-    /// The network of the pods whose handler has none: NetworkReady is about this one.
+    /// The network of pods whose handler has no directory of its own. NetworkReady is about this one.
     #[must_use]
     pub fn default_network(&self) -> &Network {
         &self.default
     }
 
-    /// The handlers that have a directory of their own, by their names.
+    /// The handlers that have a directory of their own, with their networks.
     pub fn own(&self) -> impl Iterator<Item = (&str, &Network)> {
         self.own.iter().map(|(handler, network)| (handler.as_str(), network))
     }

@@ -1,4 +1,4 @@
-//! A chain's result, read for what the sandbox's status needs.
+//! Reads the addresses for the sandbox's status from a chain's result.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::error::Error;
 
-/// What a sandbox was attached with.
+/// The outcome of attaching a sandbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attached {
-    /// Its addresses, the primary one first.
+    /// The sandbox's addresses, the primary one first.
     pub ips: Vec<IpAddr>,
     /// The last plugin's result as it was printed.
     pub result: Value,
@@ -23,7 +23,7 @@ pub enum IpPreference {
     Ipv4,
     /// The first IPv6 address.
     Ipv6,
-    /// The first that the plugins gave.
+    /// The first address in the result.
     Cni,
 }
 
@@ -43,7 +43,7 @@ impl IpPreference {
 }
 
 impl Attached {
-    /// Reads the addresses of `interface` within the sandbox.
+    /// Reads the addresses of `interface` in the sandbox.
     pub(super) fn new(result: Value, interface: &str, preference: IpPreference) -> Result<Self, Error> {
         let ips = preference.sort(addresses(&result, interface)?);
         Ok(Self { ips, result })
@@ -56,7 +56,7 @@ fn addresses(result: &Value, interface: &str) -> Result<Vec<IpAddr>, Error> {
     for entry in array(result, "ips")? {
         let ip = address(entry.get("address"))?;
         match owner(result, entry)? {
-            // No index: the plugin made no interface, or has only the one.
+            // No index: the plugin created no interface, or only this one.
             None => inside.push(ip),
             Some(owner) if owner.get("name").and_then(Value::as_str) == Some(interface) => {
                 let sandbox = owner.get("sandbox").and_then(Value::as_str).unwrap_or_default();
@@ -65,13 +65,13 @@ fn addresses(result: &Value, interface: &str) -> Result<Vec<IpAddr>, Error> {
             Some(_) => {}
         }
     }
-    // Specs 0.1 and 0.2: one address a family.
+    // Specs 0.1 and 0.2 have one address per family.
     for old in ["ip4", "ip6"] {
         if let Some(entry) = result.get(old) {
             inside.push(address(entry.get("ip"))?);
         }
     }
-    // Some plugins do not say which interfaces are in the sandbox; containerd goes by the name.
+    // Some plugins do not state which interfaces are in the sandbox; containerd goes by the name.
     Ok(if inside.is_empty() { by_name } else { inside })
 }
 
@@ -83,7 +83,7 @@ fn array<'a>(result: &'a Value, key: &str) -> Result<&'a [Value], Error> {
     }
 }
 
-/// The interface that an entry of `ips` points to.
+/// The interface that an entry of `ips` refers to.
 fn owner<'a>(result: &'a Value, entry: &Value) -> Result<Option<&'a Value>, Error> {
     let index = match entry.get("interface") {
         None | Some(Value::Null) => return Ok(None),
@@ -94,7 +94,7 @@ fn owner<'a>(result: &'a Value, entry: &Value) -> Result<Option<&'a Value>, Erro
     found.map(Some).ok_or_else(|| Error::InvalidResult("an address is of an interface that is not there".to_owned()))
 }
 
-/// An address with its prefix length, as `10.1.2.3/24`.
+/// Parses an address with its prefix length, such as `10.1.2.3/24`.
 fn address(value: Option<&Value>) -> Result<IpAddr, Error> {
     let text = value.and_then(Value::as_str).unwrap_or_default();
     let ip = text.split_once('/').and_then(|(ip, prefix)| {

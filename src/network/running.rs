@@ -1,9 +1,9 @@
-//! Whether a plugin still runs for a sandbox, whoever started it.
+//! Detects whether a plugin still runs for a sandbox, whichever daemon started it.
 //!
-//! The plugins of a daemon that was killed go on. An ADD that ends after our DEL leaves an address taken for ever, and two
-//! that change iptables at once fail. So a plugin's stderr is a FIFO with the sandbox's name: it has a writer as long as one
-//! runs, and what is there when a DEL begins is what was interrupted. It costs no search of /proc, and no pid can
-//! be another's.
+//! The plugins of a killed daemon keep running. An ADD that finishes after our DEL leaves an address allocated forever,
+//! and two plugins that change iptables at the same time fail. Therefore a plugin's stderr is a FIFO named after the
+//! sandbox: it has a writer as long as a plugin runs, and a FIFO that exists when a DEL begins belongs to a plugin that
+//! was interrupted. This needs no search of /proc, and no pid that may have been reused.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::sys::fifo::{self, End};
 
-/// How long a DEL waits for an interrupted plugin. Longer than any takes that is well; one that hangs, or has left a process
-/// behind that keeps its stderr, must not keep the sandbox.
+/// How long a DEL waits for an interrupted plugin. Longer than any healthy plugin takes. A plugin that hangs, or that
+/// has left a process behind which holds its stderr open, must not keep the sandbox from being removed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The directory of the FIFOs, on a file system that a reboot empties.
@@ -30,8 +30,9 @@ impl Running {
         Self { dir }
     }
 
-    /// A pipe for the stderr of a plugin: our end and its. Without a name, and so unknown to a successor, for a plugin that
-    /// runs for no sandbox, or when the FIFO cannot be made: a full disk must not keep a DEL from giving an address back.
+    /// A pipe for the stderr of a plugin: our read end, and the plugin's write end. It has no name, so the next daemon
+    /// cannot find it, if the plugin runs for no sandbox or the FIFO cannot be created: a full disk must not keep a DEL
+    /// from releasing an address.
     pub(super) fn stderr(&self, id: Option<&str>) -> io::Result<(Receiver, OwnedFd)> {
         if let Some(id) = id {
             match self.named(id) {
@@ -59,14 +60,14 @@ impl Running {
         Ok((ours, theirs.into_blocking_fd()?))
     }
 
-    /// The plugin has ended, and was seen to.
+    /// Removes the FIFO of a plugin whose end this daemon has seen.
     pub(super) fn forget(&self, id: Option<&str>) {
         if let Some(id) = id {
             let _ = std::fs::remove_file(self.dir.join(id));
         }
     }
 
-    /// Waits for a plugin that was interrupted: its daemon was killed, or its caller went away.
+    /// Waits for an interrupted plugin: its daemon was killed, or its call was dropped.
     pub(super) async fn ended(&self, id: &str) {
         let interrupted = match self.writers(id) {
             Ok(fifo) => fifo,
@@ -85,7 +86,7 @@ impl Running {
     fn writers(&self, id: &str) -> io::Result<Receiver> {
         let path = self.dir.join(id);
         let fifo = Receiver::from_owned_fd(fifo::open(&path, End::Read)?)?;
-        // poll(2) tells of the end only to who has seen a writer: here is one.
+        // poll(2) reports a hangup only to a reader that has seen a writer, so open and close one.
         drop(fifo::open(&path, End::Write)?);
         Ok(fifo)
     }

@@ -6,16 +6,14 @@ use std::time::Duration;
 use super::IpPreference;
 use crate::telemetry::Metrics;
 
-/// How long the whole chain of plugins may take for one verb.
+/// How long one operation on the whole chain of plugins may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// ADD; below the 4 minutes that kubelet gives RunPodSandbox.
+    /// Below the 4 minutes that kubelet allows for RunPodSandbox.
     pub add: Duration,
-    /// DEL.
     pub del: Duration,
-    /// CHECK and GC.
+    /// For CHECK and GC.
     pub check: Duration,
-    /// STATUS.
     pub status: Duration,
 }
 
@@ -33,18 +31,19 @@ impl Default for Timeouts {
 /// A directory of network configs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigDir {
-    /// Where; it need not exist yet.
+    /// Need not exist yet.
     pub path: PathBuf,
-    /// How many of its configs a sandbox is attached to, one interface each; 0 is all.
+    /// How many of its configs a sandbox is attached to, one interface each; 0 means all.
     pub most: usize,
 }
 
-/// Where the records of the sandboxes are that this instance attaches: whoever looks there knows which of them are gone.
+/// Where the records of the sandboxes that this instance attaches are. Only an instance with the same owner can tell
+/// from them which sandboxes are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// containerd's socket.
     pub containerd: PathBuf,
-    /// The namespace in it.
+    /// The namespace in containerd.
     pub namespace: String,
 }
 
@@ -54,26 +53,24 @@ impl Default for Owner {
     }
 }
 
-/// Where CNI's files are, and how they are used.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Network configs.
     pub configs: ConfigDir,
-    /// Where plugins are looked for, in this order.
+    /// The directories that plugins are searched in, in this order.
     pub bin_dirs: Vec<PathBuf>,
-    /// libcni's cache; the files are in its directory `results`.
+    /// libcni's cache directory; the files are in its subdirectory `results`.
     pub cache_dir: PathBuf,
-    /// Whose the files are that are written there; the directory may be another instance's as well.
+    /// Identifies this instance's files in the cache directory, which another instance may use as well.
     pub owner: Owner,
-    /// What says which plugins run; gone with a reboot, as they are.
+    /// Directory of the FIFOs that show which plugins run. It must be emptied by a reboot, which ends those plugins
+    /// too.
     pub state_dir: PathBuf,
-    /// A template of a config for nodes without a CNI daemon.
+    /// A config template for nodes without a CNI daemon.
     pub conf_template: Option<PathBuf>,
     /// Which address of a dual-stack sandbox is its primary one.
     pub ip_preference: IpPreference,
-    /// Deadlines.
     pub timeouts: Timeouts,
-    /// Hears of each run of a plugin.
+    /// Counts and times each run of a plugin.
     pub metrics: Metrics,
 }
 

@@ -1,4 +1,4 @@
-//! What is loaded, and whether sandboxes can be attached with it.
+//! The loaded configs, and whether sandboxes can be attached with them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use super::{ConfigDir, Settings, interface};
 /// The networks that sandboxes are attached to, or why there are none.
 pub(super) type Loaded = Result<Vec<Arc<NetworkConfig>>, NotReady>;
 
-/// Why NetworkReady is false.
+/// Why the condition NetworkReady is false.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct NotReady {
@@ -22,7 +22,7 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    /// The reason that containerd and CRI-O give, which tools know.
+    /// The reason that containerd and CRI-O give, which tools rely on.
     const REASON: &str = "NetworkPluginNotReady";
 
     pub(super) fn new(message: String) -> Self {
@@ -34,10 +34,10 @@ impl NotReady {
     }
 }
 
-/// The loaded networks and their plugins' last STATUS.
+/// The loaded networks, and the outcome of the last STATUS of their plugins.
 pub(super) struct State {
     loaded: watch::Sender<Loaded>,
-    /// What STATUS last failed with; belongs to the networks that are loaded now.
+    /// The last failure of STATUS. It belongs to the networks that are loaded now.
     status: Mutex<Option<NotReady>>,
 }
 
@@ -48,7 +48,7 @@ impl State {
         Self { loaded: watch::Sender::new(first), status: Mutex::new(None) }
     }
 
-    /// Loads again. Nothing happens when the networks are the same.
+    /// Loads the directory again. Does nothing if the networks are the same.
     pub(super) fn reload(&self, dir: &ConfigDir) {
         let found = read(dir);
         let changed = self.loaded.send_if_modified(|loaded| {
@@ -67,12 +67,12 @@ impl State {
         self.loaded.borrow().clone()
     }
 
-    /// Tells of each change of the networks.
+    /// A receiver that is notified of each change of the networks.
     pub(super) fn changes(&self) -> watch::Receiver<Loaded> {
         self.loaded.subscribe()
     }
 
-    /// `None` when STATUS was good.
+    /// `None` when STATUS succeeded.
     pub(super) fn set_status(&self, status: Option<NotReady>) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
@@ -113,7 +113,7 @@ fn report(loaded: &Loaded) {
     }
 }
 
-/// The form of containerd's `cniconfig` in the verbose Status, which `crictl info` users parse.
+/// The form of containerd's `cniconfig` in the verbose Status, which users of `crictl info` parse.
 pub(super) fn config_json(settings: &Settings, loaded: &Loaded) -> Value {
     let network = |(index, network): (usize, &Arc<NetworkConfig>)| {
         let plugins: Vec<_> = network

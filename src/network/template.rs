@@ -1,10 +1,10 @@
-//! The config template of nodes without a CNI daemon: the part of Go's templates that
-//! containerd documents for it (docs/cri/config.md, "CNI Config Template").
+//! The config template for nodes without a CNI daemon. It supports the part of Go's templates that containerd documents
+//! for this purpose (docs/cri/config.md, "CNI Config Template").
 //!
 //! ```text
 //! {{.PodCIDR}}                                      the first CIDR
 //! {{range $i, $r := .PodCIDRRanges}} ... {{end}}    all of them; $i and $r may be left out
-//! {{range $i, $r := .Routes}} ... {{end}}           0.0.0.0/0 and ::/0, as the CIDRs' families need
+//! {{range $i, $r := .Routes}} ... {{end}}           0.0.0.0/0 and ::/0, for the address families of the CIDRs
 //! {{$r}} {{$i}} {{.}} {{if $i}}, {{end}}            within a range
 //! ```
 
@@ -21,17 +21,17 @@ use super::config::{LARGEST_FILE, NetworkConfig};
 use super::error::{Error, TemplateError};
 use crate::sys::{read, write};
 
-/// The config that is written.
+/// The name of the config file that is written.
 pub(super) const FILE_NAME: &str = "10-pontoon.conflist";
 
-/// An address and a prefix length, as kubelet gives them for a node's pods.
+/// An IP address and a prefix length, as kubelet passes them for a node's pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpCidr {
     address: IpAddr,
     prefix: u8,
 }
 
-/// A text that is no address with a prefix length.
+/// A string that is not an IP address with a prefix length.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0:?} is no CIDR")]
 pub struct InvalidCidr(String);
@@ -56,7 +56,7 @@ impl fmt::Display for IpCidr {
     }
 }
 
-/// Writes the config, unless it is there as it would be written.
+/// Renders and writes the config, unless the file already has the same content.
 pub(super) fn write(source: &Path, target: &Path, cidrs: &[IpCidr]) -> Result<Option<PathBuf>, Error> {
     let failed = |path: &Path, source: TemplateError| Error::Template { path: path.to_owned(), source };
     let template = read::text(source, LARGEST_FILE).map_err(|error| failed(source, error.into()))?;
@@ -73,7 +73,7 @@ fn replace(target: &Path, config: &str) -> io::Result<()> {
     if let Some(dir) = target.parent() {
         fs::create_dir_all(dir)?;
     }
-    // Its extension keeps it from being loaded half-written.
+    // The extension keeps the half-written file from being loaded.
     let unfinished = target.with_extension("tmp");
     write::anew(&unfinished, 0o644)?.write_all(config.as_bytes())?;
     fs::rename(&unfinished, target)
@@ -87,7 +87,7 @@ enum Node {
     Index,
     Item,
     Range(List, Vec<Node>),
-    /// Only `if $i`: everywhere but in the first round.
+    /// The body of `if $i`, the only condition that is supported: true in every iteration but the first.
     NotFirst(Vec<Node>),
 }
 
@@ -97,14 +97,14 @@ enum List {
     Routes,
 }
 
-/// The names of the range that is being read.
+/// The variable names of the range that is being parsed.
 #[derive(Clone, Default)]
 struct Scope {
     index: Option<String>,
     item: Option<String>,
 }
 
-/// A text or what is between two braces.
+/// Literal text, or the content of a pair of double braces.
 enum Token {
     Text(String),
     Action(String),
@@ -128,7 +128,7 @@ fn tokens(template: &str) -> Result<Vec<Token>, TemplateError> {
         let Some((action, after)) = after.split_once("}}") else {
             return Err(TemplateError::NotClosed("{{".to_owned()));
         };
-        // A dash and a space within the braces eat the space outside of them.
+        // A dash and a space inside the braces trim the whitespace outside of them.
         let (text, action) = match action.strip_prefix("- ") {
             Some(action) => (text.trim_end(), action),
             None => (text, action),
@@ -145,8 +145,8 @@ fn tokens(template: &str) -> Result<Vec<Token>, TemplateError> {
     Ok(tokens)
 }
 
-/// Reads up to an `end`, which is left, or the end of the template. Ranges have no ranges in
-/// them, so this is at most three deep.
+/// Parses up to an `end`, which is not consumed, or to the end of the template. Ranges cannot be nested, so the
+/// recursion is at most three deep.
 fn parse(tokens: &mut Peekable<IntoIter<Token>>, scope: Option<&Scope>) -> Result<Vec<Node>, TemplateError> {
     let mut nodes = Vec::new();
     while let Some(token) = tokens.next_if(|token| !matches!(token, Token::Action(action) if action == "end")) {
@@ -164,7 +164,7 @@ fn parse(tokens: &mut Peekable<IntoIter<Token>>, scope: Option<&Scope>) -> Resul
             (_, Some(scope)) if named(scope.item.as_ref()) => Node::Item,
             (_, Some(scope)) if named(scope.index.as_ref()) => Node::Index,
             (_, Some(scope)) if scope.index.as_ref().is_some_and(|index| action == format!("if {index}")) => {
-                // Without an index no second `if` can nest: the text in it is all there is.
+                // Without an index in scope, a second `if` cannot be nested in this one.
                 let inner = Scope { index: None, item: scope.item.clone() };
                 Node::NotFirst(body(tokens, &inner, &action)?)
             }
@@ -184,7 +184,7 @@ fn body(tokens: &mut Peekable<IntoIter<Token>>, scope: &Scope, action: &str) -> 
     tokens.next().map(|_| nodes).ok_or_else(|| TemplateError::NotClosed(format!("{{{{{action}}}}}")))
 }
 
-/// `range .List`, `range $item := .List` or `range $index, $item := .List`.
+/// Parses `range .List`, `range $item := .List` or `range $index, $item := .List`.
 fn range(action: &str) -> Option<(List, Scope)> {
     let rest = action.strip_prefix("range ")?;
     let (names, list) = rest.split_once(":=").map_or((None, rest), |(names, list)| (Some(names), list));

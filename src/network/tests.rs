@@ -1,4 +1,4 @@
-//! The room against fake plugins: shell scripts that note what they were given.
+//! Tests with fake plugins: shell scripts that record what they were given.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,13 +16,13 @@ mod plugins;
 mod real;
 mod running;
 
-/// A node's CNI directories.
+/// The CNI directories of a node.
 struct Node {
     dir: tempfile::TempDir,
     settings: Settings,
 }
 
-/// Notes verb, interface, netns and config, and answers with the text given.
+/// A script that records operation, interface, netns and config, and prints `answer`.
 fn noting(answer: &str) -> String {
     format!(
         "config=$(cat)\nprintf '%s\\n' \"$CNI_COMMAND ${{0##*/}} $CNI_IFNAME [$CNI_NETNS] $CNI_ARGS\" >>\"$LOG\"\n\
@@ -57,7 +57,7 @@ impl Node {
         Self { dir, settings }
     }
 
-    /// Two noting plugins in a list.
+    /// A node with a conflist of two recording plugins.
     fn with_chain(version: &str) -> Self {
         let node = Self::new();
         node.plugin("first", &noting(&result("10.0.0.1")));
@@ -85,13 +85,13 @@ impl Node {
         Network::start(self.settings.clone(), &Tasks::default())
     }
 
-    /// The verbs so far, without CNI_ARGS.
+    /// The operations so far, without CNI_ARGS.
     fn log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         log.lines().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
     }
 
-    /// The config that a plugin was given last.
+    /// The config that a plugin was given last for an operation.
     fn given(&self, verb: &str, plugin: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path(&format!("{verb}-{plugin}.json"))).unwrap()).unwrap()
     }
@@ -136,7 +136,7 @@ async fn attach(network: &Network, sandbox: &Attachment) -> Result<Attached, Err
     network.attach(network.prepare(sandbox).await?).await
 }
 
-/// Waits until something is so; these things take a process's or inotify's time.
+/// Waits until the condition holds; processes and inotify need some time.
 async fn within(limit: Duration, mut so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !so() {
@@ -149,7 +149,7 @@ async fn within(limit: Duration, mut so: impl FnMut() -> bool) -> bool {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A killed orphan stays a zombie where nobody reaps it.
+    // A killed orphan stays a zombie if its new parent does not reap it.
     let status = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat")).unwrap_or_default();
     !matches!(status.rsplit(')').next().unwrap_or_default().trim().chars().next(), None | Some('Z'))
 }

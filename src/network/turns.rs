@@ -1,16 +1,17 @@
-//! How many runs of a verb there are at a time, and whose is next.
+//! Limits how many ADDs and DELs run at a time, and decides which one starts next.
 //!
 //! ```text
-//! waiting --a turn is free--> in its turn --ended within TURN--> done
-//!                                         --TURN is over, or it is another namespace's--> late --> done
+//! waiting --a slot is free--> in its turn --finished within TURN--> done
+//!                                         --TURN is over, or another namespace needs the slot--> late --> done
 //! ```
 //!
-//! A burst of pods takes turns: more plugins at once only queue on the kernel's rtnl lock and take the CPUs from each
-//! other. A plugin that hangs (Multus, when a delegate does not answer) does neither, so it must not keep other pods
-//! waiting: when its turn is over the next one begins, and it goes on to its own deadline. All that run, the late ones
-//! too, are bounded as well: each is a process.
+//! Each run holds one of [`AT_ONCE`] slots for its turn. More plugins at a time would only queue on the kernel's rtnl
+//! lock and compete for the CPUs. A plugin that hangs (Multus, when a delegate does not respond) does neither, so it
+//! must not make other pods wait: when its turn is over, the slot is free for the next run, and the plugin continues
+//! until its own deadline. Each run is a process, so the number of all runs, including late ones, is bounded too
+//! ([`IN_ALL`]).
 //!
-//! Namespaces share both fairly ([`queue`]): a tenant whose pods have slow chains waits for himself.
+//! Namespaces share both limits fairly ([`queue`]): a tenant whose pods have slow chains only delays itself.
 
 mod queue;
 
@@ -27,22 +28,22 @@ use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
 use crate::telemetry::{Stage, during};
 
-/// How many are in their turn. A plugin that is well takes a part of a second.
+/// How many runs are in their turn at a time. A healthy plugin takes a fraction of a second.
 pub(super) const AT_ONCE: usize = 16;
-/// How many run, with those that are late. One namespace alone has at most half of them, and that is more than a node has
-/// pods, as kubelet is configured by default.
+/// How many runs there are in total, including late ones. One namespace alone gets at most half of them, which is still
+/// more than kubelet's default limit of pods on a node.
 pub(super) const IN_ALL: usize = 256;
-/// How long a run counts among [`AT_ONCE`]. Well above what a plugin takes in a burst, so that a burst stays bounded: every
-/// 3 s at most 16 more begin.
+/// How long a run counts towards [`AT_ONCE`]. Well above the time a plugin takes in a burst, so that a burst stays
+/// bounded: at most 16 more runs begin every 3 s.
 pub(super) const TURN: Duration = Duration::from_secs(3);
-/// How long it counts at least, also while a namespace waits that has fewer turns. Above what a plugin takes that is well, so
-/// that a burst of many namespaces is a burst of 16 too.
+/// The minimum turn, even while a namespace with fewer slots waits. Above the time a healthy plugin takes, so that a
+/// burst of many namespaces is limited to 16 at a time as well.
 pub(super) const SURE: Duration = Duration::from_secs(1);
-/// After this much waiting a line says what is waited for, and again after each [`SAY_AGAIN`].
+/// After this much waiting, a log line names what is being waited for; further lines follow every [`SAY_AGAIN`].
 const SAY: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Turns of ADDs, and of DELs: those that hang must not keep other pods from starting.
+/// ADDs and DELs have separate turns: DELs that hang must not keep other pods from starting.
 pub(super) struct Both {
     pub(super) adds: Turns,
     pub(super) dels: Turns,
@@ -50,17 +51,17 @@ pub(super) struct Both {
 }
 
 impl Both {
-    /// Nobody runs, nobody waits.
+    /// Creates both with nothing running or waiting.
     pub(super) fn new() -> Self {
         Self { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del), many_ports: ManyPorts::default() }
     }
 }
 
-/// The runs of one verb.
+/// The turns of one operation.
 pub(super) struct Turns {
     verb: Verb,
     queue: Mutex<Queue>,
-    /// Told whenever somebody is left waiting: a run of a namespace that has more may give way.
+    /// Notified whenever a run has to wait: a run of a namespace that has more slots may have to give way.
     waited_for: Notify,
 }
 
@@ -69,7 +70,7 @@ impl Turns {
         Self { verb, queue: Mutex::default(), waited_for: Notify::new() }
     }
 
-    /// Waits for a turn of the pod's namespace and does the work in it, to its end.
+    /// Waits until it is the turn of the pod's namespace, then drives `work` to completion.
     pub(super) async fn run<T>(&self, id: &SandboxId, namespace: &str, work: impl Future<Output = T>) -> T {
         let mut place = during(Stage::Queue, self.begin(id, namespace)).await;
         let work = during(Stage::Cni, work);
@@ -87,20 +88,20 @@ impl Turns {
 
     async fn begin<'a>(&'a self, id: &SandboxId, namespace: &'a str) -> Place<'a> {
         let (number, begins) = self.lock().enter(id, namespace);
-        // From here on: a caller that goes away leaves the queue, or gives back what it was given.
+        // The place exists before the wait: if the caller is dropped, it leaves the queue, or releases the slot it got.
         let place = Place { turns: self, namespace, number, in_turn: true };
         self.let_begin(self.lock());
         self.telling(id, begins).await;
         place
     }
 
-    /// Waits, and says so when it takes long.
+    /// Waits for the turn, and logs when that takes long.
     async fn telling(&self, id: &SandboxId, mut begins: oneshot::Receiver<()>) {
         let mut next = SAY;
         loop {
             tokio::select! {
                 biased;
-                // Fails only when the place is gone, whose caller is this one.
+                // Fails only when the place is dropped, and the place belongs to this caller.
                 _ = &mut begins => return,
                 () = sleep(next) => self.tell(id),
             }
@@ -132,22 +133,22 @@ impl Turns {
     }
 }
 
-/// A caller's place: in the queue, or among those that run.
+/// A caller's entry, in the queue or among the runs.
 struct Place<'a> {
     turns: &'a Turns,
     namespace: &'a str,
     number: u64,
-    /// Or waits for one.
+    /// Whether it holds a slot or still waits for one; false once its turn is over.
     in_turn: bool,
 }
 
 impl Place<'_> {
-    /// Resolves when the turn is somebody else's.
+    /// Resolves when the slot has been released for other runs.
     async fn turn_is_over(&mut self) {
         let end = Instant::now() + TURN;
         sleep(SURE).await;
         loop {
-            // Asked for before the look: whoever begins to wait after it is heard.
+            // Registered before the check below: a run that starts to wait after the check still causes a notification.
             let waited_for = self.turns.waited_for.notified();
             if self.give_way() {
                 return;
@@ -162,7 +163,8 @@ impl Place<'_> {
         self.turns.let_begin(queue);
     }
 
-    /// Gives the turn to a namespace that has fewer, if one waits. In one step, or all would give way to one.
+    /// Releases the slot if a namespace that has fewer waits. Check and release are one step under the lock; otherwise
+    /// several runs would give way to the same waiter.
     fn give_way(&mut self) -> bool {
         let mut queue = self.turns.lock();
         if !queue.gives_way(self.namespace) {

@@ -1,4 +1,4 @@
-//! Follows the directory of configs, also while it is not there or is replaced.
+//! Follows changes of the config directory, also while it does not exist or is replaced.
 
 use std::fs;
 use std::io;
@@ -12,26 +12,27 @@ use tokio::time::sleep;
 
 use super::Inner;
 
-/// Events come in bursts while an installer works; what it wrote is read once it pauses.
+/// Events come in bursts while an installer works; the directory is read once the installer pauses.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Where inotify is exhausted (fs.inotify.max_user_instances), the directory is read this often.
+/// How often the directory is read when no inotify instance is available (fs.inotify.max_user_instances).
 const WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 
-/// Loads again after each change, until the network has no user any more.
+/// Reloads after each change, until the last user of the network is gone.
 pub(super) async fn follow(network: Weak<Inner>) {
     let mut complained = false;
     let Some(inner) = network.upgrade() else { return };
     let (dir, mut changes) = (inner.settings.configs.path.clone(), inner.state.changes());
     drop(inner);
-    // An inotify instance is dear (128 a user): it must not wait for an event to be given back.
+    // inotify instances are scarce (128 per user): when the network is dropped, its instance must be released at once,
+    // not at the next event.
     let gone = async move { while changes.changed().await.is_ok() {} };
     tokio::pin!(gone);
     loop {
-        // Watch first and read then: a change in between is seen twice, and never missed.
+        // Add the watch first, then read: a change in between is seen twice rather than missed.
         let watch = Watch::arm(&dir);
         let Some(inner) = network.upgrade() else { return };
         let loading = tokio::task::spawn_blocking(move || inner.state.reload(&inner.settings.configs));
-        // A panic in there is a bug that the log has already; the next change tries again.
+        // A panic in there is a bug and already in the log; the next change tries again.
         let _ = loading.await;
         match watch {
             Ok(mut watch) => {
@@ -50,16 +51,17 @@ pub(super) async fn follow(network: Weak<Inner>) {
     }
 }
 
-/// Watches on the directory, on those below it, and on each that leads to it.
+/// inotify watches on the directory, its subdirectories, and each of its ancestors.
 struct Watch {
     events: EventStream<[u8; 4096]>,
-    /// Of those that lead to it, and the name that does; of all others every event counts.
+    /// The watches on ancestors, each with the name of the next path component. On all other watches every event
+    /// counts.
     ancestors: Vec<(WatchDescriptor, std::ffi::OsString)>,
 }
 
 impl Watch {
-    /// From the root down, so that what appears meanwhile is either there when its turn comes
-    /// or is an event of the directory above it.
+    /// Adds the watches from the root down: a directory that is created meanwhile either exists by the time its watch
+    /// is added, or causes an event on its parent.
     fn arm(dir: &Path) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let mut watches = inotify.watches();
@@ -76,7 +78,7 @@ impl Watch {
                 Err(error) => return Err(error),
             }
         }
-        // Plugins may have files of their own in a directory of the network's name.
+        // Plugins may have files of their own in a subdirectory with the network's name.
         let below = fs::read_dir(dir).into_iter().flatten().flatten();
         let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
         for held in std::iter::once(dir.to_owned()).chain(below) {
@@ -89,7 +91,7 @@ impl Watch {
         Ok(Self { events: inotify.into_event_stream([0; 4096])?, ancestors })
     }
 
-    /// Returns when something may have changed.
+    /// Returns when the configs may have changed.
     async fn change(&mut self) {
         while let Some(event) = self.events.next().await {
             // An error means that events were lost.
@@ -99,8 +101,8 @@ impl Watch {
         }
     }
 
-    /// Most events above the directory are of other files. Those without a name are of the
-    /// watched directory itself, or say that the queue overflowed.
+    /// Most events on ancestors are about other files. Events without a name are about the watched directory itself, or
+    /// report that the queue overflowed.
     fn matters(&self, event: &EventOwned) -> bool {
         let leads_to = self.ancestors.iter().find(|(descriptor, _)| *descriptor == event.wd);
         match (leads_to, &event.name) {

@@ -1,4 +1,4 @@
-//! How a verb fails. `cri/status.rs` makes the gRPC code of each.
+//! Errors of the verbs. `cri/status.rs` maps each to a gRPC code.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::lsm::{apparmor, selinux};
 use crate::undo::Leftovers;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
-/// A verb's failure.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request.
+    /// A field of the request is invalid.
     #[error("{field}: {problem}")]
     Invalid {
         /// Name of the CRI field.
@@ -19,199 +19,186 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// No object of that id.
+    /// The store has no object with this id.
     #[error("{kind} {id:?} is not there")]
     Missing {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// The id of the request.
+        /// The id in the request.
         id: String,
     },
-    /// A short id that stands for more than one object.
+    /// The ids of several objects start with this short id.
     #[error("{kind} id {id:?} is ambiguous")]
     Ambiguous {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// The id of the request.
+        /// The id in the request.
         id: String,
     },
-    /// The name is taken.
+    /// The store has an object with this name.
     #[error("{kind} {name} exists already with id {id}")]
     Exists {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// Its name.
         name: String,
-        /// Its id.
+        /// Id of the existing object.
         id: String,
     },
-    /// An earlier request of the same name with another config is being taken back.
+    /// An earlier request with the same name and another config is being rolled back.
     #[error("an earlier request for {kind} {name} with another config is being rolled back; try again")]
     Conflict {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// Its name.
         name: String,
     },
-    /// The object's state forbids the verb.
+    /// The object's state does not allow the verb.
     #[error("{kind} {id} is {state}, not {wanted}")]
     State {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// Its id.
         id: String,
-        /// What it is.
+        /// The object's state.
         state: String,
-        /// What it has to be.
+        /// The state that the verb needs.
         wanted: &'static str,
     },
-    /// Processes of the host in a container's root file system keep it from being unmounted.
+    /// Processes on the host hold a container's root file system, so it cannot be unmounted.
     #[error("the root file system of container {id} cannot be unmounted, it is held by {holders}")]
     Held {
-        /// The container.
+        /// Id of the container.
         id: String,
-        /// Which processes, and by what.
+        /// The processes, and what each holds the root file system by.
         holders: String,
     },
-    /// containerd does not answer.
+    /// containerd does not respond.
     #[error("containerd is away: no answer within {0:?}")]
     ContainerdAway(Duration),
     /// A command ran longer than its request allowed.
     #[error("command in container {id} timed out after {limit:?}")]
     ExecTimeout {
-        /// The container.
+        /// Id of the container.
         id: String,
         /// The request's timeout.
         limit: Duration,
     },
-    /// Whoever asked for a command has left.
+    /// The client that requested a command has left.
     #[error("the client of a command in container {id} has gone")]
     ClientGone {
-        /// The container.
+        /// Id of the container.
         id: String,
     },
-    /// As many as may be are there already: of what, and which key says how many.
+    /// A limit is reached: for what, and which keys of the configuration set it.
     #[error("too many {0}")]
     Exhausted(&'static str),
-    /// An attached client that reads slower than the container writes.
+    /// An attached client reads more slowly than the container writes.
     #[error("the client did not keep up with the output of container {id}, and misses some of it")]
     TooSlow {
-        /// The container.
+        /// Id of the container.
         id: String,
     },
-    /// A call to containerd.
+    /// A call to containerd failed.
     #[error(transparent)]
     Containerd(#[from] containerd::Error),
-    /// The pod's network.
+    /// An operation on the pod's network failed.
     #[error("network of sandbox {id}")]
     Network {
-        /// The sandbox.
+        /// Id of the sandbox.
         id: String,
-        /// Why.
         source: network::Error,
     },
-    /// What the pod's config asks of its network.
+    /// What the pod's config requests for its network is invalid.
     #[error(transparent)]
     Attachment(network::Error),
-    /// The pod's network namespace.
+    /// An operation on the pod's network namespace failed.
     #[error("network namespace of sandbox {id}")]
     Netns {
-        /// The sandbox.
+        /// Id of the sandbox.
         id: String,
-        /// Why.
         source: netns::Error,
     },
-    /// The pod's user namespace.
+    /// An operation on the pod's user namespace failed.
     #[error("user namespace of sandbox {id}")]
     Userns {
-        /// The sandbox.
+        /// Id of the sandbox.
         id: String,
-        /// Why.
         source: userns::Error,
     },
-    /// A pod in a user namespace where there can be none.
+    /// A pod requests a user namespace, and its runtime handler has none.
     #[error(
         "config.linux.security_context.namespace_options.userns_options: runtime handler {handler} has no user namespaces: {why}"
     )]
     NoUserNamespaces {
-        /// The handler's name.
         handler: String,
         /// What is missing.
         why: String,
     },
-    /// The pod's files.
+    /// An operation on the pod's files failed.
     #[error("files of sandbox {id}")]
     Files {
-        /// The sandbox.
+        /// Id of the sandbox.
         id: String,
-        /// Why.
         source: sandbox::FilesError,
     },
-    /// The OCI spec could not be made of the request.
+    /// The OCI spec could not be built from the request.
     #[error(transparent)]
     Spec(#[from] spec::Error),
-    /// What the request names on the host.
+    /// A host path that the request names cannot be used.
     #[error(transparent)]
     Host(#[from] container::HostError),
-    /// A mount of the request.
+    /// A mount of the request cannot be used.
     #[error(transparent)]
     Mounts(#[from] container::mounts::Error),
-    /// The AppArmor profile that the container is to have.
+    /// The container's AppArmor profile cannot be used.
     #[error("config.linux.security_context.apparmor")]
     AppArmor(#[from] apparmor::Error),
-    /// No SELinux level is left for another pod.
+    /// No SELinux level is free for another pod.
     #[error(transparent)]
     Levels(#[from] selinux::Exhausted),
-    /// A CDI device of the request.
+    /// A CDI device of the request cannot be used.
     #[error(transparent)]
     Cdi(#[from] cdi::Error),
-    /// The container's streams or log.
+    /// An operation on the container's streams or log failed.
     #[error("streams of container {id}")]
     Io {
-        /// The container.
+        /// Id of the container.
         id: String,
-        /// Why.
         source: container::io::Error,
     },
-    /// The image.
+    /// An operation on an image failed.
     #[error(transparent)]
     Image(#[from] images::Error),
-    /// An image that is to be mounted; kubelet looks for the prefix.
+    /// An image volume could not be mounted. kubelet looks for the prefix of the message.
     #[error("ImageVolumeMountFailed: config.mounts[{index}].{field}")]
     ImageVolume {
-        /// The mount's place in the request.
+        /// Index of the mount in the request.
         index: usize,
-        /// Which field of it.
+        /// The field of the mount.
         field: &'static str,
-        /// Why.
         source: images::Error,
     },
-    /// The operating system's, on a path of ours.
+    /// An operation on a path, or on another object of the node, failed.
     #[error("{operation} {path}")]
     System {
-        /// What was tried.
         operation: &'static str,
-        /// On what.
+        /// The path, or another name of the object.
         path: String,
-        /// Why it failed.
         source: std::io::Error,
     },
-    /// The operation failed and not all of it could be undone.
+    /// The operation failed, and not all of it could be undone.
     #[error("{}; and could not be undone: {leftovers}", .cause.chain())]
     HalfUndone {
-        /// Why it failed.
+        /// Why the operation failed.
         cause: Box<Error>,
-        /// What stays, listed, until it is stopped and removed.
+        /// What is left. The object stays in the store until it is stopped and removed.
         leftovers: Leftovers,
     },
-    /// What was made of an object whose creation failed could not be taken back whole; this caller had joined that.
+    /// A failed creation could not be rolled back completely. This caller had joined the rollback.
     #[error("{kind} {id} could not be taken back: {leftovers}")]
     NotTakenBack {
         /// `sandbox` or `container`.
         kind: &'static str,
-        /// Its id.
         id: String,
-        /// What is left; a Stop or Remove tries it again.
+        /// What is left. A Stop or Remove tries again.
         leftovers: Leftovers,
     },
     /// The failure of an operation that this caller had joined.
@@ -224,7 +211,7 @@ impl Error {
         Self::Invalid { field, problem: "is required".to_owned() }
     }
 
-    /// A field of the request is told as all are.
+    /// An invalid field of the request becomes [`Error::Invalid`], as elsewhere.
     pub(super) fn files(id: &SandboxId, source: sandbox::FilesError) -> Self {
         match source {
             sandbox::FilesError::Invalid { field, problem } => Self::Invalid { field, problem },
@@ -236,7 +223,7 @@ impl Error {
         Self::System { operation, path: path.display().to_string(), source }
     }
 
-    /// The error with all its causes in one line, as logs and gRPC messages have it.
+    /// The error with all its causes in one line, as logs and gRPC messages show it.
     #[must_use]
     pub fn chain(&self) -> String {
         chain(self)
@@ -250,7 +237,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
-        // A transparent wrapper repeats its source.
+        // A transparent wrapper has the message of its source.
         if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);

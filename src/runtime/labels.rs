@@ -1,22 +1,23 @@
-//! Labels of containerd's container records. They are made by us, of the request's metadata: containerd acts on labels of its objects,
-//! so none of a pod's own is ever copied.
+//! Labels of containerd's container records. Pontoon creates them from the request's metadata. It never copies labels
+//! of the pod itself, since containerd acts on the labels of its objects.
 //!
-//! kubelet's cAdvisor reads them from containerd: `kind` says whose network is the pod's, and the others say whose numbers
-//! these are (k8s.io/kubelet/pkg/types, labels.go). Without them a pod has no network in `/stats/summary`.
+//! kubelet's cAdvisor reads them from containerd: `kind` says which container has the pod's network, and the others say
+//! which pod and container the numbers belong to (k8s.io/kubelet/pkg/types, labels.go). Without them a pod has no
+//! network in `/stats/summary`.
 
 use std::collections::HashMap;
 
 use crate::api::v1::{ContainerMetadata, PodSandboxMetadata};
 
-/// containerd's limit of a key and its value together (pkg/labels).
+/// containerd's limit for a key and its value together, in bytes (pkg/labels).
 const LONGEST: usize = 4096;
 
-/// Of a pause container.
+/// Labels of a pause container.
 pub(super) fn of_sandbox(pod: PodSandboxMetadata) -> HashMap<String, String> {
     made(&[("io.cri-containerd.kind", "sandbox")], &of_pod(&pod))
 }
 
-/// Of a container.
+/// Labels of a container.
 pub(super) fn of_container(pod: PodSandboxMetadata, container: &ContainerMetadata) -> HashMap<String, String> {
     let own = [("io.cri-containerd.kind", "container"), ("io.kubernetes.container.name", container.name.as_str())];
     made(&own, &of_pod(&pod))
@@ -30,7 +31,7 @@ fn of_pod(pod: &PodSandboxMetadata) -> [(&str, &str); 3] {
     ]
 }
 
-/// A name that no label can hold is no reason to refuse the pod.
+/// A name that does not fit into a label is left out; it is no reason to refuse the pod.
 fn made(own: &[(&str, &str)], pod: &[(&str, &str)]) -> HashMap<String, String> {
     let all = own.iter().chain(pod).filter(|(key, value)| key.len() + value.len() <= LONGEST);
     all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

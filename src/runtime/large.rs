@@ -1,5 +1,5 @@
-//! What is large is in memory a few times at once, whoever made it so: the parsed form of a record of 14 MiB takes some ten
-//! times as much. Whoever works on such a container waits for its turn; all others never do.
+//! Keeps only a few large objects in memory at once, whichever tenants they belong to: the parsed form of a record of
+//! 14 MiB takes about ten times as much. Work on a large container waits for a permit; work on any other never waits.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Error, Node, Result};
 use crate::container::{Container, KeptSpec};
 
-/// How many large containers are made, changed, or have a command begun in them at a time.
+/// How many large containers may be created, changed, or have a command started in them at the same time.
 const AT_ONCE: usize = 2;
 
-/// Turns for what is large.
+/// The permits to work on large containers.
 #[derive(Debug)]
 pub struct Large(Arc<Semaphore>);
 
-/// One's turn, until it is dropped; of what is small there is none.
+/// A permit, held until it is dropped; `None` for a small container.
 pub(super) type Turn = Option<OwnedSemaphorePermit>;
 
 impl Default for Large {
@@ -26,14 +26,14 @@ impl Default for Large {
 }
 
 impl Large {
-    /// Waits for a turn, if it takes one.
+    /// Waits for a permit if one is needed.
     pub(super) async fn turn(&self, is_large: bool) -> Turn {
-        // Never closed.
+        // The semaphore is never closed.
         if is_large { Arc::clone(&self.0).acquire_owned().await.ok() } else { None }
     }
 }
 
-/// An OCI spec with nothing left out, as JSON. While a large one is here, it has a turn.
+/// A complete OCI spec as JSON. A large one holds a permit while it is in memory.
 pub(super) struct WholeSpec {
     spec: Arc<KeptSpec>,
     _turn: Turn,
@@ -48,10 +48,10 @@ impl Deref for WholeSpec {
 }
 
 impl Node {
-    /// A container's whole spec: from memory, or a large one from containerd.
+    /// A container's complete spec: from memory, or from containerd if it is large.
     ///
     /// # Errors
-    /// containerd's, when it cannot give a large one.
+    /// containerd's error, if it cannot return a large one.
     pub(super) async fn whole_spec(&self, container: &Container) -> Result<WholeSpec> {
         let kept = container.spec();
         if kept.is_whole {
@@ -64,7 +64,7 @@ impl Node {
     }
 }
 
-/// One that cannot be read: what was tried, and why it failed.
+/// The error of a spec that cannot be decoded or encoded.
 pub(super) fn unreadable(operation: &'static str, error: serde_json::Error) -> Error {
     Error::System { operation, path: "OCI spec".to_owned(), source: error.into() }
 }

@@ -1,6 +1,6 @@
-//! How much a pod may say of itself in lists. An answer has at most 16 MiB, which is what kubelet takes, and kubelet lists
-//! all pods and all containers of the node in one answer each: one that is longer blinds its PLEG and its garbage
-//! collection for every tenant. docs/adr/0026 has the arithmetic.
+//! Limits what a pod may contribute to lists. kubelet accepts responses of at most 16 MiB, and requests all pods, or
+//! all containers, of the node in one response. A longer one would blind its PLEG and its garbage collection for every
+//! tenant. docs/adr/0026 has the arithmetic.
 
 use std::collections::HashMap;
 
@@ -10,19 +10,20 @@ use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, PodSandboxConfig};
 use crate::ids::SandboxId;
 
-/// Of a pod's labels and annotations together, keys and values. Kubernetes allows 256 KiB of annotations, all of which
-/// kubelet passes on; the rest is for labels.
+/// Limit for a pod's labels and annotations together, in bytes of keys and values. Kubernetes allows 256 KiB of
+/// annotations, and kubelet passes all of them on; the rest is for labels.
 const POD: usize = 320 << 10;
-/// What a container may always say of itself: kubelet's own labels and annotations, and ids, have about 1.5 KiB.
+/// What a container may always have in a list, in bytes: kubelet's own labels and annotations, and ids, take about 1.5
+/// KiB.
 const FREE: usize = 4 << 10;
-/// What the containers of a pod may say together beyond that: 110 such pods, which is kubelet's most by default, fit into
-/// an answer. The largest that kubelet sends are a container's ports and its preStop hook.
+/// What the containers of a pod may have together beyond that: 110 such pods, kubelet's default maximum, fit into a
+/// response. The largest values that kubelet sends are a container's ports and its preStop hook.
 const CONTAINERS: usize = 128 << 10;
 
-/// Refuses a pod of which a list would say too much.
+/// Refuses a pod that would take too much space in a list.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the field that has most of it.
+/// [`Error::Invalid`] names the field that is the largest.
 pub(super) fn check_sandbox(config: &PodSandboxConfig) -> Result<()> {
     let fields = [("config.annotations", texts(&config.annotations)), ("config.labels", texts(&config.labels))];
     let all = fields[0].1 + fields[1].1;
@@ -33,7 +34,7 @@ pub(super) fn check_sandbox(config: &PodSandboxConfig) -> Result<()> {
     Err(Error::Invalid { field: largest(&fields), problem })
 }
 
-/// Refuses a container if lists would say too much of those of its pod.
+/// Refuses a container if the containers of its pod would take too much space in a list.
 ///
 /// # Errors
 /// As [`check_sandbox`].
@@ -46,7 +47,7 @@ pub(super) fn check_container(node: &Node, sandbox: &SandboxId, config: &Contain
 
 fn check(config: &ContainerConfig, others: impl FnOnce() -> usize) -> Result<()> {
     let own = listed(config);
-    // Nearly always.
+    // Nearly all containers are that small.
     if own <= FREE {
         return Ok(());
     }
@@ -67,7 +68,7 @@ fn check(config: &ContainerConfig, others: impl FnOnce() -> usize) -> Result<()>
     Err(Error::Invalid { field: largest(&fields), problem })
 }
 
-/// Refuses annotations of an update that no container may have.
+/// Refuses annotations of an update that are too large for any container.
 ///
 /// # Errors
 /// [`Error::Invalid`] names `annotations`.
@@ -79,8 +80,8 @@ pub(super) fn check_annotations(annotations: &HashMap<String, String>) -> Result
     Err(Error::Invalid { field: "annotations", problem: format!("have {all} bytes, more than {CONTAINERS}") })
 }
 
-/// What the others have beyond what is free. Of the attempts of one container the largest counts once: the next attempt
-/// of what was taken is not refused.
+/// What the pod's other containers have beyond [`FREE`] each. Of several attempts of one container, only the largest
+/// counts. Attempts of this container do not count: if one was accepted, the next is not refused.
 fn others(config: &ContainerConfig, listed: impl Iterator<Item = (String, usize)>) -> usize {
     let own = config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
     let mut sizes: HashMap<String, usize> = HashMap::new();
@@ -91,20 +92,20 @@ fn others(config: &ContainerConfig, listed: impl Iterator<Item = (String, usize)
     sizes.values().sum()
 }
 
-/// Bytes of what ListContainers says of a container, but for its ids.
+/// Bytes of a container in ListContainers, without its ids.
 fn listed(config: &ContainerConfig) -> usize {
     let ContainerConfig { metadata, image, labels, annotations, .. } = config;
     let parts = [metadata.as_ref().map(Message::encoded_len), image.as_ref().map(Message::encoded_len)];
     parts.into_iter().flatten().map(message).sum::<usize>() + entries(labels) + entries(annotations)
 }
 
-/// A map of texts as protobuf has it: an entry is a message of two fields.
+/// Encoded size of a protobuf map of strings: each entry is a message of two fields.
 fn entries(map: &HashMap<String, String>) -> usize {
     let text = |length: usize| if length == 0 { 0 } else { message(length) };
     map.iter().map(|(key, value)| message(text(key.len()) + text(value.len()))).sum()
 }
 
-/// A field of so many bytes, with its number and its length.
+/// Encoded size of a field with this many bytes of content, including its number and its length.
 fn message(length: usize) -> usize {
     1 + length_delimiter_len(length) + length
 }
@@ -114,7 +115,7 @@ pub(super) fn texts(map: &HashMap<String, String>) -> usize {
     map.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
-/// The field with most bytes.
+/// The name of the largest field.
 pub(super) fn largest(fields: &[(&'static str, usize)]) -> &'static str {
     fields.iter().max_by_key(|(_, size)| *size).map_or("config", |(field, _)| field)
 }
@@ -124,9 +125,9 @@ mod tests {
     use super::*;
     use crate::api::v1::{ContainerMetadata, ImageSpec};
 
-    /// What one answer has at most.
+    /// Largest response, in bytes.
     const ANSWER: usize = 16 << 20;
-    /// kubelet's `maxPods`.
+    /// kubelet's default for `maxPods`.
     const PODS: usize = 110;
 
     fn map(key: &str, bytes: usize) -> HashMap<String, String> {

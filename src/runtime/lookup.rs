@@ -1,4 +1,4 @@
-//! From the ids of requests, short ones too, to objects.
+//! Finds objects by the ids in requests, which may be shortened.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use crate::sandbox::Sandbox;
 use crate::store::Lookup;
 
 impl Node {
-    /// The sandbox of an id or of its unambiguous beginning.
+    /// The sandbox with this id, or the only one whose id begins with it.
     pub(super) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
         resolve("sandbox", "pod_sandbox_id", id, self.store.sandboxes.find(id))
     }
 
-    /// The container of an id or of its unambiguous beginning.
+    /// The container with this id, or the only one whose id begins with it.
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
         resolve("container", "container_id", id, self.store.containers.find(id))
     }
@@ -30,7 +30,7 @@ fn resolve<T>(kind: &'static str, field: &'static str, id: &str, found: Lookup<T
     }
 }
 
-/// For what only a running container has.
+/// Fails unless the container is running.
 pub(super) fn require_running(container: &Container) -> Result<()> {
     match container.state() {
         State::Running { .. } => Ok(()),
@@ -43,7 +43,7 @@ pub(super) fn require_running(container: &Container) -> Result<()> {
     }
 }
 
-/// "Not there" as `None`, for Stop and Remove, which are idempotent.
+/// Turns [`Error::Missing`] into `None`, for Stop and Remove, which are idempotent.
 pub(super) fn unless_missing<T>(found: Result<Arc<T>>) -> Result<Option<Arc<T>>> {
     match found {
         Ok(object) => Ok(Some(object)),

@@ -32,112 +32,90 @@ use crate::telemetry::{Metrics, Verb};
 /// How long a new mutating call waits for containerd to come back (rulings.md 10).
 const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Commands of ExecSync that may wait for their turn. Each is a call that a client holds, and some KiB of ours.
+/// How many ExecSync commands may wait for a slot. Each is a call that a client holds open, and some KiB of our memory.
 const EXECS_WAITING: usize = 4096;
-/// Commands that may be started at once, at least: each is a runc, and mostly processor time.
+/// How many commands may be started at once on a small node: each start is a run of runc, and mostly processor time.
 const EXEC_STARTS: usize = 16;
 
-/// One node's runtime.
+/// The runtime of one node.
 pub struct Node {
-    /// The configuration.
     pub config: Config,
-    /// containerd.
     pub containerd: Containerd,
-    /// The image module.
     pub images: Images,
-    /// The pods' networks.
     pub networks: Networks,
     /// Facts of the host that specs depend on.
     pub host: spec::Host,
-    /// The built-in pause root.
+    /// The directory of the built-in root file system for pause containers.
     pub pause_root: PathBuf,
     /// The kernel's id of this boot.
     pub boot: String,
-    /// How containers' standard streams are carried.
+    /// Carries the standard streams of containers.
     pub streams: Arc<dyn Driver>,
-    /// Tracks operations.
+    /// Spawns operations and background work.
     pub tasks: Tasks,
-    /// What is measured of us.
+    /// Metrics of Pontoon itself.
     pub metrics: Metrics,
-    /// Whether containerd answers.
+    /// Whether containerd responds.
     pub health: watch::Receiver<bool>,
-    /// Since when it does not.
+    /// For how long containerd has not responded.
     pub pulse: Pulse,
-    /// What pods of each runtime handler may ask for, by the handler's name.
+    /// What pods of each runtime handler may request, by the handler's name.
     pub features: HashMap<String, Features>,
-    /// AppArmor's profiles.
+    /// AppArmor profiles.
     pub profiles: Profiles,
     /// SELinux levels of the pods.
     pub levels: Arc<Levels>,
-    /// Commands that run, by sandbox and container.
+    /// Slots for running commands, by sandbox and container.
     pub execs: Slots,
-    /// Commands that are being started, by sandbox.
+    /// Slots for commands that are being started, by sandbox.
     pub exec_starts: Slots,
-    /// Clients that are attached, and connections that are forwarded, by sandbox.
+    /// Slots for attached clients and forwarded connections, by sandbox.
     pub streams_open: Slots,
-    /// Turns for what is large.
+    /// Permits to work on large containers.
     pub large: Large,
-    /// Memory of what ExecSync answers.
+    /// Memory budget for the replies of ExecSync.
     pub replies: Arc<ReplyBudget>,
-    /// What is listed.
+    /// The sandboxes and containers, as an index over containerd's records.
     pub store: Store,
     /// What pods and containers use.
     pub stats: Stats,
-    /// Exits that the event stream told of.
+    /// Exits that containerd's event stream has reported.
     pub hints: Arc<ExitHints>,
-    /// Makes owners of containerd's tasks.
+    /// Creates the owners of containerd's tasks.
     pub owner: Owner,
-    /// What becomes of objects, for the subscribers of GetContainerEvents.
+    /// What happens to objects, for the subscribers of GetContainerEvents.
     pub events: Fanout,
     pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
     pub(super) new_containers: Creations<Container, Error, CreateContainerRequest>,
     pub(super) changes: Joins<Change, Error>,
 }
 
-/// What a [`Node`] is made of.
+/// The parts of a [`Node`]. A field without a comment becomes the field of the same name.
 pub struct Parts {
-    /// The configuration.
     pub config: Config,
-    /// containerd.
     pub containerd: Containerd,
-    /// The image module.
     pub images: Images,
-    /// Sizes of layers, which the image module asks for too.
+    /// Sizes of layers, which the image module uses too.
     pub layers: Layers,
-    /// The pods' networks.
     pub networks: Networks,
-    /// Facts of the host.
     pub host: spec::Host,
-    /// The built-in pause root.
     pub pause_root: PathBuf,
-    /// The kernel's id of this boot.
     pub boot: String,
-    /// How containers' standard streams are carried.
     pub streams: Arc<dyn Driver>,
-    /// Tracks operations.
     pub tasks: Tasks,
-    /// What is measured of us.
     pub metrics: Metrics,
-    /// Whether containerd answers.
     pub health: watch::Receiver<bool>,
-    /// Since when it does not.
     pub pulse: Pulse,
-    /// What pods of each runtime handler may ask for, by the handler's name.
     pub features: HashMap<String, Features>,
-    /// AppArmor's profiles.
     pub profiles: Profiles,
 }
 
-/// Repeatable operations on one object; a second caller joins the first.
+/// Operations on one object that may be repeated; a second caller joins the first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// StopPodSandbox.
     StopSandbox(SandboxId),
-    /// RemovePodSandbox.
     RemoveSandbox(SandboxId),
-    /// StopContainer.
     StopContainer(ContainerId),
-    /// RemoveContainer.
     RemoveContainer(ContainerId),
 }
 
@@ -153,7 +131,7 @@ impl Change {
 }
 
 impl Node {
-    /// A node with an empty store; [`super::recover`] fills it.
+    /// Creates a node with an empty store; [`super::recover`] fills it.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let tasks = parts.tasks;
@@ -207,10 +185,10 @@ impl Node {
         })
     }
 
-    /// Joins the change of an object that runs, or starts it.
+    /// Joins the operation in progress for this change, or starts it.
     ///
     /// # Errors
-    /// The change's.
+    /// The error of the operation.
     pub(super) async fn change<F>(&self, change: Change, start: impl FnOnce() -> F) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -219,17 +197,17 @@ impl Node {
         Ok(self.changes.run(change, || self.tasks.named(verb, object, start())).await?)
     }
 
-    /// Does work of a verb to its end, also when its caller leaves.
+    /// Runs a verb's work to its end, even if the caller leaves.
     pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let operation = self.tasks.operation(self.tasks.named(verb, object, work));
-        // It is never aborted; its panic becomes the caller's.
+        // The operation is never aborted. If it panics, so does the caller.
         operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    /// Waits for containerd, so that a mutating call does not start without it.
+    /// Waits until containerd responds, so that a mutating call does not start without it.
     ///
     /// # Errors
     /// [`Error::ContainerdAway`] after 5 seconds.
@@ -242,31 +220,32 @@ impl Node {
         }
     }
 
-    /// The files of a sandbox.
+    /// The paths of a sandbox's files.
     pub(super) fn paths(&self, sandbox: &Sandbox) -> SandboxPaths {
         SandboxPaths::new(&self.config.state, sandbox.id(), &sandbox.namespaces())
     }
 
-    /// A container's directory of what survives a reboot: its image's volumes.
+    /// A container's directory for what survives a reboot: the VOLUMEs of its image.
     pub(super) fn container_directory(&self, id: &ContainerId) -> PathBuf {
         self.config.root.join("containers").join(id.as_str())
     }
 
-    /// The runtime handler that a sandbox was made with.
+    /// The runtime handler that a sandbox was created with.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when nobody configured it (any more).
+    /// [`Error::Invalid`] if it is not configured, or no longer.
     pub(super) fn handler(&self, name: &str) -> Result<&Handler> {
         self.known_handler(name).map_err(|problem| Error::Invalid { field: "runtime_handler", problem })
     }
 
-    /// The runtime handler of a name, the default one's of none; or what is wrong with the name.
+    /// The runtime handler with this name, or the default one if the name is empty. The error says what is wrong with
+    /// the name.
     pub(super) fn known_handler(&self, name: &str) -> std::result::Result<&Handler, String> {
         self.config.handlers.get(name).ok_or_else(|| format!("no runtime handler {name:?} is configured"))
     }
 }
 
-/// How many commands are started at once, beside one of each pod.
+/// How many commands may be started at once, in addition to one for each pod.
 fn exec_starts() -> usize {
     std::thread::available_parallelism().map_or(EXEC_STARTS, |processors| EXEC_STARTS.max(2 * processors.get()))
 }

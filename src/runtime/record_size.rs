@@ -1,5 +1,6 @@
-//! How large a record may become. containerd takes and gives messages of at most 16 MiB: a record near that cannot have its
-//! exit written, and cannot be read by the next daemon. How large it is, whoever writes a pod decides.
+//! Limits the size of a record. containerd accepts and returns messages of at most 16 MiB. If a record is nearly that
+//! large, its exit cannot be written, and the next daemon cannot read it. The author of a pod decides how large its
+//! records are.
 
 use prost::Message;
 
@@ -8,28 +9,28 @@ use super::{Error, Result};
 use crate::api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use crate::container::Record;
 
-/// The most that a record's spec and config may have together, in bytes. What is written later (exit, resources, labels of
-/// images) has the rest of containerd's message. No process of Linux has so much: its arguments and environment are at most
-/// 6 MiB together.
+/// Limit for a record's spec and config together, in bytes. The rest of containerd's message is for what is written
+/// later (exit, resources, labels of images). No process of Linux needs that much: its arguments and environment are at
+/// most 6 MiB together.
 const LARGEST: usize = 14 << 20;
-/// The same of a sandbox's, for which kubelet adds nothing to the pod that the API server has, of at most 1.5 MiB (etcd).
+/// The same limit for a sandbox: kubelet adds nothing to the pod in the API server, which has at most 1.5 MiB (etcd).
 const LARGEST_SANDBOX: usize = 4 << 20;
-/// The most that an update of a sandbox's resources may add to its record.
+/// How much an update of a sandbox's resources may add to its record, in bytes.
 const LARGEST_UPDATE: usize = 1 << 20;
-/// What Linux gives a program's arguments and environment at most, whatever its stack (execve(2), "Limits").
+/// Linux's limit for a program's arguments and environment, whatever its stack (execve(2), "Limits").
 const LARGEST_COMMAND: usize = 6 << 20;
 
-/// The most that a container's config may have without its arguments and environment, in bytes: it stays in memory as long
-/// as there is the container.
+/// Limit for a container's config without its arguments and environment, in bytes: that part stays in memory as long as
+/// the container exists.
 const LARGEST_KEPT: usize = 1 << 20;
 
-/// Refuses a container whose record would be too large, in containerd or in memory.
+/// Refuses a container whose record would be too large for containerd or for memory.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the field that has most of it.
+/// [`Error::Invalid`] names the field that is the largest.
 pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<()> {
     let own = config.encoded_len();
-    // Nearly always it is smaller with all that it has.
+    // Nearly all configs are smaller, even with arguments and environment.
     if own > LARGEST_KEPT {
         check_kept(&kept(config))?;
     }
@@ -40,8 +41,8 @@ pub(super) fn check_container(config: &ContainerConfig, spec: &[u8]) -> Result<(
             ("config.args", config.args.iter().map(String::len).sum()),
         ];
         let fields = [kept(config).as_slice(), &process].concat();
-        // JSON writes at most six characters for a byte. What is not the request's, nor the few KB that every spec has, is the
-        // image's: its environment, its arguments.
+        // JSON writes at most six characters for a byte. What a spec has beyond that, apart from the few KB of every
+        // spec, is from the image: its environment, its arguments.
         if spec.len() > own * 6 + (1 << 20) { "config.image.image" } else { largest(&fields) }
     })
 }
@@ -55,7 +56,7 @@ fn check_kept(fields: &[(&'static str, usize)]) -> Result<()> {
     Err(Error::Invalid { field: largest(fields), problem })
 }
 
-/// What can be large in a config without its process's arguments and environment ([`Record::kept`]).
+/// The fields of a config that may be large, without its process's arguments and environment ([`Record::kept`]).
 fn kept(config: &ContainerConfig) -> [(&'static str, usize); 6] {
     [
         ("config.mounts", config.mounts.iter().map(Message::encoded_len).sum()),
@@ -67,7 +68,7 @@ fn kept(config: &ContainerConfig) -> [(&'static str, usize); 6] {
     ]
 }
 
-/// The same for a sandbox.
+/// The same check for a sandbox.
 ///
 /// # Errors
 /// As [`check_container`].
@@ -83,7 +84,7 @@ pub(super) fn check_sandbox(config: &PodSandboxConfig, spec: &[u8]) -> Result<()
     })
 }
 
-/// The same for a container's spec that is changed.
+/// The same check for an update of a container's spec.
 ///
 /// # Errors
 /// As [`check_container`].
@@ -91,7 +92,7 @@ pub(super) fn check_update(record: &Record, spec: &[u8]) -> Result<()> {
     check(record.config_size + spec.len(), LARGEST, || "linux.unified")
 }
 
-/// The same for an update of a sandbox's resources.
+/// The same check for an update of a sandbox's resources.
 ///
 /// # Errors
 /// As [`check_container`].
@@ -104,7 +105,7 @@ pub(super) fn check_sandbox_update(
     check(fields[0].1 + fields[1].1, LARGEST_UPDATE, || largest(&fields))
 }
 
-/// Refuses a command that no kernel would execute.
+/// Refuses a command that is too long for any kernel to execute.
 ///
 /// # Errors
 /// [`Error::Invalid`] names `cmd`.
@@ -117,7 +118,8 @@ pub(super) fn check_command(cmd: &[String]) -> Result<()> {
     Err(Error::Invalid { field: "cmd", problem })
 }
 
-/// Refuses a command whose OCI process, with the container's environment, would be too large for a message to containerd.
+/// Refuses a command whose OCI process, with the container's environment, would be too large for a message to
+/// containerd.
 ///
 /// # Errors
 /// [`Error::Invalid`] names `cmd`.

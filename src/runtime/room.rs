@@ -1,13 +1,14 @@
-//! How much is read at once of what a client waits for.
+//! How many bytes are read at once of data that a client waits for.
 
 use bytes::BytesMut;
 
-/// At first, and for whoever types: no more comes at once.
+/// The first size, which is also enough for typed input: that comes in small pieces.
 const LEAST: usize = 16 * 1024;
-/// For bulk: what a FIFO of ours holds, and a frame of SPDY. Each read costs a wakeup, two system calls and a frame, on both sides.
+/// The size for bulk data: the capacity of our FIFOs, and of a SPDY frame. Each read costs a wakeup, two system calls
+/// and a frame, on both sides.
 const MOST: usize = 256 * 1024;
 
-/// Room for one read. It doubles when it was filled.
+/// The size of the next read. It doubles when a read has filled it.
 #[derive(Debug)]
 pub(super) struct Room(usize);
 
@@ -18,12 +19,12 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Makes it in a buffer that is empty.
+    /// Reserves this size in an empty buffer.
     pub(super) fn make(&self, buffer: &mut BytesMut) {
         buffer.reserve(self.0);
     }
 
-    /// So much was read.
+    /// Must be called with the size of each read.
     pub(super) fn filled(&mut self, count: usize) {
         if count >= self.0 {
             self.0 = (self.0 * 2).min(MOST);

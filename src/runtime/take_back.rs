@@ -1,14 +1,14 @@
-//! What was made of an object whose creation failed, or that nobody took, is taken back.
+//! Rolls back what was created of an object, if its creation failed or no caller claimed the object.
 //!
 //! ```text
-//! undo runs, not listed ──ended────────────────────────────► gone, or listed with what is left
-//!        │ PATIENCE is over: the caller is told
-//!        └─► undo runs, listed, Stop and Remove join it ──► gone, or listed with what is left
+//! undo runs, not in the store ──done─────────────────────────► gone, or in the store with what is left
+//!        │ PATIENCE is over: the caller gets an error
+//!        └─► undo runs, in the store, Stop and Remove join it ─► gone, or in the store with what is left
 //! ```
 //!
-//! An undo is never dropped in the middle: it has calls to containerd and to CNI plugins in it, which would be cancelled
-//! half-way. What ends early is the wait of the caller. From then on the object is listed as one that is not ready: it has
-//! resources, and its name is taken. kubelet's Stop and Remove of it join the undo, so that nothing is done twice.
+//! An undo is never dropped half-way: that would cancel its calls to containerd and CNI plugins in the middle. Only the
+//! caller's wait ends early. From then on the object is in the store as one that is not ready: it has resources, and
+//! its name is taken. kubelet's Stop and Remove of it join the undo, so that nothing is done twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,22 +23,21 @@ use crate::undo::{Leftovers, Undo};
 /// How long a caller waits for an undo.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An object that a verb makes.
+/// An object that a verb creates.
 pub(super) trait Made: Send + Sync + 'static {
     /// `sandbox` or `container`.
     const KIND: &str;
-    /// The id.
     fn id(&self) -> &str;
-    /// What the undo stands for, since it does the same and more: the removal, and the stop.
+    /// The operations that the undo replaces, since it does the same and more: the removal, and the stop.
     fn changes(&self) -> [Change; 2];
-    /// Lists it as one that can be stopped and removed, and nothing else.
+    /// Adds the object to the store as one that can only be stopped and removed.
     fn list(self: &Arc<Self>, node: &Node);
-    /// Takes it off the list.
+    /// Removes the object from the store.
     fn forget(self: &Arc<Self>, node: &Node);
 }
 
 impl Node {
-    /// Takes a failed creation back; gives the error for its caller.
+    /// Rolls back a failed creation; returns the error for its caller.
     pub(super) async fn take_back_after<T: Made>(self: &Arc<Self>, object: Arc<T>, undo: Undo, cause: Error) -> Error {
         match during(Stage::Undo, self.take_back(object, undo)).await {
             Ok(()) => cause,
@@ -49,7 +48,7 @@ impl Node {
     /// Runs the undo as an operation of its own, and waits for it.
     ///
     /// # Errors
-    /// What could not be undone, or not yet. The object is listed then.
+    /// What could not be undone, or is not undone yet. The object is in the store then.
     pub(super) async fn take_back<T: Made>(self: &Arc<Self>, object: Arc<T>, undo: Undo) -> Result<(), Leftovers> {
         let (tell, late) = oneshot::channel();
         let [removal, stop] = object.changes();
@@ -83,7 +82,7 @@ impl Node {
         } else {
             let late = Leftovers(vec![format!("{}: not done within {PATIENCE:?}, it goes on", *step.borrow())]);
             self.keep(&object, &late);
-            // Whoever waited may have gone.
+            // The caller that waited may have left.
             let _ = tell.send(late);
             let outcome = undoing.await;
             self.settle(&object, &outcome);
@@ -98,7 +97,7 @@ impl Node {
         object.list(self);
     }
 
-    /// The end of an undo whose object was listed meanwhile.
+    /// Handles the end of an undo whose object was added to the store meanwhile.
     fn settle<T: Made>(&self, object: &Arc<T>, outcome: &Result<(), Leftovers>) {
         let (kind, id) = (T::KIND, object.id());
         match outcome {
@@ -111,7 +110,7 @@ impl Node {
     }
 }
 
-/// What an undo has left, by the error that its callers share.
+/// What an undo has left, from the error that its callers share.
 fn left_by(error: &Error) -> Leftovers {
     match error {
         Error::NotTakenBack { leftovers, .. } => leftovers.clone(),

@@ -1,7 +1,7 @@
 //! The files of a pod that its containers see: hostname, hosts, resolv.conf and /dev/shm.
 //!
-//! They live in the state directory: a pod does not outlive a reboot, nor do they. Containers may write to them, so each pod
-//! has a small tmpfs for them: the state directory's is everybody's.
+//! They are in the state directory, because neither they nor the pod survive a reboot. Containers may write to them,
+//! so each pod has a small tmpfs of its own: the file system of the state directory is shared by all.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -19,16 +19,16 @@ use crate::sys::remove_tree::remove_tree;
 
 /// Size of a pod's /dev/shm, as in containerd and CRI-O.
 const SHM_SIZE: &str = "size=67108864";
-/// How much a pod's files may grow together, in bytes: by 10,000 lines of /etc/hosts.
+/// How many bytes a pod's files may grow in total, enough for 10,000 more lines in /etc/hosts.
 const GROWTH: usize = 1 << 20;
 const HOST_SHM: &str = "/dev/shm";
-/// kubelet allows 63 characters; the kernel's own limit is 64 (utsname).
+/// kubelet allows 63 characters; the kernel's limit is 64 (utsname).
 const HOSTNAME_LIMIT: usize = 64;
 
-/// Where the files of one sandbox are; all derived from the id.
+/// The paths of a sandbox's files. All are derived from the id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxPaths {
-    /// The directory that holds them.
+    /// The directory that contains all but the host's /dev/shm.
     pub directory: PathBuf,
     /// /etc/hostname
     pub hostname: PathBuf,
@@ -36,31 +36,28 @@ pub struct SandboxPaths {
     pub hosts: PathBuf,
     /// /etc/resolv.conf
     pub resolv_conf: PathBuf,
-    /// /dev/shm: the pod's own tmpfs, or the host's
+    /// /dev/shm: the pod's own tmpfs, or the host's.
     pub shm: PathBuf,
-    /// Where the pod's user namespace is pinned, if it has one
+    /// Where the pod's user namespace is pinned, if it has one.
     pub userns: PathBuf,
 }
 
-/// A file of a pod that could not be made or removed.
+/// Why a file of a pod could not be created or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// A field that cannot be used.
+    /// A field of the request is invalid.
     #[error("{field}: {problem}")]
     Invalid {
         /// Name of the CRI field.
         field: &'static str,
-        /// What is wrong with it.
         problem: String,
     },
-    /// The operating system's.
+    /// The operating system returned an error.
     #[error("{operation} {path}")]
     Io {
-        /// What was tried.
+        /// For example `mount`.
         operation: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
 }
@@ -84,11 +81,12 @@ impl SandboxPaths {
         }
     }
 
-    /// Makes them all but the pin. With an owner, the host's ids of the pod's root, they belong to it: id-mapped mounts
-    /// of them would need a kernel that has those of tmpfs (Linux 6.3).
+    /// Creates everything except the pinned user namespace. If `owner` is given (the host ids of the pod's root
+    /// user), the files belong to it. Id-mapped mounts would be the alternative, but tmpfs supports them only since
+    /// Linux 6.3.
     ///
     /// # Errors
-    /// [`FilesError`]; what was made so far is for [`SandboxPaths::remove`].
+    /// [`FilesError`]; the caller has to remove what was created so far with [`SandboxPaths::remove`].
     pub fn create(
         &self,
         config: &PodSandboxConfig,
@@ -116,10 +114,10 @@ impl SandboxPaths {
         Ok(())
     }
 
-    /// Gives them all an SELinux label. Not the host's /dev/shm, which is not ours.
+    /// Gives all of them an SELinux label, except the host's /dev/shm, which does not belong to the pod.
     ///
     /// # Errors
-    /// [`FilesError::Io`] with the first one that cannot be labelled.
+    /// [`FilesError::Io`] for the first one that cannot be labelled.
     pub fn label(&self, label: &str) -> Result<(), FilesError> {
         let all = [&self.hostname, &self.hosts, &self.resolv_conf, &self.shm];
         for path in all.into_iter().filter(|path| path.starts_with(&self.directory)) {
@@ -128,25 +126,25 @@ impl SandboxPaths {
         Ok(())
     }
 
-    /// Takes them all away; what is not there is removed already.
+    /// Removes all of them. It is no error if one does not exist.
     ///
     /// # Errors
-    /// [`FilesError::Io`] with the first thing that stays.
+    /// [`FilesError::Io`] for the first one that cannot be removed.
     pub fn remove(&self) -> Result<(), FilesError> {
         if self.shm.starts_with(&self.directory) {
             unmount(&self.shm)?;
         }
         nsfs::unpin(&self.userns).map_err(|error| io_error("unpin", &self.userns, error))?;
-        // With it goes what is in it, once the last container's mount of it has gone.
+        // The tmpfs and its content disappear when the last container's mount of it is gone.
         unmount(&self.directory)?;
         remove_tree(&self.directory).map_err(|error| io_error("remove", &self.directory, error))
     }
 }
 
-/// The pod's hostname: the config's, or else the node's, which a new UTS namespace has anyway.
+/// The pod's hostname: from the config, otherwise the node's, which a new UTS namespace has by default.
 ///
 /// # Errors
-/// [`FilesError::Invalid`] for one that the kernel would not take.
+/// [`FilesError::Invalid`] if the kernel would not accept the name.
 pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> {
     let name = if config.hostname.is_empty() {
         let name = nix::unistd::gethostname().map_err(|errno| io_error("read", Path::new("hostname"), errno.into()))?;
@@ -162,7 +160,7 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> Result<String, FilesError> 
     Ok(name)
 }
 
-/// No dns_config means the host's file; an empty one means an empty file.
+/// Without a dns_config the host's file is used; an empty dns_config results in an empty file.
 fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
     let Some(dns) = dns else { return of_host("/etc/resolv.conf") };
     let parts = [
@@ -171,7 +169,7 @@ fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
         ("config.dns_config.options", &dns.options),
     ];
     for (field, values) in parts {
-        // A newline would add a line of the tenant's choice.
+        // A newline would let the tenant add any line.
         if values.iter().any(|value| value.bytes().any(|byte| byte.is_ascii_control())) {
             return Err(FilesError::Invalid { field, problem: "has a control character".to_owned() });
         }
@@ -190,8 +188,8 @@ fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Vec<u8>, FilesError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), FilesError> {
-    // Containers reach the files by their mounts. A user of the node who passed through here could write to the pod's
-    // shared memory, whose path every /proc/mounts tells.
+    // Containers reach the files through their mounts. With more permissions, any user of the node could write to the
+    // pod's shared memory, whose path is shown in every /proc/mounts.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| io_error("make directory", path, error))
 }
@@ -202,10 +200,10 @@ fn mount_tmpfs(name: &str, path: &Path, options: &str) -> Result<(), FilesError>
     mounted.map_err(|errno| io_error("mount", path, errno.into()))
 }
 
-/// Largest file of the host's that a pod gets.
+/// Maximum size of a host file that a pod gets.
 const LARGEST: u64 = 16 << 20;
 
-/// A host without the file gives an empty one.
+/// The content of a host file; empty if it does not exist.
 fn of_host(path: &str) -> Result<Vec<u8>, FilesError> {
     match read::regular(Path::new(path), LARGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -219,7 +217,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
 
 fn unmount(path: &Path) -> Result<(), FilesError> {
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        // EINVAL: not a mount any more.
+        // EINVAL: it is not a mount any more.
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
         Err(errno) => Err(io_error("unmount", path, errno.into())),
     }

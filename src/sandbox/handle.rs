@@ -1,4 +1,4 @@
-//! The sandbox in memory.
+//! The sandbox object in memory.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,31 +16,29 @@ use crate::task::Task;
 use crate::userns::Mapping;
 use crate::{cgroup, spec};
 
-/// A sandbox: what never changes of it, and its state.
+/// A sandbox: its immutable record and its state.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// What is known for its whole life.
     pub record: Record,
-    /// Its item of ListPodSandbox without the state, encoded: lists only copy it.
+    /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
-    /// Its state; a watch, so that a Stop sees the pause process end.
+    /// The state. A watch channel, so that a stop is notified when the pause process ends.
     state: watch::Sender<State>,
-    /// Addresses of the pod, the primary first; empty on the host's network.
+    /// Addresses of the pod, the primary one first; empty on the host network.
     addresses: Mutex<Vec<IpAddr>>,
-    /// Whether subscribers of events know that it has ended.
+    /// Whether event subscribers have been notified that it has ended.
     end_told: AtomicBool,
     /// The last update of its resources.
     resources: ArcSwapOption<Resources>,
-    /// Held by whoever writes its record.
+    /// Held while its record is written.
     turn: tokio::sync::Mutex<()>,
     /// containerd's task of the pause container.
     pause: Mutex<Arc<Task>>,
-    /// Whether containerd may have forgotten its shim: an answer about one of its tasks was lost.
+    /// Whether containerd may no longer know its shim, because the response to a call about one of its tasks was lost.
     doubt: Arc<AtomicBool>,
 }
 
 impl Sandbox {
-    /// A sandbox in a state.
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
@@ -56,14 +54,14 @@ impl Sandbox {
         }
     }
 
-    /// A sandbox that a process before this one made, and perhaps was killed in the middle of changing.
+    /// A sandbox that an earlier daemon process created, which may have been killed while changing it.
     #[must_use]
     pub fn inherited(record: Record, state: State) -> Self {
         let doubt = Arc::new(AtomicBool::new(true));
         Self { doubt, ..Self::new(record, state, Vec::new()) }
     }
 
-    /// The config with the last update of its resources.
+    /// The config with the last update of its resources applied.
     #[must_use]
     pub fn config_now(&self) -> PodSandboxConfig {
         let config = self.record.config.clone();
@@ -73,69 +71,68 @@ impl Sandbox {
         }
     }
 
-    /// Remembers an update of its resources, which its record has already.
+    /// Stores an update of its resources that has already been written to its record.
     pub fn set_resources(&self, resources: Resources) {
         self.resources.store(Some(Arc::new(resources)));
     }
 
-    /// Waits for the turn to write its record.
+    /// Locks the writing of its record.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// containerd's task of the pause container; one that is gone when there is none.
+    /// containerd's task of the pause container. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn pause(&self) -> Arc<Task> {
         Arc::clone(&self.pause.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Hands it its pause task. The one before must be gone.
+    /// Sets its pause task. The previous task must be gone.
     pub fn set_pause(&self, task: Arc<Task>) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = task;
     }
 
-    /// Set when an answer about one of its tasks was lost, and for a sandbox of a former process: then containerd may
-    /// have forgotten its shim.
+    /// The flag that is set when the response to a call about one of its tasks was lost, and for every sandbox of an
+    /// earlier daemon process. containerd may then no longer know its shim.
     #[must_use]
     pub fn doubt(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.doubt)
     }
 
-    /// Whether containerd may have forgotten its shim.
+    /// Whether containerd may no longer know its shim.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.doubt.load(Ordering::Acquire)
     }
 
-    /// Does something while it is ready, and stays so: a Stop begins before or after. `None` when it is not ready.
+    /// Runs `act` while the sandbox is ready; a stop can begin only before or after it. `None` if the sandbox is not
+    /// ready.
     pub fn while_ready<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
-        // The value's lock is held while this lives, so no event changes the state meanwhile.
+        // Borrowing the value holds the channel's lock, so no event can change the state meanwhile.
         let state = self.state.borrow();
         state.is_ready().then(act)
     }
 
-    /// Whether nobody was told yet that it has ended; only once.
+    /// True for the first call only: then the caller must notify event subscribers that the sandbox has ended.
     #[must_use]
     pub fn end_is_news(&self) -> bool {
         !self.end_told.swap(true, Ordering::AcqRel)
     }
 
-    /// The id.
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.record.id
     }
 
-    /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
         *self.state.borrow()
     }
 
-    /// Tells it of an event.
+    /// Applies an event.
     ///
     /// # Errors
-    /// [`Denied`] when the state does not allow it.
+    /// [`Denied`] if the state does not allow the event.
     pub fn on(&self, event: Event) -> Result<State, Denied> {
         let mut result = Ok(self.state());
         self.state.send_if_modified(|state| {
@@ -158,24 +155,24 @@ impl Sandbox {
         }
     }
 
-    /// The pod's addresses, the primary first.
+    /// The pod's addresses, the primary one first.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.lock_addresses().clone()
     }
 
-    /// Remembers what the network gave.
+    /// Stores the addresses that the network plugins returned.
     pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
         *self.lock_addresses() = addresses;
     }
 
-    /// The request's metadata; checked when the sandbox was made.
+    /// The request's metadata, which was checked at creation.
     #[must_use]
     pub fn metadata(&self) -> PodSandboxMetadata {
         self.record.config.metadata.clone().unwrap_or_default()
     }
 
-    /// The namespaces that the pod asked for, with CRI's defaults.
+    /// The namespace options that the pod requested, with CRI's defaults.
     #[must_use]
     pub fn namespaces(&self) -> NamespaceOption {
         let linux = self.record.config.linux.as_ref();
@@ -183,21 +180,20 @@ impl Sandbox {
         context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
     }
 
-    /// Whether the pod uses the host's network.
+    /// Whether the pod uses the host network.
     #[must_use]
     pub fn on_host_network(&self) -> bool {
         self.namespaces().network() == NamespaceMode::Node
     }
 
-    /// What the pod's ids are on the host; `None` in the node's user namespace. A config that says it wrongly was refused
-    /// when the sandbox was made.
+    /// The host ids of the pod's user namespace; `None` in the node's user namespace. Invalid options were refused
+    /// when the sandbox was created.
     #[must_use]
     pub fn mapping(&self) -> Option<Mapping> {
         spec::user_namespace(&self.namespaces()).ok().flatten()
     }
 
-    /// Where its network namespace is pinned; derived from the id, never stored.
-    /// `None` on the host's network.
+    /// Where its network namespace is pinned. Derived from the id, not stored. `None` on the host network.
     #[must_use]
     pub fn netns(&self, netns_dir: &Path) -> Option<PathBuf> {
         let name = format!("pontoon-{}", self.id());

@@ -1,7 +1,7 @@
-//! The sandbox: a pod's namespaces and cgroup, held by a pause container.
+//! The pod sandbox: a pod's namespaces and cgroup, held by a pause container.
 //!
-//! The object decides what may happen to it ([`state`]); its durable form is a SandboxStore
-//! record ([`record`]). The verbs in `runtime` act on it. It never knows of containers.
+//! [`State`] defines which events a sandbox allows. Its durable form is a SandboxStore record in containerd
+//! ([`Record`]). The verbs in `runtime` act on it. This module does not use containers.
 
 mod files;
 mod handle;

@@ -1,5 +1,5 @@
-//! The built-in pause root: one shared read-only directory that ships in this binary, so
-//! that no pull, no snapshot and no GC can lose it.
+//! The built-in root file system of pause containers: one shared read-only directory whose content is part of this
+//! binary, so that it does not depend on a pull, a snapshot or garbage collection.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// The program that build.rs made from `pause/main.rs`.
+/// The program that build.rs compiled from `pause/main.rs`.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
-/// Directories that the runtime mounts on; the root is read-only, so they have to be there.
+/// Mount points for the OCI runtime. The root is read-only, so they must exist.
 const DIRECTORIES: [&str; 5] = ["proc", "sys", "dev", "etc", "tmp"];
-/// Files that the runtime mounts on.
+/// Files that the OCI runtime mounts on.
 const FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
 
 /// The command of a pause container with this root.
 pub const COMMAND: &str = "/pause";
 
-/// Makes sure the root is there and gives its path, `<root>/pause/<hash>`. It is never
-/// rewritten in place: sandboxes of an older version still run from theirs.
+/// Creates the root if it does not exist, and returns its path, `<root>/pause/<hash>`. An existing one is never
+/// changed: sandboxes of an older version still run from their own.
 ///
 /// # Errors
-/// The file system's.
+/// The file system's error.
 pub fn install(root: &Path) -> io::Result<PathBuf> {
     let parent = root.join("pause");
     let target = parent.join(&hash()[..16]);
@@ -34,7 +34,7 @@ pub fn install(root: &Path) -> io::Result<PathBuf> {
     let _ = fs::remove_dir_all(&draft);
     write(&draft)?;
     match fs::rename(&draft, &target) {
-        // Another process of ours was faster, with the same bytes.
+        // Another Pontoon process was faster; its bytes are the same.
         Err(_) if target.is_dir() => fs::remove_dir_all(&draft).map(|()| target),
         Err(error) => Err(error),
         Ok(()) => Ok(target),

@@ -1,4 +1,5 @@
-//! A sandbox's durable form: a SandboxStore record, written first and deleted last.
+//! A sandbox's durable form: a SandboxStore record in containerd. It is written before everything else and deleted
+//! last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,44 +14,42 @@ use crate::containerd::{self, Any};
 use crate::ids::SandboxId;
 use crate::lsm::selinux::{Labels, Reservation};
 
-/// Key of the CRI config. Its bytes are written once: prost would drop fields of a newer API.
+/// Extension key of the CRI config. Written once and never rewritten: prost would drop fields of a newer API.
 const CONFIG: &str = "pontoon.sandbox.config";
-/// Key of what CRI's config does not say.
+/// Extension key of what the CRI config does not contain.
 const ABOUT: &str = "pontoon.sandbox.about";
 const CONFIG_TYPE: &str = "runtime.v1.PodSandboxConfig";
 const ABOUT_TYPE: &str = "pontoon.v1.SandboxAbout";
 
-/// What is known of a sandbox for its whole life.
+/// The facts about a sandbox that never change.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// The id.
     pub id: SandboxId,
     /// The request's config.
     pub config: PodSandboxConfig,
-    /// The runtime handler's name as it was resolved.
+    /// The resolved name of the runtime handler.
     pub handler: String,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
-    /// Its SELinux labels; `None` where it has none.
+    /// Its SELinux labels, if it has any.
     pub selinux: Option<Selinux>,
 }
 
-/// A pod's SELinux labels.
 #[derive(Debug, Clone)]
 pub struct Selinux {
-    /// The labels; part of the record, so that no other pod gets their level after a restart.
+    /// Part of the record, so that no other pod gets their level after a restart.
     pub labels: Labels,
-    /// Keeps others from their level as long as the pod is there; not part of the record.
+    /// Reserves their level as long as the pod exists. Not part of the record.
     pub level: Option<Arc<Reservation>>,
 }
 
-/// Why a SandboxStore record is not one of ours, or cannot be read.
+/// Why a SandboxStore record was not written by Pontoon, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Somebody else's.
+    /// Another program's record.
     #[error("it has no extension {ABOUT}")]
     Foreign,
-    /// Ours, but damaged.
+    /// Pontoon's record, but damaged.
     #[error("its extension {0} cannot be read")]
     Damaged(&'static str),
 }
@@ -64,19 +63,21 @@ struct About {
 }
 
 impl Record {
-    /// What can be said of a damaged record: enough to list and remove it.
+    /// What is known from a damaged record: enough to list and remove the sandbox. `None` if its id is not one of
+    /// ours.
     #[must_use]
     pub fn nameless(sandbox: &containerd::Sandbox) -> Option<Self> {
         let id = SandboxId::parse(&sandbox.id).ok()?;
-        // A name of its own, so that two damaged records do not share one.
+        // A unique name, so that no two damaged records share one.
         let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
         let config = PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() };
-        // CRI wants a time above 0, and ours cannot be read.
+        // CRI requires a time greater than 0, and the one in the extension cannot be read.
         let created_at = sandbox.created_at;
         Some(Self { id, config, handler: String::new(), created_at, selinux: None })
     }
 
-    /// Stands for a record that containerd cannot send, of which nothing but the id is known: it is read as a damaged one.
+    /// A substitute for a record that containerd cannot send because of its size, and of which only the id is known.
+    /// It is read as a damaged record.
     #[must_use]
     pub fn too_large(id: String) -> containerd::Sandbox {
         let nothing = Any { type_url: ABOUT_TYPE.to_owned(), value: Vec::new() };
@@ -84,7 +85,7 @@ impl Record {
         containerd::Sandbox { id, extensions, ..containerd::Sandbox::default() }
     }
 
-    /// What ListPodSandbox shows of it, encoded, but for the state.
+    /// The encoded ListPodSandbox item of it, without the state.
     pub(super) fn listed(&self) -> Bytes {
         encode_sandbox(&PodSandbox {
             id: self.id.to_string(),
@@ -97,8 +98,8 @@ impl Record {
         })
     }
 
-    /// As containerd stores it. `labels` are of our own making; the pod's labels and annotations
-    /// stay inside the config, since containerd acts on labels of its objects.
+    /// The record as containerd stores it. Its `labels` are Pontoon's own. The pod's labels and annotations stay
+    /// inside the config, because containerd acts on labels of its objects.
     #[must_use]
     pub fn encode(&self, runtime: String, options: Any) -> containerd::Sandbox {
         let about = About {
@@ -106,7 +107,7 @@ impl Record {
             created_at: self.created_at,
             selinux: self.selinux.as_ref().map(|selinux| selinux.labels.clone()),
         };
-        // A struct of strings and a number always serializes.
+        // Serializing a struct of strings and a number cannot fail.
         let about = serde_json::to_vec(&about).unwrap_or_default();
         containerd::Sandbox {
             id: self.id.to_string(),
@@ -124,7 +125,8 @@ impl Record {
     /// Reads a record back.
     ///
     /// # Errors
-    /// [`RecordError::Foreign`] for somebody else's, [`RecordError::Damaged`] for ours that cannot be read.
+    /// [`RecordError::Foreign`] for another program's record, [`RecordError::Damaged`] for one of ours that cannot be
+    /// read.
     pub fn decode(sandbox: &containerd::Sandbox) -> Result<Self, RecordError> {
         let about = sandbox.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
         let id = SandboxId::parse(&sandbox.id).map_err(|_| RecordError::Foreign)?;

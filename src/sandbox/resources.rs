@@ -1,4 +1,4 @@
-//! What a sandbox was given after it was made; its config stays as it was written.
+//! Resource updates of a sandbox after its creation. The stored config is not changed by them.
 
 use std::collections::HashMap;
 
@@ -8,21 +8,21 @@ use crate::api::v1::{LinuxContainerResources, PodSandboxConfig, UpdatePodSandbox
 use crate::containerd::{self, Any};
 use crate::ids::SandboxId;
 
-/// Key of the last update.
+/// Extension key of the last update.
 const RESOURCES: &str = "pontoon.sandbox.resources";
 const RESOURCES_TYPE: &str = "runtime.v1.UpdatePodSandboxResourcesRequest";
 
 /// The last update of a sandbox's resources.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources {
-    /// What the sandbox itself needs.
+    /// The resources of the sandbox itself.
     pub overhead: Option<LinuxContainerResources>,
-    /// The sum of its containers'.
+    /// The sum of the resources of its containers.
     pub resources: Option<LinuxContainerResources>,
 }
 
 impl Resources {
-    /// The record with this alone, and the field mask's path of it.
+    /// A record with only this extension, and its path for the update's field mask.
     #[must_use]
     pub fn extension(&self, id: &SandboxId) -> (containerd::Sandbox, String) {
         let message = UpdatePodSandboxResourcesRequest {
@@ -36,7 +36,7 @@ impl Resources {
         (record, format!("extensions.{RESOURCES}"))
     }
 
-    /// Reads it back; `None` when there was no update, or it cannot be read: the config then counts.
+    /// Reads the update back. `None` if there was none or it cannot be read, in which case the config applies.
     #[must_use]
     pub fn decode(record: &containerd::Sandbox) -> Option<Self> {
         let any = record.extensions.get(RESOURCES)?;
@@ -44,7 +44,7 @@ impl Resources {
         Some(Self { overhead: message.overhead, resources: message.resources })
     }
 
-    /// A config with them instead of its own; what the update did not say stays.
+    /// Replaces the resources in a config; those that the update did not contain stay.
     #[must_use]
     pub fn over(&self, mut config: PodSandboxConfig) -> PodSandboxConfig {
         let linux = config.linux.get_or_insert_default();

@@ -6,27 +6,28 @@
 //!                                                                 Reclaimed ▼
 //!                                                                        Stopped
 //! ```
-//! CRI shows `Ready` as SANDBOX_READY and the rest as SANDBOX_NOTREADY.
+//! `PauseExited` and `Incomplete` also lead from `Making` to `Dead`. CRI shows `Ready` as SANDBOX_READY and all other
+//! states as SANDBOX_NOTREADY.
 
-/// Where a sandbox is in its life.
+/// The lifecycle state of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its pause task does not run yet. Nobody sees it.
+    /// Its pause task does not run yet. The sandbox is not in the store.
     Making,
-    /// Its pause task runs and, once it is listed, its network is up.
+    /// Its pause task runs and, once the sandbox is in the store, its network is up.
     Ready {
-        /// Host PID of the pause process, whose /proc entry holds the namespaces.
+        /// Host PID of the pause process, whose /proc entry refers to the namespaces.
         pid: u32,
     },
-    /// Its pause task is over without a Stop, or a part of it was never made; the network may still be attached.
+    /// Its pause task has ended without a stop, or a part of the sandbox was never created. The network may still be
+    /// attached.
     Dead,
-    /// A Stop has begun; it may have failed half-way, and then goes on when it is repeated.
+    /// A stop has begun. If it failed half-way, repeating it continues it.
     Stopping,
-    /// No process and no network is left; what remains are its records.
+    /// No process and no network is left, only the records.
     Stopped,
 }
 
-/// What happens to a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The pause process runs.
@@ -34,11 +35,11 @@ pub enum Event {
         /// Host PID.
         pid: u32,
     },
-    /// The pause process ended.
+    /// The pause process has ended.
     PauseExited,
-    /// It was found without a part that was never made, or that is being taken back.
+    /// A part of the sandbox was never created, or is being rolled back.
     Incomplete,
-    /// StopPodSandbox, or RemovePodSandbox, began.
+    /// StopPodSandbox or RemovePodSandbox has begun.
     StopRequested,
     /// Processes and network are gone.
     Reclaimed,
@@ -53,10 +54,10 @@ pub struct Denied {
 }
 
 impl State {
-    /// The state after an event. A harmless repeat gives the state as it is.
+    /// Returns the state after an event. A harmless repetition of an event leaves the state unchanged.
     ///
     /// # Errors
-    /// [`Denied`] for what cannot happen.
+    /// [`Denied`] if the state does not allow the event.
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
             (Self::Making, Event::PauseStarted { pid }) => Ok(Self::Ready { pid }),
@@ -64,7 +65,7 @@ impl State {
             (Self::Making | Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => {
                 Ok(Self::Stopping)
             }
-            // The pause process ends because of the Stop.
+            // The pause process ends because of the stop.
             (Self::Stopping, Event::PauseExited | Event::Incomplete) => Ok(Self::Stopping),
             (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
             (Self::Stopped, Event::PauseExited | Event::Incomplete | Event::StopRequested) => Ok(Self::Stopped),
@@ -75,7 +76,7 @@ impl State {
         }
     }
 
-    /// Whether containers may be made and started in it.
+    /// Whether containers may be created and started in it.
     #[must_use]
     pub fn is_ready(self) -> bool {
         matches!(self, Self::Ready { .. })
@@ -99,7 +100,7 @@ mod tests {
         prop::collection::vec(one, 0..10)
     }
 
-    /// How far along its life a state is: no event leads back.
+    /// The position of a state in the lifecycle. No event leads to a lower one.
     fn rank(state: State) -> u8 {
         match state {
             State::Making => 0,

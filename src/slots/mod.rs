@@ -1,17 +1,18 @@
-//! How much of something may go on at once: on the node, for one owner (a pod, a namespace), and on one object of it.
+//! Limits how many operations of a kind run at a time: on the node, for one owner (a pod, a namespace), and on one
+//! object of an owner.
 //!
-//! A limit that all share must not be used up by one of them. So an owner gets a shared slot only while it has fewer of
-//! them than are free: alone it can have half of all, beside another one a third, and so on. Whoever has none yet finds
-//! one free, until there are as many owners as slots. Beside these, each owner may have a reserve of its own, which only
-//! [`Slots::take`] uses.
+//! One owner must not use up a limit that all owners share. So an owner gets a shared slot only while it has fewer of
+//! them than are free: a single owner can have half of all slots, two owners a third each, and so on. An owner without
+//! any finds a free slot until there are as many owners as slots. In addition to the shared slots, each owner may have
+//! a reserve, which only [`Slots::take`] uses.
 //!
-//! Who waits is served when a slot comes free: the owner that has the fewest shared slots, of these the one whose last
-//! turn is the longest ago; within an owner likewise by object, and on an object in the order of coming. A waiter that is
-//! dropped is out of the queue at once. At rest nobody waits who could have a slot, so that who comes anew overtakes
-//! nobody.
+//! When a slot becomes free, a waiter is served: of the owner with the fewest shared slots, and among these of the one
+//! that was served least recently. Within an owner the objects are ranked in the same way, and on an object waiters are
+//! served in order of arrival. A waiter that is dropped leaves the queue at once. Between two calls no waiter is
+//! entitled to a slot, so a new caller that gets one overtakes no waiter.
 //!
-//! Used by whatever has such a limit: commands and streams (`runtime`), sessions and URLs (`streaming`), pulls
-//! (`images`), replies of ExecSync and log writers (`container::io`), walks of layers (`stats`).
+//! Used for commands and streams (`runtime`), sessions and URLs (`streaming`), pulls (`images`), replies of ExecSync
+//! and log writers (`container::io`), pods with many ports (`network`), and the measuring of layers (`stats`).
 
 mod state;
 
@@ -21,63 +22,62 @@ use tokio::sync::oneshot;
 
 use state::{Place, State, Ticket};
 
-/// How many slots there are.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Of all owners together.
+    /// Slots that all owners share.
     pub shared: usize,
-    /// Of each owner for itself, beside the shared ones.
+    /// Slots of each owner in addition to the shared ones.
     pub reserve: usize,
-    /// How many times what is left free an owner may have of the shared ones: with 1, one alone has half of them.
+    /// An owner may have this many times as many shared slots as are free. With 1, a single owner can have half of
+    /// them.
     pub greed: usize,
-    /// On one object, shared or not.
+    /// Slots on one object, both shared and from the reserve.
     pub per_object: usize,
-    /// How many may wait; the places in the queue are shared by the same rule.
+    /// Maximum number of waiters. The queue is shared among owners by the same rule as the slots.
     pub waiting: usize,
 }
 
 impl Bounds {
-    /// Shared slots alone: no reserve, no bound for an object, and any number may wait.
+    /// Shared slots only: no reserve, no limit for an object, and any number of waiters.
     #[must_use]
     pub const fn shared(count: usize) -> Self {
         Self { shared: count, reserve: 0, greed: 1, per_object: usize::MAX, waiting: usize::MAX }
     }
 }
 
-/// The queue is full, or as much of it as this owner may have.
+/// The queue is full, or this owner has its full share of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crowded;
 
-/// Counts what goes on. Clones are one.
+/// Counts the slots in use. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Slots(Arc<Mutex<State<oneshot::Sender<Place>>>>);
 
-/// Leave for one, until it is dropped.
+/// Permission for one operation, until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
-    /// Taken out when it is given back.
+    /// `None` once released.
     place: Option<Place>,
 }
 
 impl Slots {
-    /// None taken.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
         Self(Arc::new(Mutex::new(State::new(bounds))))
     }
 
-    /// A shared slot, if one may be had now.
+    /// Returns a shared slot if the owner may have one now.
     #[must_use]
     pub fn try_take(&self, owner: &str, object: &str) -> Option<Slot> {
         let place = self.lock().take_shared(owner, object)?;
         Some(self.slot(place))
     }
 
-    /// A slot of the owner's reserve, or a shared one; waits for whichever comes first.
+    /// Returns a slot of the owner's reserve, or else a shared one. Waits for whichever becomes free first.
     ///
     /// # Errors
-    /// [`Crowded`], at once, when so many wait already.
+    /// [`Crowded`], at once, if too many wait already.
     pub async fn take(&self, owner: &str, object: &str) -> Result<Slot, Crowded> {
         let mut waiting = {
             let mut state = self.lock();
@@ -93,7 +93,7 @@ impl Slots {
         Ok(self.slot(place))
     }
 
-    /// Shared slots that nobody has.
+    /// The number of free shared slots.
     #[must_use]
     pub fn free(&self) -> usize {
         self.lock().free()
@@ -107,7 +107,7 @@ impl Slots {
         let mut state = self.lock();
         state.give_back(place);
         while let Some((waiter, granted)) = state.next(place) {
-            // It is there to be told: a waiter that goes takes itself out of the queue first, under this lock.
+            // The receiver exists: a waiter that is dropped first removes itself from the queue, under this lock.
             let _ = waiter.send(granted);
         }
     }
@@ -125,10 +125,10 @@ impl Drop for Slot {
     }
 }
 
-/// A place in the queue.
+/// An entry in the queue.
 struct Waiting {
     slots: Slots,
-    /// None when it has what it waited for.
+    /// `None` once the slot has been received.
     ticket: Option<Ticket>,
     grant: oneshot::Receiver<Place>,
 }
@@ -139,7 +139,7 @@ impl Drop for Waiting {
         if self.slots.lock().leave(&ticket) {
             return;
         }
-        // It was served, and has not looked.
+        // The waiter was granted a slot that it has not received.
         if let Ok(place) = self.grant.try_recv() {
             self.slots.give_back(&place);
         }

@@ -1,28 +1,29 @@
-//! Who may have a slot, and who is next. It only counts: no lock, no waiting.
+//! Decides which owner may have a slot and which waiter is served next. It only counts: no lock, no waiting.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Bounds;
 
-/// How soon one of those that wait is served: by how much it has, then by when it last had a turn. The lowest is first.
+/// The order in which waiters are served: by the number of slots in use, then by the last time of being served. Lowest
+/// first.
 type Rank = (usize, u64);
-/// Those that are to be served. Turns are numbered: no two have the same.
+/// The candidates in the order in which they are served. No two ranks are equal, because each time has its own number.
 type Order = BTreeMap<Rank, Arc<str>>;
 
-/// All that is taken, and all that wait; `W` is how a waiter is told.
+/// All slots in use, and all waiters. `W` is the handle by which a waiter is notified.
 #[derive(Debug)]
 pub(super) struct State<W> {
     bounds: Bounds,
-    /// Shared slots that nobody has.
+    /// Free shared slots.
     free: usize,
-    /// Places in the queue that nobody has.
+    /// Free space in the queue.
     room: usize,
-    /// Those with something taken or somebody waiting.
+    /// The owners that use a slot or have a waiter.
     owners: HashMap<Arc<str>, Owner<W>>,
-    /// Owners with a waiter that needs nothing but a shared slot.
+    /// Owners with a waiter that needs only a shared slot, because its object is below its limit.
     order: Order,
-    /// Numbers turns and waiters.
+    /// The logical time: numbers each service and each waiter.
     clock: u64,
 }
 
@@ -30,20 +31,20 @@ pub(super) struct State<W> {
 struct Owner<W> {
     counts: Counts,
     objects: HashMap<Arc<str>, Object<W>>,
-    /// Objects with a waiter that may have one more.
+    /// Objects with a waiter that are below their limit.
     order: Order,
 }
 
-/// What an owner has.
+/// The numbers of one owner.
 #[derive(Debug)]
 struct Counts {
-    /// Slots of its reserve.
+    /// Slots in use of the owner's reserve.
     reserve: usize,
-    /// Shared slots.
+    /// Shared slots in use.
     shared: usize,
     waiting: usize,
     turn: u64,
-    /// Its place in [`State::order`].
+    /// The owner's rank in [`State::order`].
     rank: Option<Rank>,
 }
 
@@ -51,13 +52,13 @@ struct Counts {
 struct Object<W> {
     taken: usize,
     turn: u64,
-    /// Its place in [`Owner::order`].
+    /// The object's rank in [`Owner::order`].
     rank: Option<Rank>,
-    /// In the order of coming.
+    /// In order of arrival.
     waiting: BTreeMap<u64, W>,
 }
 
-/// A slot that is taken.
+/// A slot in use.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) owner: Arc<str>,
@@ -65,7 +66,7 @@ pub(super) struct Place {
     pub(super) is_shared: bool,
 }
 
-/// Where one waits.
+/// Identifies a waiter.
 #[derive(Debug)]
 pub(super) struct Ticket {
     owner: Arc<str>,
@@ -83,12 +84,12 @@ impl<W> State<W> {
         self.free
     }
 
-    /// As many shared slots an owner may have now: no more than is left free, or some times that.
+    /// The number of shared slots that an owner may have now: as many as are free, times `greed`.
     fn share(&self) -> usize {
         self.free.saturating_mul(self.bounds.greed)
     }
 
-    /// A shared slot, if one may be had.
+    /// Takes a shared slot if the owner may have one.
     pub(super) fn take_shared(&mut self, owner: &str, object: &str) -> Option<Place> {
         let known = self.owners.get(owner);
         let has_share = known.map_or(0, |owner| owner.counts.shared) < self.share();
@@ -96,7 +97,7 @@ impl<W> State<W> {
         may.then(|| self.occupy(owner, object, true))
     }
 
-    /// A slot of the reserve, else a shared one, if either may be had.
+    /// Takes a slot of the reserve, or else a shared one, if the owner may have either.
     pub(super) fn take(&mut self, owner: &str, object: &str) -> Option<Place> {
         let known = self.owners.get(owner);
         let has_reserve = known.map_or(0, |owner| owner.counts.reserve) < self.bounds.reserve;
@@ -106,7 +107,7 @@ impl<W> State<W> {
         self.take_shared(owner, object)
     }
 
-    /// Puts one at the end of its object's queue; `None` when there is no room in it.
+    /// Adds a waiter at the end of its object's queue. `None` if the owner may have no more waiters.
     pub(super) fn wait(&mut self, owner: &str, object: &str, waiter: W) -> Option<Ticket> {
         if self.owners.get(owner).map_or(0, |owner| owner.counts.waiting) >= self.room {
             return None;
@@ -121,7 +122,7 @@ impl<W> State<W> {
         Some(Ticket { owner, object, number })
     }
 
-    /// One waits no more; false when it was served already.
+    /// Removes a waiter. Returns false if it has been served already.
     pub(super) fn leave(&mut self, ticket: &Ticket) -> bool {
         let Some(owner) = self.owners.get_mut(&ticket.owner) else { return false };
         let Some(object) = owner.objects.get_mut(&ticket.object) else { return false };
@@ -134,7 +135,7 @@ impl<W> State<W> {
         true
     }
 
-    /// A slot comes free. [`State::next`] says for whom, until there is nobody.
+    /// Releases a slot. The caller must then call [`State::next`] until it returns `None`.
     pub(super) fn give_back(&mut self, place: &Place) {
         self.free += usize::from(place.is_shared);
         let (counts, object) = self.entry(&place.owner, &place.object);
@@ -147,9 +148,9 @@ impl<W> State<W> {
         self.settle(&place.owner, &place.object);
     }
 
-    /// The waiter that is served now that a slot was given back, and what it gets.
+    /// Serves the next waiter after a slot was released. Returns the waiter and its slot.
     pub(super) fn next(&mut self, given_back: &Place) -> Option<(W, Place)> {
-        // Its reserve, or its object, has room again.
+        // The owner's reserve or the object may have become free.
         let owner = self.owners.get(&given_back.owner);
         if owner.is_some_and(|owner| owner.counts.reserve < self.bounds.reserve && !owner.order.is_empty()) {
             return self.serve(&given_back.owner, false);
@@ -187,7 +188,7 @@ impl<W> State<W> {
         Place { owner, object, is_shared }
     }
 
-    /// Both names as they are kept, if they are.
+    /// Both names, shared with the stored ones if these exist.
     fn names(&self, owner: &str, object: &str) -> (Arc<str>, Arc<str>) {
         let known = self.owners.get_key_value(owner);
         let known_object = known.and_then(|(_, owner)| owner.objects.get_key_value(object));
@@ -211,7 +212,8 @@ impl<W> State<W> {
         (&mut owner.counts, object)
     }
 
-    /// Puts both where they belong after one of their counts has changed; those with nothing are forgotten.
+    /// Updates the ranks of an owner and its object after one of their counts has changed. Removes either if it is not
+    /// in use any more.
     fn settle(&mut self, name: &Arc<str>, object_name: &Arc<str>) {
         let Some(owner) = self.owners.get_mut(name) else { return };
         if let Some(object) = owner.objects.get_mut(object_name) {
@@ -255,7 +257,7 @@ fn rerank(order: &mut Order, place: &mut Option<Rank>, rank: Option<Rank>, name:
 
 #[cfg(test)]
 impl<W> State<W> {
-    /// Nothing is taken, nobody waits, and nothing is kept of those that were there.
+    /// Whether no slot is in use, nothing waits, and no owner is stored.
     pub(super) fn is_as_new(&self) -> bool {
         let untouched = self.free == self.bounds.shared && self.room == self.bounds.waiting;
         untouched && self.owners.is_empty() && self.order.is_empty()

@@ -8,7 +8,7 @@ use super::*;
 
 type Wait = BoxFuture<'static, Result<Slot, Crowded>>;
 
-/// Asks, and waits if it has to.
+/// Requests a slot, and queues if there is none.
 fn ask(slots: &Slots, owner: &'static str, object: &'static str) -> Wait {
     let slots = slots.clone();
     let mut asked = async move { slots.take(owner, object).await }.boxed();
@@ -22,7 +22,7 @@ fn had(wait: &mut Wait) -> Option<Slot> {
     wait.now_or_never().map(|slot| slot.expect("there is room in the queue"))
 }
 
-/// Takes as many as there are to be had.
+/// Takes as many slots as the owner may have.
 fn all_of(slots: &Slots, owner: &str) -> Vec<Slot> {
     std::iter::from_fn(|| slots.try_take(owner, "")).collect()
 }
@@ -38,7 +38,7 @@ fn t6_an_owner_has_no_more_than_is_left_free() {
     assert_eq!((first.len(), slots.free()), (128, 128));
     let second = all_of(&slots, "second");
     assert_eq!((second.len(), slots.free()), (64, 64));
-    // However many come, each finds one as long as there are fewer of them than slots.
+    // Each of any number of owners finds a slot as long as there are fewer owners than slots.
     let others: Vec<Slot> = (0..64).map(|owner| slots.try_take(&owner.to_string(), "").unwrap()).collect();
     assert!(slots.try_take("another", "").is_none());
     drop((first, others));
@@ -64,7 +64,7 @@ fn t6_the_reserve_is_there_whatever_others_do_and_only_for_who_may_wait() {
     let own = [had(&mut ask(&slots, "d", "")).unwrap(), had(&mut ask(&slots, "d", "")).unwrap()];
     let mut third = ask(&slots, "d", "");
     assert!(had(&mut third).is_none());
-    // Its own that comes free is its own.
+    // A slot of the owner's reserve that becomes free goes to the same owner.
     let [first, second] = own;
     drop(first);
     let third = had(&mut third).unwrap();
@@ -133,7 +133,7 @@ fn t6_a_waiter_that_is_dropped_leaves_no_trace() {
     drop(waits);
     let (gone, mut next) = (ask(&slots, "b", "x"), ask(&slots, "b", "x"));
     drop(held);
-    // It was served, has not looked, and goes: the slot is the next one's.
+    // The first waiter was granted the slot, has not received it, and is dropped: the slot goes to the next one.
     assert!(had(&mut next).is_none());
     drop(gone);
     drop(had(&mut next).unwrap());
@@ -154,7 +154,7 @@ fn t6_the_queue_is_bounded_and_shared_too() {
     assert!(is_as_new(&slots));
 }
 
-/// What a random client does; indices are of what there is then.
+/// An act of a random client. Indices refer to the slots and waiters that exist at that time.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     TryTake(usize, usize),
@@ -176,7 +176,7 @@ fn act() -> impl Strategy<Value = Act> {
 const OWNERS: [&str; 4] = ["a", "b", "c", "d"];
 const OBJECTS: [&str; 2] = ["x", "y"];
 
-/// What is known from outside: who has what, and who waits, in the order of coming.
+/// What can be observed from outside: the slots that each owner has, and the waiters in order of arrival.
 struct Seen {
     bounds: Bounds,
     held: Vec<Place>,
@@ -207,7 +207,7 @@ impl Seen {
             && (self.has_reserve(owner) || self.shared(owner) < self.free() * self.bounds.greed)
     }
 
-    /// One is served: nobody has more right to it.
+    /// Records that a waiter was served, and asserts that no other waiter had a better claim.
     fn serve(&mut self, number: u32, place: Place) {
         let at = self.waiting.iter().position(|waiter| waiter.0 == number).expect("it waits");
         let (_, _, owner, object) = self.waiting.remove(at);

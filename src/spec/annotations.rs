@@ -1,5 +1,5 @@
-//! Annotations of specs. The `io.kubernetes.cri.*` ones are made here from metadata: kata, gVisor and runc's
-//! grouping read them. What tenants write goes in by an allow-list of the handler's only.
+//! Annotations of specs. The `io.kubernetes.cri.*` ones are built here from metadata: kata, gVisor and runc's grouping
+//! read them. Annotations that tenants write are added only if an allow-list of the handler names them.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,16 @@ use super::{ContainerInput, Handler, SandboxInput};
 use crate::api::v1::PodSandboxConfig;
 
 const PREFIX: &str = "io.kubernetes.cri";
-/// Prefixes that runtimes take orders from: only a glob that names one lets it through (CVE-2024-3154).
+/// Prefixes of annotations that give orders to runtimes: they pass only if the glob itself starts with the prefix
+/// (CVE-2024-3154).
 const COMMANDS: [&str; 5] = ["org.systemd.property.", "run.oci.", "org.criu.", "io.containerd.", "cdi.k8s.io/"];
 
-/// Of a pause container.
+/// The annotations of a pause container.
 pub(super) fn sandbox(input: &SandboxInput<'_>) -> HashMap<String, String> {
     let mut all = allowed(&input.config.annotations, &input.handler.pod_annotations);
     all.extend(common("sandbox", input.id.as_str(), input.config));
     all.insert(format!("{PREFIX}.sandbox-log-directory"), input.config.log_directory.clone());
-    // A VM is made as large as its pod.
+    // A VM gets the size of its pod.
     if let Some(resources) = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
         for (name, value) in [
             ("sandbox-cpu-period", resources.cpu_period),
@@ -29,7 +30,7 @@ pub(super) fn sandbox(input: &SandboxInput<'_>) -> HashMap<String, String> {
     all
 }
 
-/// Of a container.
+/// The annotations of a container.
 pub(super) fn container(input: &ContainerInput<'_>) -> HashMap<String, String> {
     let mut all = allowed(&input.sandbox.annotations, &input.handler.pod_annotations);
     all.extend(allowed(&input.config.annotations, &input.handler.container_annotations));
@@ -40,7 +41,7 @@ pub(super) fn container(input: &ContainerInput<'_>) -> HashMap<String, String> {
     all
 }
 
-/// Of an update of a container's resources.
+/// The annotations that go with an update of a container's resources.
 pub fn update_annotations(annotations: &HashMap<String, String>, handler: &Handler) -> HashMap<String, String> {
     allowed(annotations, &handler.container_annotations)
 }
@@ -65,8 +66,8 @@ fn may_command(glob: &str, key: &str) -> bool {
     COMMANDS.iter().all(|prefix| !key.starts_with(prefix) || glob.starts_with(prefix))
 }
 
-/// `*` stands for any run of characters. Each part of the glob is taken where it comes first, so that a long key, which is a
-/// tenant's, is gone through once.
+/// `*` stands for any run of characters. Each part of the glob is matched where it first occurs, so that a long key,
+/// which a tenant can write, is scanned only once.
 fn matches(glob: &str, key: &str) -> bool {
     let Some((head, rest)) = glob.split_once('*') else { return glob == key };
     let Some(mut key) = key.strip_prefix(head) else { return false };

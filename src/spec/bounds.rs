@@ -1,22 +1,24 @@
-//! How long, or how many, what a request says may be. Where nothing is said here the bound of the whole record counts
-//! (`crate::runtime`, record_size.rs); docs/limits.md has each field. None is in the way of what kubelet can send: they are
-//! the kernel's own, or many times Kubernetes'.
+//! Limits on the length or number of values in a request. A field without a limit here is limited by the size of the
+//! whole record (`crate::runtime`, record_size.rs); docs/limits.md lists each field. No limit affects what kubelet can
+//! send: each is the kernel's own, or many times that of Kubernetes.
 
 use super::Error;
 use crate::api::v1::{ContainerConfig, DnsConfig, PodSandboxConfig};
 
-/// Of a name: Kubernetes allows 253 characters. Names go into CNI's arguments, log lines, metrics and labels.
+/// Most bytes of a name: Kubernetes allows 253 characters. Names go into CNI's arguments, log lines, metrics and
+/// labels.
 const NAME: usize = 1024;
 /// The kernel's PATH_MAX without its zero byte.
 const PATH: usize = 4095;
-/// Of a resolv.conf, which is kept in memory: Kubernetes allows 3 servers and 2,048 characters of search domains.
+/// Most bytes of a resolv.conf, which is kept in memory: Kubernetes allows 3 servers and 2,048 characters of search
+/// domains.
 const DNS: usize = 64 << 10;
-/// Of port mappings: every port of three protocols.
+/// Most port mappings: every port of three protocols.
 const PORTS: usize = 200_000;
 /// The kernel's NGROUPS_MAX.
 const GROUPS: usize = 65_536;
 
-/// Refuses a pod's config with something in it that is too long.
+/// Refuses a pod's config that contains a value that is too long.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
@@ -37,7 +39,8 @@ pub fn check_sandbox_bounds(config: &PodSandboxConfig) -> Result<(), Error> {
     groups(linux.security_context.as_ref().map_or(0, |context| context.supplemental_groups.len()))
 }
 
-/// The same for a container's. Paths of the host, and what is at them, are checked with the mounts and devices.
+/// Refuses a container's config that contains a value that is too long. Paths on the host, and what they lead to, are
+/// checked with the mounts and devices.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.

@@ -1,13 +1,12 @@
-//! Capabilities. None is inheritable but those that the request wants ambient.
+//! Capabilities. Only those that the request wants ambient are inheritable.
 //!
-//! An inheritable capability is one that any binary with file capabilities may pick up, so
-//! containers get none (CVE-2022-24769). The kernel lets only what is permitted and inheritable
-//! be raised in the ambient set (capabilities(7)). runc sets the inheritable set to the letter,
-//! and an ambient one that cannot be raised is a warning in its log (libcontainer/capabilities,
-//! ApplyCaps): with an empty set `add_ambient_capabilities` would do nothing. So the inheritable
-//! set is the ambient one, whose capabilities every program of the container has as it is; and
-//! empty for all others, privileged ones too. containerd and CRI-O drop the request's ambient
-//! capabilities without a word, we serve them; kubelet does not send any.
+//! Any binary with file capabilities may pick up an inheritable capability, so containers get none (CVE-2022-24769).
+//! But the kernel raises a capability in the ambient set only if it is permitted and inheritable (capabilities(7)).
+//! runc sets the inheritable set exactly as given, and only logs a warning when it cannot raise an ambient capability
+//! (libcontainer/capabilities, ApplyCaps): with an empty inheritable set, `add_ambient_capabilities` would do nothing.
+//! So the inheritable set equals the ambient set, whose capabilities every program of the container has anyway. It is
+//! empty for all other containers, including privileged ones. containerd and CRI-O silently drop the ambient
+//! capabilities of a request; we grant them. kubelet does not send any.
 
 use std::collections::HashSet;
 
@@ -18,7 +17,7 @@ use crate::api::v1::LinuxContainerSecurityContext;
 
 const FIELD: &str = "config.linux.security_context.capabilities";
 
-/// What a container has that asks for nothing, as in containerd and Docker.
+/// The capabilities of a container that requests nothing, as in containerd and Docker.
 const DEFAULT: [Capability; 14] = [
     Capability::Chown,
     Capability::DacOverride,
@@ -36,7 +35,7 @@ const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
-/// All that Linux has, in the order of the kernel's numbers (linux/capability.h).
+/// All capabilities of Linux, in the order of the kernel's numbers (linux/capability.h).
 const EVERY: [Capability; 41] = [
     Capability::Chown,
     Capability::DacOverride,
@@ -81,21 +80,22 @@ const EVERY: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
-/// What "all" means on this host: a process cannot give away what it does not have.
+/// The capabilities that "all" means on this host: a process cannot grant what it does not have.
 fn every(host: &Host) -> HashSet<Capability> {
     let has = |number: usize| host.capabilities >> number & 1 == 1;
     EVERY.into_iter().enumerate().filter(|(number, _)| has(*number)).map(|(_, capability)| capability).collect()
 }
 
-/// The set of a container that asks for nothing.
+/// The sets of a container that requests nothing.
 pub(super) fn default() -> LinuxCapabilities {
     sets(DEFAULT.into(), HashSet::new())
 }
 
-/// Over those of the handler's spec, or else the default: ALL first, then the names, additions before drops.
+/// The sets of a container. They start from those of the handler's spec, or else from the default. ALL is applied
+/// first, then the single names, additions before drops.
 ///
 /// # Errors
-/// [`Error`] names the list with a name that Linux does not have.
+/// [`Error`] names the list with a capability that Linux does not have.
 pub(super) fn container(
     context: Option<&LinuxContainerSecurityContext>,
     host: &Host,
@@ -118,7 +118,7 @@ pub(super) fn container(
     for dropped in named("drop_capabilities", &wanted.drop_capabilities)? {
         set.remove(&dropped);
     }
-    // Part of the other sets too, or the kernel would not raise them.
+    // Ambient capabilities must be in the other sets too, or the kernel would not raise them.
     let mut ambient: HashSet<Capability> =
         named("add_ambient_capabilities", &wanted.add_ambient_capabilities)?.collect();
     if wanted.add_ambient_capabilities.iter().any(is_all) {
@@ -128,13 +128,13 @@ pub(super) fn container(
     Ok(sets(set, ambient))
 }
 
-/// The bounding set's names, as seccomp's table asks for them.
+/// The names in the bounding set, in the form that the seccomp table uses.
 pub(super) fn names(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
     let bounding = capabilities.and_then(|capabilities| capabilities.bounding().as_ref());
     bounding.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect()
 }
 
-/// Every capability of the host's, in either case, as in containerd.
+/// Whether a name means every capability of the host: `ALL` in upper or lower case, as in containerd.
 fn is_all(name: impl AsRef<str>) -> bool {
     name.as_ref().eq_ignore_ascii_case("ALL")
 }

@@ -1,4 +1,4 @@
-//! What CDI devices change in a spec.
+//! Applies the edits of CDI devices to a spec.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -9,8 +9,8 @@ use super::env::Env;
 use super::{devices, linux_of, process_of};
 use crate::cdi::{self, ContainerEdits, DeviceNode, HookPoint, IntelRdt};
 
-/// Applies them, after everything that the request says. `rules`: whether the cgroup needs to be
-/// told of device nodes; that of a privileged container allows all.
+/// Applies the edits on top of all that the request contains. `rules` says whether the cgroup needs rules for device
+/// nodes; the cgroup of a privileged container allows all devices.
 pub(super) fn apply(spec: &mut Spec, edits: &ContainerEdits, rules: bool) {
     let process = process_of(spec);
     env(process, &edits.env);
@@ -35,7 +35,7 @@ pub(super) fn apply(spec: &mut Spec, edits: &ContainerEdits, rules: bool) {
 }
 
 fn env(process: &mut Process, added: &[String]) {
-    // Nearly always: there is nothing to look through.
+    // The usual case: without additions, the environment need not be scanned.
     if added.is_empty() {
         return;
     }
@@ -47,11 +47,12 @@ fn env(process: &mut Process, added: &[String]) {
 fn groups(process: &mut Process, added: &[u32]) {
     let groups = process.user_mut().additional_gids_mut().get_or_insert_default();
     let mut seen: HashSet<u32> = groups.iter().copied().collect();
-    // 0 is what a vendor writes who means none (the Go library drops it too).
+    // A vendor who means "no group" writes 0 (the Go library drops it too).
     groups.extend(added.iter().filter(|group| **group != 0 && seen.insert(**group)));
 }
 
-/// Each in the place of another at its path. A class may have thousands of devices, so that none is looked for in all.
+/// Each node replaces an earlier device with the same path. A class may have thousands of devices, so a map is used: no
+/// device is searched for among all others.
 fn device_nodes(linux: &mut Linux, nodes: &[DeviceNode], owner: (u32, u32), rules: bool) {
     if nodes.is_empty() {
         return;
@@ -63,18 +64,18 @@ fn device_nodes(linux: &mut Linux, nodes: &[DeviceNode], owner: (u32, u32), rule
     }
 }
 
-/// The last place of each path.
+/// The index of the last entry with each path.
 fn last_of<'a>(paths: impl Iterator<Item = &'a Path>) -> HashMap<&'a Path, usize> {
     paths.enumerate().map(|(place, path)| (path, place)).collect()
 }
 
-/// `(made, rules)`: one whose path another has later is only a rule of the cgroup.
+/// `(made, rules)`: a node whose path a later node has too only adds a rule to the cgroup.
 fn device(linux: &mut Linux, node: &DeviceNode, (uid, gid): (u32, u32), (made, rules): (bool, bool)) {
     let kind = node.kind.chars().next().unwrap_or('c');
     let mut device = LinuxDevice::default();
     device.set_path(node.path.clone()).set_typ(devices::kind(kind)).set_major(node.major).set_minor(node.minor);
     device.set_file_mode(node.file_mode);
-    // A process that is not root could else not open what it asked for.
+    // Otherwise a process that is not root could not open the device that its container requested.
     device.set_uid(node.uid.or((uid != 0).then_some(uid))).set_gid(node.gid.or((gid != 0).then_some(gid)));
     if made {
         linux.devices_mut().get_or_insert_default().push(device);
@@ -99,7 +100,8 @@ fn intel_rdt(wanted: &IntelRdt) -> LinuxIntelRdt {
     rdt
 }
 
-/// Each in the place of another at its path, and all parents before children; the sort is stable.
+/// Each mount replaces an earlier one with the same path. Then all are sorted, parents before children; the sort is
+/// stable.
 fn mounts(all: &mut Vec<Mount>, added: &[cdi::Mount]) {
     let last = last_of(added.iter().map(|mount| mount.container_path.as_path()));
     all.retain(|other| !last.contains_key(other.destination().as_path()));

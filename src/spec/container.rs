@@ -19,15 +19,13 @@ use crate::ids::{ContainerId, SandboxId};
 use crate::lsm::selinux::Labels;
 use crate::userns::Mapping;
 
-/// Where the shim mounts a container's root, below its bundle.
+/// Where the shim mounts a container's root, relative to its bundle.
 const ROOT: &str = "rootfs";
 
-/// What the spec of a container is made of.
+/// The inputs of a container's spec.
 #[derive(Debug)]
 pub struct ContainerInput<'a> {
-    /// The container.
     pub id: &'a ContainerId,
-    /// The sandbox it is in.
     pub sandbox_id: &'a SandboxId,
     /// The request's config.
     pub config: &'a ContainerConfig,
@@ -39,33 +37,29 @@ pub struct ContainerInput<'a> {
     pub sandbox_pid: u32,
     /// The pod's pinned network namespace; `None` on the host's network.
     pub netns: Option<&'a Path>,
-    /// The pod's user namespace ([`super::user_namespace`]); `None` in the node's.
+    /// The pod's user namespace ([`super::user_namespace`]); `None` if it uses the node's.
     pub mapping: Option<Mapping>,
-    /// Host PID whose PID namespace is joined, for namespace mode TARGET.
+    /// Host PID of the process whose PID namespace is joined, for namespace mode TARGET.
     pub target_pid: Option<u32>,
-    /// The image's config.
     pub image: &'a ImageConfig,
     /// The image's name, for an annotation.
     pub image_name: &'a str,
-    /// The seccomp profile that [`super::seccomp_file`] names, read.
+    /// Content of the seccomp profile that [`super::seccomp_file`] names.
     pub seccomp: Option<&'a [u8]>,
-    /// Its SELinux labels; `None` where it gets none.
+    /// Its SELinux labels; `None` if it gets none.
     pub selinux: Option<&'a Labels>,
-    /// Who the process runs as.
+    /// The user that the process runs as.
     pub user: &'a User,
-    /// The pod's files.
     pub files: &'a SandboxFiles,
     /// The request's mounts, resolved.
     pub mounts: &'a [HostMount],
     /// The request's devices, resolved.
     pub devices: &'a [HostDevice],
-    /// What the request's CDI devices change.
+    /// The changes that the request's CDI devices make.
     pub cdi: &'a ContainerEdits,
-    /// The image's VOLUMEs: path in the container, directory on the host.
+    /// The image's VOLUMEs: path in the container, and directory on the host.
     pub volumes: &'a [(String, PathBuf)],
-    /// The host.
     pub host: &'a Host,
-    /// The pod's runtime handler.
     pub handler: &'a Handler,
     /// The OCI `cgroupsPath`.
     pub cgroup_path: String,
@@ -83,7 +77,7 @@ impl<'a> ContainerInput<'a> {
     }
 }
 
-/// Makes the spec of a container.
+/// Builds the spec of a container.
 ///
 /// # Errors
 /// [`Error`] names the field.
@@ -141,7 +135,7 @@ fn set_process(process: &mut Process, input: &ContainerInput<'_>) -> Result<(), 
 fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[String]) -> Result<(), Error> {
     let context = input.security();
     let base = linux.seccomp_mut().take();
-    // Kubernetes promises that a privileged container is unconfined, whatever its profile says; critest holds it.
+    // Kubernetes promises that a privileged container is unconfined, whatever profile it names; critest checks it.
     if !is_privileged(context) {
         let wanted = security::Wanted::container(context);
         let filter = if wanted.is_silent() {

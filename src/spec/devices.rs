@@ -1,4 +1,4 @@
-//! Device nodes and the cgroup's rules about them.
+//! Device nodes, and the device rules of cgroups.
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -8,13 +8,13 @@ use crate::container::devices::HostDevice;
 /// Every access: read, write, mknod.
 pub(super) const ALL: &str = "rwm";
 
-/// Nothing but what the runtime itself allows: null, zero, full, random, tty, pts.
+/// Allows only the devices that the runtime itself adds: null, zero, full, random, tty, pts.
 pub(super) fn deny_all() -> Vec<LinuxDeviceCgroup> {
     vec![rule(false, None, None, ALL)]
 }
 
-/// The rules of a container: those of its handler's spec, then its devices'. A privileged one may
-/// use every device, unless its handler says otherwise.
+/// The rules of a container: those of the handler's spec, then those of its devices. A privileged container may use
+/// every device, unless its handler says otherwise.
 pub(super) fn rules(
     base: Vec<LinuxDeviceCgroup>,
     devices: &[HostDevice],
@@ -34,7 +34,7 @@ pub(super) fn rules(
     rules
 }
 
-/// The nodes that the runtime makes.
+/// The device nodes that the runtime creates.
 pub(super) fn nodes(devices: &[HostDevice]) -> Vec<LinuxDevice> {
     devices.iter().map(node).collect()
 }

@@ -1,7 +1,8 @@
-//! Numbers that an enum of the proto does not have. prost's getters take them for 0, which is POD, RuntimeDefault, Merge,
-//! TCP: whoever speaks a later CRI would get something else than it asked for, and never know.
+//! Refuses numbers that an enum of the proto does not define. prost's getters take them for 0, which is POD,
+//! RuntimeDefault, Merge, TCP: a client of a later CRI version would silently get something other than it requested.
 //!
-//! Checked before all else. `userns_options.mode`, a mount's `propagation` and `stop_signal` are refused where they are read.
+//! This is checked before all else. `userns_options.mode`, a mount's `propagation` and `stop_signal` are checked where
+//! they are read.
 
 use super::Error;
 use crate::api::v1::security_profile::ProfileType;
@@ -12,7 +13,7 @@ use crate::api::v1::{
 
 const CONTEXT: &str = "config.linux.security_context";
 
-/// Refuses a pod's config with a number that its enum does not have.
+/// Refuses a pod's config with a number that its enum does not define.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
@@ -27,7 +28,7 @@ pub fn check_sandbox_enums(config: &PodSandboxConfig) -> Result<(), Error> {
     profiles(context.seccomp.as_ref(), context.apparmor.as_ref())
 }
 
-/// The same for a container's.
+/// Refuses a container's config with a number that its enum does not define.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.

@@ -1,19 +1,18 @@
-//! A process's environment while it is put together, in time that is linear in what there is of it: how much that is, a
-//! tenant decides.
+//! Builds a process's environment, in time that is linear in its size: a tenant chooses how large it is.
 
 use std::collections::HashMap;
 
-/// Variables in order; the last of a name wins, in the first one's place.
+/// Variables in order. The last value of a name wins, at the position of the first.
 #[derive(Default)]
 pub(super) struct Env {
-    /// `None` where one was taken away.
+    /// `None` where a variable was removed.
     entries: Vec<Option<String>>,
-    /// Where each name is.
+    /// The index of each name in `entries`.
     places: HashMap<String, usize>,
 }
 
 impl Env {
-    /// Sets `NAME=value`. A name without a value takes the variable away: an image may say so, and runc refuses it.
+    /// Sets `NAME=value`. A name without a value removes the variable: an image may contain one, and runc refuses it.
     pub(super) fn set(&mut self, entry: String) {
         let (name, has_value) = match entry.split_once('=') {
             Some((name, _)) => (name, true),
@@ -33,7 +32,7 @@ impl Env {
         }
     }
 
-    /// All of it, as a process takes it.
+    /// The variables in the form that an OCI process takes.
     pub(super) fn into_vec(self) -> Vec<String> {
         self.entries.into_iter().flatten().collect()
     }

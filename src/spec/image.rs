@@ -1,8 +1,8 @@
-//! The parts of an image's config that a container is made of.
+//! The parts of an image's config that a container is created from.
 
 use oci_spec::image::ImageConfiguration;
 
-/// What an image says about its containers. It is the author's words: it runs, it never commands.
+/// What an image says about its containers. The author wrote it: it decides what runs in them, and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageConfig {
     /// ENTRYPOINT.
@@ -36,7 +36,7 @@ impl From<&ImageConfiguration> for ImageConfig {
     }
 }
 
-/// An author may write `data` or `/../data`; both are meant from the root, and no path leads above it.
+/// An author may write `data` or `/../data`: both are relative to the root, and no path leads above it.
 fn absolute(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -1,8 +1,7 @@
-//! From a CRI config, an image's config and facts of the host to an OCI spec: pure functions,
-//! no I/O, golden-tested. Verbs resolve what needs the file system (paths, devices, users) and
-//! hand it in.
+//! Converts a CRI config, an image's config and facts about the host to an OCI spec. The functions are pure: no I/O,
+//! golden-tested. Verbs resolve what needs the file system (paths, devices, users) and pass it in.
 //!
-//! Where the proto is silent, the reference is what containerd's built-in CRI makes.
+//! Where the proto does not say what to do, the reference is the spec that containerd's built-in CRI plugin builds.
 
 mod annotations;
 mod bounds;
@@ -47,58 +46,58 @@ pub use userns::user_namespace;
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
 use crate::lsm::selinux::Contexts;
 
-/// OCI runtime spec version of what is made; runc 1.5 knows it.
+/// OCI runtime spec version of the specs built here; runc 1.5 supports it.
 const OCI_VERSION: &str = "1.2.1";
 
-/// Facts of the host.
+/// Facts about the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// The unified cgroup hierarchy.
+    /// Whether the host has the unified cgroup hierarchy.
     pub cgroup_v2: bool,
     /// The lowest oom_score_adj that a process we start may get.
     pub oom_score_floor: i32,
-    /// The capabilities that containerd has, as the kernel's bit mask: more cannot be given away.
+    /// The capabilities that containerd has, as the kernel's bit mask: it cannot grant more.
     pub capabilities: u64,
     /// Whether cgroups count swap.
     pub swap: bool,
     /// Whether cgroups count huge pages.
     pub hugetlb: bool,
-    /// Whether AppArmor is a security module of the kernel's, and is to be used.
+    /// Whether AppArmor is one of the kernel's security modules, and is enabled in the configuration.
     pub apparmor: bool,
-    /// What SELinux's policy has for containers; `None` where it is not one, or is not to be used.
+    /// The contexts of SELinux's policy for containers; `None` if SELinux is not active, or not enabled in the
+    /// configuration.
     pub selinux: Option<Contexts>,
     /// Whether the kernel has seccomp filters.
     pub seccomp: bool,
-    /// Major and minor version.
+    /// Major and minor version of the kernel.
     pub kernel: (u32, u32),
-    /// Flags of the host's cgroup2 mount that one in the host's cgroup namespace has to repeat.
+    /// Flags of the host's cgroup2 mount, which a mount in the host's cgroup namespace has to repeat.
     pub cgroup_flags: Vec<String>,
-    /// Processors that may ever be there, each of which has a thermal_throttle directory to be masked.
+    /// How many processors may ever exist; each has a thermal_throttle directory to be masked.
     pub cpu_count: usize,
 }
 
-/// What a runtime handler adds.
+/// What a runtime handler contributes to a spec.
 #[derive(Clone, Debug, Default)]
 pub struct Handler {
-    /// Its name.
     pub name: String,
     /// A spec to start from instead of an empty one.
     pub base_spec: Option<Spec>,
-    /// Whether its runtime can make mounts read-only down to the mounts below them.
+    /// Whether its runtime can make mounts read-only including all mounts below them.
     pub recursive_read_only: bool,
     /// Whether its runtime can map the ids of a mount.
     pub id_mapped_mounts: bool,
     /// Whether a privileged container gets no host devices.
     pub privileged_without_host_devices: bool,
-    /// Globs of pod annotations that go into specs.
+    /// Globs of pod annotations that are copied to specs.
     pub pod_annotations: Vec<String>,
-    /// Globs of container annotations that go into specs.
+    /// Globs of container annotations that are copied to specs.
     pub container_annotations: Vec<String>,
     /// Whether its pods run in virtual machines.
     pub virtual_machine: bool,
 }
 
-/// The pod's files that its containers see.
+/// Files of the pod that its containers see.
 #[derive(Clone, Debug)]
 pub struct SandboxFiles {
     /// For /etc/hostname.
@@ -111,10 +110,10 @@ pub struct SandboxFiles {
     pub shm: PathBuf,
 }
 
-/// A config that no spec can be made of.
+/// Why no spec can be built from a config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A field is wrong.
+    /// A field has an invalid value.
     #[error("{field}: {problem}")]
     Invalid {
         /// Name of the CRI field.
@@ -122,7 +121,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A field asks for what this host or this version does not have. Nothing is silently dropped.
+    /// A field requests something that this host or this version does not have. Nothing is silently dropped.
     #[error("{field}: {problem}")]
     Unsupported {
         /// Name of the CRI field.
@@ -142,7 +141,7 @@ impl Error {
     }
 }
 
-/// The file of the Localhost seccomp profile that a container asks for; the verb reads it.
+/// The file of the Localhost seccomp profile that a container requests; the verb reads it.
 ///
 /// # Errors
 /// [`Error::Invalid`] unless it is a clean absolute path.
@@ -150,21 +149,21 @@ pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<O
     security::seccomp_file(&security::Wanted::container(context))
 }
 
-/// The same for a pod's pause container.
+/// The same for the pause container of a pod.
 ///
 /// # Errors
-/// As [`seccomp_file`].
+/// The same as for [`seccomp_file`].
 pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
     security::seccomp_file(&security::Wanted::sandbox(context))
 }
 
-/// A spec with nothing in it, or the handler's own. What a config says goes over the handler's
-/// spec part by part; what it is silent on stays as that has it, save what is the pod's alone:
-/// namespaces, cgroup path, root, hostname, masked and read-only paths.
+/// An empty spec, or a copy of the handler's. Each part that a config sets replaces that part of the handler's spec;
+/// other parts stay as the handler has them. Parts that belong to the pod never come from the handler: namespaces,
+/// cgroup path, root, hostname, masked and read-only paths.
 fn start(handler: &Handler) -> Spec {
     if let Some(base) = &handler.base_spec {
         let mut spec = base.clone();
-        // In the pod's UTS namespace a container would rename the pod with it.
+        // A container with a hostname would rename the whole pod, whose UTS namespace it joins.
         spec.set_hostname(None);
         return spec;
     }
@@ -187,23 +186,23 @@ fn bare_linux() -> Linux {
     linux
 }
 
-/// The process, which every spec of ours has.
+/// The process of a spec; every spec that we build has one.
 fn process_of(spec: &mut Spec) -> &mut Process {
     spec.process_mut().get_or_insert_with(bare_process)
 }
 
-/// The Linux part, likewise.
+/// The Linux part of a spec; every spec that we build has one.
 fn linux_of(spec: &mut Spec) -> &mut Linux {
     spec.linux_mut().get_or_insert_with(bare_linux)
 }
 
-/// oom_score_adj within the kernel's range and above what the process may set (rulings.md 23).
+/// oom_score_adj, limited to the kernel's range and to the lowest value that the process may set (rulings.md 23).
 fn oom_score(wanted: i64, host: &Host) -> i32 {
     let wanted = wanted.clamp(-1000, 1000);
     i32::try_from(wanted).unwrap_or(0).max(host.oom_score_floor)
 }
 
-/// Namespace options with CRI's defaults where the config has none.
+/// The namespace options, with CRI's defaults if the config has none.
 fn namespace_options(options: Option<&NamespaceOption>) -> NamespaceOption {
     options.cloned().unwrap_or_default()
 }
@@ -216,7 +215,7 @@ fn is_node(mode: NamespaceMode) -> bool {
     mode == NamespaceMode::Node
 }
 
-/// A path as OCI wants it: absolute, without `..`.
+/// Whether a path is as OCI requires it: absolute and without `..`.
 fn is_clean_absolute(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
 }

@@ -1,4 +1,5 @@
-//! Mounts: the kernel's own, the pod's files, the request's. The request's win over the defaults.
+//! Mounts: those of the kernel's file systems, the pod's files, and those of the request, which take precedence over
+//! the defaults.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use crate::userns::Mapping;
 
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
 
-/// The group of terminals.
+/// Group id of tty, the group of terminals.
 const TTY: u32 = 5;
 
-/// A mount of the kernel's: destination, type, source, options.
+/// A mount of a kernel file system: destination, type, source, options.
 type Kernel = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const KERNEL: [Kernel; 4] = [
@@ -25,9 +26,9 @@ const KERNEL: [Kernel; 4] = [
     ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
 ];
 
-/// The pause container's; resolv.conf is for VM handlers, which set up the VM's DNS from it.
+/// The mounts of a pause container; resolv.conf is for VM handlers, which set up the VM's DNS from it.
 pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, mapping: Option<Mapping>, base: Vec<Mount>) -> Vec<Mount> {
-    // There is one sysfs a network namespace, and the first to mount it makes it read-only for all, or not.
+    // A network namespace has only one sysfs: its first mount decides for all others whether it is read-only.
     let ours = kernels(mapping).chain([sys.mount()]);
     let base = base.into_iter().filter(|mount| !(sys == Sys::Host && mount.destination() == Path::new("/sys")));
     let mut all = over(base.collect(), ours.collect());
@@ -38,11 +39,11 @@ pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, mapping: Option<Mapping>, 
     all
 }
 
-/// A container's, ordered so that none hides another, and the root's propagation.
+/// The mounts of a container, ordered so that none hides another, and the propagation of the root.
 pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<(Vec<Mount>, Option<String>), Error> {
     let privileged = is_privileged(input.security());
     let sys = Sys::of(privileged, input.mapping, input.netns);
-    // A handler's spec has /sys for containers that are not privileged.
+    // The /sys in a handler's spec is meant for containers that are not privileged.
     let base = base.into_iter().filter(|mount| sys == Sys::ReadOnly || mount.destination() != Path::new("/sys"));
     let ours = kernels(input.mapping).chain([sys.mount(), cgroup(privileged, input.host)]);
     let mut all = over(base.collect(), ours.collect());
@@ -55,7 +56,7 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     binds.extend(input.mounts.iter().map(bind));
     let bound: HashSet<&Path> = binds.iter().map(|bind| bind.destination().as_path()).collect();
     all.retain(|mount| !bound.contains(mount.destination().as_path()));
-    // Parents before children; sort_by_key is stable, so equal depths keep their order.
+    // Parents before children; sort_by_key is stable, so mounts of equal depth keep their order.
     binds.sort_by_key(|bind| bind.destination().components().count());
     if let Some(bad) = binds.iter().find(|bind| !is_clean_absolute(bind.destination())) {
         return Err(Error::invalid(
@@ -67,8 +68,8 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     Ok((all, root_propagation(input.mounts)))
 }
 
-/// The handler's mounts take the place of ours of the same path, the others follow. A spec that
-/// `ctr oci spec` printed has a tmpfs on /run, which would hide what the image has there.
+/// Mounts of the handler's spec replace ours with the same path; the others follow. /run and /sys/fs/cgroup are
+/// dropped: a spec printed by `ctr oci spec` has a tmpfs on /run, which would hide what the image has there.
 fn over(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
     const DROPPED: [&str; 2] = ["/run", "/sys/fs/cgroup"];
     for mount in base {
@@ -81,7 +82,7 @@ fn over(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
     ours
 }
 
-/// A user's mount takes the place of the default of its path; one over /dev takes all below it.
+/// Whether a mount of the request replaces a default: one of the same path, or all below /dev if it mounts over /dev.
 fn hides(user: &HostMount, default: &Path) -> bool {
     let path = target(user);
     path == default || path == Path::new("/dev") && default.starts_with("/dev")
@@ -103,7 +104,7 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
     files.map(|(path, file, access)| make(path, "bind", file, ["rbind", "rprivate", access])).to_vec()
 }
 
-/// Refuses mounts that the handler's runtime cannot make, before any path is looked at.
+/// Refuses mounts that the handler's runtime cannot make, before any path is resolved.
 ///
 /// # Errors
 /// [`Error::Unsupported`] names the field.
@@ -114,10 +115,10 @@ pub fn check_mounts(mounts: &[crate::api::v1::Mount], handler: &Handler) -> Resu
     };
     for (index, mount) in mounts.iter().enumerate() {
         if mount.recursive_read_only && !handler.recursive_read_only {
-            // Clients look for the first word (cri-api, pkg/errors).
+            // Clients look for the first word of the message (cri-api, pkg/errors).
             return lacks(index, "recursive_read_only", "RROUnsupported: ", "such mounts");
         }
-        // The layers of an image are mapped, and not its mount.
+        // For an image volume, the ids of the layers are mapped, not those of the mount.
         if mount.image.is_none() && !mount.uid_mappings.is_empty() && !handler.id_mapped_mounts {
             return lacks(index, "uidMappings", "", "id-mapped mounts");
         }
@@ -125,7 +126,8 @@ pub fn check_mounts(mounts: &[crate::api::v1::Mount], handler: &Handler) -> Resu
     Ok(())
 }
 
-/// What it asks for has been checked, by [`check_mounts`] and with its paths (`crate::container::mounts`).
+/// Converts a mount of the request. It has been checked: its features by [`check_mounts`], its paths by
+/// `crate::container::mounts`.
 fn bind(user: &HostMount) -> Mount {
     let mount = &user.mount;
     let access = match (mount.readonly, mount.recursive_read_only) {
@@ -147,7 +149,7 @@ fn bind(user: &HostMount) -> Mount {
     bind
 }
 
-/// What came with the image belongs to the host's ids; the pod sees it as the image has it.
+/// A VOLUME of the image. Host ids own its content; the mapping shows the pod the owners that the image has.
 fn image_volume((path, directory): &(String, PathBuf), mapping: Option<Mapping>) -> Mount {
     let mut bind = make(path, "bind", directory, ["rbind", "rprivate", "rw"]);
     bind.set_uid_mappings(mapping.map(|mapping| userns::oci(mapping.uids)));
@@ -155,7 +157,7 @@ fn image_volume((path, directory): &(String, PathBuf), mapping: Option<Mapping>)
     bind
 }
 
-/// The root has to let through what a mount in it is to pass on. The runtime's default is private.
+/// The root has to propagate what a mount in it is to pass on. The runtime's default is private.
 fn root_propagation(mounts: &[HostMount]) -> Option<String> {
     let any = |wanted| mounts.iter().any(|user| user.mount.propagation() == wanted);
     if any(MountPropagation::PropagationBidirectional) {
@@ -164,7 +166,8 @@ fn root_propagation(mounts: &[HostMount]) -> Option<String> {
     any(MountPropagation::PropagationHostToContainer).then(|| "rslave".to_owned())
 }
 
-/// Terminals belong to the group tty, unless the pod has too few ids for it: the kernel takes none that is not mapped.
+/// The kernel's mounts. Terminals belong to the group tty, unless the pod has too few ids for it: the kernel refuses a
+/// group that is not mapped.
 fn kernels(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
     let has_tty = mapping.is_none_or(|mapping| mapping.host_gid(TTY).is_some());
     KERNEL.iter().map(move |(path, kind, source, options)| {
@@ -178,9 +181,10 @@ fn kernels(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
 pub(super) enum Sys {
     /// A sysfs of its own.
     ReadOnly,
-    /// A sysfs of its own that it may write, as a privileged container does.
+    /// A sysfs of its own that it may write to, for a privileged container.
     Writable,
-    /// The host's, read-only with all below it: who does not own the network namespace may not mount a sysfs.
+    /// The host's, read-only including all mounts below it: a process in a user namespace that does not own the network
+    /// namespace may not mount a sysfs.
     Host,
 }
 
@@ -203,8 +207,8 @@ impl Sys {
     }
 }
 
-/// A privileged container has the host's cgroup namespace, and mounting cgroup2 there sets the
-/// flags of the one superblock: what is not repeated, the host loses (cgroup-v2.rst, "Mounting").
+/// A privileged container is in the host's cgroup namespace. Mounting cgroup2 there sets the flags of the only
+/// superblock, so the host loses each flag that is not repeated (cgroup-v2.rst, "Mounting").
 fn cgroup(privileged: bool, host: &Host) -> Mount {
     let options = SAFE.into_iter().chain(["relatime", if privileged { "rw" } else { "ro" }]);
     let flags = host.cgroup_flags.iter().filter(|_| privileged).map(String::as_str);

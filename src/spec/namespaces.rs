@@ -1,4 +1,4 @@
-//! Namespaces: the sandbox makes or joins them, its containers join the sandbox's.
+//! Namespaces: the sandbox creates or joins them, and its containers join those of the sandbox.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 
 const FIELD: &str = "config.linux.security_context.namespace_options";
 
-/// Refuses what cannot be for a pod.
+/// Refuses namespace options that are invalid for a pod.
 pub(super) fn check_sandbox(options: &NamespaceOption) -> Result<(), Error> {
     if options.pid() == NamespaceMode::Target {
         return Err(Error::invalid(format!("{FIELD}.pid"), "TARGET is for containers only"));
@@ -21,9 +21,10 @@ pub(super) fn check_sandbox(options: &NamespaceOption) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses what cannot be for a container. POD is the pod's, whatever that is, and what a config without a word has. NODE
-/// has to be the pod's as well: containerd joins the pod's then, which would not be what was asked for; the node's would be
-/// what the pod was not given.
+/// Refuses namespace options that are invalid for a container. POD, which is also the default, means the pod's
+/// namespace, whichever that is. NODE is valid only if the pod uses the node's namespace too. Otherwise containerd's
+/// CRI plugin would join the pod's namespace, which is not what was requested; to join the node's would give the
+/// container what the pod was not given.
 pub(super) fn check_container(
     options: &NamespaceOption,
     sandbox: &NamespaceOption,
@@ -52,7 +53,7 @@ fn check(options: &NamespaceOption) -> Result<(), Error> {
     for (name, mode) in [("network", options.network()), ("ipc", options.ipc())] {
         match mode {
             NamespaceMode::Pod | NamespaceMode::Node => {}
-            // Neither has a meaning of its own for these (api.proto, NamespaceOption).
+            // Neither mode has a meaning for these namespaces (api.proto, NamespaceOption).
             NamespaceMode::Container | NamespaceMode::Target => {
                 return Err(Error::invalid(format!("{FIELD}.{name}"), "has to be POD or NODE"));
             }
@@ -61,13 +62,14 @@ fn check(options: &NamespaceOption) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a pod has a UTS namespace, and so a hostname that is not the node's: one on the node's network has the node's
-/// name too, unless its config has one.
+/// Whether a pod has its own UTS namespace, and so a hostname that is not the node's. A pod on the node's network has
+/// the node's name too, unless its config contains a hostname.
 pub(super) fn has_uts(config: &PodSandboxConfig, netns: Option<&Path>) -> bool {
     netns.is_some() || !config.hostname.is_empty()
 }
 
-/// The pause container makes all but the user and the network namespace, which are pinned before it.
+/// The namespaces of a pause container: it creates all but the user and network namespaces, which are pinned before it
+/// starts.
 pub(super) fn sandbox(options: &NamespaceOption, input: &SandboxInput<'_>) -> Vec<LinuxNamespace> {
     let mut all = vec![fresh(LinuxNamespaceType::Mount)];
     all.extend(input.userns.map(|path| joined(LinuxNamespaceType::User, path.to_owned())));
@@ -84,7 +86,7 @@ pub(super) fn sandbox(options: &NamespaceOption, input: &SandboxInput<'_>) -> Ve
     all
 }
 
-/// A container joins the pod's, through the pause process.
+/// The namespaces of a container, which joins those of the pod through the pause process.
 pub(super) fn container(
     options: &NamespaceOption,
     sandbox: &NamespaceOption,
@@ -114,7 +116,7 @@ pub(super) fn container(
             all.push(joined(LinuxNamespaceType::Pid, of(input.target_pid.unwrap_or(input.sandbox_pid), "pid")));
         }
     }
-    // v1 has no use for one, and a privileged container is to see the host's.
+    // cgroup v1 has no use for a cgroup namespace, and a privileged container is meant to see the host's cgroups.
     if input.host.cgroup_v2 && !is_privileged(input.security()) {
         all.push(fresh(LinuxNamespaceType::Cgroup));
     }

@@ -7,13 +7,13 @@ use oci_spec::runtime::Process;
 use super::env::Env;
 use super::{ContainerInput, Error};
 
-/// What a shell without a profile has.
+/// The search path of a shell without a profile.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `command` replaces the image's entrypoint and its cmd, `args` the cmd alone.
+/// `command` replaces the image's entrypoint and cmd, `args` only the cmd.
 pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     let (command, args) = (&input.config.command, &input.config.args);
-    // Some builders write "no entrypoint" as one empty text.
+    // Some builders write "no entrypoint" as a single empty string.
     let entrypoint = if input.image.entrypoint == [""] { &Vec::new() } else { &input.image.entrypoint };
     let (first, rest) = match (command.is_empty(), args.is_empty()) {
         (false, _) => (command, args.as_slice()),
@@ -27,7 +27,8 @@ pub(super) fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, Error> {
     Ok(all)
 }
 
-/// The handler's, HOSTNAME, the image's, then the request's; the last of a name wins, in the first one's place.
+/// Variables of the handler's spec, HOSTNAME, then those of the image, then those of the request. The last value of a
+/// name wins, at the position of the first.
 pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<String>, Error> {
     let mut env = Env::default();
     env.set(DEFAULT_PATH.to_owned());
@@ -42,7 +43,7 @@ pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<S
         if entry.key.is_empty() || entry.key.contains(['=', '\0']) {
             return Err(Error::invalid(field + ".key", "is empty or has a = or a zero byte"));
         }
-        // The OCI spec is JSON: what is no UTF-8 cannot be carried, and is not mangled.
+        // The OCI spec is JSON: a value that is not UTF-8 cannot be carried, so it is refused rather than mangled.
         let value = String::from_utf8(entry.value.clone())
             .map_err(|_| Error::invalid(format!("{field}.value"), format!("of {} is not UTF-8", entry.key)))?;
         if value.contains('\0') {
@@ -53,8 +54,8 @@ pub(super) fn env(input: &ContainerInput<'_>, base: Vec<String>) -> Result<Vec<S
     Ok(env.into_vec())
 }
 
-/// The request's, the image's, or the root. Never a path through a process's open files: that
-/// is how a leaked descriptor of the host became a way out (CVE-2024-21626).
+/// The working directory: the request's, the image's, or the root. Never a path through a process's open files: with a
+/// leaked descriptor of the host, such a path led out of the container (CVE-2024-21626).
 pub(super) fn cwd(input: &ContainerInput<'_>) -> Result<PathBuf, Error> {
     let asked = &input.config.working_dir;
     let field = if asked.is_empty() { "the image's working directory" } else { "config.working_dir" };
@@ -69,7 +70,8 @@ pub(super) fn cwd(input: &ContainerInput<'_>) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Asked at each step and not of the whole: what comes after `fd/7`, a `..` too, the kernel looks up where that leads.
+/// Checked after each component, not only for the whole path: what follows `fd/7`, even a `..`, is resolved by the
+/// kernel relative to where the descriptor leads.
 fn is_open_file(path: &Path) -> bool {
     let mut clean: Vec<&std::ffi::OsStr> = Vec::new();
     path.components().any(|part| {
@@ -82,8 +84,9 @@ fn is_open_file(path: &Path) -> bool {
     })
 }
 
-/// The process of a command in a running container, made of the container's own: its user, environment, directory
-/// and capabilities. Inheritable are the ambient ones only, whatever an old spec says (CVE-2022-29162).
+/// The process of a command in a running container. It is derived from the container's own process: its user,
+/// environment, directory and capabilities. Only ambient capabilities are inheritable, even if an old spec has more
+/// (CVE-2022-29162).
 #[must_use]
 pub fn exec_process(mut process: Process, cmd: &[String], tty: bool) -> Process {
     process.set_args(Some(cmd.to_vec())).set_terminal(Some(tty));

@@ -1,10 +1,10 @@
-//! Back from a spec to what ContainerStatus reports.
+//! Converts a spec back to what ContainerStatus reports.
 
 use oci_spec::runtime::Spec;
 
 use crate::api::v1::{ContainerResources, ContainerUser, HugepageLimit, LinuxContainerResources, LinuxContainerUser};
 
-/// The resources that a spec gives.
+/// The resources in a spec.
 #[must_use]
 pub fn reported_resources(spec: &Spec) -> ContainerResources {
     let mut linux = LinuxContainerResources::default();
@@ -35,7 +35,7 @@ pub fn reported_resources(spec: &Spec) -> ContainerResources {
     ContainerResources { linux: Some(linux), windows: None }
 }
 
-/// Who a spec's process runs as.
+/// The user that the process of a spec runs as.
 #[must_use]
 pub fn reported_user(spec: &Spec) -> ContainerUser {
     let Some(process) = spec.process() else { return ContainerUser::default() };

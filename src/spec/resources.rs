@@ -1,23 +1,24 @@
-//! CPU, memory, huge pages: from CRI's numbers to OCI's. 0 means "not given". Two things cannot be had on every host:
-//! a limit of swap where swap is not counted is not set (kubelet sends one regardless), and neither is one of huge pages
-//! where they are not counted if it is 0 (kubelet sends that for every container); any other is an error.
+//! CPU, memory and huge pages: converts CRI's numbers to OCI's. 0 means "not given". Two kinds of limit are not
+//! available on every host. Where swap is not counted, a swap limit is ignored, since kubelet always sends one. Where
+//! huge pages are not counted, a limit of 0 on them is ignored, since kubelet sends it for every container; any other
+//! limit is an error.
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
 
 use super::{Error, Host, linux_of, oom_score, process_of};
 use crate::api::v1::{HugepageLimit, LinuxContainerResources};
 
-/// What the kernel takes (proc_pid_oom_score_adj(5)).
+/// The kernel's range (proc_pid_oom_score_adj(5)).
 const OOM_SCORES: std::ops::RangeInclusive<i64> = -1000..=1000;
 
 const NO_LIMIT: i64 = -1;
-/// How many sizes of huge pages may be named: no processor has more than five.
+/// Most sizes of huge pages in a request: no processor has more than five.
 const PAGE_SIZES: usize = 64;
-/// What a new cgroup has (Documentation/scheduler/sched-bwc.rst, cgroup-v1/cpusets.rst).
+/// The values of a new cgroup (Documentation/scheduler/sched-bwc.rst, cgroup-v1/cpusets.rst).
 const KERNELS_PERIOD: u64 = 100_000;
 const KERNELS_SHARES: u64 = 1024;
 
-/// The resources of a new container, over those of its handler's spec.
+/// The resources of a new container, on top of those in its handler's spec.
 pub(super) fn container(
     base: Option<LinuxResources>,
     wanted: Option<&LinuxContainerResources>,
@@ -30,7 +31,7 @@ pub(super) fn container(
     Ok(resources)
 }
 
-/// Changes a spec as UpdateContainerResources asks: what is 0 or empty stays as it is.
+/// Changes a spec as UpdateContainerResources requests: a field that is 0 or empty does not change.
 ///
 /// # Errors
 /// [`Error`] names the field.
@@ -42,8 +43,9 @@ pub fn update_resources(spec: &mut Spec, update: &LinuxContainerResources, host:
     Ok(())
 }
 
-/// What takes an update of a task back: the resources that were, and the kernel's own where there were none. Not the
-/// processors and files of cgroup v2 that were not named before: there is no word for theirs.
+/// The resources that undo the update of a task: the old ones, or the kernel's own defaults where there were none.
+/// cpusets and `unified` files of cgroup v2 that were not set before are not undone: there is no value that stands for
+/// their defaults.
 #[must_use]
 pub fn resources_before(old: &Spec, new: &Spec) -> LinuxResources {
     let of = |spec: &Spec| spec.linux().as_ref().and_then(|linux| linux.resources().clone());
@@ -65,7 +67,7 @@ pub fn resources_before(old: &Spec, new: &Spec) -> LinuxResources {
     before
 }
 
-/// oci-spec's default has a rule about devices; this one has nothing.
+/// oci-spec's default has a rule about devices; this one is empty.
 fn bare() -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_devices(None);
@@ -116,7 +118,7 @@ fn cpu(mut cpu: LinuxCpu, wanted: &LinuxContainerResources, field: &str) -> Resu
     if wanted.cpu_shares != 0 {
         cpu.set_shares(Some(positive("cpu_shares", wanted.cpu_shares)?));
     }
-    // -1 is no quota.
+    // -1 means no quota.
     if wanted.cpu_quota < -1 {
         return Err(Error::invalid(format!("{field}.cpu_quota"), format!("{} is below -1", wanted.cpu_quota)));
     }
@@ -153,20 +155,21 @@ fn memory(
         return Err(Error::invalid(format!("{field}.memory_swap_limit_in_bytes"), problem));
     }
     if host.swap && swap != 0 {
-        // The kernel has no limit for swap with all of memory, and runc would say so only when the container starts.
+        // The kernel cannot limit swap without limiting memory, and runc would report that only when the container
+        // starts.
         if swap > 0 && memory.limit().is_none_or(|limit| limit <= 0) {
             let problem = format!("{swap} is a limit of memory and swap together, and needs memory_limit_in_bytes");
             return Err(Error::invalid(format!("{field}.memory_swap_limit_in_bytes"), problem));
         }
         memory.set_swap(Some(swap));
     } else if host.swap && limit > 0 {
-        // No swap unless it is asked for.
+        // No swap unless the request allows some.
         memory.set_swap(Some(limit));
     }
     Ok(memory)
 }
 
-/// Each in the place of that of its page size.
+/// Each limit replaces an earlier one for the same page size.
 fn all_huge_pages(
     mut all: Vec<LinuxHugepageLimit>,
     wanted: &[HugepageLimit],

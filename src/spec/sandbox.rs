@@ -13,46 +13,44 @@ use crate::ids::SandboxId;
 use crate::lsm::selinux::Labels;
 use crate::userns::Mapping;
 
-/// Below every container, above what the node needs; as in kubelet's own pause containers.
+/// Lower than that of every container, higher than that of processes that the node needs; the same as that of kubelet's
+/// own pause containers.
 const OOM_SCORE: i64 = -998;
-/// Weight of a process that sleeps.
+/// The weight of a process that only sleeps.
 const CPU_SHARES: u64 = 2;
-/// Who a pause process is.
+/// User and group id of the pause process.
 const NOBODY: u32 = 65535;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the spec of a pause container is made of.
+/// The inputs of a pause container's spec.
 #[derive(Debug)]
 pub struct SandboxInput<'a> {
-    /// The sandbox, and its pause container.
+    /// The id of the sandbox, which is also that of its pause container.
     pub id: &'a SandboxId,
     /// The request's config.
     pub config: &'a PodSandboxConfig,
-    /// Its runtime handler.
     pub handler: &'a Handler,
-    /// The host.
     pub host: &'a Host,
     /// The OCI `cgroupsPath`.
     pub cgroup_path: String,
     /// Its pinned network namespace; `None` on the host's network.
     pub netns: Option<&'a Path>,
-    /// Its pinned user namespace; `None` in the node's.
+    /// Its pinned user namespace; `None` if it uses the node's.
     pub userns: Option<&'a Path>,
-    /// Path of the read-only root; a relative one is below the bundle.
+    /// Path of the read-only root; a relative path is below the bundle.
     pub root: &'a Path,
-    /// The command.
+    /// The command of the pause container.
     pub args: Vec<String>,
     /// The pod's hostname.
     pub hostname: String,
-    /// The seccomp profile that [`super::seccomp_file`] names, read.
+    /// Content of the seccomp profile that [`super::sandbox_seccomp_file`] names.
     pub seccomp: Option<&'a [u8]>,
-    /// The pod's SELinux labels; `None` where it gets none.
+    /// The pod's SELinux labels; `None` if it gets none.
     pub selinux: Option<&'a Labels>,
-    /// The pod's files.
     pub files: &'a SandboxFiles,
 }
 
-/// Makes the spec of a pause container.
+/// Builds the spec of a pause container.
 ///
 /// # Errors
 /// [`Error`] names the field.
@@ -80,7 +78,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups));
     process.set_user(user).set_args(Some(input.args.clone())).set_env(Some(vec![PATH.to_owned()]));
     process.set_cwd("/".into()).set_no_new_privileges(Some(true)).set_terminal(Some(false));
-    // A handler's limits and profiles are for programs, not for the one that sleeps.
+    // The limits and profiles of a handler are for programs, not for a process that only sleeps.
     process.set_capabilities(Some(capabilities::default())).set_rlimits(None).set_apparmor_profile(apparmor);
     process.set_oom_score_adj(Some(oom_score(OOM_SCORE, input.host)));
     let linux = linux_of(&mut spec);
@@ -106,12 +104,12 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     Ok(spec)
 }
 
-/// The pause process's user; a nobody unless the pod says otherwise.
+/// User, group and supplementary groups of the pause process; an id without privileges unless the pod names one.
 fn user(
     context: Option<&LinuxSandboxSecurityContext>,
     mapping: Option<Mapping>,
 ) -> Result<(u32, u32, Vec<u32>), Error> {
-    // A pod with few ids has its last for it.
+    // In a pod with few ids, the last id serves as nobody.
     let nobody = mapping.map_or(NOBODY, |mapping| NOBODY.min(mapping.uids.length - 1));
     let field = "config.linux.security_context";
     let Some(context) = context else { return Ok((nobody, nobody, Vec::new())) };

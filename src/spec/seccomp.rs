@@ -1,5 +1,5 @@
-//! The seccomp profile of `RuntimeDefault`, equal in effect to containerd 2.4.2's, and the
-//! reading of `Localhost` profiles. Pure: nothing is asked of the host.
+//! The seccomp profile for `RuntimeDefault`, equal in effect to that of containerd 2.4.2, and the parser of `Localhost`
+//! profiles. Pure: nothing is read from the host.
 
 mod table;
 
@@ -8,19 +8,19 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
-/// errno of a system call that the kernel does not have (asm-generic/errno.h; the same on every
-/// architecture that is served).
+/// errno of a system call that the kernel does not have (asm-generic/errno.h; the same on every supported
+/// architecture).
 const ENOSYS: u32 = 38;
 
-/// The default profile of a container with these capabilities in its bounding set (as
-/// `CAP_SYS_ADMIN`) on a kernel of this version (major, minor). What it does not allow gives EPERM.
+/// The default profile for a container with these capabilities in its bounding set (such as `CAP_SYS_ADMIN`) on a
+/// kernel of this version (major, minor). A call that it does not allow returns EPERM.
 #[must_use]
 pub fn default_profile(capabilities: &[String], kernel: (u32, u32)) -> LinuxSeccomp {
     profile_for(std::env::consts::ARCH, capabilities, kernel)
 }
 
-/// A profile in the form of the OCI runtime spec, as nodes have it for `Localhost`. Names of
-/// fields that the spec does not know are passed over.
+/// Parses a profile in the form of the OCI runtime spec, as nodes store it for `Localhost`. Fields that the spec does
+/// not have are ignored.
 ///
 /// # Errors
 /// What is wrong with the JSON, or the unknown action, operator or architecture in it.
@@ -47,14 +47,14 @@ fn profile_for(arch: &str, capabilities: &[String], kernel: (u32, u32)) -> Linux
     let mut profile = LinuxSeccomp::default();
     profile.set_default_action(Action::ScmpActErrno);
     let arches = architectures(arch);
-    // Without any the runtime takes the native one; an empty list would say the same less well.
+    // Without a list the runtime uses the native architecture; an empty list would say the same less clearly.
     profile.set_architectures((!arches.is_empty()).then_some(arches));
     profile.set_syscalls(Some(syscalls));
     profile
 }
 
-/// The system call tables that a process of this architecture can reach. One that is missing
-/// here is killed on its first call, such as a 32-bit program on a 64-bit kernel.
+/// The system call tables that a process of this architecture can use. A process that uses one that is missing here is
+/// killed on its first call, such as a 32-bit program on a 64-bit kernel.
 fn architectures(arch: &str) -> Vec<Arch> {
     match arch {
         "x86_64" => vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32],
@@ -66,25 +66,25 @@ fn architectures(arch: &str) -> Vec<Arch> {
     }
 }
 
-/// socket(2) for all domains but AF_ALG, AF_VSOCK and those to come. Where sockets are made by
-/// socketcall(2), its arguments are behind a pointer, and no filter sees the domain.
+/// socket(2) for all domains except AF_ALG, AF_VSOCK and those that do not exist yet. Where sockets are created by
+/// socketcall(2), the arguments are behind a pointer, and no filter can see the domain.
 fn socket() -> Vec<LinuxSyscall> {
-    // runc takes several comparisons of one argument as alternatives
-    // (opencontainers/runc#2735), so a range has one bound; AF_UNSPEC below it makes no socket.
+    // runc treats several comparisons of one argument as alternatives (opencontainers/runc#2735), so a range can have
+    // only one bound. AF_UNSPEC is below it, but creates no socket.
     let below = argument(0, table::AF_ALG, Operator::ScmpCmpLt, None);
     let mut rules = vec![allow("socket", Some(below))];
     rules.extend(table::DOMAINS_ABOVE_ALG.map(|domain| allow("socket", equal_to(domain))));
     rules
 }
 
-/// Threads and processes, but no namespaces.
+/// Allows threads and processes, but no new namespaces.
 fn clone_without_namespaces(arch: &str) -> [LinuxSyscall; 2] {
-    // s390 has the first two arguments of clone(2) the other way round ("C library/kernel
-    // differences" there).
+    // s390 has the first two arguments of clone(2) in the opposite order ("C library/kernel differences" in the manual
+    // page).
     let flags = if arch == "s390x" { 1 } else { 0 };
     let none = argument(flags, table::NEW_NAMESPACES, Operator::ScmpCmpMaskedEq, Some(0));
-    // The flags of clone3 are behind a pointer. EPERM would be an answer; after ENOSYS a C
-    // library goes on with clone (moby#42681).
+    // The flags of clone3 are behind a pointer, so they cannot be filtered. After EPERM a C library would give up;
+    // after ENOSYS it falls back to clone (moby#42681).
     let mut clone3 = rule("clone3", Action::ScmpActErrno, None);
     clone3.set_errno_ret(Some(ENOSYS));
     [allow("clone", Some(none)), clone3]
@@ -106,7 +106,7 @@ fn equal_to(value: u64) -> Option<LinuxSeccompArg> {
     Some(argument(0, value, Operator::ScmpCmpEq, None))
 }
 
-/// For a masked comparison `value` is the mask and `second` what must be left of it.
+/// For a masked comparison, `value` is the mask, and `second` is what the masked argument must equal.
 fn argument(index: usize, value: u64, operator: Operator, second: Option<u64>) -> LinuxSeccompArg {
     let mut builder = LinuxSeccompArgBuilder::default().index(index).value(value).op(operator);
     if let Some(second) = second {

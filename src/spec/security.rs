@@ -12,7 +12,7 @@ use crate::lsm::apparmor::DEFAULT_PROFILE;
 const FIELD: &str = "config.linux.security_context";
 const LOCALHOST_ONLY: &str = "goes with Localhost only";
 
-/// What a config says of seccomp, in the field of today and in the one of old.
+/// What a config says about seccomp, in the current field and in the deprecated one.
 pub(super) struct Wanted<'a> {
     profile: Option<&'a SecurityProfile>,
     old: &'a str,
@@ -37,7 +37,7 @@ impl<'a> Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether nothing is said of seccomp.
+    /// Whether the config says nothing about seccomp.
     pub(super) fn is_silent(&self) -> bool {
         self.profile.is_none() && self.old.is_empty()
     }
@@ -52,8 +52,8 @@ impl Wanted<'_> {
     }
 }
 
-/// The filter. Nothing asked for is unconfined, as in containerd; what is asked for and cannot
-/// be had is an error, never unconfined.
+/// The seccomp filter. Without a request the container is unconfined, as in containerd; a profile that was requested
+/// but is not available is an error, never unconfined.
 pub(super) fn seccomp(
     wanted: &Wanted<'_>,
     capabilities: &[String],
@@ -72,10 +72,10 @@ pub(super) fn seccomp(
     }
 }
 
-/// The file of a Localhost seccomp profile, for the verb to read.
+/// The file of a Localhost seccomp profile, which the verb has to read.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless it is an absolute path without `..`, and for one that goes with another type of profile.
+/// [`Error::Invalid`] unless it is an absolute path without `..`, and for a file name with another type of profile.
 pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error> {
     let field = || format!("{FIELD}.seccomp.localhost_ref");
     if wanted.kind() != Some(ProfileType::Localhost) {
@@ -93,9 +93,9 @@ pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error
     Ok(Some(path))
 }
 
-/// The AppArmor profile's name, from the field of today or the one of old; the verb sees to it that it is
-/// loaded. A container that says nothing gets the one of the handler's spec, or else the default one, as
-/// Kubernetes wants it. A profile that cannot be had is an error, never unconfined.
+/// The name of the AppArmor profile, from the current field or the deprecated one; the verb makes sure that it is
+/// loaded. A container that names none gets the profile of its handler's spec, or else the default one, as Kubernetes
+/// requires. A profile that is not available is an error, never unconfined.
 pub(super) fn container_apparmor(
     context: Option<&LinuxContainerSecurityContext>,
     host: &Host,
@@ -111,7 +111,7 @@ pub(super) fn container_apparmor(
     }
 }
 
-/// The pause process's, who has none unless the pod names one, as in containerd: it only sleeps.
+/// The profile of the pause process: none unless the pod names one, as in containerd, since the process only sleeps.
 pub(super) fn sandbox_apparmor(
     context: Option<&LinuxSandboxSecurityContext>,
     host: &Host,
@@ -133,7 +133,7 @@ fn apparmor(kind: ProfileType, name: &str, host: &Host) -> Result<Option<String>
             Err(Error::unsupported(field, "this host has no AppArmor"))
         }
         ProfileType::RuntimeDefault => Ok(Some(DEFAULT_PROFILE.to_owned())),
-        // kubelet writes the name; `localhost/` before it is of old clients.
+        // kubelet writes the bare name; old clients write `localhost/` before it.
         ProfileType::Localhost => match name.strip_prefix("localhost/").unwrap_or(name) {
             "" => Err(Error::invalid(field + ".localhost_ref", "is empty")),
             name => Ok(Some(name.to_owned())),
@@ -152,9 +152,9 @@ fn apparmor_wanted(context: &LinuxContainerSecurityContext) -> Option<(ProfileTy
     }
 }
 
-/// Masked and read-only paths of a container: none when it is privileged, the request's to the
-/// letter when it has a security context (kubelet sends the lists, and an empty one for
-/// procMount Unmasked), else the defaults.
+/// Masked and read-only paths of a container. A privileged container has none. A container with a security context has
+/// exactly those of the request (kubelet sends the lists, and empty ones for procMount Unmasked). All others have the
+/// defaults.
 pub(super) fn paths(context: Option<&LinuxContainerSecurityContext>, host: &Host) -> (Vec<String>, Vec<String>) {
     match context {
         Some(context) if context.privileged => (Vec::new(), Vec::new()),
@@ -163,8 +163,8 @@ pub(super) fn paths(context: Option<&LinuxContainerSecurityContext>, host: &Host
     }
 }
 
-/// What no container has to see: containerd 2.4's list, with the power meter side channel
-/// (GHSA-7ww5-4wqc-m92c) closed on every processor.
+/// The default masked paths: the list of containerd 2.4, with the power meter side channel (GHSA-7ww5-4wqc-m92c) closed
+/// on every processor.
 pub(super) fn default_masked_paths(host: &Host) -> Vec<String> {
     const MASKED: [&str; 12] = [
         "/proc/acpi",
@@ -184,7 +184,7 @@ pub(super) fn default_masked_paths(host: &Host) -> Vec<String> {
     MASKED.iter().map(ToString::to_string).chain(throttles).collect()
 }
 
-/// What no container may write.
+/// The default read-only paths.
 pub(super) fn default_readonly_paths() -> Vec<String> {
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(str::to_owned).to_vec()
 }

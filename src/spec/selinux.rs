@@ -1,5 +1,6 @@
-//! SELinux labels: a pod's are the policy's with what its options say, at the pod's level; a container's are its
-//! pod's with what its own options say. Files have the user and the level of their processes, and a type of their own.
+//! SELinux labels. A pod's labels are those of the policy, changed by the pod's options, at the pod's level. A
+//! container's labels are its pod's, changed by the container's own options. Files have the user and the level of their
+//! processes, and a type of their own.
 
 use oci_spec::runtime::Spec;
 
@@ -9,17 +10,17 @@ use crate::lsm::selinux::{Context, Contexts, Labels, is_level};
 
 const FIELD: &str = "config.linux.security_context.selinux_options";
 
-/// The level that a pod's options name.
+/// The level that a pod's options name, if any.
 #[must_use]
 pub fn selinux_level(config: &PodSandboxConfig) -> Option<&str> {
     let options = of_sandbox(sandbox_context(config))?;
     Some(options.level.as_str()).filter(|level| !level.is_empty())
 }
 
-/// A pod's labels. `level` is the one that was chosen for it; its options win.
+/// A pod's labels. `level` is the level that was chosen for it; one in its options takes precedence.
 ///
 /// # Errors
-/// [`Error::Invalid`] for options that are no parts of a context.
+/// [`Error::Invalid`] for options that cannot be parts of a context.
 pub fn pod_labels(config: &PodSandboxConfig, contexts: &Contexts, level: Option<String>) -> Result<Labels, Error> {
     let mut labels = Labels { process: contexts.process.clone(), mount: contexts.file.clone() };
     if level.is_some() {
@@ -32,11 +33,11 @@ pub fn pod_labels(config: &PodSandboxConfig, contexts: &Contexts, level: Option<
     Ok(labels)
 }
 
-/// A container's labels. What its options leave empty is its pod's, so that the pod's volumes and
-/// /dev/shm stay one.
+/// A container's labels. Options that it leaves empty are those of its pod, so that the pod's containers share its
+/// volumes and /dev/shm.
 ///
 /// # Errors
-/// As [`pod_labels`].
+/// The same as for [`pod_labels`].
 pub fn container_labels(context: Option<&LinuxContainerSecurityContext>, pod: &Labels) -> Result<Labels, Error> {
     let options = of_container(context);
     check(options)?;
@@ -45,23 +46,24 @@ pub fn container_labels(context: Option<&LinuxContainerSecurityContext>, pod: &L
     Ok(labels)
 }
 
-/// Whether a container's options say anything.
+/// Whether a container has SELinux options.
 #[must_use]
 pub fn has_selinux_options(context: Option<&LinuxContainerSecurityContext>) -> bool {
     of_container(context).is_some()
 }
 
-/// Refuses a sandbox's options that are wrong, also where there is no SELinux to use them.
+/// Refuses invalid options of a sandbox, even on a host without SELinux.
 pub(super) fn check_sandbox(context: Option<&LinuxSandboxSecurityContext>) -> Result<(), Error> {
     check(of_sandbox(context))
 }
 
-/// The same for a container's.
+/// Refuses invalid options of a container, even on a host without SELinux.
 pub(super) fn check_container(context: Option<&LinuxContainerSecurityContext>) -> Result<(), Error> {
     check(of_container(context))
 }
 
-/// Labels a spec's process and mounts. A privileged process is not confined (CRI, `privileged`), its files are the pod's.
+/// Sets the labels of a spec's process and mounts. A privileged process is not confined (CRI, `privileged`); its files
+/// have the pod's label.
 pub(super) fn set(spec: &mut Spec, labels: Option<&Labels>, privileged: bool, (host, handler): (&Host, &Handler)) {
     let known = host.selinux.as_ref().zip(labels);
     let process = known.and_then(|(contexts, labels)| match (privileged, handler.virtual_machine) {
@@ -85,7 +87,7 @@ fn of_container(context: Option<&LinuxContainerSecurityContext>) -> Option<&SeLi
     context.and_then(|context| context.selinux_options.as_ref())
 }
 
-/// A colon in one would be the beginning of the next.
+/// Refuses invalid characters: a colon would start the next part of the context.
 fn check(options: Option<&SeLinuxOption>) -> Result<(), Error> {
     let Some(options) = options else { return Ok(()) };
     for (name, value) in [("user", &options.user), ("role", &options.role), ("type", &options.r#type)] {

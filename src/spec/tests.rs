@@ -221,7 +221,7 @@ fn a_container_is_in_no_other_user_namespace_than_its_pod() {
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     let error = plain(&config(context)).unwrap_err().to_string();
     assert!(error.ends_with("userns_options: is not what the sandbox has"), "{error}");
-    // That it says nothing is no leave to be on the node's ids.
+    // A container without options must not get the node's ids either.
     let one = crate::userns::Range { host: 1000, length: 10 };
     let pods = Some(crate::userns::Mapping { uids: one, gids: one });
     assert!(userns::check_same(None, pods).is_err());
@@ -234,7 +234,7 @@ fn a_command_inherits_what_is_ambient_and_nothing_else() {
         let capabilities = crate::api::v1::Capability { add_ambient_capabilities, ..Default::default() };
         let context = LinuxContainerSecurityContext { capabilities: Some(capabilities), ..Default::default() };
         let mut spec = plain(&config(context)).unwrap();
-        // As an older version of ours, or a handler's spec, may have left it.
+        // As an older version of Pontoon, or a handler's spec, may have left it.
         let mut sets = process_of(&mut spec).capabilities().clone().unwrap();
         sets.set_inheritable(sets.bounding().clone());
         process_of(&mut spec).set_capabilities(Some(sets));
@@ -247,7 +247,7 @@ fn a_command_inherits_what_is_ambient_and_nothing_else() {
     assert!(process.env().as_ref().unwrap().contains(&"TERM=xterm".to_owned()));
 }
 
-/// What a tenant writes about the pod or kubelet about the container, no limit follows from it.
+/// No limit follows from an annotation, whether a tenant wrote it on the pod or kubelet on the container.
 #[test]
 fn cve_2023_6476_no_annotation_changes_resources() {
     let limits = LinuxContainerResources { memory_limit_in_bytes: 1 << 20, cpu_quota: 1000, ..Default::default() };

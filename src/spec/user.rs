@@ -1,5 +1,5 @@
-//! Who a container runs as: the request, or else the image, looked up in the image's own
-//! /etc/passwd and /etc/group.
+//! The user of a container: that of the request, or else that of the image, looked up in the image's own /etc/passwd
+//! and /etc/group.
 
 use std::borrow::Cow;
 
@@ -7,31 +7,31 @@ use super::Error;
 use crate::api::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 
 const CONTEXT: &str = "config.linux.security_context";
-/// Kubernetes' and the kernel's largest id that is not "none": a larger one once wrapped to 0 (CVE-2024-40635).
+/// The largest id that Kubernetes and the kernel do not take for "none": a larger one once wrapped to 0
+/// (CVE-2024-40635).
 const MAX_ID: i64 = (1 << 31) - 1;
-/// Most lines of a file that are looked at; it is the image author's.
+/// Most lines of a file that are read, since the image's author wrote it.
 const LINES: usize = 100_000;
 
 /// A resolved user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// User id.
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
-    /// All groups, the primary among them: a file may deny access by group (CVE-2023-25173).
+    /// All groups including the primary one: a file may deny access to a group (CVE-2023-25173).
     pub groups: Vec<u32>,
 }
 
-/// passwd(5) and group(5) of an image, as they are: nothing is kept of what is looked up in them, since an author can write
-/// ten million fields.
+/// passwd(5) and group(5) of an image, unparsed. No parsed entries are kept, since an author can write ten million
+/// fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UserDb<'a> {
     passwd: &'a [u8],
     group: &'a [u8],
 }
 
-/// A line of passwd.
+/// An entry of passwd.
 #[derive(Clone, Debug)]
 struct Passwd {
     name: String,
@@ -40,7 +40,7 @@ struct Passwd {
 }
 
 impl<'a> UserDb<'a> {
-    /// Lines that are broken will be passed over.
+    /// Malformed lines are skipped when they are read.
     #[must_use]
     pub fn new(passwd: &'a [u8], group: &'a [u8]) -> Self {
         Self { passwd, group }
@@ -54,7 +54,7 @@ impl<'a> UserDb<'a> {
         self.user(|_, other| other == uid)
     }
 
-    /// The first user of that name and uid.
+    /// The first user whose name and uid `wanted` accepts.
     fn user(&self, wanted: impl Fn(&str, u32) -> bool) -> Option<Passwd> {
         lines(self.passwd).find_map(|line| {
             let mut fields = line.split(':');
@@ -64,12 +64,12 @@ impl<'a> UserDb<'a> {
         })
     }
 
-    /// The group id of the first group of that name.
+    /// The id of the first group with this name.
     fn group(&self, name: &str) -> Option<u32> {
         lines(self.group).find_map(|line| group(&line).filter(|(other, _, _)| *other == name).map(|(_, gid, _)| gid))
     }
 
-    /// The groups that count a name among their members.
+    /// The groups that have `member` as a member.
     fn groups_with(&self, member: &str) -> Vec<u32> {
         let is_member = |line: Cow<'_, str>| {
             let (_, gid, members) = group(&line)?;
@@ -79,7 +79,7 @@ impl<'a> UserDb<'a> {
     }
 }
 
-/// Name, id and members of a line of group.
+/// Name, id and members in a line of group.
 fn group(line: &str) -> Option<(&str, u32, &str)> {
     let mut fields = line.split(':');
     let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
@@ -99,7 +99,7 @@ pub fn user(db: UserDb<'_>, image_user: &str, context: Option<&LinuxContainerSec
         Some(found) => found,
         None => from_image(db, image_user)?,
     };
-    // The group may be one that an image's file gives to a user or to a name.
+    // The group may come from an image's file, so its range is checked here.
     id("the image's primary group", base.1.into())?;
     let mut groups = vec![base.1];
     let strict =
@@ -115,7 +115,7 @@ pub fn user(db: UserDb<'_>, image_user: &str, context: Option<&LinuxContainerSec
     Ok(User { uid: base.0, gid: base.1, groups })
 }
 
-/// Ids, and the name whose memberships count.
+/// User and group id, and the name whose group memberships count.
 type Found = ((u32, u32), Option<String>);
 
 fn requested(db: UserDb<'_>, context: Option<&LinuxContainerSecurityContext>) -> Result<Option<Found>, Error> {
@@ -146,7 +146,7 @@ fn requested(db: UserDb<'_>, context: Option<&LinuxContainerSecurityContext>) ->
 fn from_image(db: UserDb<'_>, text: &str) -> Result<Found, Error> {
     const FIELD: &str = "the image's USER";
     if text.is_empty() {
-        // Root, and what the image's files say of root.
+        // Root, with the groups that the image's files give it.
         return Ok(((0, 0), db.by_uid(0).map(|root| root.name)));
     }
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
@@ -170,7 +170,8 @@ fn from_image(db: UserDb<'_>, text: &str) -> Result<Found, Error> {
 }
 
 fn lookup(db: UserDb<'_>, name: &str, field: &str) -> Result<Passwd, Error> {
-    // A text of digits is a number and never a name, or an image could call its root 99999999999 (CVE-2026-46680).
+    // A text of digits is a number, never a name: otherwise an image could name its root user 99999999999
+    // (CVE-2026-46680).
     let found = db.by_name(name).filter(|_| !is_number(name));
     let found = found.ok_or_else(|| Error::invalid(field, format!("there is no user {name:?} in the image")))?;
     id(field, found.uid.into())?;
@@ -183,7 +184,7 @@ fn is_number(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A number within the range, `None` for what is a name.
+/// A number within the range; `None` if the text is a name.
 fn number(text: &str, field: &str) -> Result<Option<u32>, Error> {
     if !is_number(text) {
         return Ok(None);
@@ -192,7 +193,7 @@ fn number(text: &str, field: &str) -> Result<Option<u32>, Error> {
     id(field, value).map(Some)
 }
 
-/// An id from a number of the request's.
+/// Converts a number of the request to an id.
 pub(super) fn id(field: &str, value: i64) -> Result<u32, Error> {
     let fits = (0..=MAX_ID).contains(&value).then(|| u32::try_from(value).ok()).flatten();
     fits.ok_or_else(|| Error::invalid(field, format!("{value} is not between 0 and {MAX_ID}")))

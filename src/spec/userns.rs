@@ -1,4 +1,4 @@
-//! The user namespace of a pod: its mapping, and who is in it.
+//! The user namespace of a pod: its mapping, and which processes may run in it.
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 
@@ -9,7 +9,7 @@ use crate::userns::{Mapping, Range};
 const OPTIONS: &str = "config.linux.security_context.namespace_options";
 const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
 
-/// The mapping that a pod or a container asks for; `None` in the node's user namespace.
+/// The mapping that a pod or a container requests; `None` for the node's user namespace.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
@@ -27,7 +27,7 @@ pub fn user_namespace(options: &NamespaceOption) -> Result<Option<Mapping>, Erro
 
 fn mapping(user: &UserNamespace) -> Result<Mapping, Error> {
     let mapping = Mapping { uids: range("uids", &user.uids)?, gids: range("gids", &user.gids)? };
-    // One length is all that snapshotters are told (containerd's WithRemapperLabels).
+    // Snapshotters get only one length (containerd's WithRemapperLabels).
     if mapping.uids.length != mapping.gids.length {
         return Err(Error::invalid(format!("{FIELD}.gids[0].length"), "is not that of uids"));
     }
@@ -46,14 +46,15 @@ fn range(name: &str, mappings: &[IdMapping]) -> Result<Range, Error> {
     if one.length == 0 {
         return refused("length", "has to be more than 0");
     }
-    // The last number there is stands for none.
+    // The largest number means "no id".
     if one.host_id.checked_add(one.length).is_none() {
         return refused("host_id", "and length go past the last id");
     }
     Ok(Range { host: one.host_id, length: one.length })
 }
 
-/// Refuses namespaces of the node that nobody in a user namespace of the pod's may mount /proc and /dev/mqueue of.
+/// Refuses the node's PID and IPC namespaces: in a user namespace of the pod's own, no process may mount their /proc
+/// and /dev/mqueue.
 pub(super) fn check_others(options: &NamespaceOption) -> Result<(), Error> {
     for (name, mode) in [("pid", options.pid()), ("ipc", options.ipc())] {
         if is_node(mode) {
@@ -64,7 +65,7 @@ pub(super) fn check_others(options: &NamespaceOption) -> Result<(), Error> {
     Ok(())
 }
 
-/// A container is in the user namespace of its pod, and has to say so.
+/// A container must be in the user namespace of its pod, and its config has to say so.
 pub(super) fn check_same(container: Option<Mapping>, sandbox: Option<Mapping>) -> Result<(), Error> {
     if container == sandbox {
         return Ok(());
@@ -72,7 +73,7 @@ pub(super) fn check_same(container: Option<Mapping>, sandbox: Option<Mapping>) -
     Err(Error::invalid(FIELD, "is not what the sandbox has"))
 }
 
-/// Refuses a process whose user or groups are nobody in the namespace.
+/// Refuses a process whose user or groups are not mapped in the namespace.
 pub(super) fn check_mapped(mapping: Option<Mapping>, uid: u32, gid: u32, groups: &[u32]) -> Result<(), Error> {
     let Some(mapping) = mapping else { return Ok(()) };
     if mapping.host_uid(uid).is_none() {
@@ -85,18 +86,18 @@ pub(super) fn check_mapped(mapping: Option<Mapping>, uid: u32, gid: u32, groups:
     }
 }
 
-/// In OCI's words.
+/// The mapping in OCI's form.
 pub(super) fn oci(range: Range) -> Vec<LinuxIdMapping> {
     vec![one(range.host, 0, range.length)]
 }
 
-/// In OCI's words; a mount may have more than one.
+/// Mappings in OCI's form; a mount may have more than one.
 pub(super) fn oci_of(mappings: &[IdMapping]) -> Vec<LinuxIdMapping> {
     mappings.iter().map(|mapping| one(mapping.host_id, mapping.container_id, mapping.length)).collect()
 }
 
 fn one(host: u32, container: u32, length: u32) -> LinuxIdMapping {
     let mapping = LinuxIdMappingBuilder::default().host_id(host).container_id(container).size(length);
-    // It fails for a field without a value, and none is.
+    // This fails only for a field without a value, and all have one.
     mapping.build().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! From what is counted to CRI's messages. What is not counted is left out, and is never 0.
+//! Converts readings to CRI messages. A value that the kernel does not count is left out; it is never reported as 0.
 
 use super::{Layer, Reading};
 use crate::api::v1::{
@@ -8,10 +8,9 @@ use crate::api::v1::{
 use crate::cgroup::{Pressure, Stall, Usage};
 use crate::netns::Interface;
 
-/// The interface that CNI makes, which is a pod's default.
+/// The interface that CNI creates by default.
 const DEFAULT_INTERFACE: &str = "eth0";
 
-/// Processor time.
 #[must_use]
 pub fn cpu_usage(reading: &Reading) -> Option<CpuUsage> {
     let cpu = reading.usage.cpu.as_ref()?;
@@ -23,7 +22,7 @@ pub fn cpu_usage(reading: &Reading) -> Option<CpuUsage> {
     })
 }
 
-/// Memory. `available_bytes` is there when there is a limit: kubelet takes it so from cAdvisor.
+/// `available_bytes` is set only when the cgroup has a limit, as kubelet does with cAdvisor's values.
 #[must_use]
 pub fn memory_usage(usage: &Usage) -> Option<MemoryUsage> {
     let memory = usage.memory.as_ref()?;
@@ -39,7 +38,6 @@ pub fn memory_usage(usage: &Usage) -> Option<MemoryUsage> {
     })
 }
 
-/// Swap.
 #[must_use]
 pub fn swap_usage(usage: &Usage) -> Option<SwapUsage> {
     let swap = usage.swap?;
@@ -50,13 +48,13 @@ pub fn swap_usage(usage: &Usage) -> Option<SwapUsage> {
     })
 }
 
-/// What was waited for input and output.
+/// I/O pressure (PSI). CRI's `IoUsage` has nothing else.
 #[must_use]
 pub fn io_usage(usage: &Usage) -> Option<IoUsage> {
     usage.io_pressure.map(|pressure| IoUsage { timestamp: usage.at, psi: psi(Some(pressure)) })
 }
 
-/// A writable layer.
+/// The usage of a container's writable layer.
 #[must_use]
 pub fn filesystem_usage(layer: &Layer) -> FilesystemUsage {
     FilesystemUsage {
@@ -67,8 +65,9 @@ pub fn filesystem_usage(layer: &Layer) -> FilesystemUsage {
     }
 }
 
-/// A pod's network: eth0 is the default interface, else the first; the others are the rest, as the proto says. `None`
-/// without any: kubelet does not expect a network without a default interface.
+/// A pod's network. The default interface is eth0, or the first interface if there is no eth0; `interfaces` has the
+/// others, as the proto requires. `None` without any interface: kubelet does not expect network usage without a default
+/// interface.
 #[must_use]
 pub fn network_usage(at: i64, interfaces: &[Interface]) -> Option<NetworkUsage> {
     let default = interfaces.iter().position(|interface| interface.name == DEFAULT_INTERFACE).unwrap_or(0);

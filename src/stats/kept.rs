@@ -1,4 +1,4 @@
-//! Cgroups that were asked for, and the sampler that ends when nobody asks any more.
+//! The cgroups for which stats were requested, and the sampler, which ends when the requests stop.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,18 +15,18 @@ use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
 use crate::netns::Interface;
 use crate::tasks::Tasks;
 
-/// The first reading after the one of the call that began it: soon there is a rate to tell.
+/// From the call that starts the sampler to its first reading: short, so that there is a rate soon.
 const FIRST: Duration = Duration::from_secs(1);
-/// Between later ones; kubelet asks every 10 s.
+/// The time between later readings. kubelet requests stats every 10 s.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Without a call for so long, nobody asks any more.
+/// The sampler ends when there was no call for this long.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What is kept from one call to the next. Clones share it.
+/// State that is kept from one call to the next. Clones share it.
 #[derive(Clone)]
 pub struct Stats {
     inner: Arc<Inner>,
-    /// Sizes of layers, which ImageFsInfo asks for too.
+    /// Sizes of layers. ImageFsInfo uses them too.
     pub layers: Layers,
     tasks: Tasks,
 }
@@ -40,16 +40,16 @@ struct Inner {
 #[derive(Default)]
 struct State {
     cgroups: HashMap<Key, Arc<Mutex<Kept>>>,
-    /// The last call; `None` while no sampler runs.
+    /// The time of the last call; `None` while no sampler runs.
     asked: Option<Instant>,
 }
 
-/// Whose cgroup.
+/// Identifies a cgroup by the object that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// A container's, or a pause container's.
+    /// The cgroup of a container or of a pause container, by id.
     Container(String),
-    /// A whole pod's.
+    /// The cgroup of a whole pod, by the sandbox's id.
     Pod(String),
 }
 
@@ -58,17 +58,16 @@ struct Kept {
     rate: Rate,
 }
 
-/// What a cgroup uses, and how fast.
+/// What a cgroup uses, and its CPU rate.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// What it uses.
     pub usage: Usage,
-    /// Nanoseconds of processor time a second; `None` until there are two readings.
+    /// Nanoseconds of CPU time per second; `None` until there are two readings.
     pub nano_cores: Option<u64>,
 }
 
 impl Stats {
-    /// Nothing is read before somebody asks.
+    /// Reads nothing until the first call of [`Stats::asked`].
     #[must_use]
     pub fn new(unified: bool, layers: Layers, tasks: Tasks) -> Self {
         Self::over(Hierarchies::of_host(unified), layers, tasks)
@@ -79,7 +78,7 @@ impl Stats {
         Self { inner, layers, tasks }
     }
 
-    /// Somebody asks: readings are taken from now on, until nobody has asked for a while.
+    /// Reports a request for stats. It starts the sampler, which runs until a minute passes without requests.
     pub fn asked(&self) {
         if self.inner.lock().asked.replace(Instant::now()).is_none() {
             let inner = Arc::clone(&self.inner);
@@ -87,20 +86,21 @@ impl Stats {
         }
     }
 
-    /// What a container's cgroup uses. Reads files: not for a thread that others wait for.
+    /// What a container's cgroup uses. Reads files, so it must not run on a thread that drives async tasks.
     pub fn container(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> Reading {
         let kept = self.inner.kept(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
         kept.map(|kept| lock(&kept).read(buffer)).unwrap_or_default()
     }
 
-    /// What a pod's cgroup uses, by its `cgroup_parent`; `None` when it has none of its own. Reads files.
+    /// What a pod's cgroup, its `cgroup_parent`, uses; `None` when the pod has no cgroup of its own. Reads files.
     pub fn pod(&self, id: &str, cgroup_parent: &str, buffer: &mut Buffer) -> Option<Reading> {
         let kept = self.inner.kept(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
         Some(lock(&kept).read(buffer))
     }
 
-    /// The interfaces of a sandbox, but for `lo`; its network namespace is pinned at `path`, and its pause process is in it.
-    /// Reads files, and keeps that namespace: [`Stats::forget_network`] before it is to go.
+    /// The interfaces of a sandbox except `lo`. Its network namespace is pinned at `path`, and its pause process runs
+    /// in it. Reads files, and keeps the namespace alive: call [`Stats::forget_network`] before the namespace is
+    /// removed.
     ///
     /// # Errors
     /// NotFound when the process is not in that namespace.
@@ -108,12 +108,12 @@ impl Stats {
         self.inner.networks.interfaces(id, path, pause)
     }
 
-    /// Lets a sandbox's network go.
+    /// Closes the files of a sandbox's network.
     pub fn forget_network(&self, id: &str) {
         self.inner.networks.forget(id);
     }
 
-    /// What only metrics have of a container, and the ids of its processes. Reads files.
+    /// The values that only metrics need, and the ids of the container's processes. Reads files.
     pub fn details(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> (Details, Vec<u32>) {
         let kept = self.inner.kept(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
         let Some(kept) = kept else { return (Details::default(), Vec::new()) };
@@ -122,7 +122,7 @@ impl Stats {
         (group.details(buffer), group.processes().unwrap_or_default())
     }
 
-    /// The rate of something that is counted elsewhere than in a cgroup of this host.
+    /// Adds the rate to a usage that does not come from a cgroup of this host.
     #[must_use]
     pub fn rated(&self, key: Key, usage: Usage) -> Reading {
         let mut state = self.inner.lock();
@@ -148,7 +148,8 @@ impl Inner {
         Some(kept)
     }
 
-    /// Whether somebody asked lately. If not, everything is let go, descriptors too, and the next call begins anew.
+    /// Whether there was a call within [`IDLE`]. If not, drops all state, open descriptors included; the next call
+    /// starts anew.
     fn is_asked(&self) -> bool {
         let mut state = self.lock();
         let asked = state.asked.is_some_and(|asked| asked.elapsed() < IDLE);
@@ -159,7 +160,7 @@ impl Inner {
         asked
     }
 
-    /// Takes a reading of all that was asked for, and forgets what is gone.
+    /// Takes a reading of every known cgroup, and forgets those that no longer exist.
     fn read_all(&self) {
         self.networks.forget_dead();
         let all: Vec<_> = self.lock().cgroups.iter().map(|(key, kept)| (key.clone(), Arc::clone(kept))).collect();
@@ -185,7 +186,7 @@ impl Kept {
         Reading { usage, nano_cores }
     }
 
-    /// Whether it is still there.
+    /// Returns whether the cgroup still exists.
     fn sample(&mut self, buffer: &mut Buffer) -> bool {
         match &mut self.group {
             Some(group) => match group.cpu_nanoseconds(buffer) {
@@ -195,7 +196,7 @@ impl Kept {
                 }
                 None => false,
             },
-            // Not ours to read; whoever is asked for it takes its readings.
+            // The cgroup is not on this host. The calls of `Stats::rated` bring its readings.
             None => self.rate.last_at().is_some_and(|at| {
                 let age = jiff::Timestamp::now().as_nanosecond() - i128::from(at);
                 age < i128::try_from(IDLE.as_nanos()).unwrap_or(i128::MAX)
@@ -217,7 +218,7 @@ async fn sample(inner: &Arc<Inner>) {
         }
         pause = PERIOD;
         let reader = Arc::clone(inner);
-        // The kernel sums up a cgroup's counters as it is read, for milliseconds when there are many.
+        // The kernel sums up a cgroup's counters when they are read. For many cgroups this takes milliseconds.
         if let Err(error) = tokio::task::spawn_blocking(move || reader.read_all()).await {
             tracing::error!(%error, "the sampler of usage failed");
         }

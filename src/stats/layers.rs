@@ -1,8 +1,9 @@
-//! What layers take on disk: containers' writable ones for stats, and all of a snapshotter's for ImageFsInfo.
+//! Disk usage of layers: of containers' writable layers for stats, and of all layers of a snapshotter for ImageFsInfo.
 //!
-//! A snapshotter walks a writable layer's files to know, so no call waits for it for long: layers are measured in the
-//! background when somebody asks and what is known is no longer fresh. One that nothing can change is measured once, one that
-//! does not change ever more seldom, and one that took long to measure too. Both who ask have the same measures.
+//! To measure a writable layer, a snapshotter walks its files, so no call waits long for it. Layers are measured in the
+//! background, when a call needs them and the last measurement is out of date. A layer that cannot change is measured
+//! once. A layer whose size stays the same is measured less and less often, and so is one that takes long to measure.
+//! Stats and ImageFsInfo share the measurements.
 
 mod sizes;
 
@@ -21,7 +22,7 @@ use crate::containerd::{self, Containerd, Usage};
 use crate::slots::{Bounds, Slots};
 use crate::tasks::Tasks;
 
-/// A walk is given up after this.
+/// The timeout for measuring one layer.
 const LONGEST: Duration = Duration::from_secs(30);
 const MEASURED_AT_ONCE: usize = 4;
 
@@ -37,32 +38,30 @@ struct Inner {
     // Held for map lookups only.
     state: Mutex<State>,
     places: Slots,
-    /// Changes with each layer that was measured.
+    /// Notified after each measurement of a layer.
     measured: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
     sizes: Sizes,
-    /// Where snapshotters keep their data.
+    /// Where each snapshotter keeps its data.
     roots: HashMap<String, PathBuf>,
 }
 
-/// A snapshot of a snapshotter.
+/// Identifies a snapshot of a snapshotter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LayerId {
-    /// The snapshotter.
     pub snapshotter: String,
-    /// The snapshot's key: of a writable layer the container's id.
+    /// The snapshot's key. For a writable layer this is the container's id.
     pub key: String,
 }
 
-/// A layer that somebody wants to know of.
+/// A layer whose size a caller needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Which.
     pub id: LayerId,
-    /// Whether it may be written to. What is committed never changes.
+    /// Whether the layer may be written to. A committed snapshot never changes.
     pub is_writable: bool,
 }
 
@@ -71,16 +70,14 @@ pub struct Wanted {
 pub struct Layer {
     /// When it was measured, in nanoseconds since the epoch.
     pub at: i64,
-    /// Bytes.
     pub bytes: u64,
-    /// Inodes.
     pub inodes: u64,
-    /// Where its snapshotter keeps its data; `None` when that is not known.
+    /// Where its snapshotter keeps its data; `None` when that is unknown.
     pub root: Option<PathBuf>,
 }
 
 impl Layers {
-    /// Nothing is measured before somebody asks.
+    /// Measures nothing until the first call of [`Layers::refresh`].
     #[must_use]
     pub fn new(containerd: Containerd, tasks: Tasks) -> Self {
         let inner = Inner {
@@ -93,7 +90,8 @@ impl Layers {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Has those measured that are not fresh, and waits at most so long for those that never were.
+    /// Starts measuring the layers that are out of date, and waits at most `patience` for those that were never
+    /// measured.
     pub async fn refresh(&self, wanted: Vec<Wanted>, patience: Duration) {
         let mut measured = self.inner.measured.subscribe();
         let (due, mut new) = self.inner.lock().sizes.due(wanted);
@@ -109,7 +107,7 @@ impl Layers {
         let _ = tokio::time::timeout(patience, are_known).await;
     }
 
-    /// What is known of a layer.
+    /// The last known size of a layer.
     #[must_use]
     pub fn get(&self, id: &LayerId) -> Option<Layer> {
         let state = self.inner.lock();
@@ -117,24 +115,24 @@ impl Layers {
         Some(Layer { at, bytes: usage.bytes, inodes: usage.inodes, root: state.roots.get(&id.snapshotter).cloned() })
     }
 
-    /// What is known of all layers of a snapshotter together.
+    /// The sum of the last known sizes of all layers of a snapshotter.
     #[must_use]
     pub fn sum(&self, snapshotter: &str) -> Usage {
         self.inner.lock().sizes.sum(snapshotter)
     }
 
-    /// Forgets the layers of a snapshotter that are not among these keys: they are gone.
+    /// Forgets the layers of a snapshotter whose keys are not in `keys`, because they no longer exist.
     pub fn keep_only(&self, snapshotter: &str, keys: &HashSet<&str>) {
         self.inner.lock().sizes.keep_only(snapshotter, keys);
     }
 
-    /// Where a snapshotter keeps its data, when that is known.
+    /// Where a snapshotter keeps its data, if that is known already.
     #[must_use]
     pub fn root(&self, snapshotter: &str) -> Option<PathBuf> {
         self.inner.lock().roots.get(snapshotter).cloned()
     }
 
-    /// The same; containerd is asked once.
+    /// Like [`Layers::root`], but queries containerd if the directory is not known yet.
     ///
     /// # Errors
     /// When containerd does not answer.
@@ -154,7 +152,7 @@ impl Inner {
         }
         let plugins = self.containerd.plugins().await?;
         let plugin = plugins.iter().find(|p| p.kind == "io.containerd.snapshotter.v1" && p.id == snapshotter);
-        // What does not tell keeps its data where containerd has it by default.
+        // A snapshotter that does not export its root directory keeps its data in containerd's default location.
         let standard = || format!("/var/lib/containerd/io.containerd.snapshotter.v1.{snapshotter}");
         let root = plugin.and_then(|plugin| plugin.exports.get("root").cloned()).unwrap_or_else(standard);
         let root = PathBuf::from(root);
@@ -165,10 +163,10 @@ impl Inner {
     async fn round(&self, due: Vec<Wanted>) {
         let snapshotters: HashSet<&str> = due.iter().map(|wanted| wanted.id.snapshotter.as_str()).collect();
         for snapshotter in snapshotters {
-            // Without an answer the sizes are told without a place, until the next round.
+            // Without an answer, sizes are reported without a root directory until the next round.
             let _ = tokio::time::timeout(LONGEST, self.find_root(snapshotter)).await;
         }
-        // All wait for places at once: who is slow must not stand before others here.
+        // All measurements queue for slots at the same time, so that a slow layer does not delay the layers after it.
         stream::iter(due).for_each_concurrent(None, |wanted| self.measure(wanted)).await;
         self.lock().sizes.forget();
     }
@@ -178,7 +176,7 @@ impl Inner {
         let Ok(_place) = self.places.take(share, "").await else { return };
         let began = Instant::now();
         let asking = self.containerd.snapshot_usage(&wanted.id.snapshotter, &wanted.id.key);
-        // Nothing is hurt by dropping a question; containerd then stops its walk.
+        // Dropping the call is harmless: it changes nothing, and containerd stops its walk.
         let answer = tokio::time::timeout(LONGEST, asking).await;
         let is_gone = matches!(&answer, Ok(Err(error)) if error.is_not_found());
         let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);

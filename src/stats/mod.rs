@@ -1,15 +1,15 @@
-//! What pods and containers use: numbers of the kernel, in CRI's words.
+//! Resource usage of pods and containers: the kernel's counters, converted to CRI messages.
 //!
-//! Cgroups and networks are read from files that are kept open (`crate::cgroup`, `crate::netns`), writable
-//! layers from containerd's snapshotters, in the background. Nothing is done while nobody asks: a call makes the sampler run,
-//! which ends a minute after the last one, and takes descriptors with it. This room knows ids and paths, no objects:
-//! `crate::runtime` asks it, and `crate::images` for the sizes of layers.
+//! Cgroups and networks are read from files that are held open (`crate::cgroup`, `crate::netns`). Writable layers are
+//! measured by containerd's snapshotters, in the background. Nothing runs without requests: a call starts the sampler,
+//! which ends a minute after the last call and then closes the files. This module knows ids and paths, but no objects.
+//! Its callers are `crate::runtime`, and `crate::images` for the sizes of layers.
 //!
 //! ```text
-//! call ──► usage of each cgroup, at once ──► answer
+//! call ──► usage of each cgroup, read at once ──► reply
 //!   │              └──► rate: against a reading at least a second older
-//!   ├──► sampler (1 s, then every 10 s): readings in between; ends after 60 s without a call
-//!   └──► layers: measured anew when they are no longer fresh; the answer has what is known
+//!   ├──► sampler (after 1 s, then every 10 s): readings in between; ends after 60 s without a call
+//!   └──► layers: measured again when out of date; the reply has the last known sizes
 //! ```
 
 mod convert;

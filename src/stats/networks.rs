@@ -1,4 +1,4 @@
-//! Counters of pods' networks, kept open while somebody asks.
+//! Open files with the counters of pods' networks, held while there are requests for stats.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::netns::{Counters, Interface};
 
-/// By the sandbox's id. What is here keeps a network namespace, so it goes before that does.
+/// The key is the sandbox's id. An entry keeps a network namespace alive, so it is removed before the namespace is.
 #[derive(Default)]
 pub(super) struct Networks {
     kept: Mutex<HashMap<String, Arc<Counters>>>,
 }
 
 impl Networks {
-    /// The interfaces of a sandbox, whose namespace is pinned at `path` and has its pause process, `pid`, in it.
+    /// The interfaces of a sandbox. Its network namespace is pinned at `path`, and its pause process `pid` runs in it.
     pub(super) fn interfaces(&self, id: &str, path: &Path, pid: u32) -> io::Result<Vec<Interface>> {
         let kept = self.lock().get(id).filter(|counters| counters.pid() == pid).map(Arc::clone);
         let counters = match kept {
@@ -28,17 +28,17 @@ impl Networks {
         counters.read()
     }
 
-    /// Lets those of a sandbox go.
+    /// Closes the counters of a sandbox.
     pub(super) fn forget(&self, id: &str) {
         self.lock().remove(id);
     }
 
-    /// Lets those go whose process has ended: also what a question opened that came together with the sandbox's end.
+    /// Closes the counters whose pause process has ended. This includes counters that a request opened while the
+    /// sandbox was being stopped.
     pub(super) fn forget_dead(&self) {
         self.lock().retain(|_, counters| counters.is_alive());
     }
 
-    /// Lets all go.
     pub(super) fn clear(&self) {
         *self.lock() = HashMap::new();
     }
@@ -67,7 +67,7 @@ mod tests {
         assert!(networks.lock().contains_key("pod"));
         process.kill().unwrap();
         process.wait().unwrap();
-        // Whoever asks in this moment has what the namespace says, which is still there.
+        // A read at this moment still succeeds, because the open counters keep the namespace alive.
         read("pod", process.id()).unwrap();
         networks.forget_dead();
         assert!(networks.lock().is_empty());

@@ -1,22 +1,23 @@
-//! What processes hold: descriptors, sockets, limits.
+//! Resources that processes hold: descriptors, sockets, limits.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-/// Descriptors of one container that are looked at for sockets. Each costs a readlink; a proxy has a hundred thousand.
+/// How many descriptors of a container are checked for sockets. Each check costs a readlink; a proxy may have a hundred
+/// thousand descriptors.
 const LOOKED_AT: u64 = 10_000;
 
-/// Open files of some processes together.
+/// The open files of several processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptors {
-    /// All.
+    /// All open files.
     pub files: u64,
-    /// Those that are sockets; `None` when there are too many files to look at.
+    /// The sockets among them; `None` when there are too many files to check.
     pub sockets: Option<u64>,
 }
 
-/// The open files of processes. One that is gone has none.
+/// Counts the open files of processes. One that has ended has none.
 #[must_use]
 pub fn descriptors(pids: &[u32]) -> Descriptors {
     let (mut files, mut sockets) = (0, 0);
@@ -35,7 +36,7 @@ fn is_socket(target: &OsStr) -> bool {
     target.as_bytes().starts_with(b"socket:")
 }
 
-/// How many files a process may open; `None` for no limit, or no process.
+/// The soft limit of open files; `None` when there is no limit or no such process.
 #[must_use]
 pub fn open_files_limit(pid: u32) -> Option<u64> {
     open_files(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?)
@@ -56,7 +57,7 @@ mod tests {
         let hold = |count: usize| -> Vec<_> {
             (0..count).map(|_| std::os::unix::net::UnixDatagram::unbound().unwrap()).collect()
         };
-        // Other tests open and close files meanwhile.
+        // Other tests open and close files at the same time.
         let many = hold(200);
         let with = descriptors(&own);
         drop(many);

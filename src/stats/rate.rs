@@ -1,28 +1,28 @@
-//! How fast a counter grows.
+//! The growth rate of a counter.
 
-/// Between the two readings of a rate, at least: what happened in a shorter time says little.
+/// The minimum time between the two readings of a rate. A shorter interval gives no useful rate.
 const WINDOW: i64 = 1_000_000_000;
 
-/// The readings that the next one is compared with.
+/// The readings with which the next one is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rate {
-    /// The newest one that is far enough from `last`.
+    /// The newest reading that is at least [`WINDOW`] older than `last`.
     before: Option<Reading>,
     last: Option<Reading>,
 }
 
-/// Processor time at a moment, both in nanoseconds.
+/// A time and the CPU time used until then, both in nanoseconds.
 type Reading = (i64, u64);
 
 impl Rate {
-    /// Takes a reading; gives what was used a second since one that is at least a second older, in nanoseconds. `None` for
-    /// the first, and after the counter or the clock went back.
+    /// Takes a reading, and returns the nanoseconds used per second since a reading that is at least a second older.
+    /// `None` for the first reading, and after the counter or the clock went back.
     pub(super) fn observe(&mut self, at: i64, used: u64) -> Option<u64> {
         match self.last {
             Some((last_at, last_used)) if used < last_used || at < last_at => {
                 *self = Self { before: None, last: Some((at, used)) };
             }
-            // Who asks more often than once a second does not narrow the window.
+            // More than one reading per second does not narrow the window.
             Some((last_at, _)) if at - last_at < WINDOW => {}
             last => *self = Self { before: last, last: Some((at, used)) },
         }
@@ -32,7 +32,7 @@ impl Rate {
         u64::try_from(rate).ok()
     }
 
-    /// When it was last taken.
+    /// When `last` was taken.
     pub(super) fn last_at(&self) -> Option<i64> {
         self.last.map(|(at, _)| at)
     }

@@ -1,12 +1,12 @@
-//! Operations that make an object: identical requests join, and what nobody took is taken back.
+//! Operations that create an object: identical requests join, and an object that no caller receives is rolled back.
 //!
 //! ```text
 //!   Running ──► Unclaimed ──claim──► (listed)
 //!      │ another config     │ another config, or 4 minutes
 //!      └────► Abandoned ◄───┘ ──► rolled back
 //! ```
-//! An object is listed only once a live caller has its id: kubelet answers a listed sandbox that
-//! it knows nothing of with the next attempt, and a retry would never join (rulings.md 1-3).
+//! An object is added to the store only once a live caller gets its id. If a sandbox that kubelet does not know were
+//! listed, kubelet would create the next attempt, and a retry would never join (rulings.md 1-3).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -19,47 +19,46 @@ use tokio::sync::watch;
 use crate::tasks::Tasks;
 use crate::undo::Undo;
 
-/// How long an object that nobody took is kept for a retry.
+/// How long an object without a caller is held for a retry.
 const UNCLAIMED: Duration = Duration::from_secs(240);
 
-/// What a successful operation leaves: the object, and how to take it back.
+/// The result of a successful operation: the object, and how to roll it back.
 pub struct Creation<T> {
-    /// The object, not listed yet.
+    /// Not in the store yet.
     pub object: Arc<T>,
-    /// Takes it back; run when nobody takes the object.
+    /// Rolls the object back; run if no caller receives it.
     pub undo: Undo,
 }
 
 /// What makes two requests the same.
 pub struct Key<'a, R> {
-    /// The object's name.
     pub name: &'a str,
-    /// The whole request: another one of the same name is a conflict. Compared as a message, since equal ones have
-    /// different bytes: protobuf maps have no order.
+    /// The whole request: a different one with the same name is a conflict. Compared as a message, because equal
+    /// messages can have different bytes: protobuf maps have no order.
     pub request: R,
 }
 
-/// Where objects go that were made.
+/// The store that created objects are added to.
 pub trait Shelf<T>: Send + Sync + 'static {
-    /// Lists an object that a live caller has taken.
+    /// Adds an object that a live caller receives.
     fn list(&self, object: &Arc<T>);
-    /// Takes one back that nobody took. Until this resolves its name is held here; from then on it is free, or the object
-    /// is listed, for Stop and Remove to finish.
+    /// Rolls back an object that no caller received. Its name is occupied by the operation until this resolves. Then
+    /// the name is free, or the object is listed, so that Stop and Remove can finish the rollback.
     fn take_back(self: Arc<Self>, object: Arc<T>, undo: Undo) -> impl Future<Output = ()> + Send;
 }
 
-/// What a caller gets.
+/// The result for a caller.
 #[derive(Debug)]
 pub enum Outcome<T, E> {
-    /// The object, now listed.
+    /// The object, which is now in the store.
     Made(Arc<T>),
     /// The operation failed and was rolled back.
     Failed(Arc<E>),
-    /// An operation of this name with another config was in the way and is being taken back.
+    /// An operation with this name but another request exists, and is being rolled back.
     Conflict,
 }
 
-/// What became of the operation, for its waiters.
+/// The state of the operation, for its waiting callers.
 enum Progress<T, E> {
     Running,
     Done(Arc<T>),
@@ -91,7 +90,7 @@ struct Flight<T, E, R> {
     claim: watch::Sender<Claim>,
 }
 
-/// The operations of one kind that are in flight or unclaimed, by the object's name.
+/// The operations of one kind that are running or unclaimed, by the object's name.
 pub struct Creations<T, E, R> {
     flights: Arc<Mutex<InFlight<T, E, R>>>,
     tasks: Tasks,
@@ -103,14 +102,13 @@ where
     E: Send + Sync + 'static,
     R: PartialEq + Send + Sync + 'static,
 {
-    /// None runs.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         Self { flights: Arc::default(), tasks }
     }
 
-    /// Joins the operation of this name and request, or starts it. `shelf` is told once, by
-    /// the first caller that is still there when the object is made.
+    /// Joins the operation with this name and request, or starts it. `shelf.list` is called once, by the first caller
+    /// that is still waiting when the object has been created.
     pub async fn run<F>(&self, key: Key<'_, R>, shelf: &Arc<impl Shelf<T>>, start: impl FnOnce() -> F) -> Outcome<T, E>
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
@@ -137,13 +135,12 @@ where
         flight.outcome(&**shelf).await
     }
 
-    /// How many are in flight or unclaimed.
+    /// How many operations are running or unclaimed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -156,13 +153,14 @@ where
         let flights = Arc::clone(&self.flights);
         let tasks = self.tasks.clone();
         self.tasks.operation(async move {
-            // A panic must not leave a name that is joined for ever; the caller sees it as its own.
+            // A panic must not leave a name that callers join forever. It is rethrown below, in the operation's own
+            // task.
             let result = std::panic::AssertUnwindSafe(work).catch_unwind().await;
             let land = move || flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             match result {
                 Ok(Ok(creation)) => {
                     flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
-                    // Not an operation: a drain does not wait four minutes for a claim.
+                    // Not an operation: a drain must not wait four minutes for a claim.
                     tasks.background(async move {
                         flight.settle(creation, shelf).await;
                         land();
@@ -201,7 +199,7 @@ impl<T, E, R> Flight<T, E, R> {
         });
     }
 
-    /// Waits for the operation and takes the object.
+    /// Waits for the operation and claims the object.
     async fn outcome(&self, shelf: &impl Shelf<T>) -> Outcome<T, E> {
         let mut progress = self.progress.subscribe();
         let done = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
@@ -218,7 +216,7 @@ impl<T, E, R> Flight<T, E, R> {
                     taken = *claim != Claim::Abandoned;
                     let first = *claim == Claim::Open;
                     if first {
-                        // Inside the lock: no retry sees the name free before it is listed.
+                        // Inside the lock, so that no retry finds the name free before the object is listed.
                         shelf.list(&object);
                         *claim = Claim::Claimed;
                     }
@@ -229,7 +227,7 @@ impl<T, E, R> Flight<T, E, R> {
         }
     }
 
-    /// Waits for a claim; without one, takes the object back.
+    /// Waits for a claim; without one, rolls the object back.
     async fn settle(&self, creation: Creation<T>, shelf: Arc<impl Shelf<T>>) {
         let mut claim = self.claim.subscribe();
         let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };

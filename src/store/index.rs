@@ -1,39 +1,39 @@
-//! Objects of one kind by id, short id and name.
+//! Objects of one kind, indexed by id, id prefix and name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-/// What an [`Index`] holds.
+/// An object that an [`Index`] can hold.
 pub trait Object {
-    /// The id, unique for ever.
+    /// The id, which is never reused.
     fn id(&self) -> &str;
-    /// The name, unique while the object is listed.
+    /// The name, which is unique while the object is in the index.
     fn name(&self) -> String;
 }
 
-/// Objects of one kind. Readers take the snapshot of the moment; writers replace it.
+/// Objects of one kind. Readers load the current snapshot; writers replace it.
 pub struct Index<T> {
     snapshot: ArcSwap<Snapshot<T>>,
-    /// Held only while a writer makes the next snapshot.
+    /// Locked only while a writer creates the next snapshot.
     writer: Mutex<()>,
 }
 
-/// What an [`Index`] holds at one moment.
+/// The content of an [`Index`] at one moment.
 pub struct Snapshot<T> {
     by_id: BTreeMap<String, Arc<T>>,
     by_name: HashMap<String, Arc<T>>,
 }
 
-/// What a short id stands for.
+/// The result of a lookup by id prefix.
 #[derive(Debug)]
 pub enum Lookup<T> {
-    /// One object.
+    /// Exactly one object matches.
     Found(Arc<T>),
-    /// None.
+    /// No object matches.
     Missing,
-    /// More than one: the id is too short.
+    /// Several objects match: the prefix is too short.
     Ambiguous,
 }
 
@@ -45,14 +45,14 @@ impl<T> Default for Index<T> {
 }
 
 impl<T> Snapshot<T> {
-    /// All objects, by id.
+    /// All objects, ordered by id.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
         self.by_id.values()
     }
 }
 
 impl<T: Object> Index<T> {
-    /// Lists an object.
+    /// Adds an object.
     pub fn insert(&self, object: Arc<T>) {
         self.change(|next| {
             next.by_name.insert(object.name(), Arc::clone(&object));
@@ -60,25 +60,25 @@ impl<T: Object> Index<T> {
         });
     }
 
-    /// Unlists an object; one that is not listed is fine.
+    /// Removes an object, if it is in the index.
     pub fn remove(&self, id: &str) {
         self.change(|next| {
             let Some(object) = next.by_id.remove(id) else { return };
             let name = object.name();
-            // Two damaged records may share a name; the other one keeps it.
+            // If another damaged record has the same name, it keeps the name.
             if next.by_name.get(&name).is_some_and(|named| named.id() == id) {
                 next.by_name.remove(&name);
             }
         });
     }
 
-    /// The object of a whole id.
+    /// The object with this full id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<T>> {
         self.snapshot.load().by_id.get(id).cloned()
     }
 
-    /// The object of an id or of its unambiguous beginning. An empty id matches nothing.
+    /// The object with this id, or the only one whose id starts with it. An empty id matches nothing.
     #[must_use]
     pub fn find(&self, id: &str) -> Lookup<T> {
         if id.is_empty() {
@@ -94,19 +94,19 @@ impl<T: Object> Index<T> {
         }
     }
 
-    /// The object of a name.
+    /// The object with this name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Arc<T>> {
         self.snapshot.load().by_name.get(name).cloned()
     }
 
-    /// All objects, by id.
+    /// All objects, ordered by id.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<T>> {
         self.snapshot.load().objects().cloned().collect()
     }
 
-    /// What it holds now.
+    /// The current content.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot<T>> {
         self.snapshot.load_full()

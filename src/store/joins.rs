@@ -1,4 +1,4 @@
-//! Repeatable operations on one object: a second caller joins the one that runs.
+//! Repeatable operations on one object: a second caller joins the operation that is running.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,7 +12,7 @@ use crate::tasks::Tasks;
 
 type Running<E> = Shared<BoxFuture<'static, Result<(), Arc<E>>>>;
 
-/// Operations that run now, by what makes two of them the same.
+/// The running operations, by the key that makes two of them the same.
 pub struct Joins<K, E> {
     running: Arc<Mutex<HashMap<K, Running<E>>>>,
     tasks: Tasks,
@@ -23,16 +23,15 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     E: Send + Sync + 'static,
 {
-    /// None runs.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         Self { running: Arc::default(), tasks }
     }
 
-    /// Joins the operation of this key, or starts it. It goes on when the caller is gone.
+    /// Joins the operation with this key, or starts it. It continues when the caller is dropped.
     ///
     /// # Errors
-    /// The operation's, the same for all who joined.
+    /// The operation's error, the same for all callers that joined.
     pub async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<(), Arc<E>>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -57,7 +56,7 @@ where
     {
         let map = Arc::clone(&self.running);
         let handle = self.tasks.operation(async move {
-            // Also on a panic, or the key would be joined for ever.
+            // Also catch a panic: otherwise callers would join this key forever.
             let result = std::panic::AssertUnwindSafe(work).catch_unwind().await;
             map.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             match result {
@@ -65,7 +64,7 @@ where
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         });
-        // An operation is never aborted; its panic becomes each caller's.
+        // An operation is never aborted. If it panics, each caller panics too.
         handle
             .map(|joined| joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())))
             .boxed()

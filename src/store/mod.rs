@@ -1,7 +1,7 @@
-//! The objects by id, short id and name, and the operations in flight.
+//! The in-memory store: the objects by id, id prefix and name, and the operations in progress.
 //!
-//! Memory is an index over containerd's records, rebuilt from them at start. Reads take an
-//! immutable snapshot and never wait for an operation.
+//! It is an index over containerd's records and is rebuilt from them at start. Reads use an immutable snapshot and
+//! never wait for an operation.
 
 mod creations;
 mod index;
@@ -19,12 +19,10 @@ use crate::container::Container;
 use crate::ids::{ContainerId, SandboxId};
 use crate::sandbox::Sandbox;
 
-/// All sandboxes and containers that are listed.
+/// All listed sandboxes and containers.
 #[derive(Default)]
 pub struct Store {
-    /// Sandboxes.
     pub sandboxes: Index<Sandbox>,
-    /// Containers.
     pub containers: Index<Container>,
 }
 
@@ -58,13 +56,13 @@ impl Store {
         of
     }
 
-    /// The container of a whole id.
+    /// The container with this full id.
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
         self.containers.get(id.as_str())
     }
 
-    /// The sandbox of a whole id.
+    /// The sandbox with this full id.
     #[must_use]
     pub fn sandbox(&self, id: &SandboxId) -> Option<Arc<Sandbox>> {
         self.sandboxes.get(id.as_str())

@@ -1,10 +1,9 @@
-//! The names that make a retry the same operation (rulings.md 2).
+//! The names by which a retry is recognized as the same operation (rulings.md 2).
 
 use crate::api::v1::{ContainerMetadata, PodSandboxMetadata};
 use crate::ids::SandboxId;
 
-/// A sandbox's name: name, namespace, uid and attempt. `_` joins them, since no Kubernetes
-/// name has one.
+/// A sandbox's name: name, namespace, uid and attempt. They are joined by `_`, which no Kubernetes name contains.
 #[must_use]
 pub fn sandbox_name(metadata: &PodSandboxMetadata) -> String {
     let PodSandboxMetadata { name, uid, namespace, attempt } = metadata;

@@ -1,13 +1,13 @@
-//! Answers to requests that do not become a session: short, and never a line in the log, which whoever reaches the
-//! port could flood.
+//! HTTP responses to requests that do not become a session. They are short and are never logged: anyone who can reach
+//! the port could flood the log.
 
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Response, StatusCode};
 
-/// An answer; its body is a sentence, or empty.
+/// The body is a sentence, or empty.
 pub(super) type Answer = Response<String>;
 
-/// Says no, and closes the connection.
+/// Builds the response that rejects a request and closes the connection.
 pub(super) fn refuse(status: StatusCode, sentence: &str) -> Box<Answer> {
     let mut answer = Response::new(format!("{sentence}\n"));
     *answer.status_mut() = status;

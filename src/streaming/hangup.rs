@@ -1,6 +1,8 @@
-//! The client's end of the connection is closed: seen also while what it sent before is not read yet, because
-//! nobody reads the stream that it is for: a command its stdin, a port what is forwarded to it. A client whose own kernel
-//! still has bytes for us cannot be seen to go: its kernel gives up after minutes, and then the keepalive tells.
+//! Detects that the client has closed its end of the connection, even while earlier data is unread because its consumer
+//! (a command's stdin, a forwarded port) does not read.
+//!
+//! While the client's kernel still has bytes to send to us, its close cannot be seen. That kernel gives up after some
+//! minutes, and then our keepalive detects the loss.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -11,7 +13,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-/// Watches a connection by a descriptor of its own: readiness that is looked at here is not taken from who reads.
+/// Watches a connection through a duplicated descriptor, so that the readiness consumed here is not taken from the task
+/// that reads the connection.
 #[derive(Clone)]
 pub(super) struct Hangup(Arc<TcpStream>);
 
@@ -27,12 +30,13 @@ impl Hangup {
             if ready.is_read_closed() {
                 return;
             }
-            // More bytes came, which are not for us: the next event is waited for. A close is never forgotten.
+            // More bytes have arrived, for the connection's reader: wait for the next event. tokio never clears the
+            // closed state, so a close cannot be missed.
             let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
         }
     }
 
-    /// Carries a session to its end, and cancels its `gone` when the client goes first.
+    /// Drives a session to its end, and cancels its `gone` if the client hangs up first.
     pub(super) async fn watch(&self, gone: &CancellationToken, session: impl Future<Output = ()>) {
         let mut session = pin!(session);
         tokio::select! {

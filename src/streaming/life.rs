@@ -1,4 +1,4 @@
-//! How long a session goes on: until it is told to end, or has carried nothing for too long.
+//! How long a session lasts: until it has to end, or has carried no data for too long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,21 +9,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
 
-/// What all sessions have, whatever they speak.
+/// The state of every session, whichever protocol it speaks.
 pub(super) struct Life {
-    /// Cancelled when it has to end.
+    /// Cancelled when the session has to end.
     pub(super) gone: CancellationToken,
-    /// It ends when nothing was carried for so long.
+    /// The session ends after carrying no data for this long.
     pub(super) idle: Duration,
-    /// Where what it starts is tracked.
+    /// Tracks the tasks that the session spawns.
     pub(super) tasks: Tasks,
 }
 
-/// When a session last carried a byte, either way. Shared by all that carry some: clones are one.
+/// The time at which a session last carried a byte in either direction. Clones share the same time.
 #[derive(Clone, Debug)]
 pub(super) struct Activity {
     start: Instant,
-    /// Milliseconds since the start.
+    /// Milliseconds since `start`.
     last: Arc<AtomicU64>,
 }
 
@@ -32,13 +32,13 @@ impl Activity {
         Self { start: Instant::now(), last: Arc::default() }
     }
 
-    /// A byte was carried.
+    /// Records that a byte was carried.
     pub(super) fn touch(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
     }
 
-    /// Resolves when nothing was carried for so long; never for what no clock reaches.
+    /// Resolves when nothing has been carried for `limit`; never if the deadline exceeds the clock's range.
     pub(super) async fn idle(&self, limit: Duration) {
         loop {
             let quiet_since = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed));

@@ -1,9 +1,8 @@
 //! Exec, attach and port-forward: byte streams between a client's HTTP connection and a container.
 //!
-//! An RPC of CRI asks [`Streaming`] for a URL; kubelet, or crictl, connects to it with SPDY/3.1 or
-//! WebSocket. This module knows HTTP, tokens and the two protocols; what a stream is connected to is known
-//! to the [`Backend`] alone, which `runtime` implements. It must not name a container's state, containerd
-//! or CRI's services.
+//! An RPC of CRI gets a URL from [`Streaming`]; kubelet, or crictl, connects to it with SPDY/3.1 or WebSocket. This
+//! module knows HTTP, tokens and the two protocols. Only the [`Backend`], which `runtime` implements, knows what a
+//! stream is connected to: this module must not name a container's state, containerd or CRI's services.
 //!
 //! ```text
 //! runtime ──url()──► tokens ◄──GET, POST── server ──► spdy | websocket ──► Backend (runtime)
@@ -44,40 +43,39 @@ use crate::tasks::Tasks;
 use tls::Certificates;
 use tokens::{Ask, Tokens};
 
-/// Sessions at once on a node, of a pod's no more than are left free; one more is answered 503.
+/// Maximum number of sessions on the node; a pod gets one more only while it has fewer than are free. Above it: 503.
 const MOST_SESSIONS: usize = 1000;
 
 /// Why streams cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Whoever reaches it could read and write what goes through it.
+    /// Anyone who can reach this address could read and change what the streams carry.
     #[error(
         "streaming on {0}, which is not a loopback address, needs TLS: set streaming.tls_cert_file and \
          streaming.tls_key_file, or leave streaming.address at 127.0.0.1"
     )]
     Unguarded(SocketAddr),
-    /// The certificate is of no use.
+    /// The certificate cannot be used.
     #[error("TLS of streaming")]
     Tls(#[from] TlsError),
-    /// The address is taken, or not this node's.
+    /// The address is in use, or is not an address of this node.
     #[error("bind {address} for streaming")]
     Bind {
-        /// The address.
+        /// As configured; the port may be 0.
         address: SocketAddr,
-        /// Why.
         source: io::Error,
     },
 }
 
-/// Hands out URLs, and ends what was begun with them. Clones are one.
+/// Issues URLs, and ends the sessions that were started with them. Clones share the same state.
 #[derive(Clone)]
 pub struct Streaming {
     shared: Arc<Shared>,
 }
 
-/// What a [`Streaming`] and its [`Server`] have together.
+/// The state that a [`Streaming`] and its [`Server`] share.
 struct Shared {
-    /// `http://127.0.0.1:34567`
+    /// For example `http://127.0.0.1:34567`.
     base: String,
     tokens: Tokens,
     idle: Duration,
@@ -89,10 +87,11 @@ struct Shared {
 }
 
 impl Streaming {
-    /// Binds the address. Clients are answered when the server is given its backend; until then they wait.
+    /// Binds the address. Clients can connect at once, but get no response until [`Server::serve`] has been called with
+    /// the backend.
     ///
     /// # Errors
-    /// [`Error`], a sentence for the operator.
+    /// [`Error`], worded for the operator.
     pub fn bind(settings: &Settings, tasks: Tasks) -> Result<(Self, Server), Error> {
         settings.check()?;
         let address = settings.address;
@@ -112,13 +111,13 @@ impl Streaming {
         Ok((Self { shared: Arc::clone(&shared) }, Server { listener, certificates, shared }))
     }
 
-    /// Where clients come to: `http://127.0.0.1:34567`.
+    /// The start of every URL, for example `http://127.0.0.1:34567`.
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.shared.base
     }
 
-    /// A URL that starts this command, once and within a minute.
+    /// Returns a URL that runs this command. It works once, and for a minute.
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
@@ -126,7 +125,7 @@ impl Streaming {
         self.url("exec", Ask::Exec(ask))
     }
 
-    /// A URL that attaches to this container, once and within a minute.
+    /// Returns a URL that attaches to this container. It works once, and for a minute.
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
@@ -134,7 +133,7 @@ impl Streaming {
         self.url("attach", Ask::Attach(ask))
     }
 
-    /// A URL that forwards ports of this sandbox, for one session that begins within a minute.
+    /// Returns a URL that forwards ports of this sandbox. It works for one session, which has to begin within a minute.
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
@@ -146,13 +145,13 @@ impl Streaming {
         Ok(format!("{}/{verb}/{}", self.shared.base, self.shared.tokens.put(ask)?))
     }
 
-    /// How many sessions there are.
+    /// The number of sessions that are running.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.sessions.len()
     }
 
-    /// Takes no more clients, tells every session to end, and waits for them; no longer than this.
+    /// Stops accepting clients, makes every session end, and waits for them for at most `within`.
     pub async fn shutdown(&self, within: Duration) {
         self.shared.stop.cancel();
         self.shared.sessions.close();

@@ -1,25 +1,26 @@
-//! The names by which a client and we agree on how an exec or attach session is carried, and its streams.
+//! The protocol versions that a client and the server negotiate for an exec or attach session, and the session's
+//! streams.
 
-/// A version of the exec and attach protocol over SPDY. What differs is what the error stream carries, and whether
-/// there is a resize stream.
+/// A version of the exec and attach protocol over SPDY. Versions differ in what the error stream carries, and in
+/// whether there is a resize stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// `channel.k8s.io`: kubectl before 1.1.
     V1,
-    /// `v2.channel.k8s.io`: as the first, but stdin can be half-closed.
+    /// `v2.channel.k8s.io`: like V1, but stdin can be half-closed.
     V2,
     /// `v3.channel.k8s.io`: adds the resize stream.
     V3,
-    /// `v4.channel.k8s.io`: the error stream carries a v1.Status as JSON, hence exit codes.
+    /// `v4.channel.k8s.io`: the error stream carries a v1.Status as JSON, which includes the exit code.
     V4,
 }
 
 impl Protocol {
-    /// All of them, the best first: what is answered to a client with none of them.
+    /// All versions, newest first. A client that offers none of them gets this list.
     pub const ALL: [Self; 4] = [Self::V4, Self::V3, Self::V2, Self::V1];
 
-    /// The first that the client offers and we know. Each string is a value of `X-Stream-Protocol-Version`, which may
-    /// be a list with commas.
+    /// Returns the first version that the client offers and the server supports. Each string is a value of
+    /// `X-Stream-Protocol-Version`, which may be a comma-separated list.
     #[must_use]
     pub fn negotiate(offered: &[&str]) -> Option<Self> {
         let names = offered.iter().flat_map(|value| value.split(',')).map(str::trim);
@@ -43,23 +44,23 @@ impl Protocol {
         self >= Self::V3
     }
 
-    /// Whether the error stream carries a v1.Status, not a bare sentence.
+    /// Whether the error stream carries a v1.Status rather than a plain sentence.
     #[must_use]
     pub fn has_status(self) -> bool {
         self >= Self::V4
     }
 }
 
-/// The streams that an exec or attach URL was handed out for. There is always an error stream besides.
+/// The streams for which an exec or attach URL was issued. In addition, there is always an error stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// From the client.
     pub stdin: bool,
     /// To the client.
     pub stdout: bool,
-    /// To the client; never with a terminal, whose output is all in stdout.
+    /// To the client. Never with a terminal, whose whole output is in stdout.
     pub stderr: bool,
-    /// Whether there is a terminal, hence sizes.
+    /// Whether there is a terminal, and therefore a terminal size.
     pub tty: bool,
 }
 

@@ -1,19 +1,19 @@
-//! How a session ended, as the v1.Status in JSON that the error stream of v4.channel.k8s.io carries (v5 as well).
+//! The result of a session as a v1.Status in JSON, which the error stream of v4.channel.k8s.io (and v5) carries.
 //!
-//! client-go's `errorDecoderV4` reads it: the exit code is the message of a cause of type `ExitCode`, under the reason
-//! `NonZeroExitCode`; whatever else failed is its message.
+//! client-go's `errorDecoderV4` reads it. For the reason `NonZeroExitCode`, the exit code is the message of the cause
+//! of type `ExitCode`. Any other failure is in the message of the status.
 
 use serde_json::json;
 
 use super::Failure;
 
-/// The command exited with 0, or the attached container's streams ended.
+/// The command exited with 0, or the streams of the attached container ended.
 #[must_use]
 pub fn success() -> Vec<u8> {
     json!({ "metadata": {}, "status": "Success" }).to_string().into_bytes()
 }
 
-/// The command exited: with 0 it is [`success`].
+/// The command exited with `code`. For 0 this is [`success`].
 #[must_use]
 pub fn exit_code(code: i32) -> Vec<u8> {
     if code == 0 {
@@ -42,13 +42,13 @@ pub fn failure(failure: &Failure) -> Vec<u8> {
     status.to_string().into_bytes()
 }
 
-/// What protocols before v4 say of an exit code that is not 0.
+/// What protocols before v4 send for an exit code other than 0.
 #[must_use]
 pub fn exit_sentence(code: i32) -> String {
     format!("command terminated with non-zero exit code: {code}")
 }
 
-/// What protocols before v4 say of a failure.
+/// What protocols before v4 send for a failure.
 #[must_use]
 pub fn failure_sentence(failure: &Failure) -> String {
     format!("Internal error occurred: {failure}")

@@ -1,15 +1,15 @@
-//! Sizes of a client's terminal, as a resize stream carries them: JSON objects `{"Width":80,"Height":24}`, one after
-//! another, in whatever pieces.
+//! Reads terminal sizes from a resize stream: JSON objects `{"Width":80,"Height":24}`, one after another, split into
+//! pieces anywhere.
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{Input, Size};
 
-/// An object is under 40 bytes.
+/// A valid object is shorter than 40 bytes.
 const LONGEST: usize = 1024;
 
-/// What client-go's encoder writes for a TerminalSize; its decoder ignores the names' case.
+/// What client-go's encoder writes for a TerminalSize. client-go's decoder ignores the case of the names.
 #[derive(Deserialize)]
 struct Wire {
     #[serde(rename = "Width", alias = "width")]
@@ -18,7 +18,7 @@ struct Wire {
     height: u16,
 }
 
-/// Reads sizes out of the pieces of a resize stream.
+/// Parses sizes from the pieces of a resize stream.
 #[derive(Debug, Default)]
 pub struct SizeReader {
     rest: Vec<u8>,
@@ -26,10 +26,10 @@ pub struct SizeReader {
 }
 
 impl SizeReader {
-    /// The newest size that the piece completes. After something that is no size there is never one again.
+    /// Returns the newest size that the piece completes. After invalid input it never returns a size again.
     pub fn push(&mut self, piece: &[u8]) -> Option<Size> {
         let mut newest = None;
-        // In steps, so that what is kept is bounded whatever the piece's length.
+        // In steps, so that the buffer stays bounded however long the piece is.
         for step in piece.chunks(LONGEST) {
             if self.broken {
                 break;
@@ -63,8 +63,8 @@ impl SizeReader {
     }
 }
 
-/// Hands the sizes that come to `sizes` until the client closes the stream. The newest waits where the reader is slow:
-/// it is never the reader that keeps a connection from being read.
+/// Passes sizes on to `sizes` until the client closes the stream. If the receiver is slow, only the newest size waits
+/// for it, so it never keeps the connection from being read.
 pub async fn pump(mut input: Input, sizes: mpsc::Sender<Size>) {
     let mut reader = SizeReader::default();
     let mut newest = None;

@@ -1,7 +1,7 @@
-//! From a request to a session: the path names a token, the headers how the client wants to speak.
+//! Turns an HTTP request into a session: the path contains a token, and the headers select the protocol.
 //!
-//! As kubelet's server library (k8s.io/cri-streaming) has it: a token is used up by whoever shows it, also when the rest
-//! of the request is wrong.
+//! As in kubelet's server library (k8s.io/cri-streaming), a request uses its token up even if the rest of the request
+//! is wrong. Only the responses 405 and 503 leave the token valid.
 
 use std::sync::Arc;
 
@@ -17,16 +17,17 @@ use super::websocket::{self, Codec, CommandProtocol, PortProtocol};
 use super::{Backend, Failure, PortForward, Shared, Streams};
 use crate::slots::Slot;
 
-/// How a client of SPDY names what it speaks, and is told what is chosen, or what could be.
+/// The headers for the protocols that a SPDY client offers (and the one chosen), and for those that the server
+/// supports.
 const SPOKEN: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 /// The only protocol of port-forward over SPDY.
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
-/// Runs a command, or follows a container, with a client's streams.
+/// Runs a command, or attaches to a container, with a client's streams.
 pub(super) type Run = Box<dyn FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send>;
 
-/// A session and how it is carried.
+/// A session, and the protocol that carries it.
 pub(super) enum Carry {
     SpdyCommand(Protocol, Wanted, Run),
     SpdyPorts(PortForward),
@@ -35,20 +36,21 @@ pub(super) enum Carry {
     WebSocketPorts(Codec, PortForward),
 }
 
-/// What a session is connected to.
+/// What a session does, whichever protocol carries it.
 enum Work {
     Command(Wanted, Run),
     Ports(PortForward),
 }
 
-/// The protocol family that a request asks for.
+/// The protocol family that a request selects.
 #[derive(Clone, Copy)]
 enum Dialect {
     Spdy,
     WebSocket,
 }
 
-/// The session that a request begins, its place among all sessions, and the answer to it; or the answer that refuses it.
+/// Returns the session that a request starts, the session's slot, and the HTTP response; or the response that rejects
+/// the request.
 pub(super) fn agree<B>(
     request: &Request<B>,
     shared: &Shared,
@@ -90,8 +92,8 @@ fn carry<B>(request: &Request<B>, ask: Ask, backend: &Arc<dyn Backend>) -> Resul
     }
 }
 
-/// What the path's token was handed out for, and a place for its session. Paths and tokens that are not known are answered
-/// alike. Without a place the token is not lost to a client that has to come again.
+/// Redeems the token in the path, and takes a slot for the session. Unknown paths and unknown tokens get the same
+/// response. If no slot is free, the token stays valid, so that the client can try again.
 fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(Ask, Slot), Box<Answer>> {
     let not_found = || refuse(StatusCode::NOT_FOUND, "not found");
     let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
@@ -124,7 +126,7 @@ fn work(ask: Ask, backend: &Arc<dyn Backend>) -> Work {
         }
         Ask::Attach(ask) => {
             let wanted = Wanted { stdin: ask.stdin, stdout: ask.stdout, stderr: ask.stderr, tty: ask.tty };
-            // An attached container's own exit code is nobody's here.
+            // The exit code of the attached container is not part of an attach session.
             let run = move |streams| backend.attach(ask, streams).map(|ended| ended.map(|()| 0)).boxed();
             Work::Command(wanted, Box::new(run))
         }
@@ -149,7 +151,7 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, Box<Answer>> {
     Err(refuse(StatusCode::BAD_REQUEST, "Upgrade: neither SPDY/3.1 nor websocket"))
 }
 
-/// What a client of SPDY offers to speak.
+/// The protocols that a SPDY client offers.
 fn offered(headers: &HeaderMap) -> Result<Vec<&str>, Box<Answer>> {
     let offered: Vec<_> = headers.get_all(SPOKEN).iter().filter_map(|value| value.to_str().ok()).collect();
     if offered.is_empty() {
@@ -158,7 +160,7 @@ fn offered(headers: &HeaderMap) -> Result<Vec<&str>, Box<Answer>> {
     Ok(offered)
 }
 
-/// Says which protocols there are; client-go falls back to one of them.
+/// Rejects the request and lists the supported protocols; client-go falls back to one of them.
 fn none_of(known: &[&'static str]) -> Box<Answer> {
     let mut answer = refuse(StatusCode::FORBIDDEN, "X-Stream-Protocol-Version: none of them is spoken here");
     for name in known {
@@ -176,13 +178,14 @@ fn switch_to_spdy(protocol: &'static str) -> Answer {
     answer
 }
 
-/// The ports of channels: those of the RPC, or the query's (`port=80&port=443,8443`) when it named none.
+/// The ports to forward over channels: those of the RPC, or, if the RPC named none, those in the query
+/// (`port=80&port=443,8443`).
 fn ports(of_rpc: Vec<u16>, query: Option<&str>) -> Result<Vec<u16>, Box<Answer>> {
     let wrong = || refuse(StatusCode::BAD_REQUEST, "port: from 1 to 65535, one at least and 32 at most");
     let mut ports = of_rpc;
     if ports.is_empty() {
         let values = query.unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("port="));
-        // A comma may be spelt out, as in all queries.
+        // As in any query, a comma may be percent-encoded.
         let list = values.map(|value| value.replace("%2C", ",").replace("%2c", ",")).collect::<Vec<_>>().join(",");
         ports = list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
     }

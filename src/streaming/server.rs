@@ -1,4 +1,4 @@
-//! The listener: connections, each with little time and little room until it has shown a token.
+//! The listener. Until a connection has shown a token, it gets little time and little memory.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -18,29 +18,30 @@ use super::websocket::Io;
 use super::{Backend, Shared};
 use crate::strangers::{Stranger, Strangers};
 
-/// Connections that have not shown a token yet.
+/// Maximum number of connections that have not shown a token yet.
 pub(super) const MOST_STRANGERS: usize = 256;
-/// How long the header may be. kubectl's is a few hundred bytes; proxies add theirs.
+/// Maximum size of a request's header in bytes. kubectl's header has a few hundred bytes; proxies add more.
 const LONGEST_HEADER: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
-/// A client that went without a word is noticed after about two minutes: nothing else would tell, before `idle_timeout`.
+/// Idle time, interval and number of keepalive probes. They detect a client that has disappeared without closing the
+/// connection after about two minutes; before `idle_timeout`, nothing else would.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
 
-/// A bound listener that answers nobody yet.
+/// A bound listener that does not respond to any client yet.
 pub struct Server {
     pub(super) listener: TcpListener,
     pub(super) certificates: Option<Certificates>,
     pub(super) shared: Arc<Shared>,
 }
 
-/// One connection, as its request sees it.
+/// A connection's context for handling its request.
 pub(super) struct Visit {
     pub(super) shared: Arc<Shared>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) hangup: Hangup,
 }
 
-/// Binds; what is accepted inherits the keepalive.
+/// Binds the address. Accepted connections inherit the keepalive settings.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -67,13 +68,13 @@ impl Server {
             match stop.run_until_cancelled(self.listener.accept()).await {
                 Some(Ok((stream, _))) => {
                     failing = false;
-                    // Without a descriptor to watch it by, it is as if it had not come.
+                    // Without a descriptor to watch the connection by, the connection is dropped.
                     let _ = self.attend(stream, strangers.enter(), &backend);
                 }
-                // The client gave up before it was its turn.
+                // The client gave up before its connection was accepted.
                 Some(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Some(Err(error)) => {
-                    // Out of descriptors, most likely: said once, and tried again.
+                    // Most likely the process is out of descriptors. Log this once, and try again.
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "streaming cannot accept connections");
                     }
@@ -109,7 +110,7 @@ impl Server {
     }
 }
 
-/// One request: it becomes a session, which goes on by itself, or is refused.
+/// Handles one request: it becomes a session, which runs on its own, or is rejected.
 async fn converse<T: Io>(stream: T, visit: Visit, patience: Duration) {
     let visit = Arc::new(visit);
     let service = service_fn(|request| {
@@ -123,6 +124,6 @@ async fn converse<T: Io>(stream: T, visit: Visit, patience: Duration) {
         .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // A client that does not speak HTTP, or is slow, is nobody's business: a log line for each would be a flood.
+    // A client that is slow or does not speak HTTP is not logged: a log line for each would allow a flood.
     let _ = tokio::time::timeout(2 * patience, connection).await;
 }

@@ -1,4 +1,4 @@
-//! What the protocols and the rest of Pontoon agree on: the streams of one session.
+//! The interface between the streaming protocols and the rest of Pontoon: the streams of one session.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,48 +19,48 @@ pub struct Size {
 #[error("the client has gone")]
 pub struct Gone;
 
-/// One stream towards the client. Dropping it closes the stream.
+/// One stream to the client. Dropping it closes the stream.
 ///
-/// `send` resolves when the protocol has taken the bytes (written, or in its bounded buffer), so that whoever
-/// reads a container's output reads no faster than the client.
+/// `send` resolves when the protocol has written the bytes or put them into its bounded buffer. So a task that copies a
+/// container's output reads it no faster than the client does.
 pub trait Sink: Send + 'static {
-    /// Sends a piece, of any length.
+    /// Sends a piece of any length.
     fn send(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), Gone>>;
 
-    /// Says that no more comes. Nothing may be sent afterwards.
+    /// Closes the stream. Nothing may be sent afterwards.
     fn finish(&mut self) -> BoxFuture<'_, ()>;
 }
 
-/// One stream from the client: `None` when it was half-closed or the client has gone. Bounded: a protocol waits
-/// for room before it reads on.
+/// One stream from the client. Returns `None` when the client has half-closed the stream or has gone. The channel is
+/// bounded: the protocol waits for queue space before it reads on.
 pub type Input = mpsc::Receiver<Bytes>;
 
 /// The streams of an exec or attach session.
 pub struct Streams {
-    /// Asked for and opened.
+    /// `Some` if it was requested; the client has opened it.
     pub stdin: Option<Input>,
-    /// Asked for and opened.
+    /// As `stdin`.
     pub stdout: Option<Box<dyn Sink>>,
-    /// Asked for and opened; never with a terminal.
+    /// As `stdin`; always `None` with a terminal.
     pub stderr: Option<Box<dyn Sink>>,
-    /// Sizes of the client's terminal, latest last. Never sent to without a terminal.
+    /// Sizes of the client's terminal, oldest first. Nothing is sent without a terminal.
     pub resize: mpsc::Receiver<Size>,
-    /// Cancelled when the client has gone, the session was idle too long, or the daemon stops.
+    /// Cancelled when the client has gone, the session has been idle for too long, or the daemon stops.
     pub gone: CancellationToken,
 }
 
-/// What an Exec URL was handed out for; checked by the RPC.
+/// The request for which an Exec URL was issued, already validated by the RPC.
 #[derive(Clone, Debug)]
 pub struct Exec {
-    /// Whose container it is: its sessions and URLs share what there is.
+    /// The sandbox of the container. The limits on sessions and URLs count per sandbox.
     pub sandbox: crate::ids::SandboxId,
-    /// Full id.
+    /// The full id.
     pub container: crate::ids::ContainerId,
     /// Not empty.
     pub command: Vec<String>,
-    /// Whether it gets a terminal.
+    /// Whether the command gets a terminal.
     pub tty: bool,
-    /// Which streams there are.
+    /// Whether the session has this stream.
     pub stdin: bool,
     /// As `stdin`.
     pub stdout: bool,
@@ -68,16 +68,15 @@ pub struct Exec {
     pub stderr: bool,
 }
 
-/// What an Attach URL was handed out for.
+/// The request for which an Attach URL was issued.
 #[derive(Clone, Debug)]
 pub struct Attach {
     /// As in [`Exec`].
     pub sandbox: crate::ids::SandboxId,
-    /// Full id.
+    /// The full id.
     pub container: crate::ids::ContainerId,
-    /// As the request has it.
     pub tty: bool,
-    /// Which streams there are.
+    /// Whether the session has this stream.
     pub stdin: bool,
     /// As `stdin`.
     pub stdout: bool,
@@ -85,40 +84,38 @@ pub struct Attach {
     pub stderr: bool,
 }
 
-/// What a PortForward URL was handed out for.
+/// The request for which a PortForward URL was issued.
 #[derive(Clone, Debug)]
 pub struct PortForward {
-    /// Full id.
+    /// The full id.
     pub sandbox: crate::ids::SandboxId,
-    /// The ports that the RPC named; the client names one a connection. Empty: any.
+    /// The ports that the RPC named; the client names one for each connection. Empty means any port.
     pub ports: Vec<u16>,
 }
 
 /// One forwarded connection.
 pub struct Duplex {
-    /// What the client sends.
     pub from_client: Input,
-    /// What the client gets.
     pub to_client: Box<dyn Sink>,
     /// As in [`Streams`].
     pub gone: CancellationToken,
 }
 
-/// Why a session failed: one sentence for the client, who gets it as a v1.Status with reason InternalError.
+/// Why a session failed: one sentence, which the client receives as a v1.Status with the reason InternalError.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);
 
-/// What streams are connected to. Each future is a whole session; it is spawned by the server as tracked work and
-/// is never dropped half-way: it ends by itself soon after `gone`.
+/// Connects streams to containers and sandboxes. Each future is a whole session. The server spawns it as tracked work
+/// and never drops it before it completes; the future ends on its own soon after `gone` is cancelled.
 pub trait Backend: Send + Sync + 'static {
-    /// Runs a command; its exit code.
+    /// Runs a command, and returns its exit code.
     fn exec(&self, ask: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>>;
 
-    /// Follows a container until it ends or the client has gone.
+    /// Attaches to a container until the container ends or the client has gone.
     fn attach(&self, ask: Attach, streams: Streams) -> BoxFuture<'static, Result<(), Failure>>;
 
-    /// Connects to a port in the sandbox's network namespace, and copies both ways until both are at their end.
+    /// Connects to a port in the sandbox's network namespace, and copies in both directions until both have ended.
     fn port_forward(
         &self,
         sandbox: crate::ids::SandboxId,

@@ -1,4 +1,4 @@
-//! A request that was agreed to becomes a session: a tracked operation of its own, which ends by itself.
+//! Starts the session of an accepted request: a separate tracked operation, which ends on its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,9 @@ use super::server::Visit;
 use super::websocket::{self, Session};
 use super::{Backend, spdy};
 
-/// How long the change of protocol may take once it was answered.
+/// How long the connection may take to change protocols after the response.
 const UPGRADE_TIME: Duration = Duration::from_secs(10);
 
-/// Answers a request.
 pub(super) fn answer(mut request: Request<Incoming>, visit: &Visit) -> Answer {
     let shared = &visit.shared;
     let (answer, carry, place) = match routes::agree(&request, shared, &visit.backend) {
@@ -40,7 +39,7 @@ pub(super) fn answer(mut request: Request<Incoming>, visit: &Visit) -> Answer {
     answer
 }
 
-/// A session before its connection has changed protocols.
+/// A session whose connection has not changed protocols yet.
 struct Carried {
     life: Life,
     hangup: Hangup,
@@ -49,11 +48,12 @@ struct Carried {
 
 impl Carried {
     async fn run(self, upgrade: OnUpgrade, carry: Carry) {
-        // The client may be gone before it has the answer: then nothing has begun.
+        // If the client has gone before it received the response, nothing has been started yet.
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIME, upgrade).await else { return };
         let io = TokioIo::new(upgraded);
         let Self { life, hangup, backend } = self;
-        // SPDY reads no further while one of its streams is not read, so that the client is watched from outside.
+        // SPDY stops reading the connection while the reader of one of its streams is slow, so the client's hangup has
+        // to be watched for separately.
         match carry {
             Carry::SpdyCommand(protocol, wanted, run) => {
                 hangup.watch(&life.gone, spdy::remote_command(io, protocol, wanted, &life, run)).await;

@@ -1,18 +1,17 @@
-//! Where streams are served, as the configuration says it.
+//! The configuration of the streaming server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Error, TlsFiles};
 
-/// How streams are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where; port 0 is any that is free. Without TLS it must be a loopback address.
+    /// The address to listen on; port 0 selects any free port. Without TLS it must be a loopback address.
     pub address: SocketAddr,
-    /// Serves https.
+    /// Serves https if set.
     pub tls: Option<TlsFiles>,
-    /// Ends a session in which nothing was carried for so long.
+    /// A session ends after carrying no data for this long.
     pub idle_timeout: Duration,
 }
 
@@ -27,10 +26,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether they are safe to serve with.
+    /// Checks that it is safe to serve with these settings.
     ///
     /// # Errors
-    /// [`Error::Unguarded`] (cri-dockerd #106: others listened on every address).
+    /// [`Error::Unguarded`] without TLS on an address that is not loopback (cri-dockerd #106: others listened on every
+    /// address).
     pub fn check(&self) -> Result<(), Error> {
         if self.address.ip().is_loopback() || self.tls.is_some() { Ok(()) } else { Err(Error::Unguarded(self.address)) }
     }

@@ -1,4 +1,4 @@
-//! The server over real sockets, with a backend that stands for containers.
+//! Tests of the server over real sockets, with a fake backend in place of containers.
 
 mod server;
 mod tls;
@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::ids::{ContainerId, SandboxId};
 
-/// What a test waits for at most.
+/// The longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs what the command says; tells when a session has ended.
+/// Behaves as the command says, and reports each session that ends.
 struct Fake {
     ended: mpsc::UnboundedSender<String>,
 }
@@ -28,7 +28,7 @@ impl Fake {
     async fn command(command: Vec<String>, mut streams: Streams) -> Result<i32, Failure> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         match words[..] {
-            // stdin to stdout until it ends, then a word to stderr.
+            // Copies stdin to stdout until stdin ends, then writes a word to stderr.
             ["cat", code] => {
                 while let Some(bytes) = streams.stdin.as_mut().unwrap().recv().await {
                     streams.stdout.as_mut().unwrap().send(bytes).await.map_err(|gone| Failure(gone.to_string()))?;
@@ -38,14 +38,14 @@ impl Fake {
                 }
                 Ok(code.parse().unwrap())
             }
-            // The next size to stdout.
+            // Writes the next terminal size to stdout.
             ["stty"] => {
                 let size = streams.resize.recv().await.unwrap();
                 let text = format!("{} {}", size.width, size.height);
                 let _ = streams.stdout.as_mut().unwrap().send(text.into()).await;
                 Ok(0)
             }
-            // So many bytes to stdout.
+            // Writes this many bytes to stdout.
             ["yes", count] => {
                 let piece = Bytes::from(vec![b'y'; count.parse().unwrap()]);
                 let _ = streams.stdout.as_mut().unwrap().send(piece).await;
@@ -56,7 +56,7 @@ impl Fake {
                 while streams.stdout.as_mut().unwrap().send(piece.clone()).await.is_ok() {}
                 Ok(0)
             }
-            // Reads nothing, ends when it has to.
+            // Reads nothing, and ends when `gone` is cancelled.
             ["sleep"] => {
                 streams.gone.cancelled().await;
                 Ok(137)
@@ -87,7 +87,8 @@ impl Backend for Fake {
         .boxed()
     }
 
-    /// An echo of what is sent, after the port. Port 1 is closed; port 9 reads nothing, and ends when it has to.
+    /// Sends the port, then echoes what it receives. Port 1 is closed. Port 9 reads nothing, and ends when `gone` is
+    /// cancelled.
     fn port_forward(&self, _: SandboxId, port: u16, mut connection: Duplex) -> BoxFuture<'static, Result<(), Failure>> {
         let ended = self.ended.clone();
         async move {
@@ -129,14 +130,14 @@ impl Bed {
         Self { streaming, ended }
     }
 
-    /// A command with all streams, or with a terminal when it is `stty`.
+    /// Returns the URL of a command with all streams, or with a terminal if the command is `stty`.
     fn exec(&self, command: &str) -> String {
         let tty = command == "stty";
         let command = command.split(' ').map(str::to_owned).collect();
         self.exec_in(SandboxId::random(), command, tty)
     }
 
-    /// The same in a container of this pod.
+    /// Like `exec`, in a container of this sandbox.
     fn exec_in(&self, sandbox: SandboxId, command: Vec<String>, tty: bool) -> String {
         let container = ContainerId::random();
         let ask = Exec { sandbox, container, command, tty, stdin: true, stdout: true, stderr: !tty };
@@ -148,12 +149,12 @@ impl Bed {
         self.streaming.port_forward_url(ask).unwrap()
     }
 
-    /// What a session that has ended was.
+    /// Waits for a session to end, and returns its name.
     async fn ended(&mut self) -> String {
         tokio::time::timeout(PATIENCE, self.ended.recv()).await.expect("no session ended").unwrap()
     }
 
-    /// No session is left.
+    /// Waits until no session is left.
     async fn empty(&self) {
         let empty = async {
             while self.streaming.sessions() > 0 {
@@ -168,7 +169,7 @@ impl Bed {
         TcpStream::connect(address).await.unwrap()
     }
 
-    /// The status line's number and the whole answer of a request that becomes no session.
+    /// Sends a request that must not become a session. Returns the status code and the whole response.
     async fn request(&self, method: &str, url: &str, headers: &str) -> (u16, String) {
         let path = url.strip_prefix(self.streaming.base_url()).unwrap_or(url);
         let mut stream = self.connect().await;

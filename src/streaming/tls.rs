@@ -1,4 +1,4 @@
-//! Certificates of the streaming server: files that may be replaced while it runs.
+//! The certificate of the streaming server. Its files may be replaced while the server runs.
 
 use std::fs;
 use std::io;
@@ -15,60 +15,57 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::sys::read;
 
-/// Where the certificate and its key are, as PEM.
+/// The PEM files of the certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, and those between it and its authority.
+    /// The certificate, followed by any intermediate certificates.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
 }
 
-/// Why TLS is not to be had.
+/// Why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file could not be looked at.
+    /// The metadata of a file could not be read.
     #[error("look at {path}")]
     Look {
-        /// The file.
+        /// Of the certificate or of the key.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// A file has not in it what it should.
+    /// A file could not be read, or does not contain what it should.
     #[error("read {path}")]
     Read {
-        /// The file.
+        /// Of the certificate or of the key.
         path: PathBuf,
-        /// Why.
         source: pem::Error,
     },
-    /// The two do not belong together, or are of a kind that is not known.
+    /// The certificate and the key do not match, or are of an unsupported kind.
     #[error("use the certificate {certificate} with the key {key}")]
     Use {
-        /// The certificate's file.
+        /// The path of the certificate.
         certificate: PathBuf,
-        /// The key's file.
+        /// The path of the key.
         key: PathBuf,
-        /// Why.
         source: rustls::Error,
     },
 }
 
-/// The certificate in use. The files are looked at for each connection: connections are few, and no watch can
-/// miss a directory that is replaced whole, as kubelet does with secrets.
+/// The certificate in use. Its files are checked for each connection: connections are few, and a watch could miss a
+/// directory that is replaced as a whole, as kubelet does with secrets.
 pub(super) struct Certificates {
     files: TlsFiles,
     loaded: Mutex<Loaded>,
 }
 
 struct Loaded {
-    /// What the files were when they were last read, also if they were of no use.
+    /// The versions of the files when they were last read, including a version that could not be used.
     seen: [Seen; 2],
     acceptor: TlsAcceptor,
 }
 
-/// What tells one version of a file from the next.
+/// Distinguishes one version of a file from the next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     inode: (u64, u64),
@@ -78,14 +75,14 @@ struct Seen {
 
 impl Certificates {
     pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        // Before they are read: a version that comes between is read with the next connection.
+        // Taken before the files are read: if they change in between, the next connection reads them again.
         let seen = look(&files)?;
         let acceptor = load(&files)?;
         Ok(Self { files, loaded: Mutex::new(Loaded { seen, acceptor }) })
     }
 
-    /// What the next connection is accepted with. Files that cannot be used leave what was, and are told of once: the
-    /// two are hardly ever replaced at once.
+    /// Returns the acceptor for the next connection. While the files are unusable, which is logged once per version,
+    /// the old certificate stays in use: the two files are hardly ever replaced at once.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(seen) = look(&self.files)
@@ -116,7 +113,7 @@ fn look(files: &TlsFiles) -> Result<[Seen; 2], TlsError> {
     Ok([seen(&files.certificate)?, seen(&files.key)?])
 }
 
-/// Largest file of a certificate or key.
+/// Maximum size of a certificate or key file in bytes.
 const LARGEST: u64 = 1 << 20;
 
 fn load(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {

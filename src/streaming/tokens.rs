@@ -1,5 +1,5 @@
-//! What streaming URLs stand for. A token is the only guard of the streaming port (CVE-2020-8558: a neighbour may
-//! reach a node's loopback), so it cannot be guessed, works once, and not for long.
+//! The tokens in streaming URLs. A token is the only protection of the streaming port (CVE-2020-8558: a neighbouring
+//! host may reach a node's loopback), so it cannot be guessed, works once, and expires soon.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,17 +13,17 @@ use super::{Attach, Exec, PortForward};
 use crate::ids::SandboxId;
 use crate::slots::{Bounds, Slot, Slots};
 
-/// How long a client may take to come; what other CRI servers give.
+/// How long a client may take to connect. Other CRI servers use the same limit.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How many may be waited for; of a pod's no more than are left free.
+/// Maximum number of URLs that wait for their clients. A pod gets one more only while it has fewer than are free.
 const MOST: usize = 1000;
-/// 128 random bits, as base64 without padding.
+/// Length of a token: 128 random bits in base64 without padding.
 const LENGTH: usize = 22;
 
-/// How many bytes the commands have together that may be waited for.
+/// Maximum total size in bytes of the commands that wait for their clients.
 const MOST_BYTES: usize = 64 << 20;
 
-/// No URL is to be had now.
+/// No further URL can be issued now.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "too many exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients; each waits for \
@@ -31,7 +31,7 @@ const MOST_BYTES: usize = 64 << 20;
 )]
 pub struct Full;
 
-/// What a URL was handed out for.
+/// The request for which a URL was issued.
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
     Exec(Exec),
@@ -40,7 +40,6 @@ pub(super) enum Ask {
 }
 
 impl Ask {
-    /// The pod that it is for.
     pub(super) fn sandbox(&self) -> &SandboxId {
         match self {
             Self::Exec(ask) => &ask.sandbox,
@@ -49,7 +48,7 @@ impl Ask {
         }
     }
 
-    /// What it takes that whoever asks decides.
+    /// The size of those parts of the request that the caller chooses freely.
     fn bytes(&self) -> usize {
         match self {
             Self::Exec(ask) => ask.command.iter().map(|word| word.len() + size_of::<String>()).sum(),
@@ -58,19 +57,19 @@ impl Ask {
     }
 }
 
-/// What a token is not taken for.
+/// Why a token could not be redeemed.
 #[derive(Debug)]
 pub(super) enum NotTaken {
-    /// There is none, or not any more.
+    /// The token never existed, was used, or has expired.
     Unknown,
-    /// Its session may not begin now. It stays.
+    /// The session may not begin now. The token stays valid.
     NotNow,
 }
 
-/// Asks whose clients have not come yet. The expired go when the next is added; there is no timer.
+/// The requests whose clients have not connected yet. Adding a request removes the expired ones; there is no timer.
 ///
-/// Found by hash under a key that is random in each process (std's SipHash) and then compared as one number: how
-/// long a lookup takes says nothing about how much of a guess was right.
+/// Lookups go by a hash under a key that is random for each process (std's SipHash), and then compare the token as one
+/// number. So the duration of a lookup does not reveal how much of a guessed token is right.
 #[derive(Debug)]
 pub(super) struct Tokens {
     waiting: Mutex<HashMap<u128, Waiting>>,
@@ -81,7 +80,7 @@ pub(super) struct Tokens {
 struct Waiting {
     until: Instant,
     ask: Ask,
-    /// As [`Ask::bytes`] has it.
+    /// The result of [`Ask::bytes`].
     bytes: usize,
     _place: Slot,
 }
@@ -93,7 +92,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// Keeps an ask; its token, safe in a URL.
+    /// Stores a request, and returns its token, which is safe in a URL.
     pub(super) fn put(&self, ask: Ask) -> Result<String, Full> {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +108,8 @@ impl Tokens {
         Ok(URL_SAFE_NO_PAD.encode(token.to_be_bytes()))
     }
 
-    /// Takes an ask out, if its session may begin: a second client with its token finds nothing.
+    /// Removes and returns the request of this token if its session may begin. A second client with the same token
+    /// finds nothing.
     pub(super) fn take<T>(&self, token: &str, may: impl FnOnce(&Ask) -> Option<T>) -> Result<(Ask, T), NotTaken> {
         let token = parse(token).ok_or(NotTaken::Unknown)?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +120,7 @@ impl Tokens {
     }
 }
 
-/// Only what [`Tokens::put`] can have made.
+/// Accepts only what [`Tokens::put`] can have returned.
 fn parse(token: &str) -> Option<u128> {
     if token.len() != LENGTH {
         return None;
@@ -131,7 +131,7 @@ fn parse(token: &str) -> Option<u128> {
 
 fn random() -> u128 {
     let mut bytes = [0; 16];
-    // As for ids: without the kernel's random source nothing is safe to hand out.
+    // As for ids: without the kernel's random source no token would be safe.
     getrandom::fill(&mut bytes).expect("the kernel's random source");
     u128::from_be_bytes(bytes)
 }

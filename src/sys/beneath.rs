@@ -1,4 +1,4 @@
-//! Opening files below a directory without ever leaving it: openat2(2).
+//! Opens files below a directory without ever leaving it: openat2(2).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,38 +11,37 @@ use rustix::io::Errno;
 
 use super::read::not_regular;
 
-/// How often the kernel may say that the tree moved under it before that is an error.
+/// How often to retry when the kernel reports that the tree changed during the walk.
 const TRIES: usize = 16;
 
-/// Opens a directory by an absolute path that we trust, symlinks included.
+/// Opens a directory by a trusted absolute path. Symlinks are followed.
 ///
 /// # Errors
-/// What open(2) says.
+/// The error of open(2).
 pub fn directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Opens `relative` below `root`. Neither `..` nor any symlink, in whatever component, is
-/// followed. Close-on-exec.
+/// Opens `relative` below `root`, close-on-exec. Neither `..` beyond `root` nor a symlink in any component is followed.
 ///
 /// # Errors
-/// `ELOOP` for a symlink, `EXDEV` for a path that leaves `root`, else what openat2(2) says.
+/// `ELOOP` for a symlink, `EXDEV` for a path that leaves `root`, else the error of openat2(2).
 pub fn open(root: impl AsFd, relative: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let mut tries = TRIES;
     loop {
         match rustix::fs::openat2(root.as_fd(), relative, flags | OFlags::CLOEXEC, mode, resolve) {
-            // A rename raced with the walk and the kernel could not prove that it stayed inside.
+            // A rename raced with the walk, and the kernel could not prove that the walk stayed below `root`.
             Err(Errno::AGAIN | Errno::INTR) if tries > 0 => tries -= 1,
             other => return Ok(other?),
         }
     }
 }
 
-/// Makes every directory of `relative` below `root` that is not there yet.
+/// Creates every missing directory of `relative` below `root`.
 ///
 /// # Errors
-/// As [`open`], and what mkdir(2) says.
+/// As [`open`], and the errors of mkdir(2).
 pub fn make_directories(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<()> {
     let mut parent: Option<OwnedFd> = None;
     for name in relative.components() {
@@ -52,7 +51,7 @@ pub fn make_directories(root: impl AsFd, relative: &Path, mode: Mode) -> io::Res
     Ok(())
 }
 
-/// Opens the directory `name` in `parent`, and makes it if it is not there.
+/// Opens the directory `name` in `parent`, and creates it if it is missing.
 ///
 /// # Errors
 /// As [`make_directories`].
@@ -64,13 +63,13 @@ pub fn make_directory(parent: impl AsFd, name: &OsStr, mode: Mode) -> io::Result
     open(parent, Path::new(name), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
 }
 
-/// Opens a regular file below `root` to append to, and makes it with `mode` if it is not there.
-/// A device or FIFO in its place is refused, and not waited for.
+/// Opens a regular file below `root` for appending, and creates it with `mode` if it is missing. A device or FIFO in
+/// its place is refused without waiting for it.
 ///
 /// # Errors
 /// As [`open`]; `InvalidInput` when it is not a regular file.
 pub fn append(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<File> {
-    // NONBLOCK: a FIFO without a reader answers ENXIO instead of blocking us.
+    // NONBLOCK: a FIFO without a reader gives ENXIO instead of blocking us.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
     let file = match open(root, relative, flags, mode) {
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(not_regular()),
@@ -112,7 +111,7 @@ mod tests {
         std::fs::create_dir(directory_path.path().join("dir")).unwrap();
         assert_eq!(append(&root, Path::new("fifo"), mode()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert!(append(&root, Path::new("dir"), mode()).is_err());
-        // A FIFO that does have a reader opens, and is refused all the same.
+        // A FIFO with a reader can be opened, and must be refused all the same.
         let _reader = crate::sys::fifo::open(&directory_path.path().join("fifo"), crate::sys::fifo::End::Read).unwrap();
         assert_eq!(append(&root, Path::new("fifo"), mode()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }

@@ -1,14 +1,15 @@
-//! Who may look into this process.
+//! Protects the memory of this process from other processes.
 
 use std::io;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// No core files, and to /proc/PID only who may look into any process: registry credentials pass through our memory. Programs
-/// that we execute are not affected (prctl(2), `PR_SET_DUMPABLE`).
+/// Makes this process write no core files, and restricts its /proc/PID to processes that may inspect any process:
+/// registry credentials pass through our memory. Programs that we execute are not affected (prctl(2),
+/// `PR_SET_DUMPABLE`).
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub fn forbid() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

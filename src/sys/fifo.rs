@@ -7,26 +7,26 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-/// What a pipe may hold while nobody reads it. Linux starts with 64 KiB; more bytes survive a
-/// restart of the reader and each wake-up moves more.
+/// The capacity for [`enlarge`]. Linux's default is 64 KiB. In a larger pipe, more data survives a restart of the
+/// reader, and each wake-up of the reader moves more.
 const CAPACITY: usize = 256 * 1024;
 
 /// Which end of a FIFO to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// To read. Opens at once, with or without a writer.
+    /// Opens at once, with or without a writer.
     Read,
-    /// To write. `ENXIO` when nobody has it open to read.
+    /// Fails with `ENXIO` when there is no reader.
     Write,
-    /// Both, which never waits and never fails for want of a peer.
+    /// Never waits, and does not need another process at the other end.
     Both,
 }
 
-/// Makes a FIFO that only root may open. One that is there already, left by an earlier
-/// attempt, is replaced: what is in it belongs to nobody.
+/// Creates a FIFO that only root may open. An existing one, left by an earlier attempt, is replaced; the data in it is
+/// lost.
 ///
 /// # Errors
-/// What mkfifo(3) and unlink(2) say.
+/// The errors of mkfifo(3) and unlink(2).
 pub fn make(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -38,7 +38,7 @@ pub fn make(path: &Path) -> io::Result<()> {
 /// Opens one end of a FIFO, non-blocking and close-on-exec.
 ///
 /// # Errors
-/// What open(2) says; `InvalidInput` when the path is not a FIFO.
+/// The error of open(2); `InvalidInput` when the path is not a FIFO.
 pub fn open(path: &Path, end: End) -> io::Result<OwnedFd> {
     let access = match end {
         End::Read => OFlags::RDONLY,
@@ -53,17 +53,19 @@ pub fn open(path: &Path, end: End) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Whether anybody has it open to write. Asked of a read end: it is told of a hangup when nobody has, if somebody had.
+/// Whether the FIFO of this read end has a writer. Also true before the first writer has opened it: the kernel reports
+/// a hangup only after there has been one.
 pub fn has_writer(read: &impl AsFd) -> bool {
     let mut look = [PollFd::new(read, PollFlags::IN)];
-    // A poll that does not wait fails for want of memory only.
+    // A poll with a zero timeout only fails when the kernel is out of memory.
     rustix::event::poll(&mut look, Some(&Timespec::default())).is_ok() && !look[0].revents().contains(PollFlags::HUP)
 }
 
-/// Whether a writer would have to wait. Asked of a read end. Its bytes alone do not tell: each write may take a page.
+/// Whether a write to the FIFO of this read end would block. The number of bytes in it does not tell, because each
+/// write may take a page of its own.
 ///
 /// # Errors
-/// What open(2) and poll(2) say.
+/// The errors of open(2) and poll(2).
 pub fn is_full(read: &impl AsFd) -> io::Result<bool> {
     let path = format!("/proc/self/fd/{}", read.as_fd().as_raw_fd());
     let write = rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
@@ -72,7 +74,7 @@ pub fn is_full(read: &impl AsFd) -> io::Result<bool> {
     Ok(!look[0].revents().contains(PollFlags::OUT))
 }
 
-/// Enlarges a pipe as far as the kernel lets us; that it does not is no error.
+/// Enlarges a pipe to `CAPACITY` if the kernel allows it; a refusal is ignored.
 pub fn enlarge(fd: impl AsFd) {
     let _ = rustix::pipe::fcntl_setpipe_size(fd, CAPACITY);
 }

@@ -9,11 +9,12 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-/// Covers a directory with itself, read-only: what belongs to an id of the user namespace on disk belongs to that id's
-/// place on the host then, so that it is its own within. For a mount namespace that nobody else is in.
+/// Mounts an id-mapped, read-only copy of a directory over the directory itself. A file that belongs to id N on disk
+/// then belongs to the host's id of N in the user namespace, so that processes in the namespace see it as N's. Only for
+/// a mount namespace that no other thread is in.
 ///
 /// # Errors
-/// The kernel's; `EINVAL` for a file system that cannot, and before Linux 5.12.
+/// The error of the system call; `EINVAL` for a file system without support for this, and before Linux 5.12.
 pub(super) fn cover(directory: &Path, users: &File) -> io::Result<()> {
     let tree = open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     map(&tree, users)?;
@@ -27,7 +28,7 @@ fn map(tree: &OwnedFd, users: &File) -> io::Result<()> {
         propagation: 0,
         userns_fd: u64::from(users.as_raw_fd().unsigned_abs()),
     };
-    // SAFETY: the path is a constant, the attributes have the kernel's shape and are of the size that is said; both
+    // SAFETY: the path is a constant, and the attributes have the kernel's layout and the size that is passed; both
     // outlive the call.
     let done = unsafe {
         libc::syscall(

@@ -1,4 +1,4 @@
-//! The kernel's calls that neither std nor tokio wraps, and every line of `unsafe`.
+//! System calls that neither std nor tokio wraps, and all code that needs `unsafe`.
 
 pub mod beneath;
 pub mod changes;

@@ -1,7 +1,6 @@
-//! A private, read-only look at a snapshot: its mounts, made in a mount namespace that ends
-//! before anybody else could see it, and held by one file descriptor. Closing that unmounts;
-//! so does the death of the process. No path on the host names it, but for what [`attach`] is
-//! told to attach.
+//! Private, read-only access to a snapshot. The snapshot is mounted in a mount namespace that no other process can see,
+//! and one file descriptor holds the mount. Closing the descriptor unmounts it; so does the end of this process. The
+//! mount has no path on the host, except for what [`attach`] attaches.
 
 use std::fs::File;
 use std::io;
@@ -19,53 +18,52 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, ope
 use super::idmap;
 use super::userns::{self, Range};
 
-/// Where the private namespace mounts; a directory that every Linux node has, and that the
-/// mounts of a snapshot are never made from.
+/// The mount point in the private namespace: a directory that every Linux node has, and that never is the source of a
+/// snapshot's mounts.
 const TARGET: &str = "/proc";
 
-/// For a look nothing is needed but reading.
+/// The flags for access by [`MountedRoot`], which only reads.
 const LOOK: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// Names an overlay's layers, the topmost first.
+/// The option with the layers of an overlay, the topmost first.
 const LOWER: &str = "lowerdir=";
 
-/// The kernel takes one page of options.
+/// The kernel accepts one page of options.
 const LONGEST_OPTIONS: usize = 4095;
 
-/// openat2 gives up on a `..` when anything at all was mounted or renamed meanwhile, anywhere
-/// on the node; a node that starts many pods can keep that up for a while.
+/// How long to retry openat2. It fails on a `..` if anything was mounted or renamed anywhere on the node during the
+/// walk; a node that starts many pods can keep that up for a while.
 const RACES: Duration = Duration::from_secs(10);
 
-/// A mount to make, in the words of mount(8).
+/// A mount, with the fields of mount(8).
 #[derive(Clone, Debug)]
 pub struct MountSpec {
-    /// File system type; `bind` and `rbind` are binds.
+    /// File system type; `bind` and `rbind` are bind mounts.
     pub fs_type: String,
     /// Device, directory, or name.
     pub source: String,
-    /// Flags and data; `uidmap=0:HOST:LENGTH` and `gidmap=` as containerd's snapshotters write them; for binds too,
-    /// SELinux's `context=`.
+    /// Flags and data; also `uidmap=0:HOST:LENGTH` and `gidmap=`, as containerd's snapshotters write them, and
+    /// SELinux's `context=`, also for bind mounts.
     pub options: Vec<String>,
 }
 
-/// Why [`attach`] did nothing.
+/// Why [`attach`] failed; nothing is attached then.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// There is no such directory in the snapshot.
+    /// The directory cannot be opened in the snapshot.
     #[error("the sub path")]
     SubPath(#[source] io::Error),
-    /// The mount could not be made.
+    /// The snapshot could not be mounted.
     #[error("mount")]
     Mount(#[source] io::Error),
 }
 
-/// The root of a mounted snapshot.
+/// The root directory of a mounted snapshot.
 #[derive(Debug)]
 pub struct MountedRoot {
     root: OwnedFd,
-    /// Dropped to let the thread go, and with it its mount namespace. The namespace must live
-    /// as long as the root: in a mount that has none any more, openat2 answers every `..` with
-    /// EAGAIN for ever (seen on Linux 6.18).
+    /// Dropping this ends the thread, and with it its mount namespace. The namespace must exist as long as the root is
+    /// used: in a mount whose namespace is gone, openat2 fails with EAGAIN on every `..` forever (seen on Linux 6.18).
     _release: mpsc::Sender<()>,
 }
 
@@ -73,15 +71,15 @@ impl MountedRoot {
     /// Mounts a snapshot read-only. Blocks; for `spawn_blocking`.
     ///
     /// # Errors
-    /// The kernel's; [`io::ErrorKind::Unsupported`] for a snapshotter whose mounts need more
-    /// than one mount(2).
+    /// The error of the system call; [`io::ErrorKind::Unsupported`] for a snapshotter whose mounts need more than one
+    /// mount(2).
     pub fn mount(spec: MountSpec) -> io::Result<Self> {
-        // The thread leaves the host's mount namespace for good, so it may not be one of a pool.
+        // The thread leaves the host's mount namespace permanently, so it must not belong to a thread pool.
         let (mounted, result) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
             if mounted.send(mount_privately(&spec, LOOK)).is_ok() {
-                // Ends with an error when the sender is dropped; nothing is ever sent.
+                // Returns an error when the sender is dropped; nothing is ever sent.
                 let _ = released.recv();
             }
         })?;
@@ -89,11 +87,11 @@ impl MountedRoot {
         Ok(Self { root, _release: release })
     }
 
-    /// Opens a path as a process whose root this is would, symlinks and `..` included, but
-    /// without the links of /proc. It must lead to a regular file.
+    /// Opens a path as a process with this root directory would, including symlinks and `..`, but without the magic
+    /// links of /proc. The path must lead to a regular file.
     ///
     /// # Errors
-    /// The kernel's; [`io::ErrorKind::InvalidInput`] when it leads to something else.
+    /// The error of the system call; [`io::ErrorKind::InvalidInput`] for anything but a regular file.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         // O_PATH first: opening a device or a FIFO runs code of its driver, or waits.
         let found = self.resolve(path, OFlags::PATH)?;
@@ -104,7 +102,7 @@ impl MountedRoot {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = self.resolve(path, flags)?;
         let opened = rustix::fs::fstat(&file)?;
-        // A committed snapshot does not change; whoever changes it all the same gets an error.
+        // A committed snapshot does not change. If it changed nevertheless, this is an error.
         if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(io::Error::other("changed while it was opened"));
         }
@@ -114,7 +112,7 @@ impl MountedRoot {
     /// Opens a directory in the same way.
     ///
     /// # Errors
-    /// The kernel's; [`io::ErrorKind::NotADirectory`] when it leads to something else.
+    /// The error of the system call; [`io::ErrorKind::NotADirectory`] for anything but a directory.
     pub fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
         self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)
     }
@@ -127,7 +125,7 @@ impl MountedRoot {
     }
 }
 
-/// Until the walk is not disturbed any more, see [`RACES`].
+/// Repeats the walk until nothing interferes with it, for [`RACES`] at most.
 fn patiently(mut walk: impl FnMut() -> rustix::io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let deadline = Instant::now() + RACES;
     loop {
@@ -138,29 +136,30 @@ fn patiently(mut walk: impl FnMut() -> rustix::io::Result<OwnedFd>) -> io::Resul
     }
 }
 
-/// Lets whoever mounts get on with it. The thread is one that may block.
+/// Lets concurrent mounts proceed. The calling thread may block.
 fn rest() {
     #[allow(clippy::disallowed_methods, reason = "never on a thread of the runtime, see MountedRoot::mount")]
     std::thread::sleep(Duration::from_micros(200));
 }
 
-/// Mounts a snapshot read-only on the directory `target`, or of it only the directory `sub_path`,
-/// which must be a clean relative path (empty for the whole). `target` gets it in one step: nobody sees it half made.
-/// Blocks; for `spawn_blocking`.
+/// Mounts a snapshot read-only on the directory `target`. With a `sub_path`, only that directory of the snapshot is
+/// mounted; it must be a clean relative path (empty for the whole snapshot). The mount appears on `target` in one step,
+/// never half done. Blocks; for `spawn_blocking`.
 ///
 /// # Errors
-/// [`AttachError::SubPath`] with `EXDEV` for a sub path that leads out of the snapshot (absolute
-/// symlinks do), else with what the kernel says of it.
+/// [`AttachError::SubPath`] with `EXDEV` for a sub path that leads out of the snapshot (absolute symlinks do), or with
+/// another error of its lookup; else [`AttachError::Mount`].
 pub fn attach(spec: MountSpec, sub_path: &Path, target: &Path) -> Result<(), AttachError> {
     let sub_path = if sub_path.as_os_str().is_empty() { PathBuf::from(".") } else { sub_path.to_owned() };
     let private = std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
-        // Unlike a look, a volume may be executed from: its directory on the host keeps users out.
+        // Unlike with [`LOOK`], files may be executed from a volume: the permissions of its directory on the host keep
+        // users out.
         let root = mount_privately(&spec, MsFlags::MS_RDONLY).map_err(AttachError::Mount)?;
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let found = patiently(|| openat2(root.as_fd(), &sub_path, flags, Mode::empty(), how));
         let found = found.map_err(AttachError::SubPath)?;
-        // A copy that belongs to no mount namespace: it outlives this one.
+        // A copy of the mount that belongs to no mount namespace, so that it outlives this one.
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         open_tree(&found, "", flags).map_err(|error| AttachError::Mount(error.into()))
     });
@@ -170,11 +169,11 @@ pub fn attach(spec: MountSpec, sub_path: &Path, target: &Path) -> Result<(), Att
         .map_err(|error| AttachError::Mount(error.into()))
 }
 
-/// Takes every mount off a path that we trust; one without any is none the worse. Who uses a
-/// mount keeps it: a container's mount namespace has its own.
+/// Removes all mounts from a trusted path; a path without mounts is no error. Processes that use a mount keep it: a
+/// container has its own copy in its mount namespace.
 ///
 /// # Errors
-/// What umount2(2) says.
+/// The error of umount2(2).
 pub fn detach(target: &Path) -> io::Result<()> {
     loop {
         match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
@@ -187,13 +186,13 @@ pub fn detach(target: &Path) -> io::Result<()> {
 
 fn mount_privately(spec: &MountSpec, flags: MsFlags) -> io::Result<OwnedFd> {
     let options = Options::parse(&spec.options)?;
-    // Before this thread is where /proc may be something else.
+    // Before anything is mounted over /proc, which `userns::create` needs.
     let users = options.ids.map(|(uids, gids)| userns::create(uids, gids, false)).transpose()?;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    // What we mount is not to reach the host, and what the host unmounts need not stay here.
+    // Our mounts must not propagate to the host, but unmounts on the host should propagate to here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     if let Some(users) = &users {
-        // An overlay's own ids cannot be mapped: those of its layers are.
+        // An overlay itself cannot be id-mapped, but its layers can.
         for layer in layers(spec, &options)? {
             idmap::cover(&layer, &users.user)?;
         }
@@ -219,7 +218,8 @@ fn mount_file_system(spec: &MountSpec, options: Options, flags: MsFlags) -> io::
     Ok(mount(Some(spec.source.as_str()), TARGET, Some(spec.fs_type.as_str()), flags, Some(data.as_str()))?)
 }
 
-/// A bind mount takes no label. An overlay does, which the directory is the upper of two layers of: the other is empty.
+/// A bind mount cannot have a label, but an overlay can. The directory becomes the upper of two read-only layers; the
+/// other one is empty.
 fn mount_labelled(spec: &MountSpec, mut options: Options, flags: MsFlags) -> io::Result<()> {
     mount(Some("tmpfs"), TARGET, Some("tmpfs"), LOOK, None::<&str>)?;
     options.data.push(format!("{LOWER}{}:{TARGET}", spec.source));
@@ -240,11 +240,11 @@ fn unsupported(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
-/// Options that are not flags, which are ours to choose.
+/// The options without the flags, which this module chooses by itself.
 struct Options {
-    /// For the file system.
+    /// Options for the file system.
     data: Vec<String>,
-    /// What the files' owners are on the host, as a user namespace would say it.
+    /// The user and group ids on the host that own the files, as maps of a user namespace.
     ids: Option<(Range, Range)>,
 }
 
@@ -270,14 +270,14 @@ impl Options {
         self.data.iter().any(|option| option.starts_with(name))
     }
 
-    /// The layers of an overlay, and which option names them.
+    /// The layers of an overlay, and the index of the option that lists them.
     fn lower(&self) -> Option<(usize, Vec<PathBuf>)> {
         let at = self.data.iter().position(|option| option.starts_with(LOWER))?;
         Some((at, self.data[at][LOWER.len()..].split(':').map(PathBuf::from).collect()))
     }
 
-    /// As one string of at most a page: the paths of many layers do not fit as they are, but
-    /// do when the directory that they share is the working directory.
+    /// Joins the options into a string of at most one page. The absolute paths of many layers do not fit, but they do
+    /// when the working directory is the directory that the layers share.
     fn shortened(mut self) -> io::Result<String> {
         if let Some((at, layers)) = self.lower()
             && let Some(base) = common_directory(&layers)
@@ -302,7 +302,7 @@ fn is_flag(option: &str) -> bool {
     FLAGS.contains(&option) || option == "async"
 }
 
-/// `0:HOST:LENGTH`, the one form that we ask for.
+/// Parses `0:HOST:LENGTH`, the only form that Pontoon requests.
 fn range(text: &str) -> io::Result<Range> {
     let numbers: Vec<Option<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
     match numbers[..] {
@@ -311,7 +311,7 @@ fn range(text: &str) -> io::Result<Range> {
     }
 }
 
-/// The deepest directory above all of the paths; `None` for one path, or when it is the root.
+/// The deepest common ancestor of the paths; `None` for a single path, or when it is the root.
 fn common_directory(paths: &[PathBuf]) -> Option<PathBuf> {
     let mut base = paths.first()?.parent()?.to_path_buf();
     for path in paths {
@@ -414,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Owners of what is mounted on a directory, and of `file` in it.
+    /// The owners of the root of a mount, and of `file` in it.
     fn owners(root: &Path) -> Vec<(u32, u32)> {
         use std::os::unix::fs::MetadataExt as _;
         let owner = |path: PathBuf| std::fs::symlink_metadata(path).map(|file| (file.uid(), file.gid())).unwrap();
@@ -427,7 +427,7 @@ mod tests {
             eprintln!("skipped: not root");
             return;
         }
-        // Not on a tmpfs, whose ids Linux maps only from 6.3 on.
+        // Not on a tmpfs, which supports id-mapped mounts only since Linux 6.3.
         let (dir, target) = (tempfile::tempdir_in("/var/tmp").unwrap(), tempfile::tempdir().unwrap());
         let (one, two) = (dir.path().join("1/fs"), dir.path().join("2/fs"));
         for layer in [&one, &two] {
@@ -464,7 +464,7 @@ mod tests {
         let seen = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>).unwrap();
-            // The label itself needs a kernel that knows it; cgroup2.sh boots one.
+            // The label itself needs a kernel with SELinux; cgroup2.sh boots one.
             mount_labelled(&spec, Options { data: Vec::new(), ids: None }, MsFlags::MS_RDONLY).unwrap();
             let names = std::fs::read_dir(TARGET).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
             (names, owners(Path::new(TARGET)), std::fs::write(Path::new(TARGET).join("new"), "x").unwrap_err().kind())

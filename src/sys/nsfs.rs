@@ -7,14 +7,15 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Permissions of the file under the mount, as `ip netns add` makes it: nobody opens it for data.
+/// Permissions of the file under the mount, as with `ip netns add`. The file itself has no content.
 const FILE_MODE: u32 = 0o444;
 
-/// Makes the file at `path` and pins on it the namespace whose file `namespace` leads to, once `prepare` has been done. On
-/// failure nothing is left there that was not there before.
+/// Creates a file at `path`, calls `prepare`, and then mounts the namespace file `namespace` on it. On failure nothing
+/// new is left at `path`.
 ///
 /// # Errors
-/// `prepare`'s, and what `failed` makes of the others: `AlreadyExists` when something is at `path`; otherwise the kernel's.
+/// An error of `prepare` is returned as it is; all others are passed through `failed`: `AlreadyExists` when something
+/// is at `path`, else the error of the system call.
 pub fn pin<E>(
     namespace: &Path,
     path: &Path,
@@ -26,31 +27,31 @@ pub fn pin<E>(
     let bind = || mount(Some(namespace), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
     let pinned = prepare().and_then(|()| bind().map_err(|errno| failed(errno.into())));
     if pinned.is_err() {
-        // The first error is the one to report; what cannot be undone here, a removal retries.
+        // The first error is reported. If the cleanup fails, a later removal tries again.
         let _ = unpin(path);
     }
     pinned
 }
 
-/// [`unpin`] on a thread that may block.
+/// Runs [`unpin`] on a thread that may block.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub async fn remove(path: &Path) -> io::Result<()> {
     let at = path.to_owned();
     tokio::task::spawn_blocking(move || unpin(&at)).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
-/// Unmounts all that is mounted on `path` and unlinks it; absent is fine.
+/// Unmounts everything that is mounted on `path` and deletes the file. An absent path is no error.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub fn unpin(path: &Path) -> io::Result<()> {
     loop {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            // Again: a crash between two attempts may have stacked them.
+            // Repeat: a crash between two attempts may have left stacked mounts.
             Ok(()) => {}
-            // EINVAL: no mount is there (any more).
+            // EINVAL: there is no mount (any more).
             Err(Errno::EINVAL) => break,
             Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(errno.into()),

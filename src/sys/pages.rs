@@ -1,4 +1,4 @@
-//! Memory of whole pages, straight from the kernel.
+//! Memory in whole pages, directly from the kernel.
 #![allow(unsafe_code, reason = "anonymous mappings have no safe wrapper, and BufMut is unsafe to implement")]
 
 use std::alloc::{Layout, handle_alloc_error};
@@ -7,8 +7,8 @@ use std::ptr::NonNull;
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 
-/// A buffer that is no part of the heap: what many of them held together is the kernel's again as soon as they are dropped.
-/// In the heap they would take turns with small things, each of which keeps a page when the rest of it is free.
+/// A buffer outside of the heap: its memory returns to the kernel as soon as it is dropped. In the heap, such buffers
+/// would be interleaved with small allocations, each of which keeps a page in use when everything around it is free.
 #[derive(Debug)]
 pub struct Pages {
     start: NonNull<u8>,
@@ -16,26 +16,26 @@ pub struct Pages {
     filled: usize,
 }
 
-// SAFETY: it owns the mapping alone, and hands out references as a Vec does.
+// SAFETY: it is the only owner of the mapping, and hands out references as a Vec does.
 unsafe impl Send for Pages {}
 // SAFETY: as above.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Room for so many bytes, a multiple of the page's size.
+    /// Allocates `room` bytes, which must be a multiple of the page size.
     #[must_use]
     pub fn new(room: usize) -> Self {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, wherever the kernel likes: it overlaps nothing.
+        // SAFETY: a new mapping at an address that the kernel chooses; it overlaps nothing.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), room, access, kind, -1, 0) };
         match NonNull::new(mapped.cast()) {
             Some(start) if mapped != libc::MAP_FAILED => Self { start, room, filled: 0 },
-            // As for a Vec: a daemon without memory ends.
+            // As with a Vec, the process ends when there is no memory.
             _ => handle_alloc_error(Layout::array::<u8>(room).unwrap_or(Layout::new::<u8>())),
         }
     }
 
-    /// Forgets all but the first `count` bytes.
+    /// Discards all but the first `count` bytes.
     pub fn truncate(&mut self, count: usize) {
         self.filled = self.filled.min(count);
     }
@@ -43,12 +43,13 @@ impl Pages {
 
 impl AsRef<[u8]> for Pages {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the mapping is ours until we are dropped, so many bytes of it were written, and all began as zeros.
+        // SAFETY: the mapping belongs to `self` until it is dropped; its first `filled` bytes were written, and all
+        // bytes were zero-initialized.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.filled) }
     }
 }
 
-// SAFETY: `chunk_mut` is the mapping behind `filled`, which `advance_mut` keeps within it.
+// SAFETY: `chunk_mut` is the part of the mapping after `filled`, and `advance_mut` keeps `filled` within the mapping.
 unsafe impl BufMut for Pages {
     fn remaining_mut(&self) -> usize {
         self.room - self.filled
@@ -61,14 +62,15 @@ unsafe impl BufMut for Pages {
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let rest = self.remaining_mut();
-        // SAFETY: `filled` is at most `room`; the rest of the mapping is ours, borrowed as long as we are.
+        // SAFETY: `filled` is at most `room`; the rest of the mapping belongs to `self` and is borrowed as long as
+        // `self`.
         unsafe { UninitSlice::from_raw_parts_mut(self.start.as_ptr().add(self.filled), rest) }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: the whole of our own mapping, which nobody borrows any more.
+        // SAFETY: this unmaps exactly our own mapping, and nothing borrows it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.room) };
     }
 }
@@ -95,7 +97,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "room")]
     fn more_than_there_is_room_for_is_not_taken() {
-        // SAFETY: it panics before anything is taken for written.
+        // SAFETY: it panics before any byte counts as written.
         unsafe { Pages::new(4096).advance_mut(4097) };
     }
 
@@ -109,7 +111,7 @@ mod tests {
                 (at(from)..at(to)).contains(&address)
             })
         };
-        // So large that no other test's mapping takes all of its place meanwhile, at an end of which we look.
+        // So large that no mapping of another test is likely to cover the middle, where the test looks, after the drop.
         let pages = Pages::new(1 << 34);
         let middle = pages.start.as_ptr() as usize + (1 << 33);
         assert!(maps(middle));

@@ -1,4 +1,4 @@
-//! Files read whole, whatever somebody has put in their place.
+//! Reads whole files, safely even if there is something else in their place.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -7,18 +7,18 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Reads a regular file of at most `largest` bytes. A FIFO or device in its place is refused, and neither opened for long nor
-/// waited for.
+/// Reads a regular file of at most `largest` bytes. A FIFO or device in its place is refused: it is only opened
+/// briefly, without waiting for it.
 ///
 /// # Errors
-/// The kernel's; `InvalidInput` for what is no regular file, `FileTooLarge` for a larger one.
+/// The error of the system call; `InvalidInput` for anything but a regular file, `FileTooLarge` for a larger file.
 pub fn regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     regular_file(file, largest)
 }
 
-/// The same of an open file.
+/// Like [`regular`], for an open file.
 ///
 /// # Errors
 /// As [`regular`].
@@ -34,15 +34,15 @@ pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// What stands in a file's place is none.
+/// The error for anything but a regular file.
 pub(super) fn not_regular() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
-/// As [`regular`], as text.
+/// Like [`regular`], as text.
 ///
 /// # Errors
-/// Also `InvalidData` for what is not UTF-8.
+/// `InvalidData` if the content is not UTF-8, else as [`regular`].
 pub fn text(path: &Path, largest: u64) -> io::Result<String> {
     let content = regular(path, largest)?;
     String::from_utf8(content).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))

@@ -1,5 +1,6 @@
-//! A directory removed with all that is in it, whatever a tenant has made of it: no recursion, two descriptors, no path
-//! longer than a name. What is deep is moved up, so that the tree becomes flat as it goes.
+//! Removes a directory with all its content, whatever a tenant has created in it: no recursion over the depth of the
+//! tree, two descriptors, no path longer than one name. Deep directories are moved up, so that the tree becomes flat
+//! during the removal.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -9,11 +10,11 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
-/// Removes a directory and everything in it. No symlink is followed and no mount point crossed. What is not there is
-/// removed; what is left by a failure can be removed by another call.
+/// Removes a directory and everything in it. It follows no symlinks and crosses no mount points. An absent directory is
+/// no error. After a failure, another call can remove the rest.
 ///
 /// # Errors
-/// The kernel's, `EBUSY` for a mount point in it.
+/// The error of the system call; `EBUSY` for a mount point in the directory.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let root = match open_directory(CWD, path) {
         Ok(root) => root,
@@ -21,7 +22,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     };
     let mut moved = 0;
-    // What is moved up comes into the root, so that is read again until it has nothing more.
+    // Subdirectories are moved up into the root, so it is read again until it is empty.
     while empty(&root, &root, &mut moved)? {}
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -29,7 +30,8 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what is in the root's directories and moves theirs into the root; whether there was anything.
+/// Removes the content of `directory`. Subdirectories that are not empty are emptied if `directory` is the root, or
+/// else moved into the root. Returns whether there was any content.
 fn empty(root: &OwnedFd, directory: &OwnedFd, moved: &mut u64) -> io::Result<bool> {
     let is_root = std::ptr::eq(root, directory);
     let mut found = false;
@@ -56,7 +58,7 @@ fn empty(root: &OwnedFd, directory: &OwnedFd, moved: &mut u64) -> io::Result<boo
     Ok(found)
 }
 
-/// Moves a directory into the root, under a name that is free there.
+/// Moves a directory into the root, under a name that is not used there.
 fn move_up(root: &OwnedFd, directory: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
     loop {
         *moved += 1;
@@ -94,7 +96,7 @@ fn gone_is_fine(done: rustix::io::Result<()>) -> rustix::io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Directories within each other, made without a path that is longer than a name.
+    /// Creates nested directories without a path that is longer than one name.
     fn deep(root: &Path, name: &str, depth: usize) {
         let mut at = open_directory(CWD, root).unwrap();
         for _ in 0..depth {
@@ -104,7 +106,7 @@ mod tests {
         }
     }
 
-    /// On a small stack, as the threads have that may block.
+    /// On a small stack, like that of the threads that may block.
     fn removed_on_a_small_stack(path: &Path) {
         let path = path.to_owned();
         let thread = std::thread::Builder::new().stack_size(64 << 10);
@@ -120,7 +122,7 @@ mod tests {
             std::fs::create_dir_all(tree.join(format!("wide/{number}/a/b"))).unwrap();
             std::fs::write(tree.join(format!("wide/{number}/a/file")), "").unwrap();
         }
-        // Somebody has the names that are moved to.
+        // The tenant already uses the names that directories are moved to.
         std::fs::create_dir_all(tree.join(".removed-1/x/y")).unwrap();
         std::fs::write(tree.join(".removed-2"), "").unwrap();
         deep(&tree, "d", 20_000);

@@ -1,5 +1,5 @@
-//! Files written, whatever somebody has put in their place: nothing is written through a symlink, or waits for whoever should
-//! read a FIFO.
+//! Writes files, safely even if there is something else in their place: never through a symlink, and without waiting
+//! for the reader of a FIFO.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,10 +10,10 @@ use rustix::fs::OFlags;
 
 use super::read::not_regular;
 
-/// Makes a file in place of whatever is there, for what is then renamed.
+/// Creates a new file and replaces anything at the path. Used for temporary files that are then renamed.
 ///
 /// # Errors
-/// The kernel's, also for a directory there.
+/// The error of the system call, also if the path is a directory.
 pub fn anew(path: &Path, mode: u32) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -22,16 +22,16 @@ pub fn anew(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
-/// Opens a file that may be there, and is made for root alone if it is not.
+/// Opens a file for writing, and creates it with access for root only if it is missing.
 ///
 /// # Errors
-/// The kernel's; `InvalidInput` for what is no regular file.
+/// The error of the system call; `InvalidInput` for anything but a regular file.
 pub fn regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits().cast_signed());
     let file = match options.open(path) {
-        // A FIFO that nobody reads.
+        // A FIFO without a reader.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
             return Err(not_regular());
         }
@@ -40,7 +40,7 @@ pub fn regular(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
-/// Writes a file in the place where it is.
+/// Overwrites a file in place.
 ///
 /// # Errors
 /// As [`regular`].

@@ -1,4 +1,4 @@
-//! What the owner of a task asks of containerd, and what it makes of the answers.
+//! The calls that the owner of a task makes to containerd, and what it concludes from the replies.
 
 use std::pin::pin;
 use std::sync::PoisonError;
@@ -13,7 +13,7 @@ use super::state::{Event, State};
 use super::{Follow, Make, SIGKILL, UNSEEN};
 use crate::containerd::{Error, Exit, Kind, Process, ProcessStatus, Result};
 
-/// How often a SIGKILL is repeated until the process is gone.
+/// Interval at which SIGKILL is repeated until the process is gone.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 
 impl<F: Follow> Work<F> {
@@ -23,7 +23,7 @@ impl<F: Follow> Work<F> {
         let made = match make {
             Some(Make::Task(task)) => containerd.create_task(*task).await,
             Some(Make::Exec(exec)) => containerd.exec_task(*exec).await.map(|()| 0),
-            // What was made once is not made again.
+            // A task is never created twice.
             None => Err(self.lost.take().unwrap_or_else(|| self.missing_error("create task"))),
         };
         match made {
@@ -51,13 +51,14 @@ impl<F: Follow> Work<F> {
         let (mut missed, mut started) = (pin!(missed), pin!(containerd.start_task(&name.id, &name.exec)));
         let mut wait = self.wait.take().unwrap_or_else(|| self.new_wait());
         let mut ended = None;
-        // A command can be gone with its container's whole task as soon as it runs, so it is waited for from before that.
+        // As soon as a command runs, it can disappear together with its container's whole task. So the wait begins
+        // before the start.
         let started = loop {
             tokio::select! {
                 biased;
                 exit = &mut wait, if ended.is_none() => ended = Some(exit),
                 started = &mut started => break started,
-                // runc waits for what has happened already.
+                // runc blocks, because the process has already been started.
                 () = &mut missed => break Ok(pid),
             }
         };
@@ -67,8 +68,8 @@ impl<F: Follow> Work<F> {
         });
         match started {
             Ok(pid) => self.progress(Event::Started { pid }),
-            // A shim whose containerd is killed within Start kills runc, which may have done its work, and goes on to say
-            // "created".
+            // If containerd is killed during Start, the shim kills runc, which may have started the process by then,
+            // and the shim goes on to report "created".
             Err(error) if self.start_was_lost && error.kind() == Kind::FailedPrecondition => {
                 self.progress(Event::Started { pid });
             }
@@ -97,7 +98,8 @@ impl<F: Follow> Work<F> {
         }
     }
 
-    /// Get has found nothing. A list is asked too, since it is made in another way; commands are in none.
+    /// Get has found nothing. Check the list of tasks as well, because containerd builds it in another way. Commands
+    /// are in no list.
     async fn look_in_the_list(&mut self) {
         if !self.task.name.exec.is_empty() {
             return self.missing().await;
@@ -146,7 +148,7 @@ impl<F: Follow> Work<F> {
     pub(super) async fn kill(&mut self) {
         match self.owner.containerd.kill_task(&self.task.name.id, &self.task.name.exec, SIGKILL).await {
             Ok(()) => self.take(Event::Killed),
-            // A command that was made and not started has no process yet.
+            // A command that was created and not started has no process yet.
             Err(error) if error.kind() == Kind::FailedPrecondition && self.machine.state() == State::Made => {
                 self.take(Event::Killed);
             }
@@ -165,7 +167,7 @@ impl<F: Follow> Work<F> {
         };
         match deleted {
             Ok(_) => self.progress(Event::Deleted),
-            // Lost or refused, for the process may live: what there is, is asked.
+            // The reply was lost, or the call was refused because the process may be alive: query the state.
             Err(error) => {
                 self.doubt(&error);
                 self.take(Event::Lost);
@@ -174,10 +176,10 @@ impl<F: Follow> Work<F> {
         }
     }
 
-    /// A call that makes or starts has failed, or nobody knows whether it has.
+    /// Handles the failure, or the lost reply, of a call that creates or starts.
     fn refused(&mut self, error: Error) {
         self.doubt(&error);
-        // Whoever runs a command is not kept waiting for a containerd that is away.
+        // The caller of a command is not kept waiting while containerd is away.
         if error.is_away() && self.task.name.exec.is_empty() {
             self.lost = Some(error);
             self.take(Event::Lost);
@@ -187,10 +189,10 @@ impl<F: Follow> Work<F> {
         }
     }
 
-    /// containerd knows of no such task.
+    /// Handles that containerd has no such task.
     async fn missing(&mut self) {
-        // A process whose start was lost may have run to its end: containerd drops what has ended while it was down. To tell
-        // that it never started would make kubelet run it twice.
+        // If the reply to Start was lost, the process may have run to its end: containerd drops a task that ended while
+        // containerd was down. If it were reported as never started, kubelet would run it twice.
         let may_have_run = self.machine.is_to_be_told() || self.start_was_lost && !self.machine.has_failed();
         let exit = if may_have_run { self.follower.unseen(self.was_away).await } else { None };
         match exit {

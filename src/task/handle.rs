@@ -1,4 +1,4 @@
-//! A containerd task as verbs see it.
+//! A containerd task from the point of view of the verbs.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use super::Make;
 use super::state::{State, Want};
 use crate::containerd::{Containerd, Error, Exit, Kind, Result};
 
-/// What a task is called.
+/// Identifies a task, or a command in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Name {
     /// The container's id.
@@ -19,30 +19,31 @@ pub(super) struct Name {
     pub(super) exec: String,
 }
 
-/// What is known of a task.
+/// The published state of a task.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) state: State,
     pub(super) pid: u32,
     pub(super) started: bool,
     pub(super) exit: Option<Exit>,
-    /// Why it could not be made or started, or how it was lost.
+    /// Why the task could not be created or started, or how it was lost.
     pub(super) failure: Option<Error>,
 }
 
-/// A containerd task, or a command in one, as verbs see it. What is asked of it is done by its owner.
+/// A containerd task, or a command in one, from the point of view of the verbs. Its owner carries out what they
+/// request.
 pub struct Task {
     pub(super) name: Name,
     pub(super) containerd: Option<Containerd>,
     pub(super) want: watch::Sender<Want>,
     pub(super) make: Mutex<Option<Make>>,
     pub(super) view: watch::Sender<View>,
-    /// Set when an answer about a change was lost: then containerd may have forgotten a shim.
+    /// Set when the reply to a call that changes the task was lost: containerd may then have forgotten the shim.
     pub(super) doubt: Arc<AtomicBool>,
 }
 
 impl Task {
-    /// No task, and no owner.
+    /// A placeholder without a task and without an owner.
     #[must_use]
     pub fn none() -> Arc<Self> {
         Arc::new(Self {
@@ -55,34 +56,34 @@ impl Task {
         })
     }
 
-    /// Makes it; gives the host PID of its first process, which waits to be started.
+    /// Creates the task. Returns the host PID of its first process, which waits to be started.
     ///
     /// # Errors
-    /// containerd's. What it has left is ended by the owner: see [`Task::gone`].
+    /// An error of containerd. The owner ends what the attempt has left: see [`Task::gone`].
     pub async fn make(&self, make: Make) -> Result<u32> {
         *self.make.lock().unwrap_or_else(PoisonError::into_inner) = Some(make);
         self.want(Want::Made);
         self.reached("create task", |view| !matches!(view.state, State::Absent | State::Unsure | State::Mute)).await
     }
 
-    /// Starts what was made; gives its host PID. A start whose answer was lost and that has happened is a start.
+    /// Starts the created task. Returns its host PID. If the reply was lost but the process was started, this succeeds.
     ///
     /// # Errors
-    /// containerd's. What it has left is ended by the owner: see [`Task::gone`].
+    /// An error of containerd. The owner ends what the attempt has left: see [`Task::gone`].
     pub async fn start(&self) -> Result<u32> {
         self.want(Want::Runs);
         self.reached("start task", |view| view.started).await
     }
 
-    /// Ends whatever there is of it, and deletes it: SIGKILL, as often as it takes.
+    /// Ends the task if it exists, and deletes it. SIGKILL is repeated as often as necessary.
     pub fn end(&self) {
         self.want(Want::Over);
     }
 
-    /// Sends a signal, if there may be a process.
+    /// Sends a signal if there may be a process.
     ///
     /// # Errors
-    /// Whatever the shim answers. That there is no process is no error.
+    /// Any error of the shim. It is no error if there is no process.
     pub async fn signal(&self, signal: u32) -> Result<()> {
         let state = self.view.borrow().state;
         match &self.containerd {
@@ -91,26 +92,26 @@ impl Task {
         }
     }
 
-    /// Closes the shim's write end of its stdin.
+    /// Closes the shim's write end of the process's stdin.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when there is no process.
+    /// [`Kind::NotFound`] if there is no process.
     pub async fn close_stdin(&self) -> Result<()> {
         self.containerd("close stdin of task")?.close_stdin(&self.name.id, &self.name.exec).await
     }
 
-    /// Tells its terminal how large the client's is: columns, rows.
+    /// Sets the size of the process's terminal to that of the client: columns, rows.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when there is no process.
+    /// [`Kind::NotFound`] if there is no process.
     pub async fn resize_terminal(&self, size: (u16, u16)) -> Result<()> {
         self.containerd("resize terminal of task")?.resize_terminal(&self.name.id, &self.name.exec, size).await
     }
 
-    /// Changes its cgroup, as [`Containerd::update_task`] has it.
+    /// Updates the resources of the task's cgroup, as [`Containerd::update_task`] does.
     ///
     /// # Errors
-    /// [`Kind::Other`] with runc's own words when the kernel refuses a value.
+    /// [`Kind::Other`] with runc's message if the kernel refuses a value.
     pub async fn update(&self, resources: Vec<u8>, annotations: HashMap<String, String>) -> Result<()> {
         self.containerd("update task")?.update_task(&self.name.id, resources, annotations).await
     }
@@ -120,10 +121,10 @@ impl Task {
         self.containerd.as_ref().ok_or_else(none)
     }
 
-    /// How its process ended, as soon as that is known.
+    /// Waits until it is known how the process ended.
     ///
     /// # Errors
-    /// Why it was not made or started, or that it was lost.
+    /// Why the task was not created or started, or that it was lost.
     pub async fn exit(&self) -> Result<Exit> {
         let mut view = self.view.subscribe();
         let view = view.wait_for(|view| view.exit.is_some() || view.failure.is_some() || view.state == State::Gone);
@@ -135,36 +136,35 @@ impl Task {
         }
     }
 
-    /// Resolves when no process of it lives.
+    /// Resolves when no process of the task is alive.
     pub async fn over(&self) {
-        // The sender lives in self.
+        // This cannot fail: `self` has the sender.
         let _ = self.view.subscribe().wait_for(|view| !view.state.may_live()).await;
     }
 
-    /// Resolves when containerd has no such task any more, and its object knows that.
+    /// Resolves when containerd has no such task any more, and the follower has been notified of that.
     pub async fn gone(&self) {
         let _ = self.view.subscribe().wait_for(|view| view.state == State::Gone).await;
     }
 
-    /// Whether containerd has no such task any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.view.borrow().state == State::Gone
     }
 
-    /// What waits for its next try goes on at once.
+    /// Ends the owner's pause before its next try.
     pub fn hurry(&self) {
         self.want(Want::Nothing);
     }
 
-    /// Whether a process of it may live, and nobody wants it to end.
+    /// Whether the task may have a live process that is not to be ended.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !self.is_gone() && *self.want.borrow() != Want::Over
     }
 
     fn want(&self, more: Want) {
-        // Told also when it was wanted before.
+        // Notifies the owner even if nothing more is wanted than before.
         self.want.send_modify(|want| *want = more.max(*want));
     }
 

@@ -1,4 +1,4 @@
-//! Exits that containerd's event stream told of.
+//! Exits that were reported by containerd's event stream.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use crate::containerd::Exit;
 
-/// How long the event of a task that is gone may be late (rulings.md 11).
+/// How long to wait for the exit event of a task that is gone (rulings.md 11).
 const LATE_EVENT: Duration = Duration::from_secs(1);
-/// The same after containerd was away: a shim that could not tell it of an exit tries again after 1, 2 and 3 s.
+/// The same limit after containerd was away: a shim that could not send the event repeats it after 1, 2 and 3 s.
 const LATE_AFTER_OUTAGE: Duration = Duration::from_secs(7);
-/// Between two looks for it.
+/// How often to check for the event.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Exits by the container's id, until somebody asks. The exit code of a task whose shim died is only there.
+/// Exits by container id, until they are looked up. If a task's shim died, its exit code is available only here.
 #[derive(Default)]
 pub struct ExitHints(Mutex<HashMap<String, Exit>>);
 
 impl ExitHints {
-    /// Remembers an exit of a task that somebody waits for.
+    /// Stores the exit of a task that is being waited for.
     pub fn insert(&self, id: String, exit: Exit) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, exit);
     }
 
-    /// Forgets an object that is removed: an event may come after its owner's work is done.
+    /// Removes the exit of an object that is being removed: its event may arrive after the owner has finished.
     pub fn forget(&self, id: &str) {
         let _ = self.take(id);
     }
 
-    /// The exit of a task that is gone; its event may come later than the end of the task.
+    /// Returns the exit of a task that is gone. Its event may arrive later than the end of the task.
     pub async fn of_a_lost_task(&self, id: &str, after_outage: bool) -> Option<Exit> {
         let late = if after_outage { LATE_AFTER_OUTAGE } else { LATE_EVENT };
         let until = tokio::time::Instant::now() + late;

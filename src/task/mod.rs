@@ -1,23 +1,23 @@
-//! The owner of a containerd task, or of a command in one: the only caller of Tasks.* for it, from before Tasks.Create
-//! until containerd says that there is none.
+//! The owner of a containerd task, or of a command in one. It is the only caller of Tasks.* for it, from before
+//! Tasks.Create until containerd reports that the task does not exist.
 //!
-//! Verbs, recovery and undo say what they want ([`Task::make`], [`Task::start`], [`Task::end`]) and watch what is known
-//! ([`Task::exit`], [`Task::gone`]). What is done about it is decided in one place, [`Machine`], and carried out by one
-//! owner, so no two calls about a task's life are ever under way at once. The owner tells the object that the task is of
-//! through [`Follow`].
+//! Verbs, recovery and undo declare what they want ([`Task::make`], [`Task::start`], [`Task::end`]) and watch the
+//! published state ([`Task::exit`], [`Task::gone`]). One state machine, [`Machine`], decides what to do about it, and
+//! one owner carries that out, so two calls that change a task are never in flight at the same time. The owner notifies
+//! the container, sandbox or command of the task through [`Follow`].
 //!
 //! ```text
-//!             Create          Start           the process ends        told        Delete
+//!             Create          Start           the process ends      reported      Delete
 //!   Absent ──────────► Made ────────► Runs ───────────────────► Ended ────► Told ───────► Gone
-//!      │ answer lost    │  answer lost  │ Kill        ▲
+//!      │ reply lost     │  reply lost   │ Kill        ▲
 //!      ▼                ▼               ▼             │
-//!   Unsure: what there is, is asked ◄── Killed ───────┘
+//!   Unsure: query containerd (Get) ◄─── Killed ───────┘
 //! ```
-//! - An answer that was lost is followed by a question, never by an assumption.
-//! - Nothing is deleted that may live and was not killed.
-//! - No error and no number of errors makes the owner give up; it waits longer between two tries, says in the log once a
-//!   minute what it waits for, and shows it in `pontoon top`.
-//! - An exit is told once; the task is kept until its object says that the exit is written.
+//! - After a lost reply, the owner queries the state and never assumes it.
+//! - A task whose process may be alive is deleted only after a kill.
+//! - The owner never gives up, however many errors there are and whatever they say. It waits longer between two tries,
+//!   logs once a minute what it waits for, and shows it in `pontoon top`.
+//! - An exit is reported once. The task is kept until the follower confirms that the exit has been written.
 
 mod acts;
 mod handle;
@@ -37,36 +37,35 @@ pub use owner::Owner;
 pub use pace::{Health, Pace};
 pub use state::{Found, Machine};
 
-/// SIGKILL's number.
 pub const SIGKILL: u32 = 9;
 
-/// The end of a process that nobody saw.
+/// The exit of a process whose real exit could not be observed.
 pub const UNSEEN: Exit = Exit { code: 255, at: 0 };
 
-/// What is made.
+/// What an owner creates.
 pub enum Make {
-    /// The first process of a container, and its task.
+    /// A container's first process, and its task.
     Task(Box<CreateTask>),
     /// A command in a container's task.
     Exec(Box<ExecTask>),
 }
 
-/// The object that a task is of.
+/// The container, sandbox or command of a task, which the owner notifies of what happens to the task.
 pub trait Follow: Send + Sync + 'static {
-    /// Its process runs. Told before [`Task::start`] returns.
+    /// The process runs. Called before [`Task::start`] returns.
     fn started(&self, pid: u32) -> impl Future<Output = ()> + Send {
         let _ = pid;
         std::future::ready(())
     }
 
-    /// Its process has ended; the task is kept until this succeeds. Repeated after an error.
+    /// The process has ended. The task is kept until this succeeds; after an error, it is called again.
     ///
     /// # Errors
-    /// Why the exit cannot be told yet.
+    /// Why the exit cannot be recorded yet.
     fn ended(&self, exit: Exit) -> impl Future<Output = Result<(), containerd::Error>> + Send;
 
-    /// The exit of a process that has run and of which containerd knows nothing any more; `None` when nobody can say. `late`
-    /// when containerd was away meanwhile: a shim then tells it of the exit again, some seconds later.
+    /// Returns the exit of a process that has run and of which containerd has no record; `None` if the exit cannot be
+    /// determined. `late` if containerd was away meanwhile: a shim then repeats its exit event some seconds later.
     fn unseen(&self, late: bool) -> impl Future<Output = Option<Exit>> + Send;
 
     /// containerd has no such task any more.

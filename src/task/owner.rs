@@ -1,4 +1,5 @@
-//! The owner at work: one background task of ours for each containerd task. What it asks of containerd is in `acts.rs`.
+//! The main loop of an owner: one background task of ours for each containerd task. Its calls to containerd are in
+//! `acts.rs`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,24 +20,23 @@ use crate::telemetry::{Stage, Verb, during};
 /// What every owner needs.
 #[derive(Clone)]
 pub struct Owner {
-    /// containerd.
     pub containerd: Containerd,
-    /// Whether it answers.
+    /// Whether containerd responds.
     pub health: Health,
-    /// Exits that its event stream told of.
+    /// Exits that were reported by containerd's event stream.
     pub hints: Arc<ExitHints>,
-    /// Where owners run.
+    /// Where owners are spawned.
     pub tasks: Tasks,
 }
 
 impl Owner {
-    /// Owns the task of a container, from before it is made, or since a former daemon made it. `doubt` is set when an
-    /// answer about a change of it was lost.
+    /// Starts the owner of a container's task, before the task is created, or for one that an earlier daemon created.
+    /// `doubt` is set when the reply to a call that changes the task was lost.
     pub fn own(&self, id: &str, machine: Machine, doubt: Arc<AtomicBool>, follower: impl Follow) -> Arc<Task> {
         self.start(Name { id: id.to_owned(), exec: String::new() }, machine, doubt, follower)
     }
 
-    /// The same for a command in a container's task.
+    /// Like `own`, for a command in a container's task.
     pub fn own_exec(&self, id: &str, exec: &str, machine: Machine, follower: impl Follow) -> Arc<Task> {
         self.start(Name { id: id.to_owned(), exec: exec.to_owned() }, machine, Arc::default(), follower)
     }
@@ -75,7 +75,7 @@ impl Owner {
     }
 }
 
-/// An owner's work.
+/// The state of a running owner.
 pub(super) struct Work<F> {
     pub(super) owner: Owner,
     pub(super) task: Arc<Task>,
@@ -83,15 +83,15 @@ pub(super) struct Work<F> {
     pub(super) machine: Machine,
     pub(super) follower: F,
     pace: Pace,
-    /// The Tasks.Wait that runs; one at a time.
+    /// The Tasks.Wait in flight, if any; there is at most one.
     pub(super) wait: Option<BoxFuture<'static, Result<Exit>>>,
-    /// How an answer was lost.
+    /// The error by which a reply was lost.
     pub(super) lost: Option<Error>,
-    /// Whether a start may have happened of which nobody knows.
+    /// Whether the process may have been started although the reply was lost.
     pub(super) start_was_lost: bool,
-    /// What the process ran before it was started.
+    /// The program that the process ran before it was started.
     pub(super) init: Option<Program>,
-    /// Whether containerd was away since the owner began.
+    /// Whether containerd was away at any time since the owner started.
     pub(super) was_away: bool,
     left: bool,
 }
@@ -100,7 +100,7 @@ impl<F: Follow> Work<F> {
     async fn run(mut self) {
         while !self.left {
             if self.pace.is_troubled() {
-                // What does not succeed is seen in `pontoon top`, with what it is about.
+                // While tries fail, the task and the current stage are shown in `pontoon top`.
                 let tasks = self.owner.tasks.clone();
                 tasks.named(Verb::SettleTask, self.task.name.id.clone(), self.through_trouble().boxed()).await;
             } else {
@@ -119,7 +119,7 @@ impl<F: Follow> Work<F> {
         let want = *self.want.borrow_and_update();
         match self.machine.next(want) {
             Act::Rest => {
-                // The sender lives in the task.
+                // This cannot fail: the task has the sender.
                 let _ = self.want.changed().await;
             }
             Act::Watch => self.watch().await,
@@ -152,7 +152,7 @@ impl<F: Follow> Work<F> {
         }
     }
 
-    /// Says what is in the way, and waits before the next try.
+    /// Logs the problem, and waits before the next try.
     pub(super) async fn trouble(&mut self, what: &'static str, error: &Error) {
         self.was_away |= error.is_away();
         if self.pace.is_news() {
@@ -181,7 +181,7 @@ impl<F: Follow> Work<F> {
             if let State::Ended(exit) = machine.state() {
                 view.exit = Some(exit);
             }
-            // Told only by `Act::Leave`, when its object knows it too.
+            // Only `Act::Leave` publishes `Gone`, after the follower has been notified.
             if view.state == State::Gone {
                 view.state = State::Told;
             }
@@ -192,7 +192,7 @@ impl<F: Follow> Work<F> {
         self.task.view.send_modify(|view| view.failure = view.failure.take().or(Some(error)));
     }
 
-    /// Takes in that a call which changes the task may or may not have been carried out.
+    /// Records that a call which changes the task may or may not have been carried out.
     pub(super) fn doubt(&mut self, error: &Error) {
         if error.is_away() {
             self.was_away = true;

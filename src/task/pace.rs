@@ -5,17 +5,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// After the first failure; each further one doubles it.
+/// The pause after the first failure. Each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(50);
-/// The longest pause between two tries.
+/// Maximum pause between two tries.
 const LONGEST: Duration = Duration::from_secs(5);
-/// Between two lines in the log about the same trouble.
+/// The interval between two log lines about the same problem.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Whether containerd answers.
+/// Whether containerd responds.
 pub type Health = watch::Receiver<bool>;
 
-/// The pauses between tries that fail.
+/// The pauses between failing tries.
 #[derive(Debug)]
 pub struct Pace {
     health: Health,
@@ -24,7 +24,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// None has failed.
+    /// Starts without a failure.
     #[must_use]
     pub fn new(health: Health) -> Self {
         Self { health, pause: FIRST, told: None }
@@ -36,7 +36,7 @@ impl Pace {
         self.told = None;
     }
 
-    /// Whether the trouble is to be told: at first after a second or so, and then once a minute.
+    /// Whether to log the problem: for the first time after about a second, and then once a minute.
     pub fn is_news(&mut self) -> bool {
         let news = self.pause > FIRST * 8 && self.told.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
         if news {
@@ -50,12 +50,12 @@ impl Pace {
         self.pause > FIRST
     }
 
-    /// Waits for the next try: no longer than until containerd is back.
+    /// Waits before the next try. Ends early when containerd comes back.
     pub async fn pause(&mut self) {
         let pause = self.pause;
         self.pause = (self.pause * 2).min(LONGEST);
         let back = async {
-            // A daemon that goes down tells nothing any more.
+            // A failure means that the daemon is shutting down: there are no further reports about containerd.
             if self.health.wait_for(|up| !*up).await.is_err() || self.health.wait_for(|up| *up).await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -1,12 +1,13 @@
-//! Which program a process runs: the runtime's own until it is started, and then the container's. A second Tasks.Start of
-//! what was started blocks until the process ends (runc opens the FIFO that its init has gone past), so that is looked at.
+//! The program that a process runs: the runtime's own before the start, and the container's afterwards. A second
+//! Tasks.Start of a started process blocks until the process ends (runc opens the FIFO that its init has already
+//! passed), so the owner checks the program instead.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-/// How often a process is looked at whose Start is repeated.
+/// How often to check a process whose Start is repeated.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a repeated Start may go on once the process runs another program: it may be this Start that did it.
+/// How long a repeated Start may go on once the process runs another program: this Start may be what started it.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// Device and inode of a program.
@@ -14,18 +15,19 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub(super) struct Program(u64, u64);
 
 impl Program {
-    /// That of a process; `None` when there is none of that PID here, as for one in a VM.
+    /// Returns the program of a process; `None` if this host has no process with that PID, for example because it runs
+    /// in a VM.
     pub(super) fn of(pid: u32) -> Option<Self> {
         let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
         Some(Self(file.dev(), file.ino()))
     }
 
-    /// Whether the process runs it no more: it runs another one, or has ended.
+    /// Whether the process has stopped running this program: it runs another one, or has ended.
     pub(super) fn is_left_by(self, pid: u32) -> bool {
         Self::of(pid) != Some(self)
     }
 
-    /// Resolves when the process has run it no more for a while.
+    /// Resolves a while after the process has stopped running this program.
     pub(super) async fn left_by(self, pid: u32) {
         while !self.is_left_by(pid) {
             tokio::time::sleep(LOOK).await;
@@ -47,7 +49,7 @@ mod tests {
             .unwrap();
         let pid = process.id().unwrap();
         let shell = Program::of(pid).unwrap();
-        // Between fork and exec it is this test.
+        // Between fork and exec, the process still runs the test program.
         let shell = if Some(shell) == Program::of(std::process::id()) {
             tokio::time::sleep(Duration::from_millis(500)).await;
             Program::of(pid).unwrap()

@@ -1,15 +1,14 @@
-//! What is known of a task, and what is done next about it. No I/O: see the module's diagram.
+//! The known state of a task, and the decision what to do next. No I/O. The module's documentation has a diagram.
 
 use super::UNSEEN;
 use crate::containerd::{Exit, ProcessStatus};
 
-/// What is wanted of a task. It only grows.
+/// What is wanted of a task. It only increases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Want {
-    /// Nothing yet.
     #[default]
     Nothing,
-    /// Made, and not started.
+    /// Created, and not started.
     Made,
     /// Started.
     Runs,
@@ -17,26 +16,26 @@ pub(super) enum Want {
     Over,
 }
 
-/// Where a task is in its life, as far as is known.
+/// The state of a task as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// containerd was never asked for one.
+    /// containerd was never called to create it.
     Absent,
-    /// An answer was lost, or the task is a former daemon's: what there is has to be asked.
+    /// A reply was lost, or an earlier daemon created the task: the state must be queried.
     Unsure,
-    /// It waits to be started.
+    /// The task has been created and waits to be started.
     Made,
-    /// Its process runs, or may run.
+    /// The process runs, or may run.
     Runs,
-    /// The shim does not say.
+    /// The shim does not report a state.
     Mute,
-    /// Its process was sent SIGKILL.
+    /// The process was sent SIGKILL.
     Killed,
-    /// Its process has ended, which is not told yet.
+    /// The process has ended. The exit has not been reported.
     Ended(Exit),
-    /// There is nothing to be told; the task is to be deleted.
+    /// The exit was reported, or there is none to report. The task is to be deleted.
     Told,
-    /// containerd has none.
+    /// containerd has no such task.
     Gone,
 }
 
@@ -50,7 +49,7 @@ impl State {
     }
 }
 
-/// What is done next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     /// Nothing, until more is wanted.
@@ -59,94 +58,95 @@ pub(super) enum Act {
     Create,
     /// Tasks.Get.
     Ask,
-    /// Tasks.Wait, then Tasks.Start beside it.
+    /// Tasks.Wait, then Tasks.Start in parallel with it.
     Start,
-    /// Its object is told that it runs.
+    /// Notify the follower of the start.
     TellStart,
     /// Tasks.Wait.
     Watch,
     /// Tasks.Kill.
     Kill,
-    /// Its object is told of its exit.
+    /// Notify the follower of the exit.
     TellEnd(Exit),
     /// Tasks.Delete, or Tasks.DeleteProcess.
     Delete,
-    /// Its object is told that it is gone; the owner's work is done.
+    /// Notify the follower that the task is gone. This ends the owner.
     Leave,
 }
 
-/// What came of an act.
+/// The result of an act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// Create succeeded.
     Made { pid: u32 },
-    /// Create or Start was refused, or its caller does not wait until it is known whether it was carried out.
+    /// Create or Start was refused; or its reply was lost, and the caller does not wait to learn whether it was carried
+    /// out.
     Refused,
-    /// Nobody knows whether the call was carried out.
+    /// It is not known whether the call was carried out.
     Lost,
-    /// What Get said.
+    /// The reply to Get.
     Found { status: ProcessStatus, pid: u32, exit: Exit },
     /// Start succeeded.
     Started { pid: u32 },
-    /// The object knows that it runs.
+    /// The follower has been notified of the start.
     StartTold,
     /// Kill succeeded, or found no process.
     Killed,
-    /// It did not end within a while after Kill.
+    /// The process did not end within some time after Kill.
     Survived,
-    /// How the process ended.
+    /// The process has ended in this way.
     Exited(Exit),
-    /// containerd knows no such task, and nobody knows how it ended.
+    /// containerd has no such task, and it is not known how the process ended.
     Missing,
-    /// The exit is written and told.
+    /// The follower has recorded the exit.
     EndTold,
     /// Delete succeeded, or found nothing.
     Deleted,
 }
 
-/// A task that was found at start.
+/// A task that a daemon finds when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Its process runs; its object knows that.
+    /// The process runs. The follower knows that.
     Running {
         /// Host PID.
         pid: u32,
     },
-    /// Its process has ended, which was told to nobody.
+    /// The process has ended. The exit has not been reported.
     Ended(Exit),
-    /// It was started, which its object knows; what became of it since is not known.
+    /// It was started, and the follower knows that. Its current state is not known.
     Started,
-    /// It was to be started; what became of that is not known, and nobody waits for it any more.
+    /// It was to be started. It is not known whether it was, and no caller waits for it any more.
     Unsure,
-    /// Whatever there may be is not needed: it is ended and deleted, and nobody is told how it ended.
+    /// It is not needed: if it exists, it is ended and deleted, and its exit is not reported.
     Leftover,
 }
 
-/// A task's state and its history, as far as that decides what is done.
+/// A task's state, and as much of its history as the decisions need.
 #[derive(Clone, Debug)]
 pub struct Machine {
     state: State,
     /// The host PID, once there is one.
     pid: u32,
-    /// Whether its object knows that it was started.
+    /// Whether the follower knows that the task was started.
     was_started: bool,
-    /// Whether its object only takes it for started: whether it was, is not known.
+    /// Whether the follower only assumes that the task was started, because this is not known.
     may_be_new: bool,
-    /// Whether its object knows how it ended.
+    /// Whether the follower knows the exit.
     was_told: bool,
-    /// A call was refused or has come to nothing: what is left is ended.
+    /// Whether a call was refused or the task was lost: what is left must be ended.
     has_failed: bool,
 }
 
 impl Default for Machine {
-    /// One that containerd was not asked for yet.
+    /// A task that has not been created yet.
     fn default() -> Self {
         Self { state: State::Absent, pid: 0, was_started: false, may_be_new: false, was_told: false, has_failed: false }
     }
 }
 
 impl Machine {
-    /// One that a former daemon made.
+    /// A task that an earlier daemon created.
     #[must_use]
     pub fn found(found: Found) -> Self {
         let new = Self { was_started: true, ..Self::default() };
@@ -167,38 +167,38 @@ impl Machine {
         self.pid
     }
 
-    /// Whether its object knows that it was started.
+    /// Whether the follower knows that the task was started.
     pub(super) fn was_started(&self) -> bool {
         self.was_started
     }
 
-    /// Whether a call was refused or has come to nothing: whoever wanted it made or started was told so.
+    /// Whether a call was refused or the task was lost: the caller that wanted it created or started got an error.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed
     }
 
-    /// Whether its object waits to be told how it ended.
+    /// Whether the follower still has to be notified of the exit.
     pub(super) fn is_to_be_told(&self) -> bool {
         self.was_started && !self.was_told
     }
 
-    /// What is done next.
+    /// Decides what to do next.
     pub(super) fn next(&self, want: Want) -> Act {
-        // Nothing whose end was told lives on.
+        // No process may stay alive after its exit was reported.
         let over = want == Want::Over || self.has_failed || self.was_told;
         match self.state {
             State::Absent if over => Act::Leave,
             State::Absent if want == Want::Nothing => Act::Rest,
             State::Absent => Act::Create,
             State::Made | State::Runs | State::Mute if over => Act::Kill,
-            // Its start has never come, and nobody waits for it.
+            // The task was never started, and no caller waits for its start.
             State::Made if self.may_be_new => Act::Kill,
             State::Unsure | State::Mute => Act::Ask,
             State::Made if want == Want::Runs => Act::Start,
             State::Made => Act::Rest,
             State::Runs if !self.was_started => Act::TellStart,
             State::Runs | State::Killed => Act::Watch,
-            // It ran, so that is told first: an exit is of a container that was started.
+            // The process ran. Report the start first, because the follower expects an exit only after a start.
             State::Ended(_) if !self.was_started && !over => Act::TellStart,
             State::Ended(exit) if self.is_to_be_told() => Act::TellEnd(exit),
             State::Ended(_) | State::Told => Act::Delete,
@@ -206,7 +206,7 @@ impl Machine {
         }
     }
 
-    /// Takes in what came of an act.
+    /// Applies the result of an act.
     pub(super) fn on(&mut self, event: Event) {
         match event {
             Event::Made { pid } => {
@@ -214,7 +214,7 @@ impl Machine {
                 self.state = State::Made;
             }
             Event::Lost => self.state = State::Unsure,
-            // Whatever it has left ends; it may even run.
+            // What the call has left must be ended; the process may even run.
             Event::Refused => {
                 self.has_failed = true;
                 self.state = State::Unsure;
@@ -225,14 +225,15 @@ impl Machine {
                 self.state = State::Runs;
             }
             Event::StartTold => self.was_started = true,
-            // What never ran is deleted as it is: nobody hears of an end of what had no process.
+            // A task that never ran has no exit to report. A follower that assumes a start gets the exit `UNSEEN`.
             Event::Killed if self.state == State::Made && self.may_be_new => self.state = State::Ended(UNSEEN),
             Event::Killed if self.state == State::Made => self.state = State::Told,
             Event::Killed => self.state = State::Killed,
             Event::Survived => self.state = State::Runs,
             Event::Exited(exit) => self.state = State::Ended(exit),
             Event::Missing => {
-                // Nobody was told that it runs, so nobody waits for its exit; whoever wanted it made or started does.
+                // Without a reported start, the follower expects no exit, but the caller that wanted it created or
+                // started waits.
                 self.has_failed |= !self.was_started;
                 self.was_told = true;
                 self.state = State::Told;
@@ -247,7 +248,7 @@ impl Machine {
 
     fn found_to_be(&mut self, status: ProcessStatus, pid: u32, exit: Exit) {
         match status {
-            // Its object knows better than its shim, which has missed its start.
+            // The follower knows that the process was started; the shim has missed the start.
             ProcessStatus::Created if self.was_started && !self.may_be_new => {
                 self.pid = pid;
                 self.state = State::Runs;

@@ -1,4 +1,4 @@
-//! docs/metrics.md and docs/grafana-dashboard.json name the metrics that there are, and no others.
+//! Tests that docs/metrics.md and docs/grafana-dashboard.json name every metric that exists, and no other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A page with a value of every metric.
+/// The metrics page with a value of every metric.
 async fn page() -> String {
     let metrics = Metrics::on();
     let operations = Operations::new(metrics.clone());
@@ -28,7 +28,7 @@ async fn page() -> String {
     operations.track(Verb::PullImage, "x".to_owned(), during(Stage::Transfer, shown)).await
 }
 
-/// `# TYPE name kind`, with the `_total` that a counter's values have.
+/// The metrics of the `# TYPE name kind` lines. A counter gets the suffix `_total`, which its values have.
 fn names(page: &str) -> BTreeSet<String> {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let name = |line: &str| match line.split_once(' ') {
@@ -39,7 +39,7 @@ fn names(page: &str) -> BTreeSet<String> {
     types.map(name).collect()
 }
 
-/// All words of a text that begin as our metrics do, without what a histogram adds.
+/// All words of a text that start like our metrics, without the suffixes of a histogram.
 fn named(text: &str) -> BTreeSet<String> {
     let words =
         text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| word.starts_with("pontoon_"));
@@ -77,7 +77,7 @@ async fn the_documents_name_every_metric_and_no_other() {
     assert_eq!(named(dashboard), there, "docs/grafana-dashboard.json");
 }
 
-/// Every operation and every stage is explained.
+/// Every operation and every stage must be explained.
 #[test]
 fn the_page_about_metrics_explains_each_label() {
     let text = include_str!("../../docs/metrics.md");

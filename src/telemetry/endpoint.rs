@@ -1,7 +1,7 @@
-//! The page that Prometheus scrapes: `GET /metrics` over HTTP/1.1, on loopback or a UNIX socket.
+//! The page that Prometheus scrapes: `GET /metrics` over HTTP/1.1, on a loopback address or a UNIX socket.
 //!
-//! Whoever can reach it learns names of methods and plugins and how much they are used, and nothing of any pod; it
-//! takes no command.
+//! A client that can reach it learns the names of methods and plugins and how often they are used, but nothing about
+//! any pod. The page accepts no commands.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,19 +26,20 @@ use crate::tasks::Tasks;
 
 /// The OpenMetrics text format.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Scrapers at a time; the oldest goes for one more, since whoever can reach a loopback address could hold all places.
+/// Connections at a time. A further one displaces the oldest: any process that can reach a loopback address could
+/// otherwise hold all of them.
 const CONNECTIONS: usize = 32;
-/// What a connection may take as a whole: a client that does not read must not hold a place.
+/// The longest that a connection may take in all: a client that does not read must not hold one forever.
 const CONNECTION: Duration = Duration::from_secs(60);
-/// After an accept that failed, such as for lack of file descriptors.
+/// The pause after a failed accept, such as for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where the page is.
+/// Where the page is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// An address of the loopback interface.
     Loopback(SocketAddr),
-    /// A UNIX socket, mode 0600.
+    /// A UNIX socket with mode 0600.
     Unix(PathBuf),
 }
 
@@ -74,7 +75,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Serves the page for as long as the process lives.
+/// Starts serving the page, for as long as the process lives.
 ///
 /// # Errors
 /// When the address or the path cannot be bound.
@@ -86,7 +87,7 @@ pub async fn serve(endpoint: &Endpoint, metrics: Metrics, tasks: &Tasks) -> io::
             tasks.background(accept_all(accept, metrics, tasks.clone()));
         }
         Endpoint::Unix(path) => {
-            // Of a process that was killed. Anything else than a socket is not ours to remove.
+            // Left by a process that was killed. A file that is no socket is not ours to remove.
             if fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
                 fs::remove_file(path)?;
             }
@@ -110,7 +111,7 @@ where
                 let (metrics, stranger) = (metrics.clone(), strangers.enter());
                 tasks.background(async move {
                     let answer = tokio::time::timeout(CONNECTION, answer(stream, metrics, stranger.patience));
-                    // A scraper that breaks off loses its own answer.
+                    // A scraper that disconnects loses only its own response.
                     stranger.displaced.run_until_cancelled(answer).await;
                     drop(stranger);
                 });
@@ -185,7 +186,7 @@ mod tests {
     async fn the_page_is_served_on_a_socket_that_is_roots_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.sock");
-        // As a process that was killed leaves it.
+        // The state in which a killed process leaves the path.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let metrics = Metrics::on();
         metrics.rpc("Version", "OK", Duration::from_millis(3));

@@ -1,7 +1,8 @@
-//! One tower layer for both gRPC edges: it sees a call's path, its code and its time, and never the messages.
+//! One tower layer for both gRPC edges. It sees the path, the status code and the duration of a call, and never its
+//! messages.
 //!
-//! A call's code is in the head of the response (an error without a message), else in the trailers after the body: so
-//! the body is followed to its end, which for a streamed answer is the end of the stream.
+//! The status code is in the response's headers (for an error without a message), or in the trailers after the body. So
+//! the layer follows the body to its end, which for a streamed response is the end of the stream.
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,9 +20,9 @@ use tracing::Instrument;
 
 use super::traces;
 
-/// The header and trailer with the code.
+/// The header and trailer with the status code.
 const STATUS: &str = "grpc-status";
-/// The names of gRPC's codes, by number, as go-grpc and its dashboards spell them.
+/// The names of gRPC's status codes, by number, as go-grpc and its dashboards spell them.
 const CODES: [&str; 17] = [
     "OK",
     "Canceled",
@@ -42,7 +43,7 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// The name of a gRPC code; of a number that is none, `Unknown`.
+/// The name of a gRPC status code; `Unknown` for a number that is not one.
 #[must_use]
 pub fn code_name(number: usize) -> &'static str {
     CODES.get(number).copied().unwrap_or("Unknown")
@@ -50,21 +51,21 @@ pub fn code_name(number: usize) -> &'static str {
 
 type Recorder = dyn Fn(&str, &'static str, Duration) + Send + Sync;
 
-/// What becomes of a measured call; the default does nothing.
+/// What to do with measured calls. The default is nothing.
 #[derive(Clone, Default)]
 pub struct Measure {
     record: Option<Arc<Recorder>>,
-    /// Whether each call is a span, a child of its client's.
+    /// Whether each call gets a span, as a child of the client's span.
     spans: bool,
 }
 
 impl Measure {
-    /// Tells `record` of each call: its path, the code's name and the time that it took.
+    /// Calls `record` for each call with its path, the name of its status code, and its duration.
     pub fn with(record: impl Fn(&str, &'static str, Duration) + Send + Sync + 'static) -> Self {
         Self { record: Some(Arc::new(record)), spans: false }
     }
 
-    /// And makes each call a span.
+    /// Also creates a span for each call.
     #[must_use]
     pub fn and_spans(self) -> Self {
         Self { spans: true, ..self }
@@ -85,7 +86,6 @@ impl<S> Layer<S> for Measure {
     }
 }
 
-/// A service whose calls are measured.
 #[derive(Clone, Debug)]
 pub struct Measured<S> {
     inner: S,
@@ -93,7 +93,7 @@ pub struct Measured<S> {
 }
 
 impl<S> Measured<S> {
-    /// The same service, measured so from now on.
+    /// Replaces how the service is measured.
     #[must_use]
     pub fn with(self, measure: Measure) -> Self {
         Self { measure, ..self }
@@ -128,7 +128,7 @@ where
                 match response.await {
                     Ok(response) => Ok(call.follow(response)),
                     Err(error) => {
-                        // The connection: no answer has a code.
+                        // The connection failed, so there is no response with a status code.
                         call.end("Unavailable");
                         Err(error)
                     }
@@ -138,7 +138,7 @@ where
     }
 }
 
-/// A call that has not ended; dropped in the middle it ends as cancelled.
+/// A call that has not ended. If it is dropped before its end, it is recorded as `Canceled`.
 struct Call {
     record: Option<Arc<Recorder>>,
     path: String,
@@ -180,7 +180,7 @@ fn code(headers: &HeaderMap) -> Option<&'static str> {
     Some(number.map_or("Unknown", code_name))
 }
 
-/// A body that is followed to its trailers.
+/// A response body that is followed to its trailers.
 struct Followed {
     body: Body,
     call: Option<Call>,

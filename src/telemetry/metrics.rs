@@ -1,4 +1,4 @@
-//! The metrics themselves, behind a handle that does nothing when they are off.
+//! The metrics, behind a handle that does nothing when they are switched off.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use super::scrape::Sources;
 use super::{Stage, Verb};
 
-/// From a read out of memory to what kubelet's longest deadline allows, in seconds.
+/// In seconds, from a call that only reads memory to kubelet's longest deadline.
 const BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 240.0];
 
-/// Where modules put what they measure. Clones are the same; the default is off.
+/// The handle through which modules record what they measure. Clones share the metrics; the default is switched off.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Option<Arc<Inner>>);
 
@@ -48,7 +48,7 @@ struct OfStage {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Plugin {
     verb: &'static str,
-    /// Of the node's own configuration.
+    /// From the node's own CNI configuration.
     plugin: String,
     result: &'static str,
 }
@@ -74,16 +74,13 @@ struct Outcome {
     result: &'static str,
 }
 
-/// What a client holds open.
+/// A stream that a client holds open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// A command of ExecSync.
     ExecSync,
-    /// An Exec session.
     Exec,
-    /// An Attach session.
     Attach,
-    /// A forwarded port.
     PortForward,
 }
 
@@ -100,7 +97,7 @@ impl Stream {
     }
 }
 
-/// Counts as alive until it is dropped.
+/// Counts as an open stream until it is dropped.
 #[derive(Debug)]
 pub struct Alive(Option<Gauge>);
 
@@ -113,38 +110,37 @@ impl Drop for Alive {
 }
 
 impl Metrics {
-    /// Switched on, all at zero.
+    /// Switched on, with all values at zero.
     #[must_use]
     pub fn on() -> Self {
         let inner = Inner::new();
         for stream in Stream::ALL {
-            // There from the start, so that an absent one is never taken for none.
+            // Every series exists from the start, so that a missing one is not mistaken for a value of 0.
             drop(inner.streams.get_or_create(&Kind { kind: stream.name() }));
         }
         Self(Some(Arc::new(inner)))
     }
 
-    /// Whether anything is measured.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Reads what other modules count at each scrape from now on.
+    /// Registers `sources`, the counters of other modules, to be read at each scrape.
     pub fn read(&self, sources: Sources) {
         if let Some(inner) = &self.0 {
             inner.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(sources));
         }
     }
 
-    /// A CRI call was answered, or its client left.
+    /// Records a CRI call that was answered, or whose client disconnected.
     pub fn rpc(&self, method: &'static str, code: &'static str, took: Duration) {
         if let Some(inner) = &self.0 {
             inner.rpcs.get_or_create(&Rpc { method, code }).observe(took.as_secs_f64());
         }
     }
 
-    /// A stage of an operation is over.
+    /// Records a stage of an operation that has ended.
     pub fn stage(&self, verb: Verb, stage: Stage, took: Duration) {
         if let Some(inner) = &self.0 {
             let labels = OfStage { operation: verb.name(), stage: stage.name() };
@@ -152,7 +148,7 @@ impl Metrics {
         }
     }
 
-    /// A CNI plugin has run. `plugin` is its type in the node's configuration.
+    /// Records a run of a CNI plugin. `plugin` is its type in the node's configuration.
     pub fn cni(&self, verb: &'static str, plugin: &str, result: &'static str, took: Duration) {
         if let Some(inner) = &self.0 {
             let labels = Plugin { verb, plugin: plugin.to_owned(), result };
@@ -160,7 +156,8 @@ impl Metrics {
         }
     }
 
-    /// containerd has answered, or the connection broke. No time for calls that last as long as what they wait for.
+    /// Records a reply of containerd, or a broken connection. `took` is `None` for calls that last as long as what they
+    /// wait for.
     pub fn containerd(&self, method: &str, code: &'static str, took: Option<Duration>) {
         if let Some(inner) = &self.0 {
             inner.containerd.get_or_create(&Call { method: method.to_owned(), code }).inc();
@@ -171,7 +168,7 @@ impl Metrics {
         }
     }
 
-    /// A client opened a stream, or a command runs: alive until what is returned is dropped.
+    /// Counts a stream that a client opened, or a command that runs, until the returned value is dropped.
     #[must_use = "it counts until this is dropped"]
     pub fn stream(&self, stream: Stream) -> Alive {
         let gauge = self.0.as_ref().map(|inner| inner.streams.get_or_create_owned(&Kind { kind: stream.name() }));
@@ -181,20 +178,20 @@ impl Metrics {
         Alive(gauge)
     }
 
-    /// A pull has ended. `result` is `ok`, or the kind of its failure.
+    /// Records the end of a pull. `result` is `ok`, or the kind of failure.
     pub fn pull(&self, result: &'static str, took: Duration) {
         if let Some(inner) = &self.0 {
             inner.pulls.get_or_create(&Outcome { result }).observe(took.as_secs_f64());
         }
     }
 
-    /// All of it in the OpenMetrics text format; none when it is off.
+    /// All metrics in the OpenMetrics text format; `None` when they are switched off.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         let inner = self.0.as_ref()?;
         let mut text = String::new();
         let registry = inner.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        // Writing into a string does not fail.
+        // Writing to a string does not fail.
         encode(&mut text, &registry).ok()?;
         Some(text)
     }
@@ -233,7 +230,7 @@ fn times<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
     Family::new_with_constructor(|| Histogram::new(BUCKETS))
 }
 
-/// A family of times, whatever its labels are.
+/// A family of durations, with any set of labels.
 trait Timed {
     fn register(&self, registry: &mut Registry, name: &str, help: &str);
 }

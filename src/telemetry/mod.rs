@@ -1,9 +1,9 @@
-//! What Pontoon tells of itself: metrics, operations in flight with their stages, traces.
+//! What Pontoon reports about itself: metrics, operations in flight with their stages, and traces.
 //!
-//! It decides nothing, and nobody waits for it: everything is a handle that any module may hold, and with metrics
-//! switched off each of its methods is one comparison. Values that another module counts anyway are read when somebody
-//! scrapes ([`Sources`]). docs/metrics.md says what each metric means; every label has few values, none of which a
-//! pod, an image or a client can make up.
+//! This module makes no decisions and makes no caller wait. Everything is a handle that any module may hold; with
+//! metrics switched off, each of its methods is one comparison. Values that another module counts anyway are read at a
+//! scrape ([`Sources`]). docs/metrics.md explains each metric. Every label has few values, and no pod, image or client
+//! can invent one.
 
 mod endpoint;
 mod grpc;

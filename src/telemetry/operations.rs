@@ -1,7 +1,7 @@
-//! Operations in flight: what each is, on which object, and which of its stages it is in since when.
+//! Operations in flight: the verb and object of each, its current stages, and when each stage began.
 //!
-//! An operation carries itself through its task: whatever runs below it says [`during`] which stage it works, without
-//! being handed anything. Two stages of one operation may be open at a time (CNI ADD beside the pause container).
+//! An operation is a task-local value. The code that runs in its task reports its stage with [`during`], and needs no
+//! handle for that. An operation may be in two stages at once (CNI ADD in parallel with the pause container).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,7 +16,7 @@ tokio::task_local! {
     static CURRENT: Arc<InFlight>;
 }
 
-/// Makes an enum of names that are a label's values and a column of `pontoon top`.
+/// Defines an enum of names that are values of a label and shown in a column of `pontoon top`.
 macro_rules! names {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$about])*
@@ -24,10 +24,9 @@ macro_rules! names {
         pub enum $name { $($(#[$doc])* $variant,)* }
 
         impl $name {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// As it is shown.
+            /// The name as it is shown.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
@@ -37,63 +36,51 @@ macro_rules! names {
 }
 
 names! {
-    /// What an operation is: the CRI verb that began it, or what one of them has to be done with.
+    /// The kind of an operation: the CRI verb that began it, or follow-up work that a verb needs.
     Verb {
-        /// RunPodSandbox.
         RunPodSandbox = "RunPodSandbox",
-        /// StopPodSandbox.
         StopPodSandbox = "StopPodSandbox",
-        /// RemovePodSandbox.
         RemovePodSandbox = "RemovePodSandbox",
-        /// A task about which a call has failed: it is asked for, ended or deleted until that succeeds.
+        /// A call about a task has failed: the task is queried, ended or deleted until that succeeds.
         SettleTask = "SettleTask",
-        /// What was made of an object whose creation failed, or that nobody took, is taken back.
+        /// Removes the leftovers of a creation that failed, or whose result no caller waited for.
         TakeBack = "TakeBack",
-        /// CreateContainer.
         CreateContainer = "CreateContainer",
-        /// StartContainer.
         StartContainer = "StartContainer",
-        /// StopContainer.
         StopContainer = "StopContainer",
-        /// RemoveContainer.
         RemoveContainer = "RemoveContainer",
-        /// UpdateContainerResources.
         UpdateContainerResources = "UpdateContainerResources",
-        /// UpdatePodSandboxResources.
         UpdatePodSandboxResources = "UpdatePodSandboxResources",
-        /// ExecSync.
         ExecSync = "ExecSync",
-        /// PullImage.
         PullImage = "PullImage",
-        /// An image that Transfer did not unpack for a snapshotter.
+        /// Unpacks an image that Transfer did not unpack for a snapshotter.
         UnpackImage = "UnpackImage",
-        /// RemoveImage.
         RemoveImage = "RemoveImage",
     }
 }
 
 names! {
-    /// A part of an operation that can take long, or hang.
+    /// A part of an operation that can take long or hang.
     Stage {
         /// What the request names is resolved: image, mounts, devices, user.
         Plan = "plan",
-        /// A record of containerd's is written or deleted.
+        /// A containerd record is written or deleted.
         Record = "record",
-        /// The pod's files and mounts of its own.
+        /// The pod's own files and mounts.
         Files = "files",
-        /// Network and user namespaces.
+        /// The network namespace and the user namespace.
         Netns = "netns",
         /// CNI ADD or DEL.
         Cni = "cni",
-        /// The root of a container.
+        /// The snapshot for a container's root file system.
         Snapshot = "snapshot",
-        /// Volumes of the image, images as volumes.
+        /// Volumes of the image, and images mounted as volumes.
         Volumes = "volumes",
-        /// FIFOs and the log.
+        /// FIFOs and the log file.
         Streams = "streams",
-        /// Tasks.Create: the shim, runc create.
+        /// Tasks.Create: the shim starts, and runs `runc create`.
         TaskCreate = "task_create",
-        /// Tasks.Get: an answer was lost, and what there is has to be asked.
+        /// Tasks.Get: the reply to a call was lost, so the task's state is queried.
         TaskGet = "task_get",
         /// Tasks.Start.
         TaskStart = "task_start",
@@ -101,28 +88,29 @@ names! {
         Grace = "grace",
         /// After SIGKILL.
         Kill = "kill",
-        /// Until containerd has deleted the task.
+        /// containerd deletes the task.
         TaskDelete = "task_delete",
-        /// What is to be removed ends first.
+        /// An object that is to be removed is stopped first.
         Stop = "stop",
         /// The containers of a sandbox.
         Containers = "containers",
-        /// The pause task.
+        /// The pause task is ended and deleted.
         Pause = "pause",
-        /// What failed is taken back.
+        /// A failed creation is rolled back.
         Undo = "undo",
         /// A command runs.
         Command = "command",
-        /// A place among others is waited for: among pulls, or runs of CNI plugins.
+        /// The operation waits for a slot for a pull or for CNI plugins, or for CNI plugins of the previous daemon to
+        /// end.
         Queue = "queue",
-        /// containerd resolves, downloads and unpacks.
+        /// containerd's Transfer service resolves, downloads and unpacks.
         Transfer = "transfer",
-        /// We unpack.
+        /// Pontoon unpacks.
         Unpack = "unpack",
     }
 }
 
-/// The operations in flight of one process. Clones are the same.
+/// The operations in flight of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Operations {
     running: Arc<Mutex<Table>>,
@@ -140,38 +128,37 @@ struct InFlight {
     verb: Verb,
     object: String,
     since: Instant,
-    /// Those that are open, in the order in which they began.
+    /// The open stages, in the order in which they began.
     stages: Mutex<Vec<(Stage, Instant)>>,
     metrics: Metrics,
 }
 
-/// One operation at one moment.
+/// A snapshot of one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// What it is.
     pub verb: Verb,
-    /// A sandbox's or container's id; the name of one that is being made; a reference of an image.
+    /// The id of a sandbox or container; the name of one that is being created; an image reference.
     pub object: String,
-    /// How long it runs.
+    /// How long it has been running.
     pub age: Duration,
-    /// Its open stages, and how long each has been.
+    /// Its open stages, and how long each has been open.
     pub stages: Vec<(Stage, Duration)>,
 }
 
 impl Operations {
-    /// None runs; durations of stages go to `metrics`.
+    /// Starts empty. Durations of stages go to `metrics`.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self { running: Arc::default(), metrics }
     }
 
-    /// Where durations of stages go.
+    /// The metrics that durations of stages go to.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// The same work, seen while it runs.
+    /// Wraps `work` so that it is listed as an operation while it runs.
     pub fn track<F: Future>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F> {
         let all = self.clone();
         async move {
@@ -188,7 +175,7 @@ impl Operations {
         }
     }
 
-    /// What runs now, the oldest first.
+    /// The operations in flight, oldest first.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
         let all: Vec<Arc<InFlight>> = lock(&self.running).operations.values().cloned().collect();
@@ -196,7 +183,7 @@ impl Operations {
     }
 }
 
-/// An operation's place in the table; also a panic gives it up.
+/// An operation's entry in the table. Dropping it removes the entry, also on a panic.
 struct Listed {
     operations: Operations,
     number: u64,
@@ -219,7 +206,7 @@ impl Drop for Listed {
     }
 }
 
-/// Does `work` as a stage of the operation that this task is; of none, it just does it.
+/// Runs `work` as a stage of the current task's operation. In a task without an operation it only runs `work`.
 pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
     let open = CURRENT.try_with(|operation| Open::new(operation, stage)).ok();
     let output = super::traces::in_stage(stage, work).await;
@@ -227,7 +214,7 @@ pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
     output
 }
 
-/// A stage that is open until this is dropped.
+/// A stage that is open until this value is dropped.
 struct Open {
     operation: Arc<InFlight>,
     stage: Stage,
@@ -245,7 +232,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut stages = lock(&self.operation.stages);
-        // Two of the same name that began in the same instant are alike: either may go.
+        // Two equal stages that began at the same instant cannot be told apart, so either entry may be removed.
         if let Some(at) = stages.iter().position(|one| *one == (self.stage, self.since)) {
             stages.remove(at);
         }
@@ -305,7 +292,7 @@ mod tests {
         let tracked = operations.track(Verb::RunPodSandbox, "web".to_owned(), work);
         assert!(tokio::time::timeout(SECOND, tracked).await.is_err());
         assert_eq!(operations.running(), []);
-        // Work of no operation has no stage, and is done all the same.
+        // Work outside an operation has no stage, and runs all the same.
         assert_eq!(during(Stage::Cni, async { 7 }).await, 7);
     }
 

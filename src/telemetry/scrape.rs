@@ -1,4 +1,4 @@
-//! What other modules count anyway: read when somebody scrapes, and free in between.
+//! Values that other modules count anyway. They are read at each scrape, and cost nothing in between.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,28 +13,26 @@ use prometheus_client::registry::Unit;
 
 use super::Operations;
 
-/// Where the values are.
+/// Where the values come from.
 pub struct Sources {
-    /// What runs.
     pub operations: Operations,
-    /// What went through containers' logs.
+    /// Counters of containers' logs.
     pub logs: Box<dyn Fn() -> Logs + Send + Sync>,
     /// Bytes that pulls have downloaded.
     pub downloaded: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// Tasks of the runtime that have not ended.
+    /// Tokio tasks that have not ended.
     pub alive_tasks: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
-/// Counts of all containers' logs.
+/// Counters over all containers' logs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Logs {
-    /// Bytes written to logs.
     pub written: u64,
-    /// Bytes that no disk took.
+    /// Bytes that could not be written to disk.
     pub dropped_bytes: u64,
     /// Records of which at least the end was dropped.
     pub dropped_records: u64,
-    /// Exits that were told before the log was complete.
+    /// Exits that were reported before the log was complete.
     pub missed_barriers: u64,
 }
 
@@ -64,7 +62,7 @@ impl Collector for Sources {
 }
 
 impl Sources {
-    /// By operation and stage. An operation that is in two stages at a time counts in each.
+    /// By operation and stage. An operation in two stages counts in both.
     fn encode_operations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut all: BTreeMap<(&str, &str), (i64, Duration)> = BTreeMap::new();
         for one in self.operations.running() {

@@ -1,7 +1,7 @@
-//! Spans of CRI calls and of the stages of what they begin, children of kubelet's own, sent to an OTLP collector.
+//! Spans of CRI calls and of the stages of their operations, as children of kubelet's spans, sent to an OTLP collector.
 //!
-//! Built with the feature `otlp`, in otlp.rs; without it (off.rs) nothing here costs anything. Spans have a target of
-//! their own, so that they are in no log line.
+//! otlp.rs is built with the feature `otlp`. Without it, off.rs is built, and traces cost nothing. Spans have a target
+//! of their own, which keeps them out of the log.
 
 use tracing_subscriber::{Layer, Registry};
 
@@ -19,18 +19,17 @@ pub use otlp::{Export, export};
 #[cfg(feature = "otlp")]
 pub(super) use otlp::{in_stage, of_call};
 
-/// What spans have as their target, for filters.
+/// The target of spans, for filters.
 pub const TARGET: &str = "pontoon_spans";
 
-/// Takes spans to the exporter.
+/// The layer that passes spans to the exporter.
 pub type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Why there are no traces.
+/// Why traces cannot be exported.
 #[derive(Debug, thiserror::Error)]
 #[error("export traces to {endpoint}: {reason}")]
 pub struct Error {
-    /// The collector.
+    /// The collector's address.
     pub endpoint: String,
-    /// What is wrong.
     pub reason: String,
 }

@@ -23,7 +23,8 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 proptest! {
-    /// The model: all indices from the last to the first, and one line for each that fails.
+    /// The expected result: all indices from the last to the first, and one entry in [`Leftovers`] for each undo that
+    /// fails.
     #[test]
     fn every_undo_runs_in_reverse_whatever_fails(outcomes in prop::collection::vec(any::<bool>(), 0..12)) {
         let log = Log::default();

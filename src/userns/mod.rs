@@ -1,9 +1,10 @@
-//! User namespaces of pods: made, pinned, removed, and what an id within is outside.
+//! User namespaces of pods: create, pin, remove, and map ids in the namespace to ids on the host.
 //!
-//! A pod's is made before its first process and pinned on a path that is derived from the sandbox's id, as its network
-//! namespace is (`crate::netns`), which it owns: whoever is root within may set up its interfaces and sysctls. The pause
-//! container joins both by their paths, the pod's containers join the pause process. Nothing is stored, and a restart
-//! of the daemon changes nothing. This room knows neither sandboxes nor CRI: `crate::runtime` calls it.
+//! A pod's user namespace is created before its first process and pinned on a path that is derived from the sandbox's
+//! id, like the pod's network namespace (`crate::netns`). The user namespace owns the network namespace, so root in the
+//! pod may set up its interfaces and sysctls. The pause container joins both by their paths, and the pod's containers
+//! join the namespaces of the pause process. Nothing is stored, and a restart of the daemon changes nothing. This
+//! module knows neither sandboxes nor CRI: `crate::runtime` calls it.
 
 use std::fs::File;
 use std::io;
@@ -14,23 +15,21 @@ use crate::sys::nsfs;
 pub use crate::sys::userns::Range;
 use crate::sys::userns::{self, Namespaces};
 
-/// What a pod's ids are on the host. Its root is always among them.
+/// Maps the ids in a pod's user namespace to ids on the host. The pod's root is always mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// User ids.
     pub uids: Range,
-    /// Group ids.
     pub gids: Range,
 }
 
 impl Mapping {
-    /// The host's id of a user of the pod; `None` for one that is not mapped.
+    /// The host's id of a user in the pod; `None` if the user is not mapped.
     #[must_use]
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
         on_host(self.uids, uid)
     }
 
-    /// The same for a group.
+    /// The host's id of a group in the pod; `None` if the group is not mapped.
     #[must_use]
     pub fn host_gid(&self, gid: u32) -> Option<u32> {
         on_host(self.gids, gid)
@@ -41,41 +40,41 @@ fn on_host(range: Range, id: u32) -> Option<u32> {
     (id < range.length).then(|| range.host.checked_add(id))?
 }
 
-/// What failed, and on which namespace.
+/// The operation that failed, and the namespace it failed on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel did not make it, or its maps.
+    /// The kernel refused the namespace or its id maps.
     #[error("create user namespace {path}")]
     Create {
-        /// Where it was to be pinned.
+        /// Where the namespace was to be pinned.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It could not be pinned; `AlreadyExists` when the path is taken.
+    /// The namespace could not be pinned; `AlreadyExists` when something is already at the path.
     #[error("pin user namespace {path}")]
     Pin {
-        /// Where it was to be pinned.
+        /// Where the namespace was to be pinned.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The mount or the file is still there.
+    /// The mount or the file could not be removed.
     #[error("remove user namespace {path}")]
     Remove {
-        /// Where it is pinned.
+        /// Where the namespace is pinned.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// Makes a user namespace and pins it at `path`, whose directory has to be there. With `network`, gives a
-/// network namespace that it owns, for `crate::netns` to pin. It runs to its end even when the future is dropped; undo
-/// it with [`remove`].
+/// Creates a user namespace and pins it at `path`, whose directory must exist. With `network`, also creates a network
+/// namespace that it owns and returns it, for `crate::netns` to pin. The work runs to its end even when the future is
+/// dropped; undo it with [`remove`].
 ///
 /// # Errors
-/// [`Error`]; nothing is left at `path` then that was not there before.
+/// The namespace could not be created or pinned. Nothing new is left at `path` then.
 pub async fn create(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {
     let at = path.to_owned();
     let made = tokio::task::spawn_blocking(move || create_here(&at, mapping, network)).await;
@@ -90,7 +89,8 @@ fn create_here(path: &Path, mapping: Mapping, network: bool) -> Result<Option<Fi
     Ok(network)
 }
 
-/// Unmounts what is pinned at `path` and deletes the file. Processes that are in the namespace keep it. Absent is fine.
+/// Unmounts the namespace at `path` and deletes the file. Processes in the namespace keep it alive. An absent path is
+/// no error.
 ///
 /// # Errors
 /// [`Error::Remove`] when the kernel refuses.
@@ -102,7 +102,7 @@ pub async fn remove(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    /// Paths on which nothing is mounted once this is gone, also after a failure.
+    /// Unmounts everything at these paths on drop, also after a failed test.
     struct Unmounted([PathBuf; 3]);
 
     impl Drop for Unmounted {

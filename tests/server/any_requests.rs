@@ -1,9 +1,9 @@
-//! security.md X10: forty requests of any content and of any size, to all RPCs, in any order, some at once. The server does not
-//! panic, names what is wrong by a code of its own, goes on within a limit of its memory, and everything that it then lists can
-//! be removed without a trace.
+//! security.md X10: forty requests of any content and size, to all RPCs, in any order, some of them in parallel. The
+//! server must not panic, must return a specific status code for each bad request, and must stay within a memory limit.
+//! Everything that it lists afterwards must be removable without a trace.
 //!
-//! Each run draws the same requests, as many as it has time for. `PONTOON_SECONDS=N` draws others, for so long;
-//! `PONTOON_SEED=N` makes those of a failure again (at once they come in another order).
+//! Each run draws the same requests, as many as the time allows. `PONTOON_SECONDS=N` draws different ones for N
+//! seconds; `PONTOON_SEED=N` repeats those of a failure (requests sent in parallel may arrive in another order).
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Write};
@@ -16,27 +16,27 @@ use tonic::{Code, Status};
 use crate::support::draw::Draw;
 use crate::support::server::Node;
 
-/// Requests of one case.
+/// Requests per case.
 const REQUESTS: usize = 40;
-/// How long cases are begun.
+/// How long new cases are started.
 const SECONDS: u64 = 20;
 
-/// What of a request is shown.
+/// How many bytes of a request are shown.
 const SHOWN: usize = 3000;
-/// What the server's address space may have. Of it 256 MiB are stacks of threads, and of its program.
+/// The limit of the server's address space. Stacks of threads and the program itself take 256 MiB of it.
 const MEMORY: u64 = 1 << 30;
 
-/// What a request has made.
+/// What a request has created.
 enum Made {
     Sandbox(String, Box<RunPodSandboxRequest>),
     Container(String),
     Nothing,
 }
 
-/// A request that is not sent yet, and how it reads.
+/// The text of a request that is not sent yet, and the call.
 type Ask = (String, BoxFuture<'static, Result<Made, Status>>);
 
-/// What is known of what there is: ids stay when the object goes.
+/// Ids of objects that were created. They stay in the lists when the object is removed.
 #[derive(Default)]
 struct Known {
     sandboxes: Vec<String>,
@@ -57,7 +57,7 @@ impl Known {
     }
 }
 
-/// The beginning of a request: all of a large one would take longer to write than to send.
+/// The beginning of a request's text. Formatting all of a large request would take longer than sending it.
 fn shown(method: &str, request: &impl Debug) -> String {
     struct Beginning(String);
     impl Write for Beginning {
@@ -72,7 +72,7 @@ fn shown(method: &str, request: &impl Debug) -> String {
     beginning.0
 }
 
-/// A call whose answer does not matter; of a stream, all of it.
+/// A call whose reply is ignored. With `stream`, all replies are read.
 macro_rules! ask {
     ($client:expr, $method:ident, $request:expr) => {{
         let (request, mut client) = ($request, $client);
@@ -91,7 +91,7 @@ macro_rules! ask {
     }};
 }
 
-/// How many kinds of request [`ask`] has.
+/// The number of kinds of requests in [`ask`].
 const KINDS: usize = 48;
 
 fn ask(node: &Node, draw: &mut Draw, known: &Known) -> Ask {
@@ -119,7 +119,7 @@ fn run_pod(node: &Node, draw: &mut Draw) -> Ask {
 fn create(node: &Node, draw: &mut Draw, known: &Known) -> Ask {
     let target = draw.id(&known.containers);
     let strange = draw.pod();
-    // The last ones are still there.
+    // The most recent sandboxes are likely to still exist.
     let at = known.pods.len().saturating_sub(1 + draw.below(3));
     let sandbox = if draw.chance(90) { known.sandboxes.get(at).cloned() } else { None };
     let sandbox = sandbox.unwrap_or_else(|| draw.id(&known.sandboxes));
@@ -158,7 +158,7 @@ fn look(node: &Node, draw: &mut Draw, known: &Known) -> Ask {
         2 => ask!(cri, container_stats, ContainerStatsRequest { container_id }),
         3 => ask!(cri, pod_sandbox_stats, PodSandboxStatsRequest { pod_sandbox_id }),
         4 | 8 | 9 => {
-            // Without a limit of time only what ends by itself.
+            // Commands without a timeout are drawn so that they end by themselves.
             let timeout = draw.one(&[0, 1, 5, i64::MAX]);
             ask!(cri, exec_sync, ExecSyncRequest { container_id, cmd: draw.command(), timeout })
         }
@@ -225,13 +225,13 @@ fn other(node: &Node, draw: &mut Draw, known: &Known) -> Ask {
             CheckpointPodRequest { pod_sandbox_id: draw.id(&known.sandboxes), ..Default::default() }
         ),
         7 => ask!(cri, restore_pod, RestorePodRequest { checkpoint_path: draw.text(), ..Default::default() }),
-        // Not read: it has no end.
+        // The stream is not read, because it does not end.
         8 => ask!(cri, get_container_events, GetEventsRequest {}),
         9 => ask!(images, list_images, ListImagesRequest { filter }),
         10 => ask!(stream images, stream_images, StreamImagesRequest { filter }),
         11 => ask!(images, image_status, ImageStatusRequest { image: Some(draw.image()), verbose: draw.flag() }),
         12 => ask!(images, image_fs_info, ImageFsInfoRequest {}),
-        // A pull needs a registry, and the one image there is must stay: only what is no reference.
+        // Only names that are no valid reference: a pull would need a registry, and the only image must stay.
         _ => {
             let image = Some(ImageSpec { image: draw.text(), ..ImageSpec::default() });
             if draw.flag() {
@@ -245,8 +245,9 @@ fn other(node: &Node, draw: &mut Draw, known: &Known) -> Ask {
     }
 }
 
-/// A code that says nothing is a bug of ours: nothing has failed but the request. Exhausted are only places for commands
-/// and streams; else it was an answer that is too large for its client, as one of a single large object may be.
+/// An unspecific status code is a bug of ours, because only the request was wrong. ResourceExhausted is proper when
+/// there is no slot for a command or stream; otherwise only when the reply is too large for the client, as for one
+/// large object.
 fn is_proper(method: &str, code: Code) -> bool {
     match code {
         Code::ResourceExhausted => {
@@ -260,10 +261,10 @@ fn is_proper(method: &str, code: Code) -> bool {
     }
 }
 
-/// How often each request had each answer.
+/// How often each method returned each status code.
 type Tally = BTreeMap<String, usize>;
 
-/// One case; gives what is wrong.
+/// Runs one case, and returns what was wrong.
 async fn case(node: &Node, seed: u64, tally: &mut Tally) -> Vec<String> {
     let (mut draw, mut known, mut wrong) = (Draw::new(seed, &node.logs()), Known::default(), Vec::new());
     let (sandbox, container) = node.running("first", &["fake"]).await;
@@ -314,7 +315,7 @@ async fn x10_any_requests_in_any_order_harm_nobody() {
         }
     }
     println!("the server has had {} MiB of address space", node.most_address_space());
-    // Shown by `--nocapture`. Requests of which each is refused would show nothing.
+    // Shown with `--nocapture`. If every request were refused, the test would prove nothing.
     println!("{tally:#?}");
     for method in ["run_pod_sandbox", "create_container", "start_container"] {
         let alone = std::env::var_os("PONTOON_SEED").is_some();

@@ -1,4 +1,4 @@
-//! Attach: several at once, none of which the log waits for.
+//! Attach: several clients at once, and the container's log waits for none of them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn attach(node: &Node, request: AttachRequest) -> Session {
     Session::open(&url(node, request).await.unwrap()).await
 }
 
-/// A running container whose config is changed first.
+/// A running container whose config is changed before it is created.
 async fn running(node: &Node, command: &[&str], change: impl FnOnce(&mut ContainerConfig)) -> String {
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
@@ -32,7 +32,7 @@ async fn running(node: &Node, command: &[&str], change: impl FnOnce(&mut Contain
     id
 }
 
-/// Types until the other one sees it: an URL's session begins a little after its handshake.
+/// Types until the other session reads it: the session of a URL begins a little after its handshake.
 async fn is_attached(typist: &mut Session, reader: &mut Session) {
     for _ in 0..20 {
         typist.send(STDIN, b".").await;
@@ -55,7 +55,7 @@ async fn all_who_are_attached_get_all_of_it_to_the_container_s_end() {
     let mut second = attach(&node, request(&id[..10])).await;
     is_attached(&mut first, &mut second).await;
     first.send(STDIN, b"to all").await;
-    // What was sent before goes with it.
+    // The dots of `is_attached` come first.
     let said = |bytes: Vec<u8>| bytes.ends_with(b"all");
     while !said(first.read(STDOUT, 1).await) {}
     while !said(second.read(STDOUT, 1).await) {}
@@ -67,7 +67,7 @@ async fn all_who_are_attached_get_all_of_it_to_the_container_s_end() {
     assert_eq!(node.ended(&id).await.exit_code, 0);
 }
 
-/// CVE-2025-64329, small: an attach ends with its client.
+/// A small version of CVE-2025-64329: an attach ends when its client disconnects.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_come_and_go() {
     let node = Node::start_with("[limits]\nstreams_per_object = 2\n").await;
@@ -115,7 +115,7 @@ async fn stdin_once_is_over_with_its_first_client() {
     let node = Node::start().await;
     let id =
         running(&node, &["fake", "cat", "exit=5"], |config| (config.stdin, config.stdin_once) = (true, true)).await;
-    // Without stdin, a client does not count.
+    // A client without stdin does not count as the first client.
     drop(attach(&node, request(&id)).await);
     let mut session = attach(&node, AttachRequest { stdin: true, ..request(&id) }).await;
     session.send(STDIN, b"all of it").await;
@@ -147,7 +147,7 @@ async fn a_terminal_is_as_large_as_the_client_s_and_stays() {
     session.resize(100, 30).await;
     until("the size is told", || calls(&node, "Tasks/ResizePty", &format!("{id} 100x30")) == 1).await;
     drop(session);
-    // `kubectl run -it`, then `kubectl attach`.
+    // As with `kubectl run -it` followed by `kubectl attach`.
     let mut session = attach(&node, AttachRequest { stdin: true, tty: true, stderr: false, ..request(&id) }).await;
     session.send(STDIN, b"still here").await;
     session.read(STDOUT, 10).await;

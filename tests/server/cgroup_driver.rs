@@ -1,4 +1,4 @@
-//! The systemd cgroup driver: what kubelet is told, and what the runtime gets (docs/adr/0010).
+//! The systemd cgroup driver: what Pontoon reports to kubelet, and what it passes to the runtime (docs/adr/0010).
 
 use pontoon::api::v1::*;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::support::requests;
 use crate::support::server::Node;
 
 const SYSTEMD: &str = "[runtimes.runc]\n[runtimes.runc.options]\nSystemdCgroup = true\n";
-/// As kubelet writes a burstable pod's with its systemd driver.
+/// The cgroup parent that kubelet's systemd driver sends for a burstable pod.
 const SLICE: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podtest.slice";
 
 async fn driver(node: &Node) -> CgroupDriver {
@@ -15,13 +15,13 @@ async fn driver(node: &Node) -> CgroupDriver {
     reply.linux.unwrap().cgroup_driver()
 }
 
-/// `linux.cgroupsPath` of the spec that containerd has, and whether runc is told to use systemd.
+/// `linux.cgroupsPath` of the spec in containerd's record, and whether runc's options select systemd.
 fn cgroup_of(node: &Node, id: &str) -> (String, bool) {
     let record = node.containerd.container(id).unwrap();
     let spec: Value = serde_json::from_slice(&record.spec.unwrap().value).unwrap();
     let options = record.runtime.unwrap().options.unwrap();
     assert_eq!(options.type_url, "containerd.runc.v1.Options");
-    // Field 9 of runc's options, a varint: the one field that is set here.
+    // Field 9 of runc's options, a varint. No other field is set here.
     (spec["linux"]["cgroupsPath"].as_str().unwrap().to_owned(), options.value == [0x48, 1])
 }
 

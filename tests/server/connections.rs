@@ -1,4 +1,4 @@
-//! What a client may do on its connection: name the server as it likes, and cancel as many calls as it likes.
+//! A client may use any authority on its connection, and may cancel any number of calls.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const TOP: &str = "/pontoon.v1.Admin/Operations";
 const PROTOCOL_ERROR: u32 = 1;
 
-/// A socket's path there is what Python, Java and older Go put into it (grpc-rust#576).
+/// Python's, Java's and older Go's gRPC put the socket's path into the authority (grpc-rust#576).
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_any_authority_is_answered() {
     let node = Node::start().await;
     for (socket, method) in [(node.socket(), VERSION), (node.admin_socket(), TOP)] {
         let mut connection = Connection::open(&socket).await;
         for authority in [
-            // As grpc-go, to be remembered, and again from the table.
+            // As grpc-go encodes it: added to the dynamic table, and then taken from there.
             literal(0x41, None, "/run/pontoon/pontoon.sock"),
             vec![0xbe],
-            // As Python, by its name.
+            // As Python encodes it: with a literal name.
             literal(0x40, Some(":authority"), "%2Frun%2Fpontoon%2Fpontoon.sock"),
             vec![0xbe],
             literal(0x01, None, "unix:///run/pontoon/pontoon.sock"),
-            // Empty, as grpc-go writes that; and none at all.
+            // Empty, as grpc-go encodes that, and no authority at all.
             vec![0x81],
             Vec::new(),
             literal(0x41, None, "localhost"),
@@ -47,7 +47,7 @@ async fn r1_who_is_refused_all_the_same_is_named_in_the_log() {
     assert!(line.contains(&format!("pid={}", std::process::id())), "{line:?}");
 }
 
-/// kubelet has one connection, and cancels when it is busy.
+/// kubelet has a single connection, and cancels calls when it is busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_cancelled_calls_end_nothing_else_of_their_connection() {
     let node = Node::start().await;
@@ -88,7 +88,7 @@ async fn r2_cancelled_calls_end_nothing_else_of_their_connection() {
         }
     };
     tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("its end is told");
-    // All on the one connection.
+    // All calls used the one connection.
     let pod = node.pod("web");
     let side = requests::container(&sandbox, &pod, "side", &["fake"]);
     client.clone().create_container(side).await.unwrap();

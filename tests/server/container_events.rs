@@ -1,4 +1,4 @@
-//! GetContainerEvents: everybody hears everything in order, and nobody waits for who does not listen.
+//! GetContainerEvents: every subscriber receives every event in order, and a slow subscriber delays nothing.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn next(events: &mut Events) -> ContainerEventResponse {
     event
 }
 
-/// Events until the one that `is_last`; their times only grow.
+/// Reads events up to the first for which `is_last` is true. Their times must increase.
 async fn read(
     events: &mut Events,
     mut is_last: impl FnMut(&ContainerEventResponse) -> bool,
@@ -140,7 +140,7 @@ async fn the_end_of_a_pods_old_sandbox_is_followed_by_how_the_new_one_stands() {
     assert_eq!(names(&events), [(old.as_str(), Deleted), (new.as_str(), Started)]);
 }
 
-/// More than a subscriber has room for, by containers that come and go.
+/// Causes more events than a subscriber's buffer holds, with containers that are created, started and removed.
 async fn storm(node: &Node, sandbox: &str, pod: &RunPodSandboxRequest) {
     const WORKERS: usize = 8;
     const EACH: usize = 36;
@@ -165,7 +165,7 @@ async fn storm(node: &Node, sandbox: &str, pod: &RunPodSandboxRequest) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_delays_nobody_and_catches_up() {
     let node = Node::start().await;
-    // Too large to lie between the two, so that the server has to keep what is not read.
+    // The events are too large for the socket's buffers, so the server has to buffer what the client does not read.
     let mut pod = node.pod("stays");
     pod.config.as_mut().unwrap().annotations.insert("large".to_owned(), "x".repeat(40_000));
     let stays = node.run(&pod).await;
@@ -177,11 +177,12 @@ async fn who_does_not_read_delays_nobody_and_catches_up() {
     storm(&node, &stays, &pod).await;
     node.remove(&goes).await;
 
-    // The other one has heard all there was to hear: four events of each container.
+    // The other subscriber has received everything: four events per container.
     let heard = tokio::time::timeout(Duration::from_secs(60), reading).await.unwrap().unwrap();
     assert!(heard.len() > 1024, "{}", heard.len());
 
-    // He who slept hears the end of what is gone, though that event was dropped, and then how what is there stands.
+    // The stalled subscriber receives the removal of a pod, although that event was dropped, and then the state of the
+    // pod that exists.
     let mut gone = false;
     let caught_up = read(&mut stalled, |event| {
         gone |= is(event, &goes, Deleted);
@@ -191,7 +192,7 @@ async fn who_does_not_read_delays_nobody_and_catches_up() {
     assert!(caught_up.len() < heard.len() / 2, "{} of {} events were kept for him", caught_up.len(), heard.len());
     assert!(caught_up.last().unwrap().containers_statuses.is_empty());
 
-    // And goes on.
+    // It then receives new events as usual.
     node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: stays.clone() }).await.unwrap();
     read(&mut stalled, |event| is(event, &stays, Stopped)).await;
 }
@@ -205,7 +206,7 @@ async fn a_server_that_stops_lets_its_subscribers_go() {
     tokio::time::timeout(PATIENCE, stopped).await.expect("it stops");
 }
 
-/// The unary list and the streamed one, which have the same filter.
+/// The streamed list has the same content as the unary one, with the same filter.
 #[tokio::test(flavor = "multi_thread")]
 async fn streamed_lists_are_the_lists() {
     let node = Node::start().await;

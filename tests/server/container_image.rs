@@ -1,4 +1,4 @@
-//! What a container says of its image, and of which images none is made.
+//! The image that a container reports, and images from which no container can be created.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::containerd::{CONFIG, IMAGE};
 use crate::support::requests;
 use crate::support::server::Node;
 
-/// What ListContainers and ContainerStatus say, which has to be the same, and the image's id.
+/// The image and its id, which ListContainers and ContainerStatus must both report.
 async fn image_of(node: &Node, id: &str) -> (String, String) {
     let list = node.cri().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     let listed = list.decoded().unwrap().into_iter().find(|container| container.id == id).unwrap();
@@ -20,7 +20,7 @@ async fn image_of(node: &Node, id: &str) -> (String, String) {
     (status.image.unwrap().image, status.image_id)
 }
 
-/// What `crictl rmi --prune` keeps: the images that the containers' `image` means, as ImageStatus says.
+/// The images that `crictl rmi --prune` keeps: those that ImageStatus returns for the `image` of each container.
 async fn kept(node: &Node) -> Vec<String> {
     let list = node.cri().list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     let mut kept = Vec::new();
@@ -38,7 +38,7 @@ async fn id_of(node: &Node, image: &str) -> String {
     node.images().image_status(request).await.unwrap().into_inner().image.map(|image| image.id).unwrap_or_default()
 }
 
-/// The server hears of it by an event.
+/// The server learns of the change from an event, so this polls.
 async fn until_means(node: &Node, image: &str, id: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while id_of(node, image).await != id {
@@ -58,7 +58,7 @@ async fn r10_a_containers_image_is_what_was_asked_for_and_never_another_one() {
         let mut request = requests::container(&sandbox, &pod, name, &["fake"]);
         let spec = request.config.as_mut().and_then(|config| config.image.as_mut()).unwrap();
         image.clone_into(&mut spec.image);
-        // What the pod's author wrote, as kubelet says it.
+        // The name that the pod's author wrote, as kubelet sends it.
         IMAGE.clone_into(&mut spec.user_specified_image);
         made.push(node.create(&request).await);
     }
@@ -97,7 +97,7 @@ async fn r5_a_container_of_an_artefact_is_refused_by_name() {
     assert!(error.message().starts_with("config.image.image: ") && error.message().contains(name), "{error}");
     assert!(error.message().contains("artefact"), "{error}");
 
-    // And so is a mount of it, until there is one.
+    // A mount of the artefact is refused too, as long as mounts of artefacts are not supported.
     let config = request.config.as_mut().unwrap();
     IMAGE.clone_into(&mut config.image.as_mut().unwrap().image);
     let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });

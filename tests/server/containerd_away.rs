@@ -1,5 +1,5 @@
-//! containerd goes away and comes back: reads are served, changes say that it is away, and what
-//! happened meanwhile is found out.
+//! containerd goes away and comes back. Reads are served, changes fail as unavailable, and what happened in the
+//! meantime is found out afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -114,7 +114,7 @@ async fn a_containerd_that_dies_in_the_middle_of_a_run_leaves_nothing_that_canno
         node.containerd.serve();
         let result = call.await.unwrap();
         if method == "Tasks/Start" {
-            // The task that was made is found again, and started.
+            // The task was created. It is found again and started.
             result.unwrap();
         } else {
             let error = result.unwrap_err();
@@ -126,7 +126,7 @@ async fn a_containerd_that_dies_in_the_middle_of_a_run_leaves_nothing_that_canno
     }
 }
 
-/// A hung containerd: it accepts everything and answers nothing.
+/// A hung containerd accepts every call and answers none.
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_do_not_wait_for_a_containerd_that_hangs() {
     let node = Node::start().await;
@@ -160,7 +160,7 @@ async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_
     assert_eq!(condition.reason, "ContainerdSilent");
     let seconds = condition.message.strip_prefix("no answer for ").and_then(|rest| rest.split_once(" s from"));
     assert!(seconds.is_some_and(|(number, _)| number.parse::<u64>().is_ok()), "{condition:?}");
-    // As one that is away.
+    // Calls behave as when containerd is away.
     let start = Instant::now();
     let (mut run, mut stop) = (node.cri(), node.cri());
     let (ran, stopped) = tokio::join!(
@@ -178,13 +178,13 @@ async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_
     node.assert_clean("remove").await;
 }
 
-/// A read tells what runs, and waits for nothing.
+/// A read reports the spec of the running container, and does not wait for containerd.
 #[tokio::test(flavor = "multi_thread")]
 async fn f13_verbose_statuses_say_what_runs_and_do_not_wait_for_a_containerd_that_hangs() {
     let node = Node::start().await;
     let (sandbox, _) = node.running("web", &["fake"]).await;
     let verbose = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
-    // Not what would be made of its config now.
+    // The spec in the record counts, not the one that its config would produce now.
     node.containerd.edit_container(&sandbox, |record| {
         record.spec.as_mut().unwrap().value = br#"{"hostname":"what-runs"}"#.to_vec();
     });

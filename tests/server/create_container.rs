@@ -1,4 +1,4 @@
-//! CreateContainer: a container or nothing of it.
+//! CreateContainer creates a container, or leaves nothing behind.
 
 use pontoon::api::v1::*;
 use tonic::Code;
@@ -23,7 +23,7 @@ async fn node() -> (Node, String, CreateContainerRequest) {
     (node, sandbox, request)
 }
 
-/// The calls of one successful create in a server that has not looked into the image yet.
+/// The calls to containerd of one successful creation, in a server that has not read the image yet.
 async fn steps(node: &Node, request: &CreateContainerRequest) -> Vec<(String, usize)> {
     let start = node.containerd.calls().len();
     let id = node.create(request).await;
@@ -37,7 +37,7 @@ async fn remove(node: &Node, id: &str) {
     node.cri().remove_container(request).await.unwrap();
 }
 
-/// What only the pod itself may own.
+/// Asserts that only the pod's own objects are left.
 async fn assert_only_the_pod(node: &Node, before: &[String], after: &str) {
     assert_eq!(node.leftovers(), before, "{after}\n{}", node.last_words());
     assert_eq!(node.containers().await, [], "{after}");
@@ -55,7 +55,7 @@ async fn a_container_is_created_and_its_image_s_volume_is_filled() {
     node.assert_clean("remove").await;
 }
 
-/// The record was there before the view and refers to it, so that containerd's GC keeps it with no lease.
+/// The record is written before the view and refers to it, so that containerd's GC keeps the view without a lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_image_lives_as_long_as_its_container() {
     let (mut node, sandbox, request) = node().await;
@@ -75,7 +75,7 @@ async fn a_mounted_image_lives_as_long_as_its_container() {
     node.assert_clean("remove").await;
 }
 
-/// Somebody removed the record behind our back.
+/// Another client of containerd deleted the record.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_of_a_container_that_is_gone_is_taken_off_at_the_next_start() {
     let (mut node, sandbox, request) = node().await;
@@ -99,7 +99,7 @@ async fn a_failure_at_any_step_leaves_nothing_and_the_same_request_then_succeeds
         for fault in [Fault::Error(Code::Unknown), Fault::Disconnect, Fault::LoseReply] {
             let case = format!("{method} number {nth}: {fault:?}");
             let lost_connection = !matches!(fault, Fault::Error(_));
-            // A server that has looked into the image before does not look again.
+            // After a restart the server reads the image again; otherwise it would use its cache.
             node.restart().await;
             node.containerd.fault(&method, nth, fault);
             let result = node.cri().create_container(request.clone()).await;
@@ -109,7 +109,7 @@ async fn a_failure_at_any_step_leaves_nothing_and_the_same_request_then_succeeds
                     let expected = if lost_connection { Code::Unavailable } else { Code::Internal };
                     assert_eq!(error.code(), expected, "{case}: {error}");
                 }
-                // The look is over and the container made; the view is containerd's GC's to take.
+                // The image was read and the container created. The view is left to containerd's GC.
                 Ok(reply) => {
                     assert!(matches!(method.as_str(), "Snapshots/Remove" | "Leases/Delete"), "{case} was swallowed");
                     remove(&node, &reply.into_inner().container_id).await;

@@ -1,4 +1,4 @@
-//! What is wrong with a request is told by code and by the field's name, and nothing is made.
+//! A bad request fails with a specific status code and the name of the field, and nothing is created.
 
 use pontoon::api::v1::*;
 use tonic::{Code, Status};
@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use crate::support::requests;
 use crate::support::server::Node;
 
-/// The field that is made wrong, and how.
+/// The start of the expected message, and the change that makes the request invalid.
 type Edit<R> = (&'static str, fn(&mut R));
 
 fn assert_begins(status: &Status, code: Code, words: &str) {
@@ -19,7 +19,7 @@ async fn a_request_of_12_mebibytes_is_taken_and_one_of_17_is_refused() {
     let node = Node::start().await;
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
-    // What is only compared with a retry may be as large as the message.
+    // A part of the request that is only compared with a retry may be as large as the message.
     let large = |mebibytes: usize| {
         let mut request = requests::container(&sandbox, &pod, "main", &["fake"]);
         let annotations = &mut request.sandbox_config.as_mut().unwrap().annotations;
@@ -142,7 +142,7 @@ fn options(request: &mut CreateContainerRequest) -> &mut NamespaceOption {
     linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default()
 }
 
-/// A pid namespace is joined of a container that runs, in the same pod, at create and again at start.
+/// The target of a PID namespace must be a running container of the same pod, at create and again at start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_a_running_container_of_the_pod() {
     const FIELD: &str = "config.linux.security_context.namespace_options.target_id: ";
@@ -236,7 +236,7 @@ async fn unknown_ids_are_not_found_and_empty_ones_invalid() {
             assert_eq!(answer.unwrap_err().code(), code, "call {number} of id {id:?}");
         }
     }
-    // These two are idempotent: kubelet repeats them until they succeed.
+    // These are idempotent: kubelet repeats them until they succeed.
     node.remove(&unknown).await;
     let stop = StopContainerRequest { container_id: unknown.clone(), timeout: 1 };
     node.cri().stop_container(stop).await.unwrap();
@@ -260,7 +260,8 @@ async fn what_is_not_served_is_unimplemented() {
     assert_eq!(error.code(), Code::Unimplemented);
 }
 
-/// A call as kubelet frames it, by a client that has no clock of its own; the headers of the answer.
+/// Sends a call with a deadline as kubelet does, from a client that does not enforce the deadline itself. Returns the
+/// headers of the response.
 async fn timed(node: &Node, method: &str, timeout: &str, message: &impl prost::Message) -> http::HeaderMap {
     let socket = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(socket);

@@ -1,4 +1,4 @@
-//! Exec: streams, exit codes, and nothing left when either end goes.
+//! Exec: streams, exit codes, and no leftovers when either end goes away.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn exec(node: &Node, request: ExecRequest) -> Session {
     Session::open(&url(node, request).await.unwrap()).await
 }
 
-/// How often a method was called for a command, and with what besides.
+/// The exec ids with which a method was called, and the further arguments of each call.
 fn calls(node: &Node, method: &str) -> Vec<String> {
     let of_execs = node.containerd.calls().into_iter().filter(|call| call.method == method);
     of_execs.filter_map(|call| call.object.split_once('/').map(|(_, exec)| exec.to_owned())).collect()
@@ -80,7 +80,8 @@ async fn a_terminal_is_as_large_as_the_client_s() {
     assert_eq!(session.read(STDOUT, 5).await, b"typed");
 }
 
-/// The read end of a busy shim would be at its end before its write end comes, which would then wait for ever.
+/// A busy shim may open the write end of a terminal's stdin late. If its read end had reached the end of input and
+/// closed by then, that open would block forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
     let node = Node::start().await;
@@ -97,7 +98,7 @@ async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
     until("it is let go", || node.open_files("/stdin") == 0).await;
 }
 
-/// CVE-2022-23471, small: nothing waits for the terminal of a client that has gone.
+/// A small version of CVE-2022-23471: no resource is held for the terminal of a client that has gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_dies_with_its_client() {
     let node = Node::start().await;
@@ -126,7 +127,7 @@ async fn a_failure_at_any_step_leaves_no_process() {
             let lost_wait = method == "Tasks/Wait" && matches!(fault, Fault::LoseReply);
             node.containerd.fault(method, 1, fault);
             let said = exec(&node, request(&id, &["fake", "exit=7"])).await.finish().await;
-            // A wait is asked again: containerd is away, the command is not.
+            // Only a lost Wait is repeated: it means that containerd is away, and the command still runs.
             if lost_wait {
                 assert_eq!(said.exit_code(), 7, "{case}");
             } else {
@@ -167,7 +168,7 @@ async fn a_container_s_end_is_the_command_s() {
     assert_eq!(node.ended(&id).await.exit_code, 0);
 }
 
-/// A container that ends at once takes its task along, and with it what a wait that comes later would be told.
+/// A container that ends at once takes its task with it, and a Wait that is sent later would get no exit code.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_s_end_is_waited_for_from_before_its_start() {
     let node = Node::start().await;
@@ -250,7 +251,8 @@ async fn no_more_commands_run_than_may() {
     assert_eq!(said.unwrap().exit_code(), 0, "a place that came free is had");
 }
 
-/// What the configuration says of TLS is what clients meet; its versions and certificates: src/streaming/tests/tls.rs.
+/// With TLS in the configuration, clients must get TLS. For TLS versions and certificates see
+/// src/streaming/tests/tls.rs.
 #[tokio::test(flavor = "multi_thread")]
 async fn x4_with_a_certificate_in_the_configuration_nothing_is_served_without_tls() {
     let directory = tempfile::tempdir().unwrap();
@@ -266,7 +268,7 @@ async fn x4_with_a_certificate_in_the_configuration_nothing_is_served_without_tl
     let mut plain = TcpStream::connect(address).await.unwrap();
     plain.write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // An alert of TLS, or a connection that is reset.
+    // A TLS alert, or a connection reset.
     let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await.unwrap();
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
 }

@@ -10,19 +10,19 @@ use tonic::Code;
 use crate::support::containerd::{Done, Fault};
 use crate::support::server::Node;
 
-/// How long the deletion of a command cannot succeed.
+/// How long the deletion of a command fails.
 const FAILS_FOR: Duration = Duration::from_secs(40);
-/// How long after that it may take at most: the longest pause between two tries, and some more.
+/// How long the deletion may take after that: the longest pause between two attempts, plus a margin.
 const LONGEST_PAUSE: Duration = Duration::from_secs(40);
 
-/// What is left of commands: in containerd, and their directories.
+/// The leftovers of commands: execs in containerd, and directories.
 fn left(node: &Node) -> (usize, usize) {
     let all = node.leftovers();
     let of = |part: &str| all.iter().filter(|left| left.contains(part)).count();
     (of("containerd has exec"), of("/state/exec/"))
 }
 
-/// A node with a container and a command in it whose time is over, and that cannot be deleted.
+/// A node with a container in which a command has timed out and cannot be deleted.
 async fn overdue(fault: impl FnOnce(&Node)) -> (Node, String) {
     let node = Node::start().await;
     let (sandbox, id) = node.running("web", &["fake"]).await;
@@ -43,7 +43,7 @@ fn no_deletion(node: &Node) {
     }
 }
 
-/// As long as the process is there, so is its directory, by which a next daemon finds it.
+/// The directory must stay as long as the process, because the next daemon finds the process by it.
 async fn stays_for(node: &Node, duration: Duration, case: &str) {
     let end = Instant::now() + duration;
     while Instant::now() < end {
@@ -96,7 +96,7 @@ async fn containerd_away() {
     node.assert_clean(case).await;
 }
 
-/// The daemon is killed meanwhile, and the next one can delete nothing at first either.
+/// The daemon is killed in between, and the deletion fails for the next daemon at first too.
 async fn restart() {
     let case = "the daemon is killed after 20 of 40 s";
     let (mut node, sandbox) = overdue(no_deletion).await;
@@ -109,13 +109,13 @@ async fn restart() {
     node.assert_clean(case).await;
 }
 
-/// At the same time, since each takes its 40 s.
+/// The cases run in parallel, since each takes 40 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_a_command_is_deleted_however_long_that_cannot_succeed() {
     let cases = [tokio::spawn(errors()), tokio::spawn(containerd_away()), tokio::spawn(restart())];
     let mut failed = 0;
     for case in cases {
-        // It has said why.
+        // The case itself has printed the reason.
         failed += usize::from(case.await.is_err());
     }
     assert_eq!(failed, 0, "of 3 cases");

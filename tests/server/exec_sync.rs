@@ -1,4 +1,4 @@
-//! ExecSync: output and exit code, or a timeout with nobody left behind.
+//! ExecSync: output and exit code, or a timeout that leaves no process behind.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ async fn exec(node: &Node, id: &str, cmd: &[&str], timeout: i64) -> Result<ExecS
     node.cri().exec_sync(request).await.map(tonic::Response::into_inner)
 }
 
-/// The container, and no trace of any exec.
+/// Only the container is left, with no trace of an exec.
 fn assert_no_exec(node: &Node, before: &[String]) {
     assert_eq!(node.leftovers(), before);
 }
@@ -70,7 +70,7 @@ async fn a_failure_at_any_step_leaves_no_process() {
             );
             node.containerd.heal();
             assert_eq!(node.leftovers(), before, "{case}\n{}", node.last_words());
-            // The container's own exit is still waited for.
+            // The server still waits for the container's own exit.
             assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning, "{case}");
         }
     }
@@ -102,7 +102,7 @@ async fn only_a_running_container_runs_commands() {
     assert_eq!(exec(&node, &"0".repeat(64), &["fake"], 1).await.unwrap_err().code(), Code::NotFound);
 }
 
-/// As with containerd's CRI; else one without a timeout would stay.
+/// As with containerd's CRI. Otherwise a command without a timeout would run on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_client_leaves_is_killed() {
     let node = Node::start().await;
@@ -140,7 +140,7 @@ async fn commands_wait_for_their_turn_within_their_timeout() {
     assert_eq!(started, 3, "who waited too long was never started");
 }
 
-/// CVE-2022-31030 and CVE-2022-1708, small: many large outputs at once come whole, in bounded memory.
+/// A small version of CVE-2022-31030 and CVE-2022-1708: many large outputs at once arrive complete, in bounded memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_large_outputs_share_a_budget() {
     let (budget, size, count) = (24, 12 << 20, 20);

@@ -1,4 +1,4 @@
-//! How a container is seen to have ended when that is not plain.
+//! How the exit of a container is determined when its task is gone or its log does not end.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ async fn the_code_of_a_task_that_is_gone_comes_with_its_event() {
     let node = Node::start().await;
     let (_, id) = node.running("web", &["fake"]).await;
     node.containerd.lose_task(&id);
-    // As containerd's, when it has cleaned up behind a shim that died.
+    // containerd sends such an event after it has cleaned up after a dead shim.
     tokio::time::sleep(SECOND / 4).await;
     node.containerd.tell_exit(&id, 137);
     let status = node.ended(&id).await;

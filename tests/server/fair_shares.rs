@@ -1,4 +1,4 @@
-//! What all pods share is not used up by one: commands, their queue, attached clients.
+//! One pod cannot use up what all pods share: slots for commands, their queue, and slots for attached clients.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::server::{Client, Node};
 use crate::support::streams::{STDOUT, Session};
 use crate::support::{PATIENCE, requests, until};
 
-/// Far below what kubelet gives a probe in this case, and far above what one takes.
+/// Far less than the timeout of a kubelet probe, and far more than a probe takes here.
 const SOON: Duration = Duration::from_secs(1);
 
 async fn exec_sync(mut cri: Client, id: &str, cmd: &[&str], timeout: i64) -> Result<i32, Status> {
@@ -27,20 +27,20 @@ async fn exec_url(mut cri: Client, id: &str) -> Result<String, Status> {
     cri.exec(request).await.map(|reply| reply.into_inner().url)
 }
 
-/// A command that goes on until its client leaves.
+/// A command that runs until its client disconnects.
 async fn exec(node: &Node, id: &str) -> Session {
     let mut session = Session::open(&exec_url(node.cri(), id).await.unwrap()).await;
     session.read(STDOUT, 2).await;
     session
 }
 
-/// Commands that were made, of one container or of all.
+/// The number of commands that were created, in one container or (with an empty id) in all.
 fn made(node: &Node, id: &str) -> usize {
     let calls = node.containerd.calls();
     calls.iter().filter(|call| call.method == "Tasks/Exec" && call.object.starts_with(id)).count()
 }
 
-/// A pod with so many containers that run.
+/// A pod with `count` running containers.
 async fn pod_of(node: &Node, name: &str, count: usize) -> Vec<String> {
     let pod = node.pod(name);
     let sandbox = node.run(&pod).await;
@@ -53,7 +53,7 @@ async fn pod_of(node: &Node, name: &str, count: usize) -> Vec<String> {
     ids
 }
 
-/// With the limits as they are by default, on the one connection that kubelet has.
+/// With the default limits, on one connection, as with kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
     let node = Node::start().await;
@@ -66,7 +66,7 @@ async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
         let (cri, id) = (cri.clone(), attacker[number % attacker.len()].clone());
         hanging.spawn(async move { exec_sync(cri, &id, &["fake"], 0).await });
     }
-    // Half of the 256, and four of its own.
+    // Half of the 256 shared slots, and the pod's reserve of four.
     until("as many run as may", || made(&node, "") == 132).await;
     let refused = exec_url(cri.clone(), &attacker[0]).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
@@ -88,7 +88,8 @@ async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
 
     hanging.shutdown().await;
     until("nothing is left of the commands", || node.leftovers() == before).await;
-    // The clients leave one after the other: some that waited may have had a turn before theirs was seen to leave.
+    // The clients disconnect one after the other, so some waiting commands may have got a slot before the server
+    // noticed that their client had left.
     let more = made(&node, "") - made(&node, &victim) - 132;
     assert!(more < 30, "{more} of those that waited were made");
     assert_eq!(exec_sync(cri, &attacker[0], &["fake", "exit=0"], 5).await.unwrap(), 0);
@@ -141,7 +142,7 @@ async fn t6_who_has_left_the_queue_is_not_waited_for() {
         tokio::spawn(async move { exec_sync(cri, &id, &["fake", "exit=7", "after=2500"], 0).await })
     };
     until("it runs", || made(&node, "") == 1).await;
-    // Half of them go by themselves, half at their time.
+    // Half of the clients disconnect, and half of the calls time out.
     let mut waiting = JoinSet::new();
     for number in 0..200 {
         let (cri, id) = (cri.clone(), many.clone());
@@ -173,7 +174,7 @@ async fn t6_the_queue_has_an_end_and_room_for_other_pods() {
     for _ in 0..2100 {
         ask();
     }
-    // One runs, and half of the 4096 may be its pod's.
+    // One command runs, and its pod may have half of the 4096 places in the queue.
     for _ in 0..2100 - 2049 {
         let refused = hanging.join_next().await.unwrap().unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");

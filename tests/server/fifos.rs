@@ -1,4 +1,4 @@
-//! Whatever stands in a file's place where recovery reads, the server starts.
+//! The server starts even if another process put a FIFO where recovery expects a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use pontoon::api::v1::*;
 use crate::support::server::Node;
 use crate::support::until;
 
-/// What a start may take longer than without them.
+/// How much longer a start may take than without a FIFO.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Puts a FIFO there, in place of what is.
+/// Replaces what is at `path` by a FIFO.
 fn plant(path: &Path) {
     let _ = umount2(path, MntFlags::MNT_DETACH);
     let _ = fs::remove_dir_all(path);
@@ -23,10 +23,10 @@ fn plant(path: &Path) {
     nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
 }
 
-/// Where the daemon has files, given a sandbox and a container.
+/// Paths of files of the daemon, for a sandbox and a container.
 type Places = fn(&Node, &str, &str) -> Vec<PathBuf>;
 
-/// Each alone, so that the place is named that is waited at.
+/// Each path is tested by itself, so that a failure names the path at which the server waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_a_fifo_in_a_files_place_keeps_no_server_from_starting() {
     let mut node = Node::start().await;

@@ -1,8 +1,9 @@
-//! What a verb costs grows no faster than what its request, or an image, has in it: how much that is, a tenant decides.
+//! The cost of a verb must not grow faster than the number of entries in its request or image, because a tenant chooses
+//! that number.
 //!
-//! Of each kind of entry there are a hundred, a thousand and ten thousand, and what is compared is the CPU time that the
-//! server takes. Ten times as many cost ten times as much, beside what the call costs by itself; a square would be a hundred.
-//! The best of a few runs counts, since others use the processors too.
+//! Each kind of entry is measured with a hundred, a thousand and ten thousand entries, by the CPU time of the server.
+//! Ten times the entries may cost ten times as much, in addition to the call's base cost. A quadratic cost would be a
+//! hundred times as much. The best of a few runs counts, since other processes use the CPUs too.
 
 mod containers;
 mod pods;
@@ -12,15 +13,14 @@ use std::time::Duration;
 use crate::support::server::Node;
 
 const SIZES: [usize; 3] = [100, 1000, 10_000];
-/// The growth that is taken for linear: caches and allocators have their part in it.
+/// The growth that still counts as linear, with a margin for caches and allocators.
 const MOST: u32 = 25;
-/// What a thousand entries are taken to cost at least: below, the clock of a busy machine decides.
+/// The assumed minimum cost of a thousand entries. Below it, the measurement on a busy machine is noise.
 const LEAST: Duration = Duration::from_millis(2);
-/// The same as a part of what the call costs by itself, which differs by that much from run to run.
+/// The same minimum as a fraction of the call's base cost, which varies by that much from run to run.
 const NOISE: u32 = 10;
 const RUNS: usize = 3;
 
-/// What was measured.
 #[derive(Default)]
 struct Growth {
     lines: Vec<String>,
@@ -28,12 +28,12 @@ struct Growth {
 }
 
 impl Growth {
-    /// `cost` makes a call with so many entries; its CPU time.
+    /// Measures one kind of entry. `cost` makes a call with the given number of entries, and returns its CPU time.
     async fn of(&mut self, name: &str, cost: impl AsyncFn(usize) -> Duration) {
         self.of_sizes(name, SIZES, cost).await;
     }
 
-    /// The same for what there are not ten thousand of.
+    /// Like [`Growth::of`], with other sizes, for calls that cannot have ten thousand entries.
     async fn of_sizes(&mut self, name: &str, sizes: [usize; 3], cost: impl AsyncFn(usize) -> Duration) {
         let mut best = [Duration::MAX; 3];
         for _ in 0..RUNS {
@@ -51,20 +51,21 @@ impl Growth {
         self.lines.push(line);
     }
 
-    /// Shows all of it with `--nocapture`.
+    /// Fails if any growth was too fast. All results are shown with `--nocapture`.
     fn finish(self) {
         println!("{}", self.lines.join("\n"));
         assert!(self.wrong.is_empty(), "these grow faster than what is in them:\n{}", self.wrong.join("\n"));
     }
 }
 
-/// Whether the last step, of ten times as many, costs no more than that: what is the same at all sizes is taken away.
+/// Whether the step to ten times the entries costs at most [`MOST`] times as much. The cost of the smallest size is
+/// subtracted as the base cost.
 fn is_linear([few, many, most]: [Duration; 3]) -> bool {
     let thousand = many.saturating_sub(few).max(LEAST).max(few / NOISE);
     most.saturating_sub(few) <= thousand * MOST
 }
 
-/// The server's CPU time for a call.
+/// Returns the result of a call, and the server's CPU time for it.
 async fn measured<T>(node: &Node, call: impl Future<Output = T>) -> (T, Duration) {
     let before = node.cpu_time();
     let result = call.await;
@@ -77,8 +78,8 @@ fn a_square_is_seen_and_what_is_linear_is_not() {
         SIZES.map(|size| Duration::from_secs_f64((base + line * size as f64 + square * (size * size) as f64) / 1e3))
     };
     assert!(is_linear(cost(30.0, 0.01, 0.0)) && is_linear(cost(3.0, 0.0001, 0.0)));
-    // A call that costs much by itself, and a thousand that happened to cost less than a hundred.
+    // A call with a high base cost, where a thousand entries happened to cost less than a hundred.
     assert!(is_linear([194, 183, 509].map(Duration::from_millis)));
-    // A millisecond of a thousand is a tenth of a second of ten thousand.
+    // A quadratic cost of one millisecond for a thousand entries is a tenth of a second for ten thousand.
     assert!(!is_linear(cost(30.0, 0.001, 1e-6)) && !is_linear(cost(3.0, 0.0, 1e-6)));
 }

@@ -1,4 +1,4 @@
-//! What the daemon does before anything else to keep others out.
+//! Measures that the daemon takes before anything else, to keep other users out.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::until;
 
-/// A user who is not root, or else all of a process's files in /proc would be root's anyway.
+/// A user other than root. As root, all files of the process in /proc would belong to root anyway.
 const NOBODY: u32 = 65534;
 
-/// Ends with the test, also when that fails.
+/// Killed at the end of the test, also when the test fails.
 struct Daemon(Child);
 
 impl Drop for Daemon {
@@ -22,10 +22,10 @@ impl Drop for Daemon {
     }
 }
 
-/// It gets as far as its socket, and waits for containerd then.
+/// A daemon that has bound its socket and waits for containerd.
 async fn waiting(directory: &Path) -> Daemon {
     chown(directory, Some(NOBODY), Some(NOBODY)).unwrap();
-    // By a descriptor, since nobody may not be allowed into the directory of the build.
+    // Executed through a descriptor, since the user nobody may have no access to the build directory.
     let program = File::open(env!("CARGO_BIN_EXE_pontoon")).unwrap();
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg("serve").arg("--socket").arg(directory.join("run/pontoon.sock"));

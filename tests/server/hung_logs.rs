@@ -1,4 +1,4 @@
-//! A pod whose log directory is on a file system that does not answer holds up nobody but itself.
+//! A pod whose log directory is on a file system that does not respond must not delay anything but itself.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use crate::support::hung::Hung;
 use crate::support::server::Node;
 use crate::support::{requests, until};
 
-/// What a start may take longer than without the attack.
+/// How much longer a start may take than without the attack.
 const LIMIT: Duration = Duration::from_secs(2);
 
 async fn start_takes(node: &mut Node) -> Duration {
@@ -27,7 +27,7 @@ fn has(log: &str, words: &str) -> bool {
     fs::read_to_string(log).is_ok_and(|text| text.contains(words))
 }
 
-/// Another pod runs, logs and ends as ever.
+/// Another pod runs, logs and ends as usual.
 async fn others_are_well(node: &Node, name: &str) {
     let (sandbox, id) = node.running(name, &["fake", "out=as ever\n"]).await;
     let log = node.status(&id).await.log_path;
@@ -59,7 +59,7 @@ async fn t8_a_log_directory_that_hangs_keeps_no_daemon_from_starting() {
     node.assert_clean("remove").await;
 }
 
-/// What a tenant does who has /var/log/pods as a volume.
+/// What a tenant with /var/log/pods as a volume can do.
 #[tokio::test(flavor = "multi_thread")]
 async fn t8_a_log_directory_is_not_followed_to_where_it_hangs() {
     let mut node = Node::start().await;

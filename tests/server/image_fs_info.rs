@@ -1,4 +1,4 @@
-//! ImageFsInfo: what has not changed is not walked.
+//! ImageFsInfo measures only layers that are new or may have changed.
 
 use pontoon::api::v1::image_service_client::ImageServiceClient;
 use pontoon::api::v1::*;

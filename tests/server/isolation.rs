@@ -1,4 +1,4 @@
-//! No call on one object waits for another's (I6), whichever call to containerd does not return.
+//! No call on one object waits for a call on another (I6), no matter which call to containerd hangs.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use pontoon::api::v1::*;
 use crate::support::server::Node;
 use crate::support::{requests, until};
 
-/// Many times as long as a life takes here.
+/// Many times as long as a pod's life cycle takes here.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A pod's life, from its run to its removal.
+/// The life cycle of a pod, from RunPodSandbox to RemovePodSandbox.
 async fn pod(node: &Node, name: &str) {
     let sandbox = node.run(&node.pod(name)).await;
     container(node, &sandbox, name).await;
     node.remove(&sandbox).await;
 }
 
-/// That of a container, with all that is done to one.
+/// The life cycle of a container, with all calls that change one.
 async fn container(node: &Node, sandbox: &str, name: &str) {
     let id = node.create(&requests::container(sandbox, &node.pod(name), name, &["fake"])).await;
     node.start_container(&id).await;
@@ -31,10 +31,11 @@ async fn container(node: &Node, sandbox: &str, name: &str) {
     cri.remove_container(RemoveContainerRequest { container_id: id }).await.unwrap();
 }
 
-/// Lives one of two lives while each call of the other hangs in turn.
+/// Runs one life cycle while each call to containerd of another one hangs in turn.
 async fn apart(node: &Node, life: impl AsyncFn(&str)) {
     let before = node.leftovers();
-    // What is asked once only, of an image, is known then.
+    // The first life cycle fills the server's caches, such as the image's config, so that the second has only its own
+    // calls.
     life("one").await;
     let start = node.containerd.calls().len();
     life("one").await;

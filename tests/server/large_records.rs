@@ -1,4 +1,4 @@
-//! Pods whose annotations are as long as Kubernetes allows, and records that are too large altogether.
+//! Pods with the longest annotations that Kubernetes allows, and records that are too large for a message.
 
 use pontoon::api::v1::*;
 use prost::Message as _;
@@ -10,7 +10,7 @@ const CONFIG: &str = "pontoon.sandbox.config";
 /// Kubernetes allows 256 KiB.
 const ANNOTATION: usize = 250 << 10;
 
-/// Adds stopped pods of a former daemon, with long annotations.
+/// Adds stopped pods with long annotations, as if from an earlier daemon.
 async fn add_pods(node: &mut Node, number: usize) {
     let template = node.run(&node.pod("template")).await;
     let stop = StopPodSandboxRequest { pod_sandbox_id: template.clone() };
@@ -19,7 +19,7 @@ async fn add_pods(node: &mut Node, number: usize) {
     let stored = node.containerd.sandbox(&template).unwrap();
     let config = PodSandboxConfig::decode(stored.extensions[CONFIG].value.as_slice()).unwrap();
     for number in 1..number {
-        // Spread over all beginnings, as ids are.
+        // Ids with any first digits, as random ids have.
         let id = format!("{:016x}{:048x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
         let mut config = config.clone();
         config.annotations.insert("large".to_owned(), "x".repeat(ANNOTATION));
@@ -32,7 +32,7 @@ async fn add_pods(node: &mut Node, number: usize) {
     }
 }
 
-/// All pods by the call that has no limit.
+/// The number of pods, from the streamed list, which has no size limit.
 async fn streamed(node: &Node) -> usize {
     let request = StreamPodSandboxesRequest::default();
     let mut stream = node.cri().stream_pod_sandboxes(request).await.unwrap().into_inner();
@@ -54,7 +54,7 @@ async fn f8_a_thousand_pods_with_the_longest_annotations_are_served_after_a_rest
     assert_eq!(streamed(&node).await, 1000);
     let answers = node.containerd.calls().into_iter().filter(|call| call.method == "Store/List").count();
     println!("{answers} lists of containerd");
-    // What fits is listed as ever, and pods come and go.
+    // A list that fits is returned as usual, and pods can be created and removed.
     let id = node.run(&node.pod("web")).await;
     let filter = PodSandboxFilter { id: id.clone(), ..PodSandboxFilter::default() };
     let request = ListPodSandboxRequest { filter: Some(filter) };

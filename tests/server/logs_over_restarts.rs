@@ -1,4 +1,5 @@
-//! SIGTERM and a new start: a container's log reads as without them. And a log that cannot be opened then.
+//! A SIGTERM and a new start do not change what a container's log contains. Also: a log that cannot be opened at the
+//! start.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,7 +16,7 @@ use tonic::Code;
 use crate::support::server::Node;
 use crate::support::{requests, until};
 
-/// A stream's bytes as a reader of the log puts them together.
+/// The content of a stream, joined as a reader of the log joins it.
 fn logged(log: &Path, stream: &str) -> String {
     let mut text = String::new();
     for record in fs::read_to_string(log).unwrap_or_default().lines() {
@@ -50,7 +51,7 @@ async fn f6_a_line_without_an_end_is_in_the_log_and_goes_on_after_a_sigterm() {
     until("the whole line is logged", || logged(&log, "stdout") == "one\n").await;
 
     node.terminate().await;
-    // Also for who looks while no daemon is there, and if none ever comes again.
+    // The log has it even while no daemon runs, in case none is started again.
     assert_eq!((logged(&log, "stdout").as_str(), logged(&log, "stderr").as_str()), ("one\nname: ", "no end"));
     node.output(&id, "stdout").write_all(b"pontoon").unwrap();
     node.spawn().await;
@@ -89,7 +90,7 @@ async fn f6_a_terminals_line_end_is_no_part_of_the_line_after_a_sigterm_either()
     }
 }
 
-/// Between the reading of a line and its writing, a daemon that just ends takes it along.
+/// A daemon that simply exits between reading a line and writing it loses the line.
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_no_line_is_lost_or_doubled_by_any_number_of_sigterms() {
     let mut node = Node::start().await;
@@ -103,7 +104,7 @@ async fn f6_no_line_is_lost_or_doubled_by_any_number_of_sigterms() {
             thread::spawn(move || {
                 let mut number = 0u32;
                 while !over.load(Ordering::Relaxed) {
-                    // Pieces that end anywhere within a line, with a pause there.
+                    // Pieces that end anywhere within a line, with a pause after each.
                     let lines: String = (number..number + 500).map(|number| format!("line {number}\n")).collect();
                     for piece in lines.as_bytes().chunks(997) {
                         output.write_all(piece).unwrap();
@@ -120,7 +121,7 @@ async fn f6_no_line_is_lost_or_doubled_by_any_number_of_sigterms() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     over.store(true, Ordering::Relaxed);
-    // What is left in the FIFOs is read meanwhile.
+    // The daemon reads the rest from the FIFOs in the meantime.
     until("the writers have ended", || writers.iter().all(thread::JoinHandle::is_finished)).await;
     let numbers: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
     node.containerd.end(&id, 0);
@@ -134,7 +135,7 @@ async fn f6_no_line_is_lost_or_doubled_by_any_number_of_sigterms() {
     }
 }
 
-/// It has written and has ended: only the daemon has the rest of its output.
+/// The container has written its output and exited, so only the daemon can log the rest of the output.
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_the_last_words_of_who_ended_just_before_a_sigterm_are_logged() {
     let mut node = Node::start().await;
@@ -150,7 +151,7 @@ async fn f6_the_last_words_of_who_ended_just_before_a_sigterm_are_logged() {
     }
 }
 
-/// Recovery reads logs again, one container after the other.
+/// Recovery resumes the logs of containers one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_a_sigterm_while_it_starts_is_waited_for_too() {
     let mut node = Node::start().await;
@@ -173,7 +174,7 @@ async fn f6_a_sigterm_while_it_starts_is_waited_for_too() {
     node.assert_clean("remove").await;
 }
 
-/// A daemon whose log cannot be opened at its start; `break_it` gets the log's directory.
+/// A daemon that cannot open a container's log when it starts. `break_it` gets the log's directory.
 async fn started_without_its_log(break_it: impl FnOnce(&Path)) -> (Node, String, PathBuf) {
     let mut node = Node::start().await;
     let (_, id) = node.running("web", &["fake", "out=before\n"]).await;
@@ -186,7 +187,7 @@ async fn started_without_its_log(break_it: impl FnOnce(&Path)) -> (Node, String,
     (node, id, log)
 }
 
-/// Something else than a log is where it was; the log has another name until [`mended`].
+/// Puts something other than a log at the log's path. The log has another name until [`mended`].
 fn broken(directory: &Path) {
     fs::rename(directory.join("main.log"), directory.join("kept")).unwrap();
     symlink("/dev/null", directory.join("main.log")).unwrap();
@@ -223,7 +224,7 @@ async fn f10_reopen_container_log_mends_it_at_once() {
     }
 }
 
-/// As with a disk that is full: a container does not wait for its log.
+/// As with a full disk: a container does not wait for its log.
 #[tokio::test(flavor = "multi_thread")]
 async fn f10_who_fills_his_pipe_does_not_wait_for_a_log_that_cannot_be_opened() {
     let (node, id, log) = started_without_its_log(broken).await;
@@ -240,7 +241,7 @@ async fn f10_who_fills_his_pipe_does_not_wait_for_a_log_that_cannot_be_opened() 
     until("the log goes on", resumed).await;
 }
 
-/// What else may fail: here the FIFO itself is in no state to be opened.
+/// Another failure: the FIFO itself cannot be opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn f10_streams_that_could_not_be_opened_at_start_are_tried_again() {
     for by_call in [false, true] {

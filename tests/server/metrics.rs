@@ -1,4 +1,4 @@
-//! The page of metrics: what was asked of the server, where the time went, and what hangs where.
+//! The metrics page: which calls the server got, where the time went, and what hangs at which stage.
 
 use pontoon::api::v1::*;
 
@@ -6,7 +6,7 @@ use crate::support::containerd::Fault;
 use crate::support::server::Node;
 use crate::support::until;
 
-/// The value of the page's line for this metric and these labels; none when there is no such line.
+/// The value of the page's line for this metric with these labels; `None` when there is no such line.
 fn value(page: &str, metric: &str) -> Option<f64> {
     let line = page.lines().find(|line| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with(' ')))?;
     Some(line.rsplit(' ').next().unwrap().parse().unwrap())

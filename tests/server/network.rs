@@ -1,4 +1,4 @@
-//! Pods' networks: whose attachments are given back, what a kill within ADD leaves, and who waits for whom.
+//! Pods' networks: which attachments are deleted, what a kill during ADD leaves, and which pods wait for each other.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use pontoon::api::v1::*;
 use crate::support::server::Node;
 use crate::support::{cni, until};
 
-/// A server that has looked through the cache at its start says what it found.
+/// Waits until the server has checked the CNI cache at its start, which it logs.
 async fn has_looked_through_the_cache(node: &Node) {
     until("it has looked through the cache", || node.log().contains("network attachment")).await;
 }
@@ -37,7 +37,7 @@ async fn f2_the_networks_of_another_instance_s_pods_are_left_alone() {
     has_looked_through_the_cache(&other).await;
     assert_eq!(other.cni.calls(), [], "the pod lives");
 
-    // Nor when its namespace cannot be seen: the entry says whose it is.
+    // The same when the namespace is not pinned: the cache entry says which instance it belongs to.
     unpin(&node.netns(&id));
     other.restart().await;
     has_looked_through_the_cache(&other).await;
@@ -49,8 +49,8 @@ async fn f2_the_networks_of_another_instance_s_pods_are_left_alone() {
     node.assert_clean("remove").await;
 }
 
-/// `containerd.namespace` was changed and changed back, then containerd lost its records: the pod's processes are there all
-/// the time. Only a reboot, which unmounts the namespace, ends them.
+/// `containerd.namespace` was changed and changed back, and then containerd lost its records. The pod's processes run
+/// all the time: only a reboot, which unmounts the namespace, ends them.
 #[tokio::test(flavor = "multi_thread")]
 async fn f2_an_attachment_is_given_back_once_its_namespace_is_gone_and_no_sooner() {
     const NAMESPACE: &str = "namespace = \"elsewhere\"\n";
@@ -76,7 +76,7 @@ async fn f2_an_attachment_is_given_back_once_its_namespace_is_gone_and_no_sooner
     until("the entry is gone", || node.cni.leftovers().is_empty()).await;
 }
 
-/// The pause process runs, and half of the chain was never run.
+/// The pause process runs, and half of the plugin chain was never run.
 #[tokio::test(flavor = "multi_thread")]
 async fn f4_a_kill_within_add_leaves_a_sandbox_that_is_not_ready() {
     let mut node = Node::start().await;
@@ -88,13 +88,13 @@ async fn f4_a_kill_within_add_leaves_a_sandbox_that_is_not_ready() {
     until("the pause task starts", || node.containerd.calls().iter().any(|call| call.method == "Tasks/Start")).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let id = node.containerd.sandboxes().remove(0);
-    // As the plugin before the one that hangs has done.
+    // What the plugin before the hanging one has done.
     make_interface(&node.netns(&id));
     node.restart().await;
     assert!(call.await.unwrap().is_err());
     assert_eq!(node.sandboxes().await, [(id.clone(), PodSandboxState::SandboxNotready)]);
 
-    // As kubelet does: the next attempt, and the end of the one before.
+    // As kubelet does: it creates the next attempt, and removes the one before.
     node.cni.heal();
     pod.config.as_mut().unwrap().metadata.as_mut().unwrap().attempt += 1;
     let next = node.run(&pod).await;
@@ -105,7 +105,7 @@ async fn f4_a_kill_within_add_leaves_a_sandbox_that_is_not_ready() {
     node.assert_clean("remove").await;
 }
 
-/// It waits for its turn behind others: its plugins have not begun.
+/// The last pod waits for a slot behind the others, so its plugins have not started.
 #[tokio::test(flavor = "multi_thread")]
 async fn f4_a_kill_before_add_leaves_a_sandbox_that_is_not_ready() {
     let mut node = Node::start().await;
@@ -136,7 +136,7 @@ fn make_interface(netns: &Path) {
     assert!(Command::new("nsenter").args([&net, "sh", "-c", script]).status().unwrap().success());
 }
 
-/// rulings.md 13. What was there before the pause task, and is not there any more, was lost later.
+/// rulings.md 13. The cache entry is written before the pause task is created, so if it is missing it was lost later.
 #[tokio::test(flavor = "multi_thread")]
 async fn f4_a_cache_file_that_was_lost_later_is_read_from_the_interface() {
     let mut node = Node::start().await;
@@ -170,7 +170,7 @@ async fn f14_r13_pods_whose_network_hangs_keep_no_other_pod_from_its_own() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     until("it says which hang", || node.log().matches("has not ended yet").count() == 16).await;
     assert!(took < Duration::from_millis(1500) || node.log().contains("waits for its turn"), "{took:?}");
-    // Those that are late get in at once.
+    // The pods that have hung for too long no longer hold slots, so the next pod runs at once.
     let start = Instant::now();
     node.run(&node.pod("also-well")).await;
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

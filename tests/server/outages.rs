@@ -1,7 +1,8 @@
-//! F1: containerd is killed at each call that changes something, of each verb: with the call carried out or not, its answer
-//! lost either way, and for a while. What was begun has an owner throughout, and can be repeated or taken away soon after.
+//! F1: containerd is killed at each mutating call of each verb. The call is carried out or not, its reply is lost
+//! either way, and containerd is away for some time. Each such combination is a cell of a matrix. In each, every object
+//! that was begun has an owner all the time, and can soon afterwards be retried or removed.
 //!
-//! `PONTOON_F1=WORDS` runs only the cells whose names have the words, and shows the server's log of those that fail.
+//! `PONTOON_F1=WORDS` runs only the cells whose names contain the words, and shows the server's log of those that fail.
 
 mod kubelet;
 mod witness;
@@ -21,7 +22,7 @@ use self::witness::{Witness, ownerless};
 use crate::support::containerd::{Call, Done};
 use crate::support::server::Node;
 
-/// For how many seconds containerd is away, and how many cells of that run at once: most of the time they wait.
+/// How many seconds containerd is away, and how many such cells run at once. Cells spend most of their time waiting.
 const COLUMNS: [(u64, usize); 4] = [(0, 2), (1, 3), (5, 5), (20, 14)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,16 @@ enum Verb {
     RunPodSandbox,
     CreateContainer,
     StartContainer,
-    /// And the process ends by itself, soon.
+    /// The process exits by itself soon afterwards.
     StartContainerThatEnds,
     StopContainer,
-    /// Which takes a SIGKILL.
+    /// The process has to be stopped with SIGKILL.
     StopContainerThatIgnoresTerm,
     RemoveContainer,
     StopPodSandbox,
     RemovePodSandbox,
     ExecSync,
-    /// Whose command is to be killed.
+    /// The command has to be killed.
     ExecSyncThatTakesTooLong,
 }
 
@@ -56,10 +57,10 @@ const VERBS: [Verb; 11] = [
     Verb::ExecSyncThatTakesTooLong,
 ];
 
-/// How much of what is wrong in one cell is shown.
+/// How many problems of a cell are shown.
 const SHOWN: usize = 6;
 
-/// The exit code of a process that ends by itself.
+/// The exit code of a process that exits by itself.
 const OWN_CODE: i32 = 3;
 
 impl Verb {
@@ -71,7 +72,7 @@ impl Verb {
         }
     }
 
-    /// Brings about what the verb is asked of.
+    /// Creates the objects that the verb needs.
     async fn prepare(self, kubelet: &Kubelet<'_>) -> Answer<Subject> {
         let mut subject = Subject::default();
         if self == Self::RunPodSandbox {
@@ -88,7 +89,7 @@ impl Verb {
         Ok(subject)
     }
 
-    /// The call, or what kubelet does after it has failed.
+    /// The call, or the calls that kubelet makes after it has failed.
     async fn call(self, kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
         match self {
             Self::RunPodSandbox => kubelet.run().await.map(drop),
@@ -116,7 +117,7 @@ impl Verb {
         }
     }
 
-    /// What has to hold when the call has succeeded.
+    /// Checks what must hold when the call has succeeded.
     async fn wrong_after_success(self, kubelet: &Kubelet<'_>, on: &Subject) -> Option<String> {
         if matches!(self, Self::StopContainer | Self::StopContainerThatIgnoresTerm) {
             let state = kubelet.status(&on.container).await.map(|status| status.state());
@@ -134,7 +135,7 @@ impl Verb {
     }
 }
 
-/// The task's end is the only success, and the code is the process's own when the start was told to have succeeded.
+/// The only success is the end of the task. If StartContainer has succeeded, the exit code must be the process's own.
 async fn start_to_its_end(kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
     let status = kubelet.status(&on.container).await?;
     match status.state() {
@@ -154,7 +155,7 @@ async fn start_to_its_end(kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
     }
 }
 
-/// What a verb is asked of.
+/// The objects of a verb's call.
 #[derive(Default)]
 struct Subject {
     sandbox: String,
@@ -164,7 +165,7 @@ struct Subject {
 }
 
 impl Subject {
-    /// Whether this is the first time that it is asked.
+    /// Whether this is the first call.
     fn first(&self) -> bool {
         !std::mem::replace(&mut *self.asked.lock().unwrap(), true)
     }
@@ -191,7 +192,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// A node that has run one container already: its first look into the image is not the matrix's matter.
+/// A node that has run one container already, so that the first read of the image is not part of the matrix.
 async fn warm_node() -> Arc<Node> {
     let node = Node::start().await;
     let (sandbox, container) = node.running("warm", &["fake"]).await;
@@ -202,13 +203,13 @@ async fn warm_node() -> Arc<Node> {
     Arc::new(node)
 }
 
-/// The calls of each verb that change something, as (method, its number).
+/// The mutating calls to containerd of a verb, as (method, its number).
 async fn steps(node: &Node, verb: Verb) -> Vec<(String, usize)> {
     let kubelet = Kubelet::new(node);
     let subject = verb.prepare(&kubelet).await.unwrap();
     let start = quiet(node).await;
     Limit::from_now().repeat("an undisturbed call", async || verb.call(&kubelet, &subject).await).await.unwrap();
-    // Some of it is done after the answer.
+    // Some calls come after the reply.
     quiet(node).await;
     let calls = node.containerd.calls().split_off(start);
     let mut steps: Vec<(String, usize)> = Vec::new();
@@ -221,7 +222,7 @@ async fn steps(node: &Node, verb: Verb) -> Vec<(String, usize)> {
     steps
 }
 
-/// Waits until no call has come for a while; how many there were.
+/// Waits until no call has come for a while. Returns the number of calls.
 async fn quiet(node: &Node) -> usize {
     let mut count = node.containerd.calls().len();
     loop {
@@ -250,7 +251,7 @@ async fn all_cells() -> Vec<Cell> {
     cells
 }
 
-/// What is wrong in a cell; `None` when the call that was to be hit did not come.
+/// Returns what is wrong in a cell; `None` when the call at which containerd is to be killed did not come.
 async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
     let kubelet = Kubelet::new(node);
     let subject = match cell.verb.prepare(&kubelet).await {
@@ -263,7 +264,7 @@ async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
     let mut wrong = Vec::new();
 
     let name = format!("{:?} or its repetition", cell.verb);
-    // Bounded by more than the outage, for what never meets it.
+    // A longer timeout than the outage's, for a cell in which that call never comes.
     let asked = limit.repeat(&name, async || cell.verb.call(&kubelet, &subject).await);
     match tokio::time::timeout(Duration::from_secs(cell.seconds + 60), asked).await {
         Ok(Ok(())) => wrong.extend(cell.verb.wrong_after_success(&kubelet, &subject).await),
@@ -295,7 +296,7 @@ async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
     (met || !wrong.is_empty()).then_some(wrong)
 }
 
-/// What came out of the cells.
+/// The results of the cells.
 #[derive(Default)]
 struct Results {
     passed: usize,
@@ -303,7 +304,7 @@ struct Results {
     failed: Vec<String>,
 }
 
-/// Runs cells one after the other; a node on which one failed is not used again.
+/// Runs cells one after the other. A node on which a cell failed is not used again.
 async fn work(cells: Arc<Mutex<VecDeque<Cell>>>, results: Arc<Mutex<Results>>, log: bool) {
     let mut node = None;
     loop {
@@ -329,7 +330,7 @@ async fn work(cells: Arc<Mutex<VecDeque<Cell>>>, results: Arc<Mutex<Results>>, l
                 let more = if more.is_empty() { String::new() } else { format!("\n    and {} more", more.len()) };
                 results.failed.push(format!("{cell}:\n    {}{more}\n{server}", shown.join("\n    ")));
             }
-            // It has said why.
+            // The panic has printed the reason.
             Err(_) => results.failed.push(format!("{cell}: it panicked")),
         }
     }

@@ -1,4 +1,4 @@
-//! PortForward: a client reaches what listens in the pod.
+//! PortForward: a client reaches a server that listens in the pod.
 
 use pontoon::api::v1::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use crate::support::server::Node;
 use crate::support::streams::Session;
 
-/// Of a session for one port: its bytes, and what went wrong with it.
+/// The channels of a session for one port: the data, and errors.
 const DATA: u8 = 0;
 const ERROR: u8 = 1;
 
@@ -21,7 +21,7 @@ async fn forward(node: &Node, sandbox: &str, port: u16) -> Session {
     Session::speaking("v4.channel.k8s.io", &url(node, sandbox, port.into()).await.unwrap()).await
 }
 
-/// Listens in the pod, and sends back what comes.
+/// Starts an echo server in the pod.
 async fn echo(node: &Node, sandbox: &str, address: &'static str) -> u16 {
     let listen = move || {
         let listener = std::net::TcpListener::bind(address).unwrap();

@@ -1,4 +1,4 @@
-//! When it does not start at all, and what it says then.
+//! When the daemon refuses to start, and with which message.
 
 use pontoon::api::v1::StatusRequest;
 
@@ -13,7 +13,7 @@ async fn beside_containerds_own_cri_it_says_how_to_switch_that_off() {
     let said = node.refused().await;
     assert!(said.starts_with("pontoon: containerd's own CRI plugin is active"), "{said}");
     assert!(said.ends_with("disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]"), "{said}");
-    // Each has its own pods in a namespace of its own.
+    // In a namespace of its own, Pontoon does not see the pods of containerd's CRI, and the other way round.
     node.configure(|config| config.replace("[containerd]\n", "[containerd]\nnamespace = \"pontoon\"\n"));
     node.spawn().await;
 }

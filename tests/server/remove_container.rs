@@ -1,4 +1,4 @@
-//! RemoveContainer: what holds it up is named.
+//! RemoveContainer names the process that prevents it.
 
 use std::fs;
 use std::process::Command;
@@ -9,14 +9,14 @@ use tonic::Code;
 use crate::support::containerd::Fault;
 use crate::support::server::Node;
 
-/// containerd#4020: a shell of the host, or an agent, in the container's root.
+/// containerd#4020: a shell on the host, or an agent, has its working directory in the container's root.
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_process_of_the_host_in_the_root_is_named() {
     let node = Node::start().await;
     let (sandbox, id) = node.running("web", &["fake", "exit=0"]).await;
     node.ended(&id).await;
     let (_, held) = node.running("held", &["fake"]).await;
-    // As containerd's shim, which cannot unmount it then.
+    // containerd's shim fails like this when it cannot unmount the root.
     node.containerd.fault("Tasks/Delete", 0, Fault::Error(Code::Unknown));
     let root = node.logs().join(&held).join("rootfs/etc");
     fs::create_dir_all(&root).unwrap();

@@ -1,4 +1,4 @@
-//! `kill -9` of the server, at any instant: no pod notices.
+//! `kill -9` of the server at any moment has no effect on pods.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ async fn a_new_server_knows_what_the_old_one_knew() {
 async fn what_ended_meanwhile_has_its_own_exit_code_and_its_log() {
     let mut node = Node::start().await;
     let (_, id) = node.running("web", &["fake", "out=last words\n", "exit=42", "after=300"]).await;
-    // What is between FIFO and log at the moment of a kill is lost: the fifo driver's part, which the logger does not have.
+    // Output that was read from the FIFO and not yet logged is lost when the server is killed.
     let log = node.status(&id).await.log_path;
     until("the words are in the log", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("last words")))
         .await;
@@ -95,7 +95,7 @@ async fn what_the_kill_cut_short_is_listed_or_gone_and_can_be_removed() {
         call.await.unwrap().unwrap_err();
     }
     for (method, nth) in begun {
-        // Also the first look into the image, which only a fresh server takes.
+        // Restarted, so that the server reads the image again: these calls are among the steps.
         node.restart().await;
         let sandbox = node.run(&pod).await;
         let request = requests::container(&sandbox, &pod, "main", &["fake"]);
@@ -116,7 +116,7 @@ async fn die_and_remove_all(node: &mut Node, case: &str) {
     node.containerd.heal();
     node.spawn().await;
     node.remove_all().await;
-    // Looks into images end with their leases.
+    // The snapshots with which images are read end with their leases.
     node.containerd.collect_garbage();
     node.assert_clean(case).await;
 }
@@ -163,7 +163,7 @@ async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
     assert_eq!((node.containerd.containers(), node.containerd.sandboxes()), (vec![foreign.clone()], vec![foreign]));
 }
 
-/// rulings.md 12: its id says until when.
+/// rulings.md 12: the exec id contains the command's deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     let mut node = Node::start().await;
@@ -177,7 +177,7 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
         let mut cri = node.cri();
         calls.push(tokio::spawn(async move { cri.exec_sync(request).await }));
     }
-    // And one with a client at its streams, who goes with the daemon.
+    // A command with a client at its streams, which disconnects when the daemon is killed.
     let request = ExecRequest {
         container_id: id.clone(),
         cmd: vec!["fake".to_owned(), "out=up".to_owned()],
@@ -204,7 +204,7 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     assert_eq!(kills, 2, "the one without a timeout came to its own end");
 }
 
-/// Killed between the making of a command and its start: what never runs never ends.
+/// The daemon is killed between creating a command and starting it. A command that never ran never exits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_a_former_daemon_never_started_is_deleted() {
     let mut node = Node::start().await;
@@ -221,7 +221,8 @@ async fn a_command_that_a_former_daemon_never_started_is_deleted() {
     assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning);
 }
 
-/// What has not ended when SIGTERM is 30 s old is the next daemon's; and so is the line that a container is in (F6).
+/// Operations that have not ended 30 s after SIGTERM are left to the next daemon, as is an unfinished line of output
+/// (F6).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     let mut node = Node::start().await;

@@ -1,4 +1,4 @@
-//! RunPodSandbox: all of a pod or nothing of it.
+//! RunPodSandbox creates a complete pod, or leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::containerd::{Fault, is_found_again};
 use crate::support::server::Node;
 use crate::support::{cni, until};
 
-/// The calls of one successful run.
+/// The calls to containerd of one successful run.
 async fn steps(node: &Node, pod: &RunPodSandboxRequest) -> Vec<(String, usize)> {
     let start = node.containerd.calls().len();
     let id = node.run(pod).await;
@@ -39,7 +39,7 @@ async fn a_failure_at_any_step_leaves_nothing_and_the_same_request_then_succeeds
     fail_at_any_step(&node, node.pod("web")).await;
 }
 
-/// Its user namespace is pinned like the network's, and goes like it.
+/// The user namespace of the pod is pinned and removed like its network namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_leaves_no_user_namespace() {
     let node = Node::start().await;
@@ -176,14 +176,14 @@ async fn two_that_ask_for_the_same_pod_get_the_same_pod() {
     let first = tokio::spawn(async move { one.run_pod_sandbox(request).await });
     gate.arrived().await;
     let second = tokio::spawn(async move { two.run_pod_sandbox(same).await });
-    // Another pod neither waits for it nor disturbs it.
+    // Another pod does not wait for it, and does not disturb it.
     let other = node.run(&node.pod("db")).await;
     gate.open();
     let first = first.await.unwrap().unwrap().into_inner().pod_sandbox_id;
     let second = second.await.unwrap();
     match second {
         Ok(reply) => assert_eq!(reply.into_inner().pod_sandbox_id, first),
-        // It came when the first one had its answer already.
+        // The second call came after the first had its reply.
         Err(status) => assert!(status.code() == Code::AlreadyExists && status.message().contains(&first), "{status}"),
     }
     for id in [first, other] {

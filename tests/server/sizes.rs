@@ -1,5 +1,5 @@
-//! T9: what a pod or an image says of itself breaks no answer that tells of all pods or images, and what is too large is
-//! refused by the name of its field.
+//! T9: no text that a pod or an image contains can break a reply that lists all pods or images. What is too large is
+//! refused with the name of its field.
 
 use std::collections::HashMap;
 
@@ -69,7 +69,7 @@ async fn t9_the_containers_of_110_pods_are_listed_whatever_they_say() {
     let half = |config: &mut ContainerConfig| config.annotations = one(70 << 10);
     create(pod, "main", half).await.unwrap();
     refused(create(pod, "side", half).await, "config.annotations: is most of");
-    // The next attempt of what was taken is taken, and so is what kubelet usually says.
+    // The next attempt of an accepted container is accepted, and so are annotations of the size that kubelet sends.
     let next = |config: &mut ContainerConfig| {
         half(config);
         config.metadata.get_or_insert_default().attempt = 1;
@@ -183,7 +183,7 @@ async fn what_is_too_long_or_too_many_names_its_field() {
     refused(node.cri().update_pod_sandbox_resources(update).await, "resources: is most of");
 }
 
-/// A path of two thousand names is made, and no thread's stack is too small for it.
+/// A path with two thousand directories is created, without a stack overflow on any thread.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deepest_host_path_that_there_can_be_is_made() {
     let node = Node::start().await;
@@ -230,7 +230,7 @@ async fn a_line_of_the_log_is_short_whatever_the_request_says() {
     let node = Node::start().await;
     let container_id = "x".repeat(1 << 20);
     let stop = StopContainerRequest { container_id, timeout: 0 };
-    // Of what is not there there is nothing to stop.
+    // Stopping an unknown container does nothing; only the log line matters here.
     let _ = node.cri().stop_container(stop).await;
     let name = |config: &mut PodSandboxConfig| config.metadata.get_or_insert_default().name = "y".repeat(1 << 20);
     refused(run(&node, "web", name).await, "config.metadata.name: ");

@@ -1,5 +1,5 @@
-//! F9: whether a container starts in a pod that is being stopped is one decision: a stop that has begun lets none start, and
-//! it succeeds only when none runs.
+//! F9: a single decision determines whether a container starts in a pod that is being stopped. Once a stop has begun,
+//! no container starts, and the stop succeeds only when no container runs.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn stop(sandbox: &str) -> StopPodSandboxRequest {
     StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() }
 }
 
-/// A pod with containers that are created.
+/// A pod with containers that are created but not started.
 async fn created(node: &Node, name: &str, count: usize) -> (String, Vec<String>) {
     let pod = node.pod(name);
     let sandbox = node.run(&pod).await;
@@ -33,7 +33,7 @@ async fn created(node: &Node, name: &str, count: usize) -> (String, Vec<String>)
     (sandbox, ids)
 }
 
-/// What has to hold when a stop has succeeded, and from then on.
+/// Asserts what must hold when a stop has succeeded, and afterwards.
 async fn assert_stopped(node: &Node, sandbox: &str, case: &str) {
     for _ in 0..3 {
         assert_eq!(node.containerd.running(), [] as [String; 0], "{case}: the stop succeeded around live processes");
@@ -97,14 +97,14 @@ async fn f9_a_stop_waits_for_the_start_that_came_before_it() {
         gate.open();
         stopping.await.unwrap().unwrap();
         assert_stopped(&node, &sandbox, &case).await;
-        // Either way: it ran and was stopped, or it was told that it could not.
+        // Both results are right: the container ran and was stopped, or its start was refused.
         let _ = starting.await.unwrap();
         node.remove(&sandbox).await;
         node.assert_clean(&case).await;
     }
 }
 
-/// Numbers that look random, and are the same each time.
+/// Pseudo-random numbers, the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -121,7 +121,7 @@ async fn f9_starts_race_with_the_stop_of_their_pod() {
     let (mut ran, mut refused) = (0, 0);
     for round in 0..ROUNDS {
         let (sandbox, ids) = created(&node, "web", STARTS).await;
-        // In each second race one call hangs for a while.
+        // In every second race, one call hangs for a while.
         let methods = ["Snapshots/Mounts", "Tasks/Create", "Tasks/Start", "Tasks/Kill", "Tasks/Delete"];
         let method = methods[usize::try_from(dice.below(5)).unwrap()];
         let gate = (round % 2 == 1).then(|| node.containerd.hang(method, 1));

@@ -1,4 +1,4 @@
-//! StartContainer: it runs, or it has exited and says why.
+//! StartContainer: the container runs, or it has exited with a reason.
 
 use pontoon::api::v1::*;
 use tonic::Code;
@@ -23,7 +23,7 @@ async fn remove(node: &Node, id: &str) {
     node.cri().remove_container(RemoveContainerRequest { container_id: id.to_owned() }).await.unwrap();
 }
 
-/// The calls of one successful start.
+/// The calls to containerd of one successful start.
 async fn steps(node: &Node, request: &CreateContainerRequest) -> Vec<(String, usize)> {
     let id = node.create(request).await;
     let begin = node.containerd.calls().len();
@@ -102,7 +102,7 @@ async fn a_start_goes_on_when_its_client_leaves_at_any_step() {
         node.call_and_leave(async move { cri.start_container(call).await }, gate.arrived()).await;
         assert_eq!(node.status(&id).await.state(), ContainerState::ContainerCreated, "{method} number {nth}");
         gate.open();
-        // A stop waits for the start, so that it has something to stop.
+        // A stop waits for the running start, and then stops the container.
         let stop = StopContainerRequest { container_id: id.clone(), timeout: 60 };
         node.cri().stop_container(stop).await.unwrap();
         let status = node.status(&id).await;

@@ -1,5 +1,5 @@
-//! Stats and metrics: what is known is told at once, whatever containerd does. The fake's containers have no cgroups, so that here
-//! no counter is known but the layer's.
+//! Stats and metrics: known values are returned at once, whatever containerd does. The fake's containers have no
+//! cgroups, so only the usage of layers is known here.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -50,10 +50,11 @@ async fn a_container_is_told_with_what_it_was_asked_for_and_its_layer() {
     let layer = stats.writable_layer.unwrap();
     assert_eq!((layer.used_bytes.unwrap().value, layer.inodes_used.unwrap().value), (4096, 1));
     assert!(layer.timestamp > 0);
-    // Nobody has asked for ImageFsInfo, which finds it too.
+    // Set without a call of ImageFsInfo, which looks the directory up as well.
     assert!(layer.fs_id.is_some());
 
-    // A short id is enough, a wrong one is an error, and the end of the process changes only what is read of it.
+    // A short id is enough, and a wrong one is an error. After the end of the process only the values read from it are
+    // missing.
     assert!(one(&node, &id[..20]).await.is_ok());
     assert_eq!(one(&node, &"0".repeat(64)).await.unwrap_err().code(), Code::NotFound);
     node.containerd.end(&id, 0);
@@ -104,7 +105,7 @@ async fn a_pod_that_is_not_ready_has_no_stats() {
     node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();
     assert_eq!(node.cri().pod_sandbox_stats(request).await.unwrap_err().code(), Code::FailedPrecondition);
     assert!(list_pods(&node, PodSandboxStatsFilter::default()).await.is_empty());
-    // Its container is still there to be looked at.
+    // Its container still exists and has stats.
     assert_eq!(ids(&list(&node, ContainerStatsFilter::default()).await), [id.as_str()]);
     let missing = PodSandboxStatsRequest { pod_sandbox_id: "0".repeat(64) };
     assert_eq!(node.cri().pod_sandbox_stats(missing).await.unwrap_err().code(), Code::NotFound);

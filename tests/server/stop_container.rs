@@ -1,4 +1,4 @@
-//! StopContainer and the stop of a pod: signal, grace, SIGKILL; as often as it is asked.
+//! StopContainer and StopPodSandbox: signal, grace period, SIGKILL; repeated as often as they are called.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ async fn r15_what_a_container_froze_is_thawed_after_a_sigkill() {
     until("it is thawed", || state() == thawed).await;
     stopping.await.unwrap().unwrap();
 
-    /// Removed from the innermost one on; those that others use stay.
+    /// Removes the innermost cgroup first. Cgroups that others use stay.
     struct Cgroups(PathBuf, PathBuf);
     impl Drop for Cgroups {
         fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! What failed, or what nobody took, is taken back, however long that takes.
+//! A creation that failed, or whose result no caller waited for, is rolled back, however long that takes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::containerd::Fault;
 use crate::support::server::{Client, Node};
 use crate::support::{requests, until};
 
-/// As long as a caller waits for an undo, and some more.
+/// The time for which a caller waits for an undo, plus a margin.
 const PATIENCE: Duration = Duration::from_secs(70);
 
 fn count(node: &Node, method: &str, object: &str) -> usize {
@@ -32,7 +32,7 @@ async fn remove(mut cri: Client, id: String) {
     cri.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
 }
 
-/// Only the caller's wait ends. The sandbox is listed, its Stop and Remove join what goes on, and nothing is done twice.
+/// Only the caller's wait ends. The sandbox is listed, its Stop and Remove join the undo, and nothing is done twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn f7_an_undo_of_a_sandbox_goes_on_when_its_caller_has_waited_long_enough() {
     let node = Node::start().await;

@@ -1,5 +1,6 @@
-//! A containerd task has one owner, which gives up on no error and asserts nothing that it did not see: what is written of
-//! an exit (F3), how often a pause task is deleted (F11), what is found at start, and calls that fail for long.
+//! A containerd task has one owner, which gives up on no error and reports only what it has observed. The tests cover
+//! how an exit is recorded (F3), how often a pause task is deleted (F11), tasks found at the start, and calls that fail
+//! for long.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use crate::support::containerd::{Call, Done, Fault, Gate};
 use crate::support::server::Node;
 use crate::support::{PATIENCE, requests, until};
 
-/// What a call can fail with while what it is about is there. Tasks' own NotFound is not among them: that is the end.
+/// The codes with which a call can fail while its task exists. NotFound from Tasks is not among them: it means that the
+/// task has ended.
 const CODES: [Code; 15] = [
     Code::Unknown,
     Code::Internal,
@@ -31,7 +33,7 @@ const CODES: [Code; 15] = [
     Code::AlreadyExists,
     Code::Unavailable,
 ];
-/// What a repetition may be spaced with in the end: who gives up on nothing need not hurry for ever.
+/// The longest pause between two retries: an owner that never gives up need not stay fast.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn count(node: &Node, method: &str, object: &str) -> usize {
@@ -44,7 +46,7 @@ fn has_exit(node: &Node, id: &str) -> bool {
     record.is_some_and(|record| record.extensions.keys().any(|key| key.ends_with("exit")))
 }
 
-/// A container whose process has ended with 8, which cannot be written.
+/// A container whose process has exited with 8, where the exit cannot be written to the record.
 async fn unwritten(node: &Node, name: &str, code: Code) -> (String, String) {
     let (sandbox, id) = node.running(name, &["fake"]).await;
     node.containerd.fault("Containers/Update", 0, Fault::Error(code));
@@ -71,7 +73,7 @@ async fn f3_an_exit_is_written_whatever_the_write_fails_with() {
     node.assert_clean("remove").await;
 }
 
-/// The daemon is killed before it could write, and the next one cannot write at first either.
+/// The daemon is killed before it could write the exit, and the next one cannot write it at first either.
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_an_exit_that_was_not_written_is_the_process_s_own_after_a_kill() {
     let mut node = Node::start().await;
@@ -102,13 +104,13 @@ async fn f3_a_container_whose_exit_cannot_be_written_can_be_removed() {
     node.assert_clean("remove").await;
 }
 
-/// How often the pause task of what was made is deleted, once all is quiet.
+/// How often the pause task of a sandbox was deleted, counted when no more calls come.
 async fn deletes(node: &Node, sandbox: &str) -> usize {
     tokio::time::sleep(Duration::from_millis(500)).await;
     count(node, "Tasks/Delete", sandbox)
 }
 
-/// The id of the only sandbox whose task was made since `start`.
+/// The id of the only sandbox whose task was created since `start`.
 fn made_since(node: &Node, start: usize) -> String {
     let calls = node.containerd.calls().split_off(start);
     let mut made = calls.into_iter().filter(|call| call.method == "Tasks/Create").map(|call| call.object);
@@ -138,7 +140,7 @@ async fn f11_a_pod_that_nobody_took_has_its_pause_task_deleted_once() {
     }
 }
 
-/// The other ends of a pause task.
+/// The other ways in which a pause task can end.
 #[tokio::test(flavor = "multi_thread")]
 async fn f11_a_pause_task_is_deleted_once_however_it_ends() {
     let node = Node::start().await;
@@ -161,7 +163,7 @@ async fn f11_a_pause_task_is_deleted_once_however_it_ends() {
     node.assert_clean("remove").await;
 }
 
-/// A daemon that was killed between the making of a task and its start.
+/// A container whose daemon was killed between creating its task and starting it.
 async fn created_task(node: &mut Node, name: &str) -> (String, String) {
     let pod = node.pod(name);
     let sandbox = node.run(&pod).await;
@@ -172,7 +174,7 @@ async fn created_task(node: &mut Node, name: &str) -> (String, String) {
     gate.arrived().await;
     node.kill();
     call.await.unwrap().unwrap_err();
-    // So that what hung is not carried out.
+    // So that the hanging call is not carried out.
     node.containerd.stop();
     node.containerd.heal();
     node.containerd.serve();
@@ -205,7 +207,7 @@ async fn f1_a_start_waits_until_what_a_killed_daemon_left_is_cleaned_up() {
     node.assert_clean("remove").await;
 }
 
-/// The same with no more delay than there is by itself.
+/// The same without the additional delay.
 #[tokio::test(flavor = "multi_thread")]
 async fn f1_a_start_right_after_the_daemon_s_start_succeeds() {
     let mut node = Node::start().await;
@@ -222,8 +224,8 @@ async fn f1_a_start_right_after_the_daemon_s_start_succeeds() {
     }
 }
 
-/// containerd is killed within a start: runc has done it, and its shim does not know. The process runs on, is a start, and
-/// neither a further outage nor another daemon takes it for one that was only made.
+/// containerd is killed during a start: runc has started the process, and its shim does not know. The process runs on
+/// and counts as started. Neither another outage nor another daemon takes it for one that was only created.
 #[tokio::test(flavor = "multi_thread")]
 async fn f1_a_start_that_the_shim_has_missed_is_a_start() {
     let mut node = Node::start().await;
@@ -262,7 +264,7 @@ async fn f1_what_a_killed_daemon_left_can_be_removed_at_once() {
     node.assert_clean("remove").await;
 }
 
-/// Repeats a call as kubelet does; it has so long after the fault.
+/// Repeats a call as kubelet does. It must succeed within this time after the fault.
 async fn succeeds(what: &str, call: impl AsyncFn() -> Result<(), tonic::Status>) {
     let limit = Instant::now() + LONGEST_PAUSE + PATIENCE;
     loop {
@@ -274,16 +276,16 @@ async fn succeeds(what: &str, call: impl AsyncFn() -> Result<(), tonic::Status>)
     }
 }
 
-/// How a container comes to be one that has to go.
+/// The state of a container that is to be removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Runs,
     HasEnded,
-    /// StartContainer failed, and the process runs: only the answer was lost.
+    /// StartContainer failed, but the process runs: only the reply was lost.
     RunsUnknown,
 }
 
-/// A method fails with each code in turn: 30 times, or for a minute, while a container is asked to go.
+/// A method fails with each code in turn, 30 times or for a minute, while the container is to be removed.
 async fn goes_in_the_end(method: &str, way: Way) {
     let case = format!("{method} of a container that {way:?}");
     let node = Node::start().await;
@@ -301,7 +303,7 @@ async fn goes_in_the_end(method: &str, way: Way) {
         assert_eq!(node.ended(&id).await.exit_code, 5, "{case}");
     }
     if way == Way::RunsUnknown {
-        // And the question that follows has no answer either, for a while.
+        // The query that follows fails too, for a while.
         for method in ["Tasks/Get", "Tasks/List"] {
             for nth in 1..5 {
                 node.containerd.fault(method, nth, Fault::Error(Code::Unavailable));
@@ -342,7 +344,7 @@ async fn f1_no_error_and_no_number_of_errors_is_a_reason_to_give_up() {
         ("Tasks/Delete", Way::RunsUnknown),
     ];
     let all = cases.map(|(method, way)| AssertUnwindSafe(goes_in_the_end(method, way)).catch_unwind());
-    // They have said why.
+    // The cases themselves have printed the reason.
     let failed = futures_util::future::join_all(all).await.into_iter().filter(Result::is_err).count();
     assert_eq!(failed, 0, "of {} cases", cases.len());
 }

@@ -1,11 +1,11 @@
-//! `pontoon top --once`: pods, and what is being done with them.
+//! `pontoon top --once`: pods, and the operations in flight for them.
 
 use pontoon::api::v1::StopContainerRequest;
 
 use crate::support::server::Node;
 use crate::support::{PATIENCE, until};
 
-/// stdout and stderr of the command, with ages as `Ns`.
+/// stdout and stderr of the command, with ages replaced by `Ns`.
 fn top(node: &Node) -> (String, String) {
     let output = node.command(&["top", "--once"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -37,7 +37,7 @@ default    db    creating  -        -    -       -     -     -         RunPodSan
 default    idle  ready     0/0      -    -       -     -     0         -
 default    web   ready     1/1      -    -       -     -     0         StopContainer kill Ns
 ";
-    // The other pod's pause container may still be on its way beside its ADD.
+    // The other pod's pause container may still be starting, in parallel with its ADD.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while top(&node).0 != expected && tokio::time::Instant::now() < deadline {}
     let (table, said) = top(&node);
@@ -66,7 +66,7 @@ async fn without_a_daemon_it_fails_in_a_sentence() {
     assert!(!output.status.success() && said.starts_with("pontoon: ask CRI at ") && output.stdout.is_empty(), "{said}");
 }
 
-/// On a terminal of 80 columns; what it shows, and then what `stty` says of it.
+/// Runs the command on a terminal of 80 columns. Returns what it shows, and the output of `stty` afterwards.
 fn on_a_terminal(node: &Node, prefix: &str, keys: &str) -> (String, String) {
     let top = node.command(&["top", "--interval", "1"]);
     let words: Vec<String> = std::iter::once(top.get_program()).chain(top.get_args()).map(shown).collect();

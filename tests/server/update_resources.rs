@@ -1,4 +1,4 @@
-//! UpdateContainerResources and UpdatePodSandboxResources: all of it or nothing.
+//! UpdateContainerResources and UpdatePodSandboxResources change everything or nothing.
 
 use pontoon::api::v1::*;
 use tonic::Code;
@@ -16,7 +16,7 @@ fn update(id: &str, bytes: i64) -> UpdateContainerResourcesRequest {
     UpdateContainerResourcesRequest { container_id, linux: memory(bytes), ..Default::default() }
 }
 
-/// A node with a pod and a container in it that has a limit, started or not.
+/// A node with a pod and a container that has a memory limit, started or not.
 async fn node(started: bool) -> (Node, String) {
     let node = Node::start().await;
     let pod = node.pod("web");
@@ -49,7 +49,7 @@ async fn a_failure_at_any_step_changes_neither_record_nor_status() {
             let result = node.cri().update_container_resources(update(&id, 96 << 20)).await;
             node.containerd.heal();
             let Err(error) = result else {
-                // A lost write of a record is repeated.
+                // A write of a record whose reply was lost is repeated.
                 assert!(method == "Containers/Update" && !case.contains("Error"), "{case} was swallowed");
                 node.cri().update_container_resources(update(&id, 64 << 20)).await.unwrap();
                 continue;
@@ -66,7 +66,7 @@ async fn a_failure_at_any_step_changes_neither_record_nor_status() {
     node.assert_clean("remove").await;
 }
 
-/// What cannot be restored is said.
+/// The error names what could not be restored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_cannot_be_restored_is_named_in_the_error() {
     let (node, id) = node(true).await;
@@ -90,7 +90,7 @@ async fn a_created_container_is_updated_without_a_task() {
     node.remove_all().await;
 }
 
-/// Else the task could be of a spec that is not the one that is shown.
+/// Otherwise the task could have been created from another spec than the one that is reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_an_update_that_runs() {
     let (node, id) = node(false).await;

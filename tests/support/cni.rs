@@ -1,5 +1,4 @@
-//! A CNI plugin that gives each pod an address of nobody's, notes what it is asked, and fails
-//! or hangs when a file says so.
+//! A CNI plugin that gives each pod an unused address, logs its calls, and fails or hangs when a file tells it to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +8,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-/// What every pod gets.
+/// The address of every pod.
 pub const ADDRESS: &str = "10.88.0.7";
 
-/// What hangs goes on by itself after this.
+/// A hanging command goes on by itself after this time.
 pub const LONGEST_HANG: Duration = Duration::from_secs(10);
 
 const PLUGIN: &str = r#"
@@ -33,13 +32,13 @@ if [ "$CNI_COMMAND" = DEL ]; then echo "DEL $CNI_CONTAINERID" >>"$dir/log"; exit
 echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"}],"ips":[{"address":"10.88.0.7/24","interface":0}]}'
 "#;
 
-/// The plugin, its network and what became of both.
+/// The plugin, its network configuration, and the log of its calls.
 pub struct Cni {
     directory: PathBuf,
 }
 
 impl Cni {
-    /// Installs both below a directory.
+    /// Installs plugin and configuration below a directory.
     pub fn install(directory: &Path) -> Self {
         let this = Self { directory: directory.to_owned() };
         for path in [this.conf_dir(), this.bin_dir()] {
@@ -65,22 +64,22 @@ impl Cni {
         self.directory.join("cache")
     }
 
-    /// Makes a verb fail until [`Cni::heal`].
+    /// Makes a command (ADD or DEL) fail until [`Cni::heal`].
     pub fn fail(&self, verb: &str) {
         fs::write(self.directory.join(format!("fail-{verb}")), "").unwrap();
     }
 
-    /// Makes a verb hang until [`Cni::heal`].
+    /// Makes a command (ADD or DEL) hang until [`Cni::heal`].
     pub fn hang(&self, verb: &str) {
         fs::write(self.directory.join(format!("hang-{verb}")), "").unwrap();
     }
 
-    /// Makes the ADD of each pod hang whose name begins with `stuck-`, until [`Cni::heal`] or for half a minute.
+    /// Makes ADD hang for each pod whose name begins with `stuck-`, until [`Cni::heal`] or for half a minute.
     pub fn hang_stuck_pods(&self) {
         fs::write(self.directory.join("hang-stuck"), "").unwrap();
     }
 
-    /// No more faults.
+    /// Removes all faults.
     pub fn heal(&self) {
         let _ = fs::remove_file(self.directory.join("hang-stuck"));
         for verb in ["ADD", "DEL"] {
@@ -90,13 +89,13 @@ impl Cni {
         }
     }
 
-    /// Verb and container of each call; a DEL only when it succeeded.
+    /// The command and the container id of each call. A DEL is listed only when it succeeded.
     pub fn calls(&self) -> Vec<(String, String)> {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         log.lines().filter_map(|line| line.split_once(' ')).map(|(verb, id)| (verb.to_owned(), id.to_owned())).collect()
     }
 
-    /// Attachments that were asked for and not taken back, and what the cache still has.
+    /// Attachments that were added and not deleted, and files in the cache.
     pub fn leftovers(&self) -> Vec<String> {
         let last: BTreeMap<String, String> = self.calls().into_iter().map(|(verb, id)| (id, verb)).collect();
         let kept = last

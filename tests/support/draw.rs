@@ -1,4 +1,4 @@
-//! Requests of any content: mostly such as could be kubelet's, with something strange in them.
+//! Random requests, mostly such as kubelet could send, with some unusual content.
 
 mod large;
 
@@ -11,7 +11,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use super::containerd::IMAGE;
 use super::requests;
 
-/// What a client may write where a name, an id, a path or a value belongs.
+/// Values for fields with a name, an id, a path or any text.
 const TEXTS: [&str; 16] = [
     "",
     "a",
@@ -32,15 +32,15 @@ const TEXTS: [&str; 16] = [
 ];
 const NUMBERS: [i64; 14] =
     [0, 1, -1, 2, 100, 1000, 1024, 4096, 1 << 30, (1 << 31) - 1, 1 << 31, 1 << 32, i64::MAX, i64::MIN];
-/// Of an enum, whose numbers the client chooses.
+/// Values for enum fields, where a client may send any number.
 const CHOICES: [i32; 8] = [0, 1, 2, 3, 4, 7, -1, i32::MAX];
 
-/// All that is random; the same seed makes the same requests.
+/// The source of all random values. The same seed produces the same requests.
 pub struct Draw {
     rng: TestRng,
-    /// Paths of mounts and logs are below it: what is not there may be made.
+    /// Paths of mounts and logs are below this directory, where the server may create what does not exist.
     directory: PathBuf,
-    /// Bytes of large things that the request may still have.
+    /// How many bytes of large content the request may still get.
     room: usize,
 }
 
@@ -75,7 +75,7 @@ impl Draw {
         if self.chance(10) { self.rng.random() } else { self.one(&NUMBERS) }
     }
 
-    /// Something, or mostly the default.
+    /// A random value in a few cases, and otherwise the default.
     fn seldom<T: Default>(&mut self, make: impl FnOnce(&mut Self) -> T) -> T {
         if self.chance(8) { make(self) } else { T::default() }
     }
@@ -94,7 +94,7 @@ impl Draw {
         self.some(|draw| (key(draw), draw.text())).into_iter().collect()
     }
 
-    /// One of these ids, mostly of the last, a part of one, or what is none.
+    /// Mostly one of the last of these ids, otherwise another one, a part of one, or no id at all.
     pub fn id(&mut self, known: &[String]) -> String {
         match self.below(12) {
             0 => self.text(),
@@ -105,7 +105,7 @@ impl Draw {
             2 if !known.is_empty() => format!("{}{}", self.one(known), self.one(&["x", "/", "\n", " "])),
             _ if known.is_empty() => "b".repeat(64),
             3 => self.one(known),
-            // The last ones are still there.
+            // The most recent objects are likely to still exist.
             _ => self.one(&known[known.len().saturating_sub(4)..]),
         }
     }
@@ -241,7 +241,7 @@ impl Draw {
         }
     }
 
-    /// For one of these pods; `target` is a container of whichever.
+    /// A container of the given pod. `target` is the id of any container.
     pub fn container(&mut self, pod: (&str, &RunPodSandboxRequest), target: &str) -> CreateContainerRequest {
         self.refill();
         let name = self.one(&["c0", "c1", "c2"]);
@@ -363,7 +363,7 @@ impl Draw {
         self.flag().then_some(filter)
     }
 
-    /// A command that ends by itself, or is none.
+    /// A command that ends by itself, or no command.
     pub fn command(&mut self) -> Vec<String> {
         let words: &[&str] = self.one(&[
             ["fake", "exit=0"].as_slice(),

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for what no client of Rust's sends.
+//! Hand-written HTTP/2, for requests that no Rust client sends.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const SETTINGS: u8 = 4;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// How a call has ended.
+/// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// With a message.
@@ -23,7 +23,7 @@ pub enum Ended {
     Reset(u32),
 }
 
-/// A connection and how many calls there were on it.
+/// A connection, and the number of calls made on it.
 pub struct Connection {
     stream: UnixStream,
     calls: u8,
@@ -37,11 +37,11 @@ impl Connection {
         Self { stream, calls: 0 }
     }
 
-    /// Calls a method with an empty message. `authority` is a field as HPACK has it.
+    /// Calls a method with an empty message. `authority` is a field encoded in HPACK.
     pub async fn call(&mut self, path: &str, authority: &[u8]) -> Ended {
         let id = 2 * self.calls + 1;
         self.calls += 1;
-        // POST and http of the static table, and literals that are not remembered.
+        // POST and http from the static table, and literals that are not added to the dynamic table.
         let mut block = vec![0x83, 0x86];
         block.extend(literal(0x04, None, path));
         block.extend(authority);
@@ -77,7 +77,7 @@ impl Connection {
     }
 }
 
-/// A field that is written out: its first byte says by which number or that its name follows.
+/// A literal field: the first byte has the index of its name, or says that the name follows.
 pub fn literal(first: u8, name: Option<&str>, value: &str) -> Vec<u8> {
     let mut field = vec![first];
     for text in name.into_iter().chain([value]) {

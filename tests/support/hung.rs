@@ -1,4 +1,4 @@
-//! A file system that does not answer: FUSE without a server.
+//! A file system that does not respond: FUSE without a server.
 
 use std::fs::File;
 use std::io;
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounted until it is dropped. Whoever looks for a name in it waits until then, and gets an error.
+/// Mounted until it is dropped. A process that looks up a name in it waits until then, and gets an error.
 pub struct Hung {
     on: PathBuf,
-    /// Where a server would read what is asked.
+    /// The file from which a server would read requests.
     server: Option<File>,
 }
 
 impl Hung {
-    /// On a directory.
+    /// Mounts it on a directory.
     pub fn mount(on: &Path) -> io::Result<Self> {
         let server = File::options().read(true).write(true).open("/dev/fuse")?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
@@ -27,7 +27,7 @@ impl Hung {
 
 impl Drop for Hung {
     fn drop(&mut self) {
-        // Without anybody who could ever answer, the kernel ends what waits.
+        // When the file is closed, no server can answer any more, and the kernel ends the waiting calls.
         drop(self.server.take());
         let _ = umount2(&self.on, MntFlags::MNT_DETACH);
     }

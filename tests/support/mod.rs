@@ -1,4 +1,4 @@
-//! The real server, as a child process, between a CRI client and a fake containerd.
+//! The real server as a child process, between a CRI client and a fake containerd.
 
 pub mod cni;
 pub mod containerd;
@@ -11,10 +11,10 @@ pub mod streams;
 
 use std::time::Duration;
 
-/// How long anything may take that has to happen at some time.
+/// The timeout for anything that has to happen eventually.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until `is_so` holds; a test that waits in vain says for what.
+/// Waits until `is_so` holds. On a timeout, the panic message contains `what`.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is_so() {

@@ -1,24 +1,24 @@
-//! CRI's proto, and the pages of docs/ whose first column has its fields: what the tests that compare both have in common.
+//! CRI's proto, and the pages in docs/ that list its fields in their first column: shared by the tests that compare the
+//! two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The proto.
 pub const PROTO: &str = "proto/k8s.io/cri-api/api.proto";
 
-/// What a proto declares.
+/// The declarations of a proto.
 #[derive(Default)]
 pub struct Proto {
-    /// Each message's fields: the words of its type, and its name.
+    /// The fields of each message: the words of the type, and the name.
     pub messages: BTreeMap<String, Vec<(Vec<String>, String)>>,
-    /// What the services' calls take.
+    /// The request messages of the services' methods.
     pub requests: Vec<String>,
-    /// What they answer.
+    /// The response messages of the methods.
     pub responses: Vec<String>,
 }
 
-/// The words and the punctuation of a proto, without its comments.
+/// The words and the punctuation of a proto, without comments.
 fn tokens(text: &str) -> Vec<String> {
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let mut tokens = Vec::new();
@@ -38,7 +38,7 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// CRI's proto nests no messages, so that a message ends at the first brace that closes more than was opened in it.
+/// CRI's proto nests no messages, so a message ends at the brace that closes its own opening brace.
 pub fn parse(text: &str) -> Proto {
     let tokens = tokens(text);
     let mut proto = Proto::default();
@@ -63,12 +63,12 @@ pub fn parse(text: &str) -> Proto {
     proto
 }
 
-/// Reads the message whose name is at `at`; gives where it ends.
+/// Reads the message whose name is at `at`. Returns the position after its end.
 fn message(tokens: &[String], at: usize, proto: &mut Proto) -> usize {
     let (mut depth, mut statement, mut fields) = (1, Vec::new(), Vec::new());
     for (place, token) in tokens.iter().enumerate().skip(at + 2) {
         match token.as_str() {
-            // Of a oneof: its name is no field.
+            // A oneof, whose name is not a field.
             "{" => {
                 depth += 1;
                 statement.clear();
@@ -87,7 +87,7 @@ fn message(tokens: &[String], at: usize, proto: &mut Proto) -> usize {
     panic!("message {} has no end", tokens[at]);
 }
 
-/// `repeated Type name = 1`; a reserved number or an option is no field.
+/// `repeated Type name = 1`. A reserved number or an option is not a field.
 fn field(statement: &[String]) -> Option<(Vec<String>, String)> {
     if ["reserved", "option"].contains(&statement.first()?.as_str()) {
         return None;
@@ -98,8 +98,8 @@ fn field(statement: &[String]) -> Option<(Vec<String>, String)> {
 }
 
 impl Proto {
-    /// The fields of all that these messages can have in them, `Message.field` and the words of its type; a message without
-    /// fields by its name alone.
+    /// All fields of the given messages and of the messages within them, as `Message.field` with the words of the type.
+    /// A message without fields is listed by its name.
     pub fn fields(&self, of: &[String]) -> BTreeMap<String, Vec<String>> {
         let mut found = BTreeMap::new();
         let (mut seen, mut due) = (BTreeSet::new(), of.to_vec());
@@ -120,12 +120,13 @@ impl Proto {
     }
 }
 
-/// A file of the repository.
+/// The text of a file of the repository.
 pub fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// `Message.field` of the first cell of each row of a page's tables, where `.other` is another field of the same message.
+/// The `Message.field` names in the first cell of each row of a page's tables. `.other` is another field of the same
+/// message.
 pub fn documented(part: &str) -> Vec<String> {
     let mut found = Vec::new();
     for row in part.lines().filter(|line| line.starts_with("| `")) {

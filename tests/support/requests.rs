@@ -1,4 +1,4 @@
-//! What kubelet would ask.
+//! Requests like those of kubelet.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use pontoon::api::v1::*;
 
 use super::containerd::IMAGE;
 
-/// A pod of this name; the same name gives the same request.
+/// A pod with this name. The same name produces the same request.
 pub fn pod(logs: &Path, name: &str) -> RunPodSandboxRequest {
     let metadata = PodSandboxMetadata {
         name: name.to_owned(),
@@ -28,7 +28,7 @@ pub fn pod(logs: &Path, name: &str) -> RunPodSandboxRequest {
     RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() }
 }
 
-/// A container that runs a fake command (`super::containerd`'s process.rs says which there are).
+/// A container that runs a fake command (see process.rs of `super::containerd`).
 pub fn container(sandbox: &str, pod: &RunPodSandboxRequest, name: &str, command: &[&str]) -> CreateContainerRequest {
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -45,7 +45,7 @@ pub fn container(sandbox: &str, pod: &RunPodSandboxRequest, name: &str, command:
     }
 }
 
-/// The next attempt of a container, as kubelet makes it when one has ended.
+/// The next attempt of a container, as kubelet creates it when one has ended.
 pub fn next_attempt(request: &CreateContainerRequest) -> CreateContainerRequest {
     let mut request = request.clone();
     if let Some(metadata) = request.config.as_mut().and_then(|config| config.metadata.as_mut()) {

@@ -1,5 +1,5 @@
-//! The server as a child process with directories, a network and a containerd of its own. It
-//! can be killed and started again; what it leaves behind on the node is seen.
+//! The server as a child process, with its own directories, network and containerd. It can be killed and started again,
+//! and what it leaves behind on the node can be listed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ use super::cni::Cni;
 use super::containerd::Containerd;
 use super::{PATIENCE, requests, until};
 
-/// What a call may take; a test that hangs says where.
+/// The deadline of a call, so that a test that hangs shows where.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A CRI client with a connection of its own.
 pub type Client = RuntimeServiceClient<Channel>;
 
-/// A node: the server and all that it works with.
+/// The server, and everything that it works with.
 pub struct Node {
     pub containerd: Containerd,
     pub cni: Cni,
@@ -37,12 +37,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Everything runs when it returns.
+    /// Starts a node. Everything runs when this returns.
     pub async fn start() -> Self {
         Self::start_with("").await
     }
 
-    /// The same with more in the configuration.
+    /// Like [`Node::start`], with additional configuration.
     pub async fn start_with(more: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and mounts: run them as root");
         let directory = tempfile::Builder::new().prefix("pontoon-server-").tempdir_in("/var/tmp").unwrap();
@@ -74,12 +74,12 @@ impl Node {
         )
     }
 
-    /// MiB of memory of its own that the server has.
+    /// The server's anonymous memory in MiB.
     pub fn memory(&self) -> usize {
         self.of_status("RssAnon:")
     }
 
-    /// The most MiB of address space that it has had.
+    /// The server's largest address space so far, in MiB.
     pub fn most_address_space(&self) -> usize {
         self.of_status("VmPeak:")
     }
@@ -90,14 +90,14 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
     }
 
-    /// Gives the server no more address space than so many bytes.
+    /// Limits the server's address space, in bytes.
     pub fn limit_memory(&self, bytes: u64) {
         let pid = rustix::process::Pid::from_raw(self.pid().as_raw());
         let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
         rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
     }
 
-    /// How much time of processors it has had.
+    /// The CPU time that the server has used.
     pub fn cpu_time(&self) -> Duration {
         let clock = nix::time::clock_getcpuclockid(self.pid()).unwrap();
         nix::time::clock_gettime(clock).unwrap().into()
@@ -107,21 +107,21 @@ impl Node {
         Pid::from_raw(self.child.as_ref().map(Child::id).unwrap().try_into().unwrap())
     }
 
-    /// Empties the directory that pods' logs and volumes are in. By a program: a tree may be deeper than a library of ours
-    /// can remove.
+    /// Empties the directory of pods' logs and volumes. It uses a program, because a tree may be deeper than our
+    /// libraries can remove.
     pub fn clear_logs(&self) {
         let done = Command::new("find").arg(self.logs()).args(["-mindepth", "1", "-delete"]).status();
         assert!(done.unwrap().success());
     }
 
-    /// How many of its open files have this in their paths.
+    /// How many of the server's open files have `part` in their path.
     pub fn open_files(&self, part: &str) -> usize {
         let pid = self.child.as_ref().map(Child::id).unwrap();
         let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|entry| fs::read_link(entry.path()));
         links.flatten().filter(|link| link.to_string_lossy().contains(part)).count()
     }
 
-    /// Something in the directory of what a reboot may take.
+    /// A path in the state directory, whose content a reboot may remove.
     pub fn state(&self, name: &str) -> PathBuf {
         self.path("state").join(name)
     }
@@ -131,13 +131,13 @@ impl Node {
         self.path("netns").join(format!("pontoon-{sandbox}"))
     }
 
-    /// Changes the configuration of the next start.
+    /// Changes the configuration for the next start.
     pub fn configure(&self, edit: impl FnOnce(String) -> String) {
         let file = self.path("config.toml");
         fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
     }
 
-    /// Ends the server and starts it where it has to refuse that; the line that says why.
+    /// Kills the server, and starts it where it must refuse to start. Returns the line with the reason.
     pub async fn refused(&mut self) -> String {
         self.kill();
         let mut start = tokio::process::Command::from(self.command(&["serve"]));
@@ -147,7 +147,7 @@ impl Node {
         String::from_utf8(ended.stderr).unwrap().lines().last().unwrap_or_default().to_owned()
     }
 
-    /// Starts the server; it is ready when this returns.
+    /// Starts the server, and waits until it is ready.
     pub async fn spawn(&mut self) {
         self.spawn_without_waiting();
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -159,7 +159,6 @@ impl Node {
         }
     }
 
-    /// Starts the server.
     pub fn spawn_without_waiting(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pontoon"))
@@ -172,7 +171,7 @@ impl Node {
         self.child = Some(child.unwrap());
     }
 
-    /// Whether both conditions that kubelet acts on are true and the image is known.
+    /// Whether both conditions that kubelet acts on are true, and the image is listed.
     pub async fn is_ready(&self) -> bool {
         let Ok(reply) = self.cri().status(StatusRequest::default()).await else { return false };
         let conditions = reply.into_inner().status.unwrap_or_default().conditions;
@@ -182,12 +181,11 @@ impl Node {
         well && images.is_ok_and(|reply| !reply.into_inner().images.is_empty())
     }
 
-    /// Sends the server a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// `kill -9`, and it is dead when this returns.
+    /// `kill -9`. The server is dead when this returns.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -195,7 +193,8 @@ impl Node {
         }
     }
 
-    /// SIGTERM; resolves when it has ended. `kill -9` when that is not waited for.
+    /// Sends SIGTERM. The future resolves when the server has ended. If it is not awaited, [`Node::kill`] ends the
+    /// server.
     pub fn terminate(&mut self) -> impl Future<Output = ()> + use<'_> {
         self.signal(Signal::SIGTERM);
         let child = self.child.as_mut().unwrap();
@@ -222,22 +221,21 @@ impl Node {
         RuntimeServiceClient::new(self.channel_with(Duration::from_secs(240)))
     }
 
-    /// A client of the ImageService with a connection of its own.
+    /// A client of ImageService with a connection of its own.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel())
     }
 
-    /// Where metrics are served.
     pub fn metrics_socket(&self) -> PathBuf {
         self.path("run/metrics.sock")
     }
 
-    /// Where the server's own commands ask.
+    /// The socket for the server's own commands.
     pub fn admin_socket(&self) -> PathBuf {
         self.path("state/admin.sock")
     }
 
-    /// The page of metrics.
+    /// The content of the metrics page.
     pub async fn metrics(&self) -> String {
         let mut stream = UnixStream::connect(self.metrics_socket()).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
@@ -246,19 +244,19 @@ impl Node {
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
-    /// The program with this server's configuration.
+    /// The program, with this server's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
         command.args(arguments).arg("--config").arg(self.path("config.toml")).stdin(Stdio::null());
         command
     }
 
-    /// Where CRI is served.
+    /// The CRI socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/pontoon.sock")
     }
 
-    /// A connection of its own.
+    /// A new connection.
     pub fn channel(&self) -> Channel {
         self.channel_with(DEADLINE)
     }
@@ -272,61 +270,60 @@ impl Node {
         Endpoint::from_static("http://pontoon").timeout(deadline).connect_with_connector_lazy(connect)
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("server.log")).unwrap_or_default()
     }
 
-    /// The end of it.
+    /// The end of the server's log.
     pub fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// How many calls ended because their client left.
+    /// How many calls ended because their client disconnected.
     pub fn clients_left(&self) -> usize {
         self.log().matches("client left").count()
     }
 
-    /// A pod's log directory is below it.
+    /// The parent of the pods' log directories.
     pub fn logs(&self) -> PathBuf {
         self.path("logs")
     }
 
-    /// Where a container's output goes, for who writes as it does: `stdout` or `stderr`.
+    /// The FIFO of a container's `stdout` or `stderr`, to write to it like the container.
     pub fn output(&self, container: &str, stream: &str) -> File {
-        // As the shim: with nobody to read, a write waits and does not fail.
+        // Opened like a shim does: without a reader, a write waits and does not fail.
         File::options().read(true).write(true).open(self.output_path(container, stream)).unwrap()
     }
 
-    /// Its FIFO.
+    /// The path of that FIFO.
     pub fn output_path(&self, container: &str, stream: &str) -> PathBuf {
         self.path("state/io").join(container).join(stream)
     }
 
-    /// The request for a pod of this name.
+    /// The request for a pod with this name.
     pub fn pod(&self, name: &str) -> RunPodSandboxRequest {
         requests::pod(&self.logs(), name)
     }
 
-    /// Runs a pod; gives its id.
+    /// Runs a pod. Returns its id.
     pub async fn run(&self, pod: &RunPodSandboxRequest) -> String {
         self.cri().run_pod_sandbox(pod.clone()).await.unwrap().into_inner().pod_sandbox_id
     }
 
-    /// Makes a container; gives its id.
+    /// Creates a container. Returns its id.
     pub async fn create(&self, request: &CreateContainerRequest) -> String {
         self.cri().create_container(request.clone()).await.unwrap().into_inner().container_id
     }
 
-    /// Starts a container.
     pub async fn start_container(&self, id: &str) {
         let request = StartContainerRequest { container_id: id.to_owned() };
         self.cri().start_container(request).await.unwrap();
     }
 
-    /// A pod with one container that runs a fake command; the ids of both.
+    /// Runs a pod with one container that executes a fake command. Returns the ids of both.
     pub async fn running(&self, name: &str, command: &[&str]) -> (String, String) {
         let pod = self.pod(name);
         let sandbox = self.run(&pod).await;
@@ -335,13 +332,12 @@ impl Node {
         (sandbox, container)
     }
 
-    /// A container's status.
     pub async fn status(&self, id: &str) -> ContainerStatus {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         self.cri().container_status(request).await.unwrap().into_inner().status.unwrap()
     }
 
-    /// Waits for the end of a container; gives its status then.
+    /// Waits until a container has exited. Returns its status.
     pub async fn ended(&self, id: &str) -> ContainerStatus {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -366,7 +362,7 @@ impl Node {
         reply.decoded().unwrap().into_iter().map(|item| (item.id.clone(), item.state())).collect()
     }
 
-    /// As kubelet does away with a pod: Stop, then Remove.
+    /// Removes a pod like kubelet: Stop, then Remove.
     pub async fn remove(&self, sandbox: &str) {
         let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
         self.cri().stop_pod_sandbox(stop).await.unwrap();
@@ -374,21 +370,21 @@ impl Node {
         self.cri().remove_pod_sandbox(remove).await.unwrap();
     }
 
-    /// Stops and removes all that is listed.
+    /// Stops and removes all listed sandboxes.
     pub async fn remove_all(&self) {
         for (sandbox, _) in self.sandboxes().await {
             self.remove(&sandbox).await;
         }
     }
 
-    /// Names of the files in a container's volumes.
+    /// The names of the files in a container's volumes.
     pub fn volume_files(&self, container: &str) -> Vec<String> {
         let volumes = entries(&self.path("root/containers").join(container).join("volumes"));
         let files = volumes.iter().flat_map(|volume| entries(volume));
         files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
     }
 
-    /// Everything that is anywhere of any pod.
+    /// Everything that is left of any pod, in containerd, in CNI and on the node.
     pub fn leftovers(&self) -> Vec<String> {
         let mut all = self.containerd.leftovers();
         all.extend(self.cni.leftovers());
@@ -404,7 +400,7 @@ impl Node {
         all
     }
 
-    /// Nothing of any pod is left, in containerd, on the node, in the network, in the lists.
+    /// Asserts that nothing is left of any pod: in containerd, on the node, in the network, and in the lists.
     pub async fn assert_clean(&self, after: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -423,8 +419,8 @@ impl Node {
         }
     }
 
-    /// Makes a call and leaves before the answer, once `reached` says that it is under way. The
-    /// server knows that nobody waits any more when this returns.
+    /// Makes a call, and disconnects before the reply once `reached` resolves. The server has noticed that when this
+    /// returns.
     pub async fn call_and_leave<T: Send + 'static>(
         &self,
         call: impl Future<Output = T> + Send + 'static,
@@ -441,7 +437,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
-        // Also when a test has failed in the middle.
+        // Also when a test has failed while the plugin hangs.
         self.cni.heal();
         for mount in mounts_below(self.directory.path()).iter().rev() {
             let _ = umount2(mount, MntFlags::MNT_DETACH);

@@ -1,4 +1,4 @@
-//! A client of the streaming server: v5.channel.k8s.io over WebSocket, as kubectl speaks it.
+//! A client of the streaming server: v5.channel.k8s.io over WebSocket, as kubectl uses it.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
@@ -16,15 +16,15 @@ const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-/// One session. Dropped, its connection breaks without a word.
+/// One session. Dropping it breaks the connection without a close message.
 pub struct Session(WebSocketStream<TcpStream>);
 
-/// What came until the session's end.
+/// Everything received until the session's end.
 #[derive(Debug, Default)]
 pub struct Said {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// The v1.Status; null if none came.
+    /// The v1.Status; null if there was none.
     pub status: Value,
 }
 
@@ -33,7 +33,7 @@ impl Said {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
-    /// As kubectl reads it.
+    /// The exit code, as kubectl reads it from the status.
     pub fn exit_code(&self) -> i32 {
         if self.status["status"] == "Success" {
             return 0;
@@ -42,19 +42,19 @@ impl Said {
         causes.iter().find(|cause| cause["reason"] == "ExitCode").unwrap()["message"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Why it failed.
+    /// Why the session failed.
     pub fn message(&self) -> &str {
         self.status["message"].as_str().unwrap_or_default()
     }
 }
 
 impl Session {
-    /// Begins what the URL is for.
+    /// Opens the session of a URL.
     pub async fn open(url: &str) -> Self {
         Self::speaking("v5.channel.k8s.io", url).await
     }
 
-    /// The same in another protocol.
+    /// Like [`Session::open`], with another subprotocol.
     pub async fn speaking(protocol: &str, url: &str) -> Self {
         let mut request = url.replacen("http://", "ws://", 1).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
@@ -78,7 +78,7 @@ impl Session {
         self.send(RESIZE, size.to_string().as_bytes()).await;
     }
 
-    /// The next piece of a channel; `None` at the end.
+    /// The next message, as its channel and its bytes; `None` at the end.
     pub async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a message or the end")?;
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// Reads until so much came of a channel.
+    /// Reads until at least `count` bytes of a channel have arrived.
     pub async fn read(&mut self, channel: u8, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {

@@ -1,19 +1,19 @@
-//! The forms that cgroup files have (cgroup-v2.rst, "Format").
+//! Parsers for the formats of cgroup files (cgroup-v2.rst, "Format").
 
 use super::{Pressure, Stall};
 
-/// A value alone. `max` and what v1 shows for it is no number.
+/// A file with a single number. `None` for `max`.
 pub(in crate::cgroup) fn single(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// A limit alone; `None` for none. v1 shows "no limit" as the largest number of whole pages, which is `unlimited` for
-/// cAdvisor and for containerd above 2^62.
+/// A file with a single limit; `None` if there is no limit. v1 shows "no limit" as the largest multiple of the page
+/// size, so any value above 2^62 counts as unlimited, as in cAdvisor and containerd.
 pub(super) fn limit(text: &str) -> Option<u64> {
     single(text).filter(|limit| *limit <= 1 << 62)
 }
 
-/// Lines of `key value`.
+/// Lines of the form `key value`.
 pub(super) fn flat(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
         let (key, value) = line.split_once(' ')?;
@@ -21,13 +21,13 @@ pub(super) fn flat(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-/// The value of one key of such a file.
+/// The value of one key in a file of `key value` lines.
 pub(in crate::cgroup) fn value(text: &str, key: &str) -> Option<u64> {
     flat(text).find_map(|(other, value)| (other == key).then_some(value))
 }
 
-/// Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, the total in microseconds. `None` when there is none, as
-/// where the kernel runs with `psi=0`.
+/// Lines of the form `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, the total in microseconds. `None` when there are
+/// no such lines, as on a kernel that runs with `psi=0`.
 pub(super) fn pressure(text: &str) -> Option<Pressure> {
     let mut pressure = Pressure::default();
     for line in text.lines() {
@@ -58,7 +58,7 @@ fn stall<'a>(words: impl Iterator<Item = &'a str>) -> Option<Stall> {
     seen.then_some(stall)
 }
 
-/// `8:0` as numbers.
+/// Parses a device number such as `8:0`.
 pub(super) fn device_numbers(text: &str) -> Option<(u64, u64)> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))

@@ -1,6 +1,8 @@
-//! What a cgroup uses: plain numbers, the same for v1 and v2. What a kernel or a version does not count is `None`, never 0.
+//! The resource usage of a cgroup: plain numbers, in the same form for v1 and v2. A value that the kernel or the cgroup
+//! version does not count is `None`, never 0.
 //!
-//! [`Group::usage`] is what stats are made of, and reads kept files; [`Group::details`] is what only metrics have.
+//! [`Group::usage`] gives the numbers of the stats calls and holds its files open; [`Group::details`] gives those that
+//! only the metrics have.
 
 pub(super) mod keyed;
 mod v1;
@@ -10,199 +12,188 @@ use jiff::Timestamp;
 
 use super::{Buffer, Group};
 
-/// What a cgroup uses at one moment.
+/// The usage of a cgroup at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
     /// Nanoseconds since the epoch.
     pub at: i64,
-    /// Processor time.
     pub cpu: Option<Cpu>,
-    /// Memory.
     pub memory: Option<Memory>,
-    /// Swap.
     pub swap: Option<Swap>,
-    /// What its tasks waited for input and output; v2 alone.
+    /// The time that its tasks waited for I/O; v2 only.
     pub io_pressure: Option<Pressure>,
-    /// Tasks, which are threads, in it and below.
+    /// The number of tasks, which are threads, in the cgroup and its descendants.
     pub tasks: Option<u64>,
 }
 
-/// Processor time.
+/// CPU time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cpu {
-    /// Of all cores together.
+    /// Total of all cores.
     pub nanoseconds: u64,
-    /// What its tasks waited for a core; v2 alone.
+    /// The time that its tasks waited for a core; v2 only.
     pub pressure: Option<Pressure>,
 }
 
 /// Memory, in bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
-    /// All that is charged.
+    /// All memory that is charged to the cgroup.
     pub usage: u64,
-    /// Page cache that can go at once.
+    /// Page cache that can be reclaimed at once.
     pub inactive_file: u64,
-    /// The cgroup's own limit; `None` for none.
+    /// The cgroup's own limit; `None` if it has none.
     pub limit: Option<u64>,
-    /// Anonymous memory: `total_rss` on v1, `anon` on v2, as cAdvisor has it.
+    /// Anonymous memory: `total_rss` on v1, `anon` on v2, as in cAdvisor.
     pub rss: u64,
-    /// Minor and major faults.
+    /// Minor and major faults together.
     pub page_faults: u64,
-    /// Those that read from a disk.
+    /// Faults that needed a read from disk.
     pub major_page_faults: u64,
-    /// What its tasks waited for memory; v2 alone.
+    /// The time that its tasks waited for memory; v2 only.
     pub pressure: Option<Pressure>,
 }
 
-/// Swap, in bytes, without the memory that v1 counts with it.
+/// Swap, in bytes. v1 counts memory and swap together; here the memory is subtracted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swap {
-    /// What is swapped out.
+    /// Swap in use.
     pub usage: u64,
-    /// How much may be; `None` for no limit.
+    /// `None` if there is no limit.
     pub limit: Option<u64>,
 }
 
 /// Pressure stall information (Documentation/accounting/psi.rst).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pressure {
-    /// Some task waited.
+    /// Times when at least one task waited.
     pub some: Option<Stall>,
-    /// All tasks waited.
+    /// Times when all tasks waited.
     pub full: Option<Stall>,
 }
 
-/// One line of it.
+/// One line of pressure stall information.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stall {
-    /// In all.
+    /// The total time.
     pub nanoseconds: u64,
-    /// Percent of the last 10 s.
+    /// Percentage over the last 10 s.
     pub avg10: f64,
-    /// Percent of the last 60 s.
+    /// Percentage over the last 60 s.
     pub avg60: f64,
-    /// Percent of the last 300 s.
+    /// Percentage over the last 300 s.
     pub avg300: f64,
 }
 
-/// What only metrics have.
+/// The numbers that only the metrics have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Details {
-    /// Processor time, in parts.
     pub cpu: CpuDetails,
-    /// Memory, in parts.
     pub memory: MemoryDetails,
-    /// Input and output, by device.
+    /// I/O by device.
     pub devices: Vec<Device>,
-    /// How many tasks there may be; `None` for no limit.
+    /// The maximum number of tasks; `None` if there is no limit.
     pub tasks_limit: Option<u64>,
-    /// Huge pages, by size.
+    /// Huge pages by size.
     pub huge_pages: Vec<HugePages>,
 }
 
-/// Processor time, in parts.
+/// CPU time by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuDetails {
-    /// Nanoseconds outside the kernel.
+    /// Nanoseconds in user mode.
     pub user: Option<u64>,
-    /// Nanoseconds in the kernel.
+    /// Nanoseconds in kernel mode.
     pub system: Option<u64>,
-    /// What the quota did.
     pub throttling: Option<Throttling>,
 }
 
-/// What a quota did (Documentation/scheduler/sched-bwc.rst).
+/// The effect of a CPU quota (Documentation/scheduler/sched-bwc.rst).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttling {
-    /// Periods in which it ran.
+    /// Periods in which the cgroup ran.
     pub periods: u64,
-    /// Those in which it was stopped.
+    /// Periods in which it was throttled.
     pub throttled_periods: u64,
-    /// For how long.
+    /// Total time for which it was throttled.
     pub nanoseconds: u64,
 }
 
-/// Memory, in parts, in bytes.
+/// Memory by kind, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryDetails {
     /// Page cache.
     pub cache: Option<u64>,
-    /// The kernel's own on its behalf.
+    /// Kernel memory that is charged to the cgroup.
     pub kernel: Option<u64>,
     /// Page cache that is mapped.
     pub mapped_file: Option<u64>,
-    /// The most it ever was.
+    /// The highest usage so far.
     pub max_usage: Option<u64>,
-    /// How often the limit was hit.
+    /// How often the limit was reached.
     pub limit_hits: Option<u64>,
-    /// Page cache in use.
+    /// Page cache on the active list.
     pub active_file: Option<u64>,
-    /// Page cache not in use.
+    /// Page cache on the inactive list.
     pub inactive_file: Option<u64>,
-    /// Anonymous memory in use.
+    /// Anonymous memory on the active list.
     pub active_anon: Option<u64>,
-    /// Anonymous memory not in use.
+    /// Anonymous memory on the inactive list.
     pub inactive_anon: Option<u64>,
     /// Anonymous memory in huge pages.
     pub anon_thp: Option<u64>,
-    /// Shared memory in huge pages; v2 alone.
+    /// Shared memory in huge pages; v2 only.
     pub shmem_thp: Option<u64>,
-    /// Page cache in huge pages; v2 alone.
+    /// Page cache in huge pages; v2 only.
     pub file_thp: Option<u64>,
-    /// Processes that the kernel killed for want of memory.
+    /// Processes that the OOM killer has killed.
     pub oom_kills: Option<u64>,
 }
 
-/// Input and output of one device.
+/// I/O of one device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// Its major number.
     pub major: u64,
-    /// Its minor number.
     pub minor: u64,
-    /// Bytes read.
     pub read_bytes: u64,
-    /// Bytes written.
     pub written_bytes: u64,
-    /// Reads.
+    /// Number of read operations.
     pub reads: u64,
-    /// Writes.
+    /// Number of write operations.
     pub writes: u64,
 }
 
 /// Huge pages of one size, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HugePages {
-    /// The size as the kernel writes it: `2MB`.
+    /// The page size as the kernel writes it: `2MB`.
     pub size: String,
-    /// What is used.
     pub usage: u64,
-    /// The most it ever was; v1 alone.
+    /// The highest usage so far; v1 only.
     pub max_usage: Option<u64>,
 }
 
 impl Group {
-    /// What it uses now. All is `None` when the cgroup is not there.
+    /// The current usage. All fields are `None` when the cgroup does not exist.
     pub fn usage(&mut self, buffer: &mut Buffer) -> Usage {
         if self.is_unified() { v2::usage(self, buffer) } else { v1::usage(self, buffer) }
     }
 
-    /// Its processor time, and when that was read, in nanoseconds since the epoch.
+    /// The CPU time, and when it was read in nanoseconds since the epoch (first).
     pub fn cpu_nanoseconds(&mut self, buffer: &mut Buffer) -> Option<(i64, u64)> {
         let used =
             if self.is_unified() { v2::cpu_nanoseconds(self, buffer) } else { v1::cpu_nanoseconds(self, buffer) };
         used.map(|used| (now(), used))
     }
 
-    /// What only metrics have.
+    /// The numbers that only the metrics have.
     pub fn details(&mut self, buffer: &mut Buffer) -> Details {
         if self.is_unified() { v2::details(self, buffer) } else { v1::details(self, buffer) }
     }
 }
 
 impl Memory {
-    /// What cannot be taken back at once; kubelet evicts by it.
+    /// The memory that cannot be reclaimed at once; kubelet uses it for eviction.
     #[must_use]
     pub fn working_set(&self) -> u64 {
         self.usage.saturating_sub(self.inactive_file)

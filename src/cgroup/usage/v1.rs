@@ -1,4 +1,5 @@
-//! cgroup v1 (Documentation/admin-guide/cgroup-v1/). Of memory.stat only the `total_` numbers count what is below too.
+//! cgroup v1 (Documentation/admin-guide/cgroup-v1/). In memory.stat, only the `total_` numbers include the descendants
+//! of the cgroup.
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -15,9 +16,10 @@ pub(super) fn usage(group: &mut Group, buffer: &mut Buffer) -> Usage {
         None => (None, None),
     };
     let with_swap = group.read("memory.memsw.limit_in_bytes", buffer).map(limit);
-    // `None` where swap is not counted: the kernel has no memsw files then.
+    // `None` if swap is not counted: the kernel then has no memsw files.
     let swap = swapped.zip(with_swap).map(|(usage, with_swap)| {
-        // Both limits are of memory with swap and of memory: only two of them leave one for swap.
+        // One limit is for memory plus swap, the other for memory alone. Without both, no limit for swap can be
+        // computed.
         let limits = with_swap.zip(memory.as_ref().and_then(|memory| memory.limit));
         Swap { usage, limit: limits.map(|(with_swap, memory)| with_swap.saturating_sub(memory)) }
     });
@@ -35,7 +37,7 @@ pub(super) fn cpu_nanoseconds(group: &mut Group, buffer: &mut Buffer) -> Option<
     group.read("cpuacct.usage", buffer).and_then(single)
 }
 
-/// Memory, and what is swapped out.
+/// The memory, and the number of bytes that are swapped out.
 fn memory(group: &mut Group, buffer: &mut Buffer) -> Option<(Memory, Option<u64>)> {
     let usage = group.read("memory.usage_in_bytes", buffer).and_then(single)?;
     let mut memory = Memory { usage, ..Memory::default() };
@@ -67,7 +69,7 @@ pub(super) fn details(group: &mut Group, buffer: &mut Buffer) -> Details {
 fn cpu_details(group: &mut Group, buffer: &mut Buffer) -> CpuDetails {
     let mut cpu = CpuDetails::default();
     if let Some(text) = group.read_once("cpuacct.stat", buffer) {
-        // In ticks, 100 a second on all machines that matter.
+        // In ticks; there are 100 per second on all relevant machines.
         let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
         let tick = 1_000_000_000 / ticks.filter(|ticks| *ticks > 0).unwrap_or(100);
         cpu.user = value(text, "user").map(|user| user.saturating_mul(tick));
@@ -79,7 +81,7 @@ fn cpu_details(group: &mut Group, buffer: &mut Buffer) -> CpuDetails {
     cpu
 }
 
-/// Of both versions' cpu.stat; the time's name and unit differ.
+/// Parses cpu.stat of either version; the name and unit of the time differ.
 pub(super) fn throttling(text: &str, time: &str, unit: u64) -> Option<Throttling> {
     Some(Throttling {
         periods: value(text, "nr_periods")?,
@@ -109,8 +111,8 @@ fn memory_details(group: &mut Group, buffer: &mut Buffer) -> MemoryDetails {
     memory
 }
 
-/// Lines of `8:0 Read 4096`, and a total at the end. Throttling counts all that went to a device, also where no scheduler
-/// counts.
+/// Parses lines of the form `8:0 Read 4096`, with a total at the end. The throttling files count all I/O of a device,
+/// even if no I/O scheduler counts it.
 fn devices(group: &mut Group, buffer: &mut Buffer) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let mut add = |text: &str, set: fn(&mut Device, bool, u64)| {
@@ -142,7 +144,7 @@ fn devices(group: &mut Group, buffer: &mut Buffer) -> Vec<Device> {
 
 fn huge_pages(group: &mut Group, buffer: &mut Buffer) -> Vec<HugePages> {
     let files = group.files("hugetlb");
-    // `hugetlb.2MB.usage_in_bytes`, and beside it `hugetlb.2MB.rsvd.usage_in_bytes`.
+    // There is `hugetlb.2MB.usage_in_bytes`, and also `hugetlb.2MB.rsvd.usage_in_bytes`, which is skipped.
     let sizes = files.iter().filter_map(|file| file.strip_prefix("hugetlb.")?.strip_suffix(".usage_in_bytes"));
     let sizes = sizes.filter(|size| !size.contains('.'));
     let mut read = |size: &str| {

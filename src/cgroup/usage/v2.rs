@@ -1,4 +1,4 @@
-//! cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). Every number counts what is below too.
+//! cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). Every number includes the descendants of the cgroup.
 
 use super::keyed::{device_numbers, flat, limit, pressure, single, value};
 use super::v1::throttling;
@@ -43,7 +43,7 @@ fn memory(group: &mut Group, buffer: &mut Buffer) -> Option<Memory> {
     Some(memory)
 }
 
-/// `None` where the kernel counts no swap.
+/// `None` if the kernel does not count swap.
 fn swap(group: &mut Group, buffer: &mut Buffer) -> Option<Swap> {
     let usage = group.read("memory.swap.current", buffer).and_then(single)?;
     Some(Swap { usage, limit: group.read("memory.swap.max", buffer).and_then(limit) })
@@ -83,13 +83,13 @@ fn memory_details(group: &mut Group, buffer: &mut Buffer) -> MemoryDetails {
             "shmem_thp" => memory.shmem_thp = Some(value),
             "file_thp" => memory.file_thp = Some(value),
             "kernel" => kernel = Some(value),
-            // What `kernel` sums up since Linux 5.18.
+            // These add up to `kernel`, which exists since Linux 5.18.
             "kernel_stack" | "pagetables" | "percpu" | "vmalloc" | "slab" => parts = parts.saturating_add(value),
             _ => {}
         }
     }
     memory.kernel = kernel.or_else(|| memory.cache.map(|_| parts));
-    // Since Linux 5.19.
+    // memory.peak exists since Linux 5.19.
     memory.max_usage = group.read_once("memory.peak", buffer).and_then(single);
     if let Some(events) = group.read_once("memory.events", buffer) {
         memory.limit_hits = value(events, "max");
@@ -98,7 +98,7 @@ fn memory_details(group: &mut Group, buffer: &mut Buffer) -> MemoryDetails {
     memory
 }
 
-/// Lines of `8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`.
+/// Parses lines of the form `8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`.
 fn devices(text: &str) -> Vec<Device> {
     let device = |line: &str| {
         let mut words = line.split(' ');
@@ -121,7 +121,7 @@ fn devices(text: &str) -> Vec<Device> {
 
 fn huge_pages(group: &mut Group, buffer: &mut Buffer) -> Vec<HugePages> {
     let files = group.files("hugetlb");
-    // `hugetlb.2MB.current`, and beside it `hugetlb.2MB.rsvd.current`.
+    // There is `hugetlb.2MB.current`, and also `hugetlb.2MB.rsvd.current`, which is skipped.
     let sizes = files.iter().filter_map(|file| file.strip_prefix("hugetlb.")?.strip_suffix(".current"));
     let sizes = sizes.filter(|size| !size.contains('.'));
     let mut read = |size: &str| {

@@ -1,4 +1,4 @@
-//! From two samples to rows: one a pod, and one for each thing in flight that no listed pod is concerned with.
+//! Turns two samples into rows: one for each pod, and one for each operation that belongs to no listed pod.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
@@ -7,29 +7,29 @@ use super::sample::Sample;
 use crate::admin::v1::Operation;
 use crate::api::v1::*;
 
-/// A line of the table. `None` is what is not known.
+/// A row of the table. A value that is `None` is unknown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Row {
     pub(super) namespace: String,
     pub(super) pod: String,
     pub(super) state: &'static str,
-    /// Running, and all; none for what is no pod.
+    /// Running containers, and all containers; `None` in a row that is not a pod.
     pub(super) containers: Option<(usize, usize)>,
     /// Cores.
     pub(super) cpu: Option<f64>,
     /// Bytes of the working set.
     pub(super) memory: Option<u64>,
-    /// Bytes a second.
+    /// Bytes per second, as is `sent`.
     pub(super) received: Option<f64>,
     pub(super) sent: Option<f64>,
     pub(super) restarts: Option<u32>,
-    /// Verb, stages and age of each, the oldest first; none when it is not known whether there are any.
+    /// Verb, stages and age of each operation, oldest first; `None` when operations are unknown.
     pub(super) doing: Option<Vec<String>>,
-    /// Of the oldest, in nanoseconds.
+    /// The age of the oldest operation, in nanoseconds.
     pub(super) busy: u64,
 }
 
-/// What the table is ordered by.
+/// The column that the table is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SortKey {
     Name,
@@ -41,13 +41,13 @@ pub(super) enum SortKey {
 }
 
 impl Row {
-    /// Bytes a second, both ways.
+    /// Bytes per second, received and sent together.
     pub(super) fn network(&self) -> Option<f64> {
         Some(self.received? + self.sent?)
     }
 }
 
-/// The rows of `now`; rates are those since `before`.
+/// The rows of `now`. Rates are those since `before`.
 pub(super) fn rows(before: Option<&Sample>, now: &Sample, by: SortKey) -> Vec<Row> {
     let mut doing = Doing::new(now);
     let mut rows: Vec<Row> = now
@@ -104,7 +104,7 @@ fn row(before: Option<&Sample>, now: &Sample, pod: &PodSandbox) -> Row {
     }
 }
 
-/// kubelet counts a container's starts in its attempt; older ones may have been removed.
+/// kubelet counts a container's restarts in `attempt`, so the highest is taken: older attempts may have been removed.
 fn restarts(containers: &[&Container]) -> u32 {
     let mut newest: BTreeMap<&str, u32> = BTreeMap::new();
     for metadata in containers.iter().filter_map(|one| one.metadata.as_ref()) {
@@ -118,7 +118,7 @@ fn linux(stats: &PodSandboxStats) -> Option<&LinuxPodSandboxStats> {
     stats.linux.as_ref()
 }
 
-/// Cores: what the daemon says, else how much the counter grew.
+/// Cores: the rate that the daemon reports, or else the growth of the counter.
 fn cpu(old: Option<&PodSandboxStats>, new: Option<&PodSandboxStats>) -> Option<f64> {
     let usage = |stats: Option<&PodSandboxStats>| stats.and_then(linux).and_then(|stats| stats.cpu);
     let new = usage(new)?;
@@ -130,7 +130,7 @@ fn cpu(old: Option<&PodSandboxStats>, new: Option<&PodSandboxStats>) -> Option<f
     rate((old.timestamp, was), (new.timestamp, is)).map(|a_second| a_second / 1e9)
 }
 
-/// Bytes a second, received and sent, by the pod's default interface.
+/// Bytes per second, received and sent, of the pod's default interface.
 fn network(old: Option<&PodSandboxStats>, new: Option<&PodSandboxStats>) -> (Option<f64>, Option<f64>) {
     let usage = |stats: Option<&PodSandboxStats>| {
         let network = stats.and_then(linux)?.network.as_ref()?;
@@ -141,10 +141,10 @@ fn network(old: Option<&PodSandboxStats>, new: Option<&PodSandboxStats>) -> (Opt
     (rate(old.rx_bytes, new.rx_bytes), rate(old.tx_bytes, new.tx_bytes))
 }
 
-/// Growth of a counter a second, between two readings with their times in nanoseconds.
+/// The growth of a counter per second, between two readings with their times in nanoseconds.
 fn rate((then, was): (i64, u64), (at, is): (i64, u64)) -> Option<f64> {
     let took = u64::try_from(at.checked_sub(then)?).ok().filter(|took| *took > 0)?;
-    // Less than before: another pod of the same id is out of the question, a counter that began anew is not.
+    // If the value is lower than before, the counter was reset. It cannot be another pod, since ids are not reused.
     Some(float(is.checked_sub(was)?) / float(took) * 1e9)
 }
 
@@ -153,7 +153,7 @@ fn float(value: u64) -> f64 {
     value as f64
 }
 
-/// What is in flight, by the pod that it is about.
+/// The operations in flight, by the pod that they belong to.
 struct Doing {
     known: bool,
     of_pods: HashMap<String, Vec<Operation>>,
@@ -165,7 +165,7 @@ impl Doing {
         let pods: HashMap<&str, &str> = now.pods.iter().map(|pod| (pod.id.as_str(), pod.id.as_str())).collect();
         let containers = now.containers.iter().map(|one| (one.id.as_str(), one.pod_sandbox_id.as_str()));
         let objects: HashMap<&str, &str> = containers.chain(pods.iter().map(|(id, pod)| (*id, *pod))).collect();
-        // A container that is being made has a name with its pod's id in it.
+        // The name of a container that is being created contains its pod's id.
         let owner = |object: &str| {
             objects.get(object).copied().or_else(|| object.split('_').find_map(|part| pods.get(part).copied()))
         };
@@ -179,14 +179,14 @@ impl Doing {
         all
     }
 
-    /// Age of the oldest, and all of them in words.
+    /// The age of the oldest operation of a pod, and a description of each.
     fn of(&mut self, pod: &str) -> (u64, Option<Vec<String>>) {
         let operations = self.of_pods.remove(pod).unwrap_or_default();
         let oldest = operations.iter().map(|one| one.age_ns).max().unwrap_or_default();
         (oldest, self.known.then(|| operations.iter().map(words).collect()))
     }
 
-    /// Pods that are being made, images, and what else is no listed pod's.
+    /// Rows for operations that belong to no listed pod: pods that are being created, images, and others.
     fn rest(self) -> impl Iterator<Item = Row> {
         self.others.into_iter().map(|one| {
             let (namespace, pod, state) = match one.object.split('_').collect::<Vec<_>>()[..] {
@@ -212,7 +212,7 @@ fn words(operation: &Operation) -> String {
     printable(&format!("{} {stages} {}s", operation.verb, operation.age_ns / 1_000_000_000))
 }
 
-/// Without what a terminal would take for a command: names are written by tenants.
+/// Replaces control characters, which a terminal would interpret: names are chosen by tenants.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

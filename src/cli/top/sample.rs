@@ -1,4 +1,4 @@
-//! What the daemon says at one moment.
+//! The daemon's state at one moment.
 
 use anyhow::Context;
 use tonic::transport::Channel;
@@ -18,16 +18,15 @@ pub(super) struct Source {
     sockets: (String, String),
 }
 
-/// Pods, containers, what they use, what is in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sample {
     pub(super) pods: Vec<PodSandbox>,
     pub(super) containers: Vec<Container>,
-    /// None where the daemon has no stats.
+    /// `None` when the daemon reports no stats.
     pub(super) stats: Option<Vec<PodSandboxStats>>,
-    /// None where we may not ask.
+    /// `None` when we may not query the admin socket.
     pub(super) operations: Option<Vec<Operation>>,
-    /// What could not be had, for the reader.
+    /// Messages about the parts that could not be fetched, for the user.
     pub(super) problems: Vec<String>,
 }
 
@@ -41,7 +40,7 @@ impl Source {
         }
     }
 
-    /// Asks for all of it at once.
+    /// Queries all parts in parallel.
     pub(super) async fn sample(&mut self) -> anyhow::Result<Sample> {
         let (mut lists, mut containers, mut stats) = (self.cri.clone(), self.cri.clone(), self.cri.clone());
         let (pods, containers, stats, operations) = tokio::join!(

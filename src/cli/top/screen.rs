@@ -1,4 +1,4 @@
-//! The live view. However it ends, the terminal is as it was: at `q`, at a signal, at an error, at a panic.
+//! The live view. The terminal is restored however the view ends: with `q`, a signal, an error or a panic.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use super::rows::{Row, SortKey, rows};
 use super::sample::{Sample, Source};
 use super::table::{bytes, containers, cpu, doing, memory, restarts};
 
-/// How long a look at the keyboard lasts before it is seen that nobody wants keys any more.
+/// How long the thread polls for a key before it checks whether the receiver still exists.
 const LOOK: Duration = Duration::from_millis(100);
-/// What is enough for all columns.
+/// The width from which all columns fit.
 const WIDE: u16 = 110;
-/// What the last line says.
+/// The last line.
 const HELP: &str = "q quit | sort: n name c cpu m memory w net r restarts o in flight | ↑↓ scroll";
 
-/// A title, a width, and what of a row is in it.
+/// A title, a width, and the text of a row's cell.
 type Column = (&'static str, Constraint, fn(&Row) -> String);
 
-/// Where there is room for all of them.
+/// The columns of a wide terminal.
 const COLUMNS: &[Column] = &[
     ("NAMESPACE", Constraint::Length(16), |row| row.namespace.clone()),
     ("POD", Constraint::Fill(2), |row| row.pod.clone()),
@@ -40,7 +40,7 @@ const COLUMNS: &[Column] = &[
     ("IN FLIGHT", Constraint::Fill(3), doing),
 ];
 
-/// For 80 columns: no namespaces, and the network in one.
+/// The columns for 80 characters: no namespace, and one column for the network.
 const NARROW: &[Column] = &[
     ("POD", Constraint::Fill(1), |row| row.pod.clone()),
     ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
@@ -52,20 +52,20 @@ const NARROW: &[Column] = &[
     ("IN FLIGHT", Constraint::Length(24), doing),
 ];
 
-/// What a sampling gives, after the pause before it.
+/// A pause, and the sample taken after it.
 type Sampling = BoxFuture<'static, anyhow::Result<Sample>>;
 
-/// What is shown.
+/// The state of the view.
 struct View {
     before: Option<Sample>,
     now: Sample,
     by: SortKey,
     table: TableState,
-    /// The last sampling failed.
+    /// The error of the last sample, if it failed.
     problem: Option<String>,
 }
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Debug, PartialEq, Eq)]
 enum Act {
     Quit,
@@ -74,7 +74,7 @@ enum Act {
     Nothing,
 }
 
-/// The terminal while we have it.
+/// The terminal in raw mode. Dropping it restores the terminal.
 struct Screen(DefaultTerminal);
 
 impl Drop for Screen {
@@ -83,12 +83,12 @@ impl Drop for Screen {
     }
 }
 
-/// Draws until somebody has seen enough.
+/// Draws the view until the user quits or a signal arrives.
 pub(super) async fn show(source: Source, first: Sample, interval: Duration) -> anyhow::Result<()> {
     let (mut term, mut int, mut hup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let mut view = View { before: None, now: first, by: SortKey::Name, table: TableState::new(), problem: None };
-    // Also restores the terminal at a panic.
+    // `try_init` also installs a panic hook that restores the terminal.
     let mut screen = Screen(ratatui::try_init()?);
     let mut events = events();
     let mut sampling = next(&source, interval);
@@ -118,7 +118,7 @@ fn next(source: &Source, after: Duration) -> Sampling {
     })
 }
 
-/// Keys and changes of size, read by a thread that ends when nobody takes them any more.
+/// Key and resize events. The thread that reads them ends when the receiver is dropped.
 fn events() -> mpsc::Receiver<std::io::Result<Event>> {
     let (send, events) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
@@ -138,7 +138,7 @@ fn events() -> mpsc::Receiver<std::io::Result<Event>> {
 }
 
 impl View {
-    /// False when it is to end.
+    /// Returns false when the view is to end.
     fn heed(&mut self, event: &Event) -> bool {
         let Event::Key(key) = event else { return true };
         match act(key) {
@@ -159,7 +159,7 @@ impl View {
                 self.before = Some(std::mem::replace(&mut self.now, sample));
                 self.problem = None;
             }
-            // What is known stays, and it is asked again.
+            // The last sample stays on the screen, and the next one is tried as usual.
             Err(error) => self.problem = Some(format!("{error:#}")),
         }
     }
@@ -205,7 +205,7 @@ fn act(key: &KeyEvent) -> Act {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => Act::Quit,
-        // In raw mode the terminal makes no signal of it.
+        // In raw mode the terminal does not turn Ctrl-C into a signal.
         KeyCode::Char('c') if control => Act::Quit,
         KeyCode::Char('n') => Act::Sort(SortKey::Name),
         KeyCode::Char('c') => Act::Sort(SortKey::Cpu),

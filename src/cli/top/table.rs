@@ -1,13 +1,12 @@
-//! Rows as text: the same cells for a pipe and for the screen.
+//! Rows as text. The plain table and the live view use the same cells.
 
 use std::fmt::Write as _;
 
 use super::rows::Row;
 
-/// What is not known.
+/// The text of an unknown value.
 const UNKNOWN: &str = "-";
 
-/// The columns' titles.
 const TITLES: [&str; 10] =
     ["NAMESPACE", "POD", "STATE", "RUNNING", "CPU", "MEMORY", "RX/s", "TX/s", "RESTARTS", "IN FLIGHT"];
 
@@ -26,12 +25,12 @@ fn cells(row: &Row) -> [String; 10] {
     ]
 }
 
-/// Running, of how many.
+/// Running containers of all containers, `1/2`.
 pub(super) fn containers(row: &Row) -> String {
     known(row.containers.map(|(running, all)| format!("{running}/{all}")))
 }
 
-/// Thousandths of a core.
+/// In thousandths of a core.
 pub(super) fn cpu(row: &Row) -> String {
     known(row.cpu.map(|cores| format!("{:.0}m", cores * 1e3)))
 }
@@ -42,17 +41,16 @@ pub(super) fn memory(row: &Row) -> String {
     bytes(row.memory.map(|bytes| bytes as f64))
 }
 
-/// A number of bytes, or of bytes a second.
+/// A number of bytes, or of bytes per second.
 pub(super) fn bytes(value: Option<f64>) -> String {
     known(value.map(size))
 }
 
-/// Starts after the first.
 pub(super) fn restarts(row: &Row) -> String {
     known(row.restarts.map(|count| count.to_string()))
 }
 
-/// All that is done with it.
+/// All operations in flight for the pod.
 pub(super) fn doing(row: &Row) -> String {
     known(row.doing.as_ref().filter(|all| !all.is_empty()).map(|all| all.join(", ")))
 }
@@ -77,7 +75,7 @@ fn number(value: f64, unit: &str) -> String {
     if unit.is_empty() || value >= 9.95 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
 }
 
-/// A table with aligned columns, for people and for pipes; no column is cut.
+/// A table with aligned columns, for users and for pipes. No column is cut.
 pub(super) fn plain(rows: &[Row]) -> String {
     let lines: Vec<[String; 10]> = std::iter::once(TITLES.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
@@ -86,7 +84,7 @@ pub(super) fn plain(rows: &[Row]) -> String {
     for line in &lines {
         let mut whole = String::new();
         for (cell, width) in line.iter().zip(&widths) {
-            // Writing into a string does not fail.
+            // Writing to a string does not fail.
             let _ = write!(whole, "{cell:width$}  ");
         }
         text.push_str(whole.trim_end());

@@ -1,19 +1,19 @@
-//! The memory that replies of ExecSync may hold, all together, from the first byte that is read to the last one that
-//! is sent.
+//! The memory budget shared by all ExecSync replies, from the first byte read to the last byte sent.
 //!
-//! A reply grows piece by piece, and each piece needs a lease. Replies that all wait for the piece that another one
-//! holds would wait for ever; so most of the budget is set aside as turns, each of which is enough for one whole reply.
-//! Small replies live in the pool of what is left; whoever finds that empty and has a turn takes all that it still needs
-//! from there. Its command comes to its end, its pieces go, the next one's turn comes. Several turns, since a command
-//! may keep its own for long: until its timeout, or as long as a child that it left behind holds its output.
+//! A reply grows piece by piece, and each piece needs a lease. If every reply could wait for a piece that another one
+//! holds, they would deadlock. So most of the budget is divided into turns, each of which is enough for one whole
+//! reply. The rest is a pool for small replies. A reply that finds the pool empty and gets a turn takes everything
+//! that it still needs from its turn. So its command can finish, its pieces are released, and the next reply gets the
+//! turn. There are several turns, because a command can keep its turn for long: until its timeout, or as long as a
+//! child process that it left behind holds its output open.
 //!
 //! ```text
 //! lease: pool not empty ──► from the pool
 //!        pool empty ──► whichever comes first: a piece of the pool, or a turn ──► from the turn, to its end
 //! ```
 //!
-//! A pod has no more of the pool than is left free, and never all turns ([`Slots`]): its commands may be there only to hold
-//! them.
+//! A pod gets a piece of the pool only while it holds fewer than are free, and it never gets all turns ([`Slots`]):
+//! its commands may exist only to hold them.
 
 use std::sync::Arc;
 
@@ -25,24 +25,25 @@ use crate::slots::{Bounds, Slot, Slots};
 /// Bytes of one lease.
 pub const PIECE: usize = 64 * 1024;
 
-/// How many times what is left free a pod may have of the turns: of the seven that there are by default, six. Half of them made a
-/// flood of one pod's large replies take nearly twice as long, and a turn comes back as soon as its reply is sent.
+/// How many times the number of free turns a pod may hold: six of the default seven turns. With a factor of 1, which
+/// allows half of them, a flood of large replies of one pod took nearly twice as long; and a turn is released as soon
+/// as its reply is sent.
 const GREED: usize = 4;
 
-/// What all replies share.
 #[derive(Debug)]
 pub struct ReplyBudget {
-    /// A slot is one piece.
+    /// One slot is one piece.
     pool: Slots,
-    /// A slot is room for one whole reply.
+    /// One slot is enough pieces for one whole reply.
     turns: Slots,
 }
 
 impl ReplyBudget {
-    /// `bytes` in all: as many turns for the `largest` reply as fit, one at least, and the rest is the pool.
+    /// A budget of `bytes` in total: as many turns for the `largest` reply as fit, but at least one. The rest is the
+    /// pool.
     #[must_use]
     pub fn new(bytes: usize, largest: usize) -> Arc<Self> {
-        // Each of a reply's two streams ends within a piece.
+        // Each of a reply's two streams can end within a piece.
         let (pieces, whole) = (bytes / PIECE, largest.div_ceil(PIECE) + 2);
         let turns = (pieces / whole).max(1);
         let pool = pieces.saturating_sub(turns * whole);
@@ -52,30 +53,29 @@ impl ReplyBudget {
         })
     }
 
-    /// For one reply of a pod, with nothing in it yet.
+    /// The claim for one reply of a pod, which is still empty.
     #[must_use]
     pub fn claim(self: &Arc<Self>, sandbox: &str) -> Claim {
         Claim { budget: Arc::clone(self), sandbox: sandbox.into(), turn: OnceCell::new() }
     }
 
-    /// Pieces of the pool that are free.
     #[must_use]
     pub fn free(&self) -> usize {
         self.pool.free()
     }
 }
 
-/// One reply's part in the budget.
+/// The share of one reply in the budget.
 #[derive(Debug)]
 pub struct Claim {
     budget: Arc<ReplyBudget>,
     sandbox: Box<str>,
-    /// Set when this reply has a turn; then for both streams, and for all that it still needs.
+    /// Set once this reply has a turn, which then serves both streams and everything that the reply still needs.
     turn: OnceCell<Arc<Slot>>,
 }
 
 impl Claim {
-    /// Waits for leave to hold one more piece.
+    /// Waits until the reply may hold one more piece.
     pub async fn lease(&self) -> Lease {
         if let Some(turn) = self.turn.get() {
             return Lease(Held::Turn(Arc::clone(turn)));
@@ -93,7 +93,7 @@ impl Claim {
     }
 }
 
-/// Leave to hold one piece, until it is dropped.
+/// The right to hold one piece, until it is dropped.
 #[derive(Debug)]
 pub struct Lease(#[allow(dead_code, reason = "it is held, not read")] Held);
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn replies_that_want_more_than_there_is_all_come_to_their_end() {
-        // Each wants 4 pieces; 4 + 2 are the one turn and 3 the pool.
+        // Each reply needs 4 pieces. The one turn has 4 + 2, the pool has 3.
         let budget = ReplyBudget::new(9 * PIECE, 4 * PIECE);
         let one = |pod: u32| {
             let claim = budget.claim(&(pod % 3).to_string());
@@ -135,7 +135,8 @@ mod tests {
         for _ in 0..4 {
             held.push(first.lease().now_or_never().unwrap());
         }
-        // Two were of the pool, two of the turn; the second finds the last piece, and waits for more.
+        // Two pieces came from the pool, two from the turn. The second reply gets the last piece of the pool and must
+        // wait for more.
         held.push(second.lease().now_or_never().unwrap());
         assert!(second.lease().now_or_never().is_none());
         held.drain(..2);
@@ -160,14 +161,14 @@ mod tests {
 
     #[tokio::test]
     async fn t6_a_pod_that_keeps_its_replies_leaves_pieces_and_turns_to_others() {
-        // As many turns and pieces as there are by default.
+        // The number of turns and pieces of the default budget.
         let budget = ReplyBudget::new(128 << 20, crate::container::io::REPLY_CAP);
         let hanging: Vec<Claim> = (0..64).map(|_| budget.claim("hanging")).collect();
         let mut held = Vec::new();
         for claim in &hanging {
             while held.len() < 1 << 16
                 && let Some(lease) = claim.lease().now_or_never()
-                // One that has a turn may have all that it wants.
+                // A reply with a turn can have as many leases as it wants.
                 && claim.turn.get().is_none()
             {
                 held.push(lease);

@@ -1,4 +1,4 @@
-//! The output of an ExecSync, kept in pieces until it is sent.
+//! The output of an ExecSync, held in pieces until it is sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,16 +8,16 @@ use super::budget::{Claim, Lease, PIECE};
 use super::exec::Target;
 use crate::sys::pages::Pages;
 
-/// Room for the first read, in the heap; most probes print less, and so never wait for the budget.
+/// Buffer for the first read, on the heap. Most probes print less, and so never wait for the budget.
 const LEAST: usize = 4 * 1024;
-/// Room for a read of what is discarded.
+/// Buffer for reads whose bytes are discarded.
 const DISCARD: usize = 16 * 1024;
 
-/// Most bytes kept of stdout and stderr together; the rest is read and discarded, and the command goes on. A reply of
-/// kubelet's 16 MiB without 64 KiB for all else (rulings.md 33).
+/// Maximum of bytes kept of stdout and stderr together. The rest is read and discarded, and the command continues.
+/// This is kubelet's limit of 16 MiB for a reply minus 64 KiB for everything else in it (rulings.md 33).
 pub const REPLY_CAP: usize = (16 << 20) - (64 << 10);
 
-/// What is kept of both streams of one command.
+/// The output kept of both streams of one command.
 #[derive(Debug)]
 pub struct Kept {
     cap: usize,
@@ -27,19 +27,20 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// At most `cap` bytes, in pieces that `claim` allows.
+    /// Keeps at most `cap` bytes, in pieces that `claim` allows.
     #[must_use]
     pub fn new(cap: usize, claim: Claim) -> Self {
         Self { cap, claim, kept: AtomicUsize::new(0), discarded: AtomicUsize::new(0) }
     }
 
-    /// Bytes that went over the cap.
+    /// Number of bytes discarded because of the cap.
     #[must_use]
     pub fn discarded(&self) -> usize {
         self.discarded.load(Ordering::Relaxed)
     }
 
-    /// How many of `count` bytes may be kept. Both streams are read by one task, one at a time.
+    /// Counts `count` bytes read, and returns how many of them may be kept. Both streams are read by one task, one at
+    /// a time.
     fn keep(&self, count: usize) -> usize {
         let kept = self.kept.load(Ordering::Relaxed);
         let fits = count.min(self.cap.saturating_sub(kept));
@@ -53,27 +54,26 @@ impl Kept {
     }
 }
 
-/// One stream of it.
+/// Collects one stream of a command.
 #[derive(Debug)]
 pub struct Collector<'a> {
     shared: &'a Kept,
-    /// Those that are full.
+    /// The full pieces.
     pieces: Vec<Bytes>,
     piece: Piece,
-    /// How much of the piece is kept already.
+    /// How many bytes of the current piece have been counted.
     before: usize,
-    /// What is read only to be discarded.
+    /// Buffer for bytes that are only discarded.
     rest: Option<BytesMut>,
 }
 
 impl<'a> Collector<'a> {
-    /// Empty.
     #[must_use]
     pub fn new(shared: &'a Kept) -> Self {
         Self { shared, pieces: Vec::new(), piece: Piece::default(), before: 0, rest: None }
     }
 
-    /// What was collected, in its order. The memory is the budget's again when the pieces are dropped.
+    /// The collected output in order. Dropping the pieces returns their memory to the budget.
     #[must_use]
     pub fn into_pieces(mut self) -> Vec<Bytes> {
         self.push();
@@ -129,12 +129,13 @@ impl Target for Collector<'_> {
     }
 }
 
-/// A part of what a stream said.
+/// A part of a stream's output.
 #[derive(Debug)]
 enum Piece {
-    /// Not counted.
+    /// The first piece, which does not count against the budget.
     First(BytesMut),
-    /// Of the budget. Not in the heap, which would keep the places of thousands of them.
+    /// A piece of the budget. Not on the heap, where thousands of freed pieces would leave gaps that are not returned
+    /// to the kernel.
     Leased(Pages, #[allow(dead_code, reason = "it is held, not read")] Lease),
 }
 
@@ -161,7 +162,7 @@ impl Piece {
     }
 }
 
-/// No room at all.
+/// A piece without capacity.
 impl Default for Piece {
     fn default() -> Self {
         Self::First(BytesMut::new())
@@ -177,7 +178,7 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// Output that nobody wants.
+/// Reads output and discards it.
 #[derive(Debug, Default)]
 pub struct Discard(BytesMut);
 

@@ -1,8 +1,8 @@
-//! The streams of an exec: FIFOs that the shim opens by path, read to their end, or until nobody should wait any
-//! longer.
+//! The streams of an exec: FIFOs that the shim opens by path. They are read until they end, or until a deadline after
+//! the process's exit.
 //!
-//! Output goes from a FIFO into a buffer of its [`Target`], in the task that asked for it. The read waits for the
-//! target, so that a command writes no faster than its output is taken.
+//! Output goes from a FIFO directly into a buffer of its [`Target`], in the task that runs the exec. Each read waits
+//! for the target, so a command cannot write faster than its output is consumed.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -21,24 +21,24 @@ use super::{Error, Result, StreamName};
 use crate::containerd::Stdio;
 use crate::sys::fifo::{self, End};
 
-/// How long after the process's exit its output may stay open: a child that it left in the background holds it.
+/// How long output may stay open after the process's exit: a child process left in the background may hold it open.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Between two looks for the shim's end of stdin.
+/// Interval for checking whether the shim has opened its end of stdin.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Where the output of an exec goes.
 pub trait Target: Send {
-    /// Waits until more may be read, and makes room in the buffer.
+    /// Waits until more may be read, and reserves space in the buffer.
     fn room(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// What is read into.
+    /// The buffer to read into.
     fn buffer(&mut self) -> &mut (dyn BufMut + Send);
 
-    /// Takes what was read.
+    /// Processes the bytes that were read into the buffer.
     fn filled(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Nothing more comes.
+    /// Called when the stream has ended.
     fn ended(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -49,7 +49,6 @@ pub trait Target: Send {
 pub struct Shape {
     /// A terminal: one output stream.
     pub tty: bool,
-    /// An input stream.
     pub stdin: bool,
 }
 
@@ -57,20 +56,21 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct ExecIo {
     stdin: Option<PathBuf>,
-    /// Until [`Self::terminal_input`] hands it out.
+    /// Set until [`Self::terminal_input`] takes it.
     terminal_input: Option<TerminalInput>,
     stdout: Output,
-    /// None with a terminal.
+    /// `None` with a terminal.
     stderr: Option<Output>,
-    /// Ends that keep an output from being at its end before the shim has opened it.
+    /// Ends that prevent an output from reaching its end before the shim has opened it.
     keep: Vec<OwnedFd>,
 }
 
 impl ExecIo {
-    /// Makes `directory`, which is to be this exec's own, and FIFOs in it. The directory goes with the guard.
+    /// Creates `directory`, which must be used by this exec only, and FIFOs in it. Dropping the guard removes the
+    /// directory.
     ///
     /// # Errors
-    /// [`Error::Fifo`] with what the file system said; nothing is left then.
+    /// [`Error::Fifo`] with the file system's error; nothing remains on disk.
     pub fn prepare(directory: &Path, shape: Shape) -> Result<(Self, Stdio, Directory)> {
         use std::os::unix::fs::DirBuilderExt as _;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -112,10 +112,10 @@ impl ExecIo {
         Ok((Self { stdin, terminal_input, stdout, stderr, keep }, stdio))
     }
 
-    /// Takes up the output of an exec that an earlier process of ours began.
+    /// Continues to read the output of an exec that an earlier daemon process started.
     ///
     /// # Errors
-    /// [`Error::Fifo`] when its FIFOs are not there.
+    /// [`Error::Fifo`] if its FIFOs do not exist.
     pub fn resume(directory: &Path) -> Result<(Self, Directory)> {
         let open = |name: StreamName| Output::open(&directory.join(name.as_str()), name);
         let stderr = directory.join(StreamName::Stderr.as_str()).exists().then(|| open(StreamName::Stderr));
@@ -124,23 +124,23 @@ impl ExecIo {
         Ok((io, Directory(directory.to_owned())))
     }
 
-    /// Tells that the process's Start returned, with whatever result: from now on the end of a stream is its real
-    /// end.
+    /// To be called when the process's Start has returned, with whatever result: from then on, the end of a stream is
+    /// its real end.
     pub fn started(&mut self) {
         self.keep.clear();
     }
 
-    /// A terminal's stdin, to be held until the process is deleted, and to be released then.
+    /// A terminal's stdin, to be held open until the process is deleted, and released then.
     pub fn terminal_input(&mut self) -> Option<TerminalInput> {
         self.terminal_input.take()
     }
 
-    /// The write end of stdin, once the shim has its own end: it opens that by and by, also after Start has returned. A
-    /// FIFO that nobody has open forgets what was written to it, so an end of ours must not stand in for the shim's; but
-    /// for a terminal, whose [`Self::terminal_input`] is open for as long as the process is.
+    /// Opens the write end of stdin once the shim has opened its own end, which may happen only after Start has
+    /// returned. A FIFO that no process has open loses what was written to it, so we must not hold a read end in place
+    /// of the shim's. With a terminal we do: [`Self::terminal_input`] stays open as long as the process exists.
     ///
     /// # Errors
-    /// [`Error::Fifo`] when it cannot be opened.
+    /// [`Error::Fifo`] if it cannot be opened.
     pub async fn open_stdin(&self) -> Result<Option<pipe::Sender>> {
         let Some(path) = &self.stdin else { return Ok(None) };
         loop {
@@ -153,9 +153,9 @@ impl ExecIo {
         }
     }
 
-    /// Copies both streams at once until they have ended, but at most for `drain` after `exited`; the time that a
-    /// target takes does not count. To be polled while the process runs: nobody else empties its pipes. True when
-    /// both ended.
+    /// Copies both streams concurrently until they have ended, but at most for `drain` after `exited`. Time spent in
+    /// a target does not count. Must be polled while the process runs, because nothing else empties its pipes. True
+    /// if both streams ended.
     pub async fn copy(
         &self,
         stdout: &mut impl Target,
@@ -194,13 +194,13 @@ impl Output {
         let mut patience = Patience { exited, drain, until: None };
         loop {
             let ready = tokio::select! {
-                // First, or somebody who writes all the time would hold us for ever.
+                // First, because a process that writes constantly would otherwise keep this loop running forever.
                 biased;
                 () = patience.over() => return false,
                 ready = self.pipe.readable() => ready,
             };
             let asked = Instant::now();
-            // Fails only while the runtime shuts down.
+            // Fails only while the tokio runtime shuts down.
             if ready.is_err() || !self.read(target).await {
                 target.ended().await;
                 return true;
@@ -209,7 +209,7 @@ impl Output {
         }
     }
 
-    /// One read; false at the end.
+    /// Makes one read; false at the end of the stream.
     async fn read(&self, target: &mut impl Target) -> bool {
         target.room().await;
         match self.pipe.try_read_buf(&mut target.buffer()) {
@@ -227,7 +227,7 @@ impl Output {
     }
 }
 
-/// How long somebody waits for the end of a stream whose process has gone.
+/// How long to wait for the end of a stream whose process has exited.
 struct Patience<'a> {
     exited: &'a CancellationToken,
     drain: Duration,
@@ -235,7 +235,7 @@ struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Resolves when nobody should wait any longer. Safe to be dropped and called again.
+    /// Resolves when the wait is over. Safe to drop and call again.
     async fn over(&mut self) {
         if self.until.is_none() {
             self.exited.cancelled().await;
@@ -246,7 +246,7 @@ impl Patience<'_> {
         }
     }
 
-    /// What the target took is its client's doing, or its turn that had not come.
+    /// Excludes time spent in a target, which is the client's fault or a wait for the reply budget.
     fn does_not_count(&mut self, since: Instant) {
         if let Some(until) = &mut self.until {
             *until += since.elapsed();
@@ -254,7 +254,7 @@ impl Patience<'_> {
     }
 }
 
-/// A directory that goes with its owner.
+/// Removes the directory when it is dropped.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 

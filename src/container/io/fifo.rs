@@ -1,8 +1,8 @@
 //! The FIFO driver: named pipes that containerd's shim opens by path and this process reads.
 //!
-//! The shim opens each FIFO for both reading and writing, so a container neither notices when
-//! the daemon dies nor loses what is in the pipe; it waits once the pipe is full. It wants
-//! paths for both stdout and stderr or for neither, and with a terminal only stdout.
+//! The shim opens each FIFO for both reading and writing. So a container does not notice when the daemon dies, and
+//! nothing in the pipe is lost; the container waits once the pipe is full. The shim requires paths for both stdout
+//! and stderr or for neither, and with a terminal only for stdout.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,32 +26,32 @@ use crate::ids::ContainerId;
 use crate::sys::fifo::{self, End};
 use crate::tasks::Tasks;
 
-/// How many reads a subscriber may be behind; at most 64 KiB each.
+/// How many reads a subscriber may fall behind; each is at most 64 KiB.
 pub const SUBSCRIBER_LAG: usize = 16;
 /// How long a reopened log waits for the end of a line.
 const LINE_END: Duration = Duration::from_millis(500);
 /// How long a close waits for the last write.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Makes streams of FIFOs.
+/// The [`Driver`] that uses FIFOs.
 #[derive(Debug, Default)]
 pub struct Fifo {
     tasks: Tasks,
     counters: Arc<Counters>,
     /// Cancelled when the daemon ends.
     leaving: CancellationToken,
-    /// The streams that are read, those of containers that are still being started too.
+    /// Tracks the streams being read, including those of containers that are still being started.
     reading: TaskTracker,
 }
 
 impl Fifo {
-    /// Starts its readers with `tasks`.
+    /// Runs the readers as tasks of `tasks`.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         Self { tasks, ..Self::default() }
     }
 
-    /// What went through its logs.
+    /// Counters over all logs of this driver.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
@@ -66,8 +66,8 @@ impl Fifo {
 
     async fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>, log: Option<LogFile>) -> Result<Arc<dyn Streams>> {
         let directory = directory(&config.state_dir, &config.id);
-        // The write end of stdin cannot be had when the shim has closed its read end; that is
-        // a container without stdin from now on.
+        // The write end of stdin cannot be opened if the shim has closed its read end. The container then has no
+        // stdin any more.
         let stdin = if config.stdin { open_stdin(&directory)? } else { None };
         let log = log.map(|log| watch::Sender::new(Arc::new(log)));
         let (chunks, stop) = (broadcast::Sender::new(SUBSCRIBER_LAG), self.leaving.child_token());
@@ -89,8 +89,8 @@ impl Fifo {
                 let left = pump.run(stop).await;
                 drop(reading);
                 if left.is_some() {
-                    // It stays open as long as this process lives, and is not at its end: a container that ends now has an
-                    // incomplete log, and its exit is the next daemon's to tell.
+                    // Keep the FIFO open, and do not count the stream as ended while this process runs: if the
+                    // container ends now, its log is incomplete, and the next daemon has to report its exit.
                     std::future::pending::<()>().await;
                 }
                 live.send_modify(|count| *count -= 1);
@@ -124,7 +124,7 @@ impl Driver for Fifo {
                 Err(error) => Err(error),
             };
             if made.is_err() {
-                // The error that counts is the one above; a leftover is replaced by a next prepare.
+                // The error to report is the first one; the next prepare replaces anything left over.
                 let _ = self.remove(&state_dir, &id);
             }
             made
@@ -133,7 +133,7 @@ impl Driver for Fifo {
     }
 
     fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
-        // The log is the readers' to open: it may be on a disk that hangs, and must not keep the daemon from starting.
+        // The reader opens the log: it may be on a disk that hangs, which must not keep the daemon from starting.
         let log = config.log.as_ref().map(|path| LogFile::new(path, &self.counters));
         self.open(config, Vec::new(), log).boxed()
     }
@@ -161,15 +161,15 @@ impl Driver for Fifo {
 struct FifoStreams {
     config: StreamsConfig,
     stdio: Stdio,
-    /// The file that every stream should be in.
+    /// The file that every stream should write to.
     log: Option<watch::Sender<Arc<LogFile>>>,
     chunks: broadcast::Sender<Chunk>,
-    /// Ends that keep a FIFO from being at its end while the shim has not opened it yet.
+    /// Ends that prevent a FIFO from reaching its end before the shim has opened it.
     keep: Mutex<Vec<OwnedFd>>,
     stdin: Mutex<Option<Arc<pipe::Sender>>>,
     /// How many streams have not ended.
     live: watch::Receiver<usize>,
-    /// One reopening at a time: each waits for its own old file.
+    /// Allows one reopening at a time: each waits for its own old file.
     reopening: tokio::sync::Mutex<()>,
     counters: Arc<Counters>,
     stop: CancellationToken,
@@ -186,13 +186,13 @@ impl FifoStreams {
         }
         let newer = Arc::new(open_log(path, &self.counters).await?);
         let (old, released) = {
-            // Only the streams may hold the old file: it is waited for until they let go.
+            // Only the streams may keep a reference: the old file counts as released when they have dropped theirs.
             let old = target.send_replace(newer);
             (Arc::downgrade(&old), old.released())
         };
         let switched = tokio::time::timeout(LINE_END, released.cancelled()).await.is_ok();
         if let Some(old) = old.upgrade().filter(|_| !switched) {
-            // A line that does not end, or a write that hangs.
+            // A line does not end, or a write hangs.
             old.abandon();
             target.send_modify(|_| {});
         }
@@ -201,7 +201,7 @@ impl FifoStreams {
 
     async fn all_ended(&self, limit: Duration) -> bool {
         let mut live = self.live.clone();
-        // The sender goes when the last stream has ended, after it counted down.
+        // The sender is dropped when the last stream has ended, after it counted down.
         tokio::time::timeout(limit, live.wait_for(|&count| count == 0)).await.is_ok_and(|ended| ended.is_ok())
     }
 }
@@ -275,8 +275,8 @@ fn stdio(directory: &Path, config: &StreamsConfig) -> Stdio {
     }
 }
 
-/// Makes the FIFOs. Gives the ends that must stay open until the shim has opened its own:
-/// a read end that never had a writer is at its end, and stdin has no writer without a reader.
+/// Creates the FIFOs. Returns the ends that must stay open until the shim has opened its own: a read end that never
+/// had a writer is at its end, and stdin cannot be opened for writing without a reader.
 fn make(config: &StreamsConfig) -> Result<Vec<OwnedFd>> {
     use std::os::unix::fs::DirBuilderExt as _;
     let directory = directory(&config.state_dir, &config.id);
@@ -314,7 +314,7 @@ async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these guard is replaced whole, so a panic elsewhere leaves it sound.
+    // Values are only replaced as a whole, so a panic elsewhere leaves them consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,7 +1,7 @@
-//! What one daemon leaves for the next of a stream: where within a line it is.
+//! What a daemon leaves to the next one for each stream: its position within a line.
 //!
-//! The line in progress itself is in the log, as a `P` record (ADR 21). This file, beside the FIFO, says that it goes on,
-//! and has the few bytes that could not be in a record yet.
+//! The line in progress itself is in the log, as a `P` record (ADR 21). This file, next to the FIFO, says that the
+//! line continues, and contains the few bytes that could not be put into a record yet.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,33 +10,34 @@ use std::path::{Path, PathBuf};
 use super::{Lines, RECORD_LIMIT, StreamName};
 use crate::sys::{read, write};
 
-/// A stream's file. It is there only while no daemon reads the stream.
+/// The file of one stream. It exists only while no daemon reads the stream.
 #[derive(Debug)]
 pub(super) struct Handover(PathBuf);
 
 impl Handover {
-    /// The one in a container's directory of FIFOs.
+    /// The file for a stream, in a container's directory of FIFOs.
     pub(super) fn of(directory: &Path, stream: StreamName) -> Self {
         Self(directory.join(format!("{}.line", stream.as_str())))
     }
 
-    /// Leaves where the lines are. A stream between two lines leaves nothing.
+    /// Writes the position. For a stream between two lines nothing is written.
     ///
     /// # Errors
-    /// What the file system says. The next daemon then takes the line for one that begins.
+    /// The file system's error. The next daemon then treats the rest of the line as a new line.
     pub(super) fn leave(&self, lines: &Lines) -> io::Result<()> {
         if !lines.inside() && lines.rest().is_empty() {
             return Ok(());
         }
         let tag = if lines.inside() { b'P' } else { b'F' };
         let bytes = [&[tag][..], lines.rest()].concat();
-        // Whole or not at all, also when the daemon is killed meanwhile.
+        // The rename makes the file appear as a whole or not at all, even if the daemon is killed meanwhile.
         let new = self.0.with_extension("new");
         write::anew(&new, 0o600)?.write_all(&bytes)?;
         fs::rename(&new, &self.0)
     }
 
-    /// Goes on where the daemon before us was, and forgets it: a later restart must not find it again.
+    /// Continues where the previous daemon stopped, and removes the file, so that a later restart does not read it
+    /// again.
     pub(super) fn resume(&self, lines: &mut Lines) {
         match self.take() {
             Ok(bytes) => {
@@ -52,7 +53,7 @@ impl Handover {
     fn take(&self) -> io::Result<Vec<u8>> {
         // A line in memory is never longer.
         let bytes = read::regular(&self.0, 1 + RECORD_LIMIT as u64);
-        // Also what cannot be read: it would be found again and again.
+        // Also remove a file that cannot be read: otherwise every restart would fail to read it again.
         if !matches!(&bytes, Err(error) if error.kind() == io::ErrorKind::NotFound) {
             fs::remove_file(&self.0)?;
         }

@@ -1,4 +1,4 @@
-//! The log on disk: opened, appended to, survived when full.
+//! The log file: opening, appending, and going on when the disk is full.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use super::log_path::LogPath;
 use super::places::Share;
 use super::{Batch, Result};
 
-/// What went through all logs of this process, for the metrics.
+/// Counters over all logs of this process, for the metrics.
 #[derive(Debug, Default)]
 pub struct Counters {
     written: AtomicU64,
@@ -22,21 +22,21 @@ pub struct Counters {
     missed_barriers: AtomicU64,
 }
 
-/// [`Counters`] at one moment.
+/// The values of [`Counters`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Bytes written to logs.
     pub written: u64,
-    /// Bytes of records that no disk took.
+    /// Bytes of records that could not be written.
     pub dropped_bytes: u64,
     /// Records of which at least the end was dropped.
     pub dropped_records: u64,
-    /// Barriers that ended before the streams did.
+    /// Barriers whose time limit was reached before the streams ended.
     pub missed_barriers: u64,
 }
 
 impl Counters {
-    /// All of them now.
+    /// The current values.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -52,44 +52,44 @@ impl Counters {
     }
 }
 
-/// Between two tries to open a log.
+/// Time between two attempts to open a log.
 pub(super) const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// A log that both streams of a container append to.
+/// A log to which both streams of a container append.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: LogPath,
-    /// Of threads that may wait for its disk.
+    /// Limits the threads that may wait for its disk.
     share: Share,
-    /// Whether it was opened; to be asked without waiting for a write.
+    /// Whether the file was opened. Can be read without waiting for a write.
     opened: AtomicBool,
-    /// Held while writing, so that a record which took two writes is not cut by the other stream.
+    /// Locked while writing, so that a record that needs two writes is not cut by the other stream.
     appender: Mutex<Appender>,
     counters: Arc<Counters>,
-    /// Set when a newer file waits and no line's end is to be waited for any more.
+    /// Set when there is a newer file and streams must not wait for the end of a line any more.
     abandoned: AtomicBool,
-    /// Cancelled when the last stream let go of the file.
+    /// Cancelled when the last stream has dropped the file.
     released: CancellationToken,
     _release: DropGuard,
 }
 
 #[derive(Debug, Default)]
 struct Appender {
-    /// None while it could not be opened.
+    /// `None` as long as it could not be opened.
     file: Option<File>,
-    /// When that was tried last.
+    /// When opening was last attempted.
     tried: Option<Instant>,
-    /// It cannot be opened and a FIFO is full: output is read all the same, and dropped, for a container must not wait for
-    /// its log.
+    /// The file cannot be opened and a FIFO is full: output is read anyway and dropped, because a container must not
+    /// wait for its log.
     given_up: bool,
-    /// The file ends in the middle of a record: the disk filled up there.
+    /// The file ends in the middle of a record, because the disk was full.
     torn: bool,
-    /// Records dropped since a write last succeeded.
+    /// Records dropped since the last successful write.
     dropped: u64,
 }
 
 impl LogFile {
-    /// Not opened yet.
+    /// A file that is not opened yet.
     pub(super) fn new(path: &LogPath, counters: &Arc<Counters>) -> Self {
         let released = CancellationToken::new();
         Self {
@@ -104,7 +104,7 @@ impl LogFile {
         }
     }
 
-    /// Opens it for who waits for that.
+    /// Opens the file, with a deadline.
     ///
     /// # Errors
     /// As [`LogPath::open`]; [`super::Error::LogStuck`] after the deadline of host paths.
@@ -115,13 +115,12 @@ impl LogFile {
         Ok(())
     }
 
-    /// Whether it was opened.
     pub(super) fn is_open(&self) -> bool {
         self.opened.load(Ordering::Acquire)
     }
 
-    /// Whether a stream may be read for it: it is open, or can be opened now, or `is_full` says that the container waits.
-    /// Blocks.
+    /// Whether a stream of this log should be read now: the file is open, or can be opened now, or `is_full` reports
+    /// that the container would wait. Blocks.
     pub(super) fn is_worth_reading(&self, is_full: impl FnOnce() -> bool) -> bool {
         if self.is_open() {
             return true;
@@ -164,13 +163,13 @@ impl LogFile {
         self.released.clone()
     }
 
-    /// Lets streams leave it in the middle of a line.
+    /// Allows streams to leave this file in the middle of a line.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
     }
 
-    /// Appends whole records. What the disk does not take is dropped and counted: a container
-    /// must neither wait nor die for its log. Blocks as long as the disk does.
+    /// Appends whole records. What cannot be written is dropped and counted: a container must neither wait nor die
+    /// because of its log. Blocks as long as the disk does.
     fn append(&self, records: &[u8]) {
         let mut appender = self.lock();
         let (written, outcome) = appender.write(records);
@@ -193,19 +192,19 @@ impl LogFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, Appender> {
-        // A panic of the other stream's thread leaves at worst a torn record.
+        // A panic in the other stream's thread leaves a torn record at worst.
         self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Appender {
-    /// How many bytes were written, and why not all.
+    /// Returns how many bytes were written, and the error if not all were.
     fn write(&mut self, records: &[u8]) -> (usize, io::Result<()>) {
-        // Dropped as what a full disk does not take.
+        // Without a file, records are dropped as on a full disk.
         let Some(file) = &mut self.file else { return (0, Err(io::ErrorKind::NotConnected.into())) };
         if self.torn {
-            // Ends the record that the full disk cut. Truncating it away instead would move
-            // the end under a reader that follows the file.
+            // Ends the record that was cut because the disk was full. Truncating the file instead would move its end
+            // while a reader follows it.
             if let (_, Err(error)) = write_all(file, b"\n") {
                 return (0, Err(error));
             }
@@ -230,7 +229,7 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     (written, Ok(()))
 }
 
-/// One stream's way to the log: the file it is in, and the one it should be in.
+/// Connects one stream to the log: the file it writes to, and the file it should write to.
 #[derive(Debug)]
 pub(super) struct LogWriter {
     file: Arc<LogFile>,
@@ -244,27 +243,27 @@ impl LogWriter {
         Self { file, target }
     }
 
-    /// For whoever waits for a switch.
+    /// For a task that waits for a switch to a new file.
     pub(super) fn target(&self) -> watch::Receiver<Arc<LogFile>> {
         self.target.clone()
     }
 
-    /// Of threads that may wait for the log.
+    /// Limits the threads that may wait for the log.
     pub(super) fn share(&self) -> &Share {
         &self.file.share
     }
 
-    /// Whether the stream may be read ([`LogFile::is_worth_reading`]).
+    /// Whether the stream should be read now ([`LogFile::is_worth_reading`]).
     pub(super) fn is_worth_reading(&self, is_full: impl FnOnce() -> bool) -> bool {
         self.file.is_worth_reading(is_full)
     }
 
-    /// Whether what is written now is in the log.
+    /// Whether the current file is open, so that records written now are in the log.
     pub(super) fn is_open(&self) -> bool {
         self.file.is_open()
     }
 
-    /// Writes a batch, and switches to the newer file as soon as the line allows.
+    /// Writes a batch, and switches to the newer file as soon as the current line allows it.
     pub(super) fn write(&mut self, batch: &Batch) {
         if batch.bytes().is_empty() {
             return;
@@ -285,8 +284,8 @@ impl LogWriter {
         }
     }
 
-    /// Switches without anything to write; `inside` is whether the file ends within a line of ours. One that was never
-    /// opened is nobody's to wait for.
+    /// Switches to the newer file if nothing has to be written first. `inside` is whether the current file ends
+    /// within a line of this stream. A file that was never opened is left at once.
     pub(super) fn settle(&mut self, inside: bool) {
         if !inside || !self.file.is_open() || self.file.abandoned.load(Ordering::Acquire) {
             let newer = Arc::clone(&self.target.borrow());
@@ -311,7 +310,7 @@ mod tests {
     use super::*;
     use crate::tasks::Tasks;
 
-    /// A container's stream that is read: its end of the pipe, its log, and its reader.
+    /// Starts reading a stream of a container: returns the container's end of the pipe, the log, and the reader task.
     async fn stream(log: &Path) -> (PipeWriter, Arc<LogFile>, JoinHandle<()>) {
         let path = LogPath::new(log.to_str().unwrap(), "0.log").unwrap().unwrap();
         let file = Arc::new(LogFile::new(&path, &Arc::default()));
@@ -328,7 +327,7 @@ mod tests {
         (write, file, reader)
     }
 
-    /// On a runtime of one thread, which a write on it would hold up.
+    /// On a single-threaded runtime, which a blocking write would hold up.
     #[tokio::test]
     async fn a_disk_that_hangs_under_one_log_holds_up_that_stream_alone() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Where a container's log is: opened there and nowhere else.
+//! The path of a container's log, which is opened without leaving its directory.
 
 use std::fmt;
 use std::fs::File;
@@ -15,32 +15,32 @@ use super::places::Share;
 use super::{Error, Result};
 use crate::sys::beneath;
 
-/// kubelet and log collectors of its group read it; containerd makes it the same.
+/// kubelet and log collectors in its group read the log. containerd uses the same mode.
 const LOG_MODE: u32 = 0o640;
-/// Of the directory, should kubelet not have made it; containerd makes it the same.
+/// Mode of the directory, in case kubelet has not created it. containerd uses the same mode.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The kernel's PATH_MAX without its zero byte, and the longest name that a file system for logs has. A container whose log
-/// cannot be made would fail when it is started, and with less to say.
+/// The kernel's PATH_MAX without its zero byte, and the longest name on the usual file systems. Without these checks
+/// the container would fail only when it is started, with a less clear error.
 const LONGEST_PATH: usize = 4095;
 const LONGEST_NAME: usize = 255;
 
-/// Where a container's log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPath {
-    /// The sandbox's `log_directory`: absolute. Its parent is the node's, and may be behind symlinks; what is in that may be a
-    /// tenant's who has it as a volume, and is not followed.
+    /// The sandbox's `log_directory`, an absolute path. Its parent belongs to the node and may be behind symlinks.
+    /// The directory itself and everything in it may be writable for a tenant who mounts it as a volume, so symlinks
+    /// there are not followed.
     pub directory: PathBuf,
-    /// The container's `log_path` below it.
+    /// The container's `log_path`, relative to the directory.
     pub relative: PathBuf,
 }
 
 impl LogPath {
-    /// From the two fields of the CRI. Either one empty means that there is no log.
+    /// Creates a path from the two fields of CRI. `None` if either is empty, which means that there is no log.
     ///
     /// # Errors
-    /// As [`LogPath::check_directory`]; [`Error::LogPath`] when the path is absolute, has `..` in it or names nothing.
-    /// containerd just joins the two.
+    /// As [`LogPath::check_directory`]; [`Error::LogPath`] if the path is absolute, contains `..` or names no file.
+    /// containerd joins the two without these checks.
     pub fn new(log_directory: &str, log_path: &str) -> Result<Option<Self>> {
         if log_directory.is_empty() || log_path.is_empty() {
             return Ok(None);
@@ -56,15 +56,15 @@ impl LogPath {
         self.directory.join(&self.relative)
     }
 
-    /// Whether a directory may be a sandbox's.
+    /// Checks whether a path may be a sandbox's `log_directory`.
     ///
     /// # Errors
-    /// What keeps it from that.
+    /// The reason why not.
     pub fn check_directory(path: &Path) -> std::result::Result<(), &'static str> {
         match path.file_name() {
             _ if !path.is_absolute() => Err("is not absolute"),
             _ if path.as_os_str().as_encoded_bytes().contains(&0) => Err("has a zero byte in it"),
-            // The root, or something that ends with `..`.
+            // The root directory, or a path that ends with `..`.
             None => Err("names no directory of its own"),
             Some(_) => Ok(()),
         }
@@ -99,8 +99,7 @@ impl LogPath {
         Error::LogDirectory { path: self.directory.clone(), reason }
     }
 
-    /// Opens the log to append to it, and makes it and its directories if they are not there.
-    /// Blocks.
+    /// Opens the log for appending, and creates it and its directories if they do not exist. Blocks.
     pub(super) fn open(&self) -> Result<File> {
         self.check()?;
         let fails = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
@@ -124,8 +123,8 @@ impl LogPath {
         beneath::append(&root, &self.relative, Mode::from_raw_mode(LOG_MODE)).map_err(fails)
     }
 
-    /// The same for who waits for it, at most for [`DEADLINE`]. A thread that hangs is left behind, and holds a place of its
-    /// pod's.
+    /// Like [`LogPath::open`], but waits at most for [`DEADLINE`]. A thread that hangs is abandoned and keeps holding
+    /// a permit of its pod.
     pub(super) async fn open_in_time(&self, share: &Share) -> Result<File> {
         let stuck = || Error::LogStuck(self.full());
         let until = tokio::time::Instant::now() + DEADLINE;

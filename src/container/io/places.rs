@@ -1,8 +1,8 @@
-//! How many threads may wait for the logs' disks.
+//! Limits how many threads may wait for the disks of logs.
 //!
-//! A call on a file system that hangs keeps its thread, past every signal. So each that opens or writes a log is counted, among
-//! its pod's and, when it is one of tokio's, among all: a pod whose log hangs has its own share waiting and nobody else's. A pod
-//! is known by its log directory.
+//! A call on a file system that hangs occupies its thread, and no signal ends it. So each thread that opens or writes
+//! a log is counted: for its pod, and, if it is one of tokio's, also in total. If the log of a pod hangs, only the
+//! pod's own share is used up. A pod is identified by its log directory.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,47 +10,50 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Of all streams together, of the 512 threads that tokio has: a disk that hangs under every log must leave threads for
-/// everything else.
+/// Limit for all streams together, of tokio's 512 threads: if a disk under every log hangs, enough threads for
+/// everything else must remain.
 const IN_ALL: usize = 256;
-/// Of one pod: as one container's two streams need. The pods that a node has by default, 110, have less than all with it.
+/// Limit for one pod, as many as the two streams of a container need. The 110 pods that a node has by default stay
+/// below the total.
 const OF_A_POD: usize = 2;
 
 static ALL: Semaphore = Semaphore::const_new(IN_ALL);
 static PODS: Mutex<Option<HashMap<PathBuf, Weak<Semaphore>>>> = Mutex::new(None);
 
-/// A pod's share.
+/// The permits of one pod.
 #[derive(Clone, Debug)]
 pub(super) struct Share(Arc<Semaphore>);
 
-/// Held by a thread until it returns. The semaphores are never closed.
+/// Held by a thread until it returns. Acquiring a permit never fails, because the semaphores are never closed: `None`
+/// means a stream without a log.
 pub(super) type OfPod = Option<OwnedSemaphorePermit>;
 pub(super) type OfAll = (OfPod, Option<SemaphorePermit<'static>>);
 
 impl Share {
-    /// That of the pod with this log directory.
+    /// The share of the pod with this log directory.
     pub(super) fn of(directory: &Path) -> Self {
         let mut pods = PODS.lock().unwrap_or_else(PoisonError::into_inner);
         let pods = pods.get_or_insert_default();
         if let Some(share) = pods.get(directory).and_then(Weak::upgrade) {
             return Self(share);
         }
-        // A pod comes seldom enough to look at all of them.
+        // New pods are rare enough to scan all entries here.
         pods.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Semaphore::new(OF_A_POD));
         pods.insert(directory.to_owned(), Arc::downgrade(&share));
         Self(share)
     }
 
-    /// A place for a thread of its own.
+    /// Waits for a permit for a dedicated thread.
     pub(super) async fn place(&self) -> OfPod {
         Arc::clone(&self.0).acquire_owned().await.ok()
     }
 }
 
-/// A place for one of tokio's threads, which works for a stream of the pod with this share; one without a log has none.
+/// Waits for the permits for one of tokio's threads, which works for a stream. `share` is that of the stream's pod; a
+/// stream without a log has none.
 pub(super) async fn of_all(share: Option<&Share>) -> OfAll {
-    // The pod's first: a stream that waits for its pod's disk keeps none of all others' places.
+    // The pod's permit first: a stream that waits for its pod's disk must not hold a permit of the total meanwhile.
     let of_pod = match share {
         Some(share) => share.place().await,
         None => None,

@@ -1,8 +1,7 @@
-//! One stream: from its FIFO to the log and to whoever is attached.
+//! Moves one stream from its FIFO to the log and to attached clients.
 //!
-//! A task waits for bytes; a burst of them is read, formatted and written by one job on a
-//! blocking thread, so that a disk that hangs holds up nothing but this stream. Between bursts
-//! a stream keeps no memory but the line it is in.
+//! A task waits for bytes. One job on a blocking thread then reads, formats and writes a burst of them, so that a
+//! disk that hangs delays only this stream. Between bursts a stream holds no memory except its current line.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,17 +18,17 @@ use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
 use super::{Batch, Chunk, Lines, Stamp, places};
 use crate::sys::fifo;
 
-/// Reads in one job: about 1.5 MiB, then other streams have their turn.
+/// Maximum reads in one job: about 1.5 MiB. Then other streams get a thread.
 const READS: usize = 32;
 
 /// How a burst ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Burst {
-    /// Nothing more to read now.
+    /// There is nothing more to read now.
     Idle,
-    /// There may be more.
+    /// There may be more to read.
     More,
-    /// The log cannot be opened, and what is there can wait in the pipe.
+    /// The log cannot be opened, and the output can wait in the pipe.
     Waiting,
     /// Every writer has closed the stream.
     End,
@@ -37,25 +36,24 @@ enum Burst {
 
 /// Where a stream comes from.
 pub(super) struct Source {
-    /// Its FIFO.
     pub(super) pipe: OwnedFd,
-    /// Where within a line the daemon before us left it, and we leave it.
+    /// Stores the position within a line at which one daemon stopped and the next one continues.
     pub(super) handover: Handover,
 }
 
-/// When a stream is not read any more.
+/// When to stop reading a stream.
 pub(super) struct Stop {
-    /// Cancelled when it is closed, or the daemon ends.
+    /// Cancelled when the stream is closed or the daemon ends.
     pub(super) stream: CancellationToken,
-    /// Cancelled when the daemon ends: another one goes on.
+    /// Cancelled when the daemon ends, after which another daemon continues.
     pub(super) daemon: CancellationToken,
 }
 
-/// A stream being read.
+/// A stream that is being read.
 pub(super) struct Pump {
     pipe: Arc<pipe::Receiver>,
     handover: Handover,
-    /// Whether the pipe was read once, after which tokio knows when it is worth another try.
+    /// Whether the pipe was read once. From then on tokio knows when reading it makes sense.
     polled: bool,
     lines: Lines,
     log: Option<LogWriter>,
@@ -76,8 +74,8 @@ impl Pump {
         Ok(Self { pipe, handover, polled: false, lines, log, chunks, stamp: Stamp::now(), batch: Batch::default() })
     }
 
-    /// Reads to the stream's end, or until it is stopped; what is in memory is written out then. Gives itself back when
-    /// the daemon ends and the stream does not.
+    /// Reads until the stream ends or is stopped, and then writes what is in memory. Returns itself if the daemon
+    /// ends before the stream.
     pub(super) async fn run(mut self, stop: Stop) -> Option<Self> {
         let pipe = Arc::clone(&self.pipe);
         let mut target = self.log.as_ref().map(LogWriter::target);
@@ -87,7 +85,7 @@ impl Pump {
                 Burst::Idle => tokio::select! {
                     () = stop.stream.cancelled() => break,
                     () = switched(&mut target) => {}
-                    // Fails only while the runtime shuts down.
+                    // Fails only while the tokio runtime shuts down.
                     ready = pipe.readable() => if ready.is_err() { break },
                 },
                 Burst::Waiting => tokio::select! {
@@ -102,7 +100,7 @@ impl Pump {
             }
             (self, state) = job(self, Pump::burst).await?;
         }
-        // What only we have open is gone when we let go.
+        // The content of a FIFO that only we have open is lost when we close it.
         while state != Burst::End && !fifo::has_writer(&*pipe) {
             (self, state) = job(self, Pump::last_burst).await?;
         }
@@ -116,19 +114,19 @@ impl Pump {
         }
     }
 
-    /// Blocks on the log, never on the pipe.
+    /// Reads one burst. Blocks on the log, never on the pipe.
     fn burst(&mut self) -> Burst {
         self.burst_if(|pipe| fifo::is_full(pipe).unwrap_or(false))
     }
 
-    /// The same where nothing may be left in the pipe.
+    /// Like `burst`, when nothing may be left in the pipe.
     fn last_burst(&mut self) -> Burst {
         self.burst_if(|_| true)
     }
 
     fn burst_if(&mut self, is_urgent: fn(&pipe::Receiver) -> bool) -> Burst {
         if !self.polled {
-            // Not before all streams of the container are open: it is found once only.
+            // Only now, when all streams of the container are open: the file can be read only once.
             self.handover.resume(&mut self.lines);
         }
         if let Some(log) = &mut self.log {
@@ -164,14 +162,14 @@ impl Pump {
         let buffer = self.lines.space();
         let before = buffer.len();
         let mut read = || Ok(rustix::io::read(&*self.pipe, spare_capacity(buffer))?);
-        // The first read does not ask tokio: a FIFO whose last writer left before we opened it
-        // is at its end, but epoll is silent about it.
+        // The first read bypasses tokio: a FIFO whose last writer closed it before we opened it is at its end, but
+        // epoll does not report that.
         let count = if self.polled { self.pipe.try_io(read) } else { read() };
         self.polled = true;
         let count = count?;
         if count > 0 && self.chunks.receiver_count() > 0 {
             let chunk = Chunk { bytes: Bytes::copy_from_slice(&buffer[before..]), stream: self.lines.stream() };
-            // Fails when the last subscriber just left.
+            // Fails if the last subscriber has just left.
             let _ = self.chunks.send(chunk);
         }
         Ok(count)
@@ -199,10 +197,10 @@ impl Pump {
 }
 
 impl Pump {
-    /// The line in progress goes into the log, and where it is to the next daemon.
+    /// Writes the line in progress to the log, and leaves its position to the next daemon.
     fn hand_over(&mut self) {
         let Some(log) = &mut self.log else { return };
-        // A log that could not be opened takes nothing: what is in memory is the next daemon's then.
+        // Nothing can be written to a log that is not open: what is in memory then goes to the next daemon.
         if log.is_open() {
             self.stamp.renew();
             self.lines.hand_over(&self.stamp, &mut self.batch);
@@ -214,9 +212,9 @@ impl Pump {
     }
 }
 
-/// Runs one job of a stream on a blocking thread. None when it panicked: the stream is over.
+/// Runs one job of a stream on a blocking thread. `None` if it panicked, which ends the stream.
 async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
-    // A stream that waits here waits for its pod's disk.
+    // A stream that waits here waits for its own pod's disk, or for the limit of all logs.
     let place = places::of_all(pump.log.as_ref().map(LogWriter::share)).await;
     let done = tokio::task::spawn_blocking(move || {
         let _place = place;
@@ -235,7 +233,7 @@ async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Opt
 /// Resolves when the log was reopened.
 async fn switched(target: &mut Option<watch::Receiver<Arc<LogFile>>>) {
     match target {
-        // An error means that the streams' owner is gone, and stops us.
+        // An error means that the owner of the streams is gone, which stops this stream.
         Some(target) => match target.changed().await {
             Ok(()) => {}
             Err(_) => std::future::pending().await,

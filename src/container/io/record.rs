@@ -1,31 +1,30 @@
-//! Bytes of a stream to records of the CRI log.
+//! Converts the bytes of a stream to records of the CRI log.
 //!
-//! A record is `<time> <stdout|stderr> <P|F> <bytes>\n`; kubelet's parser is
-//! k8s.io/cri-client/pkg/logs. `P` says that the line goes on in the stream's next record. No
-//! I/O and no runtime in here: the log writer process uses it as well.
+//! A record is `<time> <stdout|stderr> <P|F> <bytes>\n`; kubelet's parser is k8s.io/cri-client/pkg/logs. `P` means
+//! that the line continues in the stream's next record. This file does no I/O and needs neither an async runtime nor
+//! other parts of this crate: the fuzz target (`fuzz/src/logs.rs`) includes it.
 
 use std::time::{Duration, SystemTime};
 
-/// Most bytes of a line in one record; the same as containerd's `max_container_log_line_size`.
+/// Maximum bytes of a line in one record, the same as containerd's `max_container_log_line_size`.
 pub const RECORD_LIMIT: usize = 16 * 1024;
-/// What one read may bring; a line that has not ended, of at most [`RECORD_LIMIT`], shares it.
+/// Size of the buffer for reads. An unfinished line of at most [`RECORD_LIMIT`] shares it.
 const READ_BUFFER: usize = 64 * 1024;
-/// What one write to the log may take.
+/// Maximum bytes of one write to the log.
 const WRITE_BUFFER: usize = 64 * 1024;
-/// Room for all of a record but its bytes.
+/// Space for everything in a record except its bytes.
 const FRAME: usize = 64;
 
 /// One of the two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamName {
-    /// Standard output, and all that a terminal shows.
+    /// Standard output, and everything that a terminal shows.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
 impl StreamName {
-    /// As a record, and a FIFO's name, spells it.
+    /// The name in a record and of a FIFO.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,8 +34,8 @@ impl StreamName {
     }
 }
 
-/// The time in a record: RFC 3339 in UTC with nine digits. The date and time of day are
-/// formatted once a second.
+/// The time in a record: RFC 3339 in UTC with nine fractional digits. The date and time of day are formatted once per
+/// second.
 #[derive(Debug)]
 pub struct Stamp {
     second: Option<u64>,
@@ -44,7 +43,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now() -> Self {
         let mut stamp = Self { second: None, text: Vec::with_capacity(32) };
@@ -52,9 +51,9 @@ impl Stamp {
         stamp
     }
 
-    /// Sets it to the time now.
+    /// Sets it to the current time.
     pub fn renew(&mut self) {
-        // A clock before 1970 gives 1970: a log line is worth more than its time.
+        // A clock before 1970 yields 1970: the log line matters more than its time.
         self.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     }
 
@@ -77,7 +76,7 @@ impl Stamp {
     }
 }
 
-/// Whole records, to be written at once.
+/// Whole records that are written at once.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -86,14 +85,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The records.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The records in two parts: those that end the line which an earlier batch began, and
-    /// all others. A log may be switched between them.
+    /// Splits the records in two: those that end a line which an earlier batch began, and the rest. The log may be
+    /// switched to a new file between the two.
     #[must_use]
     pub fn split(&self) -> (&[u8], &[u8]) {
         match (self.inside, self.line_end) {
@@ -102,13 +100,13 @@ impl Batch {
         }
     }
 
-    /// Empties it, and keeps its memory.
+    /// Empties the batch but keeps its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.line_end = None;
     }
 
-    /// Empties it and gives its memory back.
+    /// Empties the batch and frees its memory.
     pub fn rest(&mut self) {
         *self = Self::default();
     }
@@ -118,41 +116,40 @@ impl Batch {
     }
 }
 
-/// A stream's bytes that are not records yet.
+/// The bytes of a stream that are not in a record yet.
 #[derive(Debug)]
 pub struct Lines {
     stream: StreamName,
-    /// A terminal turns each `\n` of the container into `\r\n`; that `\r` is not the container's.
+    /// A terminal turns each `\n` of the container into `\r\n`; that `\r` is not part of the container's output.
     tty: bool,
     buffer: Vec<u8>,
-    /// Where in the buffer the first byte is that is not in a record yet.
+    /// Index in the buffer of the first byte that is not in a record yet.
     start: usize,
-    /// How many bytes from there on are known to have no newline.
+    /// How many bytes after `start` are known to contain no newline.
     scanned: usize,
     /// Whether the last record was a `P`.
     inside: bool,
 }
 
 impl Lines {
-    /// For one stream.
     #[must_use]
     pub fn new(stream: StreamName, tty: bool) -> Self {
         Self { stream, tty, buffer: Vec::new(), start: 0, scanned: 0, inside: false }
     }
 
-    /// Goes on where another reader stopped: whether its last record was a `P`, and what it had read and put into no record.
+    /// Continues where another reader stopped. `inside` is whether its last record was a `P`; `rest` is what it had
+    /// read and put into no record.
     pub fn resume(&mut self, inside: bool, rest: Vec<u8>) {
         self.buffer = rest;
         self.inside = inside;
     }
 
-    /// What is in no record yet.
+    /// The bytes that are not in a record yet.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// Which stream it is.
     #[must_use]
     pub fn stream(&self) -> StreamName {
         self.stream
@@ -164,8 +161,8 @@ impl Lines {
         self.inside
     }
 
-    /// The buffer, to read into its spare capacity, of which there are at least 48 KiB when
-    /// [`Lines::records`] was drained.
+    /// The buffer, to read into its spare capacity, which is at least 48 KiB if [`Lines::records`] has returned
+    /// false.
     pub fn space(&mut self) -> &mut Vec<u8> {
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -173,22 +170,21 @@ impl Lines {
         &mut self.buffer
     }
 
-    /// Drops all bytes: there is no log.
+    /// Drops all bytes, because there is no log.
     pub fn discard(&mut self) {
         self.buffer.clear();
         self.start = 0;
         self.scanned = 0;
     }
 
-    /// Gives back the memory that an idle stream does not need.
+    /// Frees memory that an idle stream does not need.
     pub fn shrink(&mut self) {
         self.buffer.drain(..self.start);
         self.start = 0;
         self.buffer.shrink_to_fit();
     }
 
-    /// Moves records into an empty batch until it is full or there is no whole record left.
-    /// True when there may be more.
+    /// Moves records into an empty batch until it is full or no whole record is left. True if there may be more.
     pub fn records(&mut self, stamp: &Stamp, batch: &mut Batch) -> bool {
         self.open(batch);
         while batch.has_room() {
@@ -198,16 +194,17 @@ impl Lines {
         true
     }
 
-    /// The stream has ended: the rest of it, a line without a newline, becomes a `P` record,
-    /// as with containerd. To be called when [`Lines::records`] gave all it had.
+    /// The stream has ended: the rest, a line without a newline, becomes a `P` record, as with containerd. To be
+    /// called when [`Lines::records`] has returned false.
     pub fn finish(&mut self, stamp: &Stamp, batch: &mut Batch) {
         self.part(stamp, batch, self.rest().len());
     }
 
-    /// The stream goes on, but with another reader: what is in memory becomes a `P` record, so that it is in the log even
-    /// if no other reader comes. To be called when [`Lines::records`] gave all it had.
+    /// Another reader will continue the stream: what is in memory becomes a `P` record, so that it is in the log even
+    /// if no other reader comes. To be called when [`Lines::records`] has returned false.
     pub fn hand_over(&mut self, stamp: &Stamp, batch: &mut Batch) {
-        // In a `P` record a terminal's `\r` would be the container's; whether it is shows the next byte.
+        // In a `P` record, a `\r` would count as the container's output. Only the next byte shows whether it comes
+        // from the terminal.
         let unsure = usize::from(self.tty && self.rest().ends_with(b"\r"));
         self.part(stamp, batch, self.rest().len() - unsure);
     }
@@ -225,7 +222,7 @@ impl Lines {
         batch.bytes.reserve_exact(WRITE_BUFFER);
     }
 
-    /// The next record: how many bytes of the buffer are its content, and whether a newline follows.
+    /// The next record: the length of its content in the buffer, and whether a newline follows.
     fn next(&mut self) -> Option<(usize, bool)> {
         let bytes = &self.buffer[self.start..];
         let window = &bytes[..bytes.len().min(RECORD_LIMIT + 1)];

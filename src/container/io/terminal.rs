@@ -1,8 +1,9 @@
-//! stdin of a command on a terminal, which is held open while a shim may still open it.
+//! stdin of a command with a terminal, which is held open as long as the shim may still open it.
 //!
-//! The shim opens a read end and a write end, each by a goroutine of its own that may come late. At the end of its input it hangs
-//! the terminal up, and closes the read end; a write end that comes after that waits in open(2) for ever, with a thread, since for
-//! a terminal nothing in the shim closes it (containerd 2.4's `execProcess.openStdin` and `delete`).
+//! The shim opens a read end and a write end, each in its own goroutine that may run late. At the end of the input it
+//! hangs up the terminal and closes the read end. A write end that is opened after that waits in open(2) forever and
+//! occupies a thread, because with a terminal nothing in the shim closes it (containerd 2.4's `execProcess.openStdin`
+//! and `delete`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,13 +14,13 @@ use tokio::time::Instant;
 
 use crate::sys::fifo::{self, End};
 
-/// How long after its command's deletion the shim's write end may come. It has come long before, but for one in some thousand
-/// commands on a busy node.
+/// How long after the command's deletion the shim's write end may still be opened. It usually is open long before,
+/// except for one in some thousand commands on a busy node.
 const LATE: Duration = Duration::from_secs(5);
-/// Between two looks for it.
+/// Interval for checking whether the shim has opened it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Both ends of it.
+/// Both ends of the FIFO.
 #[derive(Debug)]
 pub struct TerminalInput {
     read: OwnedFd,
@@ -27,15 +28,15 @@ pub struct TerminalInput {
 }
 
 impl TerminalInput {
-    /// Opens a FIFO that nobody else has open.
+    /// Opens a FIFO that no other process has open.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // In this order: a write end alone does not open.
+        // In this order, because a write end cannot be opened without a reader.
         let read = fifo::open(path, End::Read)?;
         Ok(Self { read, write: fifo::open(path, End::Write)? })
     }
 
-    /// Lets go, once the command is deleted: of the write end now, of the read end when the shim has its write end. That one is
-    /// not waited for longer than [`LATE`]: it may also have gone already.
+    /// To be called when the command is deleted. Closes the write end now, and the read end when the shim has opened
+    /// its write end. Waits for that no longer than [`LATE`], because the shim may also have closed it already.
     pub async fn release(self) {
         drop(self.write);
         let until = Instant::now() + LATE;

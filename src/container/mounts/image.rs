@@ -1,4 +1,4 @@
-//! Mounts of images (KEP-4639): what can be said of one without a look at the image.
+//! Image mounts (KEP-4639): the checks that do not need the image.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,20 +7,20 @@ use super::host_paths::LONGEST;
 use crate::api::v1::{IdMapping, ImageSpec, Mount};
 use crate::userns::{Mapping, Range};
 
-/// A mount of a request that is an image.
+/// A mount of a request whose source is an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageMount {
-    /// Its place among the request's mounts.
+    /// Its index among the request's mounts.
     pub index: usize,
-    /// The image, as requested.
+    /// The image reference as requested.
     pub reference: String,
-    /// Name of the runtime handler that it was pulled for; empty is the default one.
+    /// Name of the runtime handler that the image was pulled for; empty for the default one.
     pub handler: String,
-    /// The directory in the image, clean and relative; empty for all of it.
+    /// A directory in the image, normalized and relative; empty for the whole image.
     pub sub_path: PathBuf,
 }
 
-/// The images among the mounts of a request.
+/// The image mounts among the mounts of a request.
 ///
 /// # Errors
 /// [`Error::Image`] names the field.
@@ -50,8 +50,9 @@ pub(super) fn checked(index: usize, mount: &Mount, image: &ImageSpec) -> Result<
     Ok(ImageMount { index, reference, handler, sub_path })
 }
 
-/// Refuses owners of an image's files that are not its pod's: they are mapped as those of the container's root are, by
-/// the pod's user namespace, whether or not the mount says so (kubelet does).
+/// Refuses id mappings of an image mount that differ from the pod's user namespace. The files of the image are always
+/// mapped like those of the container's root file system, by the pod's user namespace, whether or not the mount has
+/// mappings (kubelet sets them).
 ///
 /// # Errors
 /// [`Error::Image`] names the field.
@@ -75,7 +76,7 @@ pub fn check_owners(mounts: &[Mount], pod: Option<Mapping>) -> Result<(), Error>
     Ok(())
 }
 
-/// kubelet lets neither through; runtimes are to look again (KEP-4639, "subPath").
+/// kubelet refuses absolute paths and `..`, but KEP-4639 ("subPath") requires runtimes to check again.
 fn relative(path: &str) -> Result<PathBuf, &'static str> {
     if path.contains('\0') {
         return Err("has a NUL");

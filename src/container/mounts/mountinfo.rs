@@ -1,4 +1,4 @@
-//! Which mount a path is on, and whether mounts made there propagate (proc_pid_mountinfo(5)).
+//! Finds the mount that contains a path, and whether mounts propagate there (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -8,28 +8,28 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct MountInfo(Vec<HostMountPoint>);
 
-/// One mount.
 #[derive(Debug, PartialEq)]
 pub(super) struct HostMountPoint {
     id: u64,
-    /// Where it is mounted.
+    /// The mount point.
     pub(super) point: PathBuf,
-    /// A mount made here also appears in its peers, and theirs here.
+    /// A mount made here also appears in its peers, and one made in a peer appears here.
     pub(super) shared: bool,
     /// A mount made in its master also appears here.
     pub(super) slave: bool,
 }
 
 impl MountInfo {
-    /// Lines that are not of the documented form are passed over.
+    /// Skips lines that do not have the documented form.
     pub(super) fn parse(mountinfo: &[u8]) -> Self {
         Self(mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect())
     }
 
-    /// The mount that a resolved path is on, by the mount's id if the kernel told it.
+    /// The mount that contains a resolved path: by the mount's id if the kernel reported one, otherwise by the path.
     pub(super) fn of(&self, path: &Path, id: Option<u64>) -> Option<&HostMountPoint> {
         let by_id = id.and_then(|id| self.0.iter().find(|mount| mount.id == id));
-        // Of mounts stacked on one point the last is the one that is seen; max_by_key has the last.
+        // If several mounts are stacked on one mount point, the last one is visible. max_by_key returns the last
+        // maximum.
         let above = self.0.iter().filter(|mount| path.starts_with(&mount.point));
         by_id.or_else(|| above.max_by_key(|mount| mount.point.components().count()))
     }
@@ -44,7 +44,7 @@ fn line(line: &[u8]) -> Option<HostMountPoint> {
     Some(HostMountPoint { id, point, shared: has(b"shared:"), slave: has(b"master:") })
 }
 
-/// Blanks, tabs, newlines and backslashes are in octal: `\040`.
+/// Decodes spaces, tabs, newlines and backslashes, which the kernel writes in octal: `\040`.
 fn unescaped(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -148,7 +148,7 @@ async fn an_unknown_propagation_is_not_taken_for_private() {
 #[test]
 fn propagation_needs_a_mount_that_propagates() {
     let check = |optional: &str, propagation: MountPropagation| {
-        // With no id of the real mount in it, the path decides.
+        // The table does not contain the real mount's id, so the path decides.
         let table = MountInfo::parse(format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n").as_bytes());
         let mount = Mount { propagation: propagation.into(), ..mount(Path::new("/")) };
         check_propagation(&Progress::default(), &table, 3, &HostMount { source: "/".into(), mount })

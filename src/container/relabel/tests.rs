@@ -12,7 +12,7 @@ use crate::sys::remove_tree::remove_tree;
 const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 const OTHER: &str = "system_u:object_r:container_file_t:s0:c3,c4";
 
-/// Labels can be written as root, also where the kernel does nothing with them.
+/// Root can write labels even where the kernel does not interpret them.
 fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -69,7 +69,7 @@ async fn a_top_that_has_the_label_says_that_all_has() {
     assert_eq!(label(top.path()).as_deref(), Some(OTHER));
 }
 
-/// A walk that did not come to its end is walked again.
+/// A walk that did not finish must be repeated, so the top must not have the label yet.
 #[tokio::test]
 async fn the_top_is_labelled_last() {
     if !is_root() {
@@ -86,7 +86,7 @@ async fn the_top_is_labelled_last() {
     assert_eq!(label(&top.path().join("d")).as_deref(), Some(LABEL));
 }
 
-/// Entries are read on where the walk has come back to their directory, whatever their order.
+/// After coming back up to a directory, the walk continues with its next entry, whatever their order.
 #[tokio::test]
 async fn a_volume_of_any_depth_is_labelled_whole() {
     const DEPTH: usize = 6_000;
@@ -113,7 +113,7 @@ async fn a_volume_of_any_depth_is_labelled_whole() {
         }
         at = openat(&at, "n", directory, Mode::empty()).unwrap();
     }
-    // The temporary directory's own removal is recursive.
+    // TempDir's own removal is recursive, which this depth does not allow.
     remove_tree(&volume).unwrap();
 }
 
@@ -130,7 +130,8 @@ async fn a_volume_may_be_one_file_and_a_file_system_without_labels_is_no_error()
     relabel(Path::new("/proc/self/attr"), LABEL).await.unwrap();
 }
 
-/// CVE-2021-43816: a host file that a pod has as its /etc/hosts kept its label only when nothing was labelled unasked.
+/// CVE-2021-43816: a host file that a pod has mounted as its /etc/hosts must keep its label, so nothing may be
+/// labelled unless requested.
 #[test]
 fn only_what_asks_for_it_is_relabelled() {
     let mounts = [mount("/etc/hosts", false), mount("/data", true)];

@@ -1,8 +1,9 @@
-//! The walk through a volume, whatever a tenant has made of it: no recursion, few descriptors, no path longer than one may be.
+//! The walk through a volume, whatever its tenant has created there: no recursion, few open descriptors, no path
+//! longer than the kernel allows.
 //!
-//! A volume's content may be another container's to change while we walk: nothing is followed but directory entries, one at
-//! a time from the directory that was opened, so no symlink that is put in a directory's place leads out of the volume. The
-//! way back up is `..`, and only when that is the directory from which we came down.
+//! Another container may change the volume during the walk. Therefore the walk follows only directory entries, one at
+//! a time from an open directory, so that a symlink put in a directory's place does not lead out of the volume. It
+//! goes back up through `..`, and only if that is the directory from which it came down.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
@@ -16,13 +17,13 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat};
 use super::super::host_paths::{Error, Progress};
 use crate::lsm::selinux::{label_of, set_label};
 
-/// Directories in each other that are open while we are below them. Volumes are seldom deeper; of one that is, those further up
-/// are opened again on the way back.
+/// How many nested directories are held open. Volumes are rarely deeper. In a deeper one, the upper directories are
+/// closed and opened again on the way back.
 const OPEN: usize = 16;
-/// No path of the kernel's is longer.
+/// The kernel's limit for a path.
 const LONGEST: usize = 4096;
 
-/// Labels what is below `top`, and then `top` itself. Nothing when that has the label already.
+/// Labels everything below `top`, then `top` itself. Does nothing if `top` already has the label.
 pub(super) fn tree(progress: &Progress, top: &Path, label: &str) -> Result<(), Error> {
     let root =
         progress.step("open", top, |path| Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?))?;
@@ -43,24 +44,24 @@ struct Walk<'a> {
     place: Place,
 }
 
-/// The directory that is being read, for errors and for who must not follow us onto a path. Of what is deeper than the
-/// longest path it has no names.
+/// The directory being read, for errors and for [`Progress`], which keeps other threads off a path that hangs.
+/// Directories deeper than the longest path are only counted.
 struct Place {
     path: PathBuf,
     unnamed: usize,
 }
 
-/// A directory of which not all has been read.
+/// A directory that has not been read completely.
 struct Open {
     entries: Dir,
     read: Read,
 }
 
-/// How far a directory has been read, and how it is known again.
+/// How far a directory has been read, and the inode by which it is recognized.
 #[derive(Clone, Copy)]
 struct Read {
     inode: (u64, u64),
-    /// Where the next entry begins, in the file system's own terms.
+    /// Position of the next entry, as the file system encodes it.
     offset: i64,
 }
 
@@ -102,7 +103,7 @@ impl Walk<'_> {
         Ok(Open { entries, read })
     }
 
-    /// The directory that `below` is in, to be read on.
+    /// Opens the parent directory of `below` again, to continue reading it.
     fn back(&self, below: &Open, parent: Read) -> Result<Open, Error> {
         let entries = self.progress.step("open", &self.place.path, |_| {
             let directory = readable(below.entries.fd()?, c"..")?;
@@ -130,7 +131,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The entry itself, whatever it is; `None` when it is gone.
+    /// Opens the entry without following a symlink; `None` if it no longer exists.
     fn open(&self, directory: &Open, name: &CStr, path: &Path) -> Result<Option<OwnedFd>, Error> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened =

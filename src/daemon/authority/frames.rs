@@ -1,10 +1,10 @@
-//! HTTP/2's frames as they come in (RFC 9113, 4.1): which bytes are a block of headers.
+//! Splits a connection into HTTP/2 frames (RFC 9113, 4.1), to find the bytes that are header blocks.
 
 use std::ops::Range;
 
 use super::header_block;
 
-/// The connection's first bytes, which are no frame (3.4).
+/// The first bytes of a connection, which are not a frame (3.4).
 const PREFACE: usize = 24;
 /// Length, type, flags and stream.
 const FRAME_HEADER: usize = 9;
@@ -13,12 +13,12 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// A block of headers that is longer is not waited for: h2 refuses it.
+/// A longer header block is not buffered, because h2 rejects it.
 const LONGEST: usize = 64 << 10;
 
-/// Where in its frames a connection is.
+/// The position of a connection within its frames.
 pub(super) struct Frames {
-    /// Bytes to come that are none of a block of headers.
+    /// The number of next bytes that do not belong to a header block.
     other: usize,
 }
 
@@ -28,17 +28,18 @@ impl Default for Frames {
     }
 }
 
-/// What was found in bytes that were read.
+/// The result of [`Frames::look`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// How many of them are complete. The rest is the beginning of a block of headers, and comes again with what follows it.
+    /// How many of the bytes are complete. The rest is the beginning of a header block, and is passed in again when
+    /// more bytes have been read.
     pub(super) complete: usize,
-    /// Whether an authority had to stay as it is.
+    /// Whether an authority could not be overwritten.
     pub(super) odd: bool,
 }
 
 impl Frames {
-    /// Overwrites the authority of each block of headers.
+    /// Overwrites the authority of each header block.
     pub(super) fn look(&mut self, bytes: &mut [u8]) -> Looked {
         let mut looked = Looked { complete: 0, odd: false };
         loop {
@@ -58,13 +59,13 @@ impl Frames {
     }
 }
 
-/// What bytes begin with.
+/// What a sequence of bytes begins with.
 enum Beginning {
-    /// Too little of it is there.
+    /// Too few bytes to decide.
     Unknown,
-    /// A number of bytes that are none of a block of headers.
+    /// This many bytes that do not belong to a header block.
     Other(usize),
-    /// All frames of one block of headers.
+    /// All frames of one header block.
     Headers(Vec<Frame>),
 }
 
@@ -98,14 +99,14 @@ struct Frame {
 }
 
 impl Frame {
-    /// The frame that begins at `start`, if its header is there.
+    /// The frame at `start`, if its header is complete.
     fn at(bytes: &[u8], start: usize) -> Option<Self> {
         let header = bytes.get(start..start + FRAME_HEADER)?;
         let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         Some(Self { kind: header[3], flags: header[4], start, end: start + FRAME_HEADER + length })
     }
 
-    /// Where its part of the block of headers is.
+    /// The range of its part of the header block.
     fn fragment(&self, bytes: &[u8]) -> Option<Range<usize>> {
         let mut start = self.start + FRAME_HEADER;
         let mut padding = 0;
@@ -121,11 +122,11 @@ impl Frame {
     }
 }
 
-/// Overwrites the authority of a block of headers; false when it has to stay as it is.
+/// Overwrites the authority of a header block. Returns false when it cannot be overwritten.
 fn overwrite(bytes: &mut [u8], frames: &[Frame]) -> bool {
     let fragments: Option<Vec<Range<usize>>> = frames.iter().map(|frame| frame.fragment(bytes)).collect();
     match fragments.as_deref() {
-        // What is not well-formed is h2's to refuse.
+        // Malformed frames are left for h2 to reject.
         None => true,
         Some([whole]) => header_block::overwrite(&mut bytes[whole.clone()]),
         Some(fragments) => {

@@ -1,26 +1,28 @@
-//! The fields of a block of headers (HPACK, RFC 7541, 6), as far as the authority is found among them.
+//! Parses the fields of a header block (HPACK, RFC 7541, 6) as far as is needed to find the authority.
 
 use std::ops::Range;
 
 use super::huffman;
 
-/// `:authority` in the static table. No encoder names it by an entry of the dynamic one: it looks here first.
+/// The index of `:authority` in the static table. No encoder refers to an entry of the dynamic table for this name,
+/// because encoders search the static table first.
 const AUTHORITY: usize = 1;
 const NAME: &[u8] = b":authority";
-/// `:authority`, Huffman-coded.
+/// `:authority` in HPACK's Huffman code.
 const CODED_NAME: [u8; 8] = [0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
-/// The field `from` with no value, of the static table: one byte that says nothing.
+/// The field `from` without a value, from the static table: a field of one byte that has no effect.
 const FROM: u8 = 0x80 | 37;
-/// What an authority is overwritten with.
+/// The character that replaces those of an authority.
 const FILLER: u8 = b'a';
 
-/// Overwrites the authority, as text of the same length in the same number of bytes; false when it has to stay as it is.
+/// Overwrites the authority with text of the same length in the same number of bytes. Returns false when that is
+/// impossible.
 pub(super) fn overwrite(block: &mut [u8]) -> bool {
     let mut all = true;
     let mut empty = None;
     let mut at = 0;
     while at < block.len() {
-        // What does not end within the block is h2's to refuse.
+        // A field that does not end within the block is left for h2 to reject.
         let Some(field) = Field::at(block, at) else { return true };
         match field.value {
             Value::Empty => empty = Some(at),
@@ -30,8 +32,8 @@ pub(super) fn overwrite(block: &mut [u8]) -> bool {
         at = field.end;
     }
     if let Some(at) = empty {
-        // h2 takes a request without an authority. A field of the static table may stand anywhere, and those that are no
-        // pseudo-fields have to stand behind them.
+        // h2 accepts a request without an authority, so the field is replaced by `from`. A field of the static table
+        // may be at any position, but regular fields must follow the pseudo-header fields: so it moves to the end.
         block[at..].rotate_left(1);
         block[block.len() - 1] = FROM;
     }
@@ -52,11 +54,11 @@ struct Field {
 }
 
 enum Value {
-    /// An authority of the static table, which is empty.
+    /// The static table's entry for the authority, whose value is empty.
     Empty,
-    /// An authority.
+    /// A literal value of the authority.
     Text { is_coded: bool, range: Range<usize> },
-    /// Of another field.
+    /// The value of another field.
     OfAnother,
 }
 
@@ -69,7 +71,7 @@ impl Field {
             return Some(Self { value, end });
         }
         if first & 0xe0 == 0x20 {
-            // No field, but the dynamic table's new size.
+            // Not a field, but a size update of the dynamic table.
             let (_, end) = integer(block, at, 5)?;
             return Some(Self { value: Value::OfAnother, end });
         }
@@ -87,7 +89,7 @@ impl Field {
     }
 }
 
-/// Whether a string is Huffman-coded, and where its bytes are (5.2).
+/// Whether a string is Huffman-coded, and the range of its bytes (5.2).
 fn string(block: &[u8], at: usize) -> Option<(bool, Range<usize>)> {
     let is_coded = block.get(at)? & 0x80 != 0;
     let (length, start) = integer(block, at, 7)?;
@@ -95,7 +97,7 @@ fn string(block: &[u8], at: usize) -> Option<(bool, Range<usize>)> {
     Some((is_coded, start..end))
 }
 
-/// An integer in the low bits of a byte and in those behind it, and where it ends (5.1).
+/// An integer in the low bits of a byte and in the bytes after it, and the position where it ends (5.1).
 fn integer(block: &[u8], at: usize, bits: u32) -> Option<(usize, usize)> {
     let most = (1 << bits) - 1;
     let mut value = usize::from(*block.get(at)?) & most;
@@ -103,7 +105,7 @@ fn integer(block: &[u8], at: usize, bits: u32) -> Option<(usize, usize)> {
     if value < most {
         return Some((value, end));
     }
-    // More than four bytes are no length of ours.
+    // More than four further bytes cannot be a length in a block of at most 64 KiB.
     for shift in [0, 7, 14, 21] {
         let byte = usize::from(*block.get(end)?);
         end += 1;

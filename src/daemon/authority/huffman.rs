@@ -1,7 +1,7 @@
-//! HPACK's Huffman code (RFC 7541, appendix B), as far as strings of the same lengths are made of others.
+//! HPACK's Huffman code (RFC 7541, appendix B), as far as is needed to replace a string by one of the same length.
 
-/// How many symbols have codes of how many bits. The code is canonical: those of one length follow each other, and the first
-/// of a length follows the last of the length before.
+/// Code lengths in bits, and the number of symbols with a code of that length. The code is canonical: the codes of one
+/// length are consecutive, and the first code of a length follows the last one of the length before.
 const CODES: [(u32, u32); 21] = [
     (5, 10),
     (6, 26),
@@ -23,17 +23,19 @@ const CODES: [(u32, u32); 21] = [
     (26, 15),
     (27, 19),
     (28, 29),
-    // Without the end of string, which is in none.
+    // Without the end-of-string symbol, which never occurs in a string.
     (30, 3),
 ];
-/// Bits of `a` and `~`, which may both stand in an authority, and their codes.
+/// The code lengths and codes of `a` and `~`, which are both allowed in an authority.
 const SHORT: (usize, u32) = (5, 0x3);
 const LONG: (usize, u32) = (13, 0x1ffd);
 
-/// Makes a coded string one of `~` and `a` that has as many characters, in as many bytes; false when it cannot.
+/// Replaces a coded string by one of `~` and `a` with the same number of characters, in as many bytes. Returns false
+/// when that is impossible.
 ///
-/// The last byte may have up to 7 bits of padding, so the code's length may be one of eight. `~` has 8 bits more than `a`: with
-/// the right number of them every such eight is met. A string whose characters have more than 13 bits on average is no text.
+/// The last byte may have up to 7 bits of padding, so eight code lengths fit into the same bytes. `~` has 8 bits more
+/// than `a`, so some number of `~` always yields one of the eight. A string with more than 13 bits per character on
+/// average is no text.
 pub(super) fn fill(coded: &mut [u8]) -> bool {
     let Some(characters) = length(coded).filter(|length| *length > 0) else { return false };
     let bits = coded.len() * 8;
@@ -41,7 +43,7 @@ pub(super) fn fill(coded: &mut [u8]) -> bool {
     if long > characters {
         return false;
     }
-    // Padding is ones.
+    // Padding consists of ones.
     coded.fill(0xff);
     let mut at = 0;
     for number in 0..characters {
@@ -56,7 +58,7 @@ pub(super) fn fill(coded: &mut [u8]) -> bool {
     true
 }
 
-/// How many characters a coded string has; none for what is no such string.
+/// The number of characters of a coded string; `None` when the bytes are no valid string.
 fn length(coded: &[u8]) -> Option<usize> {
     let bits = coded.len() * 8;
     let mut at = 0;
@@ -71,7 +73,7 @@ fn length(coded: &[u8]) -> Option<usize> {
     }
 }
 
-/// How many bits the character at a bit has.
+/// The number of bits of the character that starts at a bit.
 fn symbol(coded: &[u8], at: usize) -> Option<usize> {
     let (mut code, mut read) = (0_u32, 0);
     let mut first = 0_u32;

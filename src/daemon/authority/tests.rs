@@ -15,7 +15,7 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// HPACK's code, of characters with up to 15 bits in its order.
+/// HPACK's code for characters with up to 15 bits, in the code's order.
 const CODE: [(u32, &str); 10] = [
     (5, "012aceiost"),
     (6, " %-./3456789=A_bdfghlmnpru"),
@@ -29,7 +29,7 @@ const CODE: [(u32, &str); 10] = [
     (15, "<`{"),
 ];
 
-/// A text's Huffman code.
+/// Encodes a text with the Huffman code.
 fn coded(text: &str) -> Vec<u8> {
     let mut bits = String::new();
     for wanted in text.chars() {
@@ -49,10 +49,10 @@ fn coded(text: &str) -> Vec<u8> {
     (0..bits.len()).step_by(8).map(|at| u8::from_str_radix(&bits[at..at + 8], 2).unwrap()).collect()
 }
 
-/// How a client may write its authority.
+/// How a client encodes its authority.
 #[derive(Clone, Copy, Debug)]
 struct Form {
-    /// The first byte: by its number or its name, to be remembered or not.
+    /// The first byte: whether the name is an index or literal, and whether the field is added to the dynamic table.
     first: u8,
     coded: bool,
     coded_name: bool,
@@ -75,7 +75,7 @@ fn authority(text: &str, form: Form) -> Vec<u8> {
     field
 }
 
-/// `POST http /`, in the static table.
+/// `POST http /`, from the static table.
 const REQUEST: [u8; 3] = [0x83, 0x86, 0x84];
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -85,7 +85,8 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What h2 makes of bytes that come in pieces: the authority and the header `x` of each of so many requests.
+/// Sends bytes in pieces to an h2 server. Returns the authority and the header `x` of each of the expected number of
+/// requests.
 async fn serve(bytes: Vec<u8>, piece: usize, number: usize) -> Vec<(Option<String>, Option<String>)> {
     let (mut client, server) = tokio::io::duplex(64 << 10);
     let (told, mut heard) = mpsc::unbounded_channel();
@@ -129,7 +130,7 @@ fn form() -> impl Strategy<Value = Form> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
-    /// Two requests, of which the second refers to what the first has put into HPACK's table.
+    /// Sends two requests. The second refers to entries that the first has added to HPACK's dynamic table.
     #[test]
     fn r1_any_authority_is_answered_and_headers_stay_what_they_are(
         text in "[ -;=?A-Z_a-z/%]{1,60}",
@@ -158,7 +159,7 @@ proptest! {
         prop_assert_eq!(&requests[1].0, &is_indexed.then_some(name));
     }
 
-    /// Whatever comes, in whatever pieces: no byte is added, lost or kept back at the end.
+    /// For any bytes in any pieces: none is added, lost, or still held at the end.
     #[test]
     fn any_bytes_come_through_in_their_number(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
@@ -187,7 +188,7 @@ proptest! {
     }
 }
 
-/// As Go writes an empty one: a field of the static table.
+/// Go encodes an empty authority as an indexed field of the static table.
 #[test]
 fn r1_an_empty_authority_of_the_static_table_is_none() {
     let bytes = |block: &[u8]| frame(1, 0x5, 1, block);

@@ -1,34 +1,33 @@
-//! Contexts and levels by their words.
+//! Contexts and levels in text form.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `user:role:type`, and `:level` where the policy has levels.
+/// `user:role:type`, and `:level` if the policy has levels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Context {
-    /// SELinux user.
     pub user: String,
-    /// Role; of files always `object_r`.
+    /// Role; always `object_r` for files.
     pub role: String,
-    /// Type; of a process also called its domain.
+    /// Type; for a process also called its domain.
     pub kind: String,
-    /// Level or range; it may have colons.
+    /// Level or range; may contain colons.
     pub level: Option<String>,
 }
 
-/// The labels of a pod, or of a container.
+/// The labels of a pod or a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Labels {
-    /// Of its processes, unless they are privileged or in a virtual machine.
+    /// Label of its processes, unless they are privileged or in a virtual machine.
     pub process: Context,
-    /// Of its files.
+    /// Label of its files.
     pub mount: Context,
 }
 
-/// A text that is no context.
+/// A text that is not a context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no SELinux context")]
 pub struct BadContext(String);

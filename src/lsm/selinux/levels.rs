@@ -1,17 +1,18 @@
-//! Levels that are in use: two categories a pod, and no two pods the same two.
+//! Allocates levels to pods: two categories per pod. No two pods get the same pair, except by naming it in their
+//! options.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Categories c0 to c1023, as policies have them.
+/// Policies have the categories c0 to c1023.
 pub const MAX_CATEGORIES: u16 = 1024;
 
 /// Two categories, the lower one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair(u16, u16);
 
-/// All levels that can be had are in use.
+/// All available levels are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("all {pairs} pairs of {categories} categories are in use (selinux.category_range)")]
 pub struct Exhausted {
@@ -23,11 +24,11 @@ pub struct Exhausted {
 #[derive(Debug)]
 pub struct Levels {
     categories: u16,
-    /// How many pods have a pair: more than one only where their options name it.
+    /// How many pods hold each pair: more than one only if their options name it.
     held: Mutex<HashMap<Pair, usize>>,
 }
 
-/// Holds a level until it is dropped; lives as long as its pod.
+/// Reserves a level until it is dropped; exists as long as its pod.
 #[derive(Debug)]
 pub struct Reservation {
     pair: Pair,
@@ -35,7 +36,7 @@ pub struct Reservation {
 }
 
 impl Pair {
-    /// The pair of a level that has exactly two categories; others meet none of ours.
+    /// The pair of a level with exactly two categories. Other levels cannot collide with an allocated one.
     #[must_use]
     pub fn of(level: &str) -> Option<Self> {
         let (first, second) = level.strip_prefix("s0:")?.split_once(',')?;
@@ -44,7 +45,7 @@ impl Pair {
         (first != second).then_some(Self(first.min(second), first.max(second)))
     }
 
-    /// The pair of a number from 0 on: (0,1), (0,2), (1,2), (0,3) ...
+    /// The pair with this number, counted from 0: (0,1), (0,2), (1,2), (0,3) ...
     fn numbered(number: u32) -> Self {
         let high = (1 + 8 * number).isqrt().div_ceil(2);
         let low = number - high * (high - 1) / 2;
@@ -60,17 +61,17 @@ impl fmt::Display for Pair {
 }
 
 impl Levels {
-    /// With categories c0 up to below `categories`, of which there are at least two.
+    /// Allocates from the categories c0 to `categories` - 1; there are always at least two.
     #[must_use]
     pub fn new(categories: u16) -> Arc<Self> {
         Arc::new(Self { categories: categories.clamp(2, MAX_CATEGORIES), held: Mutex::default() })
     }
 
-    /// A level that nobody holds, by chance, so that one that was given back does not soon come again: files
-    /// of a pod that is gone may still carry it. `taken` tells of levels that are in use without being held.
+    /// Reserves a random level that is not in use. It is random so that a released level is not soon used again: files
+    /// of a removed pod may still carry it. `taken` tells which levels are in use without a reservation.
     ///
     /// # Errors
-    /// [`Exhausted`] when there is none.
+    /// [`Exhausted`] when all levels are in use.
     pub fn choose(self: &Arc<Self>, taken: impl Fn(Pair) -> bool) -> Result<Reservation, Exhausted> {
         let categories = u32::from(self.categories);
         let pairs = categories * (categories - 1) / 2;
@@ -85,7 +86,7 @@ impl Levels {
         Ok(Reservation { pair, levels: Arc::clone(self) })
     }
 
-    /// Holds a level that a pod has; `None` for one that [`Levels::choose`] would not give.
+    /// Reserves the level of an existing pod; `None` for a level that [`Levels::choose`] would never return.
     #[must_use]
     pub fn hold(self: &Arc<Self>, level: &str) -> Option<Reservation> {
         let pair = Pair::of(level)?;
@@ -99,7 +100,6 @@ impl Levels {
 }
 
 impl Reservation {
-    /// The level.
     #[must_use]
     pub fn level(&self) -> String {
         self.pair.to_string()
@@ -118,7 +118,7 @@ impl Drop for Reservation {
 
 fn random() -> u32 {
     let mut bytes = [0_u8; 4];
-    // Without it a pod would still get a level of its own, only not by chance.
+    // Without randomness a pod still gets a level of its own, only a predictable one.
     let _ = getrandom::fill(&mut bytes);
     u32::from_ne_bytes(bytes)
 }

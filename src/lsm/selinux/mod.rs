@@ -1,8 +1,8 @@
-//! SELinux: contexts, the levels that keep pods apart, and the labels of files.
+//! SELinux: contexts, the levels that isolate pods from each other, and the labels of files.
 //!
-//! A pod has one level, such as `s0:c12,c345`; its processes and its files carry it, and the
-//! policy keeps what has other categories away. It is chosen when the pod is made, written into
-//! its record before anything else is, and held by whoever has the sandbox object ([`Reservation`]).
+//! A pod has one level, such as `s0:c12,c345`. Its processes and its files carry it, and the policy denies access
+//! between different categories. The level is chosen when the pod is created and written into its record before
+//! anything else is created. It stays reserved as long as the sandbox object exists ([`Reservation`]).
 
 mod context;
 mod levels;
@@ -19,21 +19,21 @@ pub use context::{BadContext, Context, Labels, is_level};
 pub use levels::{Exhausted, Levels, MAX_CATEGORIES, Pair, Reservation};
 pub use policy::{Contexts, canonical, contexts};
 
-/// Where the kernel keeps a file's label.
+/// The extended attribute with a file's label.
 const ATTRIBUTE: &str = "security.selinux";
-/// Longer than any label: the kernel takes one page.
+/// Longer than any label: the kernel accepts one page.
 const LONGEST: usize = 4096;
 
-/// The label of an open file; `None` where it has none or its file system knows none.
+/// The label of an open file; `None` if it has none or its file system does not support labels.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub fn label_of(file: impl AsFd) -> io::Result<Option<String>> {
     let mut value = vec![0_u8; LONGEST];
     match getxattr(through(file.as_fd()), ATTRIBUTE, value.as_mut_slice()) {
         Ok(length) => {
             value.truncate(length);
-            // The kernel counts the final zero byte, and takes values without.
+            // The kernel includes the final zero byte, but also accepts values without it.
             let text = value.strip_suffix(b"\0").unwrap_or(&value);
             Ok(Some(String::from_utf8_lossy(text).into_owned()))
         }
@@ -42,10 +42,10 @@ pub fn label_of(file: impl AsFd) -> io::Result<Option<String>> {
     }
 }
 
-/// Labels an open file, unless it has that label already. A file system without labels is no error.
+/// Sets the label of an open file, unless it has that label already. A file system without labels is no error.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub fn set_label(file: impl AsFd, label: &str) -> io::Result<()> {
     let file = file.as_fd();
     if label_of(file)?.as_deref() == Some(label) {
@@ -57,16 +57,16 @@ pub fn set_label(file: impl AsFd, label: &str) -> io::Result<()> {
     }
 }
 
-/// Labels the file of a path, a symlink itself.
+/// Sets the label of the file at a path; of a symlink itself, not of its target.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the system call.
 pub fn label_path(path: &Path, label: &str) -> io::Result<()> {
     set_label(open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?, label)
 }
 
-/// There are no calls for files that are open with O_PATH, as devices and symlinks have to be; but
-/// their links in /proc lead to just them, and no further.
+/// The xattr calls do not work on descriptors with O_PATH, which is how devices and symlinks must be opened. The link
+/// of such a descriptor in /proc leads to exactly that file and no further.
 fn through(file: impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }

@@ -1,4 +1,4 @@
-//! What the loaded policy has for containers.
+//! The contexts that the loaded policy has for containers.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -8,35 +8,35 @@ use super::Context;
 use crate::sys::read;
 
 const SELINUXFS: &str = "/sys/fs/selinux";
-/// Of container-selinux; a policy without it may have lxc_contexts.
+/// From container-selinux; a policy without it may have lxc_contexts.
 const CONTEXTS: &str = "/usr/share/containers/selinux/contexts";
 const POLICY: &str = "/etc/selinux";
 
-/// The contexts that the policy gives to containers, without a pod's level.
+/// The contexts that the policy assigns to containers, without a pod's level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contexts {
-    /// A container's process.
+    /// Process of a container.
     pub process: Context,
-    /// The process of a virtual machine.
+    /// Process of a virtual machine.
     pub vm_process: Context,
-    /// A privileged container's process, confined by nothing; `None` where the policy has none: then its
-    /// transitions decide, as with containerd.
+    /// Process of a privileged container, which is unconfined. `None` if the policy has no such context; then the
+    /// policy's transitions decide, as with containerd.
     pub privileged: Option<Context>,
-    /// A container's files.
+    /// Files of a container.
     pub file: Context,
     /// Files that all containers may read and none may write.
     pub read_only_file: Context,
 }
 
 impl Default for Contexts {
-    /// Those of container-selinux.
+    /// The contexts of container-selinux.
     fn default() -> Self {
         Self::parse("")
     }
 }
 
 impl Contexts {
-    /// Reads the form of `lxc_contexts`: lines of `key = "context"`.
+    /// Parses the format of `lxc_contexts`: lines of `key = "context"`.
     fn parse(text: &str) -> Self {
         let named = |key: &str| {
             let line = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
@@ -63,14 +63,14 @@ impl Contexts {
     }
 }
 
-/// Largest file of the policy's that is read.
+/// Largest file of the policy that is read.
 const LARGEST: u64 = 1 << 20;
 
-/// Reads them; `None` when the kernel has no SELinux, or no policy for it.
+/// Reads the contexts; `None` if the kernel has no SELinux, or no policy is loaded.
 #[must_use]
 pub fn contexts() -> Option<Contexts> {
     let enforce = Path::new(SELINUXFS).join("enforce");
-    // Before a policy is loaded everything is `kernel`, and no label means anything.
+    // Before a policy is loaded, every context is `kernel` and labels have no meaning.
     let own = fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
     if !enforce.exists() || matches!(own.trim_end_matches(['\0', '\n']), "" | "kernel") {
         return None;
@@ -88,14 +88,15 @@ fn lxc_contexts() -> PathBuf {
     Path::new(POLICY).join(kind.trim()).join("contexts/lxc_contexts")
 }
 
-/// A context as the kernel writes it: with its categories in order. Files are compared by it.
+/// A context in the form in which the kernel writes it, with its categories in order. Labels of files are compared in
+/// this form.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] when the policy does not have it.
+/// [`io::ErrorKind::InvalidInput`] when the context is invalid in the policy.
 pub fn canonical(context: &Context) -> io::Result<Context> {
     let text = format!("{context}\0");
     let mut file = fs::OpenOptions::new().read(true).write(true).open(Path::new(SELINUXFS).join("context"))?;
-    // One write is one question (security/selinux/selinuxfs.c, sel_write_context).
+    // Each write is one query (security/selinux/selinuxfs.c, sel_write_context).
     file.write_all(text.as_bytes())?;
     let mut answer = String::new();
     file.read_to_string(&mut answer)?;

@@ -1,4 +1,4 @@
-//! Attach and detach: the chain, the cache, and what a crash leaves.
+//! Attach and detach: the chain, the cache, and the state after a crash.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -39,7 +39,7 @@ async fn del_runs_in_reverse_with_what_add_was_made_with() {
     let mut sandbox = sandbox();
     attach(&network, &sandbox).await.unwrap();
     fs::remove_file(node.path("log")).unwrap();
-    // The config has gone by then, and so has the namespace.
+    // By now both the config and the network namespace are gone.
     fs::remove_file(node.settings.configs.path.join("10-net.conflist")).unwrap();
     let network = node.start();
     assert!(network.ready().is_err());
@@ -63,7 +63,7 @@ async fn without_a_cache_del_takes_the_loaded_config() {
     assert_eq!(node.given("DEL", "first").get("prevResult"), None);
 }
 
-/// Of a sandbox whose record is gone.
+/// DEL for a sandbox whose record is gone.
 #[tokio::test]
 async fn t7_a_del_takes_the_turn_of_the_namespace_that_the_cache_knows() {
     let node = Node::with_chain("1.0.0");
@@ -114,7 +114,7 @@ async fn a_file_that_libcni_wrote_is_understood_on_our_network_alone() {
     let node = Node::with_chain("1.0.0");
     let (network, sandbox) = (node.start(), sandbox());
     attach(&network, &sandbox).await.unwrap();
-    // As libcni has it: no owner; and Multus's delegate beside it, on a network of its own.
+    // One file as libcni writes it, without an owner; and one of a Multus delegate next to it, on a network of its own.
     let mut cached = node.cached();
     cached.as_object_mut().unwrap().remove("owner");
     fs::write(node.path(&format!("cache/results/net-{}-eth0", sandbox.id)), cached.to_string()).unwrap();
@@ -147,7 +147,7 @@ async fn a_crash_within_add_leaves_what_del_needs() {
     node.plugin("second", "cat >/dev/null; [ \"$CNI_COMMAND\" = ADD ] && exec sleep 300\nexit 0");
     let (network, sandbox) = (node.start(), sandbox());
     let add = attach(&network, &sandbox);
-    // Dropping the future is the nearest to our death that a test can have.
+    // Dropping the future is the closest a test can come to a crash of the daemon.
     assert!(tokio::time::timeout(Duration::from_millis(500), add).await.is_err());
     let cached = node.cached();
     assert_eq!(cached.get("result"), None);
@@ -160,7 +160,7 @@ async fn a_crash_within_add_leaves_what_del_needs() {
     assert!(node.cache_files().is_empty());
 }
 
-/// One of two networks has its result: the attachment is not whole.
+/// Only one of two networks has its result, so the attachment is incomplete.
 #[tokio::test]
 async fn f4_a_crash_before_the_last_networks_add_is_seen() {
     let mut node = Node::with_chain("1.0.0");
@@ -178,7 +178,7 @@ async fn f4_a_crash_before_the_last_networks_add_is_seen() {
     assert_eq!(network.recall(&sandbox.id).await.unwrap(), Recalled::Nothing);
 }
 
-/// Files of two instances, and of one that did not say whose they are.
+/// Files of two instances, and one that does not state its owner.
 #[tokio::test]
 async fn f2_the_cache_says_whose_attachments_it_has() {
     let mut node = Node::with_chain("1.0.0");
@@ -200,12 +200,12 @@ async fn f2_the_cache_says_whose_attachments_it_has() {
         let theirs = Cached { others: [own.id.clone(), old.id.clone()].into(), ..Cached::default() };
         assert_eq!(node.start().cached().await.unwrap(), theirs);
     }
-    // Who knows the sandbox takes it down all the same.
+    // An instance that knows the sandbox can detach it all the same.
     network.detach(&old).await.unwrap();
     assert!(!file.exists());
 }
 
-/// Another instance may be writing there.
+/// Another instance may be writing a recent file.
 #[tokio::test]
 async fn f2_only_old_unfinished_writes_are_swept() {
     let node = Node::with_chain("1.0.0");

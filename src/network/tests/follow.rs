@@ -1,4 +1,4 @@
-//! The config directory over time, STATUS, the template.
+//! Changes of the config directory, STATUS, and the template.
 
 use super::*;
 
@@ -31,7 +31,7 @@ async fn changes_are_followed_within_a_second() {
     assert!(within(LIMIT, || network.ready().is_ok()).await, "a good file before the broken one is enough");
     fs::remove_file(node.settings.configs.path.join("05-b.conflist")).unwrap();
     assert!(within(LIMIT, || network.ready().is_err()).await);
-    // As careful writers do it: another file renamed over it.
+    // Atomically: a new file renamed over the old one.
     fs::write(node.path("new"), chain("1.0.0", "c")).unwrap();
     fs::rename(node.path("new"), node.settings.configs.path.join("10-a.conflist")).unwrap();
     assert!(within(LIMIT, || network.ready().is_ok()).await);
@@ -153,7 +153,7 @@ async fn a_handler_with_a_directory_of_its_own_has_that_network() {
     let sandbox = sandbox();
     attach(networks.of("kata"), &sandbox).await.unwrap();
     assert_eq!(node.cached()["networkName"], "own");
-    // The handler may be gone from the configuration when its pod is stopped.
+    // The handler may have been removed from the configuration by the time its pod is stopped.
     networks.of("").detach(&sandbox).await.unwrap();
     assert_eq!(node.given("DEL", "first")["name"], "own");
     assert_eq!(node.cache_files(), Vec::<String>::new());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A node whose one plugin does what the script says.
+/// A node with one plugin that runs the script.
 fn with(script: &str) -> Node {
     let node = Node::new();
     node.plugin("only", script);
@@ -129,7 +129,7 @@ async fn plugins_see_cnis_variables_and_not_the_service_managers() {
     assert!(!env.contains("NOTIFY_SOCKET"));
 }
 
-/// Plugins of sandboxes whose names begin with `stuck` hang.
+/// Plugins hang for sandboxes whose names begin with `stuck`.
 const STUCK: &str = "case \"$CNI_ARGS\" in *K8S_POD_NAME=stuck*) cat >/dev/null; exec sleep 300 ;; esac\n";
 
 fn stuck() -> Attachment {
@@ -145,7 +145,7 @@ async fn f14_r13_plugins_that_hang_keep_no_other_sandbox_from_its_network() {
     let all = futures_util::future::join_all(hanging.iter().map(|sandbox| attach(&network, sandbox)));
     let start = Instant::now();
     let well = async {
-        // Behind all of them.
+        // Start after all of the hanging ones.
         tokio::time::sleep(Duration::from_millis(200)).await;
         attach(&network, &sandbox()).await
     };
@@ -156,7 +156,7 @@ async fn f14_r13_plugins_that_hang_keep_no_other_sandbox_from_its_network() {
     assert!(start.elapsed() < turns::TURN + Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// A tenant's pods with slow chains, more than there are turns for.
+/// A tenant has more pods with slow chains than there are slots.
 #[tokio::test]
 async fn t7_plugins_of_one_namespace_keep_no_other_waiting() {
     let node = with(&format!("{STUCK}{}", noting(&result("10.0.0.1"))));
@@ -174,7 +174,7 @@ async fn t7_plugins_of_one_namespace_keep_no_other_waiting() {
         _ = all => panic!("they hang"),
         done = well => done.unwrap(),
     }
-    // Their first turns are not over yet.
+    // The first turns are not over yet.
     assert!(start.elapsed() < turns::TURN, "{:?}", start.elapsed());
 }
 

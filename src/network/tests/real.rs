@@ -1,15 +1,15 @@
-//! The real bridge and host-local plugins, where `PONTOON_CNI_BIN` says where they are.
+//! Tests with the real bridge and host-local plugins, if `PONTOON_CNI_BIN` says where they are.
 
 use super::*;
 use crate::netns;
 
-/// What a bridge that is a gateway switches on, for all of the node.
+/// Settings of the whole node that a bridge with `isGateway` switches on.
 const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
 
-/// Takes the bridge away, whatever happened, and puts the node's settings back.
+/// Removes the bridge and restores the node's settings when dropped, also after a failed test.
 struct Bridge {
     name: &'static str,
-    /// As they were, where the kernel has them.
+    /// The former values, if the kernel has the setting.
     forwarding: [Option<String>; 2],
 }
 

@@ -17,7 +17,7 @@ fn named(node: &Node) -> Vec<String> {
 async fn a_del_waits_for_the_add_of_a_killed_daemon() {
     let node = Node::with_chain("1.0.0");
     let (network, sandbox) = (node.start(), sandbox());
-    // As a plugin is started; then its daemon, and our end with it, is gone.
+    // The script is started like a plugin; then its daemon, and with it our end of the pipe, is gone.
     let (ours, theirs) = running(&node).stderr(Some(sandbox.id.as_str())).unwrap();
     let script = format!("sleep 0.7; echo 'ADD by another x' >>{}", node.path("log").display());
     let mut add = Command::new("sh").args(["-c", &script]).stderr(Stdio::from(theirs)).spawn().unwrap();

@@ -1,10 +1,12 @@
-//! Whose run is next: who waits and who runs, by namespace. It knows no time and wakes nobody but those that begin.
+//! The waiting and active runs by namespace, and which one is next. The queue has no timers and wakes only the runs
+//! that begin.
 //!
-//! - A free turn goes to the waiting namespace that has the fewest, and of these to whoever came first.
-//! - A namespace that has two turns more than one that waits gives way to it. So the turns of any number of namespaces
-//!   become even, while one alone has them all.
-//! - A process is not taken back, so of the places in all a namespace has at most as many as are free: alone a half, two a third
-//!   each. There is always room for another one.
+//! - A free slot goes to the waiting namespace that holds the fewest; among equals, to the one whose first waiter came
+//!   first.
+//! - A namespace that holds at least two slots more than a waiting one gives way to it. So the slots are divided evenly
+//!   among any number of namespaces, while a single one has them all.
+//! - A process cannot be preempted, so of the runs in total, a namespace has at most as many as are still free: one
+//!   namespace alone gets half, two get a third each. There is always capacity for another namespace.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,22 +16,22 @@ use tokio::time::Instant;
 use super::{AT_ONCE, IN_ALL};
 use crate::ids::SandboxId;
 
-/// All of one verb.
+/// The queue of one operation.
 #[derive(Default)]
 pub(super) struct Queue {
     namespaces: HashMap<String, Namespace>,
     /// In the order in which they began.
     running: Vec<Run>,
     in_turn: usize,
-    /// What the next caller is known by.
+    /// The number that identifies the next caller.
     next: u64,
 }
 
-/// Of one namespace; gone when it has nothing.
+/// The share of one namespace; removed when it neither runs nor waits.
 #[derive(Default)]
 struct Namespace {
     in_turn: usize,
-    /// With those in their turn.
+    /// Including those in their turn.
     running: usize,
     waiting: VecDeque<Waiting>,
 }
@@ -47,7 +49,7 @@ struct Run {
 }
 
 impl Queue {
-    /// Comes to wait: the caller's number, and what tells it that it has begun.
+    /// Adds a waiter. Returns its number, and a channel that signals that it has begun.
     pub(super) fn enter(&mut self, id: &SandboxId, namespace: &str) -> (u64, oneshot::Receiver<()>) {
         let (begins, begun) = oneshot::channel();
         let number = self.next;
@@ -57,7 +59,7 @@ impl Queue {
         (number, begun)
     }
 
-    /// Lets as many begin as may.
+    /// Starts as many waiting runs as the limits allow.
     pub(super) fn begin(&mut self) {
         while self.in_turn < AT_ONCE {
             let room = self.room();
@@ -70,19 +72,19 @@ impl Queue {
             namespace.running += 1;
             self.in_turn += 1;
             self.running.push(Run { number, id, since: Instant::now() });
-            // Who does not hear it is about to give it back.
+            // A caller that has dropped its receiver is about to release the slot.
             let _ = begins.send(());
         }
     }
 
-    /// Whether a run of this namespace is to give its turn to another one.
+    /// Whether a run of this namespace should release its slot for another namespace.
     pub(super) fn gives_way(&self, namespace: &str) -> bool {
         let room = self.room();
         let most = self.namespaces.get(namespace).map_or(0, |own| own.in_turn);
         self.namespaces.values().any(|other| other.may_begin(room) && other.in_turn + 2 <= most)
     }
 
-    /// One that waits does so no longer. False when it has begun.
+    /// Removes a waiter. Returns false when it has already begun.
     pub(super) fn leave(&mut self, namespace: &str, number: u64) -> bool {
         let Some(own) = self.namespaces.get_mut(namespace) else { return false };
         let Some(at) = own.waiting.iter().position(|waiting| waiting.number == number) else { return false };
@@ -91,7 +93,7 @@ impl Queue {
         true
     }
 
-    /// A run is late, or gives way.
+    /// Releases a slot while its run continues: the run is late, or gives way.
     pub(super) fn end_turn(&mut self, namespace: &str) {
         self.in_turn -= 1;
         if let Some(own) = self.namespaces.get_mut(namespace) {
@@ -99,7 +101,7 @@ impl Queue {
         }
     }
 
-    /// A run has ended.
+    /// Removes a run that has ended.
     pub(super) fn end(&mut self, namespace: &str, number: u64, in_turn: bool) {
         if in_turn {
             self.end_turn(namespace);
@@ -111,22 +113,21 @@ impl Queue {
         self.forget(namespace);
     }
 
-    /// Whether anybody waits.
+    /// Whether any run waits.
     pub(super) fn waits(&self) -> bool {
         self.namespaces.values().any(|namespace| !namespace.waiting.is_empty())
     }
 
-    /// How many run.
     pub(super) fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Which of those that run began first.
+    /// The active run that began first.
     pub(super) fn oldest(&self) -> Option<(&SandboxId, Instant)> {
         self.running.first().map(|run| (&run.id, run.since))
     }
 
-    /// Places that nobody has.
+    /// How many more runs may be active.
     fn room(&self) -> usize {
         IN_ALL.saturating_sub(self.running.len())
     }
@@ -143,7 +144,7 @@ impl Namespace {
         !self.waiting.is_empty() && self.running < room
     }
 
-    /// When the first that waits came.
+    /// The number of the first waiter: a lower number came earlier.
     fn first(&self) -> u64 {
         self.waiting.front().map_or(u64::MAX, |waiting| waiting.number)
     }
@@ -161,7 +162,7 @@ mod tests {
         queue.namespaces.get(namespace).map_or(0, |own| own.in_turn)
     }
 
-    /// The numbers of those that run, in the order in which they began.
+    /// The numbers of the active runs, in the order in which they began.
     fn begun(queue: &mut Queue) -> Vec<u64> {
         queue.begin();
         queue.running.iter().map(|run| run.number).collect()
@@ -178,7 +179,8 @@ mod tests {
         for number in &a[..4] {
             queue.end("a", *number, true);
         }
-        // Each namespace's first, though all of these came after a's; then whoever has the fewest.
+        // First each namespace's first waiter, although all of these came after a's; then the namespace with the fewest
+        // slots.
         assert_eq!(begun(&mut queue)[AT_ONCE - 4..], [b[0], c[0], b[1], a[AT_ONCE]]);
     }
 

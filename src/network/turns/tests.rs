@@ -11,11 +11,11 @@ use super::*;
 
 type Hanging = Vec<BoxFuture<'static, ()>>;
 
-/// Begins so many runs that never end; each has what it needs when this returns.
+/// Begins `count` runs that never end. Each that can get a slot has it when this returns.
 fn hang(turns: &Arc<Turns>, namespace: &'static str, count: usize) -> Hanging {
     let one = || {
         let turns = Arc::clone(turns);
-        // All are polled in one turn of tokio's, which would make those above its budget wait.
+        // All are polled in one tokio task, whose cooperative budget would otherwise stop the later ones.
         let run = async move { turns.run(&SandboxId::random(), namespace, pending::<()>()).await };
         tokio::task::unconstrained(run).boxed()
     };
@@ -26,7 +26,7 @@ fn hang(turns: &Arc<Turns>, namespace: &'static str, count: usize) -> Hanging {
     all
 }
 
-/// How long one waits beside those that hang.
+/// How long a run waits while `hanging` runs are active.
 async fn wait(turns: &Turns, namespace: &str, hanging: &mut Hanging) -> Duration {
     let (start, one) = (Instant::now(), SandboxId::random());
     tokio::select! {
@@ -61,7 +61,7 @@ async fn t7_a_pod_of_another_namespace_waits_for_a_second_at_most() {
     let turns = Arc::new(Turns::new(Verb::Add));
     let mut hanging = hang(&turns, "a", 3 * AT_ONCE);
     assert_eq!(wait(&turns, "b", &mut hanging).await, SURE);
-    // And while the next of them begin, at any moment.
+    // The bound also holds at any moment while later runs begin.
     for _ in 0..20 {
         assert!(timeout(Duration::from_millis(310), join_all(&mut hanging)).await.is_err());
         let waited = wait(&turns, "b", &mut hanging).await;
@@ -80,7 +80,7 @@ async fn t7_nor_behind_two_namespaces_or_five() {
     }
 }
 
-/// What ends within [`SURE`] keeps its turn, so that many namespaces are no larger burst than one.
+/// A run that ends within [`SURE`] keeps its slot, so many namespaces cause no larger burst than one.
 #[tokio::test(start_paused = true)]
 async fn t7_a_burst_of_well_plugins_is_bounded_also_of_many_namespaces() {
     let turns = Turns::new(Verb::Add);
@@ -117,7 +117,7 @@ async fn f14_t7_no_more_run_in_all_than_may_and_another_namespace_has_room() {
     assert_eq!(wait(&turns, "c", &mut hanging).await, Duration::ZERO);
 }
 
-/// Before it is told that it has begun, and after.
+/// A caller may go away before or after it is notified that its run has begun.
 #[tokio::test(start_paused = true)]
 async fn t7_who_goes_away_while_waiting_leaves_nothing() {
     let turns = Arc::new(Turns::new(Verb::Add));
@@ -125,7 +125,7 @@ async fn t7_who_goes_away_while_waiting_leaves_nothing() {
     let waiting = hang(&turns, "b", 1);
     drop(waiting);
     let waiting = hang(&turns, "b", 1);
-    // Its turn is given to the one that waits, which does not run again before it goes.
+    // The waiting run gets the slot, but is dropped before it is polled again.
     drop(first.pop());
     drop(waiting);
     assert_eq!(turns.lock().running(), AT_ONCE - 1);

@@ -1,9 +1,9 @@
-//! What containerd 2.4.2 allows by default (contrib/seccomp/seccomp_default.go), as data.
+//! The system calls that containerd 2.4.2 allows by default (contrib/seccomp/seccomp_default.go), as data.
 //!
-//! Lists are words between white space. A name that libseccomp or the architecture does not
-//! know is left out by the runtime, so that one list serves all.
+//! Lists are words between white space. The runtime ignores a name that libseccomp or the architecture does not know,
+//! so one list serves all architectures.
 
-/// Allowed to everybody, whatever the arguments.
+/// Allowed to every process, whatever the arguments.
 pub(super) const ALWAYS: &str = "
     accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown chown32
     clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
@@ -49,11 +49,10 @@ pub(super) const ALWAYS: &str = "
     utimes vfork vmsplice wait4 waitid waitpid write writev
 ";
 
-/// Allowed since Linux 4.8, where a traced process can no longer leave its filter
-/// (seccomp(2), "SECCOMP_RET_TRACE").
+/// Allowed since Linux 4.8, where a traced process can no longer escape its filter (seccomp(2), "SECCOMP_RET_TRACE").
 pub(super) const SINCE_4_8: &str = "process_vm_readv process_vm_writev ptrace";
 
-/// What a capability of the bounding set adds.
+/// The calls that a capability in the bounding set adds.
 pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
@@ -83,7 +82,7 @@ pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_PERFMON", "perf_event_open"),
 ];
 
-/// What an architecture adds, by the name that `std::env::consts::ARCH` has for it.
+/// The calls that an architecture adds, by the name that `std::env::consts::ARCH` has for it.
 pub(super) const BY_ARCHITECTURE: &[(&str, &str)] = &[
     ("aarch64", ARM),
     ("arm", ARM),
@@ -96,11 +95,11 @@ pub(super) const BY_ARCHITECTURE: &[(&str, &str)] = &[
 
 const ARM: &str = "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
 
-/// The values of personality(2) that are allowed: PER_LINUX, PER_LINUX32, UNAME26, UNAME26 with
-/// PER_LINUX32, and the question what it is now.
+/// The values of personality(2) that are allowed: PER_LINUX, PER_LINUX32, UNAME26, UNAME26 with PER_LINUX32, and the
+/// query of the current value.
 pub(super) const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_ffff];
 
-/// AF_ALG: the kernel's cryptography, of which containers have no need and exploits had much.
+/// AF_ALG: the kernel's cryptography, which containers do not need and exploits have often used.
 pub(super) const AF_ALG: u64 = 38;
 
 /// The domains of socket(2) above AF_ALG that are allowed: NFC, KCM, QIPCRTR, SMC, XDP, MCTP.

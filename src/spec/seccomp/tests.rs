@@ -1,6 +1,6 @@
 use super::*;
 
-/// What the kernel would do with a call: an errno, or 0 when it may go on.
+/// What the kernel would return for a call: an errno, or 0 when the call is allowed.
 fn verdict(profile: &LinuxSeccomp, name: &str, arguments: &[u64]) -> u32 {
     const EPERM: u32 = 1;
     let matches = |argument: &LinuxSeccompArg| {
@@ -41,7 +41,7 @@ fn sockets_of_the_kernel_crypto_and_of_virtual_machines_are_refused() {
     let unknown: Vec<u64> = (46..64).collect();
     assert_eq!(refused[..2], [38, 40]);
     assert_eq!(refused[2..], unknown);
-    // The kernel takes the lower half of the register only, the filter compares all of it.
+    // The kernel uses only the lower half of the register; the filter compares all of it.
     assert_eq!(verdict(&profile, "socket", &[(1 << 32) | 38]), 1);
     assert_eq!(verdict(&profile, "socketpair", &[40]), 0);
 }

@@ -18,10 +18,10 @@ fn tree() -> tempfile::TempDir {
     root
 }
 
-/// Lets the sampler run on a clock that does not.
+/// Advances the paused clock, and lets the sampler run.
 async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
-    // What it reads is read on another thread, whose end the paused clock does not wait for.
+    // The sampler reads files on another thread, and the paused clock does not wait for that thread.
     for _ in 0..100 {
         tokio::task::yield_now().await;
         std::thread::yield_now();
@@ -69,7 +69,8 @@ fn a_cgroup_that_is_gone_is_forgotten_by_the_next_reading() {
     let _ = stats.container("c", "/pods/c", &mut Buffer::default());
     stats.inner.read_all();
     assert_eq!(stats.inner.lock().cgroups.len(), 1);
-    // As a removed cgroup: the kept descriptor can only fail. A file that was only unlinked would not.
+    // This stands for a removed cgroup, where reads of the open descriptor fail. A regular file that was only unlinked
+    // could still be read.
     stats.inner.lock().cgroups.clear();
     std::fs::remove_dir_all(root.path().join("pods")).unwrap();
     let reading = stats.container("c", "/pods/c", &mut Buffer::default());

@@ -1,4 +1,4 @@
-//! Sizes of layers as they were last measured, and which are to be measured again. No I/O.
+//! The last measured sizes of layers, and the choice of layers to measure again. No I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -8,16 +8,17 @@ use tokio::time::Instant;
 use super::{LayerId, Wanted};
 use crate::containerd::Usage;
 
-/// A layer that changed is measured again after this, when somebody asks. kubelet asks every ten seconds.
+/// A layer that changed is measured again after this time, if a call needs it. kubelet requests stats every ten
+/// seconds.
 const FRESH: Duration = Duration::from_secs(10);
-/// The longest such time of one that does not change.
+/// The upper limit of this time for a layer that does not change.
 const FRESH_LIMIT: Duration = Duration::from_secs(60);
-/// Of the time, at most one in so many parts goes into measuring one layer.
+/// Measuring one layer takes at most one part in this many of the time.
 const SHARE: u32 = 20;
-/// One that took this long to measure may have been filled with files to that end: such ones together have a share as one
-/// of the others has it, so that these find places.
+/// A layer that took this long to measure may have been filled with files on purpose. All such layers together get the
+/// same share of slots as one other layer, so that the others still get slots.
 const SLOW: Duration = Duration::from_secs(1);
-/// What nobody has asked for so long is let go, when something else is measured.
+/// A size that no call needed for this long is dropped after the next round of measurements.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
@@ -27,21 +28,21 @@ pub(super) struct Sizes {
 
 #[derive(Clone, Copy, Debug)]
 struct Size {
-    /// When it was measured, in nanoseconds since the epoch; `None` when it could not be.
+    /// The last successful measurement: when, in nanoseconds since the epoch, and the usage.
     known: Option<(i64, Usage)>,
-    /// When that was last tried; `None` before the first time.
+    /// When a measurement was last tried; `None` before the first attempt.
     tried: Option<Instant>,
-    /// How long that took.
+    /// How long the last attempt took.
     took: Duration,
-    /// How long it is good for.
+    /// How long after `tried` the layer counts as up to date.
     fresh: Duration,
     is_being_measured: bool,
     asked: Instant,
 }
 
 impl Sizes {
-    /// What is to be measured now, and taken for being measured: first what never was, then what was longest ago. And all of
-    /// it that nobody has measured yet.
+    /// Returns the layers to measure now, and marks them as being measured: those that were never measured first, then
+    /// those measured longest ago. The second list has all wanted layers that were never measured.
     pub(super) fn due(&mut self, wanted: Vec<Wanted>) -> (Vec<Wanted>, Vec<LayerId>) {
         let now = Instant::now();
         let (mut due, mut new) = (Vec::new(), Vec::new());
@@ -60,7 +61,7 @@ impl Sizes {
         (due.into_iter().map(|(_, wanted)| wanted).collect(), new)
     }
 
-    /// Takes in what was measured, when, and how long that took; `None` when it failed.
+    /// Stores the result of a measurement (its time and the usage; `None` when it failed) and how long it took.
     pub(super) fn set(&mut self, wanted: &Wanted, measured: Option<(i64, Usage)>, took: Duration) {
         let now = Instant::now();
         let size = self.by_id.entry(wanted.id.clone()).or_insert_with(|| Size::unknown(now));
@@ -77,39 +78,39 @@ impl Sizes {
         size.is_being_measured = false;
     }
 
-    /// It is gone.
+    /// Forgets a layer that no longer exists.
     pub(super) fn remove(&mut self, id: &LayerId) {
         self.by_id.remove(id);
     }
 
-    /// Those of a snapshotter that are not among these keys are gone.
+    /// Forgets the layers of a snapshotter whose keys are not in `keys`, because they no longer exist.
     pub(super) fn keep_only(&mut self, snapshotter: &str, keys: &HashSet<&str>) {
         self.by_id.retain(|id, _| id.snapshotter != snapshotter || keys.contains(id.key.as_str()));
     }
 
-    /// Lets go what nobody asks for any more.
+    /// Drops the sizes that no call has needed for [`FORGOTTEN`].
     pub(super) fn forget(&mut self) {
         self.by_id.retain(|_, size| size.is_being_measured || size.asked.elapsed() < FORGOTTEN);
         self.by_id.shrink_to(2 * self.by_id.len());
     }
 
-    /// Whether it was measured, could not be, or is gone.
+    /// Whether a first measurement has succeeded or failed, or the layer no longer exists.
     pub(super) fn was_tried(&self, id: &LayerId) -> bool {
         self.by_id.get(id).is_none_or(|size| size.tried.is_some())
     }
 
-    /// Whose share of the places measuring it is of: its own, or that of all slow ones together.
+    /// The owner that a measuring slot is counted for: the layer's key, or one name for all slow layers.
     pub(super) fn share<'a>(&self, id: &'a LayerId) -> &'a str {
         let is_slow = self.by_id.get(id).is_some_and(|size| size.took >= SLOW);
         if is_slow { "slow" } else { &id.key }
     }
 
-    /// What is known of one, and since when.
+    /// The last known usage of a layer, and when it was measured.
     pub(super) fn get(&self, id: &LayerId) -> Option<(i64, Usage)> {
         self.by_id.get(id)?.known
     }
 
-    /// What is known of all of a snapshotter together.
+    /// The sum of the last known usages of all layers of a snapshotter.
     pub(super) fn sum(&self, snapshotter: &str) -> Usage {
         let known =
             self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.known);
@@ -167,7 +168,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(measured, [0, 10, 30, 70, 130, 190, 250]);
-        // And one that changed, soon again.
+        // A layer that has changed is measured again soon.
         tokio::time::sleep(FRESH_LIMIT).await;
         sizes.set(&layer, Some((1, bytes(6))), QUICK);
         tokio::time::sleep(FRESH).await;

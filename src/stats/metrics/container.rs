@@ -1,4 +1,4 @@
-//! A container's metrics.
+//! Metrics of a container.
 
 use super::descriptors as is;
 use super::sink::Sink;
@@ -7,37 +7,32 @@ use crate::api::v1::Metric;
 use crate::cgroup::{Details, Pressure, Usage};
 use crate::stats::{Descriptors, Layer};
 
-/// How cAdvisor names the limit of open files.
+/// cAdvisor's label value for the limit of open files.
 const OPEN_FILES: &str = "max_open_files";
-/// The device that a root file system is told of.
+/// The `device` label of metrics about the root file system.
 const ROOT: &str = "/";
 
-/// All that is known of a running container.
+/// All known values of a running container.
 #[derive(Debug, Default)]
 pub struct Container {
-    /// Its labels.
     pub labels: Labels,
     /// Nanoseconds since the epoch.
     pub started_at: i64,
-    /// What it uses.
     pub usage: Usage,
-    /// The same in parts.
+    /// A breakdown of the usage.
     pub details: Details,
-    /// How many processes it has; `None` when that is not known.
+    /// The number of its processes; `None` when it is unknown.
     pub processes: Option<u64>,
-    /// Their open files; `None` when that is not known.
+    /// The open files of its processes; `None` when they are unknown.
     pub descriptors: Option<Descriptors>,
-    /// How many files its first process may open.
+    /// The limit of open files of its first process.
     pub open_files_limit: Option<u64>,
-    /// What it may use.
     pub limits: Limits,
-    /// Its writable layer.
     pub layer: Option<Layer>,
-    /// What that is on.
+    /// The file system that the writable layer is on.
     pub filesystem: Option<Filesystem>,
 }
 
-/// Its metrics.
 #[must_use]
 pub fn container(container: &Container, devices: &mut DeviceNames) -> Vec<Metric> {
     let mut sink = Sink::new(&container.labels);
@@ -69,7 +64,7 @@ fn memory(sink: &mut Sink, container: &Container) {
         sink.add(&is::MEMORY_USAGE, memory.usage);
         sink.add(&is::MEMORY_WORKING_SET, memory.working_set());
         sink.add(&is::MEMORY_RSS, memory.rss);
-        // The numbers are of the cgroup with those below it, which is all of the container.
+        // The counters include the child cgroups, which is the whole container. So both scopes have the same value.
         for scope in ["container", "hierarchy"] {
             sink.labelled(&is::MEMORY_FAILURES, &["pgfault", scope], memory.page_faults);
             sink.labelled(&is::MEMORY_FAILURES, &["pgmajfault", scope], memory.major_page_faults);
@@ -140,7 +135,7 @@ fn processes(sink: &mut Sink, container: &Container) {
     sink.add(&is::FILE_DESCRIPTORS, container.descriptors.map(|descriptors| descriptors.files));
     sink.add(&is::SOCKETS, container.descriptors.and_then(|descriptors| descriptors.sockets));
     sink.add(&is::THREADS, container.usage.tasks);
-    // 0 is no limit here.
+    // In this metric 0 means no limit.
     sink.add(&is::THREADS_MAX, container.usage.tasks.map(|_| container.details.tasks_limit.unwrap_or(0)));
     sink.labelled(&is::ULIMITS_SOFT, &[OPEN_FILES], container.open_files_limit);
 }

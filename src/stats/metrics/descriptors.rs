@@ -1,23 +1,23 @@
-//! Which metrics there are: containerd's and CRI-O's, with cAdvisor's names. Static for the life of the process. One that
-//! the node's version of cgroups never counts is not described: critest wants a value of each that is.
+//! The list of metrics: those of containerd and of CRI-O, with cAdvisor's names. It does not change while the process
+//! runs. A metric that the node's cgroup version never counts is not described, because critest expects a value of each
+//! metric that is.
 
 use crate::api::v1::{MetricDescriptor, MetricType};
 
-/// What every metric is labelled with, in this order.
+/// The labels of every metric, in this order.
 pub(super) const LABELS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
 
-/// One metric.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {
     pub(super) name: &'static str,
     help: &'static str,
-    /// Labels beyond those of every metric.
+    /// The labels in addition to [`LABELS`].
     pub(super) labels: &'static [&'static str],
     pub(super) kind: MetricType,
     counted_by: CountedBy,
 }
 
-/// The version of cgroups that counts it.
+/// The cgroup version that counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CountedBy {
     Both,
@@ -40,7 +40,7 @@ impl Descriptor {
     }
 }
 
-/// All that a node of this version of cgroups can tell, as ListMetricDescriptors gives them.
+/// All metrics that a node with this cgroup version can report, as ListMetricDescriptors returns them.
 #[must_use]
 pub fn descriptors(cgroup_v2: bool) -> Vec<MetricDescriptor> {
     let descriptor = |descriptor: &&Descriptor| MetricDescriptor {
@@ -59,7 +59,7 @@ const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'stati
     Descriptor { name, help, labels, kind: MetricType::Gauge, counted_by: CountedBy::Both }
 }
 
-// Processor.
+// CPU.
 pub(super) const CPU_USER: Descriptor =
     counter("container_cpu_user_seconds_total", "Cumulative user CPU time consumed in seconds.", &[]);
 pub(super) const CPU_SYSTEM: Descriptor =
@@ -123,7 +123,7 @@ pub(super) const HUGETLB_MAX_USAGE: Descriptor =
     gauge("container_hugetlb_max_usage_bytes", "Maximum hugepage usage recorded in bytes.", &["pagesize"])
         .by(CountedBy::V1);
 
-// Pressure.
+// Pressure (PSI).
 pub(super) const PRESSURE_CPU_WAITING: Descriptor = counter(
     "container_pressure_cpu_waiting_seconds_total",
     "Total time duration tasks in the container have waited due to CPU congestion.",
@@ -161,7 +161,7 @@ pub(super) const PRESSURE_IO_STALLED: Descriptor = counter(
 )
 .by(CountedBy::V2);
 
-// Network, of pods.
+// Network. These are metrics of pods.
 pub(super) const RECEIVED_BYTES: Descriptor =
     counter("container_network_receive_bytes_total", "Cumulative count of bytes received.", &["interface"]);
 pub(super) const RECEIVED_PACKETS: Descriptor =
@@ -191,7 +191,7 @@ pub(super) const SENT_ERRORS: Descriptor = counter(
     &["interface"],
 );
 
-// File system and devices.
+// File systems and block devices.
 pub(super) const FS_INODES_FREE: Descriptor =
     gauge("container_fs_inodes_free", "Number of available inodes.", &["device"]);
 pub(super) const FS_INODES: Descriptor = gauge("container_fs_inodes_total", "Number of inodes.", &["device"]);
@@ -330,7 +330,7 @@ const ALL: &[&Descriptor] = &[
 mod tests {
     use super::*;
 
-    /// containerd 2.4.2's, then what CRI-O has beyond them (cri-contract: 49 and 56).
+    /// The metrics of containerd 2.4.2. CRI-O has more (cri-contract: 49 and 56).
     const CONTAINERD: usize = 49;
 
     #[test]

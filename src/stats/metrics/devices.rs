@@ -1,14 +1,12 @@
-//! Names of block devices.
-
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Device nodes by their numbers, as far as they were asked for.
+/// Names of block devices by device number. A name is looked up when it is first needed.
 #[derive(Debug, Default)]
 pub struct DeviceNames(HashMap<(u64, u64), String>);
 
 impl DeviceNames {
-    /// `/dev/sda`, or `8:0` when the kernel has no such device any more.
+    /// `/dev/sda`, or `8:0` when the kernel no longer has such a device.
     pub fn of(&mut self, major: u64, minor: u64) -> &str {
         self.0.entry((major, minor)).or_insert_with(|| {
             let numbers = format!("{major}:{minor}");

@@ -1,25 +1,24 @@
-//! File systems that writable layers are on.
+//! The file systems of writable layers.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// How large a file system is.
+/// The size of a file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Bytes in all.
+    /// The total size in bytes.
     pub bytes: u64,
-    /// Inodes in all.
+    /// The total number of inodes.
     pub inodes: u64,
-    /// Those that are free.
     pub inodes_free: u64,
 }
 
-/// Each is asked once for all the containers of a call.
+/// A cache for one call, so that statvfs runs once per path and not once per container.
 #[derive(Debug, Default)]
 pub struct Filesystems(HashMap<PathBuf, Option<Filesystem>>);
 
 impl Filesystems {
-    /// The one that has `path`; `None` when it does not say.
+    /// The file system that contains `path`; `None` when statvfs fails.
     pub fn of(&mut self, path: &Path) -> Option<Filesystem> {
         if let Some(known) = self.0.get(path) {
             return *known;

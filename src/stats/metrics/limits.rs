@@ -1,28 +1,27 @@
-//! What a container may use, from its OCI spec.
+//! Resource limits of a container, from its OCI spec.
 
 use serde::Deserialize;
 
-/// Above this a limit of memory is none, as cAdvisor has it.
+/// A memory limit above this value counts as unlimited, as in cAdvisor.
 const UNLIMITED: i64 = 1 << 62;
 
-/// Limits as metrics show them: bytes, microseconds; 0 for a limit of memory that is none.
+/// Limits as metrics show them, in bytes and microseconds. An unlimited memory value is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// The period of the quota.
+    /// The period of the CPU quota.
     pub cpu_period: Option<u64>,
-    /// The quota; `None` when there is none.
+    /// `None` when the CPU time is unlimited.
     pub cpu_quota: Option<u64>,
-    /// Shares.
     pub cpu_shares: Option<u64>,
-    /// Memory.
+    /// The memory limit.
     pub memory: Option<u64>,
-    /// What is left to it when memory is short.
+    /// The memory that the container keeps when the node is short of memory.
     pub memory_reservation: Option<u64>,
-    /// Memory and swap together.
+    /// The limit of memory and swap together.
     pub memory_and_swap: Option<u64>,
 }
 
-/// The part of a spec that has them: the rest is ten times as much, and is only skipped.
+/// The part of an OCI spec that contains the limits. The rest is ten times as large, and is skipped.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Spec {
@@ -59,7 +58,7 @@ struct Memory {
 }
 
 impl Limits {
-    /// From an OCI spec as JSON; one that cannot be read has none.
+    /// Reads an OCI spec in JSON. A spec that cannot be parsed yields no limits.
     #[must_use]
     pub fn of_spec(spec: &[u8]) -> Self {
         let Resources { cpu, memory } = serde_json::from_slice::<Spec>(spec).unwrap_or_default().linux.resources;

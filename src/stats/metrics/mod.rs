@@ -1,7 +1,7 @@
-//! Metrics of pods and containers, as cAdvisor names them. A metric is there when its value is known: one that the kernel does
-//! not count, or whose file could not be read, is left out, and the others are told.
+//! Metrics of pods and containers, with cAdvisor's names. A metric is reported only when its value is known. One that
+//! the kernel does not count, or whose file could not be read, is left out, and the others are still reported.
 //!
-//! Times are in whole seconds: CRI's value is an integer.
+//! Times are in whole seconds, because CRI's value is an integer.
 
 mod container;
 mod descriptors;
@@ -22,7 +22,8 @@ use sink::Sink;
 use crate::api::v1::Metric;
 use crate::netns::Interface;
 
-/// A pod's: its network, whose counters are no container's. Container and image are empty labels.
+/// The metrics of a pod. They are those of its network, whose counters belong to no container, so the labels
+/// `container` and `image` are empty.
 #[must_use]
 pub fn pod(labels: &Labels, interfaces: &[Interface]) -> Vec<Metric> {
     use descriptors as is;

@@ -1,20 +1,19 @@
-//! Where metrics are collected: label values come in the order of the descriptor's keys, by construction.
+//! Collects metrics. It puts the label values in the order of the descriptor's keys.
 
 use super::descriptors::Descriptor;
 use crate::api::v1::{Metric, UInt64Value};
 
-/// Values of the labels that every metric has.
+/// The values of the labels that every metric has.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
-    /// The pod's name.
     pub pod: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
-    /// The container's name; empty for a pod's metrics.
+    /// Empty for a pod's metrics.
     pub container: String,
-    /// The container's id, or the sandbox's.
+    /// The id of the container, or of the sandbox for a pod's metrics.
     pub id: String,
-    /// The image; empty for a pod's metrics.
+    /// Empty for a pod's metrics.
     pub image: String,
 }
 
@@ -28,22 +27,22 @@ impl<'a> Sink<'a> {
         Self { labels, metrics: Vec::new() }
     }
 
-    /// A value that was read just now, if it is known.
+    /// Adds a value that was read just now, if it is known.
     pub(super) fn add(&mut self, of: &Descriptor, value: impl Into<Option<u64>>) {
         self.push(of, &[], 0, value.into());
     }
 
-    /// The same in seconds, of nanoseconds.
+    /// Like [`Sink::add`], but converts nanoseconds to seconds.
     pub(super) fn seconds(&mut self, of: &Descriptor, nanoseconds: impl Into<Option<u64>>) {
         self.push(of, &[], 0, nanoseconds.into().map(|nanoseconds| nanoseconds / 1_000_000_000));
     }
 
-    /// One with further labels.
+    /// Like [`Sink::add`], with additional labels.
     pub(super) fn labelled(&mut self, of: &Descriptor, labels: &[&str], value: impl Into<Option<u64>>) {
         self.push(of, labels, 0, value.into());
     }
 
-    /// One that was read at another time, in nanoseconds since the epoch.
+    /// Adds a value that was read at another time, given in nanoseconds since the epoch.
     pub(super) fn of_time(&mut self, of: &Descriptor, labels: &[&str], at: i64, value: u64) {
         self.push(of, labels, at, Some(value));
     }

@@ -13,7 +13,7 @@ fn labels() -> Labels {
     Labels { pod, namespace, container, id, image }
 }
 
-/// A container of which all is known.
+/// A container with a value for every metric.
 fn whole() -> Container {
     let stall = Some(Stall { nanoseconds: 7_000_000_000, ..Stall::default() });
     let pressure = Some(Pressure { some: stall, full: stall });
@@ -84,7 +84,7 @@ fn every_metric_that_is_described_is_told_and_its_labels_are_as_many_as_their_ke
         assert_eq!(Some(&metric.label_values.len()), keys.get(&metric.name), "{metric:?}");
         assert_eq!(metric.label_values[..5], ["web", "default", "main", "0123", "busybox"]);
     }
-    // Prometheus's library refuses all of a scrape in which two metrics are the same.
+    // Prometheus' client library rejects a whole scrape that contains a metric twice.
     let unique: HashSet<_> = all.iter().map(|metric| (&metric.name, &metric.label_values)).collect();
     assert_eq!(unique.len(), all.len());
     let mut told: Vec<&str> = all.iter().map(|metric| metric.name.as_str()).collect();
@@ -105,7 +105,7 @@ fn values_are_in_the_unit_of_the_name() {
     let of = |name: &str| all.iter().find(|metric| metric.name == name).unwrap();
     assert_eq!(of("container_cpu_usage_seconds_total").metric_type(), MetricType::Counter);
     assert_eq!(of("container_memory_usage_bytes").metric_type(), MetricType::Gauge);
-    // 0 is "live"; what was measured before says when.
+    // A timestamp of 0 means a current value. One that was measured earlier has its time.
     assert_eq!((of("container_memory_usage_bytes").timestamp, of("container_fs_usage_bytes").timestamp), (0, 77));
     let blkio = of("container_blkio_device_usage_total");
     assert_eq!(blkio.label_values[5..], ["999:1", "999", "1", "Read"]);

@@ -1,11 +1,11 @@
-//! The dictionary that SPDY/3 primes zlib with (specification, section 2.6.10.1).
+//! The dictionary with which SPDY/3 primes zlib (specification, section 2.6.10.1).
 
 use std::sync::LazyLock;
 
-/// Adler-32 of the dictionary, by which a zlib stream names it.
+/// Adler-32 of the dictionary, by which a zlib stream identifies it.
 pub(super) const ID: [u8; 4] = [0xe3, 0xc6, 0xa7, 0xc2];
 
-/// The dictionary's bytes: each word after its length as four bytes, then the tail.
+/// The bytes of the dictionary: each word after its length in four bytes, then the tail.
 pub(super) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let words = WORDS.split_terminator('|').flat_map(|word| {
         let length = u32::try_from(word.len()).unwrap_or_default();

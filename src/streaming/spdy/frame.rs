@@ -1,16 +1,16 @@
-//! Frames of SPDY/3.1 out of bytes and into bytes, without I/O. Every length that a client names is held against a
-//! limit before anything is collected, and data is never collected: it is passed on as it comes.
+//! Parses and writes frames of SPDY/3.1, without I/O. Every length that a client gives is checked against a limit
+//! before anything is buffered. Data is never buffered: it is passed on as it arrives.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::ProtocolError;
 use super::headers::{EmptyBlocks, Headers, Inflater};
 
-/// Bytes of a control frame after its first eight. The specification asks for 8 KiB at least.
+/// Maximum length of a control frame after its first eight bytes. The specification requires at least 8 KiB.
 pub(super) const LARGEST_CONTROL: usize = 16 * 1024;
-/// Bytes of a control frame's, and of a data frame's, start.
+/// Length of the start of a control or data frame in bytes.
 pub(super) const HEAD: usize = 8;
-/// Pieces that are shorter are copied, lest a few bytes keep a whole read buffer in memory.
+/// Shorter pieces are copied, so that a few bytes do not keep a whole read buffer in memory.
 const WORTH_SHARING: usize = 16 * 1024;
 
 const VERSION: u16 = 3;
@@ -18,17 +18,16 @@ const CONTROL: u16 = 0x8000;
 const FIN: u8 = 1;
 const UNIDIRECTIONAL: u8 = 2;
 
-/// Number of a stream: 31 bits, not 0, odd where the client opened it.
+/// Number of a stream: 31 bits, not 0, odd if the client opened the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u32);
 
 impl StreamId {
-    /// Whether the client may open a stream of this number.
+    /// Whether the client may open a stream with this number.
     pub(super) fn is_the_clients(self) -> bool {
         self.0 % 2 == 1
     }
 
-    /// The number.
     pub(super) fn get(self) -> u32 {
         self.0
     }
@@ -45,66 +44,66 @@ impl StreamId {
     }
 }
 
-/// Why a stream is reset; the numbers of RST_STREAM.
+/// Why a stream is reset; the status codes of RST_STREAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Reset {
-    /// Of a stream that is not open.
+    /// The stream is not open.
     InvalidStream = 2,
-    /// Not accepted, and nothing was done for it.
+    /// The stream was not accepted, and nothing was done for it.
     Refused = 3,
 }
 
-/// Why the session ends; the numbers of GOAWAY.
+/// Why the session ends; the status codes of GOAWAY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Goodbye {
-    /// Its work is done.
+    /// The session's work is done.
     Done = 0,
     /// The client broke the protocol.
     ProtocolError = 1,
 }
 
-/// A frame that a client sent; for data, a piece of one.
+/// A frame that a client sent; for data, a piece of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     /// SYN_STREAM: opens a stream.
     Open { stream: StreamId, headers: Headers, fin: bool, unidirectional: bool },
-    /// SYN_REPLY or HEADERS: we look at neither, but their blocks are part of the compressed stream.
+    /// SYN_REPLY or HEADERS. Their headers are ignored, but their blocks are part of the compressed stream.
     Headers { stream: StreamId, fin: bool },
     /// RST_STREAM.
     Reset { stream: StreamId },
-    /// PING, to be sent back when its number is odd.
+    /// PING, to be sent back if its number is odd.
     Ping(u32),
     /// GOAWAY: the client opens no more streams.
     GoAway,
-    /// A piece of a DATA frame; `fin` with the last one of the stream.
+    /// A piece of a DATA frame; `fin` is set on the last piece of the stream.
     Data { stream: StreamId, piece: Bytes, fin: bool },
-    /// SETTINGS or WINDOW_UPDATE: without flow control there is nothing to do.
+    /// SETTINGS or WINDOW_UPDATE, which need no action without flow control.
     Ignored,
 }
 
-/// Cuts a client's bytes into frames.
+/// Splits a client's bytes into frames.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     within: Within,
     inflater: Inflater,
 }
 
-/// Which frame the next byte belongs to.
+/// The frame to which the next byte belongs.
 #[derive(Debug, Default)]
 enum Within {
-    /// To none: a frame begins.
+    /// None: a frame begins.
     #[default]
     None,
-    /// To a data frame that has so much left.
+    /// A data frame with this many bytes left.
     Data { stream: StreamId, left: usize, fin: bool },
-    /// To a frame of an unknown type, which is skipped as the specification wants it.
+    /// A frame of an unknown type, which is skipped as the specification demands.
     Unknown { left: usize },
 }
 
 impl Parser {
-    /// Takes the next frame off the input; `None` when it takes more bytes.
+    /// Removes the next frame from the input; `None` if more input is needed.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
         loop {
             match self.within {
@@ -112,7 +111,7 @@ impl Parser {
                     if let Some(frame) = self.begin(input)? {
                         return Ok(Some(frame));
                     }
-                    // Either it begins with data, or there is not enough of it.
+                    // Either a data or unknown frame has begun, or more input is needed.
                     if matches!(self.within, Within::None) {
                         return Ok(None);
                     }
@@ -139,7 +138,7 @@ impl Parser {
         }
     }
 
-    /// Reads a frame's first eight bytes, and all of it if it is a control frame.
+    /// Parses a frame's first eight bytes, and the rest as well if it is a control frame.
     fn begin(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
         let Some(&[a, b, c, d, flags, e, f, g]) = input.first_chunk::<HEAD>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes([0, e, f, g])).unwrap_or(usize::MAX);
@@ -212,7 +211,6 @@ impl Parser {
     }
 }
 
-/// Types of control frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Kind {
@@ -259,7 +257,7 @@ fn piece(input: &mut BytesMut, longest: usize) -> Bytes {
     piece
 }
 
-/// Appends a control frame; `payload` is at most [`LARGEST_CONTROL`].
+/// Appends a control frame; `payload` has at most [`LARGEST_CONTROL`] bytes.
 pub(super) fn control(frames: &mut Vec<u8>, kind: Kind, flags: u8, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap_or_default();
     frames.extend((CONTROL | VERSION).to_be_bytes());
@@ -275,13 +273,11 @@ pub(super) fn reply(frames: &mut Vec<u8>, stream: StreamId, blocks: &mut EmptyBl
     control(frames, Kind::Reply, 0, &payload);
 }
 
-/// Appends a RST_STREAM.
 pub(super) fn reset(frames: &mut Vec<u8>, stream: StreamId, reason: Reset) {
     let payload = [stream.0.to_be_bytes(), (reason as u32).to_be_bytes()].concat();
     control(frames, Kind::Reset, 0, &payload);
 }
 
-/// Appends a PING.
 pub(super) fn ping(frames: &mut Vec<u8>, number: u32) {
     control(frames, Kind::Ping, 0, &number.to_be_bytes());
 }
@@ -292,7 +288,7 @@ pub(super) fn go_away(frames: &mut Vec<u8>, last: u32, reason: Goodbye) {
     control(frames, Kind::GoAway, 0, &payload);
 }
 
-/// Appends the start of a data frame; its length has 24 bits.
+/// Appends the start of a data frame, whose length must fit in 24 bits.
 pub(super) fn data(frames: &mut Vec<u8>, stream: StreamId, length: usize, fin: bool) {
     let length = u32::try_from(length).unwrap_or_default();
     frames.extend(stream.0.to_be_bytes());

@@ -1,4 +1,4 @@
-//! What `fuzz/` drives. The unit tests drive it too, with the corpus.
+//! The functions that `fuzz/` calls. The unit tests call them with the corpus.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, PortForward, Streams};
 use crate::tasks::Tasks;
 
-/// The parser over any split of the bytes: the first one says how long the steps are.
+/// Runs the parser on the bytes in steps; the first byte sets the length of the steps.
 ///
 /// # Panics
-/// If more is kept than one control frame, or data is made up.
+/// If the parser buffers more than one control frame, or returns more data than it was given.
 pub fn frames(bytes: &[u8]) {
     let Some((step, bytes)) = bytes.split_first() else { return };
     let step = usize::from(*step) * 16 + 1;
@@ -40,10 +40,11 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// A whole session on a connection that carries these bytes and ends: the first one says which.
+/// Runs a whole session on a connection that carries these bytes and then ends. The first byte selects the kind of
+/// session, its protocol and its streams.
 ///
 /// # Panics
-/// If the session does not end with its client.
+/// If the session does not end when its client goes.
 pub fn session(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
@@ -64,7 +65,7 @@ pub fn session(bytes: &[u8]) {
         };
         let (mut reader, mut writer) = tokio::io::split(client);
         let write = async {
-            // Fails when the server has thrown the client out.
+            // Fails if the server has closed the connection.
             let _ = writer.write_all(bytes).await;
             let _ = writer.shutdown().await;
         };
@@ -79,7 +80,7 @@ pub fn session(bytes: &[u8]) {
     });
 }
 
-/// Sends back what comes.
+/// Sends back what it receives.
 struct Echo;
 
 impl Echo {

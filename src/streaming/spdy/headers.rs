@@ -1,8 +1,9 @@
-//! Header blocks: pairs of names and values in a zlib stream that lasts as long as the connection, one a direction.
+//! Header blocks: pairs of names and values in a zlib stream, one for each direction, that lasts as long as the
+//! connection.
 //!
-//! Ours carry nothing: a SYN_REPLY of moby/spdystream has no headers either. So no compressor is kept (it would take
-//! 270 KiB a connection): an empty block is written as stored deflate blocks, which every inflater reads and which
-//! need no state.
+//! Our blocks are empty; a SYN_REPLY of moby/spdystream has no headers either. So no compressor is needed, which would
+//! take 270 KiB for each connection: an empty block is written as stored deflate blocks, which every inflater reads and
+//! which need no state.
 
 use std::sync::Arc;
 
@@ -11,16 +12,16 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::ProtocolError;
 use super::dictionary::{DICTIONARY, ID};
 
-/// Bytes of a block once inflated. Clients send three short pairs.
+/// Maximum size of an inflated block in bytes. Clients send three short pairs.
 pub(super) const LARGEST_BLOCK: usize = 16 * 1024;
-/// Pairs in a block.
+/// Maximum number of pairs in a block.
 pub(super) const MOST_PAIRS: usize = 64;
-/// Bytes of a name.
+/// Maximum length of a name in bytes.
 pub(super) const LONGEST_NAME: usize = 128;
-/// Bytes of a value.
+/// Maximum length of a value in bytes.
 pub(super) const LONGEST_VALUE: usize = 4 * 1024;
 
-/// What a block is inflated into at first.
+/// Initial capacity for an inflated block in bytes.
 const USUAL_BLOCK: usize = 512;
 
 /// A stream's headers, as the client sent them. Names are in lower case.
@@ -28,7 +29,7 @@ const USUAL_BLOCK: usize = 512;
 pub struct Headers(Arc<[(Box<str>, Box<str>)]>);
 
 impl Headers {
-    /// A header's value; the first one where there are several.
+    /// Returns a header's value; the first one if there are several.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let (_, values) = self.0.iter().find(|(known, _)| **known == *name)?;
@@ -36,15 +37,15 @@ impl Headers {
     }
 }
 
-/// The client's direction: every block goes through here in the order of the frames, wanted or not.
+/// The client's direction. Every block goes through here in the order of the frames, even if its headers are not
+/// needed.
 #[derive(Debug, Default)]
 pub(super) struct Inflater {
-    // Made with the first block: a connection that sends none costs nothing.
+    // Created with the first block, so that a connection without headers costs nothing.
     stream: Option<Decompress>,
 }
 
 impl Inflater {
-    /// Reads the block of one frame.
     pub(super) fn block(&mut self, compressed: &[u8]) -> Result<Headers, ProtocolError> {
         parse(&self.inflate(compressed)?)
     }
@@ -62,9 +63,9 @@ impl Inflater {
                 Err(error) if error.needs_dictionary().is_some() => {
                     stream.set_dictionary(&DICTIONARY).map_err(|_| ProtocolError::Compression)?;
                 }
-                // The end of the stream would be the end of all headers: no client does it.
+                // The end of the zlib stream would be the end of all headers; no client sends it.
                 Err(_) | Ok(Status::StreamEnd) => return Err(ProtocolError::Compression),
-                // Room was left, so nothing is held back.
+                // The output was not filled, so the inflater holds nothing back.
                 Ok(_) if block.len() < block.capacity() => {
                     let stuck = taken == 0 && block.len() == made;
                     match (rest.is_empty(), stuck) {
@@ -80,7 +81,7 @@ impl Inflater {
     }
 }
 
-/// Reads an inflated block.
+/// Parses an inflated block.
 fn parse(mut block: &[u8]) -> Result<Headers, ProtocolError> {
     let pairs = length(&mut block)?;
     if pairs > MOST_PAIRS {
@@ -118,7 +119,7 @@ fn text<'a>(block: &mut &'a [u8], longest: usize) -> Result<&'a str, ProtocolErr
     std::str::from_utf8(text).map_err(|_| ProtocolError::Malformed("header"))
 }
 
-/// Our direction: the block of a frame without headers.
+/// Our direction: writes the blocks of frames without headers.
 #[derive(Debug, Default)]
 pub(super) struct EmptyBlocks {
     begun: bool,
@@ -128,13 +129,13 @@ impl EmptyBlocks {
     /// Appends the next block of the connection.
     pub(super) fn append(&mut self, frame: &mut Vec<u8>) {
         if !self.begun {
-            // zlib's header: deflate with a window of 32 KiB, and which dictionary.
+            // zlib's header: deflate with a window of 32 KiB, and the id of the dictionary.
             frame.extend([0x78, 0xbb]);
             frame.extend(ID);
             self.begun = true;
         }
-        // A stored block with the count of pairs, which is 0, and an empty one, at which inflaters hand out
-        // what they have (Z_SYNC_FLUSH).
+        // A stored block that contains the number of pairs, 0; then an empty block, at which inflaters return what they
+        // have (Z_SYNC_FLUSH).
         frame.extend([0, 4, 0, !4, !0, 0, 0, 0, 0]);
         frame.extend([0, 0, 0, !0, !0]);
     }

@@ -1,17 +1,17 @@
-//! SPDY/3.1, the server's half: what kubelet, kubectl and crictl speak after the HTTP upgrade.
+//! The server side of SPDY/3.1, which kubelet, kubectl and crictl speak after the HTTP upgrade.
 //!
 //! ```text
-//!            ┌─ Session::drive: one task ──────────────────┐
+//!            ┌─ Driver::drive: one task ───────────────────┐
 //! client ──► │ Parser ──► Table of streams ──► Input queue │──► Backend
 //!        ◄── │ flush control frames ◄── Output ◄───────────│◄── StreamSink, directly
 //!            └─────────────────────────────────────────────┘
 //! ```
-//! The clients are moby/spdystream, which has no flow control: it sends no WINDOW_UPDATE and ignores ours. So nothing
-//! waits for a window. Backpressure is the connection's: towards the client a sink waits for the socket, from the
-//! client the connection is read no faster than the streams' readers take ([`table`]).
+//! The clients use moby/spdystream, which has no flow control: it sends no WINDOW_UPDATE and ignores ours. So nothing
+//! waits for a window, and backpressure comes from the connection: a sink waits until the socket accepts its data, and
+//! the connection is read no faster than the readers of its streams take what the client sends ([`table`]).
 //!
-//! Everything that a client sends is bounded: lengths ([`frame`], [`headers`]), streams and bytes in queues
-//! ([`table`]), and answers that it does not read ([`output`]).
+//! All resources that a client can use are bounded: lengths ([`frame`], [`headers`]), streams and queued bytes
+//! ([`table`]), and replies that the client does not read ([`output`]).
 
 mod dictionary;
 mod frame;
@@ -33,26 +33,26 @@ pub(super) use remote_command::remote_command;
 
 use std::time::Duration;
 
-/// How long a client has to open the streams of its session, or the other half of a pair: what kubelet and containerd
-/// give it.
+/// How long a client may take to open the streams of its session, or the second stream of a pair. kubelet and
+/// containerd allow the same time.
 const CREATION: Duration = Duration::from_secs(30);
 
 /// How a client broke the protocol; the session ends with GOAWAY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum ProtocolError {
-    /// Another version in a control frame.
+    /// A control frame has another version.
     #[error("a frame of SPDY version {0}")]
     Version(u16),
-    /// More than we take.
+    /// A part of a frame exceeds its limit.
     #[error("{0} is too long")]
     TooLong(&'static str),
-    /// Not what the specification says.
+    /// A part of a frame does not conform to the specification.
     #[error("malformed {0}")]
     Malformed(&'static str),
-    /// zlib does not like a header block.
+    /// zlib cannot inflate a header block.
     #[error("header block cannot be inflated")]
     Compression,
-    /// A stream id that is even, or not above all before.
+    /// A stream id is even, or not greater than all before it.
     #[error("stream {0} is not a new one of a client")]
     StreamOrder(u32),
 }

@@ -1,8 +1,8 @@
-//! The connection's direction towards the client.
+//! The direction of the connection to the client.
 //!
-//! A sink writes its data itself: header and payload in one `writev`, no copy and no hop to another task. Small frames
-//! (replies, pings, the ends of streams) are queued by whoever has one, without waiting, and go out before the next
-//! data or when the session's task flushes them.
+//! A sink writes its data directly: header and payload in one `writev`, without a copy or a switch to another task.
+//! Small frames (replies, pings, ends of streams) are queued without waiting. They are written before the next data
+//! frame, or when the session's task flushes them.
 
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,10 @@ use super::headers::EmptyBlocks;
 use crate::streaming::Gone;
 use crate::streaming::life::Activity;
 
-/// Queued bytes above which the connection is not read on: a client that sends pings must read the answers.
+/// Number of queued bytes above which the connection is not read: a client that sends pings must read the replies.
 const MOST_QUEUED: usize = 4 * 1024;
 
-/// What is written to.
+/// The write half of the connection.
 pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Writes frames; shared by the session and its sinks.
@@ -40,8 +40,8 @@ struct Queue {
     blocks: EmptyBlocks,
 }
 
-/// The connection, and what a write that was given up midway has left: it is written first by the next one, so that a
-/// future of ours can be dropped at any await and the client still sees whole frames.
+/// The connection, and the rest of a write that was abandoned halfway. The next write starts with this rest, so a
+/// future of ours can be dropped at any await and the client still receives whole frames.
 struct Wire {
     // `None` once closed.
     writer: Option<Writer>,
@@ -50,13 +50,12 @@ struct Wire {
 }
 
 impl Output {
-    /// Of a fresh connection.
     pub(super) fn new(writer: Writer, activity: Activity) -> Self {
         let wire = Wire { writer: Some(writer), head: Bytes::new(), body: Bytes::new() };
         Self { wire: AsyncMutex::new(wire), queue: Mutex::default(), queued: Notify::new(), activity }
     }
 
-    /// Writes a data frame, of less than 16 MiB.
+    /// Writes a data frame; `piece` must be shorter than 16 MiB.
     pub(super) async fn data(&self, stream: StreamId, piece: Bytes, fin: bool) -> Result<(), Gone> {
         let mut wire = self.wire.lock().await;
         self.write(&mut wire).await?;
@@ -67,7 +66,7 @@ impl Output {
         self.write(&mut wire).await
     }
 
-    /// Writes what is queued.
+    /// Writes the queued frames.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         let mut wire = self.wire.lock().await;
         self.write(&mut wire).await?;
@@ -75,7 +74,7 @@ impl Output {
         self.write(&mut wire).await
     }
 
-    /// Flushes whenever something was queued, until the connection fails.
+    /// Flushes whenever a frame has been queued, until the connection fails.
     pub(super) async fn flush_always(&self) -> Gone {
         loop {
             self.queued.notified().await;
@@ -85,7 +84,7 @@ impl Output {
         }
     }
 
-    /// Waits until the client has read enough of its answers.
+    /// Waits until the queue has space again, because the client has read its replies.
     pub(super) async fn has_room(&self) -> Result<(), Gone> {
         let full = self.queue().frames.len() > MOST_QUEUED;
         if full { self.flush().await } else { Ok(()) }
@@ -105,7 +104,7 @@ impl Output {
         self.queued.notify_one();
     }
 
-    /// Queues the answer to a PING.
+    /// Queues the reply to a PING.
     pub(super) fn pong(&self, number: u32) {
         frame::ping(&mut self.queue().frames, number);
         self.queued.notify_one();
@@ -123,21 +122,22 @@ impl Output {
         self.queued.notify_one();
     }
 
-    /// Writes what is queued if the client takes it in time, and closes the connection whatever sinks are left.
+    /// Writes the queued frames if the client reads them in time, and closes the connection even if there still are
+    /// sinks.
     pub(super) async fn close(&self, deadline: Instant) {
         let _ = tokio::time::timeout_at(deadline, self.flush()).await;
-        // Sinks give up the lock as soon as the session is over; one that is never polled again must not keep us.
+        // Sinks release the lock as soon as the session is over. A sink that is never polled again must not block this.
         let Ok(mut wire) = tokio::time::timeout_at(deadline + Duration::from_secs(1), self.wire.lock()).await else {
             return;
         };
         if let Some(mut writer) = wire.writer.take() {
-            // TLS says goodbye here.
+            // Here TLS sends its close_notify.
             let _ = tokio::time::timeout_at(deadline, writer.shutdown()).await;
         }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // A panic while appending bytes leaves bytes.
+        // A panic while bytes are appended leaves the queue usable.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

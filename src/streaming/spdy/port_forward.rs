@@ -1,5 +1,5 @@
-//! Port-forward over SPDY (portforward.k8s.io): many connections on one session, each a pair of streams, one for data
-//! and one for an error.
+//! Port-forward over SPDY (portforward.k8s.io): one session has many connections, each with a pair of streams, one for
+//! data and one for an error.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::sink::StreamSink;
 use crate::streaming::life::Life;
 use crate::streaming::{Backend, Duplex, Input, PortForward};
 
-/// Streams of a session at a time: half as many connections.
+/// Maximum number of streams in a session at a time; each connection uses two.
 const MOST_STREAMS: usize = 1024;
 
-/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes or its life is over.
-/// Returns when all its connections have ended.
+/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes or `life` ends the
+/// session. Returns when all its forwarded connections have ended.
 pub(in crate::streaming) async fn port_forward<T>(io: T, life: &Life, backend: Arc<dyn Backend>, ask: PortForward)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -42,7 +42,7 @@ where
         }
     }
     drop(halves);
-    // The session's token is cancelled, so each ends soon.
+    // The session's token is cancelled, so each connection ends soon.
     while connections.next().await.is_some() {}
     session.close().await;
 }
@@ -54,7 +54,6 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Which of a pair's streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Data,
@@ -72,7 +71,7 @@ struct Half {
 }
 
 impl Half {
-    /// What the headers say it is; `None` refuses it.
+    /// Reads request id, port and kind from the headers. `None` refuses the stream.
     fn read(incoming: &Incoming) -> Option<(Box<str>, u16, Kind)> {
         let headers = incoming.headers();
         let kind = match headers.get("streamtype")? {
@@ -82,7 +81,7 @@ impl Half {
         };
         let port = headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
         let request = headers.get("requestid").filter(|id| !id.is_empty());
-        // Clients before Kubernetes 1.2 send no id: they open the error stream, then the data stream.
+        // Clients before Kubernetes 1.2 send no id. They open the error stream and then the data stream.
         let request = request.map_or_else(
             || match kind {
                 Kind::Error => incoming.id().to_string(),
@@ -94,12 +93,12 @@ impl Half {
     }
 }
 
-/// Streams that wait for the other one of their pair, the oldest first. They are never more than the session's streams.
+/// Streams that wait for the other stream of their pair, oldest first. There are never more than the session's streams.
 #[derive(Default)]
 struct Halves(VecDeque<Half>);
 
 impl Halves {
-    /// Accepts a stream; both when it completes a pair. A second stream of the same kind is refused.
+    /// Accepts a stream, and returns the pair if this completes one. Refuses a second stream of the same kind.
     fn add(&mut self, incoming: Incoming) -> Option<Pair> {
         let (request, port, kind) = Half::read(&incoming)?;
         let other = self.0.iter().position(|half| half.request == request);
@@ -120,7 +119,7 @@ impl Halves {
         self.0.front().map(|half| half.deadline)
     }
 
-    /// Closes those that have waited for too long.
+    /// Closes the streams that have waited too long.
     async fn expire(&mut self, now: Instant) {
         while let Some(half) = self.0.pop_front_if(|half| half.deadline <= now) {
             if half.kind == Kind::Error {
@@ -149,7 +148,7 @@ impl Pair {
         } else {
             Err("the port is not among those that were asked for".to_owned())
         };
-        // Empty where there is none: kubectl reads it to its end.
+        // Empty without a failure: kubectl reads the error stream to its end.
         let message = result.err().map_or_else(String::new, |failure| {
             format!("error forwarding port {port} to sandbox {}: {failure}", ask.sandbox)
         });

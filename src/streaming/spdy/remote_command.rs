@@ -1,5 +1,5 @@
-//! Exec and attach over SPDY: a stream for each of the command's, one for the terminal's sizes, and one for how it
-//! ended.
+//! Exec and attach over SPDY: one stream for each of the command's streams, one for terminal sizes, and one for the
+//! result.
 
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, Either};
@@ -15,15 +15,15 @@ use crate::streaming::life::Life;
 use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Failure, Input, Sink, Size, Streams, remote_status, resize};
 
-/// Streams of a session at a time: there are five kinds, each once.
+/// Maximum number of streams in a session at a time: there are five kinds, each used once.
 const MOST_STREAMS: usize = 8;
-/// Sizes that wait for the backend.
+/// Maximum number of terminal sizes queued for the backend.
 const MOST_SIZES: usize = 4;
 
-/// Serves one exec or attach on a connection that was upgraded to SPDY/3.1: waits for the streams that are wanted, runs
-/// the session with them, and tells the client how it ended. Attach is a session that exits with 0.
+/// Serves one exec or attach on a connection that was upgraded to SPDY/3.1: waits for the client to open the requested
+/// streams, runs the session, and sends the result. An attach ends with exit code 0.
 ///
-/// `run` is not called when the client does not open its streams in 30 s.
+/// `run` is not called if the client does not open its streams within 30 s.
 pub(in crate::streaming) async fn remote_command<T>(
     io: T,
     protocol: Protocol,
@@ -59,7 +59,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// Until all are there.
+    /// Waits until the client has opened all streams.
     async fn wait(&mut self, session: &mut Session, protocol: Protocol, wanted: Wanted) -> Result<(), Failure> {
         let deadline = Instant::now() + CREATION;
         while !self.complete(protocol, wanted) {
@@ -83,7 +83,7 @@ impl Opened {
             && self.resize.is_some() == (tty && protocol.has_resize())
     }
 
-    /// Accepts the stream if it is wanted and the first of its kind; else it is refused by being dropped.
+    /// Accepts the stream if it was requested and is the first of its kind. Otherwise dropping it refuses it.
     fn take(&mut self, incoming: Incoming, protocol: Protocol, wanted: Wanted) {
         let (place, wanted) = match incoming.headers().get("streamtype") {
             Some("error") => (&mut self.error, true),
@@ -101,7 +101,7 @@ impl Opened {
         }
     }
 
-    /// Runs the session, and passes sizes on meanwhile.
+    /// Runs the session, and passes terminal sizes on meanwhile.
     async fn run(
         &mut self,
         gone: CancellationToken,
@@ -110,7 +110,7 @@ impl Opened {
         let (send_size, resize) = mpsc::channel::<Size>(MOST_SIZES);
         let sizes = self.resize.as_mut().map(|(input, _)| std::mem::replace(input, ended()));
         let streams = Streams {
-            // Our half of stdin stays, and is closed with the session: kubectl takes its end for that of the command.
+            // Our half of stdin stays open until the session ends: kubectl takes its end for the end of the command.
             stdin: self.stdin.as_mut().map(|(input, _)| std::mem::replace(input, ended())),
             stdout: self.stdout.take().map(output),
             stderr: self.stderr.take().map(output),
@@ -129,7 +129,8 @@ impl Opened {
         }
     }
 
-    /// Says how it ended and closes what is open. The client looks at the error stream when the others are at their end.
+    /// Sends the result and closes the remaining streams. The client looks at the error stream once the others have
+    /// ended.
     async fn end(self, protocol: Protocol, outcome: Result<i32, Failure>) {
         drop((self.stdout, self.stderr));
         if let Some((_, error)) = self.error {
@@ -139,17 +140,17 @@ impl Opened {
     }
 }
 
-/// The client's half of a stream that we only write to is dropped: whatever comes there is not read.
+/// Drops the client's half of an output stream: whatever the client sends there is not read.
 fn output((_, sink): Halves) -> Box<dyn Sink> {
     Box::new(sink)
 }
 
-/// An input at its end.
+/// Returns an input at its end.
 fn ended() -> Input {
     mpsc::channel(1).1
 }
 
-/// What the error stream carries.
+/// The content of the error stream.
 fn status(protocol: Protocol, outcome: Result<i32, Failure>) -> Bytes {
     let status = match (outcome, protocol.has_status()) {
         (Ok(code), true) => remote_status::exit_code(code),

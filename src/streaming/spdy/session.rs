@@ -1,4 +1,4 @@
-//! One connection: reads the client's frames, and hands its streams to whoever accepts them.
+//! One connection: reads the client's frames, and offers the streams that the client opens to [`Session::accept`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,17 +20,16 @@ use super::table::{Delivery, Table};
 use crate::streaming::life::{Activity, Life};
 use crate::streaming::{Gone, Input};
 
-/// What one read takes at most.
+/// Maximum size of a read in bytes.
 const LARGEST_READ: usize = 64 * 1024;
-/// What one read takes at first: an interactive session needs no more.
+/// Size of the first read in bytes. An interactive session needs no more.
 const SMALLEST_READ: usize = 4 * 1024;
-/// Streams that wait to be accepted.
+/// Maximum number of streams that wait to be accepted.
 const MOST_WAITING: usize = 16;
-/// How long a client has to take our last frames and to close the connection. Closing it first, while something of the
-/// client's is unread, would make the kernel send a RST and throw away what is on its way to the client.
+/// How long a client has to read our last frames and to close the connection. If we closed it first, while data of the
+/// client is unread, the kernel would send a RST and discard what is on its way to the client.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// A session with one client.
 pub(super) struct Session {
     connection: Arc<Connection>,
     incoming: mpsc::Receiver<Incoming>,
@@ -38,13 +37,13 @@ pub(super) struct Session {
     driver: JoinHandle<()>,
     stop: CancellationToken,
     gone: CancellationToken,
-    // Ends the driver should the session be dropped.
+    // Ends the driver if the session is dropped.
     _guard: DropGuard,
 }
 
 impl Session {
-    /// Starts to read a connection of at most so many streams at a time. [`Session::gone`] is cancelled when its life is
-    /// over, and when the client goes.
+    /// Starts to read a connection with at most `most` streams at a time. [`Session::gone`] is cancelled when `life`
+    /// ends the session and when the client goes.
     pub(super) fn start<T>(io: T, most: usize, life: &Life) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -70,23 +69,23 @@ impl Session {
         Self { connection, incoming, newest, driver, stop, _guard: gone.clone().drop_guard(), gone }
     }
 
-    /// Cancelled when the client has gone, the session was idle too long, or it was ended from outside.
+    /// Cancelled when the client has gone, the session was idle for too long, or `life` has ended it.
     pub(super) fn gone(&self) -> CancellationToken {
         self.gone.clone()
     }
 
-    /// The next stream that the client opens; `None` when it has gone.
+    /// Returns the next stream that the client opens; `None` if the client has gone.
     pub(super) async fn accept(&mut self) -> Option<Incoming> {
         self.incoming.recv().await
     }
 
-    /// No more streams are accepted; those that come are refused.
+    /// Stops accepting streams; all further ones are refused.
     pub(super) fn stop_accepting(&mut self) {
         self.incoming.close();
         while self.incoming.try_recv().is_ok() {}
     }
 
-    /// Says goodbye and closes the connection: after the client did, or after a few seconds.
+    /// Sends GOAWAY and closes the connection, after the client has closed it or after a few seconds.
     pub(super) async fn close(mut self) {
         self.stop_accepting();
         let deadline = Instant::now() + GOODBYE;
@@ -101,27 +100,26 @@ impl Session {
     }
 }
 
-/// A stream that the client has opened and that waits for its answer. Dropping it refuses it.
+/// A stream that the client has opened and that has not been accepted yet. Dropping it refuses it.
 pub(super) struct Incoming {
     stream: StreamId,
     headers: Headers,
-    // `None` once answered.
+    // `None` once accepted or refused.
     halves: Option<(Input, StreamSink)>,
     connection: Arc<Connection>,
 }
 
 impl Incoming {
-    /// Its number.
     pub(super) fn id(&self) -> u32 {
         self.stream.get()
     }
 
-    /// What the client says it is.
+    /// The headers with which the client opened the stream.
     pub(super) fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// Takes it: the client's half and ours.
+    /// Accepts the stream, and returns the client's half and ours.
     pub(super) fn accept(mut self) -> Option<(Input, StreamSink)> {
         let halves = self.halves.take();
         if halves.is_some() {
@@ -147,9 +145,9 @@ struct Driver<R> {
     accept: mpsc::Sender<Incoming>,
     newest: Arc<AtomicU32>,
     activity: Activity,
-    // The last stream that was reset for what came on it: a flood of data gets one answer.
+    // The last stream that was reset because of data for it: a flood of data gets one reset.
     last_reset: Option<StreamId>,
-    // After the client's GOAWAY.
+    // Set after the client's GOAWAY.
     going: bool,
 }
 
@@ -163,7 +161,7 @@ enum Ended {
 }
 
 impl<R: AsyncRead + Unpin> Driver<R> {
-    /// Until the client goes, breaks the protocol or was idle for too long, or the session is ended.
+    /// Reads until the client goes, breaks the protocol or is idle for too long, or until the session is ended.
     async fn drive(mut self, gone: CancellationToken, stop: CancellationToken, idle: Duration) {
         let (connection, activity) = (Arc::clone(&self.connection), self.activity.clone());
         let ended = tokio::select! {
@@ -193,7 +191,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
             let limit = input.len() + room;
             match (&mut self.reader).take(room as u64).read_buf(&mut input).await {
                 Ok(0) | Err(_) => return Gone.into(),
-                // What fills the room is bulk: fewer and larger reads.
+                // A full read indicates a bulk transfer: make fewer and larger reads.
                 Ok(_) if input.len() == limit => room = (room * 2).min(LARGEST_READ),
                 Ok(_) => {}
             }
@@ -234,7 +232,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
                 }
             }
             Frame::Reset { stream } => table.remove(stream),
-            // Even numbers would be answers to pings of ours, and we send none.
+            // Even numbers would be replies to pings of the server, which sends none.
             Frame::Ping(number) if number % 2 == 1 => output.pong(number),
             Frame::GoAway => self.going = true,
             Frame::Ping(_) | Frame::Ignored => {}
@@ -262,7 +260,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
         let sink = StreamSink::new(Arc::clone(connection), stream, gone);
         let connection = Arc::clone(connection);
         let incoming = Incoming { stream, headers, halves: Some((input, sink)), connection };
-        // When nobody accepts any more, this drops it, which refuses it.
+        // If streams are no longer accepted, the failed send drops the stream, which refuses it.
         let _ = self.accept.send(incoming).await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Our half of a stream.
+//! The server's half of a stream.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use super::output::Output;
 use super::table::Table;
 use crate::streaming::{Gone, Sink};
 
-/// Bytes of a data frame of ours. A client collects a frame before it looks at it, and up to 50 frames wait in
-/// moby/spdystream; larger ones cost less on both sides.
+/// Maximum payload of a data frame that we send. A client buffers a frame before it processes it, and moby/spdystream
+/// queues up to 50 frames; larger frames cost less on both sides.
 pub(super) const LARGEST_FRAME: usize = 256 * 1024;
 const _: () = assert!(LARGEST_FRAME < 1 << 24, "a data frame's length has 24 bits");
 
-/// What a session's streams share.
+/// The state that a session's streams share.
 pub(super) struct Connection {
     pub(super) output: Output,
     pub(super) table: Table,
 }
 
-/// Sends on one stream. Dropping it closes our half, [`StreamSink::reset`] both.
+/// Sends on one stream. Dropping it closes our half; [`StreamSink::reset`] closes both.
 pub(super) struct StreamSink {
     connection: Arc<Connection>,
     stream: StreamId,
@@ -32,7 +32,7 @@ pub(super) struct StreamSink {
 }
 
 impl StreamSink {
-    /// Of a stream in the connection's table; `gone` is cancelled when it is reset.
+    /// Creates the sink of a stream in the connection's table; `gone` is cancelled when the stream is reset.
     pub(super) fn new(connection: Arc<Connection>, stream: StreamId, gone: CancellationToken) -> Self {
         Self { connection, stream, gone, open: true }
     }
@@ -71,7 +71,7 @@ impl StreamSink {
         }
     }
 
-    /// After the end was written, or could not be.
+    /// Records that our half is closed, after its end was written or could not be written.
     fn closed(&mut self) {
         self.open = false;
         self.connection.table.end_ours(self.stream);

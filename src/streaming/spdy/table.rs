@@ -1,8 +1,8 @@
-//! The streams that are alive in one session, and the bytes that wait for their readers.
+//! The open streams of one session, and the bytes that wait for their readers.
 //!
-//! A stream is alive until both halves are closed, or either side resets it. Reading the connection waits for a reader
-//! whose queue is full: without flow control there is no other way to slow a client down. A reader that has gone holds
-//! nobody up: what comes for it is dropped.
+//! A stream is open until both halves are closed, or either side resets it. If a reader's queue is full, the connection
+//! is not read: without flow control there is no other way to slow a client down. A reader that has gone holds nothing
+//! up: data for it is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::frame::StreamId;
 use crate::streaming::Input;
 
-/// Pieces that wait for one reader.
+/// Maximum number of pieces queued for one reader.
 const MOST_PIECES: usize = 16;
-/// Bytes that wait for all readers of a session, or are in their hands.
+/// Maximum number of bytes that are queued for, or still held by, all readers of a session.
 const MOST_BYTES: usize = 256 * 1024;
 
 /// The streams of one session.
@@ -28,7 +28,7 @@ pub(super) struct Table {
     gone: CancellationToken,
 }
 
-/// A stream of which at least one half is open.
+/// A stream with at least one open half.
 struct Alive {
     // `None` once the client has closed its half.
     from_client: Option<mpsc::Sender<Bytes>>,
@@ -39,20 +39,20 @@ struct Alive {
 /// What became of a piece that a client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// The reader has it, or has gone and does not want it.
+    /// The reader has the piece, or has gone and does not want it.
     Done,
-    /// The stream is not open, or nobody has anything to do with it any more.
+    /// The stream is not open for data, or is not in use any more.
     NoStream,
 }
 
 impl Table {
-    /// For a session that has at most so many streams at a time.
+    /// Creates the table of a session with at most `most` streams at a time.
     pub(super) fn new(most: usize, gone: CancellationToken) -> Self {
         Self { streams: Mutex::default(), most, budget: Arc::new(Semaphore::new(MOST_BYTES)), gone }
     }
 
-    /// Adds a stream that the client opens, half-closed by it if `fin`: what it sends, and what is cancelled when the
-    /// stream is reset. `None` when there are too many.
+    /// Adds a stream that the client opens, already half-closed by the client if `fin`. Returns the client's data, and
+    /// a token that is cancelled when the stream is reset. `None` if there are too many streams.
     pub(super) fn open(&self, stream: StreamId, fin: bool) -> Option<(Input, CancellationToken)> {
         let mut streams = self.streams();
         if streams.len() >= self.most {
@@ -65,7 +65,7 @@ impl Table {
         Some((input, gone))
     }
 
-    /// Hands a piece to the stream's reader, when there is room.
+    /// Passes a piece to the stream's reader once the queue and the budget have space.
     pub(super) async fn deliver(&self, stream: StreamId, piece: Bytes) -> Delivery {
         let Some(reader) = self.reader(stream) else { return Delivery::NoStream };
         if piece.is_empty() || reader.is_closed() {
@@ -81,13 +81,13 @@ impl Table {
         tokio::select! {
             biased;
             () = hand_over => {}
-            // Others may have used up the budget: that is nothing to wait for any more.
+            // The reader has gone. Do not wait for budget that other readers may have used up.
             () = reader.closed() => {}
         }
         Delivery::Done
     }
 
-    /// The client has closed its half.
+    /// Closes the client's half.
     pub(super) fn end(&self, stream: StreamId) {
         let mut streams = self.streams();
         if let Some(alive) = streams.get_mut(&stream) {
@@ -98,7 +98,7 @@ impl Table {
         }
     }
 
-    /// We have closed our half.
+    /// Closes our half.
     pub(super) fn end_ours(&self, stream: StreamId) {
         let mut streams = self.streams();
         if let Some(alive) = streams.get_mut(&stream) {
@@ -109,24 +109,24 @@ impl Table {
         }
     }
 
-    /// Forgets a stream that was reset, and tells whoever is connected to it.
+    /// Removes a stream that was reset, and cancels its token.
     pub(super) fn remove(&self, stream: StreamId) {
         if let Some(alive) = self.streams().remove(&stream) {
             alive.gone.cancel();
         }
     }
 
-    /// The client has gone: every reader comes to its end.
+    /// Ends the input of every reader, because the client has gone.
     pub(super) fn clear(&self) {
         self.streams().clear();
     }
 
-    /// Whether no stream is alive.
     pub(super) fn is_empty(&self) -> bool {
         self.streams().is_empty()
     }
 
-    /// Where a piece goes; nowhere when neither half is of use any more, and the client is to be told.
+    /// The queue for a stream's data. `None` if the client's half is closed or neither half is in use any more; the
+    /// client then gets a reset.
     fn reader(&self, stream: StreamId) -> Option<mpsc::Sender<Bytes>> {
         let streams = self.streams();
         let Alive { from_client, to_client, .. } = streams.get(&stream)?;
@@ -134,7 +134,7 @@ impl Table {
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, Alive>> {
-        // Each change is one call of the map: a panic leaves none half made.
+        // Each change is a single call of the map, so a panic leaves no change half done.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What a stranger gets.
+//! What clients without a valid token get, and how SPDY sessions begin and end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -117,7 +117,7 @@ async fn a_long_header_is_refused() {
     let bed = Bed::start();
     let long = format!("X: {}\r\n", "x".repeat(20 << 10));
     let mut stream = bed.connect().await;
-    // The answer may come before all of it is taken.
+    // The response may arrive before the server has read the whole header.
     let _ = stream.write_all(format!("GET {} HTTP/1.1\r\n{long}\r\n", "/exec/x").as_bytes()).await;
     let mut answer = String::new();
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it is still read");
@@ -133,7 +133,7 @@ async fn a_slow_header_is_not_waited_for() {
     stream.write_all(b"GET /exec/x HTTP/1.1\r\nHost:").await.unwrap();
     let mut answer = Vec::new();
     let begun = tokio::time::Instant::now();
-    // Time goes by itself while nobody has anything to do.
+    // The paused clock advances on its own while every task is idle.
     let _ = stream.read_to_end(&mut answer).await;
     assert!(begun.elapsed() < Duration::from_secs(21), "{:?}", begun.elapsed());
 }
@@ -148,7 +148,7 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
     }
     let url = bed.exec("sleep");
     assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
-    // The oldest has lost its place, the youngest has not.
+    // The oldest connection has been closed, the newest has not.
     let mut end = [0];
     let oldest = tokio::time::timeout(PATIENCE, strangers[0].read(&mut end)).await.expect("it is still served");
     assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
@@ -184,7 +184,7 @@ async fn nobody_is_taken_after_the_end() {
     tokio::time::timeout(PATIENCE, closed).await.expect("it still listens");
 }
 
-/// The head of the answer to a request that becomes a session, and its connection.
+/// Sends a request that must become a session. Returns the head of the response in lower case, and the connection.
 async fn switch(bed: &Bed, url: &str, headers: &str) -> (String, TcpStream) {
     let mut stream = bed.connect().await;
     let path = url.strip_prefix(bed.streaming.base_url()).unwrap();
@@ -229,14 +229,14 @@ async fn the_daemons_stop_ends_spdy_too() {
     let bed = Bed::start();
     let (_, mut stream) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let streaming = bed.streaming.clone();
-    // What comes is GOAWAY, and the end.
+    // The server sends GOAWAY, and then closes the connection.
     let mut rest = Vec::new();
     let (_, ()) = tokio::join!(stream.read_to_end(&mut rest), streaming.shutdown(PATIENCE));
     assert_eq!(bed.streaming.sessions(), 0);
 }
 
-/// Two connections, to port 9, which reads nothing, and more for the first than a stream's queue takes: the session
-/// reads no further, and does not come to the end of what its client says.
+/// The frames of two connections to port 9, which reads nothing. The first connection gets more data than a stream's
+/// queue holds, so the session stops reading before the end of these frames.
 fn stuck() -> Vec<u8> {
     let mut encoder = client::Encoder::new();
     let mut frames = Vec::new();
@@ -268,7 +268,7 @@ async fn a_forwarding_client_that_drops_is_noticed_behind_a_port_that_does_not_r
 async fn a_forwarding_client_that_drops_is_noticed_in_a_tunnel_too() {
     let mut bed = Bed::start();
     let (_, mut stream) = switch(&bed, &bed.forward(&[]), TUNNEL).await;
-    // One message, masked with zeros.
+    // One WebSocket message, with a mask of zeros.
     let frames = stuck();
     let length = u16::try_from(frames.len()).unwrap().to_be_bytes();
     stream.write_all(&[&[0x82, 0xfe], &length[..], &[0; 4], &frames].concat()).await.unwrap();

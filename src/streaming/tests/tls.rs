@@ -1,4 +1,4 @@
-//! TLS: versions, and certificates that are replaced (security.md X4).
+//! TLS: supported versions, and replacement of certificates (docs/security-tests.md, X4).
 
 use std::path::Path;
 
@@ -11,7 +11,6 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 
-/// Writes a new certificate and its key.
 fn certify(directory: &Path) -> TlsFiles {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let files = TlsFiles { certificate: directory.join("tls.crt"), key: directory.join("tls.key") };
@@ -20,7 +19,7 @@ fn certify(directory: &Path) -> TlsFiles {
     files
 }
 
-/// Believes whatever it is shown: these tests look at it themselves.
+/// Accepts any certificate: these tests check the certificate themselves.
 #[derive(Debug)]
 struct Believer(CryptoProvider);
 
@@ -72,7 +71,7 @@ async fn connect(bed: &Bed, version: &'static SupportedProtocolVersion) -> Strea
     TlsConnector::from(Arc::new(config)).connect(name, bed.connect().await).await.unwrap()
 }
 
-/// The certificate that the server shows now.
+/// Returns the certificate that the server presents now.
 async fn shown(bed: &Bed) -> Vec<u8> {
     let stream = connect(bed, &rustls::version::TLS13).await;
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
@@ -97,7 +96,7 @@ async fn x4_tls_1_2_and_1_3_are_spoken() {
     }
 }
 
-/// A ClientHello of the version and nothing newer.
+/// Builds a ClientHello that offers this version and none newer.
 fn client_hello(minor: u8) -> Vec<u8> {
     let mut hello = vec![3, minor];
     hello.extend([7; 32]);
@@ -123,7 +122,7 @@ async fn x4_tls_1_1_is_refused() {
         let mut answer = [0; 7];
         tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
         if alert {
-            // Fatal, protocol_version.
+            // A fatal alert: protocol_version.
             assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "TLS 1.{} was taken", minor - 1);
         } else {
             assert_eq!((answer[0], answer[5]), (22, 2), "a ServerHello for TLS 1.2: {answer:?}");
@@ -152,7 +151,7 @@ async fn x4_a_new_certificate_is_used_without_a_restart() {
     certify(directory.path());
     let second = shown(&bed).await;
     assert_ne!(second, first);
-    // One that is of no use, then one whose key is not there yet, leave what was.
+    // With an unusable certificate, and then with one whose key has not been written yet, the server keeps the old one.
     std::fs::write(&files.certificate, "-----BEGIN NONSENSE-----\n").unwrap();
     assert_eq!(shown(&bed).await, second);
     let key = std::fs::read(&files.key).unwrap();

@@ -27,7 +27,7 @@ impl Client {
         self.0.send(Message::Binary(message.to_vec().into())).await.unwrap();
     }
 
-    /// The next message that has a byte of data, as text; `None` at the end.
+    /// Returns the next message that carries at least one byte of data; `None` at the end.
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             match tokio::time::timeout(PATIENCE, self.0.next()).await.expect("nothing comes")? {
@@ -43,7 +43,7 @@ impl Client {
         }
     }
 
-    /// All there is of each channel, until the server says goodbye.
+    /// Collects the data of each channel until the server closes the session.
     async fn all(&mut self) -> [Vec<u8>; 5] {
         let mut all = <[Vec<u8>; 5]>::default();
         while let Some(message) = self.next().await {
@@ -206,8 +206,8 @@ async fn a_client_that_drops_is_noticed_behind_a_full_stdin() {
     let mut bed = Bed::start();
     let mut client = Client::open(&bed, &bed.exec("sleep"), "v5.channel.k8s.io").await;
     let piece = vec![0; 8_000];
-    // More than waits for the command, and less than the sockets hold: a client's kernel says that it has gone only when
-    // it is rid of what it said before.
+    // More than the queue of the command holds, and less than the socket buffers hold: the client's kernel announces
+    // its close only after it has sent all earlier bytes.
     for _ in 0..15 {
         client.send(&piece).await;
     }
@@ -252,7 +252,7 @@ async fn the_daemons_stop_ends_sessions_and_says_goodbye() {
 
 #[tokio::test]
 async fn hostile_frames_end_the_session() {
-    // Each is a whole frame, or a header that promises more than any frame may have.
+    // Each is a whole frame, or a header that announces a length that no frame may have.
     let hostile: [(&str, &str, &[u8]); 6] = [
         ("a close of no channel", "v5.channel.k8s.io", b"\x82\x82\0\0\0\0\xff\x09"),
         ("no base64", "v4.base64.channel.k8s.io", b"\x81\x83\0\0\0\x000!!"),
@@ -281,7 +281,7 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
         socket.write_all(&ping).await.unwrap();
     }
     socket.shutdown().await.unwrap();
-    // What was kept to be answered is what the sockets and we hold; the other answers were never made.
+    // Only as many pongs exist as the socket buffers and our own buffer hold; the others were never created.
     let mut answers = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answers)).await.expect("no end");
     assert!(answers.len() < 400 * ping.len() * 2 / 3, "{} bytes of answers were kept", answers.len());

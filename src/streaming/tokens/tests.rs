@@ -82,7 +82,8 @@ async fn what_cannot_be_a_token_is_none() {
     {
         assert!(take(&tokens, wrong).is_none(), "{wrong}");
     }
-    // The last of 22 characters has four bits that no token has set: such a spelling is not the token.
+    // The last of the 22 characters encodes four bits that are 0 in every token: a spelling with other bits is not the
+    // token.
     let last = token.chars().last().unwrap();
     let other = char::from_u32(u32::from(last) + 1).unwrap();
     assert!(take(&tokens, &format!("{}{other}", &token[..LENGTH - 1])).is_none());

@@ -1,55 +1,56 @@
-//! The framing of `channel.k8s.io`: a WebSocket message is one byte of channel and what goes into it. No I/O.
+//! The framing of `channel.k8s.io`: a WebSocket message is one byte that names the channel, followed by the channel's
+//! data. No I/O.
 //!
-//! In the base64 forms the channel is a digit and the rest is base64. In v5, a message of 255 and a channel
-//! says that no more comes in that channel.
+//! In the base64 forms, channel `n` is the character `'0' + n`, and the data is base64. In v5, a client's message of
+//! the byte 255 and a channel closes that channel.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The most channels a session may have: in the base64 forms, each has a printable character.
+/// Maximum number of channels in a session. Up to this number, each channel is a printable character in the base64
+/// forms.
 pub const MOST_CHANNELS: u8 = 64;
-/// First byte of v5's close.
+/// First byte of v5's close message.
 const CLOSE: u8 = 255;
 
-/// How messages are written.
+/// The encoding of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// A byte of channel, then bytes.
+    /// The channel as a byte, then the data.
     Binary,
-    /// As `Binary`, and a client may close a channel (v5).
+    /// As `Binary`, and the client may close a channel (v5).
     BinaryWithClose,
-    /// A digit, then base64.
+    /// The channel as a character, then the data in base64.
     Base64,
 }
 
-/// What a client's message says.
+/// The content of a client's message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
-    /// Bytes for a channel.
+    /// Data for a channel.
     Data(u8, Bytes),
-    /// No more comes in this channel.
+    /// The client sends no more data in this channel.
     Close(u8),
-    /// Nothing: an empty message, or one for a channel that there is not.
+    /// An empty message, or one for a channel that the session does not have.
     Nothing,
 }
 
 /// A message that no client of the protocol sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Not two bytes, or a channel that there is not.
+    /// The close message does not have two bytes, or names a channel that the session does not have.
     #[error("a close that names no channel")]
     Close,
-    /// Not base64.
     #[error("a message that is not base64")]
     Base64,
 }
 
 impl Codec {
-    /// Reads a client's message, in a session that has this many channels.
+    /// Parses a client's message in a session that has this many channels.
     ///
     /// # Errors
-    /// [`Invalid`] when the session cannot go on: what the client means to send would be lost.
+    /// [`Invalid`] if the session cannot go on, because data that the client meant to send would be lost.
     pub fn parse(self, channels: u8, message: Bytes) -> Result<Said, Invalid> {
         let Some(&first) = message.first() else { return Ok(Said::Nothing) };
         if self == Self::BinaryWithClose && first == CLOSE {
@@ -60,7 +61,7 @@ impl Codec {
         }
         let channel = if self == Self::Base64 { first.wrapping_sub(b'0') } else { first };
         if channel >= channels {
-            // Said to nobody, as kubelet's server has it: a later version's client may have more channels.
+            // Ignored without an error, as in kubelet's server: the client of a later version may have more channels.
             return Ok(Said::Nothing);
         }
         let data = match self {
@@ -70,7 +71,7 @@ impl Codec {
         Ok(Said::Data(channel, data))
     }
 
-    /// Writes a message of a channel below [`MOST_CHANNELS`].
+    /// Encodes a message for a channel below [`MOST_CHANNELS`].
     #[must_use]
     pub fn write(self, channel: u8, data: &[u8]) -> Bytes {
         match self {

@@ -1,4 +1,4 @@
-//! Exec and attach over channels: 0 stdin, 1 stdout, 2 stderr, 3 how it ended, 4 the terminal's sizes.
+//! Exec and attach over channels: 0 is stdin, 1 stdout, 2 stderr, 3 the result, 4 the terminal's sizes.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -20,9 +20,9 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CHANNELS: u8 = 5;
 
-/// Pieces of stdin that may wait for the command, each of at most [`super::cut::LONGEST`].
+/// Maximum number of stdin pieces queued for the command, each at most [`super::cut::LONGEST`] bytes long.
 const WAITING: usize = 2;
-/// Sizes that may wait.
+/// Maximum number of queued terminal sizes.
 const SIZES: usize = 8;
 
 /// Carries a whole session.
@@ -34,7 +34,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
     run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
 ) {
     let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.life.gone.clone()).await;
-    // An empty message says that the session is there, as kubelet's server has it.
+    // An empty message tells the client that the session has begun, as in kubelet's server.
     let greeted = if wanted.stdout {
         STDOUT
     } else if wanted.stderr {
@@ -72,7 +72,7 @@ fn status(ended: Result<i32, Failure>) -> Vec<u8> {
     }
 }
 
-/// What versions before v4 say: nothing of a success.
+/// What versions before v4 send as the result: nothing for a success.
 fn sentence(ended: Result<i32, Failure>) -> Option<String> {
     match ended {
         Ok(0) => None,
@@ -81,7 +81,7 @@ fn sentence(ended: Result<i32, Failure>) -> Option<String> {
     }
 }
 
-/// What the client fills; `None` when it is closed or was not asked for.
+/// The streams that the client writes to. `None` if the stream is closed or was not requested.
 struct Inputs {
     stdin: Option<mpsc::Sender<Bytes>>,
     resize: Option<mpsc::Sender<Size>>,
@@ -89,7 +89,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// Until the client has gone. It is read no faster than the command reads.
+    /// Passes on what the client sends until the client has gone. Reads no faster than the command does.
     async fn fill<T: Io>(mut self, reader: &mut Reader<T>, hangup: &Hangup) {
         while let Ok(said) = reader.next().await {
             if self.take(said, hangup).await.is_err() {
@@ -113,7 +113,7 @@ impl Inputs {
     }
 }
 
-/// Waits for room. What nobody takes any more is dropped: a command may close its stdin and go on.
+/// Waits for queue space. A value whose receiver has gone is dropped: a command may close its stdin and go on.
 pub(super) async fn offer<V>(to: &mut Option<mpsc::Sender<V>>, value: V, hangup: &Hangup) -> Result<(), Gone> {
     let Some(sender) = to else { return Ok(()) };
     tokio::select! {

@@ -1,4 +1,4 @@
-//! One WebSocket connection, split: whoever has output writes it by itself, no task stands between.
+//! One WebSocket connection, split into halves. Each producer of output writes directly, with no task in between.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,18 +22,19 @@ use super::cut::{self, Cut};
 use crate::streaming::life::Activity;
 use crate::streaming::{Gone, Sink};
 
-/// Output is cut into messages of this size: some clients take a message only as a whole.
+/// Output is cut into messages of this many bytes: some clients process a message only once it is complete.
 const PIECE: usize = 64 << 10;
-/// What may wait to be written when a client sends pings and reads nothing; data is written before more is taken.
+/// Maximum number of bytes waiting to be written, such as pongs for a client that pings and does not read. Data is
+/// written out before more is accepted.
 const UNWRITTEN: usize = 1 << 20;
-/// How long a client may take to agree to the end of a session.
+/// How long a client may take to confirm the end of a session.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What a connection has to be.
+/// The traits that a connection has to implement.
 pub(in crate::streaming) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// A connection that has been upgraded, speaking WebSocket from here on.
+/// Starts WebSocket on a connection that has been upgraded.
 pub(super) async fn open<T: Io>(io: T, has_channels: bool) -> WebSocketStream<Cut<T>> {
     let longest = Some(cut::LONGEST + 1);
     let config = WebSocketConfig::default()
@@ -44,7 +45,7 @@ pub(super) async fn open<T: Io>(io: T, has_channels: bool) -> WebSocketStream<Cu
     WebSocketStream::from_raw_socket(Cut::new(io, has_channels), Role::Server, Some(config)).await
 }
 
-/// A connection that carries channels.
+/// Starts WebSocket with channels on a connection that has been upgraded.
 pub(super) async fn channels<T: Io>(
     io: T,
     codec: Codec,
@@ -57,7 +58,7 @@ pub(super) async fn channels<T: Io>(
     (Arc::new(writer), Reader { frames, codec, count, activity, broken: false })
 }
 
-/// The half that writes.
+/// The write half.
 pub(super) struct Writer<T> {
     frames: Mutex<SplitSink<WebSocketStream<Cut<T>>, Message>>,
     codec: Codec,
@@ -66,7 +67,7 @@ pub(super) struct Writer<T> {
 }
 
 impl<T: Io> Writer<T> {
-    /// Writes a message, even to a session that has to end.
+    /// Writes a message, even if the session has to end.
     pub(super) async fn write(&self, channel: u8, data: &[u8]) -> Result<(), Gone> {
         let message = self.codec.write(channel, data);
         let message = match self.codec {
@@ -81,7 +82,7 @@ impl<T: Io> Writer<T> {
         })
     }
 
-    /// A stream towards the client.
+    /// Returns a stream to the client.
     pub(super) fn channel(self: &Arc<Self>, channel: u8) -> Box<dyn Sink> {
         Box::new(Channel { writer: Arc::clone(self), channel })
     }
@@ -106,29 +107,30 @@ impl<T: Io> Sink for Channel<T> {
                 }
                 Ok(())
             };
-            // A client that does not read must not keep a session that has to end.
+            // A client that does not read must not hold up a session that has to end.
             self.writer.gone.run_until_cancelled(write).await.unwrap_or(Err(Gone))
         })
     }
 
     fn finish(&mut self) -> BoxFuture<'_, ()> {
-        // No version has a message for it: clients see the end of the session. v5's close is a client's.
+        // Only clients can close a channel (in v5), so the client sees the end of the session instead.
         Box::pin(std::future::ready(()))
     }
 }
 
-/// The half that reads.
+/// The read half.
 pub(super) struct Reader<T> {
     frames: SplitStream<WebSocketStream<Cut<T>>>,
     codec: Codec,
     count: u8,
     activity: Activity,
-    /// The client broke the rules.
+    /// Whether the client has broken the protocol.
     broken: bool,
 }
 
 impl<T: Io> Reader<T> {
-    /// What the client says next; [`Gone`] when it said goodbye, hung up, or broke the rules. Pings are answered below.
+    /// Returns the client's next message; [`Gone`] if it closed the session, hung up or broke the protocol. The
+    /// WebSocket library answers pings.
     pub(super) async fn next(&mut self) -> Result<Said, Gone> {
         loop {
             let message = match self.frames.next().await {
@@ -149,14 +151,14 @@ impl<T: Io> Reader<T> {
         }
     }
 
-    /// Until the client has agreed to the end: a socket that is closed with something unread in it takes from the client
+    /// Reads until the client has confirmed the end. Closing a socket that holds unread data would take from the client
     /// what it has not read yet.
     async fn drain(&mut self) {
         while let Some(Ok(_)) = self.frames.next().await {}
     }
 }
 
-/// Runs a session to its own end, and makes it end when the client goes or nothing is carried for too long.
+/// Runs a session to its own end. Tells it to end when the client goes, or when nothing has been carried for too long.
 pub(super) async fn drive<R>(
     session: &Session,
     activity: &Activity,
@@ -173,8 +175,8 @@ pub(super) async fn drive<R>(
     run.await
 }
 
-/// The end: the last message, if there is one, and goodbye. A client that is slow to read gets all of it, as long as the
-/// session may last.
+/// Ends the connection with the last message, if any, and a close frame. A client that reads slowly gets all of it, for
+/// as long as the session may last.
 pub(super) async fn farewell<T: Io>(
     session: &Session,
     writer: &Writer<T>,
@@ -184,7 +186,7 @@ pub(super) async fn farewell<T: Io>(
     let code = if reader.broken { CloseCode::Protocol } else { CloseCode::Normal };
     let parting = async {
         if let Some((channel, last)) = last {
-            // It fails when the client said goodbye first; draining answers that.
+            // This fails if the client sent its close frame first; draining answers that frame.
             let _ = writer.write(channel, &last).await;
         }
         writer.close(code).await;
@@ -206,7 +208,7 @@ pub(super) async fn farewell<T: Io>(
 }
 
 impl<T> Reader<T> {
-    /// What [`drive`] looks at.
+    /// The activity that [`drive`] watches.
     pub(super) fn activity(&self) -> Activity {
         self.activity.clone()
     }

@@ -1,8 +1,8 @@
-//! Long messages of a client, cut into several as they come: the library below takes a message only as a whole, and a client
-//! may send one of any length. What is written goes through as it is.
+//! Cuts a client's long messages into shorter ones while they arrive: the WebSocket library delivers only whole
+//! messages, and a client may send one of any length. Output passes through unchanged.
 //!
-//! A message of a channel begins with the byte that names it, and so does each part that it is cut into. In the base64
-//! forms each part is of whole groups of four characters.
+//! A message of a channel begins with the byte that names the channel, and so does each part of it. In the base64
+//! forms, each part consists of whole groups of four characters.
 
 use std::io::{self, Cursor};
 use std::pin::Pin;
@@ -14,33 +14,33 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_util::io::poll_read_buf;
 
-/// The longest message that comes out, without the byte of its channel. A multiple of four.
+/// Maximum length of a message after cutting, without the channel's byte. A multiple of four.
 pub(super) const LONGEST: usize = 32 << 10;
-/// What is read at once.
+/// Maximum number of bytes in one read.
 const READ: usize = 32 << 10;
-/// The longest header of a frame.
+/// Maximum length of a frame's header.
 const LONGEST_HEADER: usize = 14;
 
-/// A connection of a client whose messages are cut.
+/// A connection whose incoming messages are cut.
 pub(super) struct Cut<T> {
     io: T,
     /// Whether messages begin with a channel.
     has_channels: bool,
-    /// What was read and not looked at.
+    /// Bytes that have been read but not parsed.
     unread: BytesMut,
     at: At,
-    /// The message that is coming in, unless it is complete.
+    /// The message that is arriving; `None` between messages.
     message: Option<Message>,
-    /// What the library is to read.
+    /// Bytes that are ready for the library.
     out: BytesMut,
 }
 
-/// Where in the stream of frames.
+/// The position in the stream of frames.
 enum At {
     Header,
-    /// In a frame that goes through as it is, with so much of it left.
+    /// In a frame that passes through unchanged, with this many bytes left.
     Through(u64),
-    /// In a frame of a message.
+    /// In a data frame.
     Payload {
         left: u64,
         mask: [u8; 4],
@@ -51,9 +51,9 @@ enum At {
 struct Message {
     opcode: OpCode,
     channel: Option<u8>,
-    /// Unmasked, without the channel, and not given on.
+    /// Unmasked bytes without the channel that have not been passed on.
     part: BytesMut,
-    /// Whether a part of it was given on.
+    /// Whether a part of the message has been passed on.
     is_cut: bool,
 }
 
@@ -62,7 +62,7 @@ impl<T> Cut<T> {
         Self { io, has_channels, unread: BytesMut::new(), at: At::Header, message: None, out: BytesMut::new() }
     }
 
-    /// Looks at what was read until something is to be given on, or more has to be read.
+    /// Parses what has been read until there are bytes for the library, or more has to be read.
     fn step(&mut self) -> io::Result<()> {
         while self.out.is_empty() && !self.unread.is_empty() {
             match self.at {
@@ -82,7 +82,7 @@ impl<T> Cut<T> {
         Ok(())
     }
 
-    /// Reads the header of a frame, if all of it is there.
+    /// Parses the header of a frame. Returns false if the header is not complete.
     fn header(&mut self) -> io::Result<bool> {
         let mut cursor = Cursor::new(&self.unread[..]);
         let header = FrameHeader::parse(&mut cursor).map_err(io::Error::other)?;
@@ -94,7 +94,7 @@ impl<T> Cut<T> {
         let size = usize::try_from(cursor.position()).unwrap_or(LONGEST_HEADER);
         let FrameHeader { is_final, rsv1, rsv2, rsv3, opcode, mask } = header;
         let (OpCode::Data(data), false, Some(mask)) = (opcode, rsv1 || rsv2 || rsv3, mask) else {
-            // Of a ping and its like; or wrong, and the library says how.
+            // A control frame such as a ping, or an invalid frame, for which the library returns the error.
             self.out = self.unread.split_to(size);
             self.at = after(length, 0, At::Through);
             return Ok(true);
@@ -148,16 +148,17 @@ impl Message {
         Self { opcode, channel: None, part: BytesMut::new(), is_cut: false }
     }
 
-    /// Gives on what there is, as a message of its own. Of one that was cut and ended there, there is nothing more.
+    /// Passes the collected bytes on as a message of their own. Does nothing if the message ended exactly where it was
+    /// cut last.
     fn give(&mut self, out: &mut BytesMut) {
         if self.is_cut && self.part.is_empty() {
             return;
         }
         let length = usize::from(self.channel.is_some()) + self.part.len();
-        // A mask of zeros changes nothing: what a client sends has to have one.
+        // A client's frame must have a mask; a mask of zeros changes nothing.
         let header = FrameHeader { opcode: self.opcode, mask: Some([0; 4]), ..FrameHeader::default() };
         let mut head = Vec::with_capacity(LONGEST_HEADER + 1);
-        // Into memory, so it cannot fail.
+        // Writing to memory cannot fail.
         let _ = header.format(length as u64, &mut head);
         head.extend(self.channel);
         out.reserve(head.len() + self.part.len());
@@ -186,7 +187,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cut<T> {
 }
 
 impl<T: AsyncRead + Unpin> Cut<T> {
-    /// Reads more; how much.
+    /// Reads more, and returns the number of bytes.
     fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.unread.reserve(READ);
         poll_read_buf(Pin::new(&mut self.io), context, &mut self.unread)

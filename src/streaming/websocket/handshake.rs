@@ -1,4 +1,4 @@
-//! The upgrade to WebSocket (RFC 6455, section 4.2) and the subprotocol.
+//! The upgrade to WebSocket (RFC 6455, section 4.2), and the choice of the subprotocol.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,24 +10,24 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::channels::Codec;
 use crate::streaming::answer::{Answer, refuse};
 
-/// How exec and attach are carried.
+/// How an exec or attach session is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::streaming) struct CommandProtocol {
     pub(super) codec: Codec,
-    /// Whether the end is a v1.Status, not a bare sentence.
+    /// Whether the result is a v1.Status rather than a plain sentence.
     pub(super) has_status: bool,
 }
 
-/// How port-forward is carried.
+/// How a port-forward session is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::streaming) enum PortProtocol {
-    /// SPDY in binary messages: what kubectl speaks.
+    /// SPDY in binary messages, as kubectl uses it.
     Tunnel,
-    /// Two channels a port.
+    /// Two channels for each port.
     Channels(Codec),
 }
 
-/// A client that offers no subprotocol gets the nameless one, which is channel.k8s.io.
+/// A client that offers no subprotocol gets the one with the empty name, which is channel.k8s.io.
 const COMMANDS: [(&str, CommandProtocol); 6] = [
     ("v5.channel.k8s.io", CommandProtocol { codec: Codec::BinaryWithClose, has_status: true }),
     ("v4.channel.k8s.io", CommandProtocol { codec: Codec::Binary, has_status: true }),
@@ -44,12 +44,10 @@ const PORTS: [(&str, PortProtocol); 4] = [
     ("", PortProtocol::Channels(Codec::Binary)),
 ];
 
-/// Answers an upgrade of exec or attach.
 pub(in crate::streaming) fn upgrade_command(headers: &HeaderMap) -> Result<(Answer, CommandProtocol), Box<Answer>> {
     upgrade(headers, &COMMANDS)
 }
 
-/// Answers an upgrade of port-forward.
 pub(in crate::streaming) fn upgrade_ports(headers: &HeaderMap) -> Result<(Answer, PortProtocol), Box<Answer>> {
     upgrade(headers, &PORTS)
 }
@@ -81,7 +79,7 @@ fn upgrade<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Result<
     }
 }
 
-/// The first that the client offers and is known.
+/// Returns the first subprotocol that the client offers and the server supports.
 fn choose<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Option<(&'static str, P)> {
     let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     let mut offered = values.flat_map(|value| value.split(',')).map(str::trim).peekable();

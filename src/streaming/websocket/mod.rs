@@ -1,7 +1,8 @@
 //! WebSocket: exec and attach over channels, port-forward over channels or as SPDY in a tunnel.
 //!
-//! kubelet hands an upgraded connection on as it is, so this speaks what its clients speak: client-go (v5, and the
-//! tunnel), the clients of other languages (v4 and before). What kubelet's own server library has is had here.
+//! kubelet passes an upgraded connection through unchanged, so this module speaks to kubelet's clients: client-go (v5,
+//! and the tunnel) and clients in other languages (v4 and before). It supports everything that kubelet's own server
+//! library supports.
 
 pub mod channels;
 mod command;
@@ -20,9 +21,9 @@ pub(super) use handshake::{CommandProtocol, PortProtocol, upgrade_command, upgra
 pub(super) use ports::{MOST_PORTS, port_forward};
 pub(super) use tunnel::tunnel;
 
-/// What a session has besides its connection.
+/// The state of a session apart from its connection.
 pub(super) struct Session {
     pub(super) life: Life,
-    /// Says that the client has gone while nothing is read.
+    /// Reports that the client has gone, even while nothing is read from the connection.
     pub(super) hangup: Hangup,
 }

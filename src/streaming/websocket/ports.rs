@@ -1,5 +1,5 @@
-//! Port-forward over channels: for each port one for its bytes and one for what went wrong, both of which begin with
-//! the port as two bytes, the low one first. One connection a port.
+//! Port-forward over channels. Each port has one connection and two channels, one for data and one for errors. Both
+//! channels begin with the port as two bytes, the low byte first.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use super::connection::{self, Io, Reader, Writer};
 use crate::streaming::hangup::Hangup;
 use crate::streaming::{Backend, Duplex, Failure, PortForward};
 
-/// Two channels each.
+/// Each port has two channels.
 pub(in crate::streaming) const MOST_PORTS: usize = MOST_CHANNELS as usize / 2;
 
-/// Pieces that may wait for each port, each of at most [`super::cut::LONGEST`].
+/// Maximum number of pieces queued for each port, each at most [`super::cut::LONGEST`] bytes long.
 const WAITING: usize = 1;
 
 /// Carries a whole session of at most [`MOST_PORTS`] ports.
@@ -51,7 +51,7 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
     connection::farewell(&session, &writer, &mut reader, None).await;
 }
 
-/// A connection, and what it failed with as a sentence.
+/// Waits for a connection to end, and sends its failure, if any, as a sentence.
 async fn report<T: Io>(
     writer: Arc<Writer<T>>,
     channel: u8,

@@ -1,4 +1,4 @@
-//! SPDY in binary messages (SPDY/3.1+portforward.k8s.io): a WebSocket as a plain stream of bytes.
+//! SPDY in binary messages (SPDY/3.1+portforward.k8s.io): makes a plain byte stream of a WebSocket.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use super::connection::{self, Io};
 use super::cut::Cut;
 
-/// The longest message sent.
+/// Maximum length of a message that we send.
 const PIECE: usize = 64 << 10;
 
-/// An upgraded connection whose messages are a stream of bytes.
+/// Starts WebSocket on an upgraded connection whose messages form a byte stream.
 pub(in crate::streaming) async fn tunnel<T: Io>(io: T) -> Tunnel<T> {
     Tunnel { frames: connection::open(io, false).await, unread: Bytes::new(), unflushed: false }
 }
 
-/// Bytes in messages, whatever their borders.
+/// A byte stream over messages. The boundaries of the messages have no meaning.
 pub(in crate::streaming) struct Tunnel<T> {
     frames: WebSocketStream<Cut<T>>,
     /// The rest of the last message.
     unread: Bytes,
-    /// Something was taken and may not be written yet.
+    /// Whether a message was accepted that may not be written completely.
     unflushed: bool,
 }
 
@@ -39,7 +39,7 @@ impl<T: Io> Tunnel<T> {
     }
 
     fn send(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        // One message at a time: a client that does not read makes the writer wait.
+        // One message at a time, so that a client that does not read makes the writer wait.
         if self.unflushed {
             ready!(self.push(context))?;
         }
@@ -55,8 +55,8 @@ impl<T: Io> Tunnel<T> {
         }
         Pin::new(&mut self.frames).start_send(Message::Binary(message.freeze())).map_err(io::Error::other)?;
         self.unflushed = true;
-        // Now, as a socket would; the rest of it with the next write or flush. Never with a read, which may be another
-        // task's: it would take the wakeup from the writer.
+        // Start writing now, as a socket would; the next write or flush writes the rest. A read never writes: it may
+        // run in another task, whose waker would replace the writer's.
         match self.push(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(length)),
@@ -95,19 +95,20 @@ impl<T: Io> AsyncWrite for Tunnel<T> {
         self.send(context, slices)
     }
 
-    /// A header and what it is of make one message.
+    /// A header and its payload go into one message.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // There is nothing to fail when the client is gone and had it all.
+        // With nothing to write, a flush does not fail, even if the client has received everything and gone.
         if self.unflushed { self.push(context) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.frames).poll_close(context)) {
-            // Or the client said goodbye first, and was answered. It waits for the server to close first (RFC 6455, 7.1.1).
+            // `AlreadyClosed`: the client sent its close frame first, and was answered. It then waits for the server to
+            // close the connection (RFC 6455, 7.1.1).
             Ok(()) | Err(Error::AlreadyClosed) => Pin::new(self.frames.get_mut()).poll_shutdown(context),
             Err(error) => Poll::Ready(Err(io::Error::other(error))),
         }
@@ -134,7 +135,7 @@ mod tests {
             write.shutdown().await.unwrap();
             copied
         };
-        // A client's goodbye is the end of both ways, so it comes last.
+        // A client's close frame ends both directions, so it comes last.
         let exchange = async {
             let send = async {
                 let bytes: Vec<u8> = (0..=250).cycle().take(MUCH).collect();

@@ -4,7 +4,7 @@ use super::*;
 
 const EXIT: Exit = Exit { code: 3, at: 7 };
 
-/// A containerd with one task, whose calls fail as they are told to.
+/// The task's process in [`World`], a simulated containerd whose calls fail as each [`Fault`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Process {
     None,
@@ -15,26 +15,27 @@ enum Process {
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// It is done and answered.
+    /// The call is carried out, and the reply arrives.
     Fine,
-    /// Nothing is done, and nobody hears of it.
+    /// The call is not carried out, and there is no reply.
     Lost,
-    /// It is done, and nobody hears of it.
+    /// The call is carried out, and its reply is lost.
     AnswerLost,
-    /// It is refused.
+    /// The call is refused.
     Refused,
-    /// It is done, and an error is answered.
+    /// The call is carried out, and the reply is an error.
     DoneAndRefused,
-    /// The process ends by itself before the call.
+    /// The process ends on its own before the call.
     EndsFirst,
-    /// The shim does not answer.
+    /// The shim does not respond.
     Mute,
-    /// The shim takes a process for created that was started, and the runtime does not start it again.
+    /// The shim takes a started process for a created one, and the runtime does not start it again.
     Missed,
 }
 
 impl Fault {
-    /// What is heard of a call that answers `success` when it is carried out, and `refusal` when it is refused.
+    /// What the owner learns from a call that replies with `success` if it is carried out, and with `refusal` if it is
+    /// refused.
     fn of(self, success: Event, refusal: Event) -> Event {
         match self {
             Self::Fine | Self::EndsFirst | Self::Mute | Self::Missed => success,
@@ -60,7 +61,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 
 struct World {
     process: Process,
-    /// Whether its object takes it for started from the beginning.
+    /// Whether the follower assumes from the beginning that the task was started.
     noted: bool,
     killed: bool,
     starts: u32,
@@ -69,7 +70,7 @@ struct World {
 }
 
 impl World {
-    /// Carries an act out; what comes of it, or `None` when the try is to be repeated.
+    /// Carries out an act. Returns its result, or `None` if the owner has to try again.
     fn act(&mut self, act: Act, fault: Fault) -> Option<Event> {
         if matches!(fault, Fault::EndsFirst) && self.process == Process::Running {
             self.process = Process::Stopped;
@@ -84,7 +85,7 @@ impl World {
                 }
                 Some(fault.of(Event::Made { pid: 1 }, Event::Refused))
             }
-            // What was started is not started again; the owner knows such a refusal.
+            // A started process is not started again. The owner recognizes this refusal.
             Act::Start if self.starts > 0 => Some(fault.of(Event::Started { pid: 1 }, Event::Lost)),
             Act::Start if self.process != Process::Created => Some(fault.of(Event::Refused, Event::Refused)),
             Act::Start => {
@@ -222,7 +223,7 @@ fn what_was_started_is_not_killed_when_its_shim_says_created() {
         machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
         assert_eq!(machine.next(Want::Nothing), next, "{found:?}");
     }
-    // When it has to end, its exit is its own.
+    // If the process has to end, its own exit is awaited.
     let mut machine = Machine::found(Found::Running { pid: 5 });
     machine.on(Event::Lost);
     machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });

@@ -1,4 +1,4 @@
-//! Built without traces.
+//! Stubs for a build without traces.
 
 use std::future::Future;
 
@@ -8,16 +8,16 @@ use tracing::Span;
 use super::{Error, SpanLayer};
 use crate::telemetry::Stage;
 
-/// What has to be ended well; without traces nothing has.
+/// The handle that ends the export; without traces it does nothing.
 #[derive(Debug)]
 pub struct Export;
 
 impl Export {
-    /// Sends what has not been sent.
+    /// Does nothing.
     pub async fn end(self) {}
 }
 
-/// No exporter, whatever is asked for: the configuration refuses an endpoint in such a build.
+/// Never creates an exporter: in such a build the configuration rejects an endpoint.
 ///
 /// # Errors
 /// None.

@@ -1,4 +1,5 @@
-//! OTLP over gRPC. kubelet says with each call which span it belongs to (W3C `traceparent`), and whether it is sampled.
+//! OTLP over gRPC. With each call, kubelet sends the span that the call belongs to (W3C `traceparent`) and whether it
+//! is sampled.
 
 use std::future::Future;
 
@@ -17,25 +18,26 @@ use tracing_subscriber::filter::Targets;
 use super::{Error, SpanLayer, TARGET};
 use crate::telemetry::Stage;
 
-/// The way to the collector.
+/// The connection to the collector.
 #[derive(Debug)]
 pub struct Export(SdkTracerProvider);
 
 impl Export {
-    /// Sends what has not been sent; gives up after some seconds.
+    /// Sends the remaining spans; gives up after some seconds.
     pub async fn end(self) {
-        // It blocks until the exporter's own thread is done.
+        // `shutdown` blocks until the exporter's own thread has ended.
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || self.0.shutdown()).await {
             tracing::warn!(%error, "the last traces could not be sent");
         }
     }
 }
 
-/// A layer that sends spans to `endpoint` (`http://IP:PORT`), and what to end it with; none for no endpoint. Of calls
-/// whose client says nothing of traces, `per_million` of a million are sent. To be called in the runtime.
+/// A layer that sends spans to `endpoint` (`http://IP:PORT`), and the handle that ends it; `None` for an empty
+/// endpoint. Of the calls without a `traceparent`, `per_million` in a million are sampled. Must be called within the
+/// runtime.
 ///
 /// # Errors
-/// When the endpoint is no address. One that does not answer loses spans, and nothing else.
+/// When the endpoint is no valid address. If the collector does not answer, spans are lost, and nothing else fails.
 pub fn export(endpoint: &str, per_million: u32) -> Result<Option<(SpanLayer, Export)>, Error> {
     if endpoint.is_empty() {
         return Ok(None);
@@ -49,24 +51,24 @@ pub fn export(endpoint: &str, per_million: u32) -> Result<Option<(SpanLayer, Exp
         .with_sampler(Sampler::ParentBased(Box::new(of_our_own)))
         .with_resource(Resource::builder().with_service_name("pontoon").build())
         .build();
-    // Where in our source a span is made is of no use to who looks at a pod's start.
+    // The source location of a span does not help a reader who looks at how a pod started.
     let layer = tracing_opentelemetry::layer().with_location(false).with_threads(false).with_target(false);
     let layer = layer.with_tracked_inactivity(false).with_tracer(provider.tracer("pontoon"));
     let layer = layer.with_filter(Targets::new().with_target(TARGET, tracing::Level::INFO));
     Ok(Some((Box::new(layer), Export(provider))))
 }
 
-/// The span of a gRPC call, `runtime.v1.RuntimeService/RunPodSandbox`.
+/// The span of a gRPC call, named like `runtime.v1.RuntimeService/RunPodSandbox`.
 pub(in crate::telemetry) fn of_call(headers: &HeaderMap, path: &str) -> Span {
     let name = path.trim_start_matches('/');
     let span = tracing::info_span!(target: TARGET, "call", otel.name = name, otel.kind = "server");
     let parent = TraceContextPropagator::new().extract(&Headers(headers));
-    // Fails when nobody collects.
+    // Fails when no layer collects spans.
     let _ = span.set_parent(parent);
     span
 }
 
-/// Does `work` in a span of the stage, below that of the call that began it.
+/// Runs `work` in a span of the stage, below the span of the call that began it.
 pub(in crate::telemetry) fn in_stage<F: Future>(stage: Stage, work: F) -> impl Future<Output = F::Output> {
     work.instrument(tracing::info_span!(target: TARGET, "stage", otel.name = stage.name()))
 }
@@ -100,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers every export with success and keeps what came.
+    /// Answers every export with success, and stores what it received.
     #[derive(Clone, Default)]
     struct Collector(Arc<Mutex<Vec<u8>>>);
 
@@ -134,7 +136,7 @@ mod tests {
         }
     }
 
-    /// Frames, the last one first.
+    /// Frames in reverse order: the last one is sent first.
     struct Answer(Vec<Frame<Bytes>>);
 
     impl hyper::body::Body for Answer {
@@ -150,7 +152,7 @@ mod tests {
         bytes.windows(part.len()).any(|window| window == part)
     }
 
-    /// What the collector gets of a call with this `traceparent`.
+    /// What the collector receives for a call with this `traceparent`.
     async fn exported(traceparent: Option<&str>) -> Vec<u8> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -12,7 +12,7 @@ use crate::support::containerd::CONFIG;
 use crate::support::requests;
 use crate::support::server::Node;
 
-/// Puts so many of something into a config.
+/// Puts a number of entries into one field of a config.
 type Fill = (&'static str, fn(&mut ContainerConfig, usize));
 
 const FILLS: [Fill; 13] = [
@@ -71,13 +71,13 @@ fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext 
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// A name that no other has had.
+/// A name that was not used before.
 pub(super) fn name() -> String {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     format!("n{}", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A node with a pod.
+/// A node with one pod.
 struct Bed {
     node: Node,
     pod: RunPodSandboxRequest,
@@ -98,7 +98,7 @@ impl Bed {
         request
     }
 
-    /// What CreateContainer costs. It is not removed.
+    /// Measures CreateContainer. The container is not removed.
     async fn create(&self, fill: impl FnOnce(&mut ContainerConfig)) -> (String, Duration) {
         let request = self.request(fill);
         measured(&self.node, self.node.create(&request)).await
@@ -115,7 +115,7 @@ impl Bed {
     }
 }
 
-/// As many CDI devices as are ever asked for, of one vendor.
+/// A CDI spec of one vendor, with as many devices as the largest test requests.
 fn cdi_spec() -> tempfile::TempDir {
     let device = |number| {
         json!({
@@ -153,7 +153,7 @@ async fn what_create_container_costs_is_linear_in_what_its_image_says() {
     let says = |what: &str, count: usize| match what {
         "Env" => json!({ "Env": (0..count).map(|number| format!("V{number}=x")).collect::<Vec<_>>() }),
         "Cmd" => json!({ "Cmd": words(count) }),
-        // More than a thousand are refused.
+        // More than a thousand volumes are refused.
         _ => json!({ "Volumes": (0..count / 10).map(volume).collect::<serde_json::Map<_, _>>() }),
     };
     let mut growth = Growth::default();
@@ -189,7 +189,7 @@ async fn what_create_container_costs_is_linear_in_what_its_image_says() {
     growth.finish();
 }
 
-/// Waits until the server has heard of an image.
+/// Waits until the server knows an image.
 async fn known(node: &Node, name: &str) {
     let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
     loop {

@@ -8,7 +8,7 @@ use super::containers::{name, texts};
 use super::{Growth, measured};
 use crate::support::server::Node;
 
-/// Puts so many of something into a config.
+/// Puts a number of entries into one field of a config.
 type Fill = (&'static str, fn(&mut PodSandboxConfig, usize));
 
 const FILLS: [Fill; 7] = [

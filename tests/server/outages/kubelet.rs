@@ -1,5 +1,5 @@
-//! A client that does as kubelet does: it repeats what failed, with the next attempt where something is listed, and does
-//! away with a pod by Stop and Remove.
+//! A client that acts like kubelet: it repeats calls that failed, creates the next attempt of an object that is listed,
+//! and removes a pod by Stop and Remove.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::support::containerd::Outage;
 use crate::support::requests;
 use crate::support::server::Node;
 
-/// Between two tries. kubelet takes longer, which would only hide how soon it is possible.
+/// The pause between two attempts. kubelet's is longer, which would only hide how soon a retry can succeed.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long after containerd's return all has to be well.
+/// How long after containerd's return everything must be in order.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a call about one pod gave.
+/// The result of a call.
 pub type Answer<T> = Result<T, Status>;
 
-/// kubelet, as far as one pod is concerned.
+/// A kubelet that handles one pod.
 pub struct Kubelet<'a> {
     pub node: &'a Node,
     pub pod: RunPodSandboxRequest,
@@ -40,7 +40,8 @@ impl<'a> Kubelet<'a> {
         Ok(reply.decoded().unwrap())
     }
 
-    /// Brings the pod about: a listed sandbox that is ready is taken, others are stopped and the next attempt is made.
+    /// Makes the pod run: takes a listed sandbox that is ready, or else stops the listed ones and creates the next
+    /// attempt.
     pub async fn run(&self) -> Answer<String> {
         let listed = self.sandboxes().await?;
         if let Some(ready) = listed.iter().find(|one| one.state() == PodSandboxState::SandboxReady) {
@@ -56,7 +57,7 @@ impl<'a> Kubelet<'a> {
         Ok(self.node.cri().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
     }
 
-    /// Makes a container, the next attempt when one is listed.
+    /// Creates a container, as the next attempt if there is one in the list.
     pub async fn create(&self, sandbox: &str, command: &[&str]) -> Answer<String> {
         let listed = self.containers().await?;
         let last = listed.iter().filter_map(|one| one.metadata.as_ref()).map(|metadata| metadata.attempt).max();
@@ -71,7 +72,7 @@ impl<'a> Kubelet<'a> {
         self.node.cri().start_container(request).await.map(drop)
     }
 
-    /// Has a container run: one that is listed so, or the next attempt.
+    /// Makes a container run: one that is listed as running, or else the next attempt.
     pub async fn have_running(&self, sandbox: &str, command: &[&str]) -> Answer<()> {
         let listed = self.containers().await?;
         if listed.iter().any(|one| one.state() == ContainerState::ContainerRunning) {
@@ -112,7 +113,7 @@ impl<'a> Kubelet<'a> {
         Ok(self.node.cri().exec_sync(request).await?.into_inner())
     }
 
-    /// Stops and removes all that is listed.
+    /// Stops and removes all listed sandboxes.
     pub async fn remove_all(&self) -> Answer<()> {
         for one in self.sandboxes().await? {
             self.stop_pod(&one.id).await?;
@@ -124,7 +125,7 @@ impl<'a> Kubelet<'a> {
 
 /// How long a client tries.
 pub enum Limit {
-    /// Until so long after the return of a containerd that may not have gone away yet.
+    /// Until [`PATIENCE`] after the return of containerd, which may not have gone away yet.
     Of(Outage),
     Until(Instant),
 }
@@ -142,7 +143,7 @@ impl Limit {
         tokio::time::sleep_until(until).await;
     }
 
-    /// Repeats a call until it succeeds; otherwise what was the last that it said.
+    /// Repeats a call until it succeeds. The error has the last failure.
     pub async fn repeat<T>(&self, what: &str, call: impl AsyncFn() -> Answer<T>) -> Result<T, String> {
         let mut said = "no answer".to_owned();
         let tries = async {
@@ -161,7 +162,7 @@ impl Limit {
         Err(format!("{what} does not succeed within {PATIENCE:?} of containerd's return: {said}"))
     }
 
-    /// Waits until nothing is wrong any more; otherwise what still is.
+    /// Waits until nothing is wrong. Returns what is still wrong at the end.
     pub async fn settle(&self, wrong: impl AsyncFn() -> Vec<String>) -> Vec<String> {
         let mut last = Vec::new();
         let looks = async {

@@ -1,4 +1,4 @@
-//! What must never be seen, whatever is asked and answered meanwhile.
+//! States that must never be observed, no matter which calls are made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -9,10 +9,10 @@ use pontoon::api::v1::*;
 use super::kubelet::Kubelet;
 use crate::support::server::Node;
 
-/// Between two looks.
+/// The pause between two checks.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Looks on while a cell runs.
+/// Checks a node in the background while a cell runs.
 pub struct Witness {
     seen: Arc<Mutex<Seen>>,
     looking: tokio::task::JoinHandle<()>,
@@ -20,7 +20,7 @@ pub struct Witness {
 
 #[derive(Default)]
 struct Seen {
-    /// How containers were told to have ended.
+    /// The exits that containers reported.
     exits: BTreeMap<String, (i32, String)>,
     wrong: BTreeSet<String>,
 }
@@ -38,7 +38,7 @@ impl Witness {
         Self { seen, looking }
     }
 
-    /// Looks once more; tells all that was wrong.
+    /// Checks once more, and returns everything that was wrong.
     pub async fn tell(self, node: &Arc<Node>) -> Vec<String> {
         self.looking.abort();
         look(node, &self.seen).await;
@@ -55,7 +55,7 @@ impl Drop for Witness {
 async fn look(node: &Arc<Node>, seen: &Mutex<Seen>) {
     let kubelet = Kubelet::new(node);
     let Ok(containers) = kubelet.containers().await else { return };
-    // After the list: what was told to have ended then runs no more from then on.
+    // Read after the list: a container that is listed as exited must have no running process from then on.
     let running = node.containerd.running();
     for container in containers.iter().filter(|one| one.state() == ContainerState::ContainerExited) {
         let Ok(status) = kubelet.status(&container.id).await else { continue };
@@ -74,7 +74,7 @@ async fn look(node: &Arc<Node>, seen: &Mutex<Seen>) {
     }
 }
 
-/// Processes that run and belong to nothing that is listed as alive.
+/// Running processes that belong to no object that is listed as alive.
 pub async fn ownerless(node: &Node) -> Vec<String> {
     let kubelet = Kubelet::new(node);
     let (Ok(sandboxes), Ok(containers)) = (kubelet.sandboxes().await, kubelet.containers().await) else {

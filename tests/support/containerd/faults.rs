@@ -1,4 +1,4 @@
-//! What goes wrong, and the log of all calls.
+//! Injected faults, and the log of all calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tonic::{Code, Status};
 
 use super::status;
 
-/// A call that came in.
+/// A call that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Service and method, such as `Tasks/Create`.
     pub method: String,
-    /// Id, name or digest of what it is about.
+    /// The id, name or digest of its object.
     pub object: String,
 }
 
 impl Call {
-    /// Whether it changes what containerd has, and is not only a question.
+    /// Whether it changes objects of containerd, and does not only read them.
     pub fn is_mutating(&self) -> bool {
         let (_, verb) = self.method.split_once('/').unwrap_or_default();
         let questions = ["Get", "List", "ListStream", "Wait", "Metrics", "Mounts", "Stat", "Usage", "Info", "Read"];
@@ -27,7 +27,7 @@ impl Call {
         !service && !questions.contains(&verb)
     }
 
-    /// Whether it belongs to no operation but to somebody who watches.
+    /// Whether it belongs to a watcher and not to an operation.
     pub fn is_watch(&self) -> bool {
         matches!(self.method.as_str(), "Tasks/Wait" | "Events/Subscribe" | "Events/Publish" | "Version/Version")
     }
@@ -44,25 +44,23 @@ pub enum Fault {
     Disconnect,
     /// It is carried out, and its connection breaks before the reply.
     LoseReply,
-    /// It is the last one that containerd gets before it is killed; a new one serves some time later.
+    /// It is the last call before containerd is killed. A new containerd serves some time later.
     Outage(Outage),
 }
 
-/// Whether a call is carried out whose containerd is killed.
+/// Whether the call at which containerd is killed is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// It is not.
     No,
-    /// It is.
     Yes,
-    /// It is a Start that runc has carried out, of which its shim does not know.
+    /// The call is a Start that runc has carried out, and its shim does not know that.
     Missed,
 }
 
-/// A time without containerd, which a call brings about.
+/// A time without containerd, which begins with a call.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// Whether the call that brings it about is carried out. Its answer is lost either way.
+    /// Whether that call is carried out. Its reply is lost either way.
     pub(super) done: Done,
     pub(super) lasts: Duration,
     times: Arc<Times>,
@@ -79,12 +77,12 @@ impl Outage {
         Self { done, lasts, times: Arc::default() }
     }
 
-    /// Whether the call that brings it about has come.
+    /// Whether that call has come.
     pub fn has_begun(&self) -> bool {
         self.times.began.borrow().is_some()
     }
 
-    /// Resolves when containerd serves again; tells since when.
+    /// Resolves when containerd serves again. Returns since when it does.
     pub async fn over(&self) -> Instant {
         let over = self.times.over.subscribe().wait_for(Option::is_some).await.map(|at| *at);
         over.ok().flatten().unwrap_or_else(Instant::now)
@@ -99,8 +97,8 @@ impl Outage {
     }
 }
 
-/// Whether an operation succeeds although this befell its call: a task whose answer was lost is asked for, and there it
-/// is; one whose start was lost is started.
+/// Whether an operation succeeds in spite of a fault: after a lost reply the task is queried and found, and after a
+/// lost start it is started.
 pub fn is_found_again(method: &str, fault: &Fault) -> bool {
     match method {
         "Tasks/Create" => matches!(fault, Fault::LoseReply),
@@ -109,7 +107,7 @@ pub fn is_found_again(method: &str, fault: &Fault) -> bool {
     }
 }
 
-/// Where a call hangs.
+/// A point at which calls hang.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<Steps>);
 
@@ -141,7 +139,7 @@ impl Gate {
 
 struct Rule {
     method: String,
-    /// How many calls of the method pass before it; `None` for "each fails".
+    /// How many calls of the method come before the one that fails; `None` if each call fails.
     before: Option<usize>,
     fault: Fault,
 }
@@ -169,7 +167,7 @@ impl Faults {
         self.calls.lock().unwrap().clone()
     }
 
-    /// Notes a call and tells what is to happen to it.
+    /// Logs a call, and returns what is to happen to it.
     pub(super) fn note(&self, method: &str, object: String) -> Option<Fault> {
         self.calls.lock().unwrap().push(Call { method: method.to_owned(), object });
         let mut hit = None;
@@ -187,7 +185,7 @@ impl Faults {
     }
 }
 
-/// The error that an injected code comes with.
+/// The error for an injected code.
 pub(super) fn injected(code: Code) -> Status {
     status(code, "injected by the test")
 }

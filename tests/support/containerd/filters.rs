@@ -1,10 +1,10 @@
-//! containerd's filters, as far as they are asked for: by id.
+//! containerd's filters, as far as Pontoon uses them: by id.
 
 use tonic::{Code, Status};
 
 use super::status;
 
-/// What a list is of.
+/// Which objects are to be listed.
 pub(super) enum Filter {
     All,
     Id(String),
@@ -12,7 +12,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// Of a request's filters, of which there is one at most.
+    /// Parses the filters of a request. There may be one at most.
     pub(super) fn of(filters: &[String]) -> Result<Self, Status> {
         let bad = |filter: &str| status(Code::InvalidArgument, &format!("the fake does not know the filter {filter}"));
         let filter = match filters {

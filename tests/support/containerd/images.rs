@@ -1,4 +1,4 @@
-//! Images, content and leases: one image of one layer is there from the start.
+//! Images, content and leases. One image with one layer exists from the start.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::snapshots::Snapshot;
 use super::{Inner, State, already_exists, not_found};
 
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// The image that is there.
+/// The image that exists from the start.
 pub const IMAGE: &str = "registry.example/app:1";
 const REPOSITORY: &str = "registry.example/app";
 
-/// Stores it as a pull of ours would have: by tag, by digest and by id, with its layer unpacked.
+/// Stores the image as a pull by Pontoon would: by tag, by digest and by id, with its layer unpacked.
 pub(super) fn store_one(state: &mut State) {
     let diff_id = digest(b"layer");
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -39,7 +39,7 @@ pub(super) fn store_one(state: &mut State) {
     state.snapshots.insert(diff_id, Snapshot { parent: String::new(), committed: true, read_only: false });
 }
 
-/// A config and a manifest of it with the one layer that there is.
+/// Stores a config, and a manifest with that config and the only layer.
 fn store_manifest(state: &mut State, config_type: &str, config: &Value) -> (Descriptor, Descriptor) {
     let config = store(state, config.to_string().into_bytes(), config_type);
     let manifest = json!({
@@ -52,7 +52,8 @@ fn store_manifest(state: &mut State, config_type: &str, config: &Value) -> (Desc
     (config, manifest)
 }
 
-/// Names what has this config, as another tool does it: the name may have meant something else. Gives the image's id.
+/// Makes a name refer to an image with this config, as another client of containerd would. The name may have referred
+/// to another image. Returns the image's id.
 pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &Value) -> String {
     let mut config = config.clone();
     let is_image = config_type == CONFIG;
@@ -70,7 +71,7 @@ pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &V
     id
 }
 
-/// Names a document, whatever it is.
+/// Makes a name refer to any document.
 pub(super) fn name_document(fake: &Inner, name: &str, document: &Value) {
     let mut state = fake.lock();
     let target = store(&mut state, document.to_string().into_bytes(), "application/vnd.oci.image.index.v1+json");
@@ -81,7 +82,7 @@ pub(super) fn name_document(fake: &Inner, name: &str, document: &Value) {
     fake.publish("/images/update", Some(to_any(&event)));
 }
 
-/// Takes a name away.
+/// Removes a name.
 pub(super) fn forget_image(fake: &Inner, name: &str) {
     fake.lock().images.remove(name);
     fake.publish("/images/delete", Some(to_any(&pb::ImageDelete { name: name.to_owned() })));

@@ -1,4 +1,4 @@
-//! What the fake says of itself, and its events.
+//! What the fake reports about itself, and its events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::rpc::{Messages, Request, Response};
 /// Type and id of a plugin.
 pub type Plugin = (&'static str, &'static str);
 
-/// What a containerd 2 has of what anybody may ask for.
+/// The plugins of containerd 2 that clients query.
 pub(super) const PLUGINS: [Plugin; 9] = [
     ("io.containerd.grpc.v1", "containers"),
     ("io.containerd.grpc.v1", "events"),
@@ -84,7 +84,7 @@ fn version(_: &Arc<Inner>, (): ()) -> Result<pb::VersionResponse, Status> {
     Ok(pb::VersionResponse { version: "v2.4.2".to_owned(), revision: "fake".to_owned() })
 }
 
-/// Everything to everybody: a client has to stand events that it did not ask for.
+/// Sends every event to every subscriber: a client has to cope with events that it did not request.
 fn subscribe(fake: &Arc<Inner>, _: pb::SubscribeRequest) -> Result<Messages<Envelope>, Status> {
     let events = fake.events.subscribe();
     Ok(stream::unfold(events, |mut events| async { Some((Ok(events.recv().await.ok()?), events)) }).boxed())

@@ -1,6 +1,6 @@
-//! A containerd that keeps its objects in memory, and whose calls can be told to fail, to hang,
-//! to lose their connection or their reply. It judges as containerd does: names are unique, a
-//! running task is not deleted, a container that names a sandbox needs that sandbox's shim.
+//! A containerd that keeps its objects in memory. Its calls can be made to fail, to hang, or to lose their connection
+//! or their reply. It applies containerd's rules: names are unique, a running task cannot be deleted, and a container
+//! that names a sandbox needs that sandbox's shim.
 
 mod containers;
 mod faults;
@@ -40,30 +40,29 @@ pub struct Containerd {
     inner: Arc<Inner>,
 }
 
-/// What its services share.
+/// The state that its services share.
 pub struct Inner {
     state: Mutex<State>,
     faults: Faults,
     events: broadcast::Sender<Envelope>,
     socket: PathBuf,
     serving: Mutex<Serving>,
-    /// What every snapshot's mount shows.
+    /// The directory that the mount of every snapshot shows.
     rootfs: PathBuf,
 }
 
-/// Whether the socket is served.
 enum Serving {
-    /// Until it is stopped.
+    /// Until the token is cancelled.
     Yes(CancellationToken),
     No,
-    /// And never again: the test is over.
+    /// Not any more, because the test is over.
     Gone,
 }
 
 #[derive(Default)]
 struct State {
     plugins: Vec<Plugin>,
-    /// The version that its runc tells.
+    /// The version that its runc reports.
     runc: String,
     containers: BTreeMap<String, pb::Container>,
     sandboxes: BTreeMap<String, types::Sandbox>,
@@ -72,18 +71,19 @@ struct State {
     images: BTreeMap<String, pb::Image>,
     blobs: BTreeMap<String, Vec<u8>>,
     leases: BTreeMap<String, pb::Lease>,
-    /// Of processes that were deleted before they had run: as a shim does, whoever waits for their ends waits on.
+    /// Exit channels of processes that were deleted before they ran. As with a real shim, a Wait for such a process
+    /// never ends.
     never_ended: Vec<watch::Sender<Option<Exit>>>,
 }
 
-/// A container's first process and those that were added to it.
+/// A container's first process, and the processes that were added to it.
 struct Task {
     init: Process,
     execs: BTreeMap<String, Process>,
 }
 
 impl Containerd {
-    /// One image, nothing else; it does not serve yet.
+    /// Contains one image and nothing else, and does not serve yet.
     pub fn new(directory: &Path) -> Self {
         let rootfs = directory.join("rootfs");
         std::fs::create_dir_all(rootfs.join("etc")).unwrap();
@@ -109,51 +109,53 @@ impl Containerd {
         &self.inner.socket
     }
 
-    /// Serves; what was there before a [`Containerd::stop`] is there again.
+    /// Serves. Objects from before a [`Containerd::stop`] still exist.
     pub fn serve(&mut self) {
         self.inner.serve();
     }
 
-    /// As `kill -9` of containerd: connections break, processes go on.
+    /// Like `kill -9` of containerd: connections break, and processes run on.
     pub fn stop(&mut self) {
         self.inner.stop(Serving::No);
     }
 
-    /// Makes a method, such as `Tasks/Create`, fail: its `nth` call from now on (1 is the next), or with 0 every call.
+    /// Makes a method, such as `Tasks/Create`, fail: its `nth` call from now on (1 is the next one), or every call for
+    /// 0.
     pub fn fault(&self, method: &str, nth: usize, fault: Fault) {
         self.inner.faults.add(method, nth, fault);
     }
 
-    /// Stops a method's `nth` call from now on until the gate is opened.
+    /// Makes a method's `nth` call from now on hang until the gate is opened.
     pub fn hang(&self, method: &str, nth: usize) -> Gate {
         let gate = Gate::default();
         self.fault(method, nth, Fault::Hang(gate.clone()));
         gate
     }
 
-    /// Kills containerd with a method's `nth` call from now on, which is carried out or not; it serves again later.
+    /// Kills containerd at a method's `nth` call from now on. The call is carried out or not, and containerd serves
+    /// again later.
     pub fn outage(&self, method: &str, nth: usize, done: Done, lasts: Duration) -> Outage {
         let outage = Outage::new(done, lasts);
         self.fault(method, nth, Fault::Outage(outage.clone()));
         outage
     }
 
-    /// No more faults; what hangs goes on.
+    /// Removes all faults, and lets hanging calls go on.
     pub fn heal(&self) {
         self.inner.faults.clear();
     }
 
-    /// Another runc, whose version is told.
+    /// Sets the version that runc reports.
     pub fn set_runc(&self, version: &str) {
         version.clone_into(&mut self.inner.lock().runc);
     }
 
-    /// Loads a plugin, as far as anybody can ask.
+    /// Adds a plugin to those that are reported as loaded.
     pub fn load(&self, plugin: Plugin) {
         self.inner.lock().plugins.push(plugin);
     }
 
-    /// It has no such plugin any more.
+    /// Removes a plugin from those that are reported as loaded.
     pub fn unload(&self, plugin: Plugin) {
         self.inner.lock().plugins.retain(|known| *known != plugin);
     }
@@ -163,8 +165,8 @@ impl Containerd {
         self.inner.faults.calls()
     }
 
-    /// Which calls an operation made, each as method and how many of that method came before it
-    /// plus 1; without those of the watchers, that come when they come.
+    /// The calls since `start`, each as a method and the number of that call among those of the method. Calls of
+    /// watchers are left out, because they come at any time.
     pub fn steps_since(&self, start: usize) -> Vec<(String, usize)> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let calls = self.calls();
@@ -178,7 +180,7 @@ impl Containerd {
             .collect()
     }
 
-    /// All that is there beside the image: what a clean slate has none of.
+    /// All objects other than the image, of which a clean containerd has none.
     pub fn leftovers(&self) -> Vec<String> {
         let state = self.inner.lock();
         let name = |kind: &'static str| move |id: &String| format!("containerd has {kind} {id}");
@@ -192,7 +194,7 @@ impl Containerd {
         all
     }
 
-    /// What containerd does once leases have expired: they go, and with them the views that no record refers to.
+    /// What containerd does when leases have expired: it removes them, and the views to which no record refers.
     pub fn collect_garbage(&self) {
         let mut state = self.inner.lock();
         state.leases.retain(|_, lease| !lease.labels.contains_key("containerd.io/gc.expire"));
@@ -205,43 +207,41 @@ impl Containerd {
         state.snapshots.retain(|key, snapshot| keeps(key, snapshot));
     }
 
-    /// Keys of the views.
+    /// The keys of the views.
     pub fn views(&self) -> Vec<String> {
         let state = self.inner.lock();
         state.snapshots.iter().filter(|(_, one)| one.read_only && !one.committed).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Ids of all sandbox records.
+    /// The ids of all sandbox records.
     pub fn sandboxes(&self) -> Vec<String> {
         self.inner.lock().sandboxes.keys().cloned().collect()
     }
 
-    /// Ids of all container records, those of pause containers too.
+    /// The ids of all container records, including those of pause containers.
     pub fn containers(&self) -> Vec<String> {
         self.inner.lock().containers.keys().cloned().collect()
     }
 
-    /// A sandbox's record.
     pub fn sandbox(&self, id: &str) -> Option<types::Sandbox> {
         self.inner.lock().sandboxes.get(id).cloned()
     }
 
-    /// A container's record.
     pub fn container(&self, id: &str) -> Option<pb::Container> {
         self.inner.lock().containers.get(id).cloned()
     }
 
-    /// Removes a container's record behind the server's back.
+    /// Removes a container's record, as another client of containerd would.
     pub fn forget_container(&self, id: &str) {
         self.inner.lock().containers.remove(id);
     }
 
-    /// Removes a sandbox's record behind the server's back, as if it were in another namespace.
+    /// Removes a sandbox's record, as if it were in another namespace.
     pub fn forget_sandbox(&self, id: &str) {
         self.inner.lock().sandboxes.remove(id);
     }
 
-    /// Changes records behind the server's back.
+    /// Changes a container's record or adds one, as another client of containerd would.
     pub fn edit_container(&self, id: &str, edit: impl FnOnce(&mut pb::Container)) {
         edit(
             self.inner
@@ -252,7 +252,7 @@ impl Containerd {
         );
     }
 
-    /// The same for a sandbox record.
+    /// Like [`Containerd::edit_container`], for a sandbox's record.
     pub fn edit_sandbox(&self, id: &str, edit: impl FnOnce(&mut types::Sandbox)) {
         edit(
             self.inner
@@ -263,27 +263,27 @@ impl Containerd {
         );
     }
 
-    /// Makes a name mean what has this config; gives the image's id.
+    /// Makes a name refer to an image with this config. Returns the image's id.
     pub fn name_image(&self, name: &str, config_type: &str, config: &serde_json::Value) -> String {
         images::name_image(&self.inner, name, config_type, config)
     }
 
-    /// Makes a name mean this document, an index or a manifest, of which nothing else need be there.
+    /// Makes a name refer to a document, an index or a manifest. What the document refers to need not exist.
     pub fn name_document(&self, name: &str, document: &serde_json::Value) {
         images::name_document(&self.inner, name, document);
     }
 
-    /// Takes an image's name away.
+    /// Removes an image's name.
     pub fn forget_image(&self, name: &str) {
         images::forget_image(&self.inner, name);
     }
 
-    /// Ids of all tasks.
+    /// The ids of all tasks.
     pub fn tasks(&self) -> Vec<String> {
         self.inner.lock().tasks.keys().cloned().collect()
     }
 
-    /// All processes that run: ids of tasks, and for further processes the task's and theirs.
+    /// All running processes: `<task id>` for the first process of a task, `<task id>/<exec id>` for a further one.
     pub fn running(&self) -> Vec<String> {
         let state = self.inner.lock();
         let of_task = |(id, task): (&String, &Task)| {
@@ -294,14 +294,14 @@ impl Containerd {
         state.tasks.iter().flat_map(of_task).collect()
     }
 
-    /// Signals that a task's first process got, and those that an exec of it got.
+    /// The signals that a task's first process got, and those that its execs got.
     pub fn signals(&self, id: &str) -> Vec<u32> {
         let state = self.inner.lock();
         let Some(task) = state.tasks.get(id) else { return Vec::new() };
         task.init.signals.iter().chain(task.execs.values().flat_map(|exec| &exec.signals)).copied().collect()
     }
 
-    /// Forgets a task, whose shim has died with all that it knew.
+    /// Removes a task, as if its shim had died with its state.
     pub fn lose_task(&self, id: &str) {
         self.inner.lock().tasks.remove(id);
     }
@@ -347,7 +347,7 @@ impl Inner {
         }
     }
 
-    /// Is killed, and starts again later by itself.
+    /// Stops serving, and serves again later by itself.
     fn go_away(self: &Arc<Self>, outage: Outage) {
         self.stop(Serving::No);
         outage.begin();
@@ -359,7 +359,7 @@ impl Inner {
         });
     }
 
-    /// The shim of the process that was just started misses that.
+    /// Makes the shim miss the start of a process.
     fn miss_start(&self, object: &str) {
         let (id, exec) = object.split_once('/').unwrap_or((object, ""));
         if let Ok(process) = self.lock().process(id, exec) {
@@ -388,7 +388,7 @@ fn now() -> prost_types::Timestamp {
     std::time::SystemTime::now().into()
 }
 
-/// What one service answers, by the method's name.
+/// Dispatches a call to its service.
 async fn serve(call: rpc::Request) -> rpc::Response {
     match call.service() {
         "containerd.services.containers.v1.Containers" => containers::serve(call).await,

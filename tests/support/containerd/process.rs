@@ -1,7 +1,7 @@
-//! A process that does what its arguments say. A command `fake out=hello exit=3 after=50`
-//! writes, waits 50 ms and returns 3; without `exit` it runs until a signal ends it, and with
-//! `ignores=term` only SIGKILL does; with `ignores=kill`, as one that waits for a dead disk, only
-//! the second SIGKILL. Any other command runs until a signal ends it.
+//! A process whose behaviour is given by its arguments. The command `fake out=hello exit=3 after=50` writes, waits 50
+//! ms and returns 3. Without `exit` it runs until a signal ends it. With `ignores=term` only SIGKILL ends it; with
+//! `ignores=kill` only the second SIGKILL does, as for a process that waits for a dead disk. Any other command runs
+//! until a signal ends it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -18,19 +18,16 @@ use super::{Inner, now};
 
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
-/// Never a process of this host: nobody may be hit by a signal that is meant for a fake one.
+/// PIDs from here on never belong to a process of this host, so that a signal for a fake process hits no real one.
 const FIRST_PID: u32 = 1 << 23;
 
-/// How a process ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exit {
-    /// Its code.
     pub code: u32,
-    /// When.
     pub at: Timestamp,
 }
 
-/// What a process's streams are connected to.
+/// The files that a process's streams are connected to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stdio {
     pub(super) stdin: String,
@@ -49,9 +46,9 @@ pub(super) struct Process {
     missed: bool,
     pub(super) exit: watch::Sender<Option<Exit>>,
     pub(super) signals: Vec<u32>,
-    /// Open from its making to its end, for both reading and writing, as the shim has them.
+    /// Open for reading and writing from the process's creation to its end, as in a shim.
     pipes: [Option<File>; 2],
-    /// The same, to its end or to CloseIO.
+    /// Open in the same way, to the process's end or to CloseIO.
     stdin: Option<File>,
 }
 
@@ -63,11 +60,11 @@ struct Program {
     after: Duration,
     ignores_term: bool,
     ignores_kill: bool,
-    /// Copies stdin to stdout, and returns at its end.
+    /// Copies stdin to stdout, and returns at the end of stdin.
     cat: bool,
-    /// Writes so many bytes to stdout, before anything else counts.
+    /// First writes this many bytes to stdout.
     flood: usize,
-    /// A child holds its output from then on, for ever.
+    /// A child process holds the output open forever.
     leaves_child: bool,
 }
 
@@ -94,7 +91,7 @@ impl Program {
 }
 
 impl Process {
-    /// Makes it; it does not run yet.
+    /// Creates the process, without starting it.
     pub(super) fn new(number: usize, args: &[String], stdio: Stdio) -> std::io::Result<Self> {
         let pipes = [open(&stdio.stdout)?, open(&stdio.stderr)?];
         let stdin = open(&stdio.stdin)?;
@@ -127,12 +124,12 @@ impl Process {
         self.missed
     }
 
-    /// Its runc was killed when it had started it, so its shim knows nothing of that.
+    /// Its runc was killed after the start, so its shim does not know that it runs.
     pub(super) fn miss_start(&mut self) {
         self.missed = true;
     }
 
-    /// Runs it: it writes at once, and tells when it will return with what.
+    /// Starts the process. It writes its output at once. Returns when it will exit and with which code.
     pub(super) fn start(&mut self) -> Option<(Duration, u32)> {
         self.stage = Stage::Running;
         for (pipe, text) in self.pipes.iter_mut().zip([&self.program.out, &self.program.err]) {
@@ -140,14 +137,14 @@ impl Process {
                 let _ = pipe.write_all(text.as_bytes());
             }
         }
-        // Whoever copies or floods returns when that is done.
+        // With `cat` or `flood`, it returns when that is done.
         if self.program.cat || self.program.flood > 0 {
             return None;
         }
         self.program.exit.map(|code| (self.program.after, code))
     }
 
-    /// What it does after it has said what it says.
+    /// The work that it does after its first output.
     pub(super) fn work(&self) -> Option<Work> {
         let Program { cat, flood, exit, after, .. } = self.program;
         let end = exit.map(|code| (after, code));
@@ -158,8 +155,8 @@ impl Process {
         self.stdin = None;
     }
 
-    /// Notes a signal; the code it ends with when it dies of it.
-    /// Before its start it is the runtime's own init, whatever its program would do.
+    /// Records a signal. Returns the exit code if the process dies of it. Before its start, the process is the
+    /// runtime's init, which obeys every signal.
     pub(super) fn signal(&mut self, signal: u32) -> Option<u32> {
         let survives = match signal {
             _ if !self.is_running() => false,
@@ -171,12 +168,12 @@ impl Process {
         (!survives).then_some(128 + signal)
     }
 
-    /// Its end. What it wrote stays in the FIFO for whoever has it open.
+    /// Ends the process. Its output stays in the FIFO for readers that have it open.
     pub(super) fn finish(&mut self, code: u32) -> Exit {
         let exit = Exit { code, at: now() };
         self.stage = Stage::Stopped;
         if self.program.leaves_child {
-            // Nobody ever closes them.
+            // Never closed.
             std::mem::forget(std::mem::take(&mut self.pipes));
         }
         self.pipes = [None, None];
@@ -185,7 +182,7 @@ impl Process {
         exit
     }
 
-    /// As Get and List show it.
+    /// As Get and List report it.
     pub(super) fn describe(&self, container: &str, id: &str) -> v1::Process {
         let exit = self.exit.borrow().clone();
         let stage = if self.missed && self.is_running() { Stage::Created } else { self.stage };
@@ -204,7 +201,7 @@ impl Process {
     }
 }
 
-/// What a process does as long as it runs.
+/// What a process does while it runs.
 pub(super) struct Work {
     stdio: Stdio,
     cat: bool,
@@ -213,14 +210,14 @@ pub(super) struct Work {
 }
 
 impl Inner {
-    /// Carries a process's work out, on a thread that blocks where the process would.
+    /// Carries out a process's work, on a thread that blocks where the process would.
     pub(super) fn work(self: &Arc<Self>, id: String, exec: String, work: Work) {
         let fake = Arc::clone(self);
         let runtime = tokio::runtime::Handle::current();
         std::thread::spawn(move || {
             let mut stdout = OpenOptions::new().write(true).open(&work.stdio.stdout).unwrap();
             if work.cat {
-                // Who has no stdin is at its end.
+                // Without stdin, the end of stdin is reached at once.
                 if let Ok(mut stdin) = File::open(&work.stdio.stdin) {
                     let _ = std::io::copy(&mut stdin, &mut stdout);
                 }
@@ -231,7 +228,7 @@ impl Inner {
             let mut left = work.flood;
             while left > 0 {
                 let count = left.min(piece.len());
-                // Nobody reads it any more.
+                // The FIFO has no reader any more.
                 if stdout.write_all(&piece[..count]).is_err() {
                     return;
                 }
@@ -245,7 +242,7 @@ impl Inner {
         });
     }
 
-    /// Lets a process that runs return after a while.
+    /// Lets a running process exit after some time.
     pub(super) fn finish_later(self: &Arc<Self>, id: String, exec: String, (after, code): (Duration, u32)) {
         let fake = Arc::clone(self);
         tokio::spawn(async move {
@@ -255,7 +252,7 @@ impl Inner {
     }
 }
 
-/// A log URI is nobody's here; a FIFO has to be there.
+/// A log URI is ignored. A FIFO must exist.
 fn open(path: &str) -> std::io::Result<Option<File>> {
     if path.is_empty() || path.contains("://") {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! gRPC without generated servers (containerd-client has none): requests are dispatched by
-//! their path, and each connection can be broken by itself.
+//! gRPC without generated servers, which containerd-client lacks. Requests are dispatched by their path, and each
+//! connection can be broken separately.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -21,14 +21,14 @@ use tonic_prost::ProstCodec;
 use super::faults::{Done, Fault, Outage, injected};
 use super::{Inner, status};
 
-/// containerd's own default, both ways.
+/// containerd's default, for requests and replies.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
 pub(super) type Response = http::Response<tonic::body::Body>;
-/// The messages of a streamed answer.
+/// The messages of a streamed reply.
 pub(super) type Messages<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 
-/// One call: where it goes, and the connection it came by.
+/// A call, and the connection on which it came.
 pub(super) struct Request {
     fake: Arc<Inner>,
     connection: CancellationToken,
@@ -38,7 +38,7 @@ pub(super) struct Request {
     http: http::Request<Incoming>,
 }
 
-/// Accepts until it is stopped; then all connections break.
+/// Accepts connections until `stop` is cancelled. Then all connections break.
 pub(super) fn listen(socket: &Path, fake: &Arc<Inner>, stop: CancellationToken) {
     let listener = UnixListener::bind(socket).unwrap();
     let fake = Arc::clone(fake);
@@ -80,7 +80,7 @@ impl Request {
         &self.method
     }
 
-    /// One message for one message, at once.
+    /// A unary call that is answered at once.
     pub(super) async fn unary<Q, R>(
         self,
         object: fn(&Q) -> String,
@@ -93,7 +93,7 @@ impl Request {
         self.waiting(object, move |fake, message| std::future::ready(handle(&fake, message))).await
     }
 
-    /// One message for one message, in its own time.
+    /// A unary call that may take time.
     pub(super) async fn waiting<Q, R, F>(
         self,
         object: fn(&Q) -> String,
@@ -129,7 +129,7 @@ impl Request {
         grpc::<R, Q>().unary(service, self.http).await
     }
 
-    /// Many messages for one.
+    /// A call with a stream of replies.
     pub(super) async fn streaming<Q, R>(
         self,
         object: fn(&Q) -> String,
@@ -153,7 +153,7 @@ impl Request {
         grpc::<R, Q>().server_streaming(service, self.http).await
     }
 
-    /// For what nobody asks of the fake yet.
+    /// For methods that no test needs yet.
     pub(super) fn unimplemented(self) -> Response {
         status(Code::Unimplemented, &format!("the fake has no {}", self.name())).into_http()
     }
@@ -164,7 +164,7 @@ impl Request {
     }
 }
 
-/// One call's, of messages as long as containerd takes them.
+/// A codec with containerd's limit on message sizes.
 fn grpc<R, Q>() -> Grpc<ProstCodec<R, Q>>
 where
     Q: Message + Default + Send + Sync + 'static,
@@ -173,7 +173,7 @@ where
     Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
 }
 
-/// A message that is no longer than grpc-go sends.
+/// Returns the error that grpc-go sends if the message is too large.
 fn fitting<R: Message>(message: R) -> Result<R, Status> {
     let length = message.encoded_len();
     if length > MESSAGE_LIMIT {
@@ -190,7 +190,7 @@ enum Then {
     GoAway(Outage),
 }
 
-/// Lets a call happen, or not.
+/// Applies the injected fault of a call, if there is one.
 async fn admit(
     fake: &Arc<Inner>,
     method: &str,
@@ -212,7 +212,7 @@ async fn admit(
         }
         Some(Fault::Hang(gate)) => tokio::select! {
             biased;
-            // What hung in a containerd that died is not carried out by the next one.
+            // A call that hung in a containerd that died is not carried out by the next one.
             () = connection.cancelled() => Err(injected(Code::Unavailable)),
             () = gate.pass() => Ok(Then::Reply),
         },

@@ -38,7 +38,7 @@ fn of_update(request: &pb::StoreUpdateRequest) -> String {
     request.sandbox.as_ref().map(|sandbox| sandbox.sandbox_id.clone()).unwrap_or_default()
 }
 
-/// Extensions are all that is ever updated.
+/// Pontoon updates only extensions.
 fn update(fake: &Arc<Inner>, request: pb::StoreUpdateRequest) -> Result<pb::StoreUpdateResponse, Status> {
     let new = request.sandbox.unwrap_or_default();
     let mut state = fake.lock();

@@ -1,4 +1,4 @@
-//! Snapshots of one snapshotter. All of them show the same directory.
+//! The snapshots of one snapshotter. All of them show the same directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use tonic::{Code, Status};
 use super::rpc::{Messages, Request, Response};
 use super::{Inner, already_exists, not_found, now, status};
 
-/// One snapshot.
 pub(super) struct Snapshot {
     pub(super) parent: String,
     pub(super) committed: bool,

@@ -34,13 +34,13 @@ pub(super) async fn serve(call: Request) -> Response {
     }
 }
 
-/// How the log names a process.
+/// The name of a process in the log of calls.
 fn of(id: &str, exec: &str) -> String {
     if exec.is_empty() { id.to_owned() } else { format!("{id}/{exec}") }
 }
 
 impl State {
-    /// As containerd does, by its record first: without that there is no task but in a list.
+    /// Looks up the container's record first, as containerd does: without a record, a task is only found in a list.
     pub(super) fn process(&mut self, id: &str, exec: &str) -> Result<&mut Process, Status> {
         if !self.containers.contains_key(id) {
             return Err(not_found("container", id));
@@ -64,7 +64,7 @@ impl State {
 }
 
 impl Inner {
-    /// Ends a process and tells of it. Nobody outlives the first process of his container.
+    /// Ends a process and publishes its exit. No process outlives the first process of its container.
     pub(super) fn finish(&self, id: &str, exec: &str, code: u32) {
         let mut state = self.lock();
         let Ok(process) = state.of_shim(id, exec) else { return };
@@ -91,7 +91,7 @@ impl Inner {
     pub(super) fn publish(&self, topic: &str, event: Option<prost_types::Any>) {
         let envelope =
             Envelope { timestamp: Some(now()), namespace: "k8s.io".to_owned(), topic: topic.to_owned(), event };
-        // Nobody may listen.
+        // Fails when there is no subscriber.
         let _ = self.events.send(envelope);
     }
 }
@@ -116,7 +116,7 @@ fn create(fake: &Arc<Inner>, request: pb::CreateTaskRequest) -> Result<pb::Creat
     Ok(pb::CreateTaskResponse { container_id: id, pid })
 }
 
-/// What an OCI process says, made.
+/// Creates a process from an OCI process.
 fn process(state: &State, process: &serde_json::Value, stdio: Stdio) -> Result<Process, Status> {
     let args = process["args"].as_array().into_iter().flatten();
     let args: Vec<String> = args.filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
@@ -152,7 +152,7 @@ fn close_io(fake: &Arc<Inner>, request: pb::CloseIoRequest) -> Result<(), Status
     Ok(())
 }
 
-/// How the log names a resize.
+/// The name of a resize in the log of calls.
 fn size(request: &pb::ResizePtyRequest) -> String {
     format!("{} {}x{}", of(&request.container_id, &request.exec_id), request.width, request.height)
 }
@@ -169,7 +169,7 @@ fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {
         if process.is_over() {
             return Err(not_found("process", &id));
         }
-        // A task has its first process from its making on; a further one comes with its start.
+        // The first process exists from the task's creation on, a further process only from its start on.
         if !exec.is_empty() && !process.is_running() {
             return Err(status(Code::FailedPrecondition, "process not created"));
         }
@@ -183,7 +183,7 @@ fn kill(fake: &Arc<Inner>, request: pb::KillRequest) -> Result<(), Status> {
 
 async fn wait(fake: Arc<Inner>, request: pb::WaitRequest) -> Result<pb::WaitResponse, Status> {
     let mut exit = fake.lock().process(&request.container_id, &request.exec_id)?.exit.subscribe();
-    // Its maker goes with the shim.
+    // Fails when the process is dropped with its shim.
     let exit = exit.wait_for(Option::is_some).await.map(|exit| exit.clone());
     let Ok(Some(Exit { code, at })) = exit else { return Err(not_found("process", &request.container_id)) };
     Ok(pb::WaitResponse { exit_status: code, exited_at: Some(at) })
@@ -199,12 +199,12 @@ fn deleted(id: &str, process: &Process) -> pb::DeleteResponse {
     }
 }
 
-/// As a shim says it: the error is of no kind that has a code of its own.
+/// A shim's error for this has no status code of its own.
 fn still_runs() -> Status {
     status(Code::Unknown, "cannot delete a running process")
 }
 
-/// One that was made and never started goes too.
+/// A task that was created and never started can be deleted too.
 fn delete(fake: &Arc<Inner>, request: pb::DeleteTaskRequest) -> Result<pb::DeleteResponse, Status> {
     let id = request.container_id;
     let mut state = fake.lock();
@@ -238,7 +238,7 @@ fn get(fake: &Arc<Inner>, request: pb::GetRequest) -> Result<pb::GetResponse, St
 }
 
 fn list(fake: &Arc<Inner>, _: pb::ListTasksRequest) -> Result<pb::ListTasksResponse, Status> {
-    // As containerd: the container's id is only in `id`.
+    // As in containerd, the container's id is only in `id`.
     let tasks = fake.lock().tasks.iter().map(|(id, task)| task.init.describe("", id)).collect();
     Ok(pb::ListTasksResponse { tasks })
 }
@@ -266,7 +266,7 @@ fn update(fake: &Arc<Inner>, request: pb::UpdateTaskRequest) -> Result<(), Statu
     fake.lock().process(&request.container_id, "").map(drop)
 }
 
-/// `io.containerd.cgroups.v2.Metrics`, as far as the tests look at it.
+/// `io.containerd.cgroups.v2.Metrics`, as far as the tests need it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Metrics {
     #[prost(message, optional, tag = "2")]
@@ -279,7 +279,7 @@ struct CpuStat {
     usage_usec: u64,
 }
 
-/// Every task has used the same.
+/// The CPU usage of every task, in nanoseconds.
 pub const CPU_OF_EVERY_TASK: u64 = 7_000_000;
 
 fn metrics(fake: &Arc<Inner>, request: pb::MetricsRequest) -> Result<pb::MetricsResponse, Status> {

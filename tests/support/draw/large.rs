@@ -1,23 +1,23 @@
-//! What is large or deep: long texts, many entries, paths of thousands of names. A request has so much of it that it fits
-//! into a message.
+//! Large or deep content: long texts, many entries, paths with thousands of names. A request gets no more of it than
+//! fits into a message.
 
 use super::{Draw, TEXTS};
 
-/// Bytes of large things in one request; a message has at most 16 MiB.
+/// Bytes of large content in one request. A message has at most 16 MiB.
 const BUDGET: usize = 7 << 20;
-/// An entry of a list takes at most so much more than its texts, encoded.
+/// The most that the encoding of a list's entry adds to its texts.
 const ENTRY: usize = 32;
 
 impl Draw {
-    /// The next request may be large again.
+    /// Allows the next request to be large again.
     pub(super) fn refill(&mut self) {
         self.room = BUDGET;
     }
 
-    /// A text that is longer than anybody expects, as long as there is room for it.
+    /// An unusually long text, as long as the budget lasts.
     pub(super) fn large_text(&mut self) -> String {
         let length = self.one(&[300, 4096, 5000, 70_000, 70_000, 300_000, 1_500_000]);
-        // A byte that is a control character takes six in JSON.
+        // A control character of one byte takes six in JSON.
         let piece = self.one(&["x", "x", "/a", "a/", "../", "/", "\u{1}", "\"", "\u{1f980}", "a,", "*a", "é"]);
         if length > self.room {
             return self.one(&TEXTS).to_owned();
@@ -30,7 +30,7 @@ impl Draw {
         text
     }
 
-    /// A path that is deep, or has one long name.
+    /// A path that is deep, or contains a long name.
     pub(super) fn large_path(&mut self) -> String {
         let below = self.directory.display().to_string();
         let path = match self.below(5) {
@@ -44,7 +44,7 @@ impl Draw {
         below + &path
     }
 
-    /// How many entries a list has: mostly few.
+    /// The number of entries of a list, mostly few.
     pub(super) fn count(&mut self) -> usize {
         let many = self.one(&[100, 1000, 10_000, 50_000]);
         if self.chance(96) || many * ENTRY > self.room {

@@ -11,7 +11,7 @@ struct Bed {
     directory: tempfile::TempDir,
 }
 
-/// What a command left behind.
+/// The outcome of a command.
 struct Done<T> {
     exit: T,
     stdout: Vec<u8>,
@@ -100,7 +100,7 @@ async fn a_child_in_the_background_is_not_waited_for_longer_than_the_drain() {
     drop((stdout, stderr));
 }
 
-/// Takes its time over each piece.
+/// Takes 8 seconds for each piece.
 struct Slow {
     buffer: BytesMut,
     taken: usize,
@@ -187,7 +187,7 @@ async fn input_waits_for_whoever_reads_it_and_none_is_lost() {
     let bed = Bed::new();
     let (mut io, stdio, _guard) = ExecIo::prepare(&bed.path(), Shape { tty: false, stdin: true }).unwrap();
     io.started();
-    // The shim is late.
+    // The shim opens its end late.
     let late = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let read = || {
@@ -217,7 +217,7 @@ async fn a_terminal_s_input_is_open_before_the_shim_comes_and_after_the_client_h
     let mut typed = [0; 5];
     read.read_exact(&mut typed).unwrap();
     assert_eq!(&typed, b"typed");
-    // Its read end is not at its end, nor would a write end wait.
+    // The read end is not at its end, and opening another write end does not wait.
     File::options().write(true).open(&stdio.stdin).unwrap();
     drop(held);
     assert_eq!(read.read(&mut typed).unwrap(), 0);

@@ -69,7 +69,7 @@ impl Shim {
     }
 }
 
-/// One stream's bytes as kubelet would put them together.
+/// One stream's bytes as kubelet would reassemble them.
 fn logged(path: &Path, stream: StreamName) -> Vec<u8> {
     let mut bytes = Vec::new();
     for record in fs::read(path).unwrap().split_inclusive(|&byte| byte == b'\n') {
@@ -268,7 +268,7 @@ async fn f6_a_line_in_progress_is_in_the_log_and_goes_on_with_the_next_daemon() 
     assert_eq!(stdout_of(&bed.log()), "one\ntw", "nothing is read any more");
     let next = Fifo::new(Tasks::default());
     let streams = next.reattach(bed.config()).await.unwrap();
-    // A rotation knows of the line.
+    // A rotation is aware of the line in progress.
     until(|| stdout_of(&bed.log()) == "one\ntwo\n").await;
     shim.stdout().write_all(b"ree\n").unwrap();
     drop(shim);
@@ -297,7 +297,7 @@ async fn f6_a_rotation_waits_for_the_end_of_a_line_that_another_daemon_began() {
     assert_eq!(stdout_of(&old), "begun and ended\n");
 }
 
-/// Of who has ended nobody else has it.
+/// When a container has ended, no other process has its FIFO open.
 #[tokio::test]
 async fn f6_a_fifo_that_only_we_have_open_is_read_to_its_end() {
     for by_close in [false, true] {
@@ -306,7 +306,7 @@ async fn f6_a_fifo_that_only_we_have_open_is_read_to_its_end() {
         let text = "last words\n".repeat(10_000);
         shim.stdout().write_all(text.as_bytes()).unwrap();
         drop(shim);
-        // Before anything was read: the readers' tasks have not run yet on this one thread.
+        // Nothing has been read yet: the readers' tasks have not run on this single thread.
         if by_close {
             streams.close().await;
         } else {
@@ -339,7 +339,7 @@ async fn f10_a_log_that_cannot_be_opened_leaves_output_where_it_is() {
     assert!(bed.driver.hand_over(SOON).await);
     let kept = bed.rotate("kept");
     symlink("elsewhere", bed.log()).unwrap();
-    // And over another restart, and in a log that is made anew by its time.
+    // Output also survives another restart while the log still cannot be opened.
     for more in ["o\n", "three\n"] {
         let next = Fifo::new(Tasks::default());
         let streams = next.reattach(bed.config()).await.unwrap();
@@ -474,11 +474,11 @@ async fn a_full_disk_drops_records_and_the_container_goes_on() {
     let writer = thread::spawn(move || stdout.write_all(text.as_bytes()).unwrap());
     until(|| writer.is_finished()).await;
     writer.join().unwrap();
-    // All of it: what is still in the pipe would be written where there is room again, and not be dropped.
+    // Wait for all of it: what is still in the pipe would be written once there is space again, and not be dropped.
     let whole = |text: &str| text.lines().count() as u64 - u64::from(!text.ends_with('\n'));
     let log = bed.log();
     until(|| whole(&fs::read_to_string(&log).unwrap()) + counters.counts().dropped_records >= 100_000).await;
-    // As when kubelet deletes an old log: there is room again, and the next line is whole.
+    // As when kubelet deletes an old log: there is space again, and the next line is whole.
     let full = bed.rotate("0.log.1");
     fs::copy(&full, bed.directory.path().join("copy")).unwrap();
     File::options().write(true).open(&full).unwrap().set_len(100).unwrap();
@@ -499,7 +499,7 @@ async fn a_full_disk_drops_records_and_the_container_goes_on() {
     }
 }
 
-/// By hand: `cargo test --release --lib io::fifo::tests::throughput -- --ignored --nocapture`.
+/// Run by hand: `cargo test --release --lib io::fifo::tests::throughput -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn throughput() {

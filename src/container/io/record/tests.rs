@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A record as kubelet's parser would take it apart.
+/// Parses a record as kubelet does; returns its content and whether its tag is `F`.
 fn parse(record: &[u8]) -> (&[u8], bool) {
     let time = std::str::from_utf8(&record[..30]).unwrap();
     time.parse::<jiff::Timestamp>().unwrap();
@@ -14,7 +14,7 @@ fn parse(record: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// Feeds the reads, gives all records' content and flags.
+/// Feeds the reads, and returns the content and flag of all records.
 fn records(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     let (mut lines, mut batch, stamp) = (Lines::new(StreamName::Stdout, tty), Batch::default(), Stamp::now());
     let mut out = Vec::new();
@@ -43,7 +43,7 @@ fn records(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     all.split(|&byte| byte == b'\n').map(|record| (parse(record).0.to_vec(), parse(record).1)).collect()
 }
 
-/// The same where each read is another reader's.
+/// Like `records`, with a new reader for each read.
 fn handed_over(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     let (mut lines, mut batch, stamp) = (Lines::new(StreamName::Stdout, tty), Batch::default(), Stamp::now());
     let mut out = Vec::new();
@@ -80,7 +80,7 @@ fn joined(records: &[(Vec<u8>, bool)]) -> Vec<u8> {
     bytes
 }
 
-/// Lines about as long as the limit, short ones, empty ones, any bytes.
+/// Lines of about the limit's length, short lines, empty lines, arbitrary bytes.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),
@@ -107,7 +107,7 @@ proptest! {
             prop_assert!(content.len() <= RECORD_LIMIT);
             prop_assert!(*full || !content.is_empty());
         }
-        // However it was cut into reads, all but the end of a line is cut at the limit.
+        // However the stream is divided into reads, every record that does not end a line has the maximum length.
         for pair in records.windows(2) {
             prop_assert!(pair[0].1 || pair[0].0.len() == RECORD_LIMIT);
         }
@@ -125,7 +125,7 @@ proptest! {
     fn a_terminal_loses_its_own_carriage_returns_only(reads in proptest::collection::vec(piece(), 0..12)) {
         let reads: Vec<Vec<u8>> = reads.into_iter().map(|read| read.into_iter().map(|b| b & 0x7f).collect()).collect();
         let expected = String::from_utf8(reads.concat()).unwrap().replace("\r\n", "\n");
-        // Also where the limit falls between the two.
+        // Also if the limit falls between `\r` and `\n`.
         prop_assert_eq!(String::from_utf8(joined(&records(true, &reads))).unwrap(), expected);
     }
 }

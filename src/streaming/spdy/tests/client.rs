@@ -1,4 +1,4 @@
-//! A client of SPDY/3.1, as moby/spdystream is one.
+//! A SPDY/3.1 client that behaves like moby/spdystream.
 
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ pub const GO_AWAY: u16 = 7;
 pub const HEADERS: u16 = 8;
 pub const WINDOW_UPDATE: u16 = 9;
 
-/// A whole control frame.
 pub fn control(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
     let mut frame = [0x8003_u16.to_be_bytes(), kind.to_be_bytes()].concat();
@@ -27,12 +26,11 @@ pub fn control(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A control frame of numbers.
+/// A control frame whose payload consists of numbers.
 pub fn numbers(kind: u16, numbers: &[u32]) -> Vec<u8> {
     control(kind, 0, &numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>())
 }
 
-/// A whole data frame.
 pub fn data(stream: u32, flags: u8, bytes: &[u8]) -> Vec<u8> {
     let mut frame = stream.to_be_bytes().to_vec();
     frame.extend((u32::from(flags) << 24 | u32::try_from(bytes.len()).unwrap()).to_be_bytes());
@@ -40,7 +38,7 @@ pub fn data(stream: u32, flags: u8, bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A header block before it is compressed.
+/// A header block before compression.
 pub fn plain(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut block = u32::try_from(pairs.len()).unwrap().to_be_bytes().to_vec();
     for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
@@ -50,7 +48,7 @@ pub fn plain(pairs: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// Compresses header blocks, one after another.
+/// Compresses the header blocks of one connection in order.
 pub struct Encoder(Compress);
 
 impl Encoder {
@@ -89,7 +87,7 @@ impl Encoder {
     }
 }
 
-/// What a server sent.
+/// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Got {
     Reply(u32),
@@ -108,7 +106,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The client, and the server's end of the pipe.
+    /// Returns the client, and the server's end of the pipe.
     pub fn new(pipe: usize) -> (Self, DuplexStream) {
         let (io, server) = tokio::io::duplex(pipe);
         let client = Self { io, encoder: Encoder::new(), inflater: Decompress::new(true), input: BytesMut::new() };
@@ -124,13 +122,13 @@ impl Client {
         self.send(&frame).await;
     }
 
-    /// Opens a stream that must be accepted.
+    /// Opens a stream that the server must accept.
     pub async fn opened(&mut self, stream: u32, pairs: &[(&str, &str)]) {
         self.open(stream, pairs).await;
         assert_eq!(self.next().await, Some(Got::Reply(stream)));
     }
 
-    /// The next frame; `None` when the server has closed the connection.
+    /// Returns the next frame; `None` if the server has closed the connection.
     pub async fn next(&mut self) -> Option<Got> {
         loop {
             if let Some(got) = self.parse() {
@@ -143,13 +141,13 @@ impl Client {
         }
     }
 
-    /// Nothing comes for a while.
+    /// Asserts that nothing arrives for a second.
     pub async fn silence(&mut self) {
         let next = tokio::time::timeout(Duration::from_secs(1), self.next()).await;
         assert!(next.is_err(), "got {next:?}");
     }
 
-    /// All that comes until the server closes the connection.
+    /// Returns all frames until the server closes the connection.
     pub async fn rest(&mut self) -> Vec<Got> {
         let mut rest = Vec::new();
         while let Some(got) = self.next().await {

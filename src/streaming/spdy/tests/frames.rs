@@ -7,7 +7,7 @@ use super::super::frame::{Frame, LARGEST_CONTROL, Parser};
 use super::super::headers::{LARGEST_BLOCK, LONGEST_NAME, LONGEST_VALUE, MOST_PAIRS};
 use super::client::{self, Encoder, FIN};
 
-/// A client's frame, as it is meant.
+/// The meaning of a frame that a client sends.
 #[derive(Clone, Debug)]
 enum Meant {
     Open { stream: u32, fin: bool, headers: Vec<(String, String)> },
@@ -77,7 +77,7 @@ fn encode(encoder: &mut Encoder, meant: &Meant) -> Vec<u8> {
     }
 }
 
-/// Takes what was read for what was meant; pieces of data are joined.
+/// Asserts that the frames read are those that were meant, after joining pieces of data.
 fn assert_meant(read: Vec<Frame>, meant: &[Meant]) {
     let mut read = read.into_iter();
     for meant in meant {
@@ -123,7 +123,7 @@ fn assert_meant(read: Vec<Frame>, meant: &[Meant]) {
     assert_eq!(read.next(), None);
 }
 
-/// Parses bytes that come in steps.
+/// Parses bytes that arrive in steps.
 fn parse(bytes: &[u8], mut steps: impl Iterator<Item = usize>) -> Result<Vec<Frame>, ProtocolError> {
     let (mut parser, mut input, mut read) = (Parser::default(), BytesMut::new(), Vec::new());
     let mut rest = bytes;
@@ -203,7 +203,7 @@ fn limits_of_frames() {
     for kind in [client::OPEN, client::REPLY, client::SETTINGS, client::PING, client::HEADERS, client::GO_AWAY] {
         let mut head = [0x8003_u16.to_be_bytes(), kind.to_be_bytes()].concat();
         head.extend(long.to_be_bytes());
-        // Refused by its first eight bytes.
+        // Rejected on its first eight bytes.
         assert_eq!(parse_all(&head), Err(ProtocolError::TooLong("control frame")), "type {kind}");
     }
     assert_eq!(parse_all(&[0x80, 2, 0, 6, 0, 0, 0, 4]), Err(ProtocolError::Version(2)));
@@ -264,7 +264,7 @@ fn a_block_must_be_zlib_with_the_dictionary() {
     assert_eq!(parse_all(&frame(b"")), Err(ProtocolError::Malformed("header block")));
     assert_eq!(parse_all(&frame(b"not zlib")), Err(ProtocolError::Compression));
     assert_eq!(parse_all(&frame(&[0x78, 0xbb, 1, 2, 3, 4, 0])), Err(ProtocolError::Compression));
-    // A final block ends the stream.
+    // A final block ends the zlib stream.
     let ended = [&[0x78, 0xbb][..], &ID, &[1, 4, 0, !4, !0, 0, 0, 0, 0], &[0, 4, 0, 1]].concat();
     assert_eq!(parse_all(&frame(&ended)), Err(ProtocolError::Compression));
     let mut truncated = Encoder::new().block(&client::plain(&[("streamtype", "error")]));

@@ -1,4 +1,4 @@
-//! Clients that mean harm: none may make memory grow, hang a session that others could use, or panic.
+//! Malicious clients: none may make memory grow, hang a session that others could use, or cause a panic.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn session(most: usize) -> (Client, Session) {
     (client, Session::start(io, most, &life(Duration::MAX)))
 }
 
-/// The session ends with GOAWAY and a protocol error.
+/// Asserts that these frames end the session with GOAWAY and a protocol error.
 async fn assert_thrown_out(frames: &[u8]) {
     let (mut client, session) = session(8);
     client.send(frames).await;
@@ -23,19 +23,19 @@ async fn assert_thrown_out(frames: &[u8]) {
     assert!(rest.iter().any(|got| matches!(got, Got::GoAway(_, 1))), "{rest:?}");
 }
 
-/// The start of a control frame that says it is this long.
+/// The start of a control frame that announces this length.
 fn head(kind: u16, length: u32) -> Vec<u8> {
     let mut head = [0x8003_u16.to_be_bytes(), kind.to_be_bytes()].concat();
     head.extend((length & 0xff_ffff).to_be_bytes());
     head
 }
 
-/// moby/spdystream before 0.5.1 made room for as many SETTINGS, headers and bytes of a header as a frame named, and for
-/// as large a frame: a few bytes made the server allocate gigabytes.
+/// moby/spdystream before 0.5.1 allocated as many SETTINGS, headers and header bytes, and as large a frame, as a frame
+/// announced: a few bytes made the server allocate gigabytes.
 #[tokio::test(start_paused = true)]
 async fn cve_2026_35469_sizes_in_frames_are_not_believed() {
     for kind in [client::OPEN, client::REPLY, client::HEADERS, client::SETTINGS, client::PING] {
-        // Refused at once: the rest of the frame need not come.
+        // Rejected at once, without waiting for the rest of the frame.
         assert_thrown_out(&head(kind, 0xff_ffff)).await;
     }
     assert_thrown_out(&client::numbers(client::SETTINGS, &[0x7fff_ffff, 1, 1])).await;
@@ -43,7 +43,7 @@ async fn cve_2026_35469_sizes_in_frames_are_not_believed() {
     let huge = [0x7f, 0xff, 0xff, 0xff];
     let one = [0, 0, 0, 1];
     for block in [
-        // Pairs; the length of a name; the length of a value.
+        // In turn: the number of pairs, the length of a name, the length of a value.
         huge.to_vec(),
         [one, huge].concat(),
         [&one[..], &one, b"n", &huge].concat(),
@@ -53,7 +53,7 @@ async fn cve_2026_35469_sizes_in_frames_are_not_believed() {
         let headers = client::control(client::HEADERS, 0, &[&one[..], &encoder.block(&block)].concat());
         assert_thrown_out(&headers).await;
     }
-    // 8 MiB of zeros in 8 KiB.
+    // 8 MiB of zeros, compressed to 8 KiB.
     assert_thrown_out(&client::Encoder::new().open_plain(1, 0, &vec![0; 8 * 1024 * 1024])).await;
 }
 
@@ -106,14 +106,14 @@ async fn a_flood_of_streams_is_refused_above_the_cap() {
             assert_eq!(client.next().await, Some(Got::Reset(id, 3)));
         }
     }
-    // One that goes makes room.
+    // A stream that ends makes space for another one.
     client.send(&client::numbers(client::RESET, &[1, 5])).await;
     client.open(101, &[]).await;
     assert!(session.accept().await.unwrap().accept().is_some());
     assert_eq!(client.next().await, Some(Got::Reply(101)));
 }
 
-/// Sends a frame over and over without reading, until nothing more is taken; how many bytes were.
+/// Sends a frame repeatedly without reading, until the server reads no more. Returns the number of bytes sent.
 async fn flood(client: &mut Client, frame: &[u8], most: usize) -> usize {
     let mut taken = 0;
     while taken < most {
@@ -129,7 +129,7 @@ async fn flood(client: &mut Client, frame: &[u8], most: usize) -> usize {
 async fn answers_that_are_not_read_stop_the_flood_that_asks_for_them() {
     let (mut client, _session) = session(8);
     let taken = flood(&mut client, &client::numbers(client::PING, &[1]), 10_000_000).await;
-    // Two pipes of 64 KiB, a read buffer, the queue of answers.
+    // Two pipes of 64 KiB, a read buffer, and the queue of replies.
     assert!(taken < 400_000, "{taken} bytes of pings were taken");
     let (mut client, _session) = session(8);
     let mut frames = Vec::new();
@@ -160,7 +160,7 @@ async fn floods_that_ask_for_nothing_are_read_and_forgotten() {
     assert_eq!(client.next().await, Some(Got::Ping(3)));
 }
 
-/// What waits for readers is bounded for all streams of a session together.
+/// The bytes that wait for readers are bounded for all streams of a session together.
 #[tokio::test(start_paused = true)]
 async fn data_that_nobody_reads_is_not_collected() {
     let (mut client, mut session) = session(256);
@@ -182,7 +182,7 @@ async fn data_that_nobody_reads_is_not_collected() {
     }
     // The budget, a pipe, and a read buffer.
     assert!((256_000..1_000_000).contains(&taken), "{taken} bytes were taken");
-    // They are taken again as soon as the readers have gone.
+    // The session reads again as soon as the readers have gone.
     drop(kept);
     tokio::time::timeout(Duration::from_secs(1), client.io.write_all(&[0; 60_000])).await.unwrap().unwrap();
 }

@@ -1,4 +1,4 @@
-//! Driven by a client's half that is written here, over a pipe in memory.
+//! Tests with a client that is written here, over an in-memory pipe.
 
 pub(in crate::streaming) mod client;
 mod corpus;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::streaming::life::Life;
 use crate::tasks::Tasks;
 
-/// Of a session that nobody ends from outside.
+/// For a session that is not ended from outside.
 fn life(idle: Duration) -> Life {
     Life { gone: CancellationToken::new(), idle, tasks: Tasks::default() }
 }

@@ -13,7 +13,7 @@ use crate::ids::SandboxId;
 use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, PortForward, Streams};
 use crate::tasks::Tasks;
 
-/// Port 7 sends back what comes, after a greeting with the port; port 9 waits for the end; others refuse.
+/// Port 7 echoes what it receives and sends "bye" at the end. Port 9 waits until `gone`. All other ports refuse.
 struct Ports;
 
 impl Backend for Ports {

@@ -15,7 +15,7 @@ use crate::tasks::Tasks;
 const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
 const TTY: Wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: true };
 
-/// A session that runs, and its client.
+/// Starts a session, and returns its client.
 fn start<R>(protocol: Protocol, wanted: Wanted, run: R) -> (Client, JoinHandle<()>)
 where
     R: FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send + 'static,
@@ -29,7 +29,7 @@ where
     (client, Tasks::default().operation(session))
 }
 
-/// Opens streams in this order, as 1, 3, 5 ...
+/// Opens streams of these kinds in order, with the numbers 1, 3, 5 and so on.
 async fn open(client: &mut Client, kinds: &[&str]) {
     for (number, kind) in kinds.iter().enumerate() {
         let id = u32::try_from(number * 2 + 1).unwrap();
@@ -37,7 +37,7 @@ async fn open(client: &mut Client, kinds: &[&str]) {
     }
 }
 
-/// Reads to the end, and goes.
+/// Reads up to GOAWAY, then closes the connection.
 async fn finish(mut client: Client, session: JoinHandle<()>) -> Vec<Got> {
     let mut rest = Vec::new();
     loop {
@@ -110,7 +110,7 @@ async fn older_protocols_have_a_sentence_and_nothing_on_success() {
 
 #[tokio::test(start_paused = true)]
 async fn a_terminals_sizes_reach_the_backend() {
-    // Of two that come at once, the backend gets the newest.
+    // If two sizes arrive at once, the backend gets only the newer one, so wait until it has the first.
     let (seen, first) = tokio::sync::oneshot::channel();
     let (mut client, session) = start(Protocol::V4, TTY, |mut streams| {
         async move {
@@ -178,7 +178,7 @@ async fn a_client_that_goes_ends_the_command() {
     open(&mut client, &["error", "stdin", "stdout", "stderr"]).await;
     drop(client);
     session.await.unwrap();
-    // Before its streams were there: nothing to run.
+    // If the client goes before it has opened its streams, nothing is run.
     let (client, session) = start(Protocol::V4, ALL, |_| panic!("nothing to run"));
     drop(client);
     session.await.unwrap();

@@ -13,13 +13,13 @@ use crate::streaming::{Gone, Input, Sink};
 
 const PIPE: usize = 64 * 1024;
 
-/// A client and a session of at most 8 streams.
+/// A client, and a session with at most 8 streams.
 fn session(pipe: usize, idle: Duration) -> (Client, Session) {
     let (client, io) = Client::new(pipe);
     (client, Session::start(io, 8, &life(idle)))
 }
 
-/// A stream that both have.
+/// Opens and accepts a stream.
 async fn stream(client: &mut Client, session: &mut Session, id: u32) -> (Input, StreamSink) {
     client.open(id, &[("streamtype", "data")]).await;
     let incoming = session.accept().await.unwrap();
@@ -47,7 +47,7 @@ async fn a_stream_carries_data_both_ways_until_both_halves_are_closed() {
     sink.finish().await;
     drop(sink);
     client.silence().await;
-    // The stream is gone on both sides.
+    // The stream is closed on both sides.
     client.send(&client::data(1, 0, b"late")).await;
     assert_eq!(client.next().await, Some(Got::Reset(1, 2)));
 }
@@ -59,7 +59,7 @@ async fn a_dropped_sink_closes_our_half() {
     drop(sink);
     assert_eq!(client.next().await, Some(Got::Data(1, Vec::new(), true)));
     client.silence().await;
-    // Nobody reads either: the client is told when it goes on.
+    // No reader is left either: the client gets a reset when it sends more.
     drop(input);
     client.silence().await;
     client.send(&client::data(1, 0, b"x")).await;
@@ -246,7 +246,7 @@ async fn closing_says_goodbye_and_waits_for_the_client() {
     let client = async move {
         assert_eq!(client.next().await, Some(Got::Data(1, b"done".to_vec(), true)));
         assert_eq!(client.next().await, Some(Got::GoAway(1, 0)));
-        // The server waits, and refuses what is new.
+        // The server waits, and refuses new streams.
         client.open(3, &[]).await;
         assert_eq!(client.next().await, Some(Got::Reset(3, 3)));
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -285,7 +285,7 @@ async fn headers_with_fin_close_the_clients_half() {
     let headers = client.encoder.headers(client::HEADERS, 1, FIN, &[("x", "y")]);
     client.send(&headers).await;
     assert_eq!(input.recv().await, None);
-    // A stream can be born half-closed.
+    // A stream can be half-closed from the start.
     let born = client.encoder.open(3, FIN, &[("streamtype", "data")]);
     client.send(&born).await;
     let (mut input, _sink) = session.accept().await.unwrap().accept().unwrap();

@@ -8,12 +8,12 @@ use tokio_tungstenite::tungstenite::protocol::{Message as Whole, Role, WebSocket
 
 use super::*;
 
-/// What a client sends.
+/// A message of a client.
 #[derive(Clone, Debug)]
 struct Sent {
     channel: u8,
     data: Vec<u8>,
-    /// Lengths of the frames that it is sent in; the rest is the last one.
+    /// The lengths of all frames of the message but the last, which has the rest.
     frames: Vec<usize>,
 }
 
@@ -21,7 +21,7 @@ fn frame(payload: &[u8], opcode: Data, is_final: bool) -> Whole {
     Whole::Frame(Frame::message(payload.to_vec(), OpCode::Data(opcode), is_final))
 }
 
-/// Sends messages, with pings within them, and gives what the library makes of them.
+/// Sends messages, with pings between their frames, and returns the messages that the library delivers.
 async fn through(has_channels: bool, opcode: Data, sent: &[Sent]) -> Vec<Bytes> {
     let (near, far) = duplex(1000);
     let longest = Some(LONGEST + 1);
@@ -43,7 +43,7 @@ async fn through(has_channels: bool, opcode: Data, sent: &[Sent]) -> Vec<Bytes> 
         client.close(None).await.unwrap();
         while let Some(Ok(_)) = client.next().await {}
     };
-    // The server's end goes with it: a client waits for that.
+    // Dropped at its end together with the server, whose close the client waits for.
     let receive = async move {
         let mut all = Vec::new();
         while let Some(message) = server.next().await {

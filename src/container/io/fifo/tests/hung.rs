@@ -8,12 +8,13 @@ use super::super::super::super::host_paths::DEADLINE;
 use super::*;
 use crate::sys::hung::Hung;
 
-/// What comes of a call that waits for the deadline of host paths.
+/// The result of a call that waits for the deadline of host paths.
 async fn at_the_deadline<T>(call: impl Future<Output = T>) -> T {
     let is_paused = Cell::new(false);
     let clock = async {
         for _ in 0..SOON.as_secs() {
-            // Its thread is in the kernel by then, also on a busy machine: one that has not begun would be followed.
+            // By then the call's thread is in the kernel, even on a busy machine. A call that has not begun does not
+            // block its path for other threads yet.
             tokio::time::sleep(Duration::from_secs(1)).await;
             tokio::time::pause();
             is_paused.set(true);
@@ -26,7 +27,7 @@ async fn at_the_deadline<T>(call: impl Future<Output = T>) -> T {
         done = call => done,
         () = clock => panic!("it has no deadline"),
     };
-    // The call may end within the advance: a clock that stands would be over at once for whoever waits next.
+    // The call may have ended during the advance. With a paused clock, the next timeout would then expire at once.
     if is_paused.get() {
         tokio::time::resume();
     }
@@ -40,14 +41,14 @@ async fn t8_a_log_that_hangs_is_told_by_its_path() {
     let hung = Hung::mount(bed.log().parent().unwrap()).unwrap();
     let stuck = |result: Result<()>| matches!(result, Err(Error::LogStuck(path)) if path == bed.log());
     assert!(stuck(at_the_deadline(streams.reopen_log()).await));
-    // Nobody follows the thread that hangs.
+    // No thread makes a call on the path while the first one hangs.
     let again = tokio::time::timeout(SOON, streams.reopen_log()).await;
     assert!(stuck(again.unwrap()));
     shim.stdout().write_all(b"in the old one\n").unwrap();
     until(|| bed.driver.counters().counts().written > 0).await;
     drop(hung);
     assert_eq!(stdout_of(&bed.log()), "in the old one\n");
-    // When the call has returned, the path is free.
+    // When the call has returned, the path can be used again.
     until(|| fs::remove_file(bed.log()).is_ok()).await;
     let deadline = Instant::now() + SOON;
     while let Err(error) = streams.reopen_log().await {
@@ -67,7 +68,7 @@ async fn t8_streams_whose_log_hangs_are_not_made() {
     assert!(!directory(&bed.state(), &bed.id).exists());
 }
 
-/// More streams than there are threads for logs.
+/// Uses more streams than there are threads for logs.
 #[tokio::test]
 async fn t8_a_pod_whose_logs_hang_leaves_threads_to_all_others() {
     let bed = Bed::new();
@@ -95,8 +96,8 @@ async fn t8_a_pod_whose_logs_hang_leaves_threads_to_all_others() {
     }
 }
 
-/// A tenant who has /var/log/pods as a volume can put a symlink in its place; the node's operator can have /var/log/pods
-/// elsewhere.
+/// A tenant who mounts /var/log/pods as a volume can put a symlink in the log directory's place, which must not be
+/// followed. The node's operator may have put /var/log/pods elsewhere, which must be followed.
 #[tokio::test]
 async fn t8_a_log_directory_is_not_followed_through_a_symlink_and_what_it_is_in_is() {
     let bed = Bed::new();

@@ -1,0 +1,379 @@
+//! CreateContainer: image, user, mounts and devices → spec → record → root file system → volumes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
+use crate::cdi;
+use crate::config::Handler;
+use crate::container::io::LogPath;
+use crate::container::{
+    About, Container, Event, KeptSpec, LARGEST_WHOLE, Record, Root, State, devices, mounts, profile, signal, spec_any,
+};
+use crate::containerd;
+use crate::events::Kind;
+use crate::ids::ContainerId;
+use crate::images::{self, Image};
+use crate::runtime::container::image_volumes;
+use crate::runtime::container::volumes;
+use crate::runtime::container::volumes::{Volumes, remove_directory};
+use crate::runtime::large::Turn;
+use crate::runtime::sandbox::pause::{encode, files, spec_handler};
+use crate::runtime::take_back::Made;
+use crate::runtime::threads::{computed, computed_of};
+use crate::runtime::{Change, Error, Node, Result, labels, listed_size, now, record_size};
+use crate::sandbox::Sandbox;
+use crate::spec;
+use crate::store::{Creation, Key, Outcome, Shelf, container_name};
+use crate::telemetry::{Stage, Verb, during};
+use crate::undo::Undo;
+
+/// Creates a container in a ready sandbox. An identical request that arrives meanwhile joins this one and gets the same
+/// id.
+///
+/// # Errors
+/// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
+/// after everything was rolled back.
+pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
+    node.containerd_ready().await?;
+    let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    require_ready(&sandbox)?;
+    let config = checked(request.clone())?;
+    listed_size::check_container(node, sandbox.id(), &config)?;
+    let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
+    if let Some(container) = node.store.containers.named(&name) {
+        return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
+    }
+    let key = Key { name: &name, request };
+    let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
+    match node.new_containers.run(key, node, || node.tasks.named(Verb::CreateContainer, name.clone(), work)).await {
+        Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
+        Outcome::Failed(error) => Err(error.into()),
+        Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
+    }
+}
+
+fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
+    let config = request.config.ok_or(Error::missing_field("config"))?;
+    let metadata = config.metadata.as_ref().ok_or(Error::missing_field("config.metadata"))?;
+    if metadata.name.is_empty() {
+        return Err(Error::missing_field("config.metadata.name"));
+    }
+    if config.image.as_ref().is_none_or(|image| image.image.is_empty()) {
+        return Err(Error::missing_field("config.image.image"));
+    }
+    if !signal::is_known(config.stop_signal) {
+        let problem = format!("{} is no Signal", config.stop_signal);
+        return Err(Error::Invalid { field: "config.stop_signal", problem });
+    }
+    spec::check_container_enums(&config)?;
+    spec::check_container_bounds(&config)?;
+    Ok(config)
+}
+
+pub(crate) fn require_ready(sandbox: &Sandbox) -> Result<u32> {
+    sandbox.pause_pid().ok_or_else(|| not_ready(sandbox))
+}
+
+/// The error of a verb that creates or starts a container in a sandbox that is not ready.
+pub(crate) fn not_ready(sandbox: &Sandbox) -> Error {
+    Error::State { kind: "sandbox", id: sandbox.id().to_string(), state: "not ready".to_owned(), wanted: "ready" }
+}
+
+async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -> Result<Creation<Container>> {
+    let mut undo = Undo::new();
+    // Everything that can be refused is checked before anything is created.
+    let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
+    let container = Arc::clone(&plan.container);
+    match steps(&node, &sandbox, plan, &mut undo).await {
+        Ok(()) => Ok(Creation { object: container, undo }),
+        Err(cause) => Err(node.take_back_after(container, undo, cause).await),
+    }
+}
+
+/// A container that is about to be created.
+struct Plan {
+    container: Arc<Container>,
+    /// Its record for containerd, always complete; `container` holds only a part of a large one.
+    record: containerd::Container,
+    image: Arc<Image>,
+    /// The image's VOLUMEs that no mount covers, each with its directory on the host.
+    volumes: Volumes,
+    turn: Turn,
+}
+
+/// Resolves everything that the request names, and builds the spec. Creates nothing that would have to be undone.
+async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result<Plan> {
+    let pause_pid = require_ready(sandbox)?;
+    let handler = node.handler(&sandbox.record.handler)?;
+    let snapshotter = handler.snapshotter.clone().unwrap_or_else(|| node.config.images.snapshotter.clone());
+    let requested = config.image.clone().unwrap_or_default();
+    if let Err(problem) = node.known_handler(&requested.runtime_handler) {
+        return Err(Error::Invalid { field: "config.image.runtime_handler", problem });
+    }
+    let image = node.images.resolve(&requested.image).await.map_err(|error| match error {
+        error @ images::Error::Unusable { .. } if error.kind() == images::Kind::InvalidArgument => {
+            Error::Invalid { field: "config.image.image", problem: error.to_string() }
+        }
+        error => error.into(),
+    })?;
+    node.images.ensure_unpacked(&image, &snapshotter).await?;
+
+    let turn = node.large.turn(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
+    let image_config = node.images.configuration(&image).await?;
+    let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
+    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
+    let about = about(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
+    let about = About { boot: node.boot.clone(), image_volumes, ..about };
+    let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
+    let image_config = computed(|| spec::ImageConfig::from(&*image_config));
+    let volumes = volumes::of_image(node, &record, &image_config)?;
+    let draft = Draft {
+        record: &record,
+        image: &image,
+        image_config: &image_config,
+        volumes: &volumes,
+        snapshotter: &snapshotter,
+        pause_pid,
+    };
+    let spec = container_spec(node, sandbox, handler, draft).await?;
+    let spec = computed(|| encode(&spec))?;
+    record_size::check_container(&record.config, &spec)?;
+    let root =
+        Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
+    let stored = containerd_record(sandbox, &record, &root, handler, spec_any(&spec));
+    let kept = computed_of(spec.len(), || KeptSpec::of(spec));
+    let container = Arc::new(Container::new(record, root, kept, State::Created));
+    Ok(Plan { container, record: stored, image, volumes, turn })
+}
+
+struct Draft<'a> {
+    record: &'a Record,
+    image: &'a Image,
+    image_config: &'a spec::ImageConfig,
+    volumes: &'a [(String, PathBuf)],
+    snapshotter: &'a str,
+    pause_pid: u32,
+}
+
+async fn container_spec(
+    node: &Node,
+    sandbox: &Sandbox,
+    handler: &Handler,
+    draft: Draft<'_>,
+) -> Result<oci_spec::runtime::Spec> {
+    let config = &draft.record.config;
+    let missing = if node.config.create_missing_host_path {
+        mounts::MissingHostPath::Create
+    } else {
+        mounts::MissingHostPath::Error
+    };
+    let handler_facts = spec_handler(node, handler);
+    spec::check_mounts(&config.mounts, &handler_facts)?;
+    let mut host_mounts = mounts::resolve(&config.mounts, missing).await?;
+    node.place_image_volumes(&draft.record.id, &mut host_mounts);
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let privileged = context.is_some_and(|context| context.privileged);
+    let owner = if node.config.own_devices { devices::Owner::of(context) } else { devices::Owner::default() };
+    let all_devices = privileged && !handler.privileged_without_host_devices;
+    let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
+    let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
+    let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
+    let user = computed(|| spec::user(spec::UserDb::new(&passwd, &group), &draft.image_config.user, context))?;
+    let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
+    let labels = node.label_container(sandbox, config)?;
+    let netns = sandbox.netns(&node.config.netns_dir);
+    let hostname = crate::sandbox::hostname(&sandbox.record.config);
+    let hostname = hostname.map_err(|source| Error::files(sandbox.id(), source))?;
+    let input = spec::ContainerInput {
+        id: &draft.record.id,
+        sandbox_id: sandbox.id(),
+        config,
+        sandbox: &sandbox.record.config,
+        hostname: &hostname,
+        sandbox_pid: draft.pause_pid,
+        netns: netns.as_deref(),
+        mapping: sandbox.mapping(),
+        target_pid: node.target_pid(sandbox, config)?,
+        image: draft.image_config,
+        seccomp: seccomp.as_deref(),
+        selinux: labels.as_ref(),
+        image_name: &draft.record.about.image,
+        user: &user,
+        files: &files(node.paths(sandbox)),
+        mounts: &host_mounts,
+        devices: &host_devices,
+        cdi: &cdi,
+        volumes: draft.volumes,
+        host: &node.host,
+        handler: &handler_facts,
+        cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
+    };
+    let spec = computed(|| spec::container(&input))?;
+    node.require_profile(&spec).await?;
+    if let Some(labels) = labels {
+        // The last step, after everything that can be refused was checked: labels are not undone.
+        node.relabel(sandbox, &labels, &host_mounts).await?;
+    }
+    Ok(spec)
+}
+
+/// The steps of the verb. Each step pushes its undo before it starts.
+async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo) -> Result<()> {
+    let Plan { container, record, image, volumes, turn } = plan;
+    let id = container.id().to_string();
+    let root = &container.root;
+
+    let (containerd, key) = (node.containerd.clone(), id.clone());
+    undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
+    during(Stage::Record, node.containerd.create_container(record)).await?;
+    drop(turn);
+
+    let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
+    undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
+    let prepared = node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping());
+    during(Stage::Snapshot, prepared).await?;
+
+    let directory = node.container_directory(container.id());
+    undo.push("remove container directory", async move { remove_directory(directory).await });
+    during(Stage::Volumes, async {
+        node.fill_volumes(&container, &image, volumes).await?;
+        node.mount_image_volumes(&container, sandbox.mapping(), undo).await
+    })
+    .await?;
+    // Checked again: a Stop of the sandbox that began meanwhile has not seen this container.
+    require_ready(sandbox).map(drop)
+}
+
+fn containerd_record(
+    sandbox: &Sandbox,
+    record: &Record,
+    root: &Root,
+    handler: &Handler,
+    spec: containerd::Any,
+) -> containerd::Container {
+    let labels = labels::of_container(sandbox.metadata(), &record.config.metadata.clone().unwrap_or_default());
+    containerd::Container {
+        id: record.id.to_string(),
+        labels: labels.into_iter().chain(image_volumes::labels(record, &root.snapshotter)).collect(),
+        image: record.about.image.clone(),
+        runtime: handler.kind.clone(),
+        runtime_options: Some(handler.options.any()),
+        spec: Some(spec),
+        snapshotter: root.snapshotter.clone(),
+        snapshot_key: record.id.to_string(),
+        extensions: record.extensions(),
+        // Makes containerd run this container in the pause container's shim: no second shim is started.
+        sandbox: record.sandbox.to_string(),
+        created_at: 0,
+    }
+}
+
+fn about(
+    sandbox: &Sandbox,
+    config: &ContainerConfig,
+    image: &Image,
+    user_specified: &str,
+    stop_signal: Option<&str>,
+) -> Result<About> {
+    let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
+    let by_digest = image.repo_digests.first();
+    let fallback = image.id.clone();
+    let signal =
+        signal::from_cri(config.stop_signal).or_else(|| signal::parse(stop_signal?)).unwrap_or(signal::SIGTERM);
+    Ok(About {
+        sandbox: sandbox.id().to_string(),
+        image: by_tag.or(by_digest).cloned().unwrap_or_else(|| fallback.clone()),
+        image_ref: by_digest.cloned().unwrap_or_else(|| fallback.clone()),
+        image_id: fallback,
+        log_path: log_path(sandbox, config)?,
+        stop_signal: signal,
+        created_at: now(),
+        boot: String::new(),
+        image_volumes: BTreeMap::new(),
+    })
+}
+
+/// The path of the log; empty if the pod has no log directory or the container no log path. A path that climbs out of
+/// the directory (CVE-2025-0750) is refused here, and not only by StartContainer, which opens the file.
+fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<String> {
+    let path = LogPath::new(&sandbox.record.config.log_directory, &config.log_path)
+        .map_err(|error| Error::Invalid { field: "config.log_path", problem: error.to_string() })?;
+    Ok(path.map(|path| path.full().display().to_string()).unwrap_or_default())
+}
+
+impl Node {
+    /// Host PID of the container whose PID namespace is requested (namespace mode TARGET).
+    pub(crate) fn target_pid(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<u32>> {
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let Some(options) = context.and_then(|context| context.namespace_options.as_ref()) else { return Ok(None) };
+        if options.pid() != NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.container(&options.target_id)?;
+        match target.state() {
+            State::Running { pid, .. } if target.sandbox() == sandbox.id() => Ok(Some(pid)),
+            State::Running { .. } => Err(Error::Invalid {
+                field: "config.linux.security_context.namespace_options.target_id",
+                problem: format!("container {} is in another sandbox", target.id()),
+            }),
+            state @ (State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. }) => {
+                Err(Error::State {
+                    kind: "container",
+                    id: target.id().to_string(),
+                    state: state.name().to_owned(),
+                    wanted: "running",
+                })
+            }
+        }
+    }
+
+    /// Requires that the AppArmor profile of a spec is loaded; otherwise the container would fail later, and less
+    /// clearly.
+    pub(crate) async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
+        match spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref()) {
+            Some(profile) => Ok(self.profiles.require(profile).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Shelf<Container> for Node {
+    fn list(&self, container: &Arc<Container>) {
+        self.store.containers.insert(Arc::clone(container));
+        self.tell_of_container(container, Kind::Created);
+    }
+
+    async fn take_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
+        // What could not be undone is logged already, and the object is in the store.
+        let _ = Self::take_back(&self, container, undo).await;
+    }
+}
+
+impl Made for Container {
+    const KIND: &str = "container";
+
+    fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    fn changes(&self) -> [Change; 2] {
+        [Change::RemoveContainer(self.record.id.clone()), Change::StopContainer(self.record.id.clone())]
+    }
+
+    fn list(self: &Arc<Self>, node: &Node) {
+        // A removal is always allowed in the state Created, and from then on the container cannot be started.
+        let _ = node.happened(self, Event::RemoveRequested);
+        Shelf::list(node, self);
+    }
+
+    fn forget(self: &Arc<Self>, node: &Node) {
+        let id = self.record.id.as_str();
+        node.store.containers.remove(id);
+        node.tell_of_container(self, Kind::Deleted);
+        node.hints.forget(id);
+    }
+}

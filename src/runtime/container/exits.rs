@@ -1,0 +1,124 @@
+//! The end of a container: log complete → exit written → exit reported → task deleted. The owner of the task
+//! ([`crate::task`]) decides when; this module does the work.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::container::started::Started;
+use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
+use crate::containerd;
+use crate::runtime::container::oom;
+use crate::runtime::container::start_container::note_start;
+use crate::runtime::{Node, now};
+use crate::task::{Follow, Machine, Pace, UNSEEN};
+
+/// How long to wait for a complete log before the exit is reported (rulings.md 5): kubelet reads the end of the log as
+/// soon as it sees EXITED.
+const LOG_BARRIER: Duration = Duration::from_secs(1);
+
+/// Updates a container when the owner of its task reports an event.
+struct OfContainer {
+    node: Arc<Node>,
+    container: Arc<Container>,
+    /// The exit, judged only once: a write may be repeated, and its contents must not change.
+    judged: OnceLock<Exit>,
+}
+
+impl Follow for OfContainer {
+    async fn started(&self, pid: u32) {
+        let at = now();
+        note_start(&self.node, &self.container, Started::At(at));
+        // Always allowed in the state Starting.
+        let _ = self.node.happened(&self.container, Event::Started { pid, at });
+    }
+
+    async fn ended(&self, exit: containerd::Exit) -> containerd::Result<()> {
+        let container = &self.container;
+        if self.judged.get().is_none()
+            && let Some(streams) = container.streams()
+            && !streams.barrier(LOG_BARRIER).await
+        {
+            tracing::warn!(container = %container.id(), "the log was not complete 1 s after the exit");
+        }
+        let exit = self.judged.get_or_init(|| self.node.judge(container, exit));
+        match self.node.persist_exit(container, exit).await {
+            Err(error) if !container.is_being_removed() => return Err(error),
+            // Ignored if the container is being removed: its record is deleted with the exit in it.
+            Ok(()) | Err(_) => {}
+        }
+        tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
+        // Always allowed here. If a removal has begun, the container keeps the exit that it knows.
+        let _ = self.node.happened(container, Event::Ended(exit.clone()));
+        Ok(())
+    }
+
+    async fn unseen(&self, late: bool) -> Option<containerd::Exit> {
+        Some(self.node.hints.of_a_lost_task(self.container.id().as_str(), late).await.unwrap_or(UNSEEN))
+    }
+
+    async fn gone(&self) {
+        let container = &self.container;
+        if let Some(streams) = container.streams() {
+            streams.close().await;
+        }
+        container.set_streams(None);
+        container.set_oom_watch(None);
+        if let Err(error) = self.node.streams.remove(&self.node.config.state, container.id()) {
+            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+        }
+    }
+}
+
+impl Node {
+    /// Gives a container's task an owner. The previous task must be gone.
+    pub(crate) fn own_task(self: &Arc<Self>, container: &Arc<Container>, machine: Machine) {
+        let sandbox = self.store.sandbox(container.sandbox());
+        let doubt = sandbox.map(|sandbox| sandbox.doubt()).unwrap_or_default();
+        let follower =
+            OfContainer { node: Arc::clone(self), container: Arc::clone(container), judged: OnceLock::new() };
+        container.set_task(self.owner.own(container.id().as_str(), machine, doubt, follower));
+    }
+
+    /// Stores a task's exit from containerd's event stream, if the task is ours: nothing waits for other exits.
+    pub fn hint_exit(&self, id: String, exit: containerd::Exit) {
+        let alive = self.store.containers.get(&id).is_some_and(|container| container.state().is_alive());
+        if alive || self.store.sandboxes.get(&id).is_some() {
+            self.hints.insert(id, exit);
+        }
+    }
+
+    /// Writes the exit of a container that has no task. Repeats this until it is written, or the container is removed.
+    pub(crate) async fn persist_exit_until_written(&self, container: &Container, exit: &Exit) {
+        let mut pace = Pace::new(self.health.clone());
+        while let Err(error) = self.persist_exit(container, exit).await
+            && !container.is_being_removed()
+        {
+            if pace.is_news() {
+                tracing::warn!(container = %container.id(), %error, "its exit cannot be written yet");
+            }
+            pace.pause().await;
+        }
+    }
+
+    /// Writes the exit to containerd's record. This happens before the task is deleted, so that the exit survives a
+    /// reboot.
+    pub(crate) async fn persist_exit(&self, container: &Container, exit: &Exit) -> containerd::Result<()> {
+        let (extensions, field) = exit_extension(exit);
+        let id = container.id().to_string();
+        let record = containerd::Container { id, extensions, ..containerd::Container::default() };
+        self.containerd.update_container(record, &[&field]).await
+    }
+
+    fn judge(&self, container: &Container, exit: containerd::Exit) -> Exit {
+        let code = i32::try_from(exit.code).unwrap_or(i32::MAX);
+        let (reason, message) =
+            if exit == UNSEEN { (Reason::Unknown, String::new()) } else { oom::judge(code, self.oom_kills(container)) };
+        let started_at = match container.state() {
+            State::Running { started_at, .. } => started_at,
+            State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,
+        };
+        // A container must not end before it started, even if the clock was set back.
+        let finished_at = if exit.at == 0 { now() } else { exit.at }.max(started_at);
+        Exit { code, started_at, finished_at, reason, message }
+    }
+}
