@@ -10,7 +10,6 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 
 use crate::api::v1::{ContainerEventResponse, ContainerEventType};
-use crate::container::{self, Container};
 use crate::events::{Happening, Kind, Next, Subscription};
 use crate::runtime::sandbox::pod_sandbox_status::status;
 use crate::runtime::{Node, now};
