@@ -12,13 +12,14 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// Largest size, in bytes, of tenant data that is processed directly: that takes a clock tick at most.
 const SHORT: usize = 1 << 20;
 
-/// Like [`computed`], for work on this many bytes; short work runs directly.
+/// Runs a computation on this many bytes, which a tenant's request or image can make long. It takes a few clock ticks per
+/// megabyte. What can be moved to another thread belongs in [`blocking`].
 pub(super) fn computed_of<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes <= SHORT { work() } else { computed(work) }
+    computed_if(bytes > SHORT, work)
 }
 
-/// Runs a computation, which a tenant's request or image can make long, on the current thread; other tasks of the
-/// thread move to another one. It takes a few clock ticks per megabyte. What can be moved away belongs in [`blocking`].
-pub(super) fn computed<T>(work: impl FnOnce() -> T) -> T {
-    tokio::task::block_in_place(work)
+/// Runs a computation on the current thread. If it is long, the other tasks of the thread move to another one first: that
+/// one then runs tasks of the daemon too, and keeps their deepest stack (0.7 MB) until it ends. Not for short work.
+pub(super) fn computed_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    if is_long { tokio::task::block_in_place(work) } else { work() }
 }

@@ -23,7 +23,7 @@ use crate::runtime::container::volumes::{Volumes, remove_directory};
 use crate::runtime::large::Turn;
 use crate::runtime::sandbox::pause::{encode, files, spec_handler};
 use crate::runtime::take_back::Made;
-use crate::runtime::threads::{computed, computed_of};
+use crate::runtime::threads::{computed_if, computed_of};
 use crate::runtime::{Change, Error, Node, Result, labels, listed_size, now, record_size};
 use crate::sandbox::Sandbox;
 use crate::spec;
@@ -129,7 +129,8 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let about = about(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
     let about = About { boot: node.boot.clone(), image_volumes, ..about };
     let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
-    let image_config = computed(|| spec::ImageConfig::from(&*image_config));
+    let is_large = turn.is_some();
+    let image_config = computed_if(is_large, || spec::ImageConfig::from(&*image_config));
     let volumes = volumes::of_image(node, &record, &image_config)?;
     let draft = Draft {
         record: &record,
@@ -138,9 +139,10 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
         volumes: &volumes,
         snapshotter: &snapshotter,
         pause_pid,
+        is_large,
     };
     let spec = container_spec(node, sandbox, handler, draft).await?;
-    let spec = computed(|| encode(&spec))?;
+    let spec = computed_if(is_large, || encode(&spec))?;
     record_size::check_container(&record.config, &spec)?;
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
@@ -157,6 +159,8 @@ struct Draft<'a> {
     volumes: &'a [(String, PathBuf)],
     snapshotter: &'a str,
     pause_pid: u32,
+    /// Whether the request or the image's config is so large that the spec takes long to build.
+    is_large: bool,
 }
 
 async fn container_spec(
@@ -182,7 +186,9 @@ async fn container_spec(
     let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
     let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
-    let user = computed(|| spec::user(spec::UserDb::new(&passwd, &group), &draft.image_config.user, context))?;
+    let user = computed_of(passwd.len() + group.len(), || {
+        spec::user(spec::UserDb::new(&passwd, &group), &draft.image_config.user, context)
+    })?;
     let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
@@ -212,7 +218,7 @@ async fn container_spec(
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     };
-    let spec = computed(|| spec::container(&input))?;
+    let spec = computed_if(draft.is_large, || spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
         // The last step, after everything that can be refused was checked: labels are not undone.
