@@ -20,7 +20,7 @@ pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Resu
         }
     });
     if let Some(endpoint) = &node.config.metrics {
-        let served = telemetry::serve(endpoint, node.metrics.clone(), tasks).await;
+        let served = telemetry::serve(endpoint, node.tasks.operations().metrics().clone(), tasks).await;
         served.with_context(|| format!("metrics.address: serve {endpoint}"))?;
         tracing::info!(%endpoint, "serving metrics");
     }

@@ -15,13 +15,16 @@ use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
 use crate::containerd::{Containerd, Event, Plugin};
-use crate::events::{self, Listener, Pulse};
+use crate::events::{self, Fanout, Listener, Pulse};
 use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
+use crate::lsm::selinux::Levels;
 use crate::network::{self, ConfigDir, Networks};
-use crate::runtime::{self, Features, Node, Parts, chain};
+use crate::runtime::{self, Availability, Features, Host, InFlight, Limits, Node, chain};
 use crate::sandbox::pause;
-use crate::stats::Layers;
+use crate::stats::{Layers, Stats};
+use crate::store::Store;
+use crate::task::Owner;
 use crate::tasks::Tasks;
 use crate::telemetry::{Logs, Metrics, Sources};
 
@@ -65,21 +68,33 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
-    let node = Node::new(Parts {
-        profiles: Profiles::new(server.pid),
-        host,
+    let owner = Owner {
         containerd: containerd.clone(),
-        images,
-        layers,
-        networks,
-        pause_root,
-        boot: boot.trim().to_owned(),
-        streams: Arc::new(streams),
+        health: is_healthy.clone(),
+        hints: Arc::default(),
         tasks: tasks.clone(),
-        metrics,
-        health: is_healthy,
-        pulse: pulse.clone(),
-        features,
+    };
+    let node = Arc::new(Node {
+        availability: Availability::new(is_healthy, pulse.clone()),
+        images,
+        networks,
+        streams: Arc::new(streams),
+        levels: Levels::new(config.selinux.category_range),
+        limits: Limits::new(&config.limits),
+        store: Store::default(),
+        stats: Stats::new(host.cgroup_v2, layers, tasks.clone()),
+        owner,
+        events: Fanout::default(),
+        in_flight: InFlight::new(&tasks),
+        host: Host {
+            facts: host,
+            boot: boot.trim().to_owned(),
+            pause_root,
+            features,
+            apparmor: Profiles::new(server.pid),
+        },
+        containerd: containerd.clone(),
+        tasks: tasks.clone(),
         config,
     });
     // Before anything is served, because the first call may already create a container.

@@ -57,7 +57,7 @@ impl Node {
         if kept.is_whole {
             return Ok(WholeSpec { spec: kept, _turn: None });
         }
-        let turn = self.large.turn(true).await;
+        let turn = self.limits.large.turn(true).await;
         let record = self.containerd.get_container(container.id().as_str()).await?;
         let json = record.spec.map(|spec| spec.value).unwrap_or_default();
         Ok(WholeSpec { spec: Arc::new(KeptSpec { json, is_whole: true }), _turn: turn })

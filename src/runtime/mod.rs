@@ -3,12 +3,16 @@
 //!
 //! The files next to the folders contain what verbs of several folders share.
 
+mod availability;
 mod container;
 mod error;
 mod events;
+mod host;
+mod in_flight;
 mod info;
 mod labels;
 mod large;
+mod limits;
 mod listed_size;
 mod lookup;
 mod node;
@@ -21,6 +25,7 @@ mod streams;
 mod take_back;
 mod threads;
 
+pub use availability::Availability;
 pub use container::{
     container_status, create_container, list_containers, remove_container, reopen_container_log, start_container,
     stop_container, update_container_resources,
@@ -28,7 +33,10 @@ pub use container::{
 pub use error::{Error, chain};
 pub use events::get_container_events;
 pub use info::{Features, kernel_has_user_namespaces, runtime_config, status, update_runtime_config, version};
-pub use node::{Change, Node, Parts};
+pub use host::Host;
+pub use in_flight::{Change, InFlight};
+pub use limits::Limits;
+pub use node::Node;
 pub use recovery::{Recovered, recover};
 pub use sandbox::{
     list_pod_sandbox, pod_sandbox_status, remove_pod_sandbox, run_pod_sandbox, stop_pod_sandbox,

@@ -56,12 +56,12 @@ impl Node {
         let work = || async move {
             let (undoing, id) = (Arc::clone(&node), object.id().to_owned());
             let work = || node.tasks.named(Verb::TakeBack, id, undoing.undo(object, undo, tell));
-            Ok(node.changes.run(stop, work).await?)
+            Ok(node.in_flight.changes.run(stop, work).await?)
         };
         tokio::select! {
             biased;
             Ok(late) = late => Err(late),
-            ended = self.changes.run(removal, work) => ended.map_err(|error| left_by(&error)),
+            ended = self.in_flight.changes.run(removal, work) => ended.map_err(|error| left_by(&error)),
         }
     }
 

@@ -38,7 +38,7 @@ use crate::undo::Undo;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
-    node.containerd_ready().await?;
+    node.availability.ready().await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
@@ -49,7 +49,7 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     }
     let key = Key { name: &name, request };
     let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
-    match node.new_containers.run(key, node, || node.tasks.named(Verb::CreateContainer, name.clone(), work)).await {
+    match node.in_flight.new_containers.run(key, node, || node.tasks.named(Verb::CreateContainer, name.clone(), work)).await {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
@@ -122,12 +122,12 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     })?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
-    let turn = node.large.turn(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
+    let turn = node.limits.large.turn(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
     let image_config = node.images.configuration(&image).await?;
     let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
     let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
     let about = about(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
-    let about = About { boot: node.boot.clone(), image_volumes, ..about };
+    let about = About { boot: node.host.boot.clone(), image_volumes, ..about };
     let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
     let is_large = turn.is_some();
     let image_config = computed_if(is_large, || spec::ImageConfig::from(&*image_config));
@@ -214,7 +214,7 @@ async fn container_spec(
         devices: &host_devices,
         cdi: &cdi,
         volumes: draft.volumes,
-        host: &node.host,
+        host: &node.host.facts,
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     };
@@ -341,7 +341,7 @@ impl Node {
     /// clearly.
     pub(crate) async fn require_profile(&self, spec: &oci_spec::runtime::Spec) -> Result<()> {
         match spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref()) {
-            Some(profile) => Ok(self.profiles.require(profile).await?),
+            Some(profile) => Ok(self.host.apparmor.require(profile).await?),
             None => Ok(()),
         }
     }
@@ -380,6 +380,6 @@ impl Made for Container {
         let id = self.record.id.as_str();
         node.store.containers.remove(id);
         node.tell_of_container(self, Kind::Deleted);
-        node.hints.forget(id);
+        node.owner.hints.forget(id);
     }
 }

@@ -53,7 +53,7 @@ impl Follow for OfContainer {
     }
 
     async fn unseen(&self, late: bool) -> Option<containerd::Exit> {
-        Some(self.node.hints.of_a_lost_task(self.container.id().as_str(), late).await.unwrap_or(UNSEEN))
+        Some(self.node.owner.hints.of_a_lost_task(self.container.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
     async fn gone(&self) {
@@ -83,13 +83,13 @@ impl Node {
     pub fn hint_exit(&self, id: String, exit: containerd::Exit) {
         let alive = self.store.containers.get(&id).is_some_and(|container| container.state().is_alive());
         if alive || self.store.sandboxes.get(&id).is_some() {
-            self.hints.insert(id, exit);
+            self.owner.hints.insert(id, exit);
         }
     }
 
     /// Writes the exit of a container that has no task. Repeats this until it is written, or the container is removed.
     pub(crate) async fn persist_exit_until_written(&self, container: &Container, exit: &Exit) {
-        let mut pace = Pace::new(self.health.clone());
+        let mut pace = Pace::new(self.availability.watch());
         while let Err(error) = self.persist_exit(container, exit).await
             && !container.is_being_removed()
         {

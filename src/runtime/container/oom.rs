@@ -14,7 +14,7 @@ impl Node {
     /// Watches a container's memory from now until it ends. Call this when it has a cgroup but no process yet: its
     /// first process may be killed at once.
     pub(crate) fn watch_memory(&self, container: &Arc<Container>) {
-        let watch = Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.cgroup_v2));
+        let watch = Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.facts.cgroup_v2));
         container.set_oom_watch(Some(Arc::clone(&watch)));
         // The counts are also read after the end of the container; this is for cgroups that are gone by then.
         let Some(changes) = watch.changes() else { return };
@@ -34,7 +34,7 @@ impl Node {
     /// What the kernel did to a container that has ended. Its cgroup exists until its task is deleted; only a systemd
     /// scope is removed earlier.
     pub(crate) fn oom_kills(&self, container: &Container) -> Option<OomKills> {
-        let late = || Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.cgroup_v2));
+        let late = || Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.facts.cgroup_v2));
         container.oom_watch().unwrap_or_else(late).look()
     }
 }

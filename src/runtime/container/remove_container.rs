@@ -19,7 +19,7 @@ use crate::telemetry::{Stage, during};
 /// The first step that failed. The container stays in the store: repeat the call.
 pub async fn remove_container(node: &Arc<Node>, request: RemoveContainerRequest) -> Result<RemoveContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
-        node.containerd_ready().await?;
+        node.availability.ready().await?;
         node.remove(&container).await?;
     }
     Ok(RemoveContainerResponse {})
@@ -31,7 +31,7 @@ impl Node {
         let change = Change::RemoveContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move { steps(&node, &container).await };
-        self.change(change, start).await
+        self.in_flight.change(change, start).await
     }
 }
 
@@ -47,7 +47,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         wanted: "ended",
     })?;
     during(Stage::TaskDelete, held::cleaned(container)).await?;
-    cgroup::remove(&container.root.cgroups_path, node.host.cgroup_v2);
+    cgroup::remove(&container.root.cgroups_path, node.host.facts.cgroup_v2);
     during(Stage::Volumes, node.remove_image_volumes(container)).await?;
     let removed = during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await;
     held::named(container, removed).await?;
@@ -59,6 +59,6 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     during(Stage::Record, node.containerd.delete_container(id)).await?;
     node.store.containers.remove(id);
     node.tell_of_container(container, Kind::Deleted);
-    node.hints.forget(id);
+    node.owner.hints.forget(id);
     Ok(())
 }

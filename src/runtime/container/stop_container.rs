@@ -25,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         if container.state().is_alive() {
-            node.containerd_ready().await?;
+            node.availability.ready().await?;
         }
         node.end_container(&container, Grace::seconds(request.timeout)).await?;
     }
@@ -49,7 +49,7 @@ impl Node {
             stop.finish();
             result
         };
-        self.change(change, start).await
+        self.in_flight.change(change, start).await
     }
 }
 
@@ -91,7 +91,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
 
 /// Thaws the container's cgroup: a frozen process does not die of SIGKILL.
 pub(crate) async fn thaw(node: &Node, container: &Container) {
-    let (path, unified) = (container.root.cgroups_path.clone(), node.host.cgroup_v2);
+    let (path, unified) = (container.root.cgroups_path.clone(), node.host.facts.cgroup_v2);
     let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
     if let Some(above) = frozen.above {
         tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");

@@ -29,13 +29,13 @@ pub async fn update_container_resources(
     request: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse> {
     let container = node.container(&request.container_id)?;
-    node.containerd_ready().await?;
+    node.availability.ready().await?;
     listed_size::check_annotations(&request.annotations)?;
     let update = request.linux.clone().ok_or(Error::missing_field("linux"))?;
     let shared = Arc::clone(node);
     let id = container.id().to_string();
     let work = async move { shared.update(&container, &update, &request).await };
-    node.operation(Verb::UpdateContainerResources, id, work).await?;
+    node.in_flight.operation(Verb::UpdateContainerResources, id, work).await?;
     Ok(UpdateContainerResourcesResponse {})
 }
 
@@ -82,7 +82,7 @@ impl Node {
         // kubelet's CPU manager and a resize may update at the same time. If both began with the same spec, the first
         // would be lost.
         let _turn = container.turn().await;
-        let change = Change::new(self.whole_spec(container).await?, update, &self.host)?;
+        let change = Change::new(self.whole_spec(container).await?, update, &self.host.facts)?;
         record_size::check_update(&container.record, &change.new)?;
         let mut undo = Undo::new();
         match self.apply(container, &change, request, &mut undo).await {
@@ -140,7 +140,7 @@ impl Node {
     }
 
     async fn set_oom_score(&self, container: &Container, from: i32, to: i32) -> Result<()> {
-        let (path, unified) = (container.root.cgroups_path.clone(), self.host.cgroup_v2);
+        let (path, unified) = (container.root.cgroups_path.clone(), self.host.facts.cgroup_v2);
         let done = blocking(move || cgroup::set_oom_score(&path, unified, from, to)).await;
         let object = || format!("of the processes of container {} to {to}", container.id());
         done.map_err(|source| Error::System { operation: "set oom_score_adj", path: object(), source })

@@ -86,7 +86,7 @@ pub fn kernel_has_user_namespaces() -> bool {
 impl Node {
     /// Refuses a pod with a user namespace if its handler has none.
     pub(crate) fn check_user_namespace(&self, handler: &Handler) -> Result<()> {
-        let features = self.features.get(&handler.name).cloned().unwrap_or_default();
+        let features = self.host.features(&handler.name);
         features.user_namespaces.map_err(|why| Error::NoUserNamespaces { handler: handler.name.clone(), why })
     }
 }

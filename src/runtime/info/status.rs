@@ -29,7 +29,7 @@ pub fn status(node: &Node, request: &StatusRequest) -> StatusResponse {
 
 fn runtime_ready(node: &Node) -> RuntimeCondition {
     let address = node.config.containerd.address.display();
-    let (reason, message) = match (*node.health.borrow(), node.pulse.silence()) {
+    let (reason, message) = match (node.availability.is_up(), node.availability.silence()) {
         (true, _) => ("", String::new()),
         (false, None) => ("ContainerdAway", format!("no answer from containerd at {address}")),
         // containerd is running, and hangs.
@@ -58,7 +58,7 @@ fn network_ready(node: &Node) -> RuntimeCondition {
 /// Reports outdated runtimes. This does not make the node NotReady: kubelet acts only on the other two conditions.
 fn runtimes_supported(node: &Node) -> RuntimeCondition {
     let handlers = node.config.handlers.iter().map(|handler| handler.name.as_str());
-    let outdated = |name| Some(format!("handler {name}: {}", node.features.get(name)?.outdated.as_ref()?));
+    let outdated = |name| Some(format!("handler {name}: {}", node.host.features.get(name)?.outdated.as_ref()?));
     let message = handlers.filter_map(outdated).collect::<Vec<_>>().join("; ");
     RuntimeCondition {
         r#type: "RuntimesSupported".to_owned(),
@@ -78,7 +78,7 @@ fn handlers(node: &Node) -> Vec<RuntimeHandler> {
 
 /// The features that kubelet may use for pods of the handler.
 fn features(node: &Node, handler: &str) -> RuntimeHandlerFeatures {
-    let features = node.features.get(handler).cloned().unwrap_or_default();
+    let features = node.host.features(&handler);
     RuntimeHandlerFeatures {
         recursive_read_only_mounts: features.recursive_read_only_mounts,
         user_namespaces: features.user_namespaces.is_ok(),

@@ -127,7 +127,7 @@ impl Node {
         let spec = stored.spec.as_ref().map(|spec| spec.value.clone()).unwrap_or_default();
         let task = tasks.get(record.id.as_str());
         let started = Started::read(&self.config.state, &record.id);
-        let evidence = Evidence { started, same_boot: record.about.boot == self.boot, recorded: state.clone(), task };
+        let evidence = Evidence { started, same_boot: record.about.boot == self.host.boot, recorded: state.clone(), task };
         let new = evidence.state();
         let container = Arc::new(Container::new(record, root, KeptSpec::of(spec), new.clone()));
         self.store.containers.insert(Arc::clone(&container));

@@ -14,7 +14,7 @@ impl Node {
     pub fn follow_outages(self: &Arc<Self>) {
         let node = Arc::clone(self);
         self.tasks.background(async move {
-            let mut health = node.health.clone();
+            let mut health = node.availability.watch();
             // Runs until the daemon stops.
             while health.wait_for(|up| !*up).await.is_ok() && health.wait_for(|up| *up).await.is_ok() {
                 node.end_forgotten_shims();

@@ -39,7 +39,7 @@ impl Follow for OfPause {
     }
 
     async fn unseen(&self, late: bool) -> Option<Exit> {
-        Some(self.node.hints.of_a_lost_task(self.sandbox.id().as_str(), late).await.unwrap_or(UNSEEN))
+        Some(self.node.owner.hints.of_a_lost_task(self.sandbox.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
     async fn gone(&self) {}
@@ -85,11 +85,11 @@ impl Node {
             id: sandbox.id(),
             config: &sandbox.record.config,
             handler: &spec_handler(self, handler),
-            host: &self.host,
+            host: &self.host.facts,
             cgroup_path: sandbox.cgroups_path(sandbox.id().as_str()),
             netns: netns.as_deref(),
             userns: mapping.map(|_| paths.userns.as_path()),
-            root: if mapping.is_some() { Path::new(ROOT) } else { &self.pause_root },
+            root: if mapping.is_some() { Path::new(ROOT) } else { &self.host.pause_root },
             args: vec![pause::COMMAND.to_owned()],
             hostname: hostname.to_owned(),
             seccomp: seccomp.as_deref(),
@@ -107,7 +107,7 @@ impl Node {
         undo.push("remove pause container", async move {
             node.end_pause_task(&sandbox).await?;
             // A runc that was killed during its create leaves the cgroup behind.
-            cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
+            cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.facts.cgroup_v2);
             node.containerd.delete_container(sandbox.id().as_str()).await
         });
     }
@@ -148,7 +148,7 @@ impl Node {
     fn pause_mount(&self) -> Mount {
         Mount {
             fs_type: "bind".to_owned(),
-            source: self.pause_root.display().to_string(),
+            source: self.host.pause_root.display().to_string(),
             target: String::new(),
             options: vec!["rbind".to_owned(), "ro".to_owned()],
         }
@@ -164,7 +164,7 @@ pub(crate) fn encode(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn spec_handler(node: &Node, handler: &Handler) -> spec::Handler {
-    let features = node.features.get(&handler.name).cloned().unwrap_or_default();
+    let features = node.host.features(&handler.name);
     spec::Handler {
         name: handler.name.clone(),
         base_spec: handler.base_spec.clone(),

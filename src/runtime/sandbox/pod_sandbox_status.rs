@@ -126,7 +126,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
 
 /// The OCI spec that the pause container was created with, from its record; `None` while containerd does not respond.
 async fn spec(node: &Node, sandbox: &Sandbox) -> Option<Vec<u8>> {
-    if !*node.health.borrow() {
+    if !node.availability.is_up() {
         return None;
     }
     let stored = timeout(PATIENCE, node.containerd.get_container(sandbox.id().as_str())).await.ok()?.ok()?;

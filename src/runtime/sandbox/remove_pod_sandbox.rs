@@ -20,10 +20,10 @@ pub async fn remove_pod_sandbox(
     request: RemovePodSandboxRequest,
 ) -> Result<RemovePodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
-        node.containerd_ready().await?;
+        node.availability.ready().await?;
         let change = Change::RemoveSandbox(sandbox.id().clone());
         let shared = Arc::clone(node);
-        node.change(change, || async move { steps(&shared, &sandbox).await }).await?;
+        node.in_flight.change(change, || async move { steps(&shared, &sandbox).await }).await?;
     }
     Ok(RemovePodSandboxResponse {})
 }
@@ -42,6 +42,6 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     .await?;
     node.store.sandboxes.remove(id);
     node.tell_of_sandbox(sandbox, Kind::Deleted);
-    node.hints.forget(id);
+    node.owner.hints.forget(id);
     Ok(())
 }

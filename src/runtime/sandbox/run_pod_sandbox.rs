@@ -25,7 +25,7 @@ use crate::userns;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
-    node.containerd_ready().await?;
+    node.availability.ready().await?;
     let record = record(node, request.clone())?;
     let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
     if let Some(sandbox) = node.store.sandboxes.named(&name) {
@@ -33,7 +33,7 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
     }
     let key = Key { name: &name, request };
     let start = || node.tasks.named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
-    match node.new_sandboxes.run(key, node, start).await {
+    match node.in_flight.new_sandboxes.run(key, node, start).await {
         Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
@@ -201,6 +201,6 @@ impl Made for Sandbox {
     fn forget(self: &Arc<Self>, node: &Node) {
         node.store.sandboxes.remove(self.id().as_str());
         node.tell_of_sandbox(self, Kind::Deleted);
-        node.hints.forget(self.id().as_str());
+        node.owner.hints.forget(self.id().as_str());
     }
 }

@@ -22,7 +22,7 @@ impl Node {
     /// The labels of a new pod. Unless its options name a level, it gets one that no other pod has. `None` on a node
     /// without SELinux.
     pub(crate) fn label_pod(&self, config: &PodSandboxConfig) -> Result<Option<Selinux>> {
-        let Some(contexts) = &self.host.selinux else { return Ok(None) };
+        let Some(contexts) = &self.host.facts.selinux else { return Ok(None) };
         let level = match spec::selinux_level(config) {
             Some(level) => self.levels.hold(level),
             // The policy has no levels.
@@ -45,7 +45,7 @@ impl Node {
     /// The labels of a container. A pod that was created while SELinux was off has none; then its containers have none
     /// either, since they share its files.
     pub(crate) fn label_container(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<Labels>> {
-        if self.host.selinux.is_none() {
+        if self.host.facts.selinux.is_none() {
             return Ok(None);
         }
         let context = security(config);

@@ -29,7 +29,7 @@ const TOLD: Duration = Duration::from_secs(5);
 pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         if sandbox.state() != State::Stopped {
-            node.containerd_ready().await?;
+            node.availability.ready().await?;
         }
         node.stop_sandbox(&sandbox).await?;
     }
@@ -42,7 +42,7 @@ impl Node {
         let change = Change::StopSandbox(sandbox.id().clone());
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         let start = || async move { steps(&node, &sandbox).await };
-        self.change(change, start).await
+        self.in_flight.change(change, start).await
     }
 }
 
@@ -71,7 +71,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let removed = during(Stage::Netns, netns::remove(&path)).await;
         removed.map_err(|source| Error::Netns { id: sandbox.id().to_string(), source })?;
     }
-    cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.cgroup_v2);
+    cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.facts.cgroup_v2);
     let paths = node.paths(sandbox);
     let removed = during(Stage::Files, blocking(move || paths.remove())).await;
     removed.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;

@@ -19,7 +19,7 @@ pub async fn update_pod_sandbox_resources(
 ) -> Result<UpdatePodSandboxResourcesResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     record_size::check_sandbox_update(request.overhead.as_ref(), request.resources.as_ref())?;
-    node.containerd_ready().await?;
+    node.availability.ready().await?;
     let resources = Resources { overhead: request.overhead, resources: request.resources };
     let shared = Arc::clone(node);
     let id = sandbox.id().to_string();
@@ -31,5 +31,5 @@ pub async fn update_pod_sandbox_resources(
         sandbox.set_resources(resources);
         Ok(UpdatePodSandboxResourcesResponse {})
     };
-    node.operation(Verb::UpdatePodSandboxResources, id, work).await
+    node.in_flight.operation(Verb::UpdatePodSandboxResources, id, work).await
 }

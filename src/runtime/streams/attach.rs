@@ -47,7 +47,7 @@ pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Re
 }
 
 fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
-    let slot = node.streams_open.try_take(container.sandbox().as_str(), container.id().as_str());
+    let slot = node.limits.streams.try_take(container.sandbox().as_str(), container.id().as_str());
     slot.ok_or(Error::Exhausted(CLIENTS))
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn attach_session(
     ask: streaming::Attach,
     streams: Streams,
 ) -> std::result::Result<(), Failure> {
-    let _alive = node.metrics.stream(Stream::Attach);
+    let _alive = node.tasks.operations().metrics().stream(Stream::Attach);
     run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
 }
 

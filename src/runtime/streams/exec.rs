@@ -51,7 +51,7 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
 
 /// A slot for a command whose client may hold it for long, so none of those that are reserved for ExecSync.
 fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
-    let slot = node.execs.try_take(container.sandbox().as_str(), container.id().as_str());
+    let slot = node.limits.execs.try_take(container.sandbox().as_str(), container.id().as_str());
     slot.ok_or(Error::Exhausted(COMMANDS))
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn exec_session(
     ask: streaming::Exec,
     streams: Streams,
 ) -> std::result::Result<i32, Failure> {
-    let _alive = node.metrics.stream(Stream::Exec);
+    let _alive = node.tasks.operations().metrics().stream(Stream::Exec);
     run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
 }
 

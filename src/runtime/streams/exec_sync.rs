@@ -68,8 +68,8 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
 
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
     let slot = queue(node, container, bounds).await?;
-    let _alive = node.metrics.stream(Stream::ExecSync);
-    let kept = Kept::new(REPLY_CAP, node.replies.claim(container.sandbox().as_str()));
+    let _alive = node.tasks.operations().metrics().stream(Stream::ExecSync);
+    let kept = Kept::new(REPLY_CAP, node.limits.replies.claim(container.sandbox().as_str()));
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
     let ask = Ask { container, cmd, tty: false, until: until(bounds), slot };
     let ends = Ends { stdin: None, stdout: &mut stdout, stderr: &mut stderr, resize: None };
@@ -87,7 +87,7 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     let since = Instant::now();
     let slot = tokio::select! {
         biased;
-        slot = node.execs.take(container.sandbox().as_str(), id.as_str()) =>
+        slot = node.limits.execs.take(container.sandbox().as_str(), id.as_str()) =>
             slot.map_err(|Crowded| Error::Exhausted(WAITING)),
         why = bounds.over(id) => Err(why),
     };

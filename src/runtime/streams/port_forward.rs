@@ -49,7 +49,7 @@ pub fn port_forward(node: &Node, streaming: &Streaming, request: PortForwardRequ
 }
 
 fn take_slot(node: &Node, sandbox: &SandboxId) -> Result<Slot> {
-    node.streams_open.try_take(sandbox.as_str(), sandbox.as_str()).ok_or(Error::Exhausted(CONNECTIONS))
+    node.limits.streams.try_take(sandbox.as_str(), sandbox.as_str()).ok_or(Error::Exhausted(CONNECTIONS))
 }
 
 fn port(number: i32) -> Result<u16> {
@@ -64,7 +64,7 @@ pub(crate) async fn forward(
     port: u16,
     connection: Duplex,
 ) -> std::result::Result<(), Failure> {
-    let _alive = node.metrics.stream(Stream::PortForward);
+    let _alive = node.tasks.operations().metrics().stream(Stream::PortForward);
     let gone = connection.gone.clone();
     let work = async {
         let failed = |error: &Error| Failure(error.chain());

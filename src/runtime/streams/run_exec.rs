@@ -90,7 +90,7 @@ where
     // waits.
     let turn = tokio::select! {
         biased;
-        turn = node.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
+        turn = node.limits.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
         why = bounds.over(id) => return Err(why),
     };
     let exec_id = ExecId::living_until(ask.until);

@@ -1,0 +1,72 @@
+//! The operations that more than one call can wait for.
+
+use super::{Error, Result};
+use crate::api::v1::{CreateContainerRequest, RunPodSandboxRequest};
+use crate::container::Container;
+use crate::ids::{ContainerId, SandboxId};
+use crate::sandbox::Sandbox;
+use crate::store::{Creations, Joins};
+use crate::tasks::Tasks;
+use crate::telemetry::Verb;
+
+/// The operations in progress, by what they are about.
+pub struct InFlight {
+    pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
+    pub(super) new_containers: Creations<Container, Error, CreateContainerRequest>,
+    pub(super) changes: Joins<Change, Error>,
+    tasks: Tasks,
+}
+
+/// Operations on one object that may be repeated; a second caller joins the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    StopSandbox(SandboxId),
+    RemoveSandbox(SandboxId),
+    StopContainer(ContainerId),
+    RemoveContainer(ContainerId),
+}
+
+impl Change {
+    fn named(&self) -> (Verb, String) {
+        match self {
+            Self::StopSandbox(id) => (Verb::StopPodSandbox, id.to_string()),
+            Self::RemoveSandbox(id) => (Verb::RemovePodSandbox, id.to_string()),
+            Self::StopContainer(id) => (Verb::StopContainer, id.to_string()),
+            Self::RemoveContainer(id) => (Verb::RemoveContainer, id.to_string()),
+        }
+    }
+}
+
+impl InFlight {
+    #[must_use]
+    pub fn new(tasks: &Tasks) -> Self {
+        Self {
+            new_sandboxes: Creations::new(tasks.clone()),
+            new_containers: Creations::new(tasks.clone()),
+            changes: Joins::new(tasks.clone()),
+            tasks: tasks.clone(),
+        }
+    }
+
+    /// Joins the operation in progress for this change, or starts it.
+    ///
+    /// # Errors
+    /// The error of the operation.
+    pub(super) async fn change<F>(&self, change: Change, start: impl FnOnce() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (verb, object) = change.named();
+        Ok(self.changes.run(change, || self.tasks.named(verb, object, start())).await?)
+    }
+
+    /// Runs a verb's work to its end, even if the caller leaves.
+    pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let operation = self.tasks.operation(self.tasks.named(verb, object, work));
+        // The operation is never aborted. If it panics, so does the caller.
+        operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
