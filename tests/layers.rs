@@ -19,7 +19,7 @@ struct Source {
 }
 
 impl Source {
-    fn room(&self) -> &str {
+    fn module(&self) -> &str {
         self.path.split(['/', '.']).next().unwrap_or_default()
     }
 
@@ -34,15 +34,15 @@ impl Source {
     }
 
     /// The lines that use a module.
-    fn using(&self, room: &str) -> Vec<String> {
+    fn using(&self, module: &str) -> Vec<String> {
         let whole = |line: &str, at: usize| !line[at..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
         let uses = |line: &str| {
-            let path = format!("crate::{room}");
+            let path = format!("crate::{module}");
             let direct = line.match_indices(&path).any(|(at, _)| whole(line, at + path.len()));
             // `use crate::{a, b::c};`
             let list = line.split_once("crate::{").is_some_and(|(_, list)| {
                 let names = list.trim_end_matches(['}', ';', ' ']).split(',');
-                names.map(|name| name.trim().split("::").next().unwrap_or_default()).any(|name| name == room)
+                names.map(|name| name.trim().split("::").next().unwrap_or_default()).any(|name| name == module)
             });
             direct || list
         };
@@ -97,22 +97,82 @@ fn production() -> impl Iterator<Item = Source> {
     sources().into_iter().filter(|source| !source.is_test())
 }
 
+/// The heading in docs/architecture.md above the order of the modules.
+const ORDER: &str = "## The order of the modules";
+/// The only use of a module further up: the page of metrics is served by a background task.
+const UPWARDS: (&str, &str) = ("telemetry", "tasks");
+
+/// The modules from top to bottom, each with the modules that it uses.
+type Order = Vec<(String, Vec<String>)>;
+
+fn order() -> Order {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
+    let block = page.split_once(ORDER).unwrap().1.split("```").nth(1).unwrap();
+    let lines = block.lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(module, uses)| (module.trim().to_owned(), uses.split_whitespace().map(str::to_owned).collect())).collect()
+}
+
+/// Which module uses which, with a line of the source that does; the crate's root and main.rs use what they like.
+fn uses(order: &Order) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for source in production().filter(|source| !["lib", "main"].contains(&source.module())) {
+        assert!(order.iter().any(|(module, _)| module == source.module()), "{} is in no module of the page", source.path);
+        for (other, _) in order.iter().filter(|(other, _)| other != source.module()) {
+            let line = source.using(other).into_iter().next();
+            found.extend(line.map(|line| (source.module().to_owned(), other.clone(), line)));
+        }
+    }
+    found
+}
+
+/// What differs between the order and the source.
+fn differences(order: &Order, uses: &[(String, String, String)]) -> Vec<String> {
+    let place = |name: &str| order.iter().position(|(module, _)| module == name);
+    let mut found = Vec::new();
+    for (at, (module, allowed)) in order.iter().enumerate() {
+        for other in allowed {
+            if place(other).is_none_or(|below| below <= at) && (module.as_str(), other.as_str()) != UPWARDS {
+                found.push(format!("{module} may use {other}, which is not below it"));
+            }
+            if !uses.iter().any(|(user, used, _)| user == module && used == other) {
+                found.push(format!("{module} may use {other}, and does not"));
+            }
+        }
+        let forbidden = uses.iter().filter(|(user, used, _)| user == module && !allowed.contains(used));
+        found.extend(forbidden.map(|(_, used, line)| format!("{module} may not use {used}: {line}")));
+    }
+    found
+}
+
 #[test]
-fn sandbox_and_container_never_import_each_other() {
-    let broken = production().flat_map(|source| match source.room() {
-        "sandbox" => source.using("container"),
-        "container" => source.using("sandbox"),
-        _ => Vec::new(),
-    });
-    assert_none("a sandbox knows no containers and a container no sandbox", broken.collect());
+fn modules_use_what_the_architecture_page_says_and_nothing_else() {
+    let order = order();
+    assert_none("the order of the modules is as on the page", differences(&order, &uses(&order)));
+}
+
+#[test]
+fn any_other_order_is_noticed() {
+    let order = order();
+    let uses = uses(&order);
+    for at in 0..order.len() {
+        let mut other = order.clone();
+        let allowed = &mut other[at].1;
+        if allowed.is_empty() {
+            // It would use the module at the top.
+            allowed.push(order[0].0.clone());
+        } else {
+            allowed.remove(0);
+        }
+        assert!(!differences(&other, &uses).is_empty(), "{}", order[at].0);
+    }
 }
 
 #[test]
 fn only_the_edge_makes_grpc_statuses_and_serves() {
-    let broken = production().filter(|source| source.room() != "cri").flat_map(|source| {
+    let broken = production().filter(|source| source.module() != "cri").flat_map(|source| {
         let mut broken = source.naming("_server::");
         // Only src/containerd reads the statuses in containerd's replies.
-        if source.room() != "containerd" {
+        if source.module() != "containerd" {
             for word in ["tonic::Status", "tonic::{Status", "tonic::Code", "Status::new("] {
                 broken.extend(source.naming(word));
             }
@@ -123,9 +183,9 @@ fn only_the_edge_makes_grpc_statuses_and_serves() {
 }
 
 #[test]
-fn only_one_room_speaks_containerd() {
+fn only_one_module_speaks_containerd() {
     let broken = production()
-        .filter(|source| source.room() != "containerd")
+        .filter(|source| source.module() != "containerd")
         .flat_map(|source| source.naming("containerd_client"));
     assert_none("only src/containerd names containerd_client", broken.collect());
 }
@@ -143,29 +203,15 @@ fn a_task_has_one_owner() {
         "update_task",
     ];
     let broken = production()
-        .filter(|source| !["task", "containerd"].contains(&source.room()))
+        .filter(|source| !["task", "containerd"].contains(&source.module()))
         .flat_map(|source| calls.iter().flat_map(|call| source.naming(&format!(".{call}("))).collect::<Vec<_>>());
     assert_none("only src/task changes a containerd task", broken.collect());
 }
 
 #[test]
-fn nothing_below_the_verbs_knows_the_verbs() {
-    let above = ["cri", "daemon", "main", "lib"];
-    let broken = production().filter(|source| !above.contains(&source.room())).flat_map(|source| {
-        let mut broken = source.using("cri");
-        broken.extend(source.using("daemon"));
-        if source.room() != "runtime" {
-            broken.extend(source.using("runtime"));
-        }
-        broken
-    });
-    assert_none("rooms import only what is below them", broken.collect());
-}
-
-#[test]
 fn what_happens_to_a_container_is_always_told() {
     // Node::happened notifies the container and the subscribers of events.
-    let verbs = production().filter(|source| source.room() == "runtime" && !source.path.ends_with("/announce.rs"));
+    let verbs = production().filter(|source| source.module() == "runtime" && !source.path.ends_with("/announce.rs"));
     let broken = verbs.flat_map(|source| source.naming("container.on("));
     assert_none("verbs change a container's state through Node::happened", broken.collect());
 }
@@ -173,7 +219,7 @@ fn what_happens_to_a_container_is_always_told() {
 #[test]
 fn specs_and_states_do_no_io() {
     let pure = |source: &Source| {
-        source.room() == "spec"
+        source.module() == "spec"
             || ["sandbox/state.rs", "container/state.rs", "task/state.rs"].contains(&source.path.as_str())
     };
     let broken = production().filter(pure).flat_map(|source| {
@@ -185,7 +231,7 @@ fn specs_and_states_do_no_io() {
 
 #[test]
 fn unsafe_is_in_sys_and_in_the_pause_program_only() {
-    let allowed = |source: &Source| source.room() == "sys" || source.path == "sandbox/pause/main.rs";
+    let allowed = |source: &Source| source.module() == "sys" || source.path == "sandbox/pause/main.rs";
     let broken = production().filter(|source| !allowed(source)).flat_map(|source| {
         let words = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"];
         words.into_iter().flat_map(|word| source.naming(word)).collect::<Vec<_>>()
