@@ -76,7 +76,7 @@ fn cri() -> Result<(), Box<dyn Error>> {
         .generate_default_stubs(true)
         // prost ignores `debug_redact`, so src/api.rs has our own Debug for AuthConfig.
         .skip_debug(["runtime.v1.AuthConfig"])
-        // The items of these responses stay encoded (src/api/spliced.rs).
+        // The items of these responses stay encoded (src/api/encoded_list.rs).
         .extern_path(".runtime.v1.ListContainersResponse", "crate::api::v1::ListContainersResponse")
         .extern_path(".runtime.v1.StreamContainersResponse", "crate::api::v1::StreamContainersResponse")
         .extern_path(".runtime.v1.ListPodSandboxResponse", "crate::api::v1::ListPodSandboxResponse")

@@ -3,9 +3,9 @@
 //! They are plain data, so any module may use them. Only `crate::cri` may use the service traits in here; a test
 //! enforces this.
 
-mod spliced;
+mod encoded_list;
 
-pub use spliced::{Item, Spliced, encode_container, encode_sandbox};
+pub use encoded_list::{EncodedList, Item, encode_container, encode_sandbox};
 
 #[allow(missing_docs, reason = "generated code")]
 #[allow(unused_qualifications, reason = "generated code")]
@@ -16,10 +16,10 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 
     // These types replace the generated ones (build.rs).
-    pub type ListContainersResponse = super::Spliced<Container>;
-    pub type StreamContainersResponse = super::Spliced<Container>;
-    pub type ListPodSandboxResponse = super::Spliced<PodSandbox>;
-    pub type StreamPodSandboxesResponse = super::Spliced<PodSandbox>;
+    pub type ListContainersResponse = super::EncodedList<Container>;
+    pub type StreamContainersResponse = super::EncodedList<Container>;
+    pub type ListPodSandboxResponse = super::EncodedList<PodSandbox>;
+    pub type StreamPodSandboxesResponse = super::EncodedList<PodSandbox>;
 }
 
 impl std::fmt::Debug for v1::AuthConfig {

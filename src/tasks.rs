@@ -26,7 +26,12 @@ impl Tasks {
     }
 
     /// Gives an operation the name under which it is shown while it runs.
-    pub fn named<F: Future>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F> {
+    pub fn run_named<F: Future>(
+        &self,
+        verb: Verb,
+        object: String,
+        work: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
         self.named.track(verb, object, work)
     }
 

@@ -27,7 +27,7 @@ pub struct Undo {
 /// The undos that failed, in the order in which they ran.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub struct Leftovers(pub Vec<String>);
+pub struct RollbackFailed(pub Vec<String>);
 
 impl Undo {
     pub fn new() -> Self {
@@ -79,8 +79,8 @@ impl Undo {
     /// this future, but wait for something else.
     ///
     /// # Errors
-    /// [`Leftovers`] with every undo that failed.
-    pub async fn roll_back(mut self) -> Result<(), Leftovers> {
+    /// [`RollbackFailed`] with every undo that failed.
+    pub async fn roll_back(mut self) -> Result<(), RollbackFailed> {
         let mut failed = Vec::new();
         while let Some(Step { name, work, is_record }) = self.steps.pop() {
             if is_record && !failed.is_empty() {
@@ -91,7 +91,7 @@ impl Undo {
                 failed.push(format!("{name}: {error}"));
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(Leftovers(failed)) }
+        if failed.is_empty() { Ok(()) } else { Err(RollbackFailed(failed)) }
     }
 }
 

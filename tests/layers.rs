@@ -210,10 +210,10 @@ fn a_task_has_one_owner() {
 
 #[test]
 fn what_happens_to_a_container_is_always_told() {
-    // Node::happened notifies the container and the subscribers of events.
+    // Node::apply_event notifies the container and the subscribers of events.
     let verbs = production().filter(|source| source.module() == "runtime" && !source.path.ends_with("/announce.rs"));
     let broken = verbs.flat_map(|source| source.naming("container.on("));
-    assert_none("verbs change a container's state through Node::happened", broken.collect());
+    assert_none("verbs change a container's state through Node::apply_event", broken.collect());
 }
 
 #[test]

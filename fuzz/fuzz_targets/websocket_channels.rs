@@ -3,19 +3,19 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use pontoon_fuzz::streaming::websocket::channels::{Codec, MOST_CHANNELS, Said};
+use pontoon_fuzz::streaming::websocket::channels::{ClientMessage, Codec, MOST_CHANNELS};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, message)) = input.split_first() else { return };
     let codec = [Codec::Binary, Codec::BinaryWithClose, Codec::Base64][usize::from(choice % 3)];
     let channels = choice / 3 % (MOST_CHANNELS + 1);
     match codec.parse(channels, Bytes::copy_from_slice(message)) {
-        Ok(Said::Data(channel, data)) => {
+        Ok(ClientMessage::Data(channel, data)) => {
             assert!(channel < channels && data.len() < message.len());
             let written = codec.write(channel, &data);
-            assert_eq!(codec.parse(channels, written), Ok(Said::Data(channel, data)));
+            assert_eq!(codec.parse(channels, written), Ok(ClientMessage::Data(channel, data)));
         }
-        Ok(Said::Close(channel)) => assert!(codec == Codec::BinaryWithClose && channel < channels),
-        Ok(Said::Nothing) | Err(_) => {}
+        Ok(ClientMessage::Close(channel)) => assert!(codec == Codec::BinaryWithClose && channel < channels),
+        Ok(ClientMessage::Ignored) | Err(_) => {}
     }
 });

@@ -40,7 +40,7 @@ pub fn documents(input: &[u8]) {
     for layer in &contents.layers {
         assert!(reference::is_digest(&layer.chain_id) && reference::is_digest(&layer.diff_id));
     }
-    let config = contents.configuration.kept.as_deref().map(ImageConfig::from).unwrap_or_default();
+    let config = contents.cached_config.config.as_deref().map(ImageConfig::from).unwrap_or_default();
     for volume in config.volumes {
         let parts: Vec<&str> = volume.split('/').collect();
         assert!(volume.starts_with('/') && !parts.contains(&"..") && !parts.contains(&"."), "{volume}");

@@ -20,13 +20,13 @@ pub fn records(input: &[u8]) {
     for step in input.chunks(step) {
         lines.space().extend_from_slice(step);
         while {
-            let inside = lines.inside();
+            let inside = lines.in_line();
             let more = lines.records(&stamp, &mut batch);
             take(&batch, inside, &mut log);
             more
         } {}
     }
-    let inside = lines.inside();
+    let inside = lines.in_line();
     lines.finish(&stamp, &mut batch);
     take(&batch, inside, &mut log);
     let written = read_back(&log);

@@ -14,7 +14,7 @@ mod settings;
 mod exec {
     /// What a plugin is to do.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Verb {
+    pub enum Operation {
         Add,
         Del,
         Check,
@@ -22,7 +22,7 @@ mod exec {
         Status,
     }
 
-    impl std::fmt::Display for Verb {
+    impl std::fmt::Display for Operation {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             write!(f, "{self:?}")
         }

@@ -230,7 +230,7 @@ impl Document {
         for device in &self.devices {
             request::check_device(&device.name)?;
             if !names.insert(&device.name) {
-                return Err(format!("device {:?} is there twice", device.name));
+                return Err(format!("device {:?} is defined twice", device.name));
             }
             device.container_edits.check().map_err(|problem| format!("device {:?}: {problem}", device.name))?;
         }

@@ -14,13 +14,13 @@ pub(super) fn complete(edits: &mut ContainerEdits) -> Result<(), Error> {
         // A FIFO has no device numbers.
         let known = node.kind == "p" || !node.kind.is_empty() && node.major != 0;
         if !known {
-            ask(node)?;
+            fill_from_host(node)?;
         }
     }
     Ok(())
 }
 
-fn ask(node: &mut DeviceNode) -> Result<(), Error> {
+fn fill_from_host(node: &mut DeviceNode) -> Result<(), Error> {
     let failed = |operation, source| Error::Host { operation, path: node.host_path.clone(), source };
     let stat = std::fs::metadata(&node.host_path).map_err(|source| failed("stat", source))?;
     let file_type = stat.file_type();
@@ -28,12 +28,12 @@ fn ask(node: &mut DeviceNode) -> Result<(), Error> {
         () if file_type.is_char_device() => "c",
         () if file_type.is_block_device() => "b",
         () if file_type.is_fifo() => "p",
-        () => return Err(failed("take as a device", io::ErrorKind::InvalidInput.into())),
+        () => return Err(failed("use as a device", io::ErrorKind::InvalidInput.into())),
     };
     // `u` is an unbuffered `c`; the kernel does not distinguish them.
     if !node.kind.is_empty() && node.kind != kind && (node.kind.as_str(), kind) != ("u", "c") {
         let problem = format!("it is of type {kind}, the spec says {}", node.kind);
-        return Err(failed("take as a device", io::Error::new(io::ErrorKind::InvalidInput, problem)));
+        return Err(failed("use as a device", io::Error::new(io::ErrorKind::InvalidInput, problem)));
     }
     if node.kind.is_empty() {
         kind.clone_into(&mut node.kind);

@@ -32,14 +32,14 @@ pub enum Error {
         problem: String,
     },
     /// No spec contains the device.
-    #[error("{field}: there is no CDI device {name} in {looked}")]
+    #[error("{field}: there is no CDI device {name} in {searched}")]
     Unknown {
         /// For example `config.CDI_devices[0].name`.
         field: String,
         /// The name of the device.
         name: String,
         /// The directories, and which of their files could not be read.
-        looked: String,
+        searched: String,
     },
     /// The node lacks a device that the spec names.
     #[error("{operation} {}, which a CDI spec names", path.display())]
@@ -75,7 +75,7 @@ pub async fn resolve(directories: &[PathBuf], requests: Vec<Request>) -> Result<
 struct Specs {
     devices: HashMap<String, Found>,
     /// For errors: the directories, and which of their files could not be read.
-    looked: String,
+    searched: String,
 }
 
 struct Found {
@@ -100,11 +100,11 @@ impl Specs {
             }
         }
         let names: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
-        let mut looked = if names.is_empty() { "cdi.spec_dirs, which is empty".to_owned() } else { names.join(", ") };
+        let mut searched = if names.is_empty() { "cdi.spec_dirs, which is empty".to_owned() } else { names.join(", ") };
         if !unread.is_empty() {
-            looked = format!("{looked} (cannot be read: {})", unread.join("; "));
+            searched = format!("{searched} (cannot be read: {})", unread.join("; "));
         }
-        Self { devices, looked }
+        Self { devices, searched }
     }
 
     fn edits(&self, requests: &[Request]) -> Result<ContainerEdits, Error> {
@@ -113,7 +113,7 @@ impl Specs {
             let found = self.devices.get(&request.name).ok_or_else(|| Error::Unknown {
                 field: request.field.clone(),
                 name: request.name.clone(),
-                looked: self.looked.clone(),
+                searched: self.searched.clone(),
             })?;
             if let Some(other) = &found.conflict {
                 let (one, other) = (found.document.path.display(), other.display());

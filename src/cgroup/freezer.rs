@@ -65,7 +65,7 @@ impl Freezer {
                 true
             }
             Err(error) => {
-                tracing::warn!(cgroup = %cgroup.display(), %error, "it is frozen and cannot be thawed");
+                tracing::warn!(cgroup = %cgroup.display(), %error, "cannot thaw the frozen cgroup");
                 false
             }
         }

@@ -74,7 +74,7 @@ impl Hierarchies {
         self.open.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> bool {
+    fn reserve_descriptor(&self) -> bool {
         let more = |open| (open < self.most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
@@ -97,7 +97,7 @@ impl Group {
         }
         let file = File::open(self.path_of(name)).ok()?;
         let length = buffer.fill(&file).ok()?;
-        if self.hierarchies.take() {
+        if self.hierarchies.reserve_descriptor() {
             self.kept.push((name, file));
         }
         buffer.text(length)

@@ -23,7 +23,7 @@ const FILE_SIZE: usize = 1024;
 
 /// The amount that the kernel charges at once if it can (64 pages). Usage may come this close to a limit without
 /// reaching it.
-const CHARGE: u64 = 256 << 10;
+const CHARGE_BATCH: u64 = 256 << 10;
 
 /// The level at which memory ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ struct PodCounts {
 }
 
 impl OomWatch {
-    /// Starts to watch. Files that cannot be opened are not watched; [`OomWatch::look`] then returns `None` or the
+    /// Starts to watch. Files that cannot be opened are not watched; [`OomWatch::update`] then returns `None` or the
     /// pod's counts.
     #[must_use]
     pub fn open(cgroups_path: &str, unified: bool) -> Self {
@@ -82,7 +82,7 @@ impl OomWatch {
         let before = pod_counts(&pod, unified);
         let watch = Self { unified, pod, counts, container, before, seen: Mutex::default() };
         // Arms poll. After a restart of the daemon there may already be kills to see.
-        watch.look();
+        watch.update();
         watch
     }
 
@@ -94,7 +94,7 @@ impl OomWatch {
 
     /// The container's OOM kills, as far as they are known. When its cgroup is gone, this is the last observed count.
     /// If that is missing or 0, it is the pod's count (rulings.md 11), which may be about another container of the pod.
-    pub fn look(&self) -> Option<OomKills> {
+    pub fn update(&self) -> Option<OomKills> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match self.kills() {
             Some(kills) if seen.is_none_or(|seen| seen.kills < kills) => {
@@ -161,7 +161,7 @@ fn was_full(cgroup: &Path) -> bool {
     let number = |file: String| single(&std::fs::read_to_string(cgroup.join(file)).ok()?);
     ["memory", "memory.memsw"].into_iter().any(|kind| {
         let (most, limit) = (number(format!("{kind}.max_usage_in_bytes")), number(format!("{kind}.limit_in_bytes")));
-        most.zip(limit).is_some_and(|(most, limit)| most.saturating_add(CHARGE) >= limit)
+        most.zip(limit).is_some_and(|(most, limit)| most.saturating_add(CHARGE_BATCH) >= limit)
     })
 }
 
@@ -212,7 +212,7 @@ mod tests {
         pod.write("memory.events.local", "oom 1\noom_kill 0\n");
         node.write("c/memory.events", "oom 0\noom_kill 1\n");
         let expected = [killed(1, Level::Container), killed(2, Level::Pod), killed(1, Level::Node)];
-        assert_eq!(watches.map(|watch| watch.look()), expected);
+        assert_eq!(watches.map(|watch| watch.update()), expected);
     }
 
     #[test]
@@ -220,9 +220,9 @@ mod tests {
         let fake = v2();
         fake.write("memory.events.local", "oom 7\noom_kill 7\n");
         let watch = fake.watch(true);
-        assert_eq!(watch.look(), killed(0, Level::Node));
+        assert_eq!(watch.update(), killed(0, Level::Node));
         fake.write("c/memory.events", "oom 0\noom_kill 1\n");
-        assert_eq!(watch.look(), killed(1, Level::Node));
+        assert_eq!(watch.update(), killed(1, Level::Node));
     }
 
     #[test]
@@ -230,10 +230,10 @@ mod tests {
         let fake = v2();
         let watch = fake.watch(true);
         fake.write("c/memory.events", "oom 1\noom_kill 1\n");
-        assert_eq!(watch.look(), killed(1, Level::Container));
+        assert_eq!(watch.update(), killed(1, Level::Container));
         // An empty file gives no counts, like a file of a removed cgroup.
         fake.write("c/memory.events", "");
-        assert_eq!(watch.look(), killed(1, Level::Container));
+        assert_eq!(watch.update(), killed(1, Level::Container));
     }
 
     #[test]
@@ -241,10 +241,10 @@ mod tests {
         let fake = v2();
         let watch = fake.watch(true);
         fake.write("c/memory.events", "");
-        assert_eq!(watch.look(), killed(0, Level::Node));
+        assert_eq!(watch.update(), killed(0, Level::Node));
         fake.write("memory.events", "oom 1\noom_kill 1\n");
-        assert_eq!(watch.look(), killed(1, Level::Container));
-        assert_eq!(OomWatch::at("/nowhere/c".into(), true).look(), None);
+        assert_eq!(watch.update(), killed(1, Level::Container));
+        assert_eq!(OomWatch::at("/nowhere/c".into(), true).update(), None);
     }
 
     #[test]
@@ -258,12 +258,12 @@ mod tests {
         fake.write("c/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n");
         let watch = fake.watch(false);
         assert!(watch.changes().is_none());
-        assert_eq!(watch.look(), killed(0, Level::Node));
+        assert_eq!(watch.update(), killed(0, Level::Node));
         fake.write("c/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n");
         fake.write("memory.limit_in_bytes", "20971520\n");
-        assert_eq!(watch.look(), killed(1, Level::Pod));
+        assert_eq!(watch.update(), killed(1, Level::Pod));
         fake.write("c/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
         fake.write("c/memory.memsw.limit_in_bytes", "16777216\n");
-        assert_eq!(watch.look(), killed(2, Level::Container));
+        assert_eq!(watch.update(), killed(2, Level::Container));
     }
 }

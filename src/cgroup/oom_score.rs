@@ -7,7 +7,7 @@ use super::file_system_path;
 use super::processes::processes;
 
 /// Most passes over the processes. New ones may be forked during a pass; the next pass finds them.
-const LOOKS: usize = 10;
+const MAX_PASSES: usize = 10;
 
 /// Sets oom_score_adj to `to` for every process in a container's cgroup that has the value `from`. A process that has
 /// chosen another value for itself keeps it. On an error, the processes that were changed are set back to `from`.
@@ -26,7 +26,7 @@ pub fn set_oom_score(cgroups_path: &str, unified: bool, from: i32, to: i32) -> i
 }
 
 fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_PASSES {
         let mut changed = false;
         for pid in processes(cgroup)? {
             changed |= unless_gone(set(pid, from, to))?;

@@ -113,7 +113,7 @@ fn handler(name: &str, runtime: &Runtime) -> Result<Handler, Error> {
 
 fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
     match (&runtime.cni_conf_dir, runtime.cni_max_conf_num) {
-        (Some(path), most) => Ok(Some(ConfigDir { path: path.clone(), most: most.unwrap_or(1) })),
+        (Some(path), most) => Ok(Some(ConfigDir { path: path.clone(), limit: most.unwrap_or(1) })),
         (None, None) => Ok(None),
         (None, Some(_)) => Err(Error::Value {
             key: format!("runtimes.{name}.cni_max_conf_num"),

@@ -36,7 +36,7 @@ fn handlers_cannot_differ_in_their_cgroup_driver() {
 fn a_handlers_cni_directory_is_used_with_one_config_unless_it_says_more() {
     let cni = |text: &str| parse(&format!("[runtimes.runc]\n{text}")).unwrap().handlers.get("").unwrap().cni.clone();
     assert_eq!(cni(""), None);
-    let dir = |most| Some(ConfigDir { path: "/etc/cni/kata.d".into(), most });
+    let dir = |limit| Some(ConfigDir { path: "/etc/cni/kata.d".into(), limit });
     assert_eq!(cni("cni_conf_dir = \"/etc/cni/kata.d\""), dir(1));
     assert_eq!(cni("cni_conf_dir = \"/etc/cni/kata.d\"\ncni_max_conf_num = 0"), dir(0));
     let error = parse("[runtimes.runc]\ncni_max_conf_num = 2\n").unwrap_err().to_string();

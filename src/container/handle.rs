@@ -8,7 +8,7 @@ use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use super::io::Streams;
-use super::{Denied, Event, KeptSpec, Record, State, Stop};
+use super::{Denied, Event, Record, SpecInMemory, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
@@ -21,9 +21,9 @@ pub struct Container {
     pub listed: Bytes,
     pub root: Root,
     /// The part of the OCI spec that stays in memory.
-    spec: ArcSwap<KeptSpec>,
+    spec: ArcSwap<SpecInMemory>,
     /// Held while the spec is changed or a task is created from it, so that the task always has the current spec.
-    turn: tokio::sync::Mutex<()>,
+    spec_lock: tokio::sync::Mutex<()>,
     /// The state. A watch channel, so that stop and remove are notified of the exit.
     state: watch::Sender<State>,
     /// containerd's task of it, or the task of an earlier start.
@@ -33,7 +33,7 @@ pub struct Container {
     /// Its standard streams while its task exists.
     streams: Mutex<Option<Arc<dyn Streams>>>,
     /// Held while the streams are looked up after a restart.
-    finding_streams: tokio::sync::Mutex<()>,
+    stream_lookup_lock: tokio::sync::Mutex<()>,
     /// Counts its OOM kills while its task exists.
     oom_watch: Mutex<Option<Arc<OomWatch>>>,
     /// The stop in progress, which a second one with a shorter grace period brings forward.
@@ -54,19 +54,19 @@ pub struct Root {
 impl Container {
     /// Creates the object, and reduces its record to the part that stays in memory.
     #[must_use]
-    pub fn new(record: Record, root: Root, spec: KeptSpec, state: State) -> Self {
-        let record = record.kept();
+    pub fn new(record: Record, root: Root, spec: SpecInMemory, state: State) -> Self {
+        let record = record.reduced();
         Self {
             listed: record.listed(false),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),
-            turn: tokio::sync::Mutex::default(),
+            spec_lock: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
             task: Mutex::new(Task::none()),
             is_removed: AtomicBool::new(false),
             streams: Mutex::new(None),
-            finding_streams: tokio::sync::Mutex::default(),
+            stream_lookup_lock: tokio::sync::Mutex::default(),
             oom_watch: Mutex::new(None),
             stop: Mutex::new(None),
         }
@@ -144,7 +144,7 @@ impl Container {
     /// Marks the container as being removed, and lets its task retry at once instead of waiting.
     pub fn begin_removal(&self) {
         self.is_removed.store(true, Ordering::Release);
-        self.task().hurry();
+        self.task().retry_now();
     }
 
     /// Whether a removal has begun.
@@ -155,17 +155,17 @@ impl Container {
 
     /// The part of the OCI spec that stays in memory.
     #[must_use]
-    pub fn spec(&self) -> Arc<KeptSpec> {
+    pub fn spec(&self) -> Arc<SpecInMemory> {
         self.spec.load_full()
     }
 
     /// Locks the spec, to change it or to create a task from it. Readers, such as list calls, do not need this lock.
-    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub async fn lock_spec(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.spec_lock.lock().await
     }
 
     /// Replaces the spec after an update of its resources.
-    pub fn set_spec(&self, spec: KeptSpec) {
+    pub fn set_spec(&self, spec: SpecInMemory) {
         self.spec.store(Arc::new(spec));
     }
 
@@ -181,8 +181,8 @@ impl Container {
     }
 
     /// Locks the lookup of its streams, which must have only one reader.
-    pub async fn finding_streams(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.finding_streams.lock().await
+    pub async fn lock_stream_lookup(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.stream_lookup_lock.lock().await
     }
 
     /// The counter of its OOM kills.

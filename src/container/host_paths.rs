@@ -18,9 +18,9 @@ use tokio::time::Instant;
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The kernel's PATH_MAX without its zero byte.
-pub(super) const LONGEST: usize = 4095;
+pub(super) const MAX_PATH: usize = 4095;
 
-static LEFT_BEHIND: Mutex<Vec<Progress>> = Mutex::new(Vec::new());
+static ABANDONED: Mutex<Vec<Progress>> = Mutex::new(Vec::new());
 
 /// Why the host paths of a request cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum Error {
         problem: String,
     },
     /// The file system does not answer. The thread is still in the call.
-    #[error("stuck in {operation}({})", path.display())]
+    #[error("{operation}({}) does not return: the file system does not answer", path.display())]
     Stuck {
         /// The system call that has not returned.
         operation: &'static str,
@@ -83,7 +83,7 @@ impl Progress {
         path: &Path,
         call: impl FnOnce(&Path) -> io::Result<T>,
     ) -> Result<T, Error> {
-        let occupied = lock(&LEFT_BEHIND).iter().any(|other| other.is_stuck_on(path));
+        let occupied = lock(&ABANDONED).iter().any(|other| other.is_stuck_on(path));
         {
             let mut doing = self.doing();
             if occupied || doing.abandoned {
@@ -121,12 +121,12 @@ where
     T: Send + 'static,
     F: FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
 {
-    run_on(deadline, deadline, work).await
+    run_with_limit(deadline, deadline, work).await
 }
 
 /// Like [`run`], for work of many calls: the work may go on as long as each call returns within `deadline`, but no
-/// longer than `longest` in total.
-pub(super) async fn run_on<T, F>(deadline: Duration, longest: Duration, work: F) -> Result<T, Error>
+/// longer than `limit` in total.
+pub(super) async fn run_with_limit<T, F>(deadline: Duration, limit: Duration, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
     F: FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
@@ -142,7 +142,7 @@ where
     };
     std::thread::Builder::new().name("host-paths".to_owned()).spawn(body).map_err(|source| progress.failed(source))?;
     let _waiter = Waiter(progress.clone());
-    let end = Instant::now() + longest;
+    let end = Instant::now() + limit;
     loop {
         let steps = progress.doing().steps;
         let until = end.min(Instant::now() + deadline);
@@ -170,7 +170,7 @@ struct Waiter(Progress);
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.doing().abandoned = true;
-        let mut left = lock(&LEFT_BEHIND);
+        let mut left = lock(&ABANDONED);
         left.retain(|progress| !progress.doing().ended);
         let ended = self.0.doing().ended;
         if !ended {
@@ -190,7 +190,7 @@ pub(super) fn absolute(path: &str) -> Result<&Path, &'static str> {
         // A relative path would be resolved in the daemon's working directory.
         _ if !path.starts_with('/') => Err("is not absolute"),
         _ if path.contains('\0') => Err("has a NUL"),
-        _ if path.len() > LONGEST => Err("has more than 4095 bytes"),
+        _ if path.len() > MAX_PATH => Err("has more than 4095 bytes"),
         _ => Ok(Path::new(path)),
     }
 }
@@ -222,7 +222,7 @@ mod tests {
         longest: Duration,
         work: impl FnOnce(&Progress) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, String> {
-        run_on(DEADLINE, longest, work).await.map_err(|error| match std::error::Error::source(&error) {
+        run_with_limit(DEADLINE, longest, work).await.map_err(|error| match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         })
@@ -260,8 +260,11 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_does_not_return_is_named_and_nobody_follows_it() {
         let (_held, _, error) = stuck_on("/stuck/here").await;
-        assert_eq!(error, "stuck in stat(/stuck/here)");
-        assert_eq!(stat("/stuck/here").await.unwrap_err(), "stuck in stat(/stuck/here)");
+        assert_eq!(error, "stat(/stuck/here) does not return: the file system does not answer");
+        assert_eq!(
+            stat("/stuck/here").await.unwrap_err(),
+            "stat(/stuck/here) does not return: the file system does not answer"
+        );
         assert_eq!(stat("/stuck").await, Ok(()));
     }
 
@@ -296,7 +299,10 @@ mod tests {
     #[tokio::test]
     async fn what_gets_on_may_go_on_though_not_for_ever() {
         assert_eq!(long_walk(DEADLINE * 9).await, Ok(()));
-        assert_eq!(long_walk(DEADLINE * 3 / 2).await.unwrap_err(), "stuck in read(/long/walk)");
+        assert_eq!(
+            long_walk(DEADLINE * 3 / 2).await.unwrap_err(),
+            "read(/long/walk) does not return: the file system does not answer"
+        );
     }
 
     #[tokio::test]

@@ -36,12 +36,12 @@ pub struct Record {
     pub config: ContainerConfig,
     /// Size of the whole config in bytes, as protobuf.
     pub config_size: usize,
-    pub about: About,
+    pub resolved: Resolved,
 }
 
 /// What was resolved when the container was created.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct About {
+pub struct Resolved {
     /// Id of its sandbox.
     pub sandbox: String,
     /// A tag of the image at creation, for people to read: in containerd's record and in an annotation of the spec.
@@ -79,28 +79,29 @@ pub enum RecordError {
 impl Record {
     /// A record with its whole config.
     #[must_use]
-    pub fn new(id: ContainerId, sandbox: SandboxId, config: ContainerConfig, about: About) -> Self {
-        Self { id, sandbox, config_size: config.encoded_len(), config, about }
+    pub fn new(id: ContainerId, sandbox: SandboxId, config: ContainerConfig, resolved: Resolved) -> Self {
+        Self { id, sandbox, config_size: config.encoded_len(), config, resolved }
     }
 
     /// What is known from a damaged record: enough to list and remove the container. `None` if even its sandbox is
     /// not known.
     #[must_use]
-    pub fn nameless(container: &containerd::Container) -> Option<Self> {
+    pub fn from_damaged(container: &containerd::Container) -> Option<Self> {
         let id = ContainerId::parse(&container.id).ok()?;
         let sandbox = SandboxId::parse(&container.sandbox).ok()?;
         // A unique name, so that no two damaged records share one.
         let metadata = ContainerMetadata { name: format!("damaged-{id}"), attempt: 0 };
         let config = ContainerConfig { metadata: Some(metadata), ..ContainerConfig::default() };
-        let about = About { sandbox: sandbox.to_string(), created_at: container.created_at, ..About::default() };
-        Some(Self::new(id, sandbox, config, about))
+        let resolved =
+            Resolved { sandbox: sandbox.to_string(), created_at: container.created_at, ..Resolved::default() };
+        Some(Self::new(id, sandbox, config, resolved))
     }
 
     /// A substitute for a record that containerd cannot send because of its size, and of which only the id is known.
     /// It is read as a damaged record. Its sandbox is not known, so the container is listed in a sandbox with the
     /// container's own id.
     #[must_use]
-    pub fn too_large(id: String, snapshotter: &str) -> containerd::Container {
+    pub fn placeholder_for_too_large(id: String, snapshotter: &str) -> containerd::Container {
         let nothing = Any { type_url: ABOUT_TYPE.to_owned(), value: Vec::new() };
         containerd::Container {
             sandbox: id.clone(),
@@ -114,7 +115,7 @@ impl Record {
 
     /// The part of it that stays in memory.
     #[must_use]
-    pub fn kept(self) -> Self {
+    pub fn reduced(self) -> Self {
         if self.has_large_config() { Self { config: reduced(self.config), ..self } } else { self }
     }
 
@@ -127,9 +128,9 @@ impl Record {
     /// The image as the request named it, which status and list report. If that name now means another image or none,
     /// the image id instead: crictl removes every image that no container's `image` refers to (docs/adr/0015).
     #[must_use]
-    pub fn image_spec(&self, has_moved: bool) -> ImageSpec {
+    pub fn image_spec(&self, tag_has_moved: bool) -> ImageSpec {
         let requested = self.config.image.clone().unwrap_or_default();
-        if has_moved { ImageSpec { image: self.about.image_id.clone(), ..requested } } else { requested }
+        if tag_has_moved { ImageSpec { image: self.resolved.image_id.clone(), ..requested } } else { requested }
     }
 
     /// The name by which the request referred to the image. `None` if that was the image's id, which never means
@@ -137,23 +138,23 @@ impl Record {
     #[must_use]
     pub fn image_name(&self) -> Option<&str> {
         let asked = self.config.image.as_ref().map(|image| image.image.as_str())?;
-        (asked != self.about.image_id && !self.about.image_id.is_empty()).then_some(asked)
+        (asked != self.resolved.image_id && !self.resolved.image_id.is_empty()).then_some(asked)
     }
 
     /// The encoded ListContainers item of it, without the state.
     #[must_use]
-    pub fn listed(&self, has_moved: bool) -> Bytes {
+    pub fn listed(&self, tag_has_moved: bool) -> Bytes {
         encode_container(&v1::Container {
             id: self.id.to_string(),
             pod_sandbox_id: self.sandbox.to_string(),
             metadata: self.config.metadata.clone(),
-            image: Some(self.image_spec(has_moved)),
+            image: Some(self.image_spec(tag_has_moved)),
             // The id that PullImage returned: kubelet's image GC compares the two.
-            image_ref: self.about.image_id.clone(),
-            created_at: self.about.created_at,
+            image_ref: self.resolved.image_id.clone(),
+            created_at: self.resolved.created_at,
             labels: self.config.labels.clone(),
             annotations: self.config.annotations.clone(),
-            image_id: self.about.image_id.clone(),
+            image_id: self.resolved.image_id.clone(),
             ..v1::Container::default()
         })
     }
@@ -162,10 +163,10 @@ impl Record {
     #[must_use]
     pub fn extensions(&self) -> HashMap<String, Any> {
         // Serializing a struct of strings and numbers cannot fail.
-        let about = serde_json::to_vec(&self.about).unwrap_or_default();
+        let resolved = serde_json::to_vec(&self.resolved).unwrap_or_default();
         HashMap::from([
             (CONFIG.to_owned(), Any { type_url: CONFIG_TYPE.to_owned(), value: self.config.encode_to_vec() }),
-            (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: about }),
+            (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: resolved }),
         ])
     }
 
@@ -175,17 +176,17 @@ impl Record {
     /// [`RecordError::Foreign`] for another program's record, [`RecordError::Damaged`] for one of ours that cannot be
     /// read.
     pub fn decode(container: &containerd::Container) -> Result<(Self, State), RecordError> {
-        let about = container.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
+        let resolved = container.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
         let id = ContainerId::parse(&container.id).map_err(|_| RecordError::Foreign)?;
-        let about: About = serde_json::from_slice(&about.value).map_err(|_| RecordError::Damaged(ABOUT))?;
-        let sandbox = SandboxId::parse(&about.sandbox).map_err(|_| RecordError::Damaged(ABOUT))?;
+        let resolved: Resolved = serde_json::from_slice(&resolved.value).map_err(|_| RecordError::Damaged(ABOUT))?;
+        let sandbox = SandboxId::parse(&resolved.sandbox).map_err(|_| RecordError::Damaged(ABOUT))?;
         let config = container.extensions.get(CONFIG).ok_or(RecordError::Damaged(CONFIG))?;
         let config = ContainerConfig::decode(config.value.as_slice()).map_err(|_| RecordError::Damaged(CONFIG))?;
         let state = match container.extensions.get(EXIT) {
             Some(exit) => State::Exited(serde_json::from_slice(&exit.value).map_err(|_| RecordError::Damaged(EXIT))?),
             None => State::Created,
         };
-        Ok((Self::new(id, sandbox, config, about), state))
+        Ok((Self::new(id, sandbox, config, resolved), state))
     }
 }
 

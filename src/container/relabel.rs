@@ -13,7 +13,7 @@ use super::mounts::HostMount;
 
 /// How long relabelling all volumes of a container may take. A large volume takes minutes; a retry by kubelet joins
 /// the running operation.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
+const TIME_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Paths that are never a volume: a pod's label on one of them would break the node. The list that other runtimes
 /// use, with the targets of its symlinks.
@@ -80,7 +80,7 @@ pub async fn trees(paths: Vec<PathBuf>, label: String) -> Result<(), Error> {
         return Ok(());
     }
     let work = move |progress: &Progress| paths.iter().try_for_each(|path| walk::tree(progress, path, &label));
-    host_paths::run_on(host_paths::DEADLINE, LONGEST, work).await
+    host_paths::run_with_limit(host_paths::DEADLINE, TIME_LIMIT, work).await
 }
 
 #[cfg(test)]

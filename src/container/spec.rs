@@ -9,7 +9,7 @@ pub const LARGEST_WHOLE: usize = 256 << 10;
 
 /// A spec as it is kept in memory.
 #[derive(Debug)]
-pub struct KeptSpec {
+pub struct SpecInMemory {
     /// JSON, because a parsed spec takes ten times as much memory. A reduced spec lacks the process's arguments,
     /// environment and rlimits, the mounts, devices, annotations, hooks and the seccomp filter.
     pub json: Vec<u8>,
@@ -17,7 +17,7 @@ pub struct KeptSpec {
     pub is_whole: bool,
 }
 
-impl KeptSpec {
+impl SpecInMemory {
     /// Reduces a spec in JSON if it is large. A large one that cannot be parsed becomes empty.
     #[must_use]
     pub fn of(json: Vec<u8>) -> Self {
@@ -55,12 +55,12 @@ mod tests {
         let mut spec = Spec::default();
         spec.process_mut().as_mut().unwrap().set_env(Some(vec!["x".repeat(LARGEST_WHOLE)]));
         spec.linux_mut().as_mut().unwrap().set_mount_label(Some("label".to_owned()));
-        let kept = KeptSpec::of(serde_json::to_vec(&spec).unwrap());
+        let kept = SpecInMemory::of(serde_json::to_vec(&spec).unwrap());
         assert!(!kept.is_whole && kept.json.len() < 10_000, "{}", kept.json.len());
         let read: Spec = serde_json::from_slice(&kept.json).unwrap();
         assert_eq!(read.process().as_ref().unwrap().user(), spec.process().as_ref().unwrap().user());
         assert_eq!(read.linux().as_ref().unwrap().mount_label().as_deref(), Some("label"));
-        assert!(KeptSpec::of(b"{}".to_vec()).is_whole);
-        assert!(KeptSpec::of(vec![b'x'; LARGEST_WHOLE + 1]).json.is_empty());
+        assert!(SpecInMemory::of(b"{}".to_vec()).is_whole);
+        assert!(SpecInMemory::of(vec![b'x'; LARGEST_WHOLE + 1]).json.is_empty());
     }
 }

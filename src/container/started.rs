@@ -12,22 +12,22 @@ use crate::sys::{read, write};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
     /// A start was about to be requested from containerd at this time. Its outcome was not observed.
-    Asked(i64),
+    Requested(i64),
     /// The container was started at this time.
     At(i64),
 }
 
 /// Maximum size of such a file in bytes.
-const LONGEST: u64 = 64;
-/// Follows the time in a file for [`Started::Asked`].
-const ASKED: &str = " asked";
+const MAX_FILE_SIZE: u64 = 64;
+/// Follows the time in a file for [`Started::Requested`].
+const REQUESTED_SUFFIX: &str = " asked";
 
 impl Started {
     /// The time reported as the container's start.
     #[must_use]
     pub fn at(self) -> i64 {
         match self {
-            Self::Asked(at) | Self::At(at) => at,
+            Self::Requested(at) | Self::At(at) => at,
         }
     }
 
@@ -41,21 +41,21 @@ impl Started {
             std::fs::create_dir_all(parent)?;
         }
         let text = match self {
-            Self::Asked(at) => format!("{at}{ASKED}"),
+            Self::Requested(at) => format!("{at}{REQUESTED_SUFFIX}"),
             Self::At(at) => at.to_string(),
         };
         // Overwrites the file in place, so that there is always one, even if the daemon is killed meanwhile.
-        write::over(&path, text.as_bytes())
+        write::overwrite(&path, text.as_bytes())
     }
 
     /// Reads the file. `None` if the container was not started, or not since the last boot.
     #[must_use]
     pub fn read(state: &Path, id: &ContainerId) -> Option<Self> {
-        let text = read::text(&path(state, id), LONGEST).ok()?;
-        Some(match text.strip_suffix(ASKED) {
-            Some(at) => Self::Asked(at.parse().unwrap_or(0)),
+        let text = read::text(&path(state, id), MAX_FILE_SIZE).ok()?;
+        Some(match text.strip_suffix(REQUESTED_SUFFIX) {
+            Some(at) => Self::Requested(at.parse().unwrap_or(0)),
             // A file that was cut short by a kill still shows that a start was requested.
-            None => text.parse().map_or(Self::Asked(0), Self::At),
+            None => text.parse().map_or(Self::Requested(0), Self::At),
         })
     }
 }
@@ -78,12 +78,12 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let id = ContainerId::random();
         assert_eq!(Started::read(state.path(), &id), None);
-        for started in [Started::Asked(5), Started::At(7)] {
+        for started in [Started::Requested(5), Started::At(7)] {
             started.write(state.path(), &id).unwrap();
             assert_eq!(Started::read(state.path(), &id), Some(started));
         }
         std::fs::write(path(state.path(), &id), "").unwrap();
-        assert_eq!(Started::read(state.path(), &id), Some(Started::Asked(0)));
+        assert_eq!(Started::read(state.path(), &id), Some(Started::Requested(0)));
         remove(state.path(), &id);
         assert_eq!(Started::read(state.path(), &id), None);
     }

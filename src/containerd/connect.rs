@@ -16,9 +16,9 @@ pub(super) type Channel = Measured<transport::Channel>;
 /// Whether the durations of a channel's calls are measured. They say nothing about containerd's speed for calls that
 /// wait until a task or a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Times {
+pub(super) enum Timing {
     Measured,
-    OfWhatIsWaitedFor,
+    CountOnly,
 }
 
 /// A channel whose connection can be replaced. For as long as an HTTP/2 connection is open, it keeps buffers for as
@@ -27,20 +27,20 @@ pub(super) enum Times {
 pub(super) struct Renewable {
     socket: PathBuf,
     metrics: Metrics,
-    times: Times,
+    timing: Timing,
     now: Mutex<Channel>,
 }
 
 impl Renewable {
     /// Reports its calls to `metrics`.
-    pub(super) fn new(socket: &Path, metrics: &Metrics, times: Times) -> Self {
-        let now = Mutex::new(measured(lazy(socket), metrics, times));
-        Self { socket: socket.to_owned(), metrics: metrics.clone(), times, now }
+    pub(super) fn new(socket: &Path, metrics: &Metrics, timing: Timing) -> Self {
+        let now = Mutex::new(measured(lazy(socket), metrics, timing));
+        Self { socket: socket.to_owned(), metrics: metrics.clone(), timing, now }
     }
 
     /// A new channel of the same kind that reports its calls to `metrics`.
     pub(super) fn measured(&self, metrics: &Metrics) -> Self {
-        Self::new(&self.socket, metrics, self.times)
+        Self::new(&self.socket, metrics, self.timing)
     }
 
     /// The channel for one call. A caller that holds on to it keeps an old connection open.
@@ -50,7 +50,7 @@ impl Renewable {
 
     /// Replaces the channel: the next call dials. The old connection closes when the calls on it have ended.
     pub(super) fn renew(&self) {
-        let new = measured(lazy(&self.socket), &self.metrics, self.times);
+        let new = measured(lazy(&self.socket), &self.metrics, self.timing);
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn lazy(socket: &Path) -> Channel {
 }
 
 /// The same channel, which reports its calls to `metrics`.
-pub(super) fn measured(channel: Channel, metrics: &Metrics, times: Times) -> Channel {
+pub(super) fn measured(channel: Channel, metrics: &Metrics, timing: Timing) -> Channel {
     if !metrics.is_on() {
         return channel;
     }
@@ -77,7 +77,7 @@ pub(super) fn measured(channel: Channel, metrics: &Metrics, times: Times) -> Cha
         // Shortens `/containerd.services.tasks.v1.Tasks/Create` to `Tasks/Create`. Only our code decides which methods
         // are called, so there are few label values.
         let method = path.rsplit('.').next().unwrap_or(path);
-        metrics.containerd(method, code, (times == Times::Measured).then_some(took));
+        metrics.containerd(method, code, (timing == Timing::Measured).then_some(took));
     }))
 }
 
@@ -111,7 +111,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let connection = Renewable::new(&path, &Metrics::default(), Times::Measured);
+        let connection = Renewable::new(&path, &Metrics::default(), Timing::Measured);
         let mut old = dialled(&connection, &listener).await.expect("the first call dials");
         assert!(dialled(&connection, &listener).await.is_none(), "the second call dials too");
         connection.renew();

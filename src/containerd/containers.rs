@@ -8,8 +8,8 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::connect::Channel;
-use super::error::{removal, twice};
-use super::pieces::{Listed, Pieces};
+use super::error::{removal, retry_once};
+use super::paged_list::{Listed, PagedList};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// How many bytes of records are in memory at once while they are listed: those of four large records, or of some
@@ -65,7 +65,7 @@ impl Containerd {
         let id = container.id.clone();
         let mask = prost_types::FieldMask { paths: fields.iter().map(ToString::to_string).collect() };
         let request = pb::UpdateContainerRequest { container: Some(encode(container)), update_mask: Some(mask) };
-        twice(|| async {
+        retry_once(|| async {
             let reply = self.containers().update(self.request(request.clone())).await;
             reply.map(drop).map_err(|status| Error::status("update container", &id, &status))
         })
@@ -74,8 +74,8 @@ impl Containerd {
 
     /// Lists all container records of the namespace.
     #[must_use]
-    pub fn list_containers(&self) -> Pieces<'_, Container> {
-        Pieces::new(self)
+    pub fn list_containers(&self) -> PagedList<'_, Container> {
+        PagedList::new(self)
     }
 
     /// Reads one container record.

@@ -91,12 +91,12 @@ pub(super) async fn removal<F>(call: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
 {
-    twice(|| async { gone_is_fine(call().await) }).await
+    retry_once(|| async { not_found_is_ok(call().await) }).await
 }
 
 /// Runs a call that may be repeated without effect, and repeats it once if the connection breaks: a call on a
 /// connection that is just breaking is lost before it is sent, and an undo is not tried again later.
-pub(super) async fn twice<F>(call: impl Fn() -> F) -> Result<(), Error>
+pub(super) async fn retry_once<F>(call: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
 {
@@ -110,7 +110,7 @@ where
 }
 
 /// Turns "not found" into success, for calls that remove.
-pub(super) fn gone_is_fine<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
+pub(super) fn not_found_is_ok<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
     match result {
         Err(error) if error.is_not_found() => Ok(T::default()),
         other => other,

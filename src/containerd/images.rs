@@ -7,7 +7,7 @@ use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::types;
 
 use super::connect::Channel;
-use super::error::gone_is_fine;
+use super::error::not_found_is_ok;
 use super::{Containerd, Error, Result};
 
 /// What a name or a manifest points to. Annotations are left out: the image's author writes them, and containerd acts
@@ -90,7 +90,7 @@ impl Containerd {
     pub async fn delete_image(&self, name: &str, synchronous: bool) -> Result<()> {
         let request = pb::DeleteImageRequest { name: name.to_owned(), sync: synchronous, target: None };
         let reply = self.images().delete(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("delete image", name, &status)))
+        not_found_is_ok(reply.map(drop).map_err(|status| Error::status("delete image", name, &status)))
     }
 }
 

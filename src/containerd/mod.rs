@@ -16,7 +16,7 @@ mod leases;
 mod metrics;
 mod mount;
 mod options;
-mod pieces;
+mod paged_list;
 mod sandboxes;
 mod shims;
 mod snapshots;
@@ -32,7 +32,7 @@ use tonic::metadata::AsciiMetadataValue;
 
 use crate::telemetry::Metrics;
 
-use connect::{Channel, Renewable, Times};
+use connect::{Channel, Renewable, Timing};
 pub use containers::Container;
 pub use error::{Error, Kind};
 pub use events::{Event, Events};
@@ -41,7 +41,7 @@ pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use metrics::TaskMetrics;
 pub use mount::Mount;
 pub use options::{Options, OptionsError};
-pub use pieces::{Entry, Pieces};
+pub use paged_list::{Entry, PagedList};
 pub use sandboxes::Sandbox;
 pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};
 pub use tasks::{CreateTask, ExecTask, Exit, Process, ProcessStatus, Stdio};
@@ -89,9 +89,9 @@ impl Containerd {
             Error::new("connect to containerd", namespace, Kind::InvalidArgument, "the namespace is not ASCII")
         })?;
         Ok(Self {
-            unary: Arc::new(Renewable::new(socket, &Metrics::default(), Times::Measured)),
+            unary: Arc::new(Renewable::new(socket, &Metrics::default(), Timing::Measured)),
             watch: connect::lazy(socket),
-            commands: Arc::new(Renewable::new(socket, &Metrics::default(), Times::OfWhatIsWaitedFor)),
+            commands: Arc::new(Renewable::new(socket, &Metrics::default(), Timing::CountOnly)),
             bulk: connect::lazy(socket),
             namespace: value,
             name: namespace.into(),
@@ -104,9 +104,9 @@ impl Containerd {
     pub fn measured(self, metrics: &Metrics) -> Self {
         Self {
             unary: Arc::new(self.unary.measured(metrics)),
-            watch: connect::measured(self.watch, metrics, Times::OfWhatIsWaitedFor),
+            watch: connect::measured(self.watch, metrics, Timing::CountOnly),
             commands: Arc::new(self.commands.measured(metrics)),
-            bulk: connect::measured(self.bulk, metrics, Times::Measured),
+            bulk: connect::measured(self.bulk, metrics, Timing::Measured),
             ..self
         }
     }

@@ -10,8 +10,8 @@ use containerd_client::types;
 use tonic::Status;
 
 use super::connect::Channel;
-use super::error::{removal, twice};
-use super::pieces::{Listed, Pieces};
+use super::error::{removal, retry_once};
+use super::paged_list::{Listed, PagedList};
 use super::{Any, Containerd, Error, Result, nanoseconds};
 
 /// A SandboxStore record.
@@ -53,7 +53,7 @@ impl Containerd {
         let id = sandbox.id.clone();
         let fields = fields.iter().map(ToString::to_string).collect();
         let request = pb::StoreUpdateRequest { sandbox: Some(encode(sandbox)), fields };
-        twice(|| async {
+        retry_once(|| async {
             let reply = self.sandboxes().update(self.request(request.clone())).await;
             reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
         })
@@ -62,8 +62,8 @@ impl Containerd {
 
     /// Lists all records of the namespace.
     #[must_use]
-    pub fn list_sandboxes(&self) -> Pieces<'_, Sandbox> {
-        Pieces::new(self)
+    pub fn list_sandboxes(&self) -> PagedList<'_, Sandbox> {
+        PagedList::new(self)
     }
 
     /// Deletes a record. Succeeds if it does not exist.

@@ -7,7 +7,7 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::types::v1 as task;
 
 use super::connect::Channel;
-use super::error::gone_is_fine;
+use super::error::not_found_is_ok;
 use super::{Any, Containerd, Error, Kind, Mount, Result, nanoseconds};
 
 /// containerd's type name of an OCI process spec.
@@ -149,7 +149,7 @@ impl Containerd {
     pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32) -> Result<()> {
         let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all: false };
         let reply = self.tasks().kill(self.request(request)).await;
-        gone_is_fine(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
+        not_found_is_ok(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
     }
 
     /// Deletes a stopped task. Returns `None` if it does not exist.
@@ -160,7 +160,7 @@ impl Containerd {
         let request = pb::DeleteTaskRequest { container_id: id.to_owned() };
         let reply = self.tasks().delete(self.request(request)).await;
         let exit = reply.map(|reply| exit(&reply.into_inner()));
-        gone_is_fine(exit.map_err(|status| Error::status("delete task", id, &status)))
+        not_found_is_ok(exit.map_err(|status| Error::status("delete task", id, &status)))
     }
 
     /// Adds a process to a running task, to be started with [`Containerd::start_task`].
@@ -190,7 +190,7 @@ impl Containerd {
         let request = pb::DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().delete_process(self.request(request)).await;
         let exit = reply.map(|reply| exit(&reply.into_inner()));
-        gone_is_fine(exit.map_err(|status| Error::status("delete exec of task", id, &status)))
+        not_found_is_ok(exit.map_err(|status| Error::status("delete exec of task", id, &status)))
     }
 
     /// Closes the stdin of a task or of a process in it.

@@ -107,7 +107,7 @@ pub enum PullFailure {
     /// A limit of containerd's: too many references, or a full disk.
     Exhausted,
     /// containerd itself cannot be reached.
-    Away,
+    Unavailable,
     /// Cancelled on containerd's side.
     Cancelled,
     /// Everything else.
@@ -128,7 +128,11 @@ impl Containerd {
         mut progress: impl FnMut(Progress),
     ) -> std::result::Result<(), PullError> {
         let away = |error: super::Error| PullError {
-            failure: if error.kind() == super::Kind::Unavailable { PullFailure::Away } else { PullFailure::Other },
+            failure: if error.kind() == super::Kind::Unavailable {
+                PullFailure::Unavailable
+            } else {
+                PullFailure::Other
+            },
             message: error.to_string(),
         };
         let mut events = self.open_stream("progress").await.map_err(away)?;
@@ -240,7 +244,7 @@ fn failed(status: &Status) -> PullError {
         }
         Code::PermissionDenied | Code::Unauthenticated => PullFailure::Denied,
         Code::ResourceExhausted => PullFailure::Exhausted,
-        Code::Unavailable => PullFailure::Away,
+        Code::Unavailable => PullFailure::Unavailable,
         Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => PullFailure::Cancelled,
         Code::Ok | Code::AlreadyExists | Code::Unknown | Code::Internal | Code::DataLoss => {
             read_failure(status.message())

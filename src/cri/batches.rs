@@ -63,10 +63,10 @@ where
 
     fn next(&mut self) -> Option<R> {
         let first = self.items.next()?;
-        let mut room = BATCH.saturating_sub(size(&first));
+        let mut remaining = BATCH.saturating_sub(size(&first));
         let mut batch = vec![first];
-        while let Some(item) = self.items.next_if(|item| size(item) <= room) {
-            room -= size(&item);
+        while let Some(item) = self.items.next_if(|item| size(item) <= remaining) {
+            remaining -= size(&item);
             batch.push(item);
         }
         Some((self.reply)(batch))

@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 /// Bytes of each request that do not count. kubelet's requests are seldom larger than a few kilobytes.
-const FREE: usize = 256 << 10;
+const UNCOUNTED: usize = 256 << 10;
 /// Limit for the bytes of all requests beyond that: two requests of the largest size.
 const BUDGET: usize = 32 << 20;
 
@@ -101,11 +101,11 @@ impl HttpBody for CountedBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
-            let before = self.size.max(FREE);
+            let before = self.size.max(UNCOUNTED);
             self.size += frame.data_ref().map_or(0, Bytes::len);
             let counts = self.size.saturating_sub(before);
             if counts > 0 && !self.part.take(counts) {
-                let problem = format!("large requests of {} MiB are in work already; try again", BUDGET >> 20);
+                let problem = format!("large requests of {} MiB are being processed already; try again", BUDGET >> 20);
                 return Poll::Ready(Some(Err(Status::resource_exhausted(problem))));
             }
         }
@@ -140,13 +140,13 @@ mod tests {
     #[tokio::test]
     async fn t10_what_is_beyond_the_budget_is_refused_and_comes_back() {
         let layer = LargeRequests::default();
-        let small = read(&layer, FREE).await.unwrap();
+        let small = read(&layer, UNCOUNTED).await.unwrap();
         assert_eq!(layer.0.load(Ordering::Relaxed), 0);
         let first = read(&layer, BUDGET).await.unwrap();
-        assert_eq!(layer.0.load(Ordering::Relaxed), BUDGET - FREE);
-        let refused = read(&layer, 2 * FREE + 1).await.unwrap_err();
+        assert_eq!(layer.0.load(Ordering::Relaxed), BUDGET - UNCOUNTED);
+        let refused = read(&layer, 2 * UNCOUNTED + 1).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert!(read(&layer, 2 * FREE).await.is_ok());
+        assert!(read(&layer, 2 * UNCOUNTED).await.is_ok());
         drop((small, first));
         assert_eq!(layer.0.load(Ordering::Relaxed), 0);
     }

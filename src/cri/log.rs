@@ -50,7 +50,7 @@ fn fitting<T: Message, E: ToStatus>(result: Result<T, E>, stream: Option<&str>) 
 pub(super) fn fits(event: &ContainerEventResponse) -> bool {
     let bytes = event.encoded_len();
     if bytes > MESSAGE_LIMIT {
-        tracing::warn!(container = event.container_id, bytes, "an event is longer than a message, and is not told");
+        tracing::warn!(container = event.container_id, bytes, "an event is longer than a message and was not sent");
     }
     bytes <= MESSAGE_LIMIT
 }

@@ -63,14 +63,14 @@ fn code(error: &runtime::Error) -> Code {
         Error::Invalid { .. } | Error::Ambiguous { .. } | Error::NoUserNamespaces { .. } => Code::InvalidArgument,
         Error::Missing { .. } => Code::NotFound,
         Error::Exists { .. } | Error::Conflict { .. } => Code::AlreadyExists,
-        Error::State { .. } | Error::Held { .. } => Code::FailedPrecondition,
+        Error::State { .. } | Error::RootBusy { .. } => Code::FailedPrecondition,
         Error::ContainerdAway(_) => Code::Unavailable,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::ClientGone { .. } => Code::Cancelled,
         Error::Exhausted(_) | Error::TooSlow { .. } => Code::ResourceExhausted,
         Error::Containerd(error) => containerd_code(error.kind()),
         Error::Network { source, .. } | Error::Attachment(source) => network_code(source),
-        Error::Netns { .. } | Error::System { .. } | Error::NotTakenBack { .. } => Code::Internal,
+        Error::Netns { .. } | Error::System { .. } | Error::RollbackIncomplete { .. } => Code::Internal,
         Error::Userns { source, .. } => userns_code(source),
         Error::Files { source, .. } => files_code(source),
         Error::Spec(error) => spec_code(error),
@@ -128,7 +128,7 @@ fn network_code(error: &network::Error) -> Code {
         | Error::Run { .. }
         | Error::Plugin(_)
         | Error::OutputTooLarge { .. }
-        | Error::Garbage { .. }
+        | Error::InvalidOutput { .. }
         | Error::InvalidResult(_)
         | Error::NoAddress { .. }
         | Error::Cache { .. }

@@ -33,7 +33,7 @@ pub(super) struct AnyAuthority<S> {
     /// The client's process, for the log.
     pid: Option<i32>,
     /// Whether a warning about this connection was logged.
-    told: bool,
+    warned: bool,
 }
 
 impl AnyAuthority<UnixStream> {
@@ -45,25 +45,25 @@ impl AnyAuthority<UnixStream> {
 
 impl<S> AnyAuthority<S> {
     fn of(stream: S, pid: Option<i32>) -> Self {
-        Self { stream, frames: Frames::default(), held: Vec::new(), ready: 0, pid, told: false }
+        Self { stream, frames: Frames::default(), held: Vec::new(), ready: 0, pid, warned: false }
     }
 
     /// Overwrites the authorities in the bytes just read. Returns how many of the bytes may be passed on.
-    fn look(&mut self, bytes: &mut [u8]) -> usize {
-        let looked = self.frames.look(bytes);
-        if looked.odd && !self.told {
-            self.told = true;
+    fn rewrite(&mut self, bytes: &mut [u8]) -> usize {
+        let rewritten = self.frames.rewrite(bytes);
+        if rewritten.failed && !self.warned {
+            self.warned = true;
             let pid = self.pid;
             tracing::warn!(
                 pid,
                 "a client's :authority is empty or no text: its calls may be refused with PROTOCOL_ERROR"
             );
         }
-        looked.complete
+        rewritten.complete
     }
 
     /// Passes on those bytes of `held` that may be.
-    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+    fn pass_on(&mut self, buf: &mut ReadBuf<'_>) {
         let length = self.ready.min(buf.remaining());
         buf.put_slice(&self.held[..length]);
         self.held.drain(..length);
@@ -81,7 +81,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
             let before = buf.filled().len();
             ready!(Pin::new(&mut me.stream).poll_read(cx, buf))?;
             let new = &mut buf.filled_mut()[before..];
-            let complete = me.look(new);
+            let complete = me.rewrite(new);
             me.held.extend_from_slice(&new[complete..]);
             let is_end = new.is_empty();
             buf.set_filled(before + complete);
@@ -100,10 +100,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
             }
             let mut held = std::mem::take(&mut me.held);
             held.extend_from_slice(more.filled());
-            me.ready = me.look(&mut held);
+            me.ready = me.rewrite(&mut held);
             me.held = held;
         }
-        me.hand_on(buf);
+        me.pass_on(buf);
         Poll::Ready(Ok(()))
     }
 }

@@ -30,20 +30,20 @@ const REQUIRED: [(&str, &str); 4] = [
 pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow::Result<String> {
     let address = address.display();
     let start = Instant::now();
-    let mut told = start;
+    let mut last_logged = start;
     loop {
         // A containerd that accepts the connection but does not answer gets no more time than one that does not listen.
         let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
         let error = match timeout(patience, containerd.version()).await {
             Ok(Ok(version)) => return Ok(version),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("it takes the connection and says nothing for {patience:?}"),
+            Err(_) => format!("it accepts the connection but does not answer for {patience:?}"),
         };
         if start.elapsed() >= PATIENCE {
             bail!("containerd does not answer at {address} ({error}); is it running, and is containerd.address right?");
         }
-        if told.elapsed() >= PROGRESS {
-            told = Instant::now();
+        if last_logged.elapsed() >= PROGRESS {
+            last_logged = Instant::now();
             tracing::warn!(%address, seconds = start.elapsed().as_secs(), error, "waiting for containerd");
         }
         tokio::time::sleep(RETRY).await;
@@ -52,7 +52,7 @@ pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow:
 
 /// Refuses a containerd that lacks what we need, or that serves CRI itself in our namespace.
 pub(super) async fn plugins(containerd: &Containerd, version: &str) -> anyhow::Result<Vec<Plugin>> {
-    let plugins = containerd.plugins().await.context("ask containerd for its plugins")?;
+    let plugins = containerd.plugins().await.context("query containerd's plugins")?;
     let loaded = |kind: &str, id: &str| {
         plugins.iter().any(|plugin| plugin.kind == kind && plugin.id == id && plugin.init_error.is_none())
     };
@@ -87,14 +87,14 @@ pub(super) async fn foreign_pods(containerd: &Containerd, allowed: bool) -> anyh
         tasks.into_iter().filter(|task| task.status == ProcessStatus::Running).map(|task| task.id).collect()
     };
     let mut foreign = Vec::new();
-    let mut pieces = containerd.list_containers();
-    while let Some(piece) = pieces.next().await.context("list containerd's containers")? {
-        let of_it = piece.into_iter().filter_map(|entry| match entry {
+    let mut pages = containerd.list_containers();
+    while let Some(page) = pages.next().await.context("list containerd's containers")? {
+        let records = page.into_iter().filter_map(|entry| match entry {
             Entry::Record(container) => Some(container),
             // The record is too large to be read, so its owner is unknown.
             Entry::TooLarge(_) => None,
         });
-        let theirs = of_it
+        let theirs = records
             .filter(|container| running.contains(&container.id))
             .filter(|container| FOREIGN_METADATA.iter().any(|key| container.extensions.contains_key(*key)));
         foreign.extend(theirs.map(|container| container.id));
@@ -137,6 +137,6 @@ mod tests {
         assert!(missing.starts_with(&format!("containerd does not answer at {}", address.display())), "{missing}");
         let _silent = UnixListener::bind(&address).unwrap();
         let silent = refusal(&address).await;
-        assert!(silent.contains("it takes the connection and says nothing"), "{silent}");
+        assert!(silent.contains("it accepts the connection but does not answer"), "{silent}");
     }
 }

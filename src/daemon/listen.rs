@@ -77,7 +77,7 @@ fn bind(path: &Path) -> anyhow::Result<Listener> {
     if !parent.is_dir() {
         // Only a directory that we create gets our mode: an existing one may be /run itself.
         let made = DirBuilder::new().recursive(true).mode(0o711).create(parent);
-        made.with_context(|| format!("make {}", parent.display()))?;
+        made.with_context(|| format!("create {}", parent.display()))?;
     }
     let lock = lock(path)?;
     clear(path)?;
@@ -109,8 +109,8 @@ fn lock(path: &Path) -> anyhow::Result<Flock<fs::File>> {
 fn clear(path: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
-        Ok(there) if !there.file_type().is_socket() => bail!("{} is there and is not a socket", path.display()),
+        Err(error) => return Err(error).with_context(|| format!("stat {}", path.display())),
+        Ok(metadata) if !metadata.file_type().is_socket() => bail!("{} exists and is not a socket", path.display()),
         Ok(_) => {}
     }
     if UnixStream::connect(path).is_ok() {

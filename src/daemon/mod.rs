@@ -1,13 +1,13 @@
 //! The life cycle of the process: build, check containerd, listen, recover, serve, drain.
 
+mod admin_and_metrics;
 mod authority;
-mod beside;
 mod checks;
 mod host;
-mod idle;
 mod listen;
 mod logging;
 mod notify;
+mod release_memory;
 mod wiring;
 
 use std::sync::Arc;
@@ -56,9 +56,9 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
         // Nothing has begun yet.
         () = signals.stopped() => return Ok(()),
     };
-    idle::give_memory_back(&tasks, node.containerd.clone());
+    release_memory::when_idle(&tasks, node.containerd.clone());
     let socket = listener.path().to_owned();
-    let ended = live(&node, listener, &tasks, &mut signals).await;
+    let ended = run(&node, listener, &tasks, &mut signals).await;
     if let Some(traces) = traces {
         // A collector that does not answer must not use up the time that the logs need.
         let _ = tokio::time::timeout(TRACES, traces.end()).await;
@@ -69,16 +69,16 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
         tracing::error!("not all of containers' output was in their logs within {HAND_OVER:?}");
     }
     // Removed only now: until the socket is gone, a new instance is refused.
-    beside::remove(&node);
+    admin_and_metrics::remove_sockets(&node);
     let _ = std::fs::remove_file(&socket);
     ended
 }
 
-async fn live(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut Signals) -> anyhow::Result<()> {
+async fn run(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut Signals) -> anyhow::Result<()> {
     // Bound early: an address that is not available must fail the start, not a running daemon.
     let (streaming, streams) = Streaming::bind(&node.config.streaming, tasks.clone())?;
     let cri = Cri::new(node.clone(), streaming.clone());
-    beside::serve(&cri, node, tasks).await?;
+    admin_and_metrics::serve(&cri, node, tasks).await?;
     let recovered = tokio::select! {
         recovered = recover(node, tasks) => recovered,
         () = signals.stopped() => return drain(node, tasks, async { Ok(()) }).await,
@@ -98,7 +98,7 @@ async fn live(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut
     tracing::info!(socket = %socket.display(), streaming = streaming.base_url(), "serving CRI v1");
     notify::ready();
     let (stop, stopping) = watch::channel(false);
-    let serving = server.serve_with_incoming_shutdown(incoming, heard(stopping.clone()));
+    let serving = server.serve_with_incoming_shutdown(incoming, stop_requested(stopping.clone()));
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return drain(node, tasks, async { ended.map_err(anyhow::Error::from) }).await,
@@ -136,7 +136,7 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
 }
 
 /// Resolves when the server is to accept no more calls.
-async fn heard(mut stopping: watch::Receiver<bool>) {
+async fn stop_requested(mut stopping: watch::Receiver<bool>) {
     // An error means that the sender was dropped, which also means stop.
     let _ = stopping.wait_for(|stop| *stop).await;
 }

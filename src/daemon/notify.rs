@@ -14,6 +14,6 @@ pub(super) fn stopping() {
 
 fn send(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd was not told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }

@@ -42,8 +42,8 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let version = checks::wait_for(&containerd, &config.containerd.address).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
-    let server = containerd.server().await.context("ask containerd about itself")?;
-    tracing::info!(version, pid = server.pid, "containerd is there");
+    let server = containerd.server().await.context("query containerd's server info")?;
+    tracing::info!(version, pid = server.pid, "connected to containerd");
 
     let host = host::facts(&server, &config);
     if let Some(contexts) = &host.selinux {
@@ -100,7 +100,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     // Before anything is served, because the first call may already create a container.
     refresh(&node).await;
     if let Err(error) = node.images.end_old_leases().await {
-        tracing::warn!(%error, "leases of a process before this one stay until they end");
+        tracing::warn!(%error, "leases of an earlier process could not be deleted; they expire by themselves");
     }
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
     tasks.background(events::pump(containerd, health, pulse, listener));
@@ -142,7 +142,7 @@ impl Listener for NodeListener {
 
     async fn event(&self, event: Event) {
         match event {
-            Event::TaskExit { id, exit } => self.node.hint_exit(id, exit),
+            Event::TaskExit { id, exit } => self.node.store_exit_hint(id, exit),
             // Only logged: at the exit the kernel's own counter is read, because this event may be late or lost.
             Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
             Event::Image { name } => {
@@ -205,14 +205,14 @@ fn sources(tasks: &Tasks, images: &Images, logs: &Arc<Counters>) -> Sources {
 
 fn private_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.with_context(|| format!("make {}", path.display()))?;
+    made.with_context(|| format!("create {}", path.display()))?;
     // Also narrows the mode of a directory that an earlier installation created too wide (CVE-2024-25621).
     fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("chmod {}", path.display()))
 }
 
 fn network_settings(config: &Config, metrics: &Metrics) -> network::Settings {
     network::Settings {
-        configs: ConfigDir { path: config.cni.conf_dir.clone(), most: config.cni.max_conf_num },
+        configs: ConfigDir { path: config.cni.conf_dir.clone(), limit: config.cni.max_conf_num },
         bin_dirs: config.cni.bin_dirs.clone(),
         cache_dir: config.cni.cache_dir.clone(),
         owner: network::Owner {

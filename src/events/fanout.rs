@@ -1,8 +1,8 @@
 //! Sends what happens to sandboxes and containers to any number of subscribers (GetContainerEvents).
 //!
-//! The sender never waits. A ring buffer holds the latest happenings. A subscriber that falls further behind is told
+//! The sender never waits. A ring buffer holds the latest events. A subscriber that falls further behind is told
 //! that it has missed some, and can then catch up from the store. The buffer holds only which object changed and how.
-//! The status is looked up when a subscriber takes the happening, so that a slow subscriber costs neither memory nor
+//! The status is looked up when a subscriber takes the event, so that a slow subscriber costs neither memory nor
 //! time.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::Clock;
 use crate::sandbox::Sandbox;
 
-/// Capacity of the ring buffer, in happenings. On a node with 250 pods of four containers, all may end at once.
-const ROOM: usize = 1024;
+/// Capacity of the ring buffer, in events. On a node with 250 pods of four containers, all may end at once.
+const CAPACITY: usize = 1024;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// What happened, and to which object.
 #[derive(Clone, Debug)]
-pub struct Happening {
+pub struct ObjectEvent {
     pub kind: Kind,
     /// Id of the container, or of the sandbox itself.
     pub id: Arc<str>,
@@ -39,8 +39,8 @@ pub struct Happening {
     pub sandbox: Arc<Sandbox>,
 }
 
-impl Happening {
-    /// Creates a happening of the sandbox itself.
+impl ObjectEvent {
+    /// Creates an event of the sandbox itself.
     #[must_use]
     pub fn of_sandbox(kind: Kind, sandbox: &Arc<Sandbox>) -> Self {
         Self { kind, id: sandbox.id().as_str().into(), sandbox: Arc::clone(sandbox) }
@@ -53,32 +53,32 @@ impl Happening {
     }
 }
 
-/// Sends happenings to all subscribers.
+/// Sends events to all subscribers.
 #[derive(Debug)]
 pub struct Fanout {
-    sender: broadcast::Sender<Happening>,
+    sender: broadcast::Sender<ObjectEvent>,
     closing: CancellationToken,
     clock: Clock,
 }
 
 impl Default for Fanout {
     fn default() -> Self {
-        Self::with_room(ROOM)
+        Self::with_capacity(CAPACITY)
     }
 }
 
 impl Fanout {
-    fn with_room(room: usize) -> Self {
-        Self { sender: broadcast::Sender::new(room), closing: CancellationToken::new(), clock: Clock::default() }
+    fn with_capacity(capacity: usize) -> Self {
+        Self { sender: broadcast::Sender::new(capacity), closing: CancellationToken::new(), clock: Clock::default() }
     }
 
-    /// Sends a happening. `happening` is not called if there is no subscriber.
-    pub fn tell(&self, happening: impl FnOnce() -> Option<Happening>) {
+    /// Sends an event. `event` is not called if there is no subscriber.
+    pub fn send(&self, event: impl FnOnce() -> Option<ObjectEvent>) {
         if self.sender.receiver_count() > 0
-            && let Some(happening) = happening()
+            && let Some(event) = event()
         {
             // Fails if the last subscriber has just left.
-            let _ = self.sender.send(happening);
+            let _ = self.sender.send(event);
         }
     }
 
@@ -102,9 +102,9 @@ impl Fanout {
 /// What a subscriber receives.
 #[derive(Debug)]
 pub enum Next {
-    /// The next happening.
-    Happened(Happening),
-    /// More happened than the ring buffer can hold. Its contents are skipped; the next happening is a new one.
+    /// The next event.
+    Event(ObjectEvent),
+    /// More happened than the ring buffer can hold. Its contents are skipped; the next event is a new one.
     Missed,
     /// Nothing will be sent any more.
     Closed,
@@ -112,12 +112,12 @@ pub enum Next {
 
 /// A subscription to a [`Fanout`].
 pub struct Subscription {
-    receiver: broadcast::Receiver<Happening>,
+    receiver: broadcast::Receiver<ObjectEvent>,
     closing: CancellationToken,
 }
 
 impl Subscription {
-    /// Waits for the next happening.
+    /// Waits for the next event.
     pub async fn next(&mut self) -> Next {
         let received = tokio::select! {
             biased;
@@ -125,7 +125,7 @@ impl Subscription {
             received = self.receiver.recv() => received,
         };
         match received {
-            Ok(happening) => Next::Happened(happening),
+            Ok(event) => Next::Event(event),
             Err(RecvError::Closed) => Next::Closed,
             Err(RecvError::Lagged(missed)) => {
                 tracing::debug!(missed, "a subscriber of events is slow");
@@ -146,7 +146,7 @@ mod tests {
     use crate::ids::SandboxId;
     use crate::sandbox::{Record, State};
 
-    fn happening(id: &str) -> Option<Happening> {
+    fn event(id: &str) -> Option<ObjectEvent> {
         let record = Record {
             id: SandboxId::random(),
             config: PodSandboxConfig::default(),
@@ -154,13 +154,13 @@ mod tests {
             created_at: 0,
             selinux: None,
         };
-        let sandbox = Arc::new(Sandbox::new(record, State::Dead, Vec::new()));
-        Some(Happening { kind: Kind::Created, id: id.into(), sandbox })
+        let sandbox = Arc::new(Sandbox::new(record, State::Broken, Vec::new()));
+        Some(ObjectEvent { kind: Kind::Created, id: id.into(), sandbox })
     }
 
     fn next(subscription: &mut Subscription) -> Option<String> {
         match subscription.next().now_or_never()? {
-            Next::Happened(happening) => Some(happening.id.to_string()),
+            Next::Event(event) => Some(event.id.to_string()),
             Next::Missed => Some("missed".to_owned()),
             Next::Closed => Some("closed".to_owned()),
         }
@@ -168,24 +168,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_subscriber_is_told_that_it_missed_some_and_goes_on_and_others_miss_none() {
-        let fanout = Fanout::with_room(4);
+        let fanout = Fanout::with_capacity(4);
         let (mut slow, mut quick) = (fanout.subscribe(), fanout.subscribe());
         for number in 0..9 {
-            fanout.tell(|| happening(&number.to_string()));
+            fanout.send(|| event(&number.to_string()));
             assert_eq!(next(&mut quick), Some(number.to_string()));
         }
         assert_eq!(next(&mut slow).as_deref(), Some("missed"));
         assert_eq!(next(&mut slow), None);
-        fanout.tell(|| happening("new"));
+        fanout.send(|| event("new"));
         assert_eq!([&mut slow, &mut quick].map(next), [Some("new".to_owned()), Some("new".to_owned())]);
     }
 
     #[tokio::test]
     async fn nothing_is_made_for_nobody_and_all_are_let_go_at_the_end() {
         let fanout = Fanout::default();
-        fanout.tell(|| unreachable!("nobody listens"));
+        fanout.send(|| unreachable!("nobody listens"));
         drop(fanout.subscribe());
-        fanout.tell(|| unreachable!("nobody listens any more"));
+        fanout.send(|| unreachable!("nobody listens any more"));
         let mut subscription = fanout.subscribe();
         fanout.close();
         assert_eq!(next(&mut subscription).as_deref(), Some("closed"));

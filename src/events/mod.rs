@@ -8,7 +8,7 @@ mod fanout;
 mod pulse;
 
 pub use clock::Clock;
-pub use fanout::{Fanout, Happening, Kind, Next, Subscription};
+pub use fanout::{Fanout, Kind, Next, ObjectEvent, Subscription};
 pub use pulse::Pulse;
 
 use std::time::Duration;
@@ -30,15 +30,15 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Keeps subscribing for ever. `health` is true while a subscription lasts and containerd responds.
 pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, pulse: Pulse, listener: impl Listener) {
-    let mut told = String::new();
+    let mut last_logged = String::new();
     loop {
         let error = follow(&containerd, &health, &pulse, &listener).await.to_string();
         health.send_replace(false);
         // A lasting error is logged once, not twice a second.
-        if error != told {
+        if error != last_logged {
             tracing::warn!(error, "containerd is away");
         }
-        told = error;
+        last_logged = error;
         tokio::time::sleep(RETRY).await;
     }
 }

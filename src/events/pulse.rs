@@ -23,11 +23,11 @@ impl Pulse {
     /// How long containerd has not responded, if that is longer than a response may take.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
-        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.map(|asked| asked.elapsed()).filter(|silence| *silence >= PATIENCE)
+        let pending_since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pending_since.map(|since| since.elapsed()).filter(|silence| *silence >= PATIENCE)
     }
 
-    fn asked(&self, at: Option<Instant>) {
+    fn set_pending(&self, at: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
@@ -39,10 +39,10 @@ impl Pulse {
         A: Future<Output = Result<(), Error>>,
     {
         // Clears the time when this future is dropped, because the connection is gone.
-        let _forget = Forget(self);
+        let _clear = ClearOnDrop(self);
         loop {
             sleep(PAUSE).await;
-            self.asked(Some(Instant::now()));
+            self.set_pending(Some(Instant::now()));
             let mut answer = std::pin::pin!(ask());
             let answered = match timeout(PATIENCE, &mut answer).await {
                 Ok(answered) => answered,
@@ -52,7 +52,7 @@ impl Pulse {
                     answer.await
                 }
             };
-            self.asked(None);
+            self.set_pending(None);
             // An error does not count as a hang: if containerd is gone, the event stream ends.
             let silent = !*health.borrow();
             if silent && answered.is_ok() {
@@ -63,11 +63,11 @@ impl Pulse {
     }
 }
 
-struct Forget<'a>(&'a Pulse);
+struct ClearOnDrop<'a>(&'a Pulse);
 
-impl Drop for Forget<'_> {
+impl Drop for ClearOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.asked(None);
+        self.0.set_pending(None);
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     /// Runs the pulse in parallel with the scenario of a test.
-    async fn beside<A: Future<Output = Result<(), Error>>>(
+    async fn with_scenario<A: Future<Output = Result<(), Error>>>(
         ask: impl Fn() -> A,
         story: impl AsyncFnOnce(&Pulse, watch::Receiver<bool>),
     ) {
@@ -99,7 +99,7 @@ mod tests {
             resumed.notified().await;
             Ok(())
         };
-        beside(ask, async |pulse, mut health| {
+        with_scenario(ask, async |pulse, mut health| {
             timeout(Duration::from_secs(10), health.wait_for(|up| !up)).await.unwrap().unwrap();
             sleep(Duration::from_secs(20)).await;
             assert_eq!(pulse.silence().unwrap().as_secs(), 26);
@@ -116,7 +116,7 @@ mod tests {
             sleep(PATIENCE - Duration::from_millis(1)).await;
             Ok(())
         };
-        beside(ask, async |_, mut health| {
+        with_scenario(ask, async |_, mut health| {
             let hour = Duration::from_secs(3600);
             assert!(timeout(hour, health.wait_for(|up| !up)).await.is_err());
         })
@@ -130,7 +130,7 @@ mod tests {
             asked.set(asked.get() + 1);
             pending()
         };
-        beside(ask, async |_, _| sleep(Duration::from_secs(600)).await).await;
+        with_scenario(ask, async |_, _| sleep(Duration::from_secs(600)).await).await;
         assert_eq!(asked.get(), 1);
     }
 }

@@ -12,27 +12,27 @@ const READ: [&str; 4] = ["architecture", "os", "variant", "config"];
 const READ_OF_CONFIG: [&str; 7] = ["User", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "StopSignal"];
 
 /// Largest config that is cached, in bytes of memory; a real one has a few kilobytes.
-const LARGEST_KEPT: usize = 64 << 10;
+const LARGEST_CACHED: usize = 64 << 10;
 /// How much of a user's name is cached and reported, in bytes.
 const LONGEST_USER: usize = 256;
 
 /// The cached part of a config.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Configuration {
+pub(super) struct CachedConfig {
     /// The user that it names, cut to `LONGEST_USER` bytes.
     pub(super) user: String,
     /// `None` for a large config, which is read again for each container that is created from it.
-    pub(super) kept: Option<Arc<ImageConfiguration>>,
+    pub(super) config: Option<Arc<ImageConfiguration>>,
 }
 
-impl Configuration {
+impl CachedConfig {
     /// Splits a config into the part that is cached and the diff ids.
     pub(super) fn take(mut config: ImageConfiguration) -> (Self, Vec<String>) {
         let diff_ids = std::mem::take(config.rootfs_mut().diff_ids_mut());
         let user = config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
         let user = user[..user.floor_char_boundary(LONGEST_USER)].to_owned();
-        let kept = (in_memory(&config) <= LARGEST_KEPT).then(|| Arc::new(config));
-        (Self { user, kept }, diff_ids)
+        let config = (in_memory(&config) <= LARGEST_CACHED).then(|| Arc::new(config));
+        (Self { user, config }, diff_ids)
     }
 }
 
@@ -79,7 +79,7 @@ fn only(object: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
 pub(super) mod tests {
     use super::*;
 
-    impl Configuration {
+    impl CachedConfig {
         /// The part of a config that names a user and nothing else.
         pub(in crate::images) fn of_user(user: &str) -> Self {
             saying(&json!({ "User": user }))
@@ -117,26 +117,26 @@ pub(super) mod tests {
         }
     }
 
-    fn saying(config: &Value) -> Configuration {
+    fn saying(config: &Value) -> CachedConfig {
         let config = parse(json!({ "config": config, "rootfs": { "diff_ids": ["sha256:x"] } })).unwrap();
-        let (configuration, diff_ids) = Configuration::take(config);
+        let (cached, diff_ids) = CachedConfig::take(config);
         assert_eq!(diff_ids, ["sha256:x"]);
-        configuration
+        cached
     }
 
     #[test]
     fn t10_a_large_config_is_not_kept() {
-        assert!(saying(&json!({ "Env": ["A=b"], "User": "web" })).kept.is_some());
-        assert!(saying(&json!({ "Env": ["x".repeat(LARGEST_KEPT)] })).kept.is_none());
-        let empty = vec![""; LARGEST_KEPT / 24];
-        assert!(saying(&json!({ "Env": empty, "Cmd": ["x"] })).kept.is_none(), "each has its place");
+        assert!(saying(&json!({ "Env": ["A=b"], "User": "web" })).config.is_some());
+        assert!(saying(&json!({ "Env": ["x".repeat(LARGEST_CACHED)] })).config.is_none());
+        let empty = vec![""; LARGEST_CACHED / 24];
+        assert!(saying(&json!({ "Env": empty, "Cmd": ["x"] })).config.is_none(), "each has its place");
     }
 
     #[test]
     fn t9_a_user_is_kept_to_its_first_256_bytes() {
         assert_eq!(saying(&json!({ "User": "web:5" })).user, "web:5");
         let long = saying(&json!({ "User": "\u{e4}".repeat(7 << 20) }));
-        assert_eq!((long.user.len(), long.kept.is_none()), (256, true));
+        assert_eq!((long.user.len(), long.config.is_none()), (256, true));
         assert_eq!(saying(&json!({ "User": format!("a{}", "\u{e4}".repeat(200)) })).user.len(), 255);
     }
 

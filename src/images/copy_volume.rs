@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::copy::copy_directory;
-use super::root::root_error;
+use super::root_fs::root_error;
 use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
 
@@ -27,7 +27,7 @@ impl Images {
         let id = image.id.clone();
         let copy_all =
             move |root: &MountedRoot| volumes.iter().try_for_each(|(from, to)| copy(root, Path::new(from), to, &id));
-        self.look_into(image, snapshotter, copy_all).await
+        self.with_root(image, snapshotter, copy_all).await
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Error {
         reason: String,
     },
     /// The image is not on this node.
-    #[error("image {0:?} is not here")]
+    #[error("image {0:?} is not on this node")]
     NotFound(String),
     /// The registry does not have the image.
     #[error("pull {reference}: not found: {message}")]
@@ -63,7 +63,7 @@ pub enum Error {
         waiting: String,
     },
     /// The pull was cancelled because no caller waited for it any more.
-    #[error("pull {0}: cancelled, nobody waited for it")]
+    #[error("pull {0}: cancelled, because no client waited for it any more")]
     Abandoned(String),
     /// A limit of containerd was reached, or its disk is full.
     #[error("pull {reference}: {message}")]
@@ -90,8 +90,8 @@ pub enum Error {
         message: String,
     },
     /// containerd does not respond.
-    #[error("containerd is away: {0}")]
-    Away(String),
+    #[error("containerd does not respond: {0}")]
+    ContainerdUnavailable(String),
     /// The image is on this node, or was just pulled, but no container can be created from it.
     #[error("image {image:?} cannot be used: {why}")]
     Unusable {
@@ -100,8 +100,8 @@ pub enum Error {
         why: Box<Unusable>,
     },
     /// A layer has to be unpacked, but its archive is not on this node.
-    #[error("unpack layer {layer} for {snapshotter}: it is not here any more: pull the image again")]
-    LayerGone {
+    #[error("unpack layer {layer} for {snapshotter}: it is not on this node any more: pull the image again")]
+    LayerMissing {
         /// Digest of the layer's archive.
         layer: String,
         snapshotter: String,
@@ -158,21 +158,21 @@ pub enum Unusable {
         config: String,
     },
     /// It has nothing for this host's platform.
-    #[error("there is nothing for {} in it: it has {}", platform::text(host), names(there))]
+    #[error("it has nothing for {}: it has {}", platform::text(host), names(available))]
     Platform {
         /// The platforms that it has.
-        there: Vec<Platform>,
+        available: Vec<Platform>,
         /// The platform of this host.
         host: Platform,
     },
     /// Its content was deleted; a pull fetches it again.
-    #[error("its content {digest} is not here any more: pull it again")]
-    Gone {
+    #[error("its content {digest} is not on this node any more: pull it again")]
+    Missing {
         /// Digest of the first document that is missing.
         digest: String,
         /// The platform of the missing manifest, if an index names it: a pull tries the host's own platform first, so
         /// the manifest of another platform that the host runs has not been fetched.
-        of: Option<Platform>,
+        platform: Option<Platform>,
     },
     /// One of its documents is malformed.
     #[error("{digest} is malformed: {reason}")]
@@ -232,16 +232,16 @@ impl Error {
             Self::Invalid { .. } | Self::SubPath { .. } => Kind::InvalidArgument,
             Self::NotFound(_) | Self::NotInRegistry { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::SignatureValidationFailed { .. } => Kind::PermissionDenied,
-            Self::RegistryUnavailable { .. } | Self::Away(_) => Kind::Unavailable,
+            Self::RegistryUnavailable { .. } | Self::ContainerdUnavailable(_) => Kind::Unavailable,
             Self::TooSlow { .. } => Kind::DeadlineExceeded,
             Self::Abandoned(_) => Kind::Cancelled,
             Self::Exhausted { .. } => Kind::ResourceExhausted,
             Self::Unusable { why, .. } => match **why {
                 Unusable::Artefact { .. } => Kind::InvalidArgument,
-                Unusable::Platform { .. } | Unusable::Gone { .. } => Kind::NotFound,
+                Unusable::Platform { .. } | Unusable::Missing { .. } => Kind::NotFound,
                 Unusable::Malformed { .. } => Kind::Internal,
             },
-            Self::LayerGone { .. } => Kind::NotFound,
+            Self::LayerMissing { .. } => Kind::NotFound,
             Self::Pull { .. }
             | Self::InvalidPull { .. }
             | Self::Malformed { .. }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::flight::Pilot;
+use super::flight::Runner;
 use super::hosts::Registry;
 use super::manifest::Contents;
 use super::progress::Monitor;
 use super::pull_image::Key;
-use super::{Error, Images, Read, Unusable, our_labels, places, platform};
+use super::{Error, Images, Read, Unusable, our_labels, platform, pull_slots};
 use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
 use crate::telemetry::{Stage, during};
 
@@ -24,7 +24,7 @@ use crate::telemetry::{Stage, during};
 pub(super) struct Fetch<'a> {
     pub(super) images: &'a Images,
     pub(super) key: &'a Key,
-    pub(super) pilot: &'a Pilot<Key, Result<String, Error>>,
+    pub(super) runner: &'a Runner<Key, Result<String, Error>>,
     /// A client under the pull's lease, which holds all that is fetched until the pull is over.
     pub(super) leased: &'a Containerd,
     pub(super) monitor: Mutex<Monitor>,
@@ -43,7 +43,7 @@ impl Fetch<'_> {
         let best = host.first().cloned().unwrap_or_default();
         let mut read = self.unpacked(best.clone()).await?;
         let mut of = best;
-        if let Some(Unusable::Gone { of: Some(other), .. }) = &read.1.unusable
+        if let Some(Unusable::Missing { platform: Some(other), .. }) = &read.1.unusable
             && platform::rank(other, host).is_some_and(|rank| rank > 0)
         {
             of = other.clone();
@@ -63,7 +63,7 @@ impl Fetch<'_> {
     /// Fetches the content for a platform, and has Transfer unpack it if Transfer does that for this snapshotter.
     async fn unpacked(&self, platform: Platform) -> Result<Read, Error> {
         let snapshotter = &self.key.snapshotter;
-        if lock(&self.images.inner.unpacked_by_us).contains(snapshotter) {
+        if lock(&self.images.inner.snapshotters_unpacked_by_pontoon).contains(snapshotter) {
             return self.transfer(platform, None).await;
         }
         match self.transfer(platform.clone(), Some(snapshotter.clone())).await {
@@ -81,7 +81,9 @@ impl Fetch<'_> {
     /// then Transfer refused the snapshotter, not the image.
     pub(super) fn remember_refusal(&self) {
         let snapshotter = &self.key.snapshotter;
-        if self.refused.load(Ordering::Relaxed) && lock(&self.images.inner.unpacked_by_us).insert(snapshotter.clone()) {
+        if self.refused.load(Ordering::Relaxed)
+            && lock(&self.images.inner.snapshotters_unpacked_by_pontoon).insert(snapshotter.clone())
+        {
             tracing::warn!(snapshotter, "containerd's Transfer does not unpack for this snapshotter: Pontoon does");
         }
     }
@@ -93,14 +95,14 @@ impl Fetch<'_> {
         tokio::select! {
             result = self.call(platform, snapshotter) => result?,
             () = self.too_slow() => return Err(self.error_of_pace()),
-            () = self.pilot.abandoned(self.images.inner.settings.patience) => return Err(Error::Abandoned(reference)),
+            () = self.runner.abandoned(self.images.inner.settings.patience) => return Err(Error::Abandoned(reference)),
         }
-        self.images.converge(&reference).await?.ok_or(Error::NotFound(reference))
+        self.images.refresh_name(&reference).await?.ok_or(Error::NotFound(reference))
     }
 
     async fn call(&self, platform: Platform, snapshotter: Option<String>) -> Result<(), Error> {
         let Images { inner } = self.images;
-        let _place = during(Stage::Queue, places::place(&inner.pull_places, self.pilot.askers())).await;
+        let _slot = during(Stage::Queue, pull_slots::wait_for_slot(&inner.pull_slots, self.runner.owners())).await;
         let reference = self.key.reference.to_string();
         let (config_path, host) = (inner.settings.registry_config_path.clone(), self.key.reference.host().to_owned());
         let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;
@@ -183,7 +185,7 @@ fn failed(key: &Key, error: PullError) -> Error {
         PullFailure::Unreachable => Error::RegistryUnavailable { reference, message },
         PullFailure::Refused => Error::SignatureValidationFailed { reference, message },
         PullFailure::Exhausted => Error::Exhausted { reference, message },
-        PullFailure::Away => Error::Away(message),
+        PullFailure::Unavailable => Error::ContainerdUnavailable(message),
         PullFailure::Invalid => Error::InvalidPull { reference, message },
         PullFailure::Cancelled | PullFailure::Other => Error::Pull { reference, message },
     }

@@ -18,23 +18,23 @@ struct Flight<T> {
     result: watch::Sender<Outcome<T>>,
     waiters: watch::Sender<usize>,
     /// The owners of the callers that requested it: each once, even after its callers have left.
-    askers: watch::Sender<Vec<String>>,
+    owners: watch::Sender<Vec<String>>,
 }
 
 enum Outcome<T> {
-    Flying,
-    Landed(T),
-    /// The pilot was dropped before the end: a panic.
-    Crashed,
+    Running,
+    Finished(T),
+    /// The runner was dropped before the end: a panic.
+    Panicked,
 }
 
 /// A caller's membership in a flight; dropping it leaves the flight.
-pub(super) struct Seat<T> {
+pub(super) struct Waiter<T> {
     flight: Arc<Flight<T>>,
 }
 
 /// The handle that the operation of a flight holds.
-pub(super) struct Pilot<K: Eq + Hash, T> {
+pub(super) struct Runner<K: Eq + Hash, T> {
     key: K,
     flight: Arc<Flight<T>>,
     flights: Arc<Mutex<HashMap<K, Arc<Flight<T>>>>>,
@@ -47,37 +47,37 @@ impl<K, T> Default for Flights<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
-    /// Joins the flight for `key`. The pilot is returned if there was no flight: then the caller has to start it.
-    pub(super) fn join(&self, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
+    /// Joins the flight for `key`. The runner is returned if there was no flight: then the caller has to start it.
+    pub(super) fn join(&self, key: K) -> (Waiter<T>, Option<Runner<K, T>>) {
         self.join_as("", key)
     }
 
-    /// Like [`Flights::join`], for the owner `asker`.
-    pub(super) fn join_as(&self, asker: &str, key: K) -> (Seat<T>, Option<Pilot<K, T>>) {
+    /// Like [`Flights::join`], for a caller of `owner`.
+    pub(super) fn join_as(&self, owner: &str, key: K) -> (Waiter<T>, Option<Runner<K, T>>) {
         let mut flights = lock(&self.flights);
         match flights.entry(key) {
             Entry::Occupied(entry) => {
                 let flight = Arc::clone(entry.get());
                 flight.waiters.send_modify(|waiters| *waiters += 1);
-                flight.askers.send_if_modified(|askers| {
-                    let is_new = !askers.iter().any(|known| known == asker);
+                flight.owners.send_if_modified(|owners| {
+                    let is_new = !owners.iter().any(|known| known == owner);
                     if is_new {
-                        askers.push(asker.to_owned());
+                        owners.push(owner.to_owned());
                     }
                     is_new
                 });
-                (Seat { flight }, None)
+                (Waiter { flight }, None)
             }
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
                 let flight = Arc::new(Flight {
-                    result: watch::Sender::new(Outcome::Flying),
+                    result: watch::Sender::new(Outcome::Running),
                     waiters: watch::Sender::new(1),
-                    askers: watch::Sender::new(vec![asker.to_owned()]),
+                    owners: watch::Sender::new(vec![owner.to_owned()]),
                 });
                 entry.insert(Arc::clone(&flight));
-                let pilot = Pilot { key, flight: Arc::clone(&flight), flights: Arc::clone(&self.flights) };
-                (Seat { flight }, Some(pilot))
+                let runner = Runner { key, flight: Arc::clone(&flight), flights: Arc::clone(&self.flights) };
+                (Waiter { flight }, Some(runner))
             }
         }
     }
@@ -88,25 +88,25 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
     }
 }
 
-impl<T: Clone> Seat<T> {
-    /// Waits for the result; `None` when the pilot was dropped before the end.
-    pub(super) async fn arrive(self) -> Option<T> {
+impl<T: Clone> Waiter<T> {
+    /// Waits for the result; `None` when the runner was dropped before the end.
+    pub(super) async fn wait(self) -> Option<T> {
         let mut result = self.flight.result.subscribe();
-        let outcome = result.wait_for(|outcome| !matches!(outcome, Outcome::Flying)).await;
+        let outcome = result.wait_for(|outcome| !matches!(outcome, Outcome::Running)).await;
         match outcome.as_deref() {
-            Ok(Outcome::Landed(value)) => Some(value.clone()),
-            Ok(Outcome::Flying | Outcome::Crashed) | Err(_) => None,
+            Ok(Outcome::Finished(value)) => Some(value.clone()),
+            Ok(Outcome::Running | Outcome::Panicked) | Err(_) => None,
         }
     }
 }
 
-impl<T> Drop for Seat<T> {
+impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
         self.flight.waiters.send_modify(|waiters| *waiters = waiters.saturating_sub(1));
     }
 }
 
-impl<K: Eq + Hash, T> Pilot<K, T> {
+impl<K: Eq + Hash, T> Runner<K, T> {
     /// Resolves when no caller has waited for `patience`; from then on no caller can join.
     pub(super) async fn abandoned(&self, patience: Duration) {
         let mut waiters = self.flight.waiters.subscribe();
@@ -122,8 +122,8 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
     }
 
     /// The owners of the callers that requested it, starting with that of the first caller.
-    pub(super) fn askers(&self) -> watch::Receiver<Vec<String>> {
-        self.flight.askers.subscribe()
+    pub(super) fn owners(&self) -> watch::Receiver<Vec<String>> {
+        self.flight.owners.subscribe()
     }
 
     /// Takes the lock under which callers join: a caller either joins in time, or starts a new flight.
@@ -137,9 +137,9 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
     }
 
     /// Ends the flight: waiting callers get the result, and the next caller starts a new flight.
-    pub(super) fn land(self, result: T) {
+    pub(super) fn finish(self, result: T) {
         self.remove();
-        self.flight.result.send_replace(Outcome::Landed(result));
+        self.flight.result.send_replace(Outcome::Finished(result));
     }
 
     fn remove(&self) {
@@ -151,15 +151,15 @@ impl<K: Eq + Hash, T> Pilot<K, T> {
     }
 }
 
-impl<K: Eq + Hash, T> Drop for Pilot<K, T> {
+impl<K: Eq + Hash, T> Drop for Runner<K, T> {
     fn drop(&mut self) {
         self.remove();
         self.flight.result.send_if_modified(|outcome| {
-            let crashed = matches!(outcome, Outcome::Flying);
-            if crashed {
-                *outcome = Outcome::Crashed;
+            let panicked = matches!(outcome, Outcome::Running);
+            if panicked {
+                *outcome = Outcome::Panicked;
             }
-            crashed
+            panicked
         });
     }
 }
@@ -178,35 +178,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_second_caller_joins_and_gets_the_same() {
         let flights = Test::default();
-        let (first, pilot) = flights.join("a");
+        let (first, runner) = flights.join("a");
         let (second, none) = flights.join("a");
         assert!(none.is_none());
         assert!(flights.join("b").1.is_some());
-        pilot.unwrap().land(7);
-        assert_eq!((first.arrive().await, second.arrive().await), (Some(7), Some(7)));
+        runner.unwrap().finish(7);
+        assert_eq!((first.wait().await, second.wait().await), (Some(7), Some(7)));
         assert_eq!(flights.len(), 0);
-        assert!(flights.join("a").1.is_some(), "a landed flight is over");
+        assert!(flights.join("a").1.is_some(), "a finished flight is over");
     }
 
     #[test]
     fn whoever_asks_is_known_once() {
         let flights = Test::default();
-        let (_seat, pilot) = flights.join_as("one", "a");
-        let pilot = pilot.unwrap();
-        let mut askers = pilot.askers();
-        askers.mark_unchanged();
+        let (_waiter, runner) = flights.join_as("one", "a");
+        let runner = runner.unwrap();
+        let mut owners = runner.owners();
+        owners.mark_unchanged();
         let _again = flights.join_as("one", "a");
-        assert!(!askers.has_changed().unwrap());
+        assert!(!owners.has_changed().unwrap());
         let _other = flights.join_as("other", "a");
-        assert!(askers.has_changed().unwrap());
-        assert_eq!(*askers.borrow(), ["one", "other"]);
+        assert!(owners.has_changed().unwrap());
+        assert_eq!(*owners.borrow(), ["one", "other"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_abandoned_a_minute_after_the_last_left() {
         let flights = Test::default();
-        let (first, pilot) = flights.join("a");
-        let pilot = pilot.unwrap();
+        let (first, runner) = flights.join("a");
+        let runner = runner.unwrap();
         let start = tokio::time::Instant::now();
         let leaving = async {
             tokio::time::sleep(MINUTE).await;
@@ -216,17 +216,17 @@ mod tests {
             assert!(back.1.is_none());
             tokio::time::sleep(MINUTE * 2).await;
         };
-        tokio::join!(leaving, pilot.abandoned(MINUTE));
+        tokio::join!(leaving, runner.abandoned(MINUTE));
         assert_eq!(start.elapsed(), MINUTE + MINUTE / 2 + MINUTE * 2 + MINUTE);
-        assert!(flights.join("a").1.is_some(), "a new caller does not board a closed flight");
+        assert!(flights.join("a").1.is_some(), "a new caller does not join a closed flight");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_crash_ends_the_wait() {
         let flights = Test::default();
-        let (seat, pilot) = flights.join("a");
-        drop(pilot);
-        assert_eq!(seat.arrive().await, None);
+        let (waiter, runner) = flights.join("a");
+        drop(runner);
+        assert_eq!(waiter.wait().await, None);
         assert_eq!(flights.len(), 0);
     }
 }

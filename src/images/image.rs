@@ -1,7 +1,7 @@
 //! An image on this node, as other modules see it.
 
 use super::Unusable;
-use super::config::Configuration;
+use super::config::CachedConfig;
 use super::manifest::{Contents, Layer};
 use crate::api::v1 as cri;
 use crate::containerd::Descriptor;
@@ -27,7 +27,7 @@ pub struct Image {
     pub(super) unusable: Option<Unusable>,
     pub(super) layers: Vec<Layer>,
     pub(super) config_blob: Descriptor,
-    pub(super) configuration: Configuration,
+    pub(super) cached_config: CachedConfig,
     /// All names in containerd's image store, in any form.
     pub(super) names: Vec<String>,
 }
@@ -57,14 +57,14 @@ impl Image {
             unusable: contents.unusable.clone(),
             layers: contents.layers.clone(),
             config_blob: contents.config.clone(),
-            configuration: contents.configuration.clone(),
+            cached_config: contents.cached_config.clone(),
             names,
         }
     }
 
     /// Whether a part of its content was deleted from containerd.
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(self.unusable, Some(Unusable::Gone { .. }))
+    pub(super) fn content_is_missing(&self) -> bool {
+        matches!(self.unusable, Some(Unusable::Missing { .. }))
     }
 
     /// Whether `text` is its id or a prefix of its id.
@@ -76,7 +76,7 @@ impl Image {
     /// The user of the config without its group; a name is cut to 256 bytes.
     #[must_use]
     pub fn user(&self) -> User {
-        let user = &self.configuration.user;
+        let user = &self.cached_config.user;
         let user = user.split(':').next().unwrap_or_default();
         match user.parse::<i64>() {
             _ if user.is_empty() => User::None,
@@ -119,7 +119,7 @@ pub(super) mod tests {
         Contents {
             id: id.to_owned(),
             config: Descriptor { digest: id.to_owned(), ..Descriptor::default() },
-            configuration: Configuration::of_user(user),
+            cached_config: CachedConfig::of_user(user),
             layers: Vec::new(),
             chain_id: String::new(),
             size: 7,

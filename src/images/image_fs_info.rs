@@ -39,7 +39,7 @@ impl Images {
     /// images.
     ///
     /// # Errors
-    /// [`Error::Containerd`] or [`Error::Away`] when there is no list of snapshots and never was one.
+    /// [`Error::Containerd`] or [`Error::ContainerdUnavailable`] when there is no list of snapshots and never was one.
     pub async fn image_fs_info(&self, _: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Error> {
         // May be dropped while it waits: listing changes nothing, and a separate task measures the layers.
         let measured = tokio::time::timeout(BUDGET, self.measure()).await;
@@ -47,7 +47,9 @@ impl Images {
         match measured {
             // While containerd does not respond, the last known values are returned, if there are any.
             Ok(Err(error)) if known.is_empty() => Err(error),
-            _ if known.is_empty() => Err(Error::Away(format!("it has not listed its snapshots within {BUDGET:?}"))),
+            _ if known.is_empty() => {
+                Err(Error::ContainerdUnavailable(format!("it has not listed the snapshots within {BUDGET:?}")))
+            }
             _ => Ok(ImageFsInfoResponse { image_filesystems: known.clone(), container_filesystems: known }),
         }
     }

@@ -32,7 +32,9 @@ impl Images {
         let image = match self.lookup(&wanted) {
             // A lookup by name does not find an incomplete image, so that kubelet pulls it again; a lookup by id does,
             // so that it can be removed.
-            Ok(image) if image.is_gone() && !image.has_id(&wanted) => return Ok(ImageStatusResponse::default()),
+            Ok(image) if image.content_is_missing() && !image.has_id(&wanted) => {
+                return Ok(ImageStatusResponse::default());
+            }
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(ImageStatusResponse::default()),
             Err(error) => return Err(error),

@@ -12,7 +12,7 @@ use super::reference::{Reference, is_digest};
 
 /// What a name meant when its record was read.
 #[derive(Clone)]
-pub(super) struct Named {
+pub(super) struct IndexEntry {
     /// Digest of the record's target; it shows whether the name has moved.
     pub(super) target: String,
     pub(super) contents: Arc<Contents>,
@@ -34,7 +34,7 @@ struct State {
     tickets: u64,
     /// How many reads are in progress; while it is 0, no older read can finish late.
     reading: usize,
-    names: HashMap<String, Named>,
+    names: HashMap<String, IndexEntry>,
     /// The last ticket that changed each name, including names that were removed.
     applied: HashMap<String, Ticket>,
     images: BTreeMap<String, Arc<Image>>,
@@ -51,14 +51,14 @@ impl Index {
     }
 
     /// Applies the result of reading one name; `None` when the record does not exist.
-    pub(super) fn apply(&self, ticket: Ticket, name: &str, found: Option<Named>) {
+    pub(super) fn apply(&self, ticket: Ticket, name: &str, found: Option<IndexEntry>) {
         let mut state = self.lock();
         state.set(ticket, name, found);
         state.finish();
     }
 
     /// Applies the result of a list: names that are not in it are removed.
-    pub(super) fn apply_all(&self, ticket: Ticket, found: Vec<(String, Named)>) {
+    pub(super) fn apply_all(&self, ticket: Ticket, found: Vec<(String, IndexEntry)>) {
         let mut state = self.lock();
         let there: std::collections::HashSet<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
         let gone: Vec<String> = state.names.keys().filter(|name| !there.contains(name.as_str())).cloned().collect();
@@ -66,8 +66,8 @@ impl Index {
         for name in gone {
             state.set(ticket, &name, None);
         }
-        for (name, named) in found {
-            state.set(ticket, &name, Some(named));
+        for (name, entry) in found {
+            state.set(ticket, &name, Some(entry));
         }
         state.finish();
     }
@@ -81,7 +81,7 @@ impl Index {
     /// not be read completely are not returned, and so are read again: a pull may have fetched what was missing.
     pub(super) fn contents(&self, target: &str) -> Option<Arc<Contents>> {
         let state = self.lock();
-        let known = state.names.values().find(|named| named.target == target).map(|named| &named.contents);
+        let known = state.names.values().find(|entry| entry.target == target).map(|entry| &entry.contents);
         known.filter(|contents| contents.is_whole()).map(Arc::clone)
     }
 
@@ -100,11 +100,11 @@ impl Index {
     /// Finds an image by name, reference, id, or an unambiguous prefix of an id.
     pub(super) fn resolve(&self, text: &str) -> Result<Arc<Image>, Error> {
         let state = self.lock();
-        if let Some(image) = state.images.get(text).or_else(|| state.named(text)) {
+        if let Some(image) = state.images.get(text).or_else(|| state.by_name(text)) {
             return Ok(Arc::clone(image));
         }
         let normal = Reference::parse(text).ok().map(|reference| reference.to_string());
-        if let Some(image) = normal.and_then(|name| state.named(&name)) {
+        if let Some(image) = normal.and_then(|name| state.by_name(&name)) {
             return Ok(Arc::clone(image));
         }
         state.by_prefix(text).map(Arc::clone)
@@ -116,15 +116,15 @@ impl Index {
 }
 
 impl State {
-    fn set(&mut self, ticket: Ticket, name: &str, found: Option<Named>) {
+    fn set(&mut self, ticket: Ticket, name: &str, found: Option<IndexEntry>) {
         if self.applied.get(name).is_some_and(|applied| *applied > ticket) {
             return;
         }
         self.applied.insert(name.to_owned(), ticket);
         let old = match found {
-            Some(named) => {
-                let id = named.contents.id.clone();
-                let old = self.names.insert(name.to_owned(), named);
+            Some(entry) => {
+                let id = entry.contents.id.clone();
+                let old = self.names.insert(name.to_owned(), entry);
                 self.rebuild(&id);
                 old
             }
@@ -137,15 +137,15 @@ impl State {
 
     /// Rebuilds the image of an id from the names that point to it.
     fn rebuild(&mut self, id: &str) {
-        let of_it = self.names.iter().filter(|(_, named)| named.contents.id == id);
+        let of_it = self.names.iter().filter(|(_, entry)| entry.contents.id == id);
         let (mut names, mut pinned, mut contents) = (Vec::new(), false, None);
-        for (name, named) in of_it {
+        for (name, entry) in of_it {
             names.push(name.clone());
-            pinned |= named.pinned;
+            pinned |= entry.pinned;
             // Another client may have deleted or restored a document between the reads of two names: complete contents
             // win.
             if contents.as_ref().is_none_or(|known: &Arc<Contents>| !known.is_whole()) {
-                contents = Some(Arc::clone(&named.contents));
+                contents = Some(Arc::clone(&entry.contents));
             }
         }
         match contents {
@@ -165,7 +165,7 @@ impl State {
         }
     }
 
-    fn named(&self, name: &str) -> Option<&Arc<Image>> {
+    fn by_name(&self, name: &str) -> Option<&Arc<Image>> {
         self.images.get(&self.names.get(name)?.contents.id)
     }
 
@@ -190,8 +190,8 @@ mod tests {
     use super::super::image::tests::contents;
     use super::*;
 
-    fn named(id: &str) -> Named {
-        Named { target: format!("target of {id}"), contents: Arc::new(contents(id, "")), pinned: false }
+    fn entry(id: &str) -> IndexEntry {
+        IndexEntry { target: format!("target of {id}"), contents: Arc::new(contents(id, "")), pinned: false }
     }
 
     fn id(start: &str) -> String {
@@ -201,7 +201,7 @@ mod tests {
     fn index(names: &[(&str, &str)]) -> Index {
         let index = Index::default();
         for (name, id) in names {
-            index.apply(index.ticket(), name, Some(named(id)));
+            index.apply(index.ticket(), name, Some(entry(id)));
         }
         index
     }
@@ -243,9 +243,9 @@ mod tests {
         let index = Index::default();
         let (old, new) = (index.ticket(), index.ticket());
         index.apply(new, "x:t", None);
-        index.apply(old, "x:t", Some(named(&a)));
+        index.apply(old, "x:t", Some(entry(&a)));
         assert!(index.all().is_empty());
-        index.apply(index.ticket(), "x:t", Some(named(&a)));
+        index.apply(index.ticket(), "x:t", Some(entry(&a)));
         assert_eq!(index.all().len(), 1);
     }
 
@@ -254,8 +254,8 @@ mod tests {
         let (a, b, c) = (id("a"), id("b"), id("c"));
         let index = index(&[("x:t", &a)]);
         let list = index.ticket();
-        index.apply(index.ticket(), "y:t", Some(named(&b)));
-        index.apply_all(list, vec![("z:t".to_owned(), named(&c))]);
+        index.apply(index.ticket(), "y:t", Some(entry(&b)));
+        index.apply_all(list, vec![("z:t".to_owned(), entry(&c))]);
         let ids: Vec<String> = index.all().iter().map(|image| image.id.clone()).collect();
         assert_eq!(ids, [b, c]);
     }

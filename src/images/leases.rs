@@ -26,8 +26,10 @@ impl Images {
                 // Only the last deletion waits for a garbage collection, which covers all leases.
                 let last = at + 1 == old.len();
                 match images.inner.containerd.delete_lease(id, last).await {
-                    Ok(()) => tracing::info!(lease = id, "ended the lease of a process before this one"),
-                    Err(error) => tracing::warn!(lease = id, %error, "a lease stays until it ends"),
+                    Ok(()) => tracing::info!(lease = id, "deleted the lease of an earlier process"),
+                    Err(error) => {
+                        tracing::warn!(lease = id, %error, "cannot delete a lease; it stays until it expires")
+                    }
                 }
             }
         });

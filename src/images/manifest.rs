@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::config::Configuration;
+use super::config::CachedConfig;
 use super::document::NotRead;
 use super::media::{is_image_config, is_layer};
 use super::reference::is_digest;
@@ -22,7 +22,7 @@ const MOST_LAYERS: usize = 1000;
 /// Most documents from the record's target down to the manifest, so at most three nested indexes.
 const DEEPEST: usize = 4;
 /// For how many entries of an index that omits their platform their config is read instead; further ones are ignored.
-const LOOKED_INTO: usize = 16;
+const MOST_CONFIG_LOOKUPS: usize = 16;
 
 /// What a target means on this host's platform. It never changes, since all references are digests.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Contents {
     pub(super) id: String,
     /// Descriptor of the config.
     pub(super) config: Descriptor,
-    pub(super) configuration: Configuration,
+    pub(super) cached_config: CachedConfig,
     /// The layers from the bottom up, as the registry has them.
     pub(super) layers: Vec<Layer>,
     /// Name of the snapshot with the image's root file system; empty for an image without layers.
@@ -89,7 +89,7 @@ struct EntryPlatform {
 }
 
 /// Why the reading of an image ended early.
-enum End {
+enum ReadFailure {
     /// The image cannot be used; it is listed as such.
     Image(Unusable),
     /// containerd did not respond, so nothing is known about the image.
@@ -97,7 +97,7 @@ enum End {
 }
 
 /// What has been read of an image so far.
-struct Known {
+struct Partial {
     id: String,
     config: Descriptor,
     size: u64,
@@ -113,12 +113,12 @@ impl Contents {
         target: &Descriptor,
         host: &[Platform],
     ) -> Result<Self, containerd::Error> {
-        let mut known =
-            Known { id: target.digest.clone(), config: Descriptor::default(), size: bytes(target.size).max(1) };
-        match known.walk(containerd, host).await {
+        let mut partial =
+            Partial { id: target.digest.clone(), config: Descriptor::default(), size: bytes(target.size).max(1) };
+        match partial.walk(containerd, host).await {
             Ok(contents) => Ok(contents),
-            Err(End::Image(unusable)) => Ok(Self::unusable(known, unusable)),
-            Err(End::Containerd(error)) => Err(error),
+            Err(ReadFailure::Image(unusable)) => Ok(Self::unusable(partial, unusable)),
+            Err(ReadFailure::Containerd(error)) => Err(error),
         }
     }
 
@@ -127,21 +127,21 @@ impl Contents {
         matches!(self.unusable, None | Some(Unusable::Artefact { .. }))
     }
 
-    fn unusable(known: Known, unusable: Unusable) -> Self {
+    fn unusable(partial: Partial, unusable: Unusable) -> Self {
         Self {
-            id: known.id,
-            config: known.config,
-            configuration: Configuration::default(),
+            id: partial.id,
+            config: partial.config,
+            cached_config: CachedConfig::default(),
             layers: Vec::new(),
             chain_id: String::new(),
-            size: known.size,
+            size: partial.size,
             unusable: Some(unusable),
         }
     }
 }
 
-impl Known {
-    async fn walk(&mut self, containerd: &Containerd, host: &[Platform]) -> Result<Contents, End> {
+impl Partial {
+    async fn walk(&mut self, containerd: &Containerd, host: &[Platform]) -> Result<Contents, ReadFailure> {
         let target = self.id.clone();
         let mut digest = target.clone();
         for _ in 0..DEEPEST {
@@ -165,7 +165,7 @@ impl Known {
             }
             return self.manifest(containerd, digest, config, document.layers.unwrap_or_default()).await;
         }
-        Err(malformed(&target, format!("more than {DEEPEST} indexes within each other")))
+        Err(malformed(&target, format!("{DEEPEST} or more indexes within each other")))
     }
 
     async fn manifest(
@@ -174,7 +174,7 @@ impl Known {
         digest: String,
         config: Entry,
         blobs: Vec<Entry>,
-    ) -> Result<Contents, End> {
+    ) -> Result<Contents, ReadFailure> {
         let sizes = blobs.iter().map(|blob| bytes(blob.size)).chain([bytes(config.size)]);
         self.size = sizes.fold(self.size, u64::saturating_add);
         self.config = config.into();
@@ -185,15 +185,15 @@ impl Known {
         // An attestation has the config of an image, but its diff ids belong to blobs that are not layers.
         if !is_image_config(&self.config.media_type) || (layers.is_empty() && !blobs.is_empty()) {
             self.id = digest;
-            return Err(End::Image(Unusable::Artefact { config: self.config.media_type.clone() }));
+            return Err(ReadFailure::Image(Unusable::Artefact { config: self.config.media_type.clone() }));
         }
         self.id.clone_from(&self.config.digest);
         self.image(containerd, layers).await
     }
 
-    async fn image(&self, containerd: &Containerd, blobs: Vec<Entry>) -> Result<Contents, End> {
-        let keep = |document| config::parse(document).map(Configuration::take);
-        let (configuration, diff_ids) = read_and(containerd, &self.id, keep).await?;
+    async fn image(&self, containerd: &Containerd, blobs: Vec<Entry>) -> Result<Contents, ReadFailure> {
+        let keep = |document| config::parse(document).map(CachedConfig::take);
+        let (cached_config, diff_ids) = read_and(containerd, &self.id, keep).await?;
         if diff_ids.len() != blobs.len() {
             return Err(malformed(&self.id, format!("{} diff ids for {} layers", diff_ids.len(), blobs.len())));
         }
@@ -207,7 +207,7 @@ impl Known {
         Ok(Contents {
             id: self.id.clone(),
             config: self.config.clone(),
-            configuration,
+            cached_config,
             layers,
             chain_id,
             size: self.size,
@@ -216,11 +216,11 @@ impl Known {
     }
 }
 
-fn malformed(digest: &str, reason: impl Into<String>) -> End {
-    End::Image(Unusable::Malformed { digest: digest.to_owned(), reason: reason.into() })
+fn malformed(digest: &str, reason: impl Into<String>) -> ReadFailure {
+    ReadFailure::Image(Unusable::Malformed { digest: digest.to_owned(), reason: reason.into() })
 }
 
-async fn read_document<T>(containerd: &Containerd, digest: &str) -> Result<T, End>
+async fn read_document<T>(containerd: &Containerd, digest: &str) -> Result<T, ReadFailure>
 where
     T: serde::de::DeserializeOwned + Send + 'static,
 {
@@ -232,7 +232,7 @@ async fn read_and<T, K>(
     containerd: &Containerd,
     digest: &str,
     keep: impl FnOnce(T) -> Result<K, String> + Send + 'static,
-) -> Result<K, End>
+) -> Result<K, ReadFailure>
 where
     T: serde::de::DeserializeOwned,
     K: Send + 'static,
@@ -240,8 +240,8 @@ where
     document::read(containerd, digest, keep).await.map_err(|why| match why {
         NotRead::Malformed(reason) => malformed(digest, reason),
         NotRead::Containerd(error) => match error.kind() {
-            Kind::Unavailable | Kind::Cancelled => End::Containerd(error),
-            Kind::NotFound => End::Image(Unusable::Gone { digest: digest.to_owned(), of: None }),
+            Kind::Unavailable | Kind::Cancelled => ReadFailure::Containerd(error),
+            Kind::NotFound => ReadFailure::Image(Unusable::Missing { digest: digest.to_owned(), platform: None }),
             // Whatever the error: the image takes disk space, so it is listed, and it must not keep other images from
             // being listed.
             _ => malformed(digest, error.to_string()),
@@ -250,55 +250,57 @@ where
 }
 
 /// The best entry of an index whose manifest is on this node. Usually that is only the manifest of the pulled platform.
-async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform]) -> Result<Entry, End> {
-    let (mut ranked, mut there, mut gone, mut looked_into) = (Vec::new(), Vec::new(), None, 0);
+async fn choose(containerd: &Containerd, entries: Vec<Entry>, host: &[Platform]) -> Result<Entry, ReadFailure> {
+    let (mut ranked, mut available, mut missing, mut config_lookups) = (Vec::new(), Vec::new(), None, 0);
     for entry in entries {
         let Some(of_entry) = entry.platform.clone() else {
-            looked_into += 1;
-            if looked_into > LOOKED_INTO {
+            config_lookups += 1;
+            if config_lookups > MOST_CONFIG_LOOKUPS {
                 continue;
             }
             // An index may omit the platform. An entry whose config does not name another platform fits, but ranks
             // behind all entries that name theirs.
             let own = platform_of(containerd, &entry.digest).await?;
             match own.filter(platform::is_known) {
-                Some(own) if platform::rank(&own, host).is_none() => there.push(own),
+                Some(own) if platform::rank(&own, host).is_none() => available.push(own),
                 _ => ranked.push((host.len() + 1, entry, None)),
             }
             continue;
         };
         let of_entry = Platform::from(of_entry);
         ranked.extend(platform::rank(&of_entry, host).map(|rank| (rank, entry, Some(of_entry.clone()))));
-        if platform::is_known(&of_entry) && !there.contains(&of_entry) {
-            there.push(of_entry);
+        if platform::is_known(&of_entry) && !available.contains(&of_entry) {
+            available.push(of_entry);
         }
     }
     ranked.sort_by_key(|(rank, _, _)| *rank);
-    for (rank, entry, of) in ranked {
+    for (rank, entry, platform) in ranked {
         match read_document::<serde::de::IgnoredAny>(containerd, &entry.digest).await {
             Ok(_) => return Ok(entry),
             // This entry requires more than every processor of the architecture has. It is never pulled, so it is not
             // missed.
-            Err(End::Image(Unusable::Gone { .. })) if rank == host.len() => {}
-            Err(End::Image(Unusable::Gone { digest, .. })) => gone = gone.or(Some(Unusable::Gone { digest, of })),
-            Err(end) => return Err(end),
+            Err(ReadFailure::Image(Unusable::Missing { .. })) if rank == host.len() => {}
+            Err(ReadFailure::Image(Unusable::Missing { digest, .. })) => {
+                missing = missing.or(Some(Unusable::Missing { digest, platform }))
+            }
+            Err(failure) => return Err(failure),
         }
     }
-    let platform = || Unusable::Platform { there, host: host.first().cloned().unwrap_or_default() };
-    Err(End::Image(gone.unwrap_or_else(platform)))
+    let nothing_fits = || Unusable::Platform { available, host: host.first().cloned().unwrap_or_default() };
+    Err(ReadFailure::Image(missing.unwrap_or_else(nothing_fits)))
 }
 
 /// The platform that the config of a manifest names.
-async fn platform_of(containerd: &Containerd, manifest: &str) -> Result<Option<Platform>, End> {
+async fn platform_of(containerd: &Containerd, manifest: &str) -> Result<Option<Platform>, ReadFailure> {
     let config = match read_document::<Document>(containerd, manifest).await {
         Ok(Document { config: Some(config), .. }) if is_image_config(&config.media_type) => config.digest,
-        Ok(_) | Err(End::Image(_)) => return Ok(None),
-        Err(end @ End::Containerd(_)) => return Err(end),
+        Ok(_) | Err(ReadFailure::Image(_)) => return Ok(None),
+        Err(failure @ ReadFailure::Containerd(_)) => return Err(failure),
     };
     match read_document::<EntryPlatform>(containerd, &config).await {
         Ok(platform) => Ok(Some(platform.into())),
-        Err(End::Image(_)) => Ok(None),
-        Err(end @ End::Containerd(_)) => Err(end),
+        Err(ReadFailure::Image(_)) => Ok(None),
+        Err(failure @ ReadFailure::Containerd(_)) => Err(failure),
     }
 }
 

@@ -7,8 +7,8 @@
 //! stream ([`Images::on_event`], [`Images::refresh`]).
 
 mod auth;
+mod cached_config;
 mod config;
-mod configuration;
 mod copy;
 mod copy_volume;
 mod document;
@@ -24,13 +24,13 @@ mod leases;
 mod list_images;
 mod manifest;
 mod media;
-mod places;
 mod platform;
 mod progress;
 mod pull_image;
+mod pull_slots;
 mod reference;
 mod remove_image;
-mod root;
+mod root_fs;
 mod unpack;
 mod user_db;
 mod volume;
@@ -55,7 +55,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use flight::Flights;
 use image_fs_info::Disk;
-use index::{Index, Named};
+use index::{Index, IndexEntry};
 use manifest::Contents;
 use user_db::UserDbs;
 
@@ -65,7 +65,7 @@ const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 /// Label of an image that kubelet's garbage collection must spare.
 const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 /// How long a new mutating call waits for a containerd that does not respond.
-const AWAY: Duration = Duration::from_secs(5);
+const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
 
 /// The operator's settings.
 #[derive(Clone, Debug)]
@@ -122,9 +122,9 @@ struct Inner {
     host: Vec<Platform>,
     index: Index,
     pulls: Flights<pull_image::Key, Result<String, Error>>,
-    pull_places: Slots,
+    pull_slots: Slots,
     /// Snapshotters for which Transfer refused to unpack; forgotten when the connection to containerd is renewed.
-    unpacked_by_us: Mutex<HashSet<String>>,
+    snapshotters_unpacked_by_pontoon: Mutex<HashSet<String>>,
     /// Bytes that all pulls have downloaded.
     downloaded: AtomicU64,
     unpacks: Flights<(String, String), Result<(), Error>>,
@@ -145,7 +145,7 @@ impl Images {
         tasks: Tasks,
         health: watch::Receiver<bool>,
     ) -> Self {
-        let places = settings.max_concurrent_pulls.max(1);
+        let slots = settings.max_concurrent_pulls.max(1);
         Self {
             inner: Arc::new(Inner {
                 containerd,
@@ -154,8 +154,8 @@ impl Images {
                 host: platform::of_the_host(),
                 index: Index::default(),
                 pulls: Flights::default(),
-                pull_places: Slots::new(Bounds::shared(places)),
-                unpacked_by_us: Mutex::default(),
+                pull_slots: Slots::new(Bounds::shared(slots)),
+                snapshotters_unpacked_by_pontoon: Mutex::default(),
                 downloaded: AtomicU64::new(0),
                 unpacks: Flights::default(),
                 user_dbs: UserDbs::default(),
@@ -174,7 +174,7 @@ impl Images {
     /// [`Error::Containerd`] when the list cannot be read; the index does not change.
     pub async fn refresh(&self) -> Result<(), Error> {
         // containerd may have been restarted with another configuration.
-        self.inner.unpacked_by_us.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.snapshotters_unpacked_by_pontoon.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let ticket = self.inner.index.ticket();
         let records = match self.inner.containerd.list_images().await {
             Ok(records) => records,
@@ -202,7 +202,7 @@ impl Images {
             if contents.is_whole() && (!is_managed(&record) || !names.contains(&contents.id)) {
                 adopt.push((record.clone(), Arc::clone(&contents)));
             }
-            found.push((record.name.clone(), self.named(&record, contents)));
+            found.push((record.name.clone(), self.index_entry(&record, contents)));
         }
         self.inner.index.apply_all(ticket, found);
         for (record, contents) in adopt {
@@ -213,7 +213,7 @@ impl Images {
 
     /// Handles an event: a record of this name was created, changed or removed, by us or by another client.
     pub async fn on_event(&self, name: &str) {
-        if let Err(error) = self.converge(name).await {
+        if let Err(error) = self.refresh_name(name).await {
             tracing::warn!(name, %error, "an image cannot be read");
         }
     }
@@ -258,12 +258,12 @@ impl Images {
     }
 
     /// Updates one name of the index from containerd, and returns its record and contents.
-    async fn converge(&self, name: &str) -> Result<Option<Read>, Error> {
+    async fn refresh_name(&self, name: &str) -> Result<Option<Read>, Error> {
         let index = &self.inner.index;
         let ticket = index.ticket();
         match self.read(name).await {
             Ok(Some((record, contents))) => {
-                index.apply(ticket, name, Some(self.named(&record, Arc::clone(&contents))));
+                index.apply(ticket, name, Some(self.index_entry(&record, Arc::clone(&contents))));
                 if contents.is_whole() && !is_managed(&record) {
                     self.adopt(&record, Arc::clone(&contents)).await;
                 }
@@ -308,16 +308,16 @@ impl Images {
             }
             if *name != record.name {
                 let ticket = self.inner.index.ticket();
-                self.inner.index.apply(ticket, name, Some(self.named(record, Arc::clone(&contents))));
+                self.inner.index.apply(ticket, name, Some(self.index_entry(record, Arc::clone(&contents))));
             }
         }
     }
 
     /// An image is pinned if the configuration names it, no matter when it was pulled and by which client, or if its
     /// record has the pin label, which other tools may set.
-    fn named(&self, record: &ImageRecord, contents: Arc<Contents>) -> Named {
+    fn index_entry(&self, record: &ImageRecord, contents: Arc<Contents>) -> IndexEntry {
         let pinned = is_pinned(record) || self.is_to_be_pinned(&record.name);
-        Named { target: record.target.digest.clone(), contents, pinned }
+        IndexEntry { target: record.target.digest.clone(), contents, pinned }
     }
 
     fn is_to_be_pinned(&self, name: &str) -> bool {
@@ -333,7 +333,7 @@ impl Images {
             ImageRecord { name: name.to_owned(), labels: our_labels(is_pinned(like)), target: like.target.clone() };
         match self.inner.containerd.create_image(record.clone()).await {
             Ok(()) => {
-                index.apply(ticket, name, Some(self.named(&record, Arc::clone(contents))));
+                index.apply(ticket, name, Some(self.index_entry(&record, Arc::clone(contents))));
                 Ok(())
             }
             Err(error) => {
@@ -342,7 +342,7 @@ impl Images {
                     return Err(error.into());
                 }
                 self.write_record(name, like, is_pinned(like)).await?;
-                self.converge(name).await.map(drop)
+                self.refresh_name(name).await.map(drop)
             }
         }
     }
@@ -370,12 +370,12 @@ impl Images {
         self.inner.containerd.update_image(record, &fields).await
     }
 
-    /// Waits up to `AWAY` for containerd to respond.
-    async fn containerd_is_there(&self) -> Result<(), Error> {
+    /// Waits up to `CONTAINERD_WAIT` for containerd to respond.
+    async fn wait_for_containerd(&self) -> Result<(), Error> {
         let mut health = self.inner.health.clone();
-        match tokio::time::timeout(AWAY, health.wait_for(|up| *up)).await {
+        match tokio::time::timeout(CONTAINERD_WAIT, health.wait_for(|up| *up)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::Away(format!("containerd has not answered for {AWAY:?}"))),
+            Ok(Err(_)) | Err(_) => Err(Error::ContainerdUnavailable(format!("no answer within {CONTAINERD_WAIT:?}"))),
         }
     }
 }

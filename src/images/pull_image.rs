@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::auth::Credentials;
 use super::fetch::Fetch;
-use super::flight::Pilot;
+use super::flight::Runner;
 use super::progress::Monitor;
 use super::reference::Reference;
-use super::root::in_future;
-use super::{Error, Images, Read, leases, places};
+use super::root_fs::in_future;
+use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
 use crate::telemetry::{Stage, Verb, during};
@@ -30,7 +30,7 @@ pub(super) struct Key {
     pub(super) snapshotter: String,
 }
 
-type Flight = Pilot<Key, Result<String, Error>>;
+type PullRunner = Runner<Key, Result<String, Error>>;
 
 impl Images {
     /// Asks the registry what the reference means, with these credentials, and fetches what is not on this node.
@@ -43,20 +43,20 @@ impl Images {
         let spec = request.image.unwrap_or_default();
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
-        let asker = places::asker(request.sandbox_config.as_ref(), &reference);
+        let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
-        self.containerd_is_there().await?;
+        self.wait_for_containerd().await?;
         let name = key.reference.to_string();
-        let (seat, pilot) = self.inner.pulls.join_as(&asker, key.clone());
-        if let Some(pilot) = pilot {
+        let (waiter, runner) = self.inner.pulls.join_as(&owner, key.clone());
+        if let Some(runner) = runner {
             let images = self.clone();
-            self.inner.tasks.operation(self.inner.tasks.named(Verb::PullImage, name.clone(), async move {
-                let result = images.fly(&key, &pilot).await;
-                pilot.land(result);
+            self.inner.tasks.operation(self.inner.tasks.run_named(Verb::PullImage, name.clone(), async move {
+                let result = images.measured_pull(&key, &runner).await;
+                runner.finish(result);
             }));
         }
-        let crashed = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
-        let image_ref = seat.arrive().await.unwrap_or_else(crashed)?;
+        let panicked = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
+        let image_ref = waiter.wait().await.unwrap_or_else(panicked)?;
         Ok(PullImageResponse { image_ref })
     }
 
@@ -72,15 +72,15 @@ impl Images {
         }
     }
 
-    async fn fly(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {
+    async fn measured_pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
         let started = Instant::now();
-        let result = self.pull(key, pilot).await;
+        let result = self.pull(key, runner).await;
         let outcome = result.as_ref().map_or_else(|error| error.kind().name(), |_| "ok");
         self.inner.settings.metrics.pull(outcome, started.elapsed());
         result
     }
 
-    async fn pull(&self, key: &Key, pilot: &Flight) -> Result<String, Error> {
+    async fn pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
         let reference = key.reference.to_string();
         let started = Instant::now();
         let before = self.record_of(&reference).await?;
@@ -88,19 +88,19 @@ impl Images {
         let lease = leases::name("pull");
         let leased = self.inner.containerd.leased(&lease, &in_future(LEASE)).await?;
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
-        let fetch = Fetch { images: self, key, pilot, leased: &leased, monitor, refused: AtomicBool::new(false) };
+        let fetch = Fetch { images: self, key, runner, leased: &leased, monitor, refused: AtomicBool::new(false) };
         let fetched = fetch.run().await;
         // What follows is only our own bookkeeping, and always runs to its end.
         let result = match fetched {
             Ok(read) => during(Stage::Record, self.record(key, read)).await,
             Err(error) => {
-                self.take_back(&reference, before).await;
+                self.restore_reference(&reference, before).await;
                 Err(error)
             }
         };
         // After a failed pull, containerd also collects what the pull has fetched.
         if let Err(error) = self.inner.containerd.delete_lease(&lease, result.is_err()).await {
-            tracing::warn!(%error, "a lease stays until it ends");
+            tracing::warn!(%error, "cannot delete a lease; it stays until it expires");
         }
         let id = result?;
         fetch.remember_refusal();
@@ -120,7 +120,7 @@ impl Images {
 
     /// Restores the meaning that a reference had before a pull that failed: Transfer writes the record before we see
     /// that the image cannot be used, and the record would keep the blobs on the disk.
-    async fn take_back(&self, reference: &str, before: Option<ImageRecord>) {
+    async fn restore_reference(&self, reference: &str, before: Option<ImageRecord>) {
         let result = match (self.record_of(reference).await, before) {
             (Ok(Some(now)), before) if before.as_ref().is_none_or(|before| before.target != now.target) => match before
             {
@@ -130,7 +130,7 @@ impl Images {
             _ => return,
         };
         if let Err(error) = result {
-            tracing::warn!(reference, %error, "the name of an image that cannot be used stays");
+            tracing::warn!(reference, %error, "cannot restore the image record after a failed pull");
         }
         self.on_event(reference).await;
     }

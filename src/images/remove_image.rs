@@ -11,7 +11,8 @@ impl Images {
     /// this node. When this returns, no list shows the image.
     ///
     /// # Errors
-    /// [`Error::Away`] when containerd does not respond, or [`Error::Containerd`] when a name could not be deleted.
+    /// [`Error::ContainerdUnavailable`] when containerd does not respond, or [`Error::Containerd`] when a name could not
+    /// be deleted.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
         let image = match self.lookup(&wanted) {
@@ -19,13 +20,13 @@ impl Images {
             Err(Error::NotFound(_)) => return Ok(RemoveImageResponse {}),
             Err(error) => return Err(error),
         };
-        self.containerd_is_there().await?;
+        self.wait_for_containerd().await?;
         let images = self.clone();
         // Detached: a removal must not stop half-way because the client left.
         let tasks = &self.inner.tasks;
-        let work = tasks.named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
+        let work = tasks.run_named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
         let work = tasks.operation(work);
-        work.await.unwrap_or_else(|error| Err(Error::Away(error.to_string())))?;
+        work.await.unwrap_or_else(|error| Err(Error::ContainerdUnavailable(error.to_string())))?;
         Ok(RemoveImageResponse {})
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::manifest::Layer;
-use super::root::in_future;
+use super::root_fs::in_future;
 use super::{Error, Image, Images, leases};
 use crate::containerd::{Containerd, Kind};
 use crate::telemetry::{Stage, Verb, during};
@@ -17,24 +17,24 @@ impl Images {
     /// Creates the snapshots of all layers that `snapshotter` does not have.
     ///
     /// # Errors
-    /// [`Error::LayerGone`] when the layer's archive is not on this node either.
+    /// [`Error::LayerMissing`] when the layer's archive is not on this node either.
     pub async fn ensure_unpacked(&self, image: &Image, snapshotter: &str) -> Result<(), Error> {
         if image.chain_id.is_empty() || self.is_unpacked(&image.chain_id, snapshotter).await? {
             return Ok(());
         }
         let key = (image.chain_id.clone(), snapshotter.to_owned());
-        let (seat, pilot) = self.inner.unpacks.join(key);
-        if let Some(pilot) = pilot {
+        let (waiter, runner) = self.inner.unpacks.join(key);
+        if let Some(runner) = runner {
             let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
             // Never cancelled: it runs to its end, and the next container uses the result.
             let tasks = &self.inner.tasks;
-            tasks.operation(tasks.named(Verb::UnpackImage, image.id.clone(), async move {
+            tasks.operation(tasks.run_named(Verb::UnpackImage, image.id.clone(), async move {
                 let result = during(Stage::Unpack, images.unpack(&image, &snapshotter)).await;
-                pilot.land(result);
+                runner.finish(result);
             }));
         }
-        let crashed = || Err(Error::malformed(&image.id, "unpacking it failed"));
-        seat.arrive().await.unwrap_or_else(crashed)
+        let panicked = || Err(Error::malformed(&image.id, "unpacking it failed"));
+        waiter.wait().await.unwrap_or_else(panicked)
     }
 
     async fn is_unpacked(&self, chain_id: &str, snapshotter: &str) -> Result<bool, Error> {
@@ -51,7 +51,7 @@ impl Images {
         let leased = containerd.leased(&lease, &in_future(LEASE)).await?;
         let result = self.unpack_layers(&leased, image, snapshotter).await;
         if let Err(error) = containerd.delete_lease(&lease, false).await {
-            tracing::warn!(%error, "a lease stays until it ends");
+            tracing::warn!(%error, "cannot delete a lease; it stays until it expires");
         }
         result
     }
@@ -86,7 +86,7 @@ async fn unpack_layer(leased: &Containerd, layer: &Layer, parent: &str, snapshot
     if result.is_err()
         && let Err(error) = leased.remove_snapshot(snapshotter, &key).await
     {
-        tracing::warn!(%error, "a snapshot stays until its lease ends");
+        tracing::warn!(%error, "cannot remove a snapshot; it stays until its lease expires");
     }
     result
 }
@@ -103,7 +103,7 @@ async fn apply(
         // The error does not say which object is missing, so this asks for the archive.
         Err(error) if !leased.has_blob(&layer.blob.digest).await.unwrap_or(true) => {
             tracing::debug!(%error, "a layer cannot be unpacked");
-            return Err(Error::LayerGone { layer: layer.blob.digest.clone(), snapshotter: snapshotter.to_owned() });
+            return Err(Error::LayerMissing { layer: layer.blob.digest.clone(), snapshotter: snapshotter.to_owned() });
         }
         Err(error) => return Err(error.into()),
     };

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::root::root_error;
+use super::root_fs::root_error;
 use super::{Error, Image, Images};
 use crate::sys::mounts::MountedRoot;
 use crate::sys::read;
@@ -63,7 +63,7 @@ impl Images {
         }
         let id = image.id.clone();
         let look = move |root: &MountedRoot| Ok((read(root, "/etc/passwd", &id)?, read(root, "/etc/group", &id)?));
-        let files = self.look_into(image, snapshotter, look).await?;
+        let files = self.with_root(image, snapshotter, look).await?;
         self.inner.user_dbs.keep(key, &files);
         Ok(files)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::root::{mount_spec, root_error};
+use super::root_fs::{mount_spec, root_error};
 use super::{Error, Image, Images};
 use crate::containerd::id_labels;
 use crate::sys::mounts::{self, AttachError};

@@ -15,7 +15,7 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Brings `lo` up; the kernel then assigns 127.0.0.1 and ::1 by itself. This is done in-process, because an exec of the
 /// loopback plugin costs 7 ms per pod.
 pub(super) fn set_loopback_up() -> io::Result<()> {
-    converse(|handle| async move {
+    with_netlink(|handle| async move {
         let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
         handle.link().set(up).execute().await.map_err(error)
     })
@@ -24,7 +24,7 @@ pub(super) fn set_loopback_up() -> io::Result<()> {
 /// The addresses of one interface whose scope is larger than the link and the host.
 pub(super) fn global_addresses(interface: &str) -> io::Result<Vec<IpAddr>> {
     let name = interface.to_owned();
-    converse(|handle| async move {
+    with_netlink(|handle| async move {
         let mut links = handle.link().get().match_name(name).execute().boxed();
         let link = links.try_next().await.map_err(error)?.ok_or(io::ErrorKind::NotFound)?;
         let all: Vec<AddressMessage> = handle.address().get().execute().try_collect().await.map_err(error)?;
@@ -50,7 +50,7 @@ fn global(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 /// Runs `talk` with a netlink socket of this thread, which is in this thread's namespace.
-fn converse<T, F>(talk: impl FnOnce(Handle) -> F) -> io::Result<T>
+fn with_netlink<T, F>(talk: impl FnOnce(Handle) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
 {

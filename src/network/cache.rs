@@ -279,7 +279,7 @@ fn unfinished(results: &Path, target: &Path) -> PathBuf {
 fn replace(results: &Path, target: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(results)?;
     let unfinished = unfinished(results, target);
-    let mut file = write::anew(&unfinished, 0o600)?;
+    let mut file = write::replace(&unfinished, 0o600)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {
         // The directory is not synced: if a power failure undoes the rename, the previous entry is still there, which

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::config::{NetworkConfig, PluginConfig, Version};
 use super::error::Error;
-use super::exec::{Call, Plugins, Verb, cut, path_value};
+use super::exec::{Call, Operation, Plugins, path_value, truncated_text};
 use crate::telemetry::Metrics;
 
 /// Since this version, DEL gets the result and CHECK exists.
@@ -45,7 +45,7 @@ impl Chain<'_> {
         let mut result = None;
         for plugin in &self.network.plugins {
             let config = self.config(plugin, result.as_ref(), runtime);
-            let output = self.run(plugin, Verb::Add, config, Some(runtime)).await?;
+            let output = self.run(plugin, Operation::Add, config, Some(runtime)).await?;
             result = Some(self.parse(plugin, &output)?);
         }
         // A loaded network has at least one plugin.
@@ -58,7 +58,7 @@ impl Chain<'_> {
         let result = result.filter(|_| self.network.version >= WITH_CHECK);
         for plugin in self.network.plugins.iter().rev() {
             let config = self.config(plugin, result, runtime);
-            self.run(plugin, Verb::Del, config, Some(runtime)).await?;
+            self.run(plugin, Operation::Del, config, Some(runtime)).await?;
         }
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Chain<'_> {
         }
         for plugin in &self.network.plugins {
             let config = self.config(plugin, Some(result), runtime);
-            self.run(plugin, Verb::Check, config, Some(runtime)).await?;
+            self.run(plugin, Operation::Check, config, Some(runtime)).await?;
         }
         Ok(())
     }
@@ -85,12 +85,12 @@ impl Chain<'_> {
         let valid = Value::Array(valid.iter().map(attachment).collect());
         let mut outcome = Ok(());
         for plugin in &self.network.plugins {
-            let mut config = self.named(plugin);
+            let mut config = self.with_name_and_version(plugin);
             // The spec's text and its later correction use different keys (cni#1101).
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 config.insert(key.to_owned(), valid.clone());
             }
-            outcome = outcome.and(self.run(plugin, Verb::Gc, config, None).await.map(drop));
+            outcome = outcome.and(self.run(plugin, Operation::Gc, config, None).await.map(drop));
         }
         outcome
     }
@@ -98,13 +98,13 @@ impl Chain<'_> {
     /// Runs STATUS: whether ADD would work now.
     pub(super) async fn status(&self) -> Result<(), Error> {
         for plugin in &self.network.plugins {
-            self.run(plugin, Verb::Status, self.named(plugin), None).await?;
+            self.run(plugin, Operation::Status, self.with_name_and_version(plugin), None).await?;
         }
         Ok(())
     }
 
     /// The plugin's config with the network's name and version.
-    fn named(&self, plugin: &PluginConfig) -> Map<String, Value> {
+    fn with_name_and_version(&self, plugin: &PluginConfig) -> Map<String, Value> {
         let mut config = plugin.raw.clone();
         config.insert("name".to_owned(), json!(self.network.name));
         config.insert("cniVersion".to_owned(), json!(self.network.cni_version));
@@ -112,7 +112,7 @@ impl Chain<'_> {
     }
 
     fn config(&self, plugin: &PluginConfig, previous: Option<&Value>, runtime: &RuntimeConf) -> Map<String, Value> {
-        let mut config = self.named(plugin);
+        let mut config = self.with_name_and_version(plugin);
         if let Some(previous) = previous {
             config.insert("prevResult".to_owned(), previous.clone());
         }
@@ -127,13 +127,13 @@ impl Chain<'_> {
     async fn run(
         &self,
         plugin: &PluginConfig,
-        verb: Verb,
+        operation: Operation,
         config: Map<String, Value>,
         runtime: Option<&RuntimeConf>,
     ) -> Result<Vec<u8>, Error> {
         let call = Call {
             plugin: &plugin.kind,
-            verb,
+            operation,
             id: runtime.map(|runtime| runtime.id.as_str()),
             stdin: Value::Object(config).to_string().into_bytes(),
             environment: environment(runtime),
@@ -146,20 +146,20 @@ impl Chain<'_> {
             Err(Error::TimedOut { .. }) => "timeout",
             Err(_) => "error",
         };
-        self.metrics.cni(verb.name(), &plugin.kind, outcome, start.elapsed());
+        self.metrics.cni(operation.name(), &plugin.kind, outcome, start.elapsed());
         result
     }
 
     /// Parses a result, which must be an object. A result without a version gets the config's version.
     fn parse(&self, plugin: &PluginConfig, output: &[u8]) -> Result<Value, Error> {
-        let garbage = |reason: &str| Error::Garbage {
+        let invalid_output = |reason: &str| Error::InvalidOutput {
             plugin: plugin.kind.clone(),
-            verb: Verb::Add,
+            operation: Operation::Add,
             reason: reason.to_owned(),
-            output: cut(output),
+            output: truncated_text(output),
         };
-        let mut result: Value = serde_json::from_slice(output).map_err(|_| garbage("its result is no JSON"))?;
-        let fields = result.as_object_mut().ok_or_else(|| garbage("its result is no JSON object"))?;
+        let mut result: Value = serde_json::from_slice(output).map_err(|_| invalid_output("its result is not JSON"))?;
+        let fields = result.as_object_mut().ok_or_else(|| invalid_output("its result is not a JSON object"))?;
         let said = fields.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
         if said.is_empty() {
             fields.insert("cniVersion".to_owned(), json!(self.network.cni_version));

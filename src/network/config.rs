@@ -16,7 +16,7 @@ const EXTENSIONS: [&str; 3] = ["conflist", "conf", "json"];
 /// The newest version of the spec that this module supports.
 const NEWEST: Version = Version(1, 1, 0);
 /// The version of a config that does not state one (CNI spec, "Version considerations").
-const UNSAID: &str = "0.1.0";
+const DEFAULT_VERSION: &str = "0.1.0";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(pub u32, pub u32, pub u32);
@@ -61,13 +61,13 @@ pub(super) struct InvalidConfig {
     pub reason: String,
 }
 
-/// Loads the first `most` configs of the directory (0 means all), in the order of their file names. An absent directory
-/// gives an empty list.
+/// Loads the first `limit` configs of the directory (0 means all), in the order of their file names. An absent
+/// directory gives an empty list.
 ///
 /// One invalid file among them is an error. Skipping it would attach sandboxes to whichever network comes after the
 /// intended one.
-pub(super) fn load(dir: &Path, most: usize) -> Result<Vec<Arc<NetworkConfig>>, InvalidConfig> {
-    let limit = if most == 0 { usize::MAX } else { most };
+pub(super) fn load(dir: &Path, limit: usize) -> Result<Vec<Arc<NetworkConfig>>, InvalidConfig> {
+    let limit = if limit == 0 { usize::MAX } else { limit };
     let files = files(dir, &EXTENSIONS).map_err(|error| InvalidConfig::new(dir, error))?;
     files.iter().take(limit).map(|file| read(file).map(Arc::new)).collect()
 }
@@ -124,7 +124,7 @@ impl NetworkConfig {
                 };
                 numbered.map(parse).collect::<Result<_, String>>()?
             }
-            Some(_) => return Err("\"plugins\" is no list".to_owned()),
+            Some(_) => return Err("\"plugins\" is not a list".to_owned()),
         };
         Ok(Self {
             name,
@@ -180,11 +180,11 @@ impl NetworkConfig {
 
 impl PluginConfig {
     fn parse(value: &Value) -> Result<Self, String> {
-        let raw = value.as_object().ok_or("it is no object")?.clone();
+        let raw = value.as_object().ok_or("it is not an object")?.clone();
         let kind = text(&raw, "type")?.filter(|kind| !kind.is_empty()).ok_or("it has no \"type\"")?;
         // The type is appended to a directory and executed.
         if kind.contains(['/', '\0']) || kind == "." || kind == ".." {
-            return Err(format!("type {kind:?} is no file name"));
+            return Err(format!("type {kind:?} is not a file name"));
         }
         let capabilities = match raw.get("capabilities") {
             None | Some(Value::Null) => Vec::new(),
@@ -194,7 +194,7 @@ impl PluginConfig {
                 }
                 all.iter().filter(|(_, wanted)| **wanted == Value::Bool(true)).map(|(name, _)| name.clone()).collect()
             }
-            Some(_) => return Err("\"capabilities\" is no object".to_owned()),
+            Some(_) => return Err("\"capabilities\" is not an object".to_owned()),
         };
         Ok(Self { kind, capabilities, raw })
     }
@@ -212,7 +212,7 @@ impl Version {
         let mut part = || parts.next().transpose().ok().flatten();
         // "1.1" means 1.1.0, as in libcni.
         let version = part().map(|major| Self(major, part().unwrap_or(0), part().unwrap_or(0)));
-        version.ok_or_else(|| format!("{text:?} is no version of the CNI spec"))
+        version.ok_or_else(|| format!("{text:?} is not a version of the CNI spec"))
     }
 }
 
@@ -223,13 +223,13 @@ fn choose_version(raw: &Map<String, Value>) -> Result<(String, Version), String>
         None | Some(Value::Null) => {}
         Some(Value::Array(all)) => {
             for version in all {
-                offered.push(version.as_str().ok_or("\"cniVersions\" is no list of texts")?.to_owned());
+                offered.push(version.as_str().ok_or("\"cniVersions\" is not a list of strings")?.to_owned());
             }
         }
-        Some(_) => return Err("\"cniVersions\" is no list of texts".to_owned()),
+        Some(_) => return Err("\"cniVersions\" is not a list of strings".to_owned()),
     }
     if offered.is_empty() {
-        offered.push(UNSAID.to_owned());
+        offered.push(DEFAULT_VERSION.to_owned());
     }
     let mut known = Vec::new();
     for text in &offered {
@@ -247,8 +247,8 @@ fn choose_version(raw: &Map<String, Value>) -> Result<(String, Version), String>
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(raw)) => Ok(raw),
-        Ok(_) => Err("it is no JSON object".to_owned()),
-        Err(error) => Err(format!("it is no JSON at line {} column {}", error.line(), error.column())),
+        Ok(_) => Err("it is not a JSON object".to_owned()),
+        Err(error) => Err(format!("it is not JSON at line {} column {}", error.line(), error.column())),
     }
 }
 
@@ -256,7 +256,7 @@ fn text(raw: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match raw.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("{key:?} is no text")),
+        Some(_) => Err(format!("{key:?} is not a string")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bandwidth::InvalidBandwidth;
-use super::exec::Verb;
+use super::exec::Operation;
 use super::state::NotReady;
 
 /// The operation that failed, and on what. Output of plugins is cut to a few KiB.
@@ -62,20 +62,20 @@ pub enum Error {
         dirs: Vec<PathBuf>,
     },
     /// The plugin's process could not be started, or its pipes failed.
-    #[error("run cni plugin {plugin} {verb}")]
+    #[error("run cni plugin {plugin} {operation}")]
     Run {
         /// The config's `type`.
         plugin: String,
-        verb: Verb,
+        operation: Operation,
         /// The error of the system call.
         source: io::Error,
     },
     /// The deadline passed; the plugin's process group was killed.
-    #[error("cni plugin {plugin} {verb}: not done within {after:?}, killed")]
+    #[error("cni plugin {plugin} {operation}: not done within {after:?}, killed")]
     TimedOut {
         /// The config's `type`.
         plugin: String,
-        verb: Verb,
+        operation: Operation,
         /// How long it ran.
         after: Duration,
     },
@@ -83,20 +83,20 @@ pub enum Error {
     #[error(transparent)]
     Plugin(Box<PluginFailure>),
     /// The plugin printed more than any valid result has.
-    #[error("cni plugin {plugin} {verb}: output of more than {limit} bytes")]
+    #[error("cni plugin {plugin} {operation}: output of more than {limit} bytes")]
     OutputTooLarge {
         /// The config's `type`.
         plugin: String,
-        verb: Verb,
+        operation: Operation,
         /// Most bytes that are accepted.
         limit: usize,
     },
     /// The plugin succeeded but did not print a valid result.
-    #[error("cni plugin {plugin} {verb}: {reason}, it printed {output:?}")]
-    Garbage {
+    #[error("cni plugin {plugin} {operation}: {reason}, it printed {output:?}")]
+    InvalidOutput {
         /// The config's `type`.
         plugin: String,
-        verb: Verb,
+        operation: Operation,
         /// What is wrong with the output.
         reason: String,
         /// The beginning of the output.
@@ -120,7 +120,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The template did not produce a config.
-    #[error("cni config template {path}")]
+    #[error("cni config from a template: {path}")]
     Template {
         /// The template, or the config that could not be written.
         path: PathBuf,
@@ -139,7 +139,8 @@ pub enum TemplateError {
     File(#[from] io::Error),
     /// The template has an action of Go's templates beyond the documented ones.
     #[error(
-        "unsupported or misplaced {{{{{0}}}}}: .PodCIDR, range over .PodCIDRRanges or .Routes, their variables, if and end are"
+        "unsupported or misplaced {{{{{0}}}}}: .PodCIDR, range over .PodCIDRRanges or .Routes, their variables, if and \
+         end are supported"
     )]
     Unsupported(String),
     /// An action is not closed, or a `range` or `if` has no `end`.
@@ -152,11 +153,11 @@ pub enum TemplateError {
 
 /// A plugin's own error (CNI spec, "Error").
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("cni plugin {plugin} {verb} failed: {message}{}{}", code_text(*.code), details_text(.details))]
+#[error("cni plugin {plugin} {operation} failed: {message}{}{}", code_text(*.code), details_text(.details))]
 pub struct PluginFailure {
     /// The config's `type`.
     pub plugin: String,
-    pub verb: Verb,
+    pub operation: Operation,
     /// Below 100, a code of the spec (11: try again later; 50 and 51: STATUS); from 100 on, the plugin's own code; 0
     /// when it printed no error object.
     pub code: u64,

@@ -41,7 +41,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// The operation that a plugin is to perform (CNI spec, "CNI operations").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum Operation {
     /// Attach a container.
     Add,
     /// Undo an attachment.
@@ -54,7 +54,7 @@ pub enum Verb {
     Status,
 }
 
-impl Verb {
+impl Operation {
     /// The value of `CNI_COMMAND`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -68,7 +68,7 @@ impl Verb {
     }
 }
 
-impl fmt::Display for Verb {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Verb {
 /// One run of a plugin.
 pub(super) struct Call<'a> {
     pub plugin: &'a str,
-    pub verb: Verb,
+    pub operation: Operation,
     /// The sandbox that the operation is about, if it is about one.
     pub id: Option<&'a str>,
     /// The plugin's config.
@@ -103,45 +103,46 @@ impl Plugins {
     }
 
     /// Waits for a plugin that an earlier daemon, or a dropped call, started for a sandbox.
-    pub(super) async fn settled(&self, id: &str) {
-        self.running.ended(id).await;
+    pub(super) async fn wait_for_interrupted(&self, id: &str) {
+        self.running.wait_until_ended(id).await;
     }
 
     /// Runs a plugin and returns its stdout. Dropping the future kills its process group.
     pub(super) async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
         let started = Instant::now();
-        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
-        let (mut child, words) = self.spawn(&call).await?;
+        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), operation: call.operation, source };
+        let (mut child, stderr) = self.spawn(&call).await?;
         let mut group = ProcessGroup::of(&child);
-        let done = timeout_at(call.deadline, converse(&mut child, &call.stdin, words)).await;
+        let done = timeout_at(call.deadline, collect_output(&mut child, &call.stdin, stderr)).await;
         let Ok(done) = done else {
             group.kill();
             if timeout(KILL_GRACE, child.wait()).await.is_ok() {
-                self.running.forget(call.id);
+                self.running.remove_fifo(call.id);
             }
             let after = started.elapsed();
-            return Err(Error::TimedOut { plugin: call.plugin.to_owned(), verb: call.verb, after });
+            return Err(Error::TimedOut { plugin: call.plugin.to_owned(), operation: call.operation, after });
         };
         let (status, stdout, stderr) = done.map_err(failed)?;
-        group.forget();
-        self.running.forget(call.id);
+        group.disarm();
+        self.running.remove_fifo(call.id);
         let took = started.elapsed();
-        tracing::debug!(plugin = call.plugin, verb = %call.verb, ?took, %status, stderr = cut(&stderr.kept), "cni plugin ran");
+        let (plugin, operation) = (call.plugin, call.operation);
+        tracing::debug!(plugin, %operation, ?took, %status, stderr = truncated_text(&stderr.kept), "cni plugin ran");
         if !status.success() {
             return Err(failure(&call, status, &stdout.kept, &stderr.kept));
         }
         if stdout.overflowed {
             let plugin = call.plugin.to_owned();
-            return Err(Error::OutputTooLarge { plugin, verb: call.verb, limit: STDOUT_LIMIT });
+            return Err(Error::OutputTooLarge { plugin, operation: call.operation, limit: STDOUT_LIMIT });
         }
         Ok(stdout.kept)
     }
 
     /// Starts the plugin. Returns it and the read end of its stderr.
     async fn spawn(&self, call: &Call<'_>) -> Result<(Child, Receiver), Error> {
-        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), verb: call.verb, source };
+        let failed = |source| Error::Run { plugin: call.plugin.to_owned(), operation: call.operation, source };
         let executable = self.find(call.plugin)?;
-        let (words, stderr) = self.running.stderr(call.id).map_err(failed)?;
+        let (reader, writer) = self.running.stderr(call.id).map_err(failed)?;
         let mut command = Command::new(&executable);
         for name in NOT_INHERITED {
             command.env_remove(name);
@@ -150,12 +151,12 @@ impl Plugins {
             command.env("PATH", DEFAULT_PATH);
         }
         command
-            .env("CNI_COMMAND", call.verb.to_string())
+            .env("CNI_COMMAND", call.operation.to_string())
             .env("CNI_PATH", &self.path)
             .envs(call.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(stderr)
+            .stderr(writer)
             .process_group(0);
         let mut retries = BUSY_RETRIES;
         loop {
@@ -166,10 +167,10 @@ impl Plugins {
                     sleep(BUSY_PAUSE).await;
                 }
                 Err(error) => {
-                    self.running.forget(call.id);
+                    self.running.remove_fifo(call.id);
                     return Err(failed(error));
                 }
-                Ok(child) => return Ok((child, words)),
+                Ok(child) => return Ok((child, reader)),
             }
         }
     }
@@ -213,19 +214,23 @@ impl Bounded {
             if read == 0 {
                 return Ok(());
             }
-            let room = self.limit - self.kept.len();
-            self.kept.extend_from_slice(&chunk[..read.min(room)]);
-            self.overflowed |= read > room;
+            let remaining = self.limit - self.kept.len();
+            self.kept.extend_from_slice(&chunk[..read.min(remaining)]);
+            self.overflowed |= read > remaining;
         }
     }
 }
 
 /// Writes the config to the plugin's stdin, and collects its output and exit status.
-async fn converse(child: &mut Child, config: &[u8], words: Receiver) -> io::Result<(ExitStatus, Bounded, Bounded)> {
+async fn collect_output(
+    child: &mut Child,
+    config: &[u8],
+    stderr_pipe: Receiver,
+) -> io::Result<(ExitStatus, Bounded, Bounded)> {
     let (mut stdout, mut stderr) = (Bounded::new(STDOUT_LIMIT), Bounded::new(STDERR_LIMIT));
     let (stdin, out) = (child.stdin.take(), child.stdout.take());
     let status = {
-        let streams = async { tokio::join!(feed(stdin, config), stdout.fill(out), stderr.fill(Some(words))) };
+        let streams = async { tokio::join!(feed(stdin, config), stdout.fill(out), stderr.fill(Some(stderr_pipe))) };
         tokio::pin!(streams);
         tokio::select! {
             (_, out, err) = &mut streams => {
@@ -268,7 +273,7 @@ impl ProcessGroup {
     }
 
     /// Disarms the kill. A process that a plugin leaves running when it exits is left running on purpose.
-    fn forget(&mut self) {
+    fn disarm(&mut self) {
         self.0 = None;
     }
 }
@@ -283,18 +288,20 @@ impl Drop for ProcessGroup {
 fn failure(call: &Call<'_>, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Error {
     let printed: Option<Value> = serde_json::from_slice(stdout).ok();
     let field = |name: &str| printed.as_ref().and_then(|printed| printed.get(name));
-    let words = |name: &str| field(name).and_then(Value::as_str).map(|text| cut(text.as_bytes())).unwrap_or_default();
-    let (code, mut message) = (field("code").and_then(Value::as_u64).unwrap_or(0), words("msg"));
+    let text_field = |name: &str| {
+        field(name).and_then(Value::as_str).map(|text| truncated_text(text.as_bytes())).unwrap_or_default()
+    };
+    let (code, mut message) = (field("code").and_then(Value::as_u64).unwrap_or(0), text_field("msg"));
     if message.is_empty() {
         let other = if stdout.is_empty() { stderr } else { stdout };
-        message = format!("{status}, it printed {:?}", cut(other));
+        message = format!("{status}, it printed {:?}", truncated_text(other));
     }
-    let (plugin, verb, details) = (call.plugin.to_owned(), call.verb, words("details"));
-    Error::Plugin(Box::new(PluginFailure { plugin, verb, code, message, details }))
+    let (plugin, operation, details) = (call.plugin.to_owned(), call.operation, text_field("details"));
+    Error::Plugin(Box::new(PluginFailure { plugin, operation, code, message, details }))
 }
 
 /// The beginning of a plugin's output, as text.
-pub(super) fn cut(text: &[u8]) -> String {
+pub(super) fn truncated_text(text: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&text[..text.len().min(TEXT_LIMIT)]).trim().to_owned();
     if text.len() > TEXT_LIMIT { format!("{shown}...") } else { shown }
 }

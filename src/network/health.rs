@@ -20,32 +20,32 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn poll(network: Weak<Inner>) {
     let Some(mut changes) = network.upgrade().map(|network| network.state.changes()) else { return };
     let mut failures = 0;
-    let mut was_good = false;
+    let mut was_healthy = false;
     loop {
         let loaded = changes.borrow_and_update().clone();
-        let asked: Vec<_> = loaded.unwrap_or_default().into_iter().filter(|network| has_status(network)).collect();
+        let polled: Vec<_> = loaded.unwrap_or_default().into_iter().filter(|network| has_status(network)).collect();
         let Some(inner) = network.upgrade() else { return };
-        let outcome = status(&inner, &asked).await;
+        let outcome = status(&inner, &polled).await;
         match outcome {
             Ok(()) => {
-                (failures, was_good) = (0, true);
+                (failures, was_healthy) = (0, true);
                 inner.state.set_status(None);
             }
             Err(error) => {
                 failures += 1;
                 // A single failure of a plugin that was healthy does not make the node NotReady.
-                if failures > 1 || !was_good {
+                if failures > 1 || !was_healthy {
                     tracing::warn!(%error, failures, "cni STATUS failed");
                     inner.state.set_status(Some(NotReady::new(format!("cni status: {error}"))));
                 }
             }
         }
         drop(inner);
-        let pause = if asked.is_empty() { Duration::MAX } else { pause(failures) };
+        let pause = if polled.is_empty() { Duration::MAX } else { pause(failures) };
         tokio::select! {
             // The networks have changed: the earlier results say nothing about the new ones.
             changed = changes.changed() => match changed {
-                Ok(()) => (failures, was_good) = (0, false),
+                Ok(()) => (failures, was_healthy) = (0, false),
                 Err(_) => return,
             },
             () = sleep(pause) => {}

@@ -45,7 +45,7 @@ pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
 pub use cache::Cached;
 pub use error::{Error, PluginFailure, TemplateError};
-pub use exec::Verb;
+pub use exec::Operation;
 pub use networks::Networks;
 pub use result::{Attached, IpPreference};
 pub use settings::{ConfigDir, Owner, Settings, Timeouts};
@@ -59,7 +59,7 @@ use config::NetworkConfig;
 use exec::Plugins;
 use running::Running;
 use state::State;
-use turns::Both;
+use turns::Limits;
 
 /// CNI with one set of settings. Clones share all state.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ struct Inner {
     plugins: Plugins,
     cache: Cache,
     state: State,
-    turns: Arc<Both>,
+    limits: Arc<Limits>,
 }
 
 /// An attachment that is ready for ADD: its config and arguments are in the cache.
@@ -99,8 +99,8 @@ impl Network {
     /// Loads the configs that are in the directory now, and follows changes in the background, within a second.
     #[must_use]
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
-        let turns = Arc::new(Both::new());
-        let network = Self::follow(settings, turns, tasks);
+        let limits = Arc::new(Limits::new());
+        let network = Self::follow(settings, limits, tasks);
         network.inner.cache.sweep();
         network
     }
@@ -108,17 +108,17 @@ impl Network {
     /// A network with another directory of configs on the same node. It shares the plugins, the cache and the turns,
     /// and has no template.
     #[must_use]
-    pub fn beside(&self, configs: ConfigDir, tasks: &Tasks) -> Self {
+    pub fn with_config_dir(&self, configs: ConfigDir, tasks: &Tasks) -> Self {
         let settings = Settings { configs, conf_template: None, ..self.inner.settings.clone() };
-        Self::follow(settings, Arc::clone(&self.inner.turns), tasks)
+        Self::follow(settings, Arc::clone(&self.inner.limits), tasks)
     }
 
-    fn follow(settings: Settings, turns: Arc<Both>, tasks: &Tasks) -> Self {
+    fn follow(settings: Settings, limits: Arc<Limits>, tasks: &Tasks) -> Self {
         let inner = Arc::new(Inner {
             plugins: Plugins::new(settings.bin_dirs.clone(), Running::new(settings.state_dir.clone())),
             cache: Cache::new(&settings.cache_dir, settings.owner.clone()),
             state: State::load(&settings.configs),
-            turns,
+            limits,
             settings,
         });
         // The background tasks hold the network weakly, so that they end with its last user.
@@ -177,9 +177,9 @@ impl Network {
     /// A plugin or the cache failed. The caller must then detach.
     pub async fn attach(&self, prepared: Prepared) -> Result<Attached, Error> {
         let Prepared { id, namespace, ports, entries } = prepared;
-        let turns = &self.inner.turns;
-        let adds = turns.adds.run(&id, &namespace, self.inner.add_all(entries));
-        turns.many_ports.run(ports, &namespace, adds).await
+        let limits = &self.inner.limits;
+        let adds = limits.adds.run(&id, &namespace, self.inner.add_all(entries));
+        limits.many_ports.run(ports, &namespace, adds).await
     }
 
     /// Runs DEL along the chain, last plugin first, with the cached config and result, or with the loaded config when
@@ -193,15 +193,15 @@ impl Network {
         if entries.is_empty() {
             entries = self.inner.uncached_entries(attachment);
         }
-        during(Stage::Queue, self.inner.plugins.settled(attachment.id.as_str())).await;
+        during(Stage::Queue, self.inner.plugins.wait_for_interrupted(attachment.id.as_str())).await;
         for entry in &mut entries {
             // `None` when the network namespace is gone: the plugins then release only the resources outside of it.
             entry.runtime.netns.clone_from(&attachment.netns);
         }
         let namespace = namespace_of(attachment, &entries);
-        let turns = &self.inner.turns;
-        let dels = turns.dels.run(&attachment.id, &namespace, self.inner.del_all(entries));
-        turns.many_ports.run(attachment.port_mappings.len(), &namespace, dels).await
+        let limits = &self.inner.limits;
+        let dels = limits.dels.run(&attachment.id, &namespace, self.inner.del_all(entries));
+        limits.many_ports.run(attachment.port_mappings.len(), &namespace, dels).await
     }
 
     /// Returns how far a sandbox's attachment got; an earlier daemon may have been killed in the middle of it.

@@ -21,7 +21,7 @@ impl Networks {
         let default = Network::start(settings, tasks);
         let mut started = BTreeMap::from([(default.config_dir().clone(), default.clone())]);
         let own = own.into_iter().map(|(handler, dir)| {
-            let network = started.entry(dir.clone()).or_insert_with(|| default.beside(dir, tasks));
+            let network = started.entry(dir.clone()).or_insert_with(|| default.with_config_dir(dir, tasks));
             (handler, network.clone())
         });
         Self { own: own.collect(), default }

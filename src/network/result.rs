@@ -79,7 +79,7 @@ fn array<'a>(result: &'a Value, key: &str) -> Result<&'a [Value], Error> {
     match result.get(key) {
         None | Some(Value::Null) => Ok(&[]),
         Some(Value::Array(all)) => Ok(all),
-        Some(_) => Err(Error::InvalidResult(format!("{key} is no list"))),
+        Some(_) => Err(Error::InvalidResult(format!("{key} is not a list"))),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::sys::fifo::{self, End};
 
 /// How long a DEL waits for an interrupted plugin. Longer than any healthy plugin takes. A plugin that hangs, or that
 /// has left a process behind which holds its stderr open, must not keep the sandbox from being removed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const INTERRUPTED_GRACE: Duration = Duration::from_secs(30);
 
 /// The directory of the FIFOs, on a file system that a reboot empties.
 pub(super) struct Running {
@@ -35,10 +35,10 @@ impl Running {
     /// from releasing an address.
     pub(super) fn stderr(&self, id: Option<&str>) -> io::Result<(Receiver, OwnedFd)> {
         if let Some(id) = id {
-            match self.named(id) {
+            match self.named_pipe(id) {
                 Ok(ends) => return Ok(ends),
                 Err(error) => {
-                    tracing::warn!(id, %error, "a cni plugin that outlives this daemon will not be waited for")
+                    tracing::warn!(id, %error, "the next daemon cannot wait for this cni plugin")
                 }
             }
         }
@@ -46,7 +46,7 @@ impl Running {
         Ok((ours, theirs.into_blocking_fd()?))
     }
 
-    fn named(&self, id: &str) -> io::Result<(Receiver, OwnedFd)> {
+    fn named_pipe(&self, id: &str) -> io::Result<(Receiver, OwnedFd)> {
         let path = self.dir.join(id);
         match fifo::make(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -61,29 +61,32 @@ impl Running {
     }
 
     /// Removes the FIFO of a plugin whose end this daemon has seen.
-    pub(super) fn forget(&self, id: Option<&str>) {
+    pub(super) fn remove_fifo(&self, id: Option<&str>) {
         if let Some(id) = id {
             let _ = std::fs::remove_file(self.dir.join(id));
         }
     }
 
     /// Waits for an interrupted plugin: its daemon was killed, or its call was dropped.
-    pub(super) async fn ended(&self, id: &str) {
-        let interrupted = match self.writers(id) {
+    pub(super) async fn wait_until_ended(&self, id: &str) {
+        let interrupted = match self.open_if_interrupted(id) {
             Ok(fifo) => fifo,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return tracing::warn!(id, %error, "cannot tell whether an interrupted cni plugin still runs"),
         };
         tracing::info!(id, "a cni plugin was interrupted, its end is waited for");
-        match timeout(PATIENCE, until_silent(interrupted)).await {
+        match timeout(INTERRUPTED_GRACE, until_silent(interrupted)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(id, %error, "the end of an interrupted cni plugin cannot be waited for"),
-            Err(_) => tracing::warn!(id, after = ?PATIENCE, "an interrupted cni plugin still runs, DEL runs beside it"),
+            Err(_) => {
+                let after = INTERRUPTED_GRACE;
+                tracing::warn!(id, ?after, "an interrupted cni plugin still runs, DEL runs concurrently");
+            }
         }
-        self.forget(Some(id));
+        self.remove_fifo(Some(id));
     }
 
-    fn writers(&self, id: &str) -> io::Result<Receiver> {
+    fn open_if_interrupted(&self, id: &str) -> io::Result<Receiver> {
         let path = self.dir.join(id);
         let fifo = Receiver::from_owned_fd(fifo::open(&path, End::Read)?)?;
         // poll(2) reports a hangup only to a reader that has seen a writer, so open and close one.

@@ -34,7 +34,7 @@ pub struct ConfigDir {
     /// Need not exist yet.
     pub path: PathBuf,
     /// How many of its configs a sandbox is attached to, one interface each; 0 means all.
-    pub most: usize,
+    pub limit: usize,
 }
 
 /// Where the records of the sandboxes that this instance attaches are. Only an instance with the same owner can tell
@@ -77,7 +77,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            configs: ConfigDir { path: "/etc/cni/net.d".into(), most: 1 },
+            configs: ConfigDir { path: "/etc/cni/net.d".into(), limit: 1 },
             bin_dirs: vec!["/opt/cni/bin".into()],
             cache_dir: "/var/lib/cni".into(),
             owner: Owner::default(),

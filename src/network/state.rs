@@ -84,7 +84,7 @@ impl State {
 }
 
 fn read(dir: &ConfigDir) -> Loaded {
-    match config::load(&dir.path, dir.most) {
+    match config::load(&dir.path, dir.limit) {
         Ok(networks) if networks.is_empty() => Err(NotReady::no_config(dir)),
         Ok(networks) => Ok(networks),
         Err(invalid) => Err(NotReady::new(format!("cni config uninitialized: {invalid}"))),
@@ -135,7 +135,7 @@ pub(super) fn config_json(settings: &Settings, loaded: &Loaded) -> Value {
     json!({
         "PluginDirs": settings.bin_dirs,
         "PluginConfDir": settings.configs.path,
-        "PluginMaxConfNum": settings.configs.most,
+        "PluginMaxConfNum": settings.configs.limit,
         "Prefix": "eth",
         "Networks": networks,
     })

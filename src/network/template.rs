@@ -75,7 +75,7 @@ fn replace(target: &Path, config: &str) -> io::Result<()> {
     }
     // The extension keeps the half-written file from being loaded.
     let unfinished = target.with_extension("tmp");
-    write::anew(&unfinished, 0o644)?.write_all(config.as_bytes())?;
+    write::replace(&unfinished, 0o644)?.write_all(config.as_bytes())?;
     fs::rename(&unfinished, target)
 }
 
@@ -88,7 +88,7 @@ enum Node {
     Item,
     Range(List, Vec<Node>),
     /// The body of `if $i`, the only condition that is supported: true in every iteration but the first.
-    NotFirst(Vec<Node>),
+    UnlessFirst(Vec<Node>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +166,7 @@ fn parse(tokens: &mut Peekable<IntoIter<Token>>, scope: Option<&Scope>) -> Resul
             (_, Some(scope)) if scope.index.as_ref().is_some_and(|index| action == format!("if {index}")) => {
                 // Without an index in scope, a second `if` cannot be nested in this one.
                 let inner = Scope { index: None, item: scope.item.clone() };
-                Node::NotFirst(body(tokens, &inner, &action)?)
+                Node::UnlessFirst(body(tokens, &inner, &action)?)
             }
             (_, None) => {
                 let (list, scope) = range(&action).ok_or_else(|| TemplateError::Unsupported(action.clone()))?;
@@ -214,8 +214,8 @@ fn print(nodes: &[Node], cidrs: &[IpCidr], round: (usize, &str), text: &mut Stri
             Node::PodCidr => text.push_str(&cidrs.first().map(ToString::to_string).unwrap_or_default()),
             Node::Index => text.push_str(&round.0.to_string()),
             Node::Item => text.push_str(round.1),
-            Node::NotFirst(body) if round.0 > 0 => print(body, cidrs, round, text),
-            Node::NotFirst(_) => {}
+            Node::UnlessFirst(body) if round.0 > 0 => print(body, cidrs, round, text),
+            Node::UnlessFirst(_) => {}
             Node::Range(list, body) => {
                 for (index, item) in list.items(cidrs).iter().enumerate() {
                     print(body, cidrs, (index, item), text);

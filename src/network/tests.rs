@@ -45,7 +45,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let settings = Settings {
-            configs: ConfigDir { path: path("net.d"), most: 1 },
+            configs: ConfigDir { path: path("net.d"), limit: 1 },
             bin_dirs: vec![path("other"), path("bin")],
             cache_dir: path("cache"),
             state_dir: path("running"),

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::queue::Queue;
-use super::exec::Verb;
+use super::exec::Operation;
 use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
 use crate::telemetry::{Stage, during};
@@ -38,93 +38,93 @@ pub(super) const IN_ALL: usize = 256;
 pub(super) const TURN: Duration = Duration::from_secs(3);
 /// The minimum turn, even while a namespace with fewer slots waits. Above the time a healthy plugin takes, so that a
 /// burst of many namespaces is limited to 16 at a time as well.
-pub(super) const SURE: Duration = Duration::from_secs(1);
-/// After this much waiting, a log line names what is being waited for; further lines follow every [`SAY_AGAIN`].
-const SAY: Duration = Duration::from_secs(1);
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const MIN_TURN: Duration = Duration::from_secs(1);
+/// After this much waiting, a log line names what is being waited for; further lines follow every [`REPORT_EVERY`].
+const FIRST_REPORT: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// ADDs and DELs have separate turns: DELs that hang must not keep other pods from starting.
-pub(super) struct Both {
+pub(super) struct Limits {
     pub(super) adds: Turns,
     pub(super) dels: Turns,
     pub(super) many_ports: ManyPorts,
 }
 
-impl Both {
+impl Limits {
     /// Creates both with nothing running or waiting.
     pub(super) fn new() -> Self {
-        Self { adds: Turns::new(Verb::Add), dels: Turns::new(Verb::Del), many_ports: ManyPorts::default() }
+        Self { adds: Turns::new(Operation::Add), dels: Turns::new(Operation::Del), many_ports: ManyPorts::default() }
     }
 }
 
 /// The turns of one operation.
 pub(super) struct Turns {
-    verb: Verb,
+    operation: Operation,
     queue: Mutex<Queue>,
     /// Notified whenever a run has to wait: a run of a namespace that has more slots may have to give way.
-    waited_for: Notify,
+    someone_waits: Notify,
 }
 
 impl Turns {
-    pub(super) fn new(verb: Verb) -> Self {
-        Self { verb, queue: Mutex::default(), waited_for: Notify::new() }
+    pub(super) fn new(operation: Operation) -> Self {
+        Self { operation, queue: Mutex::default(), someone_waits: Notify::new() }
     }
 
     /// Waits until it is the turn of the pod's namespace, then drives `work` to completion.
     pub(super) async fn run<T>(&self, id: &SandboxId, namespace: &str, work: impl Future<Output = T>) -> T {
-        let mut place = during(Stage::Queue, self.begin(id, namespace)).await;
+        let mut entry = during(Stage::Queue, self.begin(id, namespace)).await;
         let work = during(Stage::Cni, work);
         tokio::pin!(work);
         let since = Instant::now();
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = place.turn_is_over() => {}
+            () = entry.turn_is_over() => {}
         }
-        let (verb, sandbox, after) = (self.verb, id, since.elapsed());
-        tracing::warn!(%sandbox, %verb, ?after, "cni: it has not ended yet and goes on; others need not wait for it");
+        let (operation, sandbox, after) = (self.operation, id, since.elapsed());
+        tracing::warn!(%sandbox, %operation, ?after, "cni plugin chain is still running, its slot is released");
         work.await
     }
 
-    async fn begin<'a>(&'a self, id: &SandboxId, namespace: &'a str) -> Place<'a> {
+    async fn begin<'a>(&'a self, id: &SandboxId, namespace: &'a str) -> QueueEntry<'a> {
         let (number, begins) = self.lock().enter(id, namespace);
-        // The place exists before the wait: if the caller is dropped, it leaves the queue, or releases the slot it got.
-        let place = Place { turns: self, namespace, number, in_turn: true };
-        self.let_begin(self.lock());
-        self.telling(id, begins).await;
-        place
+        // The entry exists before the wait: if the caller is dropped, it leaves the queue, or releases the slot it got.
+        let entry = QueueEntry { turns: self, namespace, number, in_turn: true };
+        self.start_next_runs(self.lock());
+        self.wait_and_log(id, begins).await;
+        entry
     }
 
     /// Waits for the turn, and logs when that takes long.
-    async fn telling(&self, id: &SandboxId, mut begins: oneshot::Receiver<()>) {
-        let mut next = SAY;
+    async fn wait_and_log(&self, id: &SandboxId, mut begins: oneshot::Receiver<()>) {
+        let mut next = FIRST_REPORT;
         loop {
             tokio::select! {
                 biased;
-                // Fails only when the place is dropped, and the place belongs to this caller.
+                // Fails only when the entry is dropped, and the entry belongs to this caller.
                 _ = &mut begins => return,
-                () = sleep(next) => self.tell(id),
+                () = sleep(next) => self.log_waiting(id),
             }
-            next = SAY_AGAIN;
+            next = REPORT_EVERY;
         }
     }
 
-    fn tell(&self, sandbox: &SandboxId) {
+    fn log_waiting(&self, sandbox: &SandboxId) {
         let (oldest, running) = {
             let queue = self.lock();
             let oldest = queue.oldest().map(|(id, since)| format!("{id} for {:?}", since.elapsed()));
             (oldest.unwrap_or_default(), queue.running())
         };
-        let verb = self.verb;
-        tracing::warn!(%sandbox, %verb, running, oldest, "cni: it waits for its turn, behind those that run");
+        let operation = self.operation;
+        tracing::warn!(%sandbox, %operation, running, oldest, "sandbox waits for a cni slot");
     }
 
-    fn let_begin(&self, mut queue: MutexGuard<'_, Queue>) {
+    fn start_next_runs(&self, mut queue: MutexGuard<'_, Queue>) {
         queue.begin();
-        let waits = queue.waits();
+        let has_waiters = queue.has_waiters();
         drop(queue);
-        if waits {
-            self.waited_for.notify_waiters();
+        if has_waiters {
+            self.someone_waits.notify_waiters();
         }
     }
 
@@ -134,7 +134,7 @@ impl Turns {
 }
 
 /// A caller's entry, in the queue or among the runs.
-struct Place<'a> {
+struct QueueEntry<'a> {
     turns: &'a Turns,
     namespace: &'a str,
     number: u64,
@@ -142,25 +142,25 @@ struct Place<'a> {
     in_turn: bool,
 }
 
-impl Place<'_> {
+impl QueueEntry<'_> {
     /// Resolves when the slot has been released for other runs.
     async fn turn_is_over(&mut self) {
         let end = Instant::now() + TURN;
-        sleep(SURE).await;
+        sleep(MIN_TURN).await;
         loop {
             // Registered before the check below: a run that starts to wait after the check still causes a notification.
-            let waited_for = self.turns.waited_for.notified();
+            let someone_waits = self.turns.someone_waits.notified();
             if self.give_way() {
                 return;
             }
-            if timeout_at(end, waited_for).await.is_err() {
+            if timeout_at(end, someone_waits).await.is_err() {
                 break;
             }
         }
         let mut queue = self.turns.lock();
         self.in_turn = false;
         queue.end_turn(self.namespace);
-        self.turns.let_begin(queue);
+        self.turns.start_next_runs(queue);
     }
 
     /// Releases the slot if a namespace that has fewer waits. Check and release are one step under the lock; otherwise
@@ -172,18 +172,18 @@ impl Place<'_> {
         }
         self.in_turn = false;
         queue.end_turn(self.namespace);
-        self.turns.let_begin(queue);
+        self.turns.start_next_runs(queue);
         true
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut queue = self.turns.lock();
         if !queue.leave(self.namespace, self.number) {
             queue.end(self.namespace, self.number, self.in_turn);
         }
-        self.turns.let_begin(queue);
+        self.turns.start_next_runs(queue);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ids::SandboxId;
 use crate::lsm::{apparmor, selinux};
-use crate::undo::Leftovers;
+use crate::undo::RollbackFailed;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
 /// Why a verb failed.
@@ -20,7 +20,7 @@ pub enum Error {
         problem: String,
     },
     /// The store has no object with this id.
-    #[error("{kind} {id:?} is not there")]
+    #[error("{kind} {id:?} not found")]
     Missing {
         /// `sandbox` or `container`.
         kind: &'static str,
@@ -64,14 +64,14 @@ pub enum Error {
     },
     /// Processes on the host hold a container's root file system, so it cannot be unmounted.
     #[error("the root file system of container {id} cannot be unmounted, it is held by {holders}")]
-    Held {
+    RootBusy {
         /// Id of the container.
         id: String,
         /// The processes, and what each holds the root file system by.
         holders: String,
     },
     /// containerd does not respond.
-    #[error("containerd is away: no answer within {0:?}")]
+    #[error("containerd does not respond: no answer within {0:?}")]
     ContainerdAway(Duration),
     /// A command ran longer than its request allowed.
     #[error("command in container {id} timed out after {limit:?}")]
@@ -190,16 +190,16 @@ pub enum Error {
         /// Why the operation failed.
         cause: Box<Error>,
         /// What is left. The object stays in the store until it is stopped and removed.
-        leftovers: Leftovers,
+        leftovers: RollbackFailed,
     },
     /// A failed creation could not be rolled back completely. This caller had joined the rollback.
-    #[error("{kind} {id} could not be taken back: {leftovers}")]
-    NotTakenBack {
+    #[error("{kind} {id} could not be rolled back: {leftovers}")]
+    RollbackIncomplete {
         /// `sandbox` or `container`.
         kind: &'static str,
         id: String,
         /// What is left. A Stop or Remove tries again.
-        leftovers: Leftovers,
+        leftovers: RollbackFailed,
     },
     /// The failure of an operation that this caller had joined.
     #[error(transparent)]

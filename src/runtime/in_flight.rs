@@ -13,21 +13,21 @@ use crate::telemetry::Verb;
 pub struct InFlight {
     pub(super) new_sandboxes: Creations<Sandbox, Error, RunPodSandboxRequest>,
     pub(super) new_containers: Creations<Container, Error, CreateContainerRequest>,
-    pub(super) changes: Joins<Change, Error>,
+    pub(super) repeatable: Joins<Repeatable, Error>,
     tasks: Tasks,
 }
 
 /// Operations on one object that may be repeated; a second caller joins the first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum Repeatable {
     StopSandbox(SandboxId),
     RemoveSandbox(SandboxId),
     StopContainer(ContainerId),
     RemoveContainer(ContainerId),
 }
 
-impl Change {
-    fn named(&self) -> (Verb, String) {
+impl Repeatable {
+    fn verb_and_object(&self) -> (Verb, String) {
         match self {
             Self::StopSandbox(id) => (Verb::StopPodSandbox, id.to_string()),
             Self::RemoveSandbox(id) => (Verb::RemovePodSandbox, id.to_string()),
@@ -43,21 +43,21 @@ impl InFlight {
         Self {
             new_sandboxes: Creations::new(tasks.clone()),
             new_containers: Creations::new(tasks.clone()),
-            changes: Joins::new(tasks.clone()),
+            repeatable: Joins::new(tasks.clone()),
             tasks: tasks.clone(),
         }
     }
 
-    /// Joins the operation in progress for this change, or starts it.
+    /// Joins this operation if it is in progress, or starts it.
     ///
     /// # Errors
     /// The error of the operation.
-    pub(super) async fn change<F>(&self, change: Change, start: impl FnOnce() -> F) -> Result<()>
+    pub(super) async fn join_or_start<F>(&self, operation: Repeatable, start: impl FnOnce() -> F) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let (verb, object) = change.named();
-        Ok(self.changes.run(change, || self.tasks.named(verb, object, start())).await?)
+        let (verb, object) = operation.verb_and_object();
+        Ok(self.repeatable.run(operation, || self.tasks.run_named(verb, object, start())).await?)
     }
 
     /// Runs a verb's work to its end, even if the caller leaves.
@@ -65,7 +65,7 @@ impl InFlight {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let operation = self.tasks.operation(self.tasks.named(verb, object, work));
+        let operation = self.tasks.operation(self.tasks.run_named(verb, object, work));
         // The operation is never aborted. If it panics, so does the caller.
         operation.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }

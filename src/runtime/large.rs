@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Error, Node, Result};
-use crate::container::{Container, KeptSpec};
+use crate::container::{Container, SpecInMemory};
 
 /// How many large containers may be created, changed, or have a command started in them at the same time.
 const AT_ONCE: usize = 2;
@@ -17,7 +17,7 @@ const AT_ONCE: usize = 2;
 pub struct Large(Arc<Semaphore>);
 
 /// A permit, held until it is dropped; `None` for a small container.
-pub(super) type Turn = Option<OwnedSemaphorePermit>;
+pub(super) type Permit = Option<OwnedSemaphorePermit>;
 
 impl Default for Large {
     fn default() -> Self {
@@ -27,7 +27,7 @@ impl Default for Large {
 
 impl Large {
     /// Waits for a permit if one is needed.
-    pub(super) async fn turn(&self, is_large: bool) -> Turn {
+    pub(super) async fn permit(&self, is_large: bool) -> Permit {
         // The semaphore is never closed.
         if is_large { Arc::clone(&self.0).acquire_owned().await.ok() } else { None }
     }
@@ -35,14 +35,14 @@ impl Large {
 
 /// A complete OCI spec as JSON. A large one holds a permit while it is in memory.
 pub(super) struct WholeSpec {
-    spec: Arc<KeptSpec>,
-    _turn: Turn,
+    spec: Arc<SpecInMemory>,
+    _permit: Permit,
 }
 
 impl Deref for WholeSpec {
-    type Target = Arc<KeptSpec>;
+    type Target = Arc<SpecInMemory>;
 
-    fn deref(&self) -> &Arc<KeptSpec> {
+    fn deref(&self) -> &Arc<SpecInMemory> {
         &self.spec
     }
 }
@@ -55,12 +55,12 @@ impl Node {
     pub(super) async fn whole_spec(&self, container: &Container) -> Result<WholeSpec> {
         let kept = container.spec();
         if kept.is_whole {
-            return Ok(WholeSpec { spec: kept, _turn: None });
+            return Ok(WholeSpec { spec: kept, _permit: None });
         }
-        let turn = self.limits.large.turn(true).await;
+        let permit = self.limits.large.permit(true).await;
         let record = self.containerd.get_container(container.id().as_str()).await?;
         let json = record.spec.map(|spec| spec.value).unwrap_or_default();
-        Ok(WholeSpec { spec: Arc::new(KeptSpec { json, is_whole: true }), _turn: turn })
+        Ok(WholeSpec { spec: Arc::new(SpecInMemory { json, is_whole: true }), _permit: permit })
     }
 }
 

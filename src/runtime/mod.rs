@@ -16,13 +16,13 @@ mod limits;
 mod listed_size;
 mod lookup;
 mod node;
+mod read_size;
 mod record_size;
 mod recovery;
-mod room;
+mod rollback;
 mod sandbox;
 mod stats;
 mod streams;
-mod take_back;
 mod threads;
 
 pub use availability::Availability;
@@ -32,9 +32,9 @@ pub use container::{
 };
 pub use error::{Error, chain};
 pub use events::get_container_events;
-pub use info::{Features, kernel_has_user_namespaces, runtime_config, status, update_runtime_config, version};
 pub use host::Host;
-pub use in_flight::{Change, InFlight};
+pub use in_flight::{InFlight, Repeatable};
+pub use info::{Features, kernel_has_user_namespaces, runtime_config, status, update_runtime_config, version};
 pub use limits::Limits;
 pub use node::Node;
 pub use recovery::{Recovered, recover};

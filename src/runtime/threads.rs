@@ -1,7 +1,7 @@
 //! Runs work that must not block the threads of the async runtime.
 
 /// Runs file-system work on a thread that may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // The closure is never cancelled, so the only possible error is its own panic.
@@ -13,13 +13,13 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 const SHORT: usize = 1 << 20;
 
 /// Runs a computation on this many bytes, which a tenant's request or image can make long. It takes a few clock ticks per
-/// megabyte. What can be moved to another thread belongs in [`blocking`].
-pub(super) fn computed_of<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    computed_if(bytes > SHORT, work)
+/// megabyte. What can be moved to another thread belongs in [`run_blocking`].
+pub(super) fn block_in_place_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    block_in_place_if(bytes > SHORT, work)
 }
 
 /// Runs a computation on the current thread. If it is long, the other tasks of the thread move to another one first: that
 /// one then runs tasks of the daemon too, and keeps their deepest stack (0.7 MB) until it ends. Not for short work.
-pub(super) fn computed_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+pub(super) fn block_in_place_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
     if is_long { tokio::task::block_in_place(work) } else { work() }
 }

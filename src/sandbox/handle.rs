@@ -27,15 +27,15 @@ pub struct Sandbox {
     /// Addresses of the pod, the primary one first; empty on the host network.
     addresses: Mutex<Vec<IpAddr>>,
     /// Whether event subscribers have been notified that it has ended.
-    end_told: AtomicBool,
+    end_announced: AtomicBool,
     /// The last update of its resources.
     resources: ArcSwapOption<Resources>,
     /// Held while its record is written.
-    turn: tokio::sync::Mutex<()>,
+    record_lock: tokio::sync::Mutex<()>,
     /// containerd's task of the pause container.
     pause: Mutex<Arc<Task>>,
     /// Whether containerd may no longer know its shim, because the response to a call about one of its tasks was lost.
-    doubt: Arc<AtomicBool>,
+    shim_unknown: Arc<AtomicBool>,
 }
 
 impl Sandbox {
@@ -46,19 +46,19 @@ impl Sandbox {
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),
-            end_told: AtomicBool::new(false),
+            end_announced: AtomicBool::new(false),
             resources: ArcSwapOption::empty(),
-            turn: tokio::sync::Mutex::default(),
+            record_lock: tokio::sync::Mutex::default(),
             pause: Mutex::new(Task::none()),
-            doubt: Arc::default(),
+            shim_unknown: Arc::default(),
         }
     }
 
     /// A sandbox that an earlier daemon process created, which may have been killed while changing it.
     #[must_use]
-    pub fn inherited(record: Record, state: State) -> Self {
-        let doubt = Arc::new(AtomicBool::new(true));
-        Self { doubt, ..Self::new(record, state, Vec::new()) }
+    pub fn from_earlier_daemon(record: Record, state: State) -> Self {
+        let shim_unknown = Arc::new(AtomicBool::new(true));
+        Self { shim_unknown, ..Self::new(record, state, Vec::new()) }
     }
 
     /// The config with the last update of its resources applied.
@@ -66,7 +66,7 @@ impl Sandbox {
     pub fn config_now(&self) -> PodSandboxConfig {
         let config = self.record.config.clone();
         match self.resources.load().as_ref() {
-            Some(resources) => resources.over(config),
+            Some(resources) => resources.applied_to(config),
             None => config,
         }
     }
@@ -77,8 +77,8 @@ impl Sandbox {
     }
 
     /// Locks the writing of its record.
-    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub async fn lock_record(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.record_lock.lock().await
     }
 
     /// containerd's task of the pause container. If there is none, a [`Task`] that is already gone.
@@ -95,14 +95,14 @@ impl Sandbox {
     /// The flag that is set when the response to a call about one of its tasks was lost, and for every sandbox of an
     /// earlier daemon process. containerd may then no longer know its shim.
     #[must_use]
-    pub fn doubt(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.doubt)
+    pub fn shim_unknown_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shim_unknown)
     }
 
     /// Whether containerd may no longer know its shim.
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        self.doubt.load(Ordering::Acquire)
+    pub fn may_have_unknown_shim(&self) -> bool {
+        self.shim_unknown.load(Ordering::Acquire)
     }
 
     /// Runs `act` while the sandbox is ready; a stop can begin only before or after it. `None` if the sandbox is not
@@ -115,8 +115,8 @@ impl Sandbox {
 
     /// True for the first call only: then the caller must notify event subscribers that the sandbox has ended.
     #[must_use]
-    pub fn end_is_news(&self) -> bool {
-        !self.end_told.swap(true, Ordering::AcqRel)
+    pub fn claim_end_event(&self) -> bool {
+        !self.end_announced.swap(true, Ordering::AcqRel)
     }
 
     #[must_use]
@@ -151,7 +151,7 @@ impl Sandbox {
     pub fn pause_pid(&self) -> Option<u32> {
         match self.state() {
             State::Ready { pid } => Some(pid),
-            State::Making | State::Dead | State::Stopping | State::Stopped => None,
+            State::Creating | State::Broken | State::Stopping | State::Stopped => None,
         }
     }
 

@@ -55,7 +55,7 @@ pub enum RecordError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct About {
+struct Resolved {
     handler: String,
     created_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ impl Record {
     /// What is known from a damaged record: enough to list and remove the sandbox. `None` if its id is not one of
     /// ours.
     #[must_use]
-    pub fn nameless(sandbox: &containerd::Sandbox) -> Option<Self> {
+    pub fn from_damaged(sandbox: &containerd::Sandbox) -> Option<Self> {
         let id = SandboxId::parse(&sandbox.id).ok()?;
         // A unique name, so that no two damaged records share one.
         let metadata = PodSandboxMetadata { name: format!("damaged-{id}"), ..PodSandboxMetadata::default() };
@@ -79,7 +79,7 @@ impl Record {
     /// A substitute for a record that containerd cannot send because of its size, and of which only the id is known.
     /// It is read as a damaged record.
     #[must_use]
-    pub fn too_large(id: String) -> containerd::Sandbox {
+    pub fn placeholder_for_too_large(id: String) -> containerd::Sandbox {
         let nothing = Any { type_url: ABOUT_TYPE.to_owned(), value: Vec::new() };
         let extensions = HashMap::from([(ABOUT.to_owned(), nothing)]);
         containerd::Sandbox { id, extensions, ..containerd::Sandbox::default() }
@@ -102,13 +102,13 @@ impl Record {
     /// inside the config, because containerd acts on labels of its objects.
     #[must_use]
     pub fn encode(&self, runtime: String, options: Any) -> containerd::Sandbox {
-        let about = About {
+        let resolved = Resolved {
             handler: self.handler.clone(),
             created_at: self.created_at,
             selinux: self.selinux.as_ref().map(|selinux| selinux.labels.clone()),
         };
         // Serializing a struct of strings and a number cannot fail.
-        let about = serde_json::to_vec(&about).unwrap_or_default();
+        let resolved = serde_json::to_vec(&resolved).unwrap_or_default();
         containerd::Sandbox {
             id: self.id.to_string(),
             runtime,
@@ -116,7 +116,7 @@ impl Record {
             labels: HashMap::from([("io.cri-containerd.kind".to_owned(), "sandbox".to_owned())]),
             extensions: HashMap::from([
                 (CONFIG.to_owned(), Any { type_url: CONFIG_TYPE.to_owned(), value: self.config.encode_to_vec() }),
-                (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: about }),
+                (ABOUT.to_owned(), Any { type_url: ABOUT_TYPE.to_owned(), value: resolved }),
             ]),
             created_at: 0,
         }
@@ -128,13 +128,13 @@ impl Record {
     /// [`RecordError::Foreign`] for another program's record, [`RecordError::Damaged`] for one of ours that cannot be
     /// read.
     pub fn decode(sandbox: &containerd::Sandbox) -> Result<Self, RecordError> {
-        let about = sandbox.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
+        let resolved = sandbox.extensions.get(ABOUT).ok_or(RecordError::Foreign)?;
         let id = SandboxId::parse(&sandbox.id).map_err(|_| RecordError::Foreign)?;
-        let about: About = serde_json::from_slice(&about.value).map_err(|_| RecordError::Damaged(ABOUT))?;
+        let resolved: Resolved = serde_json::from_slice(&resolved.value).map_err(|_| RecordError::Damaged(ABOUT))?;
         let config = sandbox.extensions.get(CONFIG).ok_or(RecordError::Damaged(CONFIG))?;
         let config = PodSandboxConfig::decode(config.value.as_slice()).map_err(|_| RecordError::Damaged(CONFIG))?;
-        let selinux = about.selinux.map(|labels| Selinux { labels, level: None });
-        Ok(Self { id, config, handler: about.handler, created_at: about.created_at, selinux })
+        let selinux = resolved.selinux.map(|labels| Selinux { labels, level: None });
+        Ok(Self { id, config, handler: resolved.handler, created_at: resolved.created_at, selinux })
     }
 }
 
@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn one_that_is_too_large_is_listed_by_its_id() {
         let id = SandboxId::random();
-        let record = Record::too_large(id.to_string());
+        let record = Record::placeholder_for_too_large(id.to_string());
         assert!(matches!(Record::decode(&record), Err(RecordError::Damaged(_))));
-        assert_eq!(Record::nameless(&record).unwrap().id, id);
+        assert_eq!(Record::from_damaged(&record).unwrap().id, id);
     }
 
     #[test]

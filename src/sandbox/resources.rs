@@ -46,7 +46,7 @@ impl Resources {
 
     /// Replaces the resources in a config; those that the update did not contain stay.
     #[must_use]
-    pub fn over(&self, mut config: PodSandboxConfig) -> PodSandboxConfig {
+    pub fn applied_to(&self, mut config: PodSandboxConfig) -> PodSandboxConfig {
         let linux = config.linux.get_or_insert_default();
         linux.overhead = self.overhead.clone().or(linux.overhead.take());
         linux.resources = self.resources.clone().or(linux.resources.take());
@@ -69,8 +69,8 @@ mod tests {
         assert_eq!(field, "extensions.pontoon.sandbox.resources");
         assert_eq!(Resources::decode(&record), Some(update.clone()));
         assert_eq!(Resources::decode(&containerd::Sandbox::default()), None);
-        let first = Resources { overhead: memory(1), resources: memory(1) }.over(PodSandboxConfig::default());
-        let linux = update.over(first).linux.unwrap();
+        let first = Resources { overhead: memory(1), resources: memory(1) }.applied_to(PodSandboxConfig::default());
+        let linux = update.applied_to(first).linux.unwrap();
         assert_eq!((linux.overhead, linux.resources), (memory(1), memory(2)));
     }
 }

@@ -1,19 +1,19 @@
 //! ```text
-//!          PauseStarted    PauseExited, Incomplete      StopRequested
-//!   Making ────────────► Ready ─────────────────► Dead ────────────────► Stopping
-//!     │                    │        StopRequested                           │  ▲ StopRequested (a retry)
-//!     └────────────────────┴────────────────────────────────────────────────┤──┘
-//!                                                                 Reclaimed ▼
-//!                                                                        Stopped
+//!           PauseStarted    PauseExited, Incomplete       StopRequested
+//!   Creating ───────────► Ready ─────────────────► Broken ──────────────► Stopping
+//!     │                     │        StopRequested                           │  ▲ StopRequested (a retry)
+//!     └─────────────────────┴────────────────────────────────────────────────┤──┘
+//!                                                                  Reclaimed ▼
+//!                                                                         Stopped
 //! ```
-//! `PauseExited` and `Incomplete` also lead from `Making` to `Dead`. CRI shows `Ready` as SANDBOX_READY and all other
-//! states as SANDBOX_NOTREADY.
+//! `PauseExited` and `Incomplete` also lead from `Creating` to `Broken`. CRI shows `Ready` as SANDBOX_READY and all
+//! other states as SANDBOX_NOTREADY.
 
 /// The lifecycle state of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Its pause task does not run yet. The sandbox is not in the store.
-    Making,
+    Creating,
     /// Its pause task runs and, once the sandbox is in the store, its network is up.
     Ready {
         /// Host PID of the pause process, whose /proc entry refers to the namespaces.
@@ -21,7 +21,7 @@ pub enum State {
     },
     /// Its pause task has ended without a stop, or a part of the sandbox was never created. The network may still be
     /// attached.
-    Dead,
+    Broken,
     /// A stop has begun. If it failed half-way, repeating it continues it.
     Stopping,
     /// No process and no network is left, only the records.
@@ -60,17 +60,19 @@ impl State {
     /// [`Denied`] if the state does not allow the event.
     pub fn on(self, event: Event) -> Result<Self, Denied> {
         match (self, event) {
-            (Self::Making, Event::PauseStarted { pid }) => Ok(Self::Ready { pid }),
-            (Self::Making | Self::Ready { .. } | Self::Dead, Event::PauseExited | Event::Incomplete) => Ok(Self::Dead),
-            (Self::Making | Self::Ready { .. } | Self::Dead | Self::Stopping, Event::StopRequested) => {
+            (Self::Creating, Event::PauseStarted { pid }) => Ok(Self::Ready { pid }),
+            (Self::Creating | Self::Ready { .. } | Self::Broken, Event::PauseExited | Event::Incomplete) => {
+                Ok(Self::Broken)
+            }
+            (Self::Creating | Self::Ready { .. } | Self::Broken | Self::Stopping, Event::StopRequested) => {
                 Ok(Self::Stopping)
             }
             // The pause process ends because of the stop.
             (Self::Stopping, Event::PauseExited | Event::Incomplete) => Ok(Self::Stopping),
             (Self::Stopping | Self::Stopped, Event::Reclaimed) => Ok(Self::Stopped),
             (Self::Stopped, Event::PauseExited | Event::Incomplete | Event::StopRequested) => Ok(Self::Stopped),
-            (Self::Making | Self::Ready { .. } | Self::Dead, Event::Reclaimed)
-            | (Self::Ready { .. } | Self::Dead | Self::Stopping | Self::Stopped, Event::PauseStarted { .. }) => {
+            (Self::Creating | Self::Ready { .. } | Self::Broken, Event::Reclaimed)
+            | (Self::Ready { .. } | Self::Broken | Self::Stopping | Self::Stopped, Event::PauseStarted { .. }) => {
                 Err(Denied { state: self, event })
             }
         }
@@ -103,9 +105,9 @@ mod tests {
     /// The position of a state in the lifecycle. No event leads to a lower one.
     fn rank(state: State) -> u8 {
         match state {
-            State::Making => 0,
+            State::Creating => 0,
             State::Ready { .. } => 1,
-            State::Dead => 2,
+            State::Broken => 2,
             State::Stopping => 3,
             State::Stopped => 4,
         }
@@ -114,7 +116,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_event_leads_back_and_repeats_are_harmless(events in events()) {
-            let mut state = State::Making;
+            let mut state = State::Creating;
             for event in events {
                 let Ok(next) = state.on(event) else { continue };
                 prop_assert!(rank(next) >= rank(state));
@@ -129,6 +131,6 @@ mod tests {
     #[test]
     fn nothing_is_reclaimed_without_a_stop() {
         assert!(State::Ready { pid: 1 }.on(Event::Reclaimed).is_err());
-        assert!(State::Dead.on(Event::Reclaimed).is_err());
+        assert!(State::Broken.on(Event::Reclaimed).is_err());
     }
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use state::{Place, State, Ticket};
+use state::{Grant, State, Ticket};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -30,7 +30,7 @@ pub struct Bounds {
     pub reserve: usize,
     /// An owner may have this many times as many shared slots as are free. With 1, a single owner can have half of
     /// them.
-    pub greed: usize,
+    pub share_factor: usize,
     /// Slots on one object, both shared and from the reserve.
     pub per_object: usize,
     /// Maximum number of waiters. The queue is shared among owners by the same rule as the slots.
@@ -41,24 +41,24 @@ impl Bounds {
     /// Shared slots only: no reserve, no limit for an object, and any number of waiters.
     #[must_use]
     pub const fn shared(count: usize) -> Self {
-        Self { shared: count, reserve: 0, greed: 1, per_object: usize::MAX, waiting: usize::MAX }
+        Self { shared: count, reserve: 0, share_factor: 1, per_object: usize::MAX, waiting: usize::MAX }
     }
 }
 
 /// The queue is full, or this owner has its full share of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crowded;
+pub struct QueueFull;
 
 /// Counts the slots in use. Clones share the same state.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Mutex<State<oneshot::Sender<Place>>>>);
+pub struct Slots(Arc<Mutex<State<oneshot::Sender<Grant>>>>);
 
 /// Permission for one operation, until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
     /// `None` once released.
-    place: Option<Place>,
+    grant: Option<Grant>,
 }
 
 impl Slots {
@@ -70,27 +70,27 @@ impl Slots {
     /// Returns a shared slot if the owner may have one now.
     #[must_use]
     pub fn try_take(&self, owner: &str, object: &str) -> Option<Slot> {
-        let place = self.lock().take_shared(owner, object)?;
-        Some(self.slot(place))
+        let grant = self.lock().take_shared(owner, object)?;
+        Some(self.slot(grant))
     }
 
     /// Returns a slot of the owner's reserve, or else a shared one. Waits for whichever becomes free first.
     ///
     /// # Errors
-    /// [`Crowded`], at once, if too many wait already.
-    pub async fn take(&self, owner: &str, object: &str) -> Result<Slot, Crowded> {
+    /// [`QueueFull`], at once, if too many wait already.
+    pub async fn take(&self, owner: &str, object: &str) -> Result<Slot, QueueFull> {
         let mut waiting = {
             let mut state = self.lock();
-            if let Some(place) = state.take(owner, object) {
-                return Ok(self.slot(place));
+            if let Some(grant) = state.take(owner, object) {
+                return Ok(self.slot(grant));
             }
-            let (granted, grant) = oneshot::channel();
-            let ticket = state.wait(owner, object, granted).ok_or(Crowded)?;
-            Waiting { slots: self.clone(), ticket: Some(ticket), grant }
+            let (sender, receiver) = oneshot::channel();
+            let ticket = state.wait(owner, object, sender).ok_or(QueueFull)?;
+            Waiting { slots: self.clone(), ticket: Some(ticket), receiver }
         };
-        let place = (&mut waiting.grant).await.expect("the queue keeps it until it is served");
+        let grant = (&mut waiting.receiver).await.expect("the queue keeps it until it is served");
         waiting.ticket = None;
-        Ok(self.slot(place))
+        Ok(self.slot(grant))
     }
 
     /// The number of free shared slots.
@@ -99,28 +99,28 @@ impl Slots {
         self.lock().free()
     }
 
-    fn slot(&self, place: Place) -> Slot {
-        Slot { slots: self.clone(), place: Some(place) }
+    fn slot(&self, grant: Grant) -> Slot {
+        Slot { slots: self.clone(), grant: Some(grant) }
     }
 
-    fn give_back(&self, place: &Place) {
+    fn release(&self, grant: &Grant) {
         let mut state = self.lock();
-        state.give_back(place);
-        while let Some((waiter, granted)) = state.next(place) {
+        state.release(grant);
+        while let Some((waiter, granted)) = state.next(grant) {
             // The receiver exists: a waiter that is dropped first removes itself from the queue, under this lock.
             let _ = waiter.send(granted);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<oneshot::Sender<Place>>> {
+    fn lock(&self) -> MutexGuard<'_, State<oneshot::Sender<Grant>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.slots.give_back(&place);
+        if let Some(grant) = self.grant.take() {
+            self.slots.release(&grant);
         }
     }
 }
@@ -130,7 +130,7 @@ struct Waiting {
     slots: Slots,
     /// `None` once the slot has been received.
     ticket: Option<Ticket>,
-    grant: oneshot::Receiver<Place>,
+    receiver: oneshot::Receiver<Grant>,
 }
 
 impl Drop for Waiting {
@@ -140,8 +140,8 @@ impl Drop for Waiting {
             return;
         }
         // The waiter was granted a slot that it has not received.
-        if let Ok(place) = self.grant.try_recv() {
-            self.slots.give_back(&place);
+        if let Ok(grant) = self.receiver.try_recv() {
+            self.slots.release(&grant);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct State<W> {
     /// Free shared slots.
     free: usize,
     /// Free space in the queue.
-    room: usize,
+    queue_space: usize,
     /// The owners that use a slot or have a waiter.
     owners: HashMap<Arc<str>, Owner<W>>,
     /// Owners with a waiter that needs only a shared slot, because its object is below its limit.
@@ -60,7 +60,7 @@ struct Object<W> {
 
 /// A slot in use.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Grant {
     pub(super) owner: Arc<str>,
     pub(super) object: Arc<str>,
     pub(super) is_shared: bool,
@@ -76,32 +76,32 @@ pub(super) struct Ticket {
 
 impl<W> State<W> {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let (free, room) = (bounds.shared, bounds.waiting);
-        Self { bounds, free, room, owners: HashMap::new(), order: Order::new(), clock: 0 }
+        let (free, queue_space) = (bounds.shared, bounds.waiting);
+        Self { bounds, free, queue_space, owners: HashMap::new(), order: Order::new(), clock: 0 }
     }
 
     pub(super) fn free(&self) -> usize {
         self.free
     }
 
-    /// The number of shared slots that an owner may have now: as many as are free, times `greed`.
+    /// The number of shared slots that an owner may have now: as many as are free, times `share_factor`.
     fn share(&self) -> usize {
-        self.free.saturating_mul(self.bounds.greed)
+        self.free.saturating_mul(self.bounds.share_factor)
     }
 
     /// Takes a shared slot if the owner may have one.
-    pub(super) fn take_shared(&mut self, owner: &str, object: &str) -> Option<Place> {
+    pub(super) fn take_shared(&mut self, owner: &str, object: &str) -> Option<Grant> {
         let known = self.owners.get(owner);
         let has_share = known.map_or(0, |owner| owner.counts.shared) < self.share();
-        let may = has_share && has_room_on(known, object, &self.bounds);
+        let may = has_share && is_below_object_limit(known, object, &self.bounds);
         may.then(|| self.occupy(owner, object, true))
     }
 
     /// Takes a slot of the reserve, or else a shared one, if the owner may have either.
-    pub(super) fn take(&mut self, owner: &str, object: &str) -> Option<Place> {
+    pub(super) fn take(&mut self, owner: &str, object: &str) -> Option<Grant> {
         let known = self.owners.get(owner);
         let has_reserve = known.map_or(0, |owner| owner.counts.reserve) < self.bounds.reserve;
-        if has_reserve && has_room_on(known, object, &self.bounds) {
+        if has_reserve && is_below_object_limit(known, object, &self.bounds) {
             return Some(self.occupy(owner, object, false));
         }
         self.take_shared(owner, object)
@@ -109,10 +109,10 @@ impl<W> State<W> {
 
     /// Adds a waiter at the end of its object's queue. `None` if the owner may have no more waiters.
     pub(super) fn wait(&mut self, owner: &str, object: &str, waiter: W) -> Option<Ticket> {
-        if self.owners.get(owner).map_or(0, |owner| owner.counts.waiting) >= self.room {
+        if self.owners.get(owner).map_or(0, |owner| owner.counts.waiting) >= self.queue_space {
             return None;
         }
-        self.room -= 1;
+        self.queue_space -= 1;
         let (owner, object) = self.names(owner, object);
         let number = self.tick();
         let (counts, of_object) = self.entry(&owner, &object);
@@ -130,30 +130,30 @@ impl<W> State<W> {
             return false;
         }
         owner.counts.waiting -= 1;
-        self.room += 1;
+        self.queue_space += 1;
         self.settle(&ticket.owner, &ticket.object);
         true
     }
 
     /// Releases a slot. The caller must then call [`State::next`] until it returns `None`.
-    pub(super) fn give_back(&mut self, place: &Place) {
-        self.free += usize::from(place.is_shared);
-        let (counts, object) = self.entry(&place.owner, &place.object);
+    pub(super) fn release(&mut self, grant: &Grant) {
+        self.free += usize::from(grant.is_shared);
+        let (counts, object) = self.entry(&grant.owner, &grant.object);
         object.taken -= 1;
-        if place.is_shared {
+        if grant.is_shared {
             counts.shared -= 1;
         } else {
             counts.reserve -= 1;
         }
-        self.settle(&place.owner, &place.object);
+        self.settle(&grant.owner, &grant.object);
     }
 
     /// Serves the next waiter after a slot was released. Returns the waiter and its slot.
-    pub(super) fn next(&mut self, given_back: &Place) -> Option<(W, Place)> {
+    pub(super) fn next(&mut self, released: &Grant) -> Option<(W, Grant)> {
         // The owner's reserve or the object may have become free.
-        let owner = self.owners.get(&given_back.owner);
+        let owner = self.owners.get(&released.owner);
         if owner.is_some_and(|owner| owner.counts.reserve < self.bounds.reserve && !owner.order.is_empty()) {
-            return self.serve(&given_back.owner, false);
+            return self.serve(&released.owner, false);
         }
         let ((shared, _), owner) = self.order.first_key_value()?;
         if *shared >= self.share() {
@@ -163,16 +163,16 @@ impl<W> State<W> {
         self.serve(&owner, true)
     }
 
-    fn serve(&mut self, name: &Arc<str>, is_shared: bool) -> Option<(W, Place)> {
+    fn serve(&mut self, name: &Arc<str>, is_shared: bool) -> Option<(W, Grant)> {
         let owner = self.owners.get_mut(name)?;
         let object = Arc::clone(owner.order.values().next()?);
         let (_, waiter) = owner.objects.get_mut(&object)?.waiting.pop_first()?;
         owner.counts.waiting -= 1;
-        self.room += 1;
+        self.queue_space += 1;
         Some((waiter, self.occupy(name, &object, is_shared)))
     }
 
-    fn occupy(&mut self, owner: &str, object: &str, is_shared: bool) -> Place {
+    fn occupy(&mut self, owner: &str, object: &str, is_shared: bool) -> Grant {
         self.free -= usize::from(is_shared);
         let (owner, object) = self.names(owner, object);
         let turn = self.tick();
@@ -185,7 +185,7 @@ impl<W> State<W> {
             counts.reserve += 1;
         }
         self.settle(&owner, &object);
-        Place { owner, object, is_shared }
+        Grant { owner, object, is_shared }
     }
 
     /// Both names, shared with the stored ones if these exist.
@@ -237,29 +237,29 @@ impl<W> State<W> {
     }
 }
 
-fn has_room_on<W>(owner: Option<&Owner<W>>, object: &str, bounds: &Bounds) -> bool {
+fn is_below_object_limit<W>(owner: Option<&Owner<W>>, object: &str, bounds: &Bounds) -> bool {
     let object = owner.and_then(|owner| owner.objects.get(object));
     object.map_or(0, |object| object.taken) < bounds.per_object
 }
 
-fn rerank(order: &mut Order, place: &mut Option<Rank>, rank: Option<Rank>, name: &Arc<str>) {
-    if *place == rank {
+fn rerank(order: &mut Order, current: &mut Option<Rank>, rank: Option<Rank>, name: &Arc<str>) {
+    if *current == rank {
         return;
     }
-    if let Some(before) = place.take() {
+    if let Some(before) = current.take() {
         order.remove(&before);
     }
     if let Some(rank) = rank {
         order.insert(rank, Arc::clone(name));
     }
-    *place = rank;
+    *current = rank;
 }
 
 #[cfg(test)]
 impl<W> State<W> {
     /// Whether no slot is in use, nothing waits, and no owner is stored.
     pub(super) fn is_as_new(&self) -> bool {
-        let untouched = self.free == self.bounds.shared && self.room == self.bounds.waiting;
+        let untouched = self.free == self.bounds.shared && self.queue_space == self.bounds.waiting;
         untouched && self.owners.is_empty() && self.order.is_empty()
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-type Wait = BoxFuture<'static, Result<Slot, Crowded>>;
+type Wait = BoxFuture<'static, Result<Slot, QueueFull>>;
 
 /// Requests a slot, and queues if there is none.
 fn ask(slots: &Slots, owner: &'static str, object: &'static str) -> Wait {
@@ -18,7 +18,7 @@ fn ask(slots: &Slots, owner: &'static str, object: &'static str) -> Wait {
     }
 }
 
-fn had(wait: &mut Wait) -> Option<Slot> {
+fn received(wait: &mut Wait) -> Option<Slot> {
     wait.now_or_never().map(|slot| slot.expect("there is room in the queue"))
 }
 
@@ -61,13 +61,13 @@ fn t6_the_reserve_is_there_whatever_others_do_and_only_for_who_may_wait() {
     let slots = Slots::new(Bounds { reserve: 2, ..Bounds::shared(4) });
     let others: Vec<Slot> = ["a", "a", "b", "c"].iter().map(|owner| slots.try_take(owner, "").unwrap()).collect();
     assert!(slots.try_take("d", "").is_none(), "the reserve is not for this");
-    let own = [had(&mut ask(&slots, "d", "")).unwrap(), had(&mut ask(&slots, "d", "")).unwrap()];
+    let own = [received(&mut ask(&slots, "d", "")).unwrap(), received(&mut ask(&slots, "d", "")).unwrap()];
     let mut third = ask(&slots, "d", "");
-    assert!(had(&mut third).is_none());
+    assert!(received(&mut third).is_none());
     // A slot of the owner's reserve that becomes free goes to the same owner.
     let [first, second] = own;
     drop(first);
-    let third = had(&mut third).unwrap();
+    let third = received(&mut third).unwrap();
     drop((others, second, third));
     assert!(is_as_new(&slots));
 }
@@ -78,11 +78,11 @@ fn an_object_has_no_more_than_its_part_and_holds_up_no_other() {
     let held = slots.try_take("pod", "a").unwrap();
     assert!(slots.try_take("pod", "a").is_none());
     let mut waiting = ask(&slots, "pod", "a");
-    assert!(had(&mut waiting).is_none());
-    let other = had(&mut ask(&slots, "pod", "b")).unwrap();
+    assert!(received(&mut waiting).is_none());
+    let other = received(&mut ask(&slots, "pod", "b")).unwrap();
     assert!(slots.try_take("another pod", "a").is_some(), "an object is its owner's");
     drop(held);
-    let first = had(&mut waiting).unwrap();
+    let first = received(&mut waiting).unwrap();
     drop((first, other));
     assert!(is_as_new(&slots));
 }
@@ -98,7 +98,7 @@ fn t6_owners_are_served_in_turn_and_not_by_how_many_wait() {
     let mut served = Vec::new();
     while !waits.is_empty() {
         drop(held);
-        let next = waits.iter_mut().enumerate().find_map(|(at, (_, wait))| Some((at, had(wait)?)));
+        let next = waits.iter_mut().enumerate().find_map(|(at, (_, wait))| Some((at, received(wait)?)));
         let (at, slot) = next.expect("one is served");
         served.push(waits.remove(at).0);
         held = slot;
@@ -116,12 +116,12 @@ fn t6_who_has_the_fewest_is_served_first() {
     let others = [all_of(&slots, "b"), all_of(&slots, "c")];
     assert_eq!((greedy.len(), others[0].len(), others[1].len()), (3, 2, 1));
     let mut late = ask(&slots, "late", "");
-    assert!(had(&mut more).is_none() && had(&mut late).is_none());
+    assert!(received(&mut more).is_none() && received(&mut late).is_none());
     greedy.pop();
-    assert!(had(&mut more).is_none(), "it has two, and none would be left free");
-    let late = had(&mut late).unwrap();
+    assert!(received(&mut more).is_none(), "it has two, and none would be left free");
+    let late = received(&mut late).unwrap();
     drop((greedy, others, late));
-    drop(had(&mut more).unwrap());
+    drop(received(&mut more).unwrap());
     assert!(is_as_new(&slots));
 }
 
@@ -134,9 +134,9 @@ fn t6_a_waiter_that_is_dropped_leaves_no_trace() {
     let (gone, mut next) = (ask(&slots, "b", "x"), ask(&slots, "b", "x"));
     drop(held);
     // The first waiter was granted the slot, has not received it, and is dropped: the slot goes to the next one.
-    assert!(had(&mut next).is_none());
+    assert!(received(&mut next).is_none());
     drop(gone);
-    drop(had(&mut next).unwrap());
+    drop(received(&mut next).unwrap());
     assert!(is_as_new(&slots));
 }
 
@@ -145,12 +145,12 @@ fn t6_the_queue_is_bounded_and_shared_too() {
     let slots = Slots::new(Bounds { waiting: 8, ..Bounds::shared(1) });
     let held = slots.try_take("a", "").unwrap();
     let waits: Vec<Wait> = (0..4).map(|_| ask(&slots, "a", "")).collect();
-    assert!(matches!(ask(&slots, "a", "").now_or_never(), Some(Err(Crowded))));
+    assert!(matches!(ask(&slots, "a", "").now_or_never(), Some(Err(QueueFull))));
     let mut other = ask(&slots, "b", "");
-    assert!(had(&mut other).is_none());
+    assert!(received(&mut other).is_none());
     drop(waits);
     drop(held);
-    drop(had(&mut other).unwrap());
+    drop(received(&mut other).unwrap());
     assert!(is_as_new(&slots));
 }
 
@@ -159,7 +159,7 @@ fn t6_the_queue_is_bounded_and_shared_too() {
 enum Act {
     TryTake(usize, usize),
     Take(usize, usize),
-    GiveBack(usize),
+    Release(usize),
     Leave(usize),
 }
 
@@ -168,7 +168,7 @@ fn act() -> impl Strategy<Value = Act> {
         (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::TryTake(owner, object)),
         (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::Take(owner, object)),
         (0..4_usize, 0..2_usize).prop_map(|(owner, object)| Act::Take(owner, object)),
-        any::<usize>().prop_map(Act::GiveBack),
+        any::<usize>().prop_map(Act::Release),
         any::<usize>().prop_map(Act::Leave),
     ]
 }
@@ -177,49 +177,49 @@ const OWNERS: [&str; 4] = ["a", "b", "c", "d"];
 const OBJECTS: [&str; 2] = ["x", "y"];
 
 /// What can be observed from outside: the slots that each owner has, and the waiters in order of arrival.
-struct Seen {
+struct Model {
     bounds: Bounds,
-    held: Vec<Place>,
+    held: Vec<Grant>,
     waiting: Vec<(u32, Ticket, &'static str, &'static str)>,
 }
 
-impl Seen {
+impl Model {
     fn shared(&self, owner: &str) -> usize {
-        self.held.iter().filter(|place| *place.owner == *owner && place.is_shared).count()
+        self.held.iter().filter(|grant| *grant.owner == *owner && grant.is_shared).count()
     }
 
     fn free(&self) -> usize {
-        self.bounds.shared - self.held.iter().filter(|place| place.is_shared).count()
+        self.bounds.shared - self.held.iter().filter(|grant| grant.is_shared).count()
     }
 
-    fn has_room_on(&self, owner: &str, object: &str) -> bool {
-        let on = self.held.iter().filter(|place| *place.owner == *owner && *place.object == *object);
+    fn is_below_object_limit(&self, owner: &str, object: &str) -> bool {
+        let on = self.held.iter().filter(|grant| *grant.owner == *owner && *grant.object == *object);
         on.count() < self.bounds.per_object
     }
 
     fn has_reserve(&self, owner: &str) -> bool {
-        let own = self.held.iter().filter(|place| *place.owner == *owner && !place.is_shared);
+        let own = self.held.iter().filter(|grant| *grant.owner == *owner && !grant.is_shared);
         own.count() < self.bounds.reserve
     }
 
     fn could_have(&self, owner: &str, object: &str) -> bool {
-        self.has_room_on(owner, object)
-            && (self.has_reserve(owner) || self.shared(owner) < self.free() * self.bounds.greed)
+        self.is_below_object_limit(owner, object)
+            && (self.has_reserve(owner) || self.shared(owner) < self.free() * self.bounds.share_factor)
     }
 
     /// Records that a waiter was served, and asserts that no other waiter had a better claim.
-    fn serve(&mut self, number: u32, place: Place) {
+    fn serve(&mut self, number: u32, grant: Grant) {
         let at = self.waiting.iter().position(|waiter| waiter.0 == number).expect("it waits");
         let (_, _, owner, object) = self.waiting.remove(at);
-        assert!(*place.owner == *owner && *place.object == *object && self.could_have(owner, object));
+        assert!(*grant.owner == *owner && *grant.object == *object && self.could_have(owner, object));
         let before = self.waiting[..at].iter().any(|waiter| (waiter.2, waiter.3) == (owner, object));
         assert!(!before, "on an object they are served in the order of coming");
-        if place.is_shared {
-            let ready = self.waiting.iter().filter(|waiter| self.has_room_on(waiter.2, waiter.3));
+        if grant.is_shared {
+            let ready = self.waiting.iter().filter(|waiter| self.is_below_object_limit(waiter.2, waiter.3));
             let fewest = ready.map(|waiter| self.shared(waiter.2)).min();
             assert!(fewest.is_none_or(|fewest| self.shared(owner) <= fewest), "another one has fewer");
         }
-        self.held.push(place);
+        self.held.push(grant);
     }
 
     fn check(&self, state: &State<u32>) {
@@ -228,17 +228,17 @@ impl Seen {
             assert!(!self.could_have(owner, object), "{owner} waits for what it could have");
         }
         let mut on: HashMap<(&str, &str), usize> = HashMap::new();
-        for place in &self.held {
-            *on.entry((&place.owner, &place.object)).or_default() += 1;
+        for grant in &self.held {
+            *on.entry((&grant.owner, &grant.object)).or_default() += 1;
         }
         assert!(on.values().all(|count| *count <= self.bounds.per_object));
     }
 }
 
-fn give_back(state: &mut State<u32>, seen: &mut Seen, place: &Place) {
-    state.give_back(place);
-    while let Some((number, granted)) = state.next(place) {
-        seen.serve(number, granted);
+fn release(state: &mut State<u32>, model: &mut Model, grant: &Grant) {
+    state.release(grant);
+    while let Some((number, granted)) = state.next(grant) {
+        model.serve(number, granted);
     }
 }
 
@@ -248,48 +248,49 @@ proptest! {
         acts in prop::collection::vec(act(), 1..200),
         shared in 0..8_usize,
         reserve in 0..3_usize,
-        greed in 1..5_usize,
+        share_factor in 1..5_usize,
         per_object in 1..5_usize,
     ) {
-        let bounds = Bounds { shared, reserve, greed, per_object, waiting: 16 };
+        let bounds = Bounds { shared, reserve, share_factor, per_object, waiting: 16 };
         let mut state: State<u32> = State::new(bounds);
-        let mut seen = Seen { bounds, held: Vec::new(), waiting: Vec::new() };
+        let mut model = Model { bounds, held: Vec::new(), waiting: Vec::new() };
         for (number, act) in (0_u32..).zip(acts) {
             match act {
                 Act::TryTake(owner, object) => {
                     let (owner, object) = (OWNERS[owner], OBJECTS[object]);
-                    let may = seen.has_room_on(owner, object) && seen.shared(owner) < seen.free() * bounds.greed;
+                    let has_share = model.shared(owner) < model.free() * bounds.share_factor;
+                    let may = has_share && model.is_below_object_limit(owner, object);
                     let taken = state.take_shared(owner, object);
                     prop_assert_eq!(taken.is_some(), may);
-                    seen.held.extend(taken);
+                    model.held.extend(taken);
                 }
                 Act::Take(owner, object) => {
                     let (owner, object) = (OWNERS[owner], OBJECTS[object]);
-                    let may = seen.could_have(owner, object);
+                    let may = model.could_have(owner, object);
                     let taken = state.take(owner, object);
                     prop_assert_eq!(taken.is_some(), may);
                     if taken.is_none() && let Some(ticket) = state.wait(owner, object, number) {
-                        seen.waiting.push((number, ticket, owner, object));
+                        model.waiting.push((number, ticket, owner, object));
                     }
-                    seen.held.extend(taken);
+                    model.held.extend(taken);
                 }
-                Act::GiveBack(at) if !seen.held.is_empty() => {
-                    let place = seen.held.remove(at % seen.held.len());
-                    give_back(&mut state, &mut seen, &place);
+                Act::Release(at) if !model.held.is_empty() => {
+                    let grant = model.held.remove(at % model.held.len());
+                    release(&mut state, &mut model, &grant);
                 }
-                Act::Leave(at) if !seen.waiting.is_empty() => {
-                    let (_, ticket, _, _) = seen.waiting.remove(at % seen.waiting.len());
+                Act::Leave(at) if !model.waiting.is_empty() => {
+                    let (_, ticket, _, _) = model.waiting.remove(at % model.waiting.len());
                     prop_assert!(state.leave(&ticket));
                 }
-                Act::GiveBack(_) | Act::Leave(_) => {}
+                Act::Release(_) | Act::Leave(_) => {}
             }
-            seen.check(&state);
+            model.check(&state);
         }
-        while let Some((_, ticket, _, _)) = seen.waiting.pop() {
+        while let Some((_, ticket, _, _)) = model.waiting.pop() {
             prop_assert!(state.leave(&ticket));
         }
-        while let Some(place) = seen.held.pop() {
-            give_back(&mut state, &mut seen, &place);
+        while let Some(grant) = model.held.pop() {
+            release(&mut state, &mut model, &grant);
         }
         prop_assert!(state.is_as_new());
     }

@@ -59,14 +59,14 @@ fn device_nodes(linux: &mut Linux, nodes: &[DeviceNode], owner: (u32, u32), rule
     }
     let last = last_of(nodes.iter().map(|node| node.path.as_path()));
     linux.devices_mut().get_or_insert_default().retain(|other| !last.contains_key(other.path().as_path()));
-    for (place, node) in nodes.iter().enumerate() {
-        device(linux, node, owner, (last[node.path.as_path()] == place, rules));
+    for (index, node) in nodes.iter().enumerate() {
+        device(linux, node, owner, (last[node.path.as_path()] == index, rules));
     }
 }
 
 /// The index of the last entry with each path.
 fn last_of<'a>(paths: impl Iterator<Item = &'a Path>) -> HashMap<&'a Path, usize> {
-    paths.enumerate().map(|(place, path)| (path, place)).collect()
+    paths.enumerate().map(|(index, path)| (path, index)).collect()
 }
 
 /// `(made, rules)`: a node whose path a later node has too only adds a rule to the cgroup.
@@ -105,8 +105,8 @@ fn intel_rdt(wanted: &IntelRdt) -> LinuxIntelRdt {
 fn mounts(all: &mut Vec<Mount>, added: &[cdi::Mount]) {
     let last = last_of(added.iter().map(|mount| mount.container_path.as_path()));
     all.retain(|other| !last.contains_key(other.destination().as_path()));
-    for (place, mount) in added.iter().enumerate() {
-        if last[mount.container_path.as_path()] != place {
+    for (index, mount) in added.iter().enumerate() {
+        if last[mount.container_path.as_path()] != index {
             continue;
         }
         let mut made = Mount::default();

@@ -137,11 +137,11 @@ fn set_linux(linux: &mut Linux, input: &ContainerInput<'_>, capabilities: &[Stri
     let base = linux.seccomp_mut().take();
     // Kubernetes promises that a privileged container is unconfined, whatever profile it names; critest checks it.
     if !is_privileged(context) {
-        let wanted = security::Wanted::container(context);
-        let filter = if wanted.is_silent() {
+        let request = security::SeccompRequest::container(context);
+        let filter = if request.is_unset() {
             base
         } else {
-            security::seccomp(&wanted, capabilities, input.host, input.seccomp)?
+            security::seccomp(&request, capabilities, input.host, input.seccomp)?
         };
         linux.set_seccomp(filter);
     }

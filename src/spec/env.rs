@@ -8,7 +8,7 @@ pub(super) struct Env {
     /// `None` where a variable was removed.
     entries: Vec<Option<String>>,
     /// The index of each name in `entries`.
-    places: HashMap<String, usize>,
+    positions: HashMap<String, usize>,
 }
 
 impl Env {
@@ -18,14 +18,14 @@ impl Env {
             Some((name, _)) => (name, true),
             None => (entry.as_str(), false),
         };
-        match self.places.get(name).copied() {
-            Some(place) if has_value => self.entries[place] = Some(entry),
-            Some(place) => {
-                self.places.remove(name);
-                self.entries[place] = None;
+        match self.positions.get(name).copied() {
+            Some(position) if has_value => self.entries[position] = Some(entry),
+            Some(position) => {
+                self.positions.remove(name);
+                self.entries[position] = None;
             }
             None if has_value => {
-                self.places.insert(name.to_owned(), self.entries.len());
+                self.positions.insert(name.to_owned(), self.entries.len());
                 self.entries.push(Some(entry));
             }
             None => {}

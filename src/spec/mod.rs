@@ -146,7 +146,7 @@ impl Error {
 /// # Errors
 /// [`Error::Invalid`] unless it is a clean absolute path.
 pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<PathBuf>, Error> {
-    security::seccomp_file(&security::Wanted::container(context))
+    security::seccomp_file(&security::SeccompRequest::container(context))
 }
 
 /// The same for the pause container of a pod.
@@ -154,7 +154,7 @@ pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<O
 /// # Errors
 /// The same as for [`seccomp_file`].
 pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
-    security::seccomp_file(&security::Wanted::sandbox(context))
+    security::seccomp_file(&security::SeccompRequest::sandbox(context))
 }
 
 /// An empty spec, or a copy of the handler's. Each part that a config sets replaces that part of the handler's spec;

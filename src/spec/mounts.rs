@@ -29,9 +29,9 @@ const KERNEL: [Kernel; 4] = [
 /// The mounts of a pause container; resolv.conf is for VM handlers, which set up the VM's DNS from it.
 pub(super) fn sandbox(files: &SandboxFiles, sys: Sys, mapping: Option<Mapping>, base: Vec<Mount>) -> Vec<Mount> {
     // A network namespace has only one sysfs: its first mount decides for all others whether it is read-only.
-    let ours = kernels(mapping).chain([sys.mount()]);
+    let ours = kernel_mounts(mapping).chain([sys.mount()]);
     let base = base.into_iter().filter(|mount| !(sys == Sys::Host && mount.destination() == Path::new("/sys")));
-    let mut all = over(base.collect(), ours.collect());
+    let mut all = override_defaults(base.collect(), ours.collect());
     all.retain(|mount| !["/dev/shm", "/etc/resolv.conf"].iter().any(|path| mount.destination() == Path::new(path)));
     for (path, file) in [("/dev/shm", &files.shm), ("/etc/resolv.conf", &files.resolv_conf)] {
         all.push(make(path, "bind", file, ["rbind", "ro"].into_iter().chain(SAFE)));
@@ -45,9 +45,9 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
     let sys = Sys::of(privileged, input.mapping, input.netns);
     // The /sys in a handler's spec is meant for containers that are not privileged.
     let base = base.into_iter().filter(|mount| sys == Sys::ReadOnly || mount.destination() != Path::new("/sys"));
-    let ours = kernels(input.mapping).chain([sys.mount(), cgroup(privileged, input.host)]);
-    let mut all = over(base.collect(), ours.collect());
-    all.retain(|mount| !input.mounts.iter().any(|user| hides(user, mount.destination())));
+    let ours = kernel_mounts(input.mapping).chain([sys.mount(), cgroup(privileged, input.host)]);
+    let mut all = override_defaults(base.collect(), ours.collect());
+    all.retain(|mount| !input.mounts.iter().any(|user| replaces(user, mount.destination())));
 
     let mut binds = pod_files(input);
     binds.extend(input.volumes.iter().map(|volume| image_volume(volume, input.mapping)));
@@ -70,7 +70,7 @@ pub(super) fn container(input: &ContainerInput<'_>, base: Vec<Mount>) -> Result<
 
 /// Mounts of the handler's spec replace ours with the same path; the others follow. /run and /sys/fs/cgroup are
 /// dropped: a spec printed by `ctr oci spec` has a tmpfs on /run, which would hide what the image has there.
-fn over(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
+fn override_defaults(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
     const DROPPED: [&str; 2] = ["/run", "/sys/fs/cgroup"];
     for mount in base {
         match ours.iter_mut().find(|other| other.destination() == mount.destination()) {
@@ -83,7 +83,7 @@ fn over(base: Vec<Mount>, mut ours: Vec<Mount>) -> Vec<Mount> {
 }
 
 /// Whether a mount of the request replaces a default: one of the same path, or all below /dev if it mounts over /dev.
-fn hides(user: &HostMount, default: &Path) -> bool {
+fn replaces(user: &HostMount, default: &Path) -> bool {
     let path = target(user);
     path == default || path == Path::new("/dev") && default.starts_with("/dev")
 }
@@ -168,7 +168,7 @@ fn root_propagation(mounts: &[HostMount]) -> Option<String> {
 
 /// The kernel's mounts. Terminals belong to the group tty, unless the pod has too few ids for it: the kernel refuses a
 /// group that is not mapped.
-fn kernels(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
+fn kernel_mounts(mapping: Option<Mapping>) -> impl Iterator<Item = Mount> {
     let has_tty = mapping.is_none_or(|mapping| mapping.host_gid(TTY).is_some());
     KERNEL.iter().map(move |(path, kind, source, options)| {
         let options = options.iter().copied().filter(|option| has_tty || *option != "gid=5");

@@ -40,7 +40,10 @@ pub(super) fn check_container(
         ("ipc", options.ipc(), sandbox.ipc()),
     ] {
         if is_node(mode) && !is_node(pods) {
-            return Err(Error::invalid(format!("{FIELD}.{name}"), "NODE is not what the sandbox has"));
+            return Err(Error::invalid(
+                format!("{FIELD}.{name}"),
+                "is NODE, but the sandbox does not use the node's namespace",
+            ));
         }
     }
     Ok(())

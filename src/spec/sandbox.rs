@@ -63,7 +63,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec, Error> {
     let (uid, gid, groups) = user(context, mapping)?;
     userns::check_mapped(mapping, uid, gid, &groups)?;
     selinux::check_sandbox(context)?;
-    let seccomp = security::seccomp(&security::Wanted::sandbox(context), &[], input.host, input.seccomp)?;
+    let seccomp = security::seccomp(&security::SeccompRequest::sandbox(context), &[], input.host, input.seccomp)?;
     let apparmor = security::sandbox_apparmor(context, input.host)?;
 
     let mut spec = start(input.handler);

@@ -13,17 +13,17 @@ const FIELD: &str = "config.linux.security_context";
 const LOCALHOST_ONLY: &str = "goes with Localhost only";
 
 /// What a config says about seccomp, in the current field and in the deprecated one.
-pub(super) struct Wanted<'a> {
+pub(super) struct SeccompRequest<'a> {
     profile: Option<&'a SecurityProfile>,
-    old: &'a str,
+    deprecated_path: &'a str,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> SeccompRequest<'a> {
     #[allow(deprecated, reason = "old clients set seccomp_profile_path")]
     pub(super) fn sandbox(context: Option<&'a LinuxSandboxSecurityContext>) -> Self {
         Self {
             profile: context.and_then(|context| context.seccomp.as_ref()),
-            old: context.map_or("", |context| context.seccomp_profile_path.as_str()),
+            deprecated_path: context.map_or("", |context| context.seccomp_profile_path.as_str()),
         }
     }
 
@@ -31,19 +31,19 @@ impl<'a> Wanted<'a> {
     pub(super) fn container(context: Option<&'a LinuxContainerSecurityContext>) -> Self {
         Self {
             profile: context.and_then(|context| context.seccomp.as_ref()),
-            old: context.map_or("", |context| context.seccomp_profile_path.as_str()),
+            deprecated_path: context.map_or("", |context| context.seccomp_profile_path.as_str()),
         }
     }
 }
 
-impl Wanted<'_> {
+impl SeccompRequest<'_> {
     /// Whether the config says nothing about seccomp.
-    pub(super) fn is_silent(&self) -> bool {
-        self.profile.is_none() && self.old.is_empty()
+    pub(super) fn is_unset(&self) -> bool {
+        self.profile.is_none() && self.deprecated_path.is_empty()
     }
 
     fn kind(&self) -> Option<ProfileType> {
-        match (self.profile, self.old) {
+        match (self.profile, self.deprecated_path) {
             (Some(profile), _) => Some(profile.profile_type()),
             (None, "" | "unconfined") => None,
             (None, "runtime/default" | "docker/default") => Some(ProfileType::RuntimeDefault),
@@ -55,13 +55,13 @@ impl Wanted<'_> {
 /// The seccomp filter. Without a request the container is unconfined, as in containerd; a profile that was requested
 /// but is not available is an error, never unconfined.
 pub(super) fn seccomp(
-    wanted: &Wanted<'_>,
+    request: &SeccompRequest<'_>,
     capabilities: &[String],
     host: &Host,
     file: Option<&[u8]>,
 ) -> Result<Option<LinuxSeccomp>, Error> {
     let field = || format!("{FIELD}.seccomp");
-    match wanted.kind() {
+    match request.kind() {
         None | Some(ProfileType::Unconfined) => Ok(None),
         Some(_) if !host.seccomp => Err(Error::unsupported(field(), "this kernel has no seccomp filters")),
         Some(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(capabilities, host.kernel))),
@@ -76,15 +76,15 @@ pub(super) fn seccomp(
 ///
 /// # Errors
 /// [`Error::Invalid`] unless it is an absolute path without `..`, and for a file name with another type of profile.
-pub(super) fn seccomp_file(wanted: &Wanted<'_>) -> Result<Option<PathBuf>, Error> {
+pub(super) fn seccomp_file(request: &SeccompRequest<'_>) -> Result<Option<PathBuf>, Error> {
     let field = || format!("{FIELD}.seccomp.localhost_ref");
-    if wanted.kind() != Some(ProfileType::Localhost) {
-        return match wanted.profile {
+    if request.kind() != Some(ProfileType::Localhost) {
+        return match request.profile {
             Some(profile) if !profile.localhost_ref.is_empty() => Err(Error::invalid(field(), LOCALHOST_ONLY)),
             Some(_) | None => Ok(None),
         };
     }
-    let text = wanted.profile.map_or(wanted.old, |profile| profile.localhost_ref.as_str());
+    let text = request.profile.map_or(request.deprecated_path, |profile| profile.localhost_ref.as_str());
     // Old clients write `localhost/` before the path.
     let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
     if !super::is_clean_absolute(&path) {

@@ -220,7 +220,7 @@ fn a_container_is_in_no_other_user_namespace_than_its_pod() {
     let options = own_user_namespace();
     let context = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     let error = plain(&config(context)).unwrap_err().to_string();
-    assert!(error.ends_with("userns_options: is not what the sandbox has"), "{error}");
+    assert!(error.ends_with("userns_options: differs from that of the sandbox"), "{error}");
     // A container without options must not get the node's ids either.
     let one = crate::userns::Range { host: 1000, length: 10 };
     let pods = Some(crate::userns::Mapping { uids: one, gids: one });

@@ -70,7 +70,7 @@ pub(super) fn check_same(container: Option<Mapping>, sandbox: Option<Mapping>) -
     if container == sandbox {
         return Ok(());
     }
-    Err(Error::invalid(FIELD, "is not what the sandbox has"))
+    Err(Error::invalid(FIELD, "differs from that of the sandbox"))
 }
 
 /// Refuses a process whose user or groups are not mapped in the namespace.

@@ -37,7 +37,7 @@ struct Inner {
     tasks: Tasks,
     // Held for map lookups only.
     state: Mutex<State>,
-    places: Slots,
+    slots: Slots,
     /// Notified after each measurement of a layer.
     measured: watch::Sender<()>,
 }
@@ -84,7 +84,7 @@ impl Layers {
             containerd,
             tasks,
             state: Mutex::default(),
-            places: Slots::new(Bounds::shared(MEASURED_AT_ONCE)),
+            slots: Slots::new(Bounds::shared(MEASURED_AT_ONCE)),
             measured: watch::Sender::new(()),
         };
         Self { inner: Arc::new(inner) }
@@ -173,7 +173,7 @@ impl Inner {
 
     async fn measure(&self, wanted: Wanted) {
         let share = self.lock().sizes.share(&wanted.id);
-        let Ok(_place) = self.places.take(share, "").await else { return };
+        let Ok(_slot) = self.slots.take(share, "").await else { return };
         let began = Instant::now();
         let asking = self.containerd.snapshot_usage(&wanted.id.snapshotter, &wanted.id.key);
         // Dropping the call is harmless: it changes nothing, and containerd stops its walk.

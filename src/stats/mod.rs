@@ -12,15 +12,15 @@
 //!   └──► layers: measured again when out of date; the reply has the last known sizes
 //! ```
 
+mod cgroups;
 mod convert;
-mod kept;
 mod layers;
 pub mod metrics;
 mod networks;
 mod process;
 mod rate;
 
+pub use cgroups::{Key, Reading, Stats};
 pub use convert::{cpu_usage, filesystem_usage, io_usage, memory_usage, network_usage, swap_usage};
-pub use kept::{Key, Reading, Stats};
 pub use layers::{Layer, LayerId, Layers, Wanted};
 pub use process::{Descriptors, descriptors, open_files_limit};

@@ -39,12 +39,12 @@ pub struct Key<'a, R> {
 }
 
 /// The store that created objects are added to.
-pub trait Shelf<T>: Send + Sync + 'static {
+pub trait ListTarget<T>: Send + Sync + 'static {
     /// Adds an object that a live caller receives.
     fn list(&self, object: &Arc<T>);
     /// Rolls back an object that no caller received. Its name is occupied by the operation until this resolves. Then
     /// the name is free, or the object is listed, so that Stop and Remove can finish the rollback.
-    fn take_back(self: Arc<Self>, object: Arc<T>, undo: Undo) -> impl Future<Output = ()> + Send;
+    fn roll_back(self: Arc<Self>, object: Arc<T>, undo: Undo) -> impl Future<Output = ()> + Send;
 }
 
 /// The result for a caller.
@@ -107,9 +107,14 @@ where
         Self { flights: Arc::default(), tasks }
     }
 
-    /// Joins the operation with this name and request, or starts it. `shelf.list` is called once, by the first caller
+    /// Joins the operation with this name and request, or starts it. `target.list` is called once, by the first caller
     /// that is still waiting when the object has been created.
-    pub async fn run<F>(&self, key: Key<'_, R>, shelf: &Arc<impl Shelf<T>>, start: impl FnOnce() -> F) -> Outcome<T, E>
+    pub async fn run<F>(
+        &self,
+        key: Key<'_, R>,
+        target: &Arc<impl ListTarget<T>>,
+        start: impl FnOnce() -> F,
+    ) -> Outcome<T, E>
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
@@ -127,12 +132,12 @@ where
                 None => {
                     let flight = Arc::new(Flight::new(request));
                     flights.insert(name.to_owned(), Arc::clone(&flight));
-                    self.start(name.to_owned(), Arc::clone(&flight), start(), Arc::clone(shelf));
+                    self.start(name.to_owned(), Arc::clone(&flight), start(), Arc::clone(target));
                     flight
                 }
             }
         };
-        flight.outcome(&**shelf).await
+        flight.outcome(&**target).await
     }
 
     /// How many operations are running or unclaimed.
@@ -146,7 +151,7 @@ where
         self.len() == 0
     }
 
-    fn start<F>(&self, name: String, flight: Arc<Flight<T, E, R>>, work: F, shelf: Arc<impl Shelf<T>>)
+    fn start<F>(&self, name: String, flight: Arc<Flight<T, E, R>>, work: F, target: Arc<impl ListTarget<T>>)
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
@@ -156,22 +161,22 @@ where
             // A panic must not leave a name that callers join forever. It is rethrown below, in the operation's own
             // task.
             let result = std::panic::AssertUnwindSafe(work).catch_unwind().await;
-            let land = move || flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let remove_flight = move || flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             match result {
                 Ok(Ok(creation)) => {
                     flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
                     // Not an operation: a drain must not wait four minutes for a claim.
                     tasks.background(async move {
-                        flight.settle(creation, shelf).await;
-                        land();
+                        flight.commit_or_roll_back(creation, target).await;
+                        remove_flight();
                     });
                 }
                 Ok(Err(error)) => {
                     flight.progress.send_replace(Progress::Failed(Arc::new(error)));
-                    land();
+                    remove_flight();
                 }
                 Err(panic) => {
-                    land();
+                    remove_flight();
                     drop(flight);
                     std::panic::resume_unwind(panic);
                 }
@@ -200,7 +205,7 @@ impl<T, E, R> Flight<T, E, R> {
     }
 
     /// Waits for the operation and claims the object.
-    async fn outcome(&self, shelf: &impl Shelf<T>) -> Outcome<T, E> {
+    async fn outcome(&self, target: &impl ListTarget<T>) -> Outcome<T, E> {
         let mut progress = self.progress.subscribe();
         let done = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
         let done = match done {
@@ -217,7 +222,7 @@ impl<T, E, R> Flight<T, E, R> {
                     let first = *claim == Claim::Open;
                     if first {
                         // Inside the lock, so that no retry finds the name free before the object is listed.
-                        shelf.list(&object);
+                        target.list(&object);
                         *claim = Claim::Claimed;
                     }
                     first
@@ -228,7 +233,7 @@ impl<T, E, R> Flight<T, E, R> {
     }
 
     /// Waits for a claim; without one, rolls the object back.
-    async fn settle(&self, creation: Creation<T>, shelf: Arc<impl Shelf<T>>) {
+    async fn commit_or_roll_back(&self, creation: Creation<T>, target: Arc<impl ListTarget<T>>) {
         let mut claim = self.claim.subscribe();
         let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };
         if tokio::time::timeout(UNCLAIMED, settled).await.is_err() {
@@ -237,7 +242,7 @@ impl<T, E, R> Flight<T, E, R> {
         if *self.claim.borrow() == Claim::Claimed {
             creation.undo.commit();
         } else {
-            shelf.take_back(creation.object, creation.undo).await;
+            target.roll_back(creation.object, creation.undo).await;
         }
     }
 }

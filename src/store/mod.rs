@@ -10,7 +10,7 @@ mod names;
 
 use std::sync::Arc;
 
-pub use creations::{Creation, Creations, Key, Outcome, Shelf};
+pub use creations::{Creation, Creations, Key, ListTarget, Outcome};
 pub use index::{Index, Lookup, Object, Snapshot};
 pub use joins::Joins;
 pub use names::{container_name, sandbox_name};

@@ -25,7 +25,7 @@ impl Hangup {
     }
 
     /// Resolves when the client has closed its end.
-    pub(super) async fn heard(&self) {
+    pub(super) async fn closed(&self) {
         while let Ok(ready) = self.0.ready(Interest::READABLE).await {
             if ready.is_read_closed() {
                 return;
@@ -41,7 +41,7 @@ impl Hangup {
         let mut session = pin!(session);
         tokio::select! {
             () = &mut session => return,
-            () = self.heard() => gone.cancel(),
+            () = self.closed() => gone.cancel(),
         }
         session.await;
     }

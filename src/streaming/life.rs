@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::tasks::Tasks;
 
 /// The state of every session, whichever protocol it speaks.
-pub(super) struct Life {
+pub(super) struct SessionContext {
     /// Cancelled when the session has to end.
     pub(super) gone: CancellationToken,
     /// The session ends after carrying no data for this long.

@@ -41,7 +41,7 @@ pub use tokens::Full;
 use crate::slots::{Bounds, Slots};
 use crate::tasks::Tasks;
 use tls::Certificates;
-use tokens::{Ask, Tokens};
+use tokens::{PendingRequest, Tokens};
 
 /// Maximum number of sessions on the node; a pod gets one more only while it has fewer than are free. Above it: 503.
 const MOST_SESSIONS: usize = 1000;
@@ -54,7 +54,7 @@ pub enum Error {
         "streaming on {0}, which is not a loopback address, needs TLS: set streaming.tls_cert_file and \
          streaming.tls_key_file, or leave streaming.address at 127.0.0.1"
     )]
-    Unguarded(SocketAddr),
+    NeedsTls(SocketAddr),
     /// The certificate cannot be used.
     #[error("TLS of streaming")]
     Tls(#[from] TlsError),
@@ -80,7 +80,7 @@ struct Shared {
     tokens: Tokens,
     idle: Duration,
     tasks: Tasks,
-    places: Slots,
+    slots: Slots,
     sessions: TaskTracker,
     /// Parent of each session's `gone`.
     stop: CancellationToken,
@@ -104,7 +104,7 @@ impl Streaming {
             tokens: Tokens::default(),
             idle: settings.idle_timeout,
             tasks,
-            places: Slots::new(Bounds::shared(MOST_SESSIONS)),
+            slots: Slots::new(Bounds::shared(MOST_SESSIONS)),
             sessions: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
@@ -121,28 +121,28 @@ impl Streaming {
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
-    pub fn exec_url(&self, ask: Exec) -> Result<String, Full> {
-        self.url("exec", Ask::Exec(ask))
+    pub fn exec_url(&self, request: Exec) -> Result<String, Full> {
+        self.url("exec", PendingRequest::Exec(request))
     }
 
     /// Returns a URL that attaches to this container. It works once, and for a minute.
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
-    pub fn attach_url(&self, ask: Attach) -> Result<String, Full> {
-        self.url("attach", Ask::Attach(ask))
+    pub fn attach_url(&self, request: Attach) -> Result<String, Full> {
+        self.url("attach", PendingRequest::Attach(request))
     }
 
     /// Returns a URL that forwards ports of this sandbox. It works for one session, which has to begin within a minute.
     ///
     /// # Errors
     /// [`Full`]: ResourceExhausted.
-    pub fn port_forward_url(&self, ask: PortForward) -> Result<String, Full> {
-        self.url("portforward", Ask::PortForward(ask))
+    pub fn port_forward_url(&self, request: PortForward) -> Result<String, Full> {
+        self.url("portforward", PendingRequest::PortForward(request))
     }
 
-    fn url(&self, verb: &str, ask: Ask) -> Result<String, Full> {
-        Ok(format!("{}/{verb}/{}", self.shared.base, self.shared.tokens.put(ask)?))
+    fn url(&self, verb: &str, request: PendingRequest) -> Result<String, Full> {
+        Ok(format!("{}/{verb}/{}", self.shared.base, self.shared.tokens.put(request)?))
     }
 
     /// The number of sessions that are running.

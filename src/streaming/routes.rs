@@ -12,15 +12,15 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Answer, refuse};
 use super::protocol::{Protocol, Wanted};
-use super::tokens::{Ask, NotTaken};
+use super::tokens::{PendingRequest, RedeemError};
 use super::websocket::{self, Codec, CommandProtocol, PortProtocol};
 use super::{Backend, Failure, PortForward, Shared, Streams};
 use crate::slots::Slot;
 
 /// The headers for the protocols that a SPDY client offers (and the one chosen), and for those that the server
 /// supports.
-const SPOKEN: HeaderName = HeaderName::from_static("x-stream-protocol-version");
-const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+const ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 /// The only protocol of port-forward over SPDY.
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
@@ -28,7 +28,7 @@ const PORT_FORWARD: &str = "portforward.k8s.io";
 pub(super) type Run = Box<dyn FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send>;
 
 /// A session, and the protocol that carries it.
-pub(super) enum Carry {
+pub(super) enum Carrier {
     SpdyCommand(Protocol, Wanted, Run),
     SpdyPorts(PortForward),
     WebSocketCommand(CommandProtocol, Wanted, Run),
@@ -51,42 +51,46 @@ enum Dialect {
 
 /// Returns the session that a request starts, the session's slot, and the HTTP response; or the response that rejects
 /// the request.
-pub(super) fn agree<B>(
+pub(super) fn accept_request<B>(
     request: &Request<B>,
     shared: &Shared,
     backend: &Arc<dyn Backend>,
-) -> Result<(Answer, Carry, Slot), Box<Answer>> {
-    let (ask, place) = redeem(request, shared)?;
-    let (answer, carry) = carry(request, ask, backend)?;
-    Ok((answer, carry, place))
+) -> Result<(Answer, Carrier, Slot), Box<Answer>> {
+    let (pending, slot) = redeem(request, shared)?;
+    let (answer, carrier) = carrier(request, pending, backend)?;
+    Ok((answer, carrier, slot))
 }
 
-fn carry<B>(request: &Request<B>, ask: Ask, backend: &Arc<dyn Backend>) -> Result<(Answer, Carry), Box<Answer>> {
+fn carrier<B>(
+    request: &Request<B>,
+    pending: PendingRequest,
+    backend: &Arc<dyn Backend>,
+) -> Result<(Answer, Carrier), Box<Answer>> {
     let headers = request.headers();
-    match (work(ask, backend), dialect(headers)?) {
+    match (work(pending, backend), dialect(headers)?) {
         (Work::Command(wanted, run), Dialect::Spdy) => {
             let protocol = Protocol::negotiate(&offered(headers)?);
             let names: Vec<_> = Protocol::ALL.iter().map(|protocol| protocol.as_str()).collect();
             let protocol = protocol.ok_or_else(|| none_of(&names))?;
-            Ok((switch_to_spdy(protocol.as_str()), Carry::SpdyCommand(protocol, wanted, run)))
+            Ok((switch_to_spdy(protocol.as_str()), Carrier::SpdyCommand(protocol, wanted, run)))
         }
-        (Work::Ports(ask), Dialect::Spdy) => {
+        (Work::Ports(forward), Dialect::Spdy) => {
             let known =
                 offered(headers)?.iter().flat_map(|value| value.split(',')).any(|name| name.trim() == PORT_FORWARD);
             if !known {
                 return Err(none_of(&[PORT_FORWARD]));
             }
-            Ok((switch_to_spdy(PORT_FORWARD), Carry::SpdyPorts(ask)))
+            Ok((switch_to_spdy(PORT_FORWARD), Carrier::SpdyPorts(forward)))
         }
         (Work::Command(wanted, run), Dialect::WebSocket) => {
             let (answer, protocol) = websocket::upgrade_command(headers)?;
-            Ok((answer, Carry::WebSocketCommand(protocol, wanted, run)))
+            Ok((answer, Carrier::WebSocketCommand(protocol, wanted, run)))
         }
-        (Work::Ports(ask), Dialect::WebSocket) => match websocket::upgrade_ports(headers)? {
-            (answer, PortProtocol::Tunnel) => Ok((answer, Carry::WebSocketTunnel(ask))),
+        (Work::Ports(forward), Dialect::WebSocket) => match websocket::upgrade_ports(headers)? {
+            (answer, PortProtocol::Tunnel) => Ok((answer, Carrier::WebSocketTunnel(forward))),
             (answer, PortProtocol::Channels(codec)) => {
-                let ports = ports(ask.ports, request.uri().query())?;
-                Ok((answer, Carry::WebSocketPorts(codec, PortForward { ports, ..ask })))
+                let ports = ports(forward.ports, request.uri().query())?;
+                Ok((answer, Carrier::WebSocketPorts(codec, PortForward { ports, ..forward })))
             }
         },
     }
@@ -94,7 +98,7 @@ fn carry<B>(request: &Request<B>, ask: Ask, backend: &Arc<dyn Backend>) -> Resul
 
 /// Redeems the token in the path, and takes a slot for the session. Unknown paths and unknown tokens get the same
 /// response. If no slot is free, the token stays valid, so that the client can try again.
-fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(Ask, Slot), Box<Answer>> {
+fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(PendingRequest, Slot), Box<Answer>> {
     let not_found = || refuse(StatusCode::NOT_FOUND, "not found");
     let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
     let (verb, token) =
@@ -102,35 +106,35 @@ fn redeem<B>(request: &Request<B>, shared: &Shared) -> Result<(Ask, Slot), Box<A
     if ![Method::GET, Method::POST].contains(request.method()) {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or POST"));
     }
-    let (ask, place) =
-        shared.tokens.take(token, |ask| shared.places.try_take(ask.sandbox().as_str(), "")).map_err(|not_taken| {
-            match not_taken {
-                NotTaken::Unknown => not_found(),
-                NotTaken::NotNow => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"),
-            }
+    let (pending, slot) = shared
+        .tokens
+        .redeem(token, |pending| shared.slots.try_take(pending.sandbox().as_str(), ""))
+        .map_err(|error| match error {
+            RedeemError::Unknown => not_found(),
+            RedeemError::NoSlot => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"),
         })?;
-    match (verb, ask) {
-        ("exec", ask @ Ask::Exec(_))
-        | ("attach", ask @ Ask::Attach(_))
-        | ("portforward", ask @ Ask::PortForward(_)) => Ok((ask, place)),
+    match (verb, pending) {
+        ("exec", pending @ PendingRequest::Exec(_))
+        | ("attach", pending @ PendingRequest::Attach(_))
+        | ("portforward", pending @ PendingRequest::PortForward(_)) => Ok((pending, slot)),
         _ => Err(not_found()),
     }
 }
 
-fn work(ask: Ask, backend: &Arc<dyn Backend>) -> Work {
+fn work(pending: PendingRequest, backend: &Arc<dyn Backend>) -> Work {
     let backend = Arc::clone(backend);
-    match ask {
-        Ask::Exec(ask) => {
-            let wanted = Wanted { stdin: ask.stdin, stdout: ask.stdout, stderr: ask.stderr, tty: ask.tty };
-            Work::Command(wanted, Box::new(move |streams| backend.exec(ask, streams)))
+    match pending {
+        PendingRequest::Exec(exec) => {
+            let wanted = Wanted { stdin: exec.stdin, stdout: exec.stdout, stderr: exec.stderr, tty: exec.tty };
+            Work::Command(wanted, Box::new(move |streams| backend.exec(exec, streams)))
         }
-        Ask::Attach(ask) => {
-            let wanted = Wanted { stdin: ask.stdin, stdout: ask.stdout, stderr: ask.stderr, tty: ask.tty };
+        PendingRequest::Attach(attach) => {
+            let wanted = Wanted { stdin: attach.stdin, stdout: attach.stdout, stderr: attach.stderr, tty: attach.tty };
             // The exit code of the attached container is not part of an attach session.
-            let run = move |streams| backend.attach(ask, streams).map(|ended| ended.map(|()| 0)).boxed();
+            let run = move |streams| backend.attach(attach, streams).map(|ended| ended.map(|()| 0)).boxed();
             Work::Command(wanted, Box::new(run))
         }
-        Ask::PortForward(ask) => Work::Ports(ask),
+        PendingRequest::PortForward(forward) => Work::Ports(forward),
     }
 }
 
@@ -153,18 +157,18 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, Box<Answer>> {
 
 /// The protocols that a SPDY client offers.
 fn offered(headers: &HeaderMap) -> Result<Vec<&str>, Box<Answer>> {
-    let offered: Vec<_> = headers.get_all(SPOKEN).iter().filter_map(|value| value.to_str().ok()).collect();
+    let offered: Vec<_> = headers.get_all(PROTOCOL_VERSION).iter().filter_map(|value| value.to_str().ok()).collect();
     if offered.is_empty() {
-        return Err(refuse(StatusCode::BAD_REQUEST, "X-Stream-Protocol-Version is not there"));
+        return Err(refuse(StatusCode::BAD_REQUEST, "X-Stream-Protocol-Version is missing"));
     }
     Ok(offered)
 }
 
 /// Rejects the request and lists the supported protocols; client-go falls back to one of them.
 fn none_of(known: &[&'static str]) -> Box<Answer> {
-    let mut answer = refuse(StatusCode::FORBIDDEN, "X-Stream-Protocol-Version: none of them is spoken here");
+    let mut answer = refuse(StatusCode::FORBIDDEN, "X-Stream-Protocol-Version: none of them is supported");
     for name in known {
-        answer.headers_mut().append(ACCEPTED, HeaderValue::from_static(name));
+        answer.headers_mut().append(ACCEPTED_VERSIONS, HeaderValue::from_static(name));
     }
     answer
 }
@@ -174,14 +178,14 @@ fn switch_to_spdy(protocol: &'static str) -> Answer {
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    answer.headers_mut().insert(SPOKEN, HeaderValue::from_static(protocol));
+    answer.headers_mut().insert(PROTOCOL_VERSION, HeaderValue::from_static(protocol));
     answer
 }
 
 /// The ports to forward over channels: those of the RPC, or, if the RPC named none, those in the query
 /// (`port=80&port=443,8443`).
 fn ports(of_rpc: Vec<u16>, query: Option<&str>) -> Result<Vec<u16>, Box<Answer>> {
-    let wrong = || refuse(StatusCode::BAD_REQUEST, "port: from 1 to 65535, one at least and 32 at most");
+    let wrong = || refuse(StatusCode::BAD_REQUEST, "port: 1 to 32 ports, each from 1 to 65535, are required");
     let mut ports = of_rpc;
     if ports.is_empty() {
         let values = query.unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("port="));

@@ -16,10 +16,10 @@ use super::sessions;
 use super::tls::Certificates;
 use super::websocket::Io;
 use super::{Backend, Shared};
-use crate::strangers::{Stranger, Strangers};
+use crate::pending_connections::{Pending, PendingConnections};
 
 /// Maximum number of connections that have not shown a token yet.
-pub(super) const MOST_STRANGERS: usize = 256;
+pub(super) const MAX_PENDING_CONNECTIONS: usize = 256;
 /// Maximum size of a request's header in bytes. kubectl's header has a few hundred bytes; proxies add more.
 const LONGEST_HEADER: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
@@ -35,7 +35,7 @@ pub struct Server {
 }
 
 /// A connection's context for handling its request.
-pub(super) struct Visit {
+pub(super) struct RequestContext {
     pub(super) shared: Arc<Shared>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) hangup: Hangup,
@@ -62,14 +62,14 @@ impl Server {
 
     async fn accept(self, backend: Arc<dyn Backend>) {
         let stop = self.shared.stop.clone();
-        let strangers = Strangers::new(MOST_STRANGERS);
+        let connections = PendingConnections::new(MAX_PENDING_CONNECTIONS);
         let mut failing = false;
         loop {
             match stop.run_until_cancelled(self.listener.accept()).await {
                 Some(Ok((stream, _))) => {
                     failing = false;
                     // Without a descriptor to watch the connection by, the connection is dropped.
-                    let _ = self.attend(stream, strangers.enter(), &backend);
+                    let _ = self.handle_connection(stream, connections.add(), &backend);
                 }
                 // The client gave up before its connection was accepted.
                 Some(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -85,45 +85,45 @@ impl Server {
         }
     }
 
-    fn attend(&self, stream: TcpStream, stranger: Stranger, backend: &Arc<dyn Backend>) -> io::Result<()> {
+    fn handle_connection(&self, stream: TcpStream, pending: Pending, backend: &Arc<dyn Backend>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let hangup = Hangup::of(&stream)?;
-        let visit = Visit { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), hangup };
+        let request_context = RequestContext { shared: Arc::clone(&self.shared), backend: Arc::clone(backend), hangup };
         let stop = self.shared.stop.clone();
         let acceptor = self.certificates.as_ref().map(Certificates::acceptor);
         self.shared.tasks.background(async move {
-            let patience = stranger.patience;
-            let visit = async {
+            let time_limit = pending.time_limit;
+            let handling = async {
                 match acceptor {
-                    None => converse(stream, visit, patience).await,
+                    None => serve_request(stream, request_context, time_limit).await,
                     Some(acceptor) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
-                            converse(stream, visit, patience).await;
+                        if let Ok(Ok(stream)) = tokio::time::timeout(time_limit, acceptor.accept(stream)).await {
+                            serve_request(stream, request_context, time_limit).await;
                         }
                     }
                 }
             };
-            stop.run_until_cancelled(stranger.displaced.run_until_cancelled(visit)).await;
-            drop(stranger);
+            stop.run_until_cancelled(pending.displaced.run_until_cancelled(handling)).await;
+            drop(pending);
         });
         Ok(())
     }
 }
 
 /// Handles one request: it becomes a session, which runs on its own, or is rejected.
-async fn converse<T: Io>(stream: T, visit: Visit, patience: Duration) {
-    let visit = Arc::new(visit);
+async fn serve_request<T: Io>(stream: T, request_context: RequestContext, time_limit: Duration) {
+    let request_context = Arc::new(request_context);
     let service = service_fn(|request| {
-        let visit = Arc::clone(&visit);
-        async move { Ok::<_, std::convert::Infallible>(sessions::answer(request, &visit)) }
+        let request_context = Arc::clone(&request_context);
+        async move { Ok::<_, std::convert::Infallible>(sessions::answer(request, &request_context)) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience)
+        .header_read_timeout(time_limit)
         .max_buf_size(LONGEST_HEADER)
         .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // A client that is slow or does not speak HTTP is not logged: a log line for each would allow a flood.
-    let _ = tokio::time::timeout(2 * patience, connection).await;
+    let _ = tokio::time::timeout(2 * time_limit, connection).await;
 }

@@ -29,9 +29,9 @@ impl Settings {
     /// Checks that it is safe to serve with these settings.
     ///
     /// # Errors
-    /// [`Error::Unguarded`] without TLS on an address that is not loopback (cri-dockerd #106: others listened on every
+    /// [`Error::NeedsTls`] without TLS on an address that is not loopback (cri-dockerd #106: others listened on every
     /// address).
     pub fn check(&self) -> Result<(), Error> {
-        if self.address.ip().is_loopback() || self.tls.is_some() { Ok(()) } else { Err(Error::Unguarded(self.address)) }
+        if self.address.ip().is_loopback() || self.tls.is_some() { Ok(()) } else { Err(Error::NeedsTls(self.address)) }
     }
 }

@@ -68,11 +68,11 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    fn exec(&self, ask: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
+    fn exec(&self, request: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
         let ended = self.ended.clone();
         async move {
-            let name = ask.command.join(" ");
-            let result = Self::command(ask.command, streams).await;
+            let name = request.command.join(" ");
+            let result = Self::command(request.command, streams).await;
             let _ = ended.send(name);
             result
         }
@@ -140,13 +140,13 @@ impl Bed {
     /// Like `exec`, in a container of this sandbox.
     fn exec_in(&self, sandbox: SandboxId, command: Vec<String>, tty: bool) -> String {
         let container = ContainerId::random();
-        let ask = Exec { sandbox, container, command, tty, stdin: true, stdout: true, stderr: !tty };
-        self.streaming.exec_url(ask).unwrap()
+        let request = Exec { sandbox, container, command, tty, stdin: true, stdout: true, stderr: !tty };
+        self.streaming.exec_url(request).unwrap()
     }
 
     fn forward(&self, ports: &[u16]) -> String {
-        let ask = PortForward { sandbox: SandboxId::random(), ports: ports.to_vec() };
-        self.streaming.port_forward_url(ask).unwrap()
+        let request = PortForward { sandbox: SandboxId::random(), ports: ports.to_vec() };
+        self.streaming.port_forward_url(request).unwrap()
     }
 
     /// Waits for a session to end, and returns its name.

@@ -28,7 +28,7 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The metadata of a file could not be read.
-    #[error("look at {path}")]
+    #[error("read the metadata of {path}")]
     Look {
         /// Of the certificate or of the key.
         path: PathBuf,
@@ -92,7 +92,7 @@ impl Certificates {
             match load(&self.files) {
                 Ok(acceptor) => {
                     loaded.acceptor = acceptor;
-                    tracing::info!(file = %self.files.certificate.display(), "streaming has a new certificate");
+                    tracing::info!(file = %self.files.certificate.display(), "streaming uses the new certificate");
                 }
                 Err(error) => {
                     let error = anyhow::Error::new(error);

@@ -26,32 +26,32 @@ const MOST_BYTES: usize = 64 << 20;
 /// No further URL can be issued now.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "too many exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, wait for their clients; each waits for \
-     {LIFETIME:?} at most"
+    "too many exec, attach and port-forward URLs, or {MOST_BYTES} bytes of commands, are waiting for their clients; \
+     each waits for {LIFETIME:?} at most"
 )]
 pub struct Full;
 
 /// The request for which a URL was issued.
 #[derive(Debug, Clone)]
-pub(super) enum Ask {
+pub(super) enum PendingRequest {
     Exec(Exec),
     Attach(Attach),
     PortForward(PortForward),
 }
 
-impl Ask {
+impl PendingRequest {
     pub(super) fn sandbox(&self) -> &SandboxId {
         match self {
-            Self::Exec(ask) => &ask.sandbox,
-            Self::Attach(ask) => &ask.sandbox,
-            Self::PortForward(ask) => &ask.sandbox,
+            Self::Exec(request) => &request.sandbox,
+            Self::Attach(request) => &request.sandbox,
+            Self::PortForward(request) => &request.sandbox,
         }
     }
 
     /// The size of those parts of the request that the caller chooses freely.
     fn bytes(&self) -> usize {
         match self {
-            Self::Exec(ask) => ask.command.iter().map(|word| word.len() + size_of::<String>()).sum(),
+            Self::Exec(request) => request.command.iter().map(|word| word.len() + size_of::<String>()).sum(),
             Self::PortForward(_) | Self::Attach(_) => 0,
         }
     }
@@ -59,11 +59,11 @@ impl Ask {
 
 /// Why a token could not be redeemed.
 #[derive(Debug)]
-pub(super) enum NotTaken {
+pub(super) enum RedeemError {
     /// The token never existed, was used, or has expired.
     Unknown,
     /// The session may not begin now. The token stays valid.
-    NotNow,
+    NoSlot,
 }
 
 /// The requests whose clients have not connected yet. Adding a request removes the expired ones; there is no timer.
@@ -73,50 +73,54 @@ pub(super) enum NotTaken {
 #[derive(Debug)]
 pub(super) struct Tokens {
     waiting: Mutex<HashMap<u128, Waiting>>,
-    places: Slots,
+    slots: Slots,
 }
 
 #[derive(Debug)]
 struct Waiting {
     until: Instant,
-    ask: Ask,
-    /// The result of [`Ask::bytes`].
+    request: PendingRequest,
+    /// The result of [`PendingRequest::bytes`].
     bytes: usize,
-    _place: Slot,
+    _slot: Slot,
 }
 
 impl Default for Tokens {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), places: Slots::new(Bounds::shared(MOST)) }
+        Self { waiting: Mutex::default(), slots: Slots::new(Bounds::shared(MOST)) }
     }
 }
 
 impl Tokens {
     /// Stores a request, and returns its token, which is safe in a URL.
-    pub(super) fn put(&self, ask: Ask) -> Result<String, Full> {
+    pub(super) fn put(&self, request: PendingRequest) -> Result<String, Full> {
         let now = Instant::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, known| known.until > now);
-        let bytes = ask.bytes();
+        let bytes = request.bytes();
         let others: usize = waiting.values().map(|known| known.bytes).sum();
         if others + bytes > MOST_BYTES {
             return Err(Full);
         }
-        let place = self.places.try_take(ask.sandbox().as_str(), "").ok_or(Full)?;
+        let slot = self.slots.try_take(request.sandbox().as_str(), "").ok_or(Full)?;
         let token = random();
-        waiting.insert(token, Waiting { until: now + LIFETIME, ask, bytes, _place: place });
+        waiting.insert(token, Waiting { until: now + LIFETIME, request, bytes, _slot: slot });
         Ok(URL_SAFE_NO_PAD.encode(token.to_be_bytes()))
     }
 
     /// Removes and returns the request of this token if its session may begin. A second client with the same token
     /// finds nothing.
-    pub(super) fn take<T>(&self, token: &str, may: impl FnOnce(&Ask) -> Option<T>) -> Result<(Ask, T), NotTaken> {
-        let token = parse(token).ok_or(NotTaken::Unknown)?;
+    pub(super) fn redeem<T>(
+        &self,
+        token: &str,
+        may: impl FnOnce(&PendingRequest) -> Option<T>,
+    ) -> Result<(PendingRequest, T), RedeemError> {
+        let token = parse(token).ok_or(RedeemError::Unknown)?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = waiting.get(&token).filter(|known| known.until > Instant::now()).ok_or(NotTaken::Unknown)?;
-        let leave = may(&known.ask).ok_or(NotTaken::NotNow)?;
-        let known = waiting.remove(&token).ok_or(NotTaken::Unknown)?;
-        Ok((known.ask, leave))
+        let known = waiting.get(&token).filter(|known| known.until > Instant::now()).ok_or(RedeemError::Unknown)?;
+        let permit = may(&known.request).ok_or(RedeemError::NoSlot)?;
+        let known = waiting.remove(&token).ok_or(RedeemError::Unknown)?;
+        Ok((known.request, permit))
     }
 }
 

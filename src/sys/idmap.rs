@@ -15,7 +15,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 ///
 /// # Errors
 /// The error of the system call; `EINVAL` for a file system without support for this, and before Linux 5.12.
-pub(super) fn cover(directory: &Path, users: &File) -> io::Result<()> {
+pub(super) fn mount_mapped_over(directory: &Path, users: &File) -> io::Result<()> {
     let tree = open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     map(&tree, users)?;
     Ok(move_mount(&tree, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)

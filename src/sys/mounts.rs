@@ -23,7 +23,8 @@ use super::userns::{self, Range};
 const TARGET: &str = "/proc";
 
 /// The flags for access by [`MountedRoot`], which only reads.
-const LOOK: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+const READ_ONLY_ACCESS: MsFlags =
+    MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// The option with the layers of an overlay, the topmost first.
 const LOWER: &str = "lowerdir=";
@@ -78,7 +79,7 @@ impl MountedRoot {
         let (mounted, result) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
-            if mounted.send(mount_privately(&spec, LOOK)).is_ok() {
+            if mounted.send(mount_privately(&spec, READ_ONLY_ACCESS)).is_ok() {
                 // Returns an error when the sender is dropped; nothing is ever sent.
                 let _ = released.recv();
             }
@@ -121,23 +122,23 @@ impl MountedRoot {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        patiently(|| openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how))
+        retry_races(|| openat2(self.root.as_fd(), relative, flags | OFlags::CLOEXEC, Mode::empty(), how))
     }
 }
 
 /// Repeats the walk until nothing interferes with it, for [`RACES`] at most.
-fn patiently(mut walk: impl FnMut() -> rustix::io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+fn retry_races(mut walk: impl FnMut() -> rustix::io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let deadline = Instant::now() + RACES;
     loop {
         match walk() {
-            Err(Errno::AGAIN) if Instant::now() < deadline => rest(),
+            Err(Errno::AGAIN) if Instant::now() < deadline => pause(),
             other => return Ok(other?),
         }
     }
 }
 
 /// Lets concurrent mounts proceed. The calling thread may block.
-fn rest() {
+fn pause() {
     #[allow(clippy::disallowed_methods, reason = "never on a thread of the runtime, see MountedRoot::mount")]
     std::thread::sleep(Duration::from_micros(200));
 }
@@ -152,12 +153,12 @@ fn rest() {
 pub fn attach(spec: MountSpec, sub_path: &Path, target: &Path) -> Result<(), AttachError> {
     let sub_path = if sub_path.as_os_str().is_empty() { PathBuf::from(".") } else { sub_path.to_owned() };
     let private = std::thread::Builder::new().name("mount".to_owned()).spawn(move || {
-        // Unlike with [`LOOK`], files may be executed from a volume: the permissions of its directory on the host keep
-        // users out.
+        // Unlike with [`READ_ONLY_ACCESS`], files may be executed from a volume: the permissions of its directory on
+        // the host keep users out.
         let root = mount_privately(&spec, MsFlags::MS_RDONLY).map_err(AttachError::Mount)?;
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let found = patiently(|| openat2(root.as_fd(), &sub_path, flags, Mode::empty(), how));
+        let found = retry_races(|| openat2(root.as_fd(), &sub_path, flags, Mode::empty(), how));
         let found = found.map_err(AttachError::SubPath)?;
         // A copy of the mount that belongs to no mount namespace, so that it outlives this one.
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -194,7 +195,7 @@ fn mount_privately(spec: &MountSpec, flags: MsFlags) -> io::Result<OwnedFd> {
     if let Some(users) = &users {
         // An overlay itself cannot be id-mapped, but its layers can.
         for layer in layers(spec, &options)? {
-            idmap::cover(&layer, &users.user)?;
+            idmap::mount_mapped_over(&layer, &users.user)?;
         }
     }
     if !matches!(spec.fs_type.as_str(), "bind" | "rbind") {
@@ -221,7 +222,7 @@ fn mount_file_system(spec: &MountSpec, options: Options, flags: MsFlags) -> io::
 /// A bind mount cannot have a label, but an overlay can. The directory becomes the upper of two read-only layers; the
 /// other one is empty.
 fn mount_labelled(spec: &MountSpec, mut options: Options, flags: MsFlags) -> io::Result<()> {
-    mount(Some("tmpfs"), TARGET, Some("tmpfs"), LOOK, None::<&str>)?;
+    mount(Some("tmpfs"), TARGET, Some("tmpfs"), READ_ONLY_ACCESS, None::<&str>)?;
     options.data.push(format!("{LOWER}{}:{TARGET}", spec.source));
     let overlay = MountSpec { fs_type: "overlay".to_owned(), source: "overlay".to_owned(), options: Vec::new() };
     mount_file_system(&overlay, options, flags)

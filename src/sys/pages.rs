@@ -12,7 +12,7 @@ use bytes::buf::UninitSlice;
 #[derive(Debug)]
 pub struct Pages {
     start: NonNull<u8>,
-    room: usize,
+    capacity: usize,
     filled: usize,
 }
 
@@ -22,16 +22,16 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Allocates `room` bytes, which must be a multiple of the page size.
+    /// Allocates `capacity` bytes, which must be a multiple of the page size.
     #[must_use]
-    pub fn new(room: usize) -> Self {
+    pub fn new(capacity: usize) -> Self {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address that the kernel chooses; it overlaps nothing.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), room, access, kind, -1, 0) };
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), capacity, access, kind, -1, 0) };
         match NonNull::new(mapped.cast()) {
-            Some(start) if mapped != libc::MAP_FAILED => Self { start, room, filled: 0 },
+            Some(start) if mapped != libc::MAP_FAILED => Self { start, capacity, filled: 0 },
             // As with a Vec, the process ends when there is no memory.
-            _ => handle_alloc_error(Layout::array::<u8>(room).unwrap_or(Layout::new::<u8>())),
+            _ => handle_alloc_error(Layout::array::<u8>(capacity).unwrap_or(Layout::new::<u8>())),
         }
     }
 
@@ -52,7 +52,7 @@ impl AsRef<[u8]> for Pages {
 // SAFETY: `chunk_mut` is the part of the mapping after `filled`, and `advance_mut` keeps `filled` within the mapping.
 unsafe impl BufMut for Pages {
     fn remaining_mut(&self) -> usize {
-        self.room - self.filled
+        self.capacity - self.filled
     }
 
     unsafe fn advance_mut(&mut self, count: usize) {
@@ -62,7 +62,7 @@ unsafe impl BufMut for Pages {
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let rest = self.remaining_mut();
-        // SAFETY: `filled` is at most `room`; the rest of the mapping belongs to `self` and is borrowed as long as
+        // SAFETY: `filled` is at most `capacity`; the rest of the mapping belongs to `self` and is borrowed as long as
         // `self`.
         unsafe { UninitSlice::from_raw_parts_mut(self.start.as_ptr().add(self.filled), rest) }
     }
@@ -71,7 +71,7 @@ unsafe impl BufMut for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: this unmaps exactly our own mapping, and nothing borrows it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.room) };
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.capacity) };
     }
 }
 

@@ -73,10 +73,10 @@ impl Child {
         // Our signal handlers must not run in the child: they write to descriptors that it shares with us.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child is a copy of a process with threads, whose locks may be held forever. It only runs
-        // `follow`, which makes system calls and nothing else: no allocation, no lock, no destructor, no return.
+        // `child_main`, which makes system calls and nothing else: no allocation, no lock, no destructor, no return.
         let child = match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => follow(socket, owner, network),
+            0 => child_main(socket, owner, network),
             pid => Ok(Self(Pid::from_raw(pid))),
         };
         before.thread_set_mask()?;
@@ -97,7 +97,7 @@ impl Drop for Child {
 }
 
 /// The main loop of the child: reports the result of a step, then waits for the command to run the next one.
-fn follow(socket: RawFd, owner: u32, network: bool) -> ! {
+fn child_main(socket: RawFd, owner: u32, network: bool) -> ! {
     let socket_number = socket.unsigned_abs();
     // Our sockets, FIFOs and locks would stay open for their peers as long as they are open in the child.
     let closed = close_range(3, socket_number - 1).and_then(|()| close_range(socket_number + 1, u32::MAX));
@@ -106,11 +106,11 @@ fn follow(socket: RawFd, owner: u32, network: bool) -> ! {
         let errno = step.err().unwrap_or(0).to_ne_bytes();
         let mut go = 0_u8;
         // SAFETY: both buffers live until the calls return, and have the lengths that are passed.
-        let told = unsafe {
+        let exchanged = unsafe {
             libc::write(socket, errno.as_ptr().cast(), errno.len()) == 4
                 && libc::read(socket, (&raw mut go).cast(), 1) == 1
         };
-        if !told {
+        if !exchanged {
             // SAFETY: ends the process without running any of its exit handlers.
             unsafe { libc::_exit(0) }
         }

@@ -14,7 +14,7 @@ use super::read::not_regular;
 ///
 /// # Errors
 /// The error of the system call, also if the path is a directory.
-pub fn anew(path: &Path, mode: u32) -> io::Result<File> {
+pub fn replace(path: &Path, mode: u32) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -44,7 +44,7 @@ pub fn regular(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`regular`].
-pub fn over(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = regular(path)?;
     file.set_len(0)?;
     file.write_all(bytes)
@@ -72,15 +72,15 @@ mod tests {
         }
         let _reader = crate::sys::fifo::open(&path("read fifo"), crate::sys::fifo::End::Read).unwrap();
         for name in ["fifo", "read fifo", "link"] {
-            assert!(over(&path(name), b"x").is_err(), "{name}");
-            anew(&path(name), 0o600).unwrap().write_all(b"new").unwrap();
+            assert!(overwrite(&path(name), b"x").is_err(), "{name}");
+            replace(&path(name), 0o600).unwrap().write_all(b"new").unwrap();
             assert_eq!(fs::read(path(name)).unwrap(), b"new", "{name}");
         }
-        over(&path("link"), b"ok").unwrap();
+        overwrite(&path("link"), b"ok").unwrap();
         assert_eq!(
             (fs::read(path("link")).unwrap(), fs::read(path("precious")).unwrap()),
             (b"ok".to_vec(), b"precious".to_vec())
         );
-        assert!(over(Path::new("/dev/null"), b"x").is_err() && anew(directory.path(), 0o600).is_err());
+        assert!(overwrite(Path::new("/dev/null"), b"x").is_err() && replace(directory.path(), 0o600).is_err());
     }
 }

@@ -7,27 +7,27 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::owner::Work;
+use super::owner::Driver;
 use super::program::Program;
 use super::state::{Event, State};
-use super::{Follow, Make, SIGKILL, UNSEEN};
+use super::{CreateRequest, SIGKILL, TaskObserver, UNSEEN};
 use crate::containerd::{Error, Exit, Kind, Process, ProcessStatus, Result};
 
 /// Interval at which SIGKILL is repeated until the process is gone.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 
-impl<F: Follow> Work<F> {
+impl<F: TaskObserver> Driver<F> {
     pub(super) async fn create(&mut self) {
-        let make = self.task.make.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let request = self.task.create_request.lock().unwrap_or_else(PoisonError::into_inner).take();
         let containerd = &self.owner.containerd;
-        let made = match make {
-            Some(Make::Task(task)) => containerd.create_task(*task).await,
-            Some(Make::Exec(exec)) => containerd.exec_task(*exec).await.map(|()| 0),
+        let made = match request {
+            Some(CreateRequest::Task(task)) => containerd.create_task(*task).await,
+            Some(CreateRequest::Exec(exec)) => containerd.exec_task(*exec).await.map(|()| 0),
             // A task is never created twice.
-            None => Err(self.lost.take().unwrap_or_else(|| self.missing_error("create task"))),
+            None => Err(self.lost_reply_error.take().unwrap_or_else(|| self.missing_error("create task"))),
         };
         match made {
-            Ok(pid) => self.progress(Event::Made { pid }),
+            Ok(pid) => self.progress(Event::Created { pid }),
             Err(error) => self.refused(error),
         }
     }
@@ -80,27 +80,27 @@ impl<F: Follow> Work<F> {
         }
     }
 
-    pub(super) async fn ask(&mut self) {
+    pub(super) async fn query(&mut self) {
         let name = &self.task.name;
         match self.owner.containerd.get_task(&name.id, &name.exec).await {
             Ok(process) => {
                 self.found(&process);
                 if process.status == ProcessStatus::Unknown {
                     let error = Error::new("get task", &self.task.name.id, Kind::Other, "the shim does not answer");
-                    self.trouble("its state is not known", &error).await;
+                    self.back_off("its state is not known", &error).await;
                 }
             }
-            Err(error) if error.is_not_found() => self.look_in_the_list().await,
+            Err(error) if error.is_not_found() => self.query_the_list().await,
             Err(error) => {
-                self.take(Event::Found { status: ProcessStatus::Unknown, pid: self.machine.pid(), exit: UNSEEN });
-                self.trouble("its state cannot be asked", &error).await;
+                self.apply(Event::Found { status: ProcessStatus::Unknown, pid: self.machine.pid(), exit: UNSEEN });
+                self.back_off("its state cannot be queried", &error).await;
             }
         }
     }
 
     /// Get has found nothing. Check the list of tasks as well, because containerd builds it in another way. Commands
     /// are in no list.
-    async fn look_in_the_list(&mut self) {
+    async fn query_the_list(&mut self) {
         if !self.task.name.exec.is_empty() {
             return self.missing().await;
         }
@@ -109,7 +109,7 @@ impl<F: Follow> Work<F> {
                 Some(process) => self.found(process),
                 None => self.missing().await,
             },
-            Err(error) => self.trouble("its state cannot be asked", &error).await,
+            Err(error) => self.back_off("its state cannot be queried", &error).await,
         }
     }
 
@@ -128,7 +128,7 @@ impl<F: Follow> Work<F> {
             _ = self.want.changed() => self.wait = Some(wait),
             () = survived => {
                 self.wait = Some(wait);
-                self.take(Event::Survived);
+                self.apply(Event::StillAlive);
                 tracing::warn!(task = self.task.name.id, "still not dead {KILL_AGAIN:?} after SIGKILL");
             }
         }
@@ -139,22 +139,22 @@ impl<F: Follow> Work<F> {
             Ok(exit) => self.progress(Event::Exited(exit)),
             Err(error) if error.is_not_found() => self.missing().await,
             Err(error) => {
-                self.take(Event::Lost);
-                self.trouble("its end cannot be waited for", &error).await;
+                self.apply(Event::Lost);
+                self.back_off("waiting for its end failed", &error).await;
             }
         }
     }
 
     pub(super) async fn kill(&mut self) {
         match self.owner.containerd.kill_task(&self.task.name.id, &self.task.name.exec, SIGKILL).await {
-            Ok(()) => self.take(Event::Killed),
+            Ok(()) => self.apply(Event::Killed),
             // A command that was created and not started has no process yet.
-            Err(error) if error.kind() == Kind::FailedPrecondition && self.machine.state() == State::Made => {
-                self.take(Event::Killed);
+            Err(error) if error.kind() == Kind::FailedPrecondition && self.machine.state() == State::Created => {
+                self.apply(Event::Killed);
             }
             Err(error) => {
-                self.take(Event::Lost);
-                self.trouble("it cannot be killed yet", &error).await;
+                self.apply(Event::Lost);
+                self.back_off("it cannot be killed yet", &error).await;
             }
         }
     }
@@ -169,23 +169,23 @@ impl<F: Follow> Work<F> {
             Ok(_) => self.progress(Event::Deleted),
             // The reply was lost, or the call was refused because the process may be alive: query the state.
             Err(error) => {
-                self.doubt(&error);
-                self.take(Event::Lost);
-                self.trouble("it cannot be deleted yet", &error).await;
+                self.note_lost_reply(&error);
+                self.apply(Event::Lost);
+                self.back_off("it cannot be deleted yet", &error).await;
             }
         }
     }
 
     /// Handles the failure, or the lost reply, of a call that creates or starts.
     fn refused(&mut self, error: Error) {
-        self.doubt(&error);
+        self.note_lost_reply(&error);
         // The caller of a command is not kept waiting while containerd is away.
         if error.is_away() && self.task.name.exec.is_empty() {
-            self.lost = Some(error);
-            self.take(Event::Lost);
+            self.lost_reply_error = Some(error);
+            self.apply(Event::Lost);
         } else {
             self.fail(error);
-            self.take(Event::Refused);
+            self.apply(Event::Refused);
         }
     }
 
@@ -193,20 +193,20 @@ impl<F: Follow> Work<F> {
     async fn missing(&mut self) {
         // If the reply to Start was lost, the process may have run to its end: containerd drops a task that ended while
         // containerd was down. If it were reported as never started, kubelet would run it twice.
-        let may_have_run = self.machine.is_to_be_told() || self.start_was_lost && !self.machine.has_failed();
-        let exit = if may_have_run { self.follower.unseen(self.was_away).await } else { None };
+        let may_have_run = self.machine.has_unreported_exit() || self.start_was_lost && !self.machine.has_failed();
+        let exit = if may_have_run { self.observer.lost_exit(self.was_away).await } else { None };
         match exit {
             Some(exit) => self.progress(Event::Exited(exit)),
             None => {
-                let failure = self.lost.take().unwrap_or_else(|| self.missing_error("get task"));
+                let failure = self.lost_reply_error.take().unwrap_or_else(|| self.missing_error("get task"));
                 self.fail(failure);
-                self.take(Event::Missing);
+                self.apply(Event::Missing);
             }
         }
     }
 
     fn found(&mut self, process: &Process) {
-        self.take(Event::Found { status: process.status, pid: process.pid, exit: process.exit });
+        self.apply(Event::Found { status: process.status, pid: process.pid, exit: process.exit });
     }
 
     fn new_wait(&self) -> BoxFuture<'static, Result<Exit>> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::Make;
+use super::CreateRequest;
 use super::state::{State, Want};
 use crate::containerd::{Containerd, Error, Exit, Kind, Result};
 
@@ -36,10 +36,10 @@ pub struct Task {
     pub(super) name: Name,
     pub(super) containerd: Option<Containerd>,
     pub(super) want: watch::Sender<Want>,
-    pub(super) make: Mutex<Option<Make>>,
+    pub(super) create_request: Mutex<Option<CreateRequest>>,
     pub(super) view: watch::Sender<View>,
     /// Set when the reply to a call that changes the task was lost: containerd may then have forgotten the shim.
-    pub(super) doubt: Arc<AtomicBool>,
+    pub(super) shim_unknown: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -49,10 +49,10 @@ impl Task {
         Arc::new(Self {
             name: Name::default(),
             containerd: None,
-            want: watch::Sender::new(Want::Over),
-            make: Mutex::new(None),
+            want: watch::Sender::new(Want::Ended),
+            create_request: Mutex::new(None),
             view: watch::Sender::new(View { state: State::Gone, pid: 0, started: false, exit: None, failure: None }),
-            doubt: Arc::default(),
+            shim_unknown: Arc::default(),
         })
     }
 
@@ -60,10 +60,11 @@ impl Task {
     ///
     /// # Errors
     /// An error of containerd. The owner ends what the attempt has left: see [`Task::gone`].
-    pub async fn make(&self, make: Make) -> Result<u32> {
-        *self.make.lock().unwrap_or_else(PoisonError::into_inner) = Some(make);
-        self.want(Want::Made);
-        self.reached("create task", |view| !matches!(view.state, State::Absent | State::Unsure | State::Mute)).await
+    pub async fn create(&self, request: CreateRequest) -> Result<u32> {
+        *self.create_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+        self.want(Want::Created);
+        self.reached("create task", |view| !matches!(view.state, State::Absent | State::Unknown | State::Unresponsive))
+            .await
     }
 
     /// Starts the created task. Returns its host PID. If the reply was lost but the process was started, this succeeds.
@@ -77,7 +78,7 @@ impl Task {
 
     /// Ends the task if it exists, and deletes it. SIGKILL is repeated as often as necessary.
     pub fn end(&self) {
-        self.want(Want::Over);
+        self.want(Want::Ended);
     }
 
     /// Sends a signal if there may be a process.
@@ -117,7 +118,7 @@ impl Task {
     }
 
     fn containerd(&self, operation: &'static str) -> Result<&Containerd> {
-        let none = || Error::new(operation, &self.name.id, Kind::NotFound, "it has no task");
+        let none = || Error::new(operation, &self.name.id, Kind::NotFound, "the container has no task");
         self.containerd.as_ref().ok_or_else(none)
     }
 
@@ -137,12 +138,12 @@ impl Task {
     }
 
     /// Resolves when no process of the task is alive.
-    pub async fn over(&self) {
+    pub async fn process_ended(&self) {
         // This cannot fail: `self` has the sender.
         let _ = self.view.subscribe().wait_for(|view| !view.state.may_live()).await;
     }
 
-    /// Resolves when containerd has no such task any more, and the follower has been notified of that.
+    /// Resolves when containerd has no such task any more, and the observer has been notified of that.
     pub async fn gone(&self) {
         let _ = self.view.subscribe().wait_for(|view| view.state == State::Gone).await;
     }
@@ -153,14 +154,14 @@ impl Task {
     }
 
     /// Ends the owner's pause before its next try.
-    pub fn hurry(&self) {
+    pub fn retry_now(&self) {
         self.want(Want::Nothing);
     }
 
     /// Whether the task may have a live process that is not to be ended.
     #[must_use]
-    pub fn is_kept(&self) -> bool {
-        !self.is_gone() && *self.want.borrow() != Want::Over
+    pub fn may_live_on(&self) -> bool {
+        !self.is_gone() && *self.want.borrow() != Want::Ended
     }
 
     fn want(&self, more: Want) {
@@ -180,7 +181,7 @@ impl Task {
     }
 
     fn ended_early(&self, operation: &'static str) -> Error {
-        Error::new(operation, &self.name.id, Kind::FailedPrecondition, "it was ended before that")
+        Error::new(operation, &self.name.id, Kind::FailedPrecondition, "the task was ended first")
     }
 }
 

@@ -1,23 +1,23 @@
 //! The owner of a containerd task, or of a command in one. It is the only caller of Tasks.* for it, from before
 //! Tasks.Create until containerd reports that the task does not exist.
 //!
-//! Verbs, recovery and undo declare what they want ([`Task::make`], [`Task::start`], [`Task::end`]) and watch the
+//! Verbs, recovery and undo declare what they want ([`Task::create`], [`Task::start`], [`Task::end`]) and watch the
 //! published state ([`Task::exit`], [`Task::gone`]). One state machine, [`Machine`], decides what to do about it, and
 //! one owner carries that out, so two calls that change a task are never in flight at the same time. The owner notifies
-//! the container, sandbox or command of the task through [`Follow`].
+//! the container, sandbox or command of the task through [`TaskObserver`].
 //!
 //! ```text
-//!             Create          Start           the process ends      reported      Delete
-//!   Absent ──────────► Made ────────► Runs ───────────────────► Ended ────► Told ───────► Gone
-//!      │ reply lost     │  reply lost   │ Kill        ▲
-//!      ▼                ▼               ▼             │
-//!   Unsure: query containerd (Get) ◄─── Killed ───────┘
+//!             Create             Start           the process ends      reported          Delete
+//!   Absent ──────────► Created ────────► Runs ───────────────────► Ended ────► Reported ───────► Gone
+//!      │ reply lost        │  reply lost   │ Kill        ▲
+//!      ▼                   ▼               ▼             │
+//!   Unknown: query containerd (Get) ◄─── Killed ─────────┘
 //! ```
 //! - After a lost reply, the owner queries the state and never assumes it.
 //! - A task whose process may be alive is deleted only after a kill.
 //! - The owner never gives up, however many errors there are and whatever they say. It waits longer between two tries,
 //!   logs once a minute what it waits for, and shows it in `pontoon top`.
-//! - An exit is reported once. The task is kept until the follower confirms that the exit has been written.
+//! - An exit is reported once. The task is kept until the observer confirms that the exit has been written.
 
 mod acts;
 mod handle;
@@ -43,7 +43,7 @@ pub const SIGKILL: u32 = 9;
 pub const UNSEEN: Exit = Exit { code: 255, at: 0 };
 
 /// What an owner creates.
-pub enum Make {
+pub enum CreateRequest {
     /// A container's first process, and its task.
     Task(Box<CreateTask>),
     /// A command in a container's task.
@@ -51,7 +51,7 @@ pub enum Make {
 }
 
 /// The container, sandbox or command of a task, which the owner notifies of what happens to the task.
-pub trait Follow: Send + Sync + 'static {
+pub trait TaskObserver: Send + Sync + 'static {
     /// The process runs. Called before [`Task::start`] returns.
     fn started(&self, pid: u32) -> impl Future<Output = ()> + Send {
         let _ = pid;
@@ -66,7 +66,7 @@ pub trait Follow: Send + Sync + 'static {
 
     /// Returns the exit of a process that has run and of which containerd has no record; `None` if the exit cannot be
     /// determined. `late` if containerd was away meanwhile: a shim then repeats its exit event some seconds later.
-    fn unseen(&self, late: bool) -> impl Future<Output = Option<Exit>> + Send;
+    fn lost_exit(&self, late: bool) -> impl Future<Output = Option<Exit>> + Send;
 
     /// containerd has no such task any more.
     fn gone(&self) -> impl Future<Output = ()> + Send;

@@ -12,7 +12,7 @@ use super::handle::{Name, Task, View};
 use super::pace::Pace;
 use super::program::Program;
 use super::state::{Act, Event, State, Want};
-use super::{ExitHints, Follow, Health, Machine};
+use super::{ExitHints, Health, Machine, TaskObserver};
 use crate::containerd::{Containerd, Error, Exit, Result};
 use crate::tasks::Tasks;
 use crate::telemetry::{Stage, Verb, during};
@@ -31,17 +31,29 @@ pub struct Owner {
 
 impl Owner {
     /// Starts the owner of a container's task, before the task is created, or for one that an earlier daemon created.
-    /// `doubt` is set when the reply to a call that changes the task was lost.
-    pub fn own(&self, id: &str, machine: Machine, doubt: Arc<AtomicBool>, follower: impl Follow) -> Arc<Task> {
-        self.start(Name { id: id.to_owned(), exec: String::new() }, machine, doubt, follower)
+    /// `shim_unknown` is set when the reply to a call that changes the task was lost.
+    pub fn own(
+        &self,
+        id: &str,
+        machine: Machine,
+        shim_unknown: Arc<AtomicBool>,
+        observer: impl TaskObserver,
+    ) -> Arc<Task> {
+        self.start(Name { id: id.to_owned(), exec: String::new() }, machine, shim_unknown, observer)
     }
 
     /// Like `own`, for a command in a container's task.
-    pub fn own_exec(&self, id: &str, exec: &str, machine: Machine, follower: impl Follow) -> Arc<Task> {
-        self.start(Name { id: id.to_owned(), exec: exec.to_owned() }, machine, Arc::default(), follower)
+    pub fn own_exec(&self, id: &str, exec: &str, machine: Machine, observer: impl TaskObserver) -> Arc<Task> {
+        self.start(Name { id: id.to_owned(), exec: exec.to_owned() }, machine, Arc::default(), observer)
     }
 
-    fn start(&self, name: Name, machine: Machine, doubt: Arc<AtomicBool>, follower: impl Follow) -> Arc<Task> {
+    fn start(
+        &self,
+        name: Name,
+        machine: Machine,
+        shim_unknown: Arc<AtomicBool>,
+        observer: impl TaskObserver,
+    ) -> Arc<Task> {
         let exit = match machine.state() {
             State::Ended(exit) => Some(exit),
             _ => None,
@@ -52,65 +64,65 @@ impl Owner {
             name,
             containerd: Some(self.containerd.clone()),
             want: watch::Sender::new(Want::Nothing),
-            make: Mutex::new(None),
+            create_request: Mutex::new(None),
             view: watch::Sender::new(view),
-            doubt,
+            shim_unknown,
         });
-        let work = Work {
+        let driver = Driver {
             owner: self.clone(),
             want: task.want.subscribe(),
             task: Arc::clone(&task),
             machine,
-            follower,
+            observer,
             pace: Pace::new(self.health.clone()),
             wait: None,
-            lost: None,
+            lost_reply_error: None,
             start_was_lost: false,
             init: None,
             was_away: false,
-            left: false,
+            finished: false,
         };
-        self.tasks.background(work.run());
+        self.tasks.background(driver.run());
         task
     }
 }
 
 /// The state of a running owner.
-pub(super) struct Work<F> {
+pub(super) struct Driver<F> {
     pub(super) owner: Owner,
     pub(super) task: Arc<Task>,
     pub(super) want: watch::Receiver<Want>,
     pub(super) machine: Machine,
-    pub(super) follower: F,
+    pub(super) observer: F,
     pace: Pace,
     /// The Tasks.Wait in flight, if any; there is at most one.
     pub(super) wait: Option<BoxFuture<'static, Result<Exit>>>,
     /// The error by which a reply was lost.
-    pub(super) lost: Option<Error>,
+    pub(super) lost_reply_error: Option<Error>,
     /// Whether the process may have been started although the reply was lost.
     pub(super) start_was_lost: bool,
     /// The program that the process ran before it was started.
     pub(super) init: Option<Program>,
     /// Whether containerd was away at any time since the owner started.
     pub(super) was_away: bool,
-    left: bool,
+    finished: bool,
 }
 
-impl<F: Follow> Work<F> {
+impl<F: TaskObserver> Driver<F> {
     async fn run(mut self) {
-        while !self.left {
-            if self.pace.is_troubled() {
+        while !self.finished {
+            if self.pace.is_failing() {
                 // While tries fail, the task and the current stage are shown in `pontoon top`.
                 let tasks = self.owner.tasks.clone();
-                tasks.named(Verb::SettleTask, self.task.name.id.clone(), self.through_trouble().boxed()).await;
+                tasks.run_named(Verb::SettleTask, self.task.name.id.clone(), self.run_until_success().boxed()).await;
             } else {
                 self.step().await;
             }
         }
     }
 
-    async fn through_trouble(&mut self) {
-        while self.pace.is_troubled() && !self.left {
+    async fn run_until_success(&mut self) {
+        while self.pace.is_failing() && !self.finished {
             self.step().await;
         }
     }
@@ -132,30 +144,30 @@ impl<F: Follow> Work<F> {
         match act {
             Act::Rest | Act::Watch => {}
             Act::Create => during(Stage::TaskCreate, self.create()).await,
-            Act::Ask => during(Stage::TaskGet, self.ask()).await,
+            Act::Query => during(Stage::TaskGet, self.query()).await,
             Act::Start => during(Stage::TaskStart, self.start()).await,
-            Act::TellStart => {
-                self.follower.started(self.machine.pid()).await;
-                self.progress(Event::StartTold);
+            Act::ReportStart => {
+                self.observer.started(self.machine.pid()).await;
+                self.progress(Event::StartReported);
             }
             Act::Kill => during(Stage::Kill, self.kill()).await,
-            Act::TellEnd(exit) => match self.follower.ended(exit).await {
-                Ok(()) => self.progress(Event::EndTold),
-                Err(error) => during(Stage::Record, self.trouble("its exit cannot be written yet", &error)).await,
+            Act::ReportExit(exit) => match self.observer.ended(exit).await {
+                Ok(()) => self.progress(Event::ExitReported),
+                Err(error) => during(Stage::Record, self.back_off("its exit cannot be written yet", &error)).await,
             },
             Act::Delete => during(Stage::TaskDelete, self.delete()).await,
-            Act::Leave => {
-                self.follower.gone().await;
-                self.left = true;
+            Act::Finish => {
+                self.observer.gone().await;
+                self.finished = true;
                 self.task.view.send_modify(|view| view.state = State::Gone);
             }
         }
     }
 
     /// Logs the problem, and waits before the next try.
-    pub(super) async fn trouble(&mut self, what: &'static str, error: &Error) {
+    pub(super) async fn back_off(&mut self, what: &'static str, error: &Error) {
         self.was_away |= error.is_away();
-        if self.pace.is_news() {
+        if self.pace.should_log() {
             tracing::warn!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
         } else {
             tracing::debug!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
@@ -168,11 +180,11 @@ impl<F: Follow> Work<F> {
 
     pub(super) fn progress(&mut self, event: Event) {
         self.pace.reset();
-        self.take(event);
+        self.apply(event);
     }
 
-    pub(super) fn take(&mut self, event: Event) {
-        self.machine.on(event);
+    pub(super) fn apply(&mut self, event: Event) {
+        self.machine.apply(event);
         let machine = &self.machine;
         self.task.view.send_modify(|view| {
             view.state = machine.state();
@@ -181,9 +193,9 @@ impl<F: Follow> Work<F> {
             if let State::Ended(exit) = machine.state() {
                 view.exit = Some(exit);
             }
-            // Only `Act::Leave` publishes `Gone`, after the follower has been notified.
+            // Only `Act::Finish` publishes `Gone`, after the observer has been notified.
             if view.state == State::Gone {
-                view.state = State::Told;
+                view.state = State::Reported;
             }
         });
     }
@@ -193,10 +205,10 @@ impl<F: Follow> Work<F> {
     }
 
     /// Records that a call which changes the task may or may not have been carried out.
-    pub(super) fn doubt(&mut self, error: &Error) {
+    pub(super) fn note_lost_reply(&mut self, error: &Error) {
         if error.is_away() {
             self.was_away = true;
-            self.task.doubt.store(true, Ordering::Release);
+            self.task.shim_unknown.store(true, Ordering::Release);
         }
     }
 }

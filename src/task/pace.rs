@@ -10,7 +10,7 @@ const FIRST: Duration = Duration::from_millis(50);
 /// Maximum pause between two tries.
 const LONGEST: Duration = Duration::from_secs(5);
 /// The interval between two log lines about the same problem.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// Whether containerd responds.
 pub type Health = watch::Receiver<bool>;
@@ -20,33 +20,33 @@ pub type Health = watch::Receiver<bool>;
 pub struct Pace {
     health: Health,
     pause: Duration,
-    told: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
 impl Pace {
     /// Starts without a failure.
     #[must_use]
     pub fn new(health: Health) -> Self {
-        Self { health, pause: FIRST, told: None }
+        Self { health, pause: FIRST, last_logged: None }
     }
 
     /// The last try succeeded.
     pub(super) fn reset(&mut self) {
         self.pause = FIRST;
-        self.told = None;
+        self.last_logged = None;
     }
 
     /// Whether to log the problem: for the first time after about a second, and then once a minute.
-    pub fn is_news(&mut self) -> bool {
-        let news = self.pause > FIRST * 8 && self.told.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
-        if news {
-            self.told = Some(Instant::now());
+    pub fn should_log(&mut self) -> bool {
+        let due = self.pause > FIRST * 8 && self.last_logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
+        if due {
+            self.last_logged = Some(Instant::now());
         }
-        news
+        due
     }
 
     /// Whether the last try failed.
-    pub(super) fn is_troubled(&self) -> bool {
+    pub(super) fn is_failing(&self) -> bool {
         self.pause > FIRST
     }
 
@@ -73,12 +73,12 @@ mod tests {
         let (_sender, health) = watch::channel(true);
         let mut pace = Pace::new(health);
         let start = Instant::now();
-        let mut told = 0;
+        let mut logged = 0;
         while start.elapsed() < Duration::from_secs(150) {
             pace.pause().await;
-            told += u32::from(pace.is_news());
+            logged += u32::from(pace.should_log());
         }
-        assert_eq!(told, 3);
+        assert_eq!(logged, 3);
         let before = Instant::now();
         pace.pause().await;
         assert_eq!(before.elapsed(), LONGEST);

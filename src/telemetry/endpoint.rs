@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::Metrics;
-use crate::strangers::Strangers;
+use crate::pending_connections::PendingConnections;
 use crate::tasks::Tasks;
 
 /// The OpenMetrics text format.
@@ -104,16 +104,16 @@ async fn accept_all<S>(accept: impl AsyncFn() -> io::Result<S>, metrics: Metrics
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let strangers = Strangers::new(CONNECTIONS);
+    let connections = PendingConnections::new(CONNECTIONS);
     loop {
         match accept().await {
             Ok(stream) => {
-                let (metrics, stranger) = (metrics.clone(), strangers.enter());
+                let (metrics, pending) = (metrics.clone(), connections.add());
                 tasks.background(async move {
-                    let answer = tokio::time::timeout(CONNECTION, answer(stream, metrics, stranger.patience));
+                    let answer = tokio::time::timeout(CONNECTION, answer(stream, metrics, pending.time_limit));
                     // A scraper that disconnects loses only its own response.
-                    stranger.displaced.run_until_cancelled(answer).await;
-                    drop(stranger);
+                    pending.displaced.run_until_cancelled(answer).await;
+                    drop(pending);
                 });
             }
             Err(error) => {
@@ -127,14 +127,14 @@ where
 async fn answer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     metrics: Metrics,
-    patience: Duration,
+    time_limit: Duration,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
         let metrics = metrics.clone();
         async move { Ok::<_, Infallible>(page(&request, &metrics)) }
     });
     let mut connection = http1::Builder::new();
-    connection.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(16 << 10).keep_alive(false);
+    connection.timer(TokioTimer::new()).header_read_timeout(time_limit).max_buf_size(16 << 10).keep_alive(false);
     connection.serve_connection(TokioIo::new(stream), service).await
 }
 

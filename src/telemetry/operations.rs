@@ -170,7 +170,7 @@ impl Operations {
                 metrics: all.metrics.clone(),
             };
             let one = Arc::new(one);
-            let _listed = Listed::new(all, &one);
+            let _entry = TableEntry::new(all, &one);
             CURRENT.scope(one, work).await
         }
     }
@@ -184,12 +184,12 @@ impl Operations {
 }
 
 /// An operation's entry in the table. Dropping it removes the entry, also on a panic.
-struct Listed {
+struct TableEntry {
     operations: Operations,
     number: u64,
 }
 
-impl Listed {
+impl TableEntry {
     fn new(operations: Operations, one: &Arc<InFlight>) -> Self {
         let mut table = lock(&operations.running);
         table.last += 1;
@@ -200,7 +200,7 @@ impl Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for TableEntry {
     fn drop(&mut self) {
         lock(&self.operations.running).operations.remove(&self.number);
     }

@@ -50,9 +50,9 @@ impl Collector for Sources {
             counter.encode(encoder.encode_descriptor(name, help, unit, MetricType::Counter)?)
         };
         count("log_written", "Written to containers' logs", Some(&Unit::Bytes), logs.written)?;
-        count("log_dropped", "Output of containers that no disk took", Some(&Unit::Bytes), logs.dropped_bytes)?;
+        count("log_dropped", "Output of containers that could not be written", Some(&Unit::Bytes), logs.dropped_bytes)?;
         count("log_dropped_records", "Log records of which at least the end was dropped", None, logs.dropped_records)?;
-        count("log_incomplete_exits", "Exits told before the log was complete", None, logs.missed_barriers)?;
+        count("log_incomplete_exits", "Exits reported before the log was complete", None, logs.missed_barriers)?;
         count("image_pull", "Downloaded by pulls", Some(&Unit::Bytes), (self.downloaded)())?;
         let help = "Asynchronous tasks that have not ended";
         let alive = encoder.encode_descriptor("tokio_alive_tasks", help, None, MetricType::Gauge)?;

@@ -23,7 +23,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 proptest! {
-    /// The expected result: all indices from the last to the first, and one entry in [`Leftovers`] for each undo that
+    /// The expected result: all indices from the last to the first, and one entry in [`RollbackFailed`] for each undo that
     /// fails.
     #[test]
     fn every_undo_runs_in_reverse_whatever_fails(outcomes in prop::collection::vec(any::<bool>(), 0..12)) {

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# A bed: a private containerd, and on it either Pontoon or containerd's built-in CRI, with everything they keep in one
-# directory, so that a test starts from nothing and leaves nothing.
+# A bed is a test environment: a private containerd, and on it either Pontoon or containerd's built-in CRI. All their
+# files are in one directory, so that a test starts on a clean node and leaves it clean.
 #
-#   bed.sh up NAME [--builtin|--containerd]  makes and starts it; the last line on stdout is its directory.
-#                                 --containerd: without Pontoon, whose configuration is there for `daemon NAME start`
-#   bed.sh down NAME              removes it and all it did to the node; also cleans up after a bed that half started
-#   bed.sh daemon NAME start|stop|kill      Pontoon alone; kill is SIGKILL
-#   bed.sh containerd NAME start|stop|kill  containerd alone
-#   bed.sh registry NAME start|stop  a docker-registry of the bed's own on REGISTRY_PORT
-#   bed.sh env NAME               prints the path of its variables:  . "$(bed.sh env NAME)"
-#   bed.sh list                   slot, name and directory of each
+#   bed.sh up NAME [--builtin|--containerd]  creates and starts a bed; the last line on stdout is its directory.
+#                                 --containerd: writes Pontoon's configuration, but leaves it to `daemon NAME start`
+#   bed.sh down NAME              removes a bed and all its changes to the node, also after an `up` that failed
+#   bed.sh daemon NAME start|stop|kill      Pontoon only; kill sends SIGKILL
+#   bed.sh containerd NAME start|stop|kill  containerd only
+#   bed.sh registry NAME start|stop  the bed's own docker-registry, on REGISTRY_PORT
+#   bed.sh env NAME               prints the path of the file with the bed's variables:  . "$(bed.sh env NAME)"
+#   bed.sh list                   prints slot, name and directory of each bed
 #
-# Also to be sourced, for bed_up, bed_down and the rest. Wanted from outside, all with defaults:
+# Can also be sourced, for bed_up, bed_down and the other functions. Environment variables, with their defaults:
 #   PONTOON_BIN        the daemon (target/release/pontoon)
-#   PONTOON_AS         bytes of address space that the daemon may have, also when it is started again (unlimited)
-#   BIN                the tools (tests/tools/build.sh core)
-#   REGISTRY_PORT      port of the local registry that every registry's name leads to (5000)
-#   PAUSE_IMAGE        the built-in's sandbox image (registry.k8s.io/pause:3.9)
+#   PONTOON_AS         the daemon's limit of address space in bytes, also after a restart (unlimited)
+#   BIN                the directory of the tools (tests/tools/build.sh core)
+#   REGISTRY_PORT      port of the local registry, to which the names of all registries lead (5000)
+#   PAUSE_IMAGE        the built-in CRI's sandbox image (registry.k8s.io/pause:3.9)
 #
-# Beds can stand side by side: each has a slot, and from it its bridge, subnets, CNI network name and cgroup parent. What
-# beds share (sysctls, top-level iptables chains, /var/lib/cni) is noted by the first and put back by the last.
-# shellcheck disable=SC2030,SC2031  # bed_down is a subshell on purpose, its variables are its own
+# Several beds can exist at once: each has a slot, which determines its bridge, subnets, CNI network name and cgroup
+# parent. The first bed saves the state that beds share (sysctls, top-level iptables chains, /var/lib/cni), and the last
+# one restores it.
+# shellcheck disable=SC2030,SC2031  # bed_down is a subshell on purpose, so that its variables stay local
 set -euo pipefail
 
 bed_here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,9 +31,10 @@ beds=/run/pontoon-beds
 bed_say() { printf 'bed: %s\n' "$*" >&2; }
 bed_die() { bed_say "$*"; exit 1; }
 
-# ---- slots: one directory a bed in $beds -------------------------------------------------------------------------------
+# ---- slots: a directory in $beds for each bed --------------------------------------------------------------------------
 
-# bed_locked COMMAND...: alone among all beds of this machine. The lock is on the directory /run/lock, so that no file stays.
+# bed_locked COMMAND...: runs it under the lock of all beds of this machine. The lock is on the directory /run/lock, so
+# that no lock file stays behind.
 bed_locked() {
     (
         flock 8
@@ -40,7 +42,7 @@ bed_locked() {
     ) 8</run/lock
 }
 
-# bed_slot NAME: its slot, or failure.
+# bed_slot NAME: prints its slot; fails if there is no such bed.
 bed_slot() {
     local slot
     for slot in "$beds"/[0-9]*; do
@@ -58,8 +60,8 @@ bed_dir_of() {
     cat "$beds/$slot/dir"
 }
 
-# bed_reserve NAME DIR: the lowest free slot. The first bed of all notes the node's state that beds share. Both appear
-# whole, by a rename, whenever we are interrupted.
+# bed_reserve NAME DIR: takes the lowest free slot and prints it. The first bed also saves the state that beds share. Both
+# are created by a rename, so that an interruption leaves nothing incomplete.
 bed_reserve() {
     local slot=0
     rm -rf "$beds.new" "$beds/new"
@@ -97,21 +99,21 @@ bed_note_shared() {
     done >"$to/paths"
 }
 
-# bed_restore_shared: by the last bed, when nothing of any bed runs any more.
+# bed_restore_shared: called by the last bed, after all processes of all beds have ended.
 bed_restore_shared() {
     local before=$beds/before path link
     sysctl -q -p "$before/sysctls" >/dev/null || bed_say "could not restore the sysctls in $before/sysctls"
     bed_restore_chains iptables "$before/iptables"
     bed_restore_chains ip6tables "$before/ip6tables"
-    # The bandwidth plugin's interfaces, whose names do not tell the pod. Nothing else is swept by a pattern: what this
-    # removes could be another program's, and hide a leak besides.
+    # The bandwidth plugin's interfaces: their names do not identify the pod. Nothing else is removed by a pattern, because
+    # it could belong to another program, and because that would hide a leak.
     while read -r link; do
         grep -qxF "$link" "$before/links" || ip link delete "$link" 2>/dev/null || true
     done < <(ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep '^bwp')
     for path in /sys/fs/cgroup/*/k8s.io /sys/fs/cgroup/k8s.io; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && bed_remove_cgroup "$path"
     done
-    # Shared directories go only when they are empty. Where ip-netns made /var/run/netns, it is a mount on itself.
+    # Shared directories are removed only if they are empty. If ip-netns created /var/run/netns, it is a mount on itself.
     grep -qxF /var/run/netns "$before/paths" || umount /var/run/netns 2>/dev/null || true
     for path in "${bed_shared_dirs[@]}"; do
         [[ -d $path ]] && ! grep -qxF "$path" "$before/paths" && find "$path" -xdev -depth -type d -empty -delete
@@ -119,7 +121,8 @@ bed_restore_shared() {
     rm -rf "$beds"
 }
 
-# bed_restore_chains COMMAND BEFORE: deletes the CNI plugins' top-level chains, and the jumps to them, that were not there.
+# bed_restore_chains COMMAND BEFORE: deletes the top-level chains of the CNI plugins that are not in the file BEFORE, and
+# the jumps to them.
 bed_restore_chains() {
     local command=$1 before=$2 table
     for table in filter nat mangle; do
@@ -129,8 +132,8 @@ bed_restore_chains() {
     done
 }
 
-# bed_delete_chains COMMAND TABLE [CHAIN...]: with the rules that lead to them, in one transaction. iptables-restore reads
-# rules quoted as iptables-save prints them; a shell would have to take the quotes apart.
+# bed_delete_chains COMMAND TABLE [CHAIN...]: deletes the chains and the rules that jump to them, in one transaction.
+# iptables-restore parses the quotes that iptables-save prints; a shell command would have to parse them itself.
 bed_delete_chains() {
     local command=$1 table=$2
     shift 2
@@ -146,7 +149,7 @@ bed_delete_chains() {
 
 # ---- configuration ------------------------------------------------------------------------------------------------------
 
-# Whether pods can have IPv6 here: addresses, and a nat table for ipMasq.
+# Succeeds if pods can have IPv6 on this machine: addresses, and a nat table for ipMasq.
 bed_has_ipv6() {
     [[ -d /proc/sys/net/ipv6 && $(</proc/sys/net/ipv6/conf/all/disable_ipv6) == 0 ]] &&
         ip6tables -w 5 -t nat -S >/dev/null 2>&1
@@ -182,7 +185,7 @@ bed_write_cni() {
   ]
 }
 EOF
-    # Of the runtime handler `aside`.
+    # For the runtime handler `aside`.
     mkdir -p "$BED/cni/aside.d"
     cat >"$BED/cni/aside.d/10-aside.conflist" <<EOF
 {
@@ -198,13 +201,13 @@ EOF
 EOF
 }
 
-# What specs of the runtime handler `aside` start from.
+# The base OCI spec of the runtime handler `aside`.
 bed_write_base_spec() {
     "$BIN/ctr" oci spec | jq '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 777, hard: 777}]' >"$BED/aside.json"
 }
 
-# bed_aside TABLE KEY: a second runtime handler, runc as well, with all that a handler can have of its own. Both servers
-# have the same keys, but for the table and the type's.
+# bed_aside TABLE KEY: prints a second runtime handler, also with runc, that sets all options of a handler. The keys are
+# the same in the configurations of both servers, except for the TABLE and the KEY of the type.
 bed_aside() {
     cat <<EOF
 
@@ -224,7 +227,7 @@ SystemdCgroup = false
 EOF
 }
 
-# Every registry's name leads to the local registry, so that images keep their real names and nothing leaves the machine.
+# The names of all registries lead to the local registry: images keep their real names, and nothing leaves the machine.
 bed_write_certs() {
     local host
     for host in registry.k8s.io gcr.io k8s.gcr.io public.ecr.aws docker.io quay.io "127.0.0.1:$REGISTRY_PORT"; do
@@ -238,7 +241,8 @@ EOF
     done
 }
 
-# What both kinds of containerd have: nothing outside the bed. socket_dir must stay under 43 bytes.
+# The configuration that containerd has with and without its CRI: all its paths are in the bed. socket_dir must have less
+# than 43 bytes.
 bed_write_containerd_common() {
     cat <<EOF
 version = 4
@@ -277,8 +281,8 @@ bed_write_containerd() {
 bed_write_containerd_builtin() {
     {
         bed_write_containerd_common 'disabled_plugins = []'
-        # restrict_oom_score_adj: without CAP_SYS_RESOURCE every sandbox fails otherwise.
-        # netns under the bed, not in /var/run/netns, so that two built-in beds can be told apart.
+        # restrict_oom_score_adj: without it, every sandbox fails if CAP_SYS_RESOURCE is missing.
+        # Network namespaces are in the bed, not in /var/run/netns, to distinguish those of two beds with the built-in CRI.
         cat <<EOF
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"
@@ -320,7 +324,7 @@ root = "$BED/root"
 state = "$BED/run"
 netns_dir = "$BED/netns"
 device_ownership_from_security_context = true
-# Tests write theirs into their pods' directories, critest into TMPDIR.
+# Tests write profiles into their pods' directories, critest writes them into TMPDIR.
 seccomp_profile_roots = ["$BED/pods", "$BED/tmp"]
 
 [log]
@@ -367,18 +371,18 @@ export CONTAINERD_NAMESPACE=k8s.io
 export CRI_CONFIG_FILE=$BED/crictl.yaml
 export PATH=$BIN:\$PATH
 EOF
-    # A file of its own, so that the machine's /etc/crictl.yaml has no say.
+    # The bed's own file, so that crictl does not read the machine's /etc/crictl.yaml.
     printf 'runtime-endpoint: unix://%s\nimage-endpoint: unix://%s\ntimeout: 60\n' "$CRI_SOCKET" "$CRI_SOCKET" >"$BED/crictl.yaml"
 }
 
 # ---- the two daemons ----------------------------------------------------------------------------------------------------
 
-# bed_spawn NAME COMMAND...: in a session of its own, so that a Ctrl-C on the test's terminal does not reach it (the bed
-# stops its daemons itself, in order); pid in NAME.pid, output in logs/NAME.log.
+# bed_spawn NAME COMMAND...: starts it in its own session, so that a Ctrl-C on the test's terminal does not reach it (the
+# bed stops its daemons itself, in order). Its pid is in NAME.pid, its output in logs/NAME.log.
 bed_spawn() {
     local name=$1
     shift
-    # shellcheck disable=SC2016  # the inner shell's words
+    # shellcheck disable=SC2016  # the inner shell expands them
     PATH=$BIN:$PATH setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' - "$BED/$name.pid" "$@" \
         >>"$BED/logs/$name.log" 2>&1 </dev/null
 }
@@ -387,12 +391,12 @@ bed_alive() {
     [[ -s $BED/$1.pid ]] && bed_is_ours "$(<"$BED/$1.pid")"
 }
 
-# bed_wait_ready NAME WHAT COMMAND...: until COMMAND succeeds; fails at once when the process of NAME is gone.
+# bed_wait_ready NAME COMMAND...: waits until COMMAND succeeds; fails at once if the process of NAME has ended.
 bed_wait_ready() {
     local name=$1 deadline=$((SECONDS + 30))
     shift
     until "$@" >/dev/null 2>&1; do
-        # Twice, because in the middle of its exec a process has no arguments.
+        # Checked twice, because a process in the middle of its exec has no arguments.
         if ((SECONDS > deadline)) || { [[ -s $BED/$name.pid ]] && ! bed_alive "$name" && sleep 0.2 && ! bed_alive "$name"; }; then
             bed_say "$name does not answer; the end of its log:"
             tail -n 40 "$BED/logs/$name.log" >&2 || true
@@ -402,7 +406,7 @@ bed_wait_ready() {
     done
 }
 
-# bed_end NAME SIGNAL: waits at most 20 s for it to end, then SIGKILL.
+# bed_end NAME SIGNAL: sends the signal and waits until the process has ended; sends SIGKILL after 20 s.
 bed_end() {
     local name=$1 signal=$2 pid turns=0
     [[ -s $BED/$name.pid ]] || return 0
@@ -419,8 +423,9 @@ bed_end() {
     rm -f "$BED/$name.pid"
 }
 
-# bed_is_ours PID: a pid file may be stale and its number another's; ours have the bed's path among their arguments. A
-# process that ended but was not reaped yet has none: kill -0 would wait for it, and here init takes seconds to reap.
+# bed_is_ours PID: a pid file may be stale and its pid belong to another process; the bed's processes have its path among
+# their arguments. A zombie has no arguments and does not count. kill -0 would succeed for it, and on the build machines
+# init takes seconds to reap.
 bed_is_ours() {
     local word
     [[ -r /proc/$1/cmdline ]] || return 1
@@ -432,14 +437,14 @@ bed_is_ours() {
 
 bed_start_containerd() {
     bed_spawn containerd "$BIN/containerd" --config "$BED/containerd.toml"
-    # ctr version answers when the API is served, with every plugin loaded.
+    # `ctr version` succeeds once the API is served, that is, after all plugins are loaded.
     bed_wait_ready containerd "$BIN/ctr" --address "$CONTAINERD_ADDRESS" --connect-timeout 1s version
     if [[ $TARGET == builtin ]]; then
         bed_wait_ready containerd bed_cri_ready
     fi
 }
 
-# With what the unit sets: it is what is measured.
+# With the environment of the systemd unit, because the benchmarks are to measure that.
 bed_start_pontoon() {
     local unit_environment
     mapfile -t unit_environment < <(sed -n 's/^Environment=//p' "$bed_repo/systemd/pontoon.service")
@@ -447,8 +452,8 @@ bed_start_pontoon() {
     bed_wait_ready pontoon bed_cri_ready
 }
 
-# bed_start_registry: an empty one, on the port that every registry's name leads to. A bed has none unless asked, since
-# several beds may share one with all the tests' images.
+# bed_start_registry: starts an empty registry on the port to which the names of all registries lead. `up` does not start
+# one, because several beds may share the registry with the tests' images.
 bed_start_registry() {
     cat >"$BED/registry.yml" <<EOF
 version: 0.1
@@ -464,12 +469,12 @@ EOF
     bed_wait_ready registry bed_registry_ready
 }
 
-# Its log first: on a port that was taken, another registry answers.
+# Checks its log first: if the port was in use, another registry answers the request.
 bed_registry_ready() {
     grep -q 'listening on' "$BED/logs/registry.log" && curl --silent --fail "http://127.0.0.1:$REGISTRY_PORT/v2/"
 }
 
-# RuntimeReady and NetworkReady, so that the first pod of a test does not fail.
+# Succeeds if RuntimeReady and NetworkReady are true; before that, the first pod of a test could fail.
 bed_cri_ready() {
     local status
     status=$(bed_crictl --timeout 2s info --output json) &&
@@ -499,15 +504,15 @@ bed_up() {
     BIN=${BIN:-$("$bed_repo/tests/tools/build.sh" core)}
     [[ -z $with_daemon || -x $PONTOON_BIN ]] || bed_die "$PONTOON_BIN is not there: cargo build --release, or set PONTOON_BIN"
 
-    # Short, for containerd's socket_dir and the 108 bytes of a unix socket's path.
+    # Short, because of containerd's socket_dir and the limit of 108 bytes for the path of a UNIX socket.
     BED=$(mktemp --dry-run "/var/tmp/pt-$NAME.XXXXXX")
     SLOT=$(bed_locked bed_reserve "$NAME" "$BED") || exit 1
-    # Open to all: pods in user namespaces and with other users go through it to their volumes.
+    # Readable for all users: pods with other users or in user namespaces reach their volumes through it.
     mkdir -m 755 "$BED"
     mkdir -p "$BED"/{logs,pods,root,containerd/opt,containerd/verifiers}
     bed_mount_volatile
     BRIDGE=ptbed$SLOT
-    # shellcheck disable=SC2034  # written to the environment file by its name
+    # shellcheck disable=SC2034  # bed_write_env writes it to the environment file
     CGROUP_PARENT=/ptbed$SLOT
     CONTAINERD_ADDRESS=$BED/containerd.sock CRI_SOCKET=$BED/pontoon.sock
     [[ $TARGET == pontoon ]] || CRI_SOCKET=$CONTAINERD_ADDRESS
@@ -525,8 +530,8 @@ bed_up() {
     printf '%s\n' "$BED"
 }
 
-# What lies in /run and /tmp on a node is in memory here too. On a slow disk the threads of a shim wait for each directory that
-# an exec makes and removes, and Go starts others meanwhile, up to 22 in one such moment, that stay.
+# The directories that are in /run and /tmp on a node are in memory here too. On a slow disk a shim's threads wait for each
+# directory that an exec creates and removes; meanwhile Go starts more threads, up to 22 at a time, which never end.
 bed_mount_volatile() {
     local directory
     for directory in run runc s tmp containerd/state; do
@@ -537,14 +542,14 @@ bed_mount_volatile() {
 
 # ---- down ---------------------------------------------------------------------------------------------------------------
 
-# In a subshell without errexit: a step that fails must not keep the others from cleaning up, and processes, mounts and
-# cgroups vanish while they are looked at.
+# In a subshell without errexit: the other steps must clean up even if one fails, and processes, mounts and cgroups
+# disappear while the functions look at them.
 bed_down() (
     set +e
     slot=$(bed_slot "$1") || { bed_say "there is no bed '$1'"; exit 0; }
     BED=$(<"$beds/$slot/dir") SLOT=$slot
     BRIDGE=ptbed$SLOT
-    # The env of a bed that never got that far may be missing: then nothing was started either.
+    # If `up` failed early, there is no env file, and nothing was started.
     if [[ -s $BED/env ]]; then
         # shellcheck disable=SC1091
         . "$BED/env"
@@ -575,7 +580,7 @@ bed_release() {
     [[ -e ${slots[0]} ]] || bed_restore_shared
 }
 
-# The proper way first, bounded: a CRI that hangs must not keep the bed standing.
+# First removes the pods by CRI, with a timeout: the bed must be removed even if CRI hangs.
 bed_remove_pods() {
     local daemon=pontoon
     [[ $TARGET == pontoon ]] || daemon=containerd
@@ -584,7 +589,7 @@ bed_remove_pods() {
         bed_say "crictl rmp --all --force failed: $(tail -n 1 "$BED/logs/down.log")"
 }
 
-# What the CRI left in containerd: its tasks end while containerd can still tell their shims to.
+# Deletes the tasks that the CRI server left in containerd, while containerd can still call their shims.
 bed_remove_containers() {
     local task
     bed_alive containerd || return 0
@@ -593,9 +598,10 @@ bed_remove_containers() {
     done < <(timeout 20 "$BIN/ctr" --address "$CONTAINERD_ADDRESS" -n k8s.io task list --quiet 2>/dev/null)
 }
 
-# Every 64 hex digits in containerd's database and the bed's directories are the ids that this bed may have made netns,
-# cgroups and CNI results for. Digests are among them and do no harm: nothing on the node has a digest's name. Read from
-# the file, because containerd may be dead; containers that were deleted are still in its free pages.
+# Collects the ids for which this bed may have created network namespaces, cgroups and CNI results: all strings of 64 hex
+# digits in containerd's database and the bed's directories. Some are digests, which does no harm: nothing on the node is
+# named after a digest. They are read from the database file, because containerd may not run any more; its free pages still
+# have the ids of deleted containers.
 bed_collect_ids() {
     {
         find "$BED/containerd/root" -maxdepth 2 -name meta.db -exec cat {} + 2>/dev/null
@@ -603,11 +609,12 @@ bed_collect_ids() {
     } | grep -oaE '[0-9a-f]{64}' | sort -u >"$beds/$SLOT/ids" || true
 }
 
-# bed_matching_ids: of the lines on stdin, those that contain an id of this bed.
+# bed_matching_ids: prints the lines of stdin that contain an id of this bed.
 bed_matching_ids() { grep -F -f "$beds/$SLOT/ids" || true; }
 
-# bed_pids: this bed's processes. Daemons, shims, loggers and runc name the bed in an argument or their working directory
-# (a shim's is the bundle); container processes are in a cgroup of this bed. A reader of the bed's logs is none of them.
+# bed_pids: prints the pids of this bed's processes. Daemons, shims, loggers and runc have the bed's path in an argument or
+# as working directory (a shim's is the bundle); container processes are in a cgroup of this bed. A process that only reads
+# the bed's logs, such as tail, does not count.
 bed_pids() {
     local pid
     {
@@ -621,7 +628,7 @@ bed_pids() {
             printf '/ptbed%s/\n' "$SLOT"
         } | grep -lF -f - /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3
     } | sort -u | while read -r pid; do
-        # Not those that have ended and wait to be reaped.
+        # Without zombies.
         [[ -z $(tr -d '\0' 2>/dev/null <"/proc/$pid/cmdline") ]] || printf '%s\n' "$pid"
     done
 }
@@ -660,7 +667,7 @@ bed_remove_netns_of_ids() {
 
 bed_mounts() { awk -v bed="$BED/" 'index($5, bed) == 1 { print $5 }' /proc/self/mountinfo | sort -r; }
 
-# Deepest first. Lazily, because a dying process may still hold one.
+# Deepest first, and lazily, because a process that is about to end may still use a mount.
 bed_unmount() {
     local path
     while read -r path; do
@@ -668,7 +675,7 @@ bed_unmount() {
     done < <(bed_mounts)
 }
 
-# With a mount left below it, rm would delete what is mounted there: a host's directory, perhaps.
+# If a mount is left below the directory, rm would delete the files of that mount, perhaps a directory of the host.
 bed_remove_dir() {
     if [[ -n $(bed_mounts) ]]; then
         bed_say "mounts that do not go away, so $BED stays: $(bed_mounts | paste -sd ' ')"
@@ -686,8 +693,8 @@ bed_remove_links() {
     ip link delete "$BRIDGE"
 }
 
-# bed_remove_rules COMMAND: the rules of attachments whose DEL never ran. Each has chains of its own, and the rules that
-# lead to them name the network in their comment.
+# bed_remove_rules COMMAND: removes the rules of attachments for which no CNI DEL ran. Each attachment has its own chains,
+# and the rules that jump to them name the network in their comment.
 bed_remove_rules() {
     local command=$1 table
     for table in filter nat mangle; do
@@ -712,7 +719,7 @@ bed_remove_cgroups() {
     )
 }
 
-# The built-in cannot be told where to keep its CNI results.
+# The built-in CRI has no option for the directory of its CNI results.
 bed_remove_cni_cache() {
     local path
     while read -r path; do
@@ -723,7 +730,7 @@ bed_remove_cni_cache() {
     done < <(find /var/lib/cni/results -type f 2>/dev/null | bed_matching_ids)
 }
 
-# ---- verbs --------------------------------------------------------------------------------------------------------------
+# ---- subcommands --------------------------------------------------------------------------------------------------------
 
 # bed_process pontoon|containerd NAME start|stop|kill
 bed_process() {

@@ -191,7 +191,10 @@ fn of_namespaces() {
     let of_sandbox = |options: Value| pod_security(json!({ "namespace_options": options }));
     for name in ["network", "pid", "ipc"] {
         let field = format!("config.linux.security_context.namespace_options.{name}");
-        assert_eq!(options(json!({ name: NODE })), format!("{field}: NODE is not what the sandbox has"));
+        assert_eq!(
+            options(json!({ name: NODE })),
+            format!("{field}: is NODE, but the sandbox does not use the node's namespace")
+        );
         for of in [&options as &dyn Fn(Value) -> String, &of_sandbox] {
             assert_eq!(of(json!({ name: 9 })), format!("{field}: 9 is no NamespaceMode"));
         }
@@ -266,7 +269,7 @@ fn of_user_namespaces() {
     };
     assert!(in_it(json!({ "run_as_user": { "value": 10 } })).ends_with(".uids: do not map the process's user 10"));
     assert!(in_it(json!({ "supplemental_groups": [3, 12] })).ends_with(".gids: do not map the process's group 12"));
-    assert!(in_it(json!({ "namespace_options": {} })).ends_with(".userns_options: is not what the sandbox has"));
+    assert!(in_it(json!({ "namespace_options": {} })).ends_with(".userns_options: differs from that of the sandbox"));
 }
 
 /// prost takes them for 0.

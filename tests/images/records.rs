@@ -20,9 +20,9 @@ fn record(id: &str, length: usize) -> Sandbox {
 /// Ids of the records that came, and of those that are too large.
 async fn listed(containerd: &Containerd) -> (BTreeSet<String>, Vec<String>) {
     let (mut whole, mut too_large) = (BTreeSet::new(), Vec::new());
-    let mut pieces = containerd.list_sandboxes();
-    while let Some(piece) = pieces.next().await.unwrap() {
-        for entry in piece {
+    let mut pages = containerd.list_sandboxes();
+    while let Some(page) = pages.next().await.unwrap() {
+        for entry in page {
             match entry {
                 Entry::Record(record) => assert!(whole.insert(record.id), "it came twice"),
                 Entry::TooLarge(id) => too_large.push(id),

@@ -267,7 +267,7 @@ type Tally = BTreeMap<String, usize>;
 /// Runs one case, and returns what was wrong.
 async fn case(node: &Node, seed: u64, tally: &mut Tally) -> Vec<String> {
     let (mut draw, mut known, mut wrong) = (Draw::new(seed, &node.logs()), Known::default(), Vec::new());
-    let (sandbox, container) = node.running("first", &["fake"]).await;
+    let (sandbox, container) = node.run_with_container("first", &["fake"]).await;
     known.note(Made::Sandbox(sandbox, Box::new(node.pod("first"))));
     known.note(Made::Container(container));
     let mut sent = 0;

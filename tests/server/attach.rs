@@ -157,7 +157,7 @@ async fn a_terminal_is_as_large_as_the_client_s_and_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "exit=0"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "exit=0"]).await;
     node.ended(&id).await;
     let no_streams = AttachRequest { stdout: false, stderr: false, ..request(&id) };
     let tty = AttachRequest { tty: true, ..request(&id) };

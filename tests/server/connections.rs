@@ -51,7 +51,7 @@ async fn r1_who_is_refused_all_the_same_is_named_in_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_cancelled_calls_end_nothing_else_of_their_connection() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let client = node.cri();
     let mut events = client.clone().get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
     let gate = node.containerd.hang("Tasks/Kill", 1);

@@ -99,7 +99,7 @@ async fn a_pods_life_is_told_in_order_to_every_subscriber() {
 async fn events_and_pod_statuses_are_of_one_clock() {
     let node = Node::start().await;
     let mut events = subscribe(&node).await;
-    let (sandbox, container) = node.running("web", &["fake"]).await;
+    let (sandbox, container) = node.run_with_container("web", &["fake"]).await;
     let started = read(&mut events, |event| is(event, &container, Started)).await;
     let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
     let status = node.cri().pod_sandbox_status(request).await.unwrap().into_inner();
@@ -115,9 +115,9 @@ async fn events_and_pod_statuses_are_of_one_clock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_is_told_first_how_all_stands() {
     let node = Node::start().await;
-    let (old, _) = node.running("old", &["fake"]).await;
+    let (old, _) = node.run_with_container("old", &["fake"]).await;
     node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: old.clone() }).await.unwrap();
-    let (new, container) = node.running("new", &["fake"]).await;
+    let (new, container) = node.run_with_container("new", &["fake"]).await;
     let mut events = subscribe(&node).await;
     let events = [next(&mut events).await, next(&mut events).await];
     assert_eq!(names(&events), [(old.as_str(), Stopped), (new.as_str(), Started)]);
@@ -213,8 +213,8 @@ async fn streamed_lists_are_the_lists() {
     let mut cri = node.cri();
     let empty = cri.stream_containers(StreamContainersRequest::default()).await.unwrap().into_inner();
     assert!(all(empty).await.is_empty(), "an empty list has no message");
-    let (one, _) = node.running("one", &["fake"]).await;
-    node.running("two", &["fake"]).await;
+    let (one, _) = node.run_with_container("one", &["fake"]).await;
+    node.run_with_container("two", &["fake"]).await;
 
     for pod_sandbox_id in [String::new(), one.clone()] {
         let filter = Some(ContainerFilter { pod_sandbox_id, ..ContainerFilter::default() });

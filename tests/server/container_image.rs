@@ -66,7 +66,7 @@ async fn r10_a_containers_image_is_what_was_asked_for_and_never_another_one() {
     assert_eq!(image_of(&node, &made[1]).await, (IMAGE.to_owned(), id.clone()));
     assert_eq!(kept(&node).await, std::slice::from_ref(&id));
 
-    let other = node.containerd.name_image(IMAGE, CONFIG, &json!({"config": {"Cmd": ["other"]}}));
+    let other = node.containerd.tag_image(IMAGE, CONFIG, &json!({"config": {"Cmd": ["other"]}}));
     until_means(&node, IMAGE, &other).await;
     for _ in 0..2 {
         for container in &made {
@@ -75,7 +75,7 @@ async fn r10_a_containers_image_is_what_was_asked_for_and_never_another_one() {
         assert_eq!(kept(&node).await, std::slice::from_ref(&id));
         node.restart().await;
     }
-    node.containerd.forget_image(IMAGE);
+    node.containerd.delete_image(IMAGE);
     until_means(&node, IMAGE, "").await;
     assert_eq!(kept(&node).await, [id]);
     node.remove(&sandbox).await;
@@ -86,7 +86,7 @@ async fn r5_a_container_of_an_artefact_is_refused_by_name() {
     let node = Node::start().await;
     let (pod, name) = (node.pod("web"), "registry.example/model:1");
     let sandbox = node.run(&pod).await;
-    let manifest = node.containerd.name_image(name, "application/vnd.oci.empty.v1+json", &json!({}));
+    let manifest = node.containerd.tag_image(name, "application/vnd.oci.empty.v1+json", &json!({}));
     until_means(&node, name, &manifest).await;
     let before = node.leftovers();
     let mut request = requests::container(&sandbox, &pod, "main", &["fake"]);

@@ -30,7 +30,7 @@ async fn until_ready(node: &Node, wanted: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_served_and_changes_are_unavailable_within_seconds() {
     let mut node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     node.containerd.stop();
     until_ready(&node, false).await;
     assert_eq!(node.sandboxes().await, [(sandbox.clone(), PodSandboxState::SandboxReady)]);
@@ -60,7 +60,7 @@ async fn reads_are_served_and_changes_are_unavailable_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_that_happened_meanwhile_is_found_out() {
     let mut node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "out=bye\n"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "out=bye\n"]).await;
     node.containerd.stop();
     until_ready(&node, false).await;
     node.containerd.end(&id, 6);
@@ -130,7 +130,7 @@ async fn a_containerd_that_dies_in_the_middle_of_a_run_leaves_nothing_that_canno
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_do_not_wait_for_a_containerd_that_hangs() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let _gate = node.containerd.hang("*", 0);
     let start = Instant::now();
     assert_eq!(node.sandboxes().await.len(), 1);
@@ -151,7 +151,7 @@ async fn runtime_condition(node: &Node) -> RuntimeCondition {
 #[tokio::test(flavor = "multi_thread")]
 async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_it_answers() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let _gate = node.containerd.hang("*", 0);
     let start = Instant::now();
     until_ready(&node, false).await;
@@ -182,7 +182,7 @@ async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_
 #[tokio::test(flavor = "multi_thread")]
 async fn f13_verbose_statuses_say_what_runs_and_do_not_wait_for_a_containerd_that_hangs() {
     let node = Node::start().await;
-    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
     let verbose = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
     // The spec in the record counts, not the one that its config would produce now.
     node.containerd.edit_container(&sandbox, |record| {
@@ -207,7 +207,7 @@ async fn f13_verbose_statuses_say_what_runs_and_do_not_wait_for_a_containerd_tha
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_is_written_however_often_the_write_fails() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     node.containerd.fault("Containers/Update", 1, Fault::Disconnect);
     node.containerd.fault("Containers/Update", 2, Fault::Error(Code::Unavailable));
     node.containerd.end(&id, 8);

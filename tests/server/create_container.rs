@@ -39,7 +39,7 @@ async fn remove(node: &Node, id: &str) {
 
 /// Asserts that only the pod's own objects are left.
 async fn assert_only_the_pod(node: &Node, before: &[String], after: &str) {
-    assert_eq!(node.leftovers(), before, "{after}\n{}", node.last_words());
+    assert_eq!(node.leftovers(), before, "{after}\n{}", node.log_tail());
     assert_eq!(node.containers().await, [], "{after}");
 }
 
@@ -81,7 +81,7 @@ async fn a_mount_of_a_container_that_is_gone_is_taken_off_at_the_next_start() {
     let (mut node, sandbox, request) = node().await;
     let id = node.create(&request).await;
     node.kill();
-    node.containerd.forget_container(&id);
+    node.containerd.delete_container(&id);
     node.containerd.collect_garbage();
     node.spawn().await;
     let left: Vec<String> = node.leftovers().into_iter().filter(|left| left.contains("image")).collect();

@@ -148,9 +148,9 @@ async fn a_target_is_a_running_container_of_the_pod() {
     const FIELD: &str = "config.linux.security_context.namespace_options.target_id: ";
     let node = Node::start().await;
     let pod = node.pod("web");
-    let (sandbox, running) = node.running("web", &["fake"]).await;
+    let (sandbox, running) = node.run_with_container("web", &["fake"]).await;
     let created = node.create(&requests::container(&sandbox, &pod, "created", &["fake"])).await;
-    let (_, other) = node.running("other", &["fake"]).await;
+    let (_, other) = node.run_with_container("other", &["fake"]).await;
     let request = |target: &str| {
         let mut request = requests::container(&sandbox, &pod, "debug", &["fake"]);
         *options(&mut request) = NamespaceOption { pid: 3, target_id: target.to_owned(), ..NamespaceOption::default() };
@@ -159,7 +159,7 @@ async fn a_target_is_a_running_container_of_the_pod() {
     let unknown = "a".repeat(64);
     for (target, code, words) in [
         (&other, Code::InvalidArgument, format!("{FIELD}container {other} is in another sandbox")),
-        (&unknown, Code::NotFound, format!("container {unknown:?} is not there")),
+        (&unknown, Code::NotFound, format!("container {unknown:?} not found")),
         (&created, Code::FailedPrecondition, format!("container {created} is created, not running")),
     ] {
         assert_begins(&node.cri().create_container(request(target)).await.unwrap_err(), code, &words);
@@ -246,7 +246,7 @@ async fn unknown_ids_are_not_found_and_empty_ones_invalid() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_id_is_enough_when_it_is_one_object_s() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     assert_eq!(node.status(&id[..12]).await.id, id);
     let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox[..12].to_owned(), verbose: true };
     let reply = node.cri().pod_sandbox_status(request).await.unwrap().into_inner();
@@ -281,7 +281,7 @@ async fn timed(node: &Node, method: &str, timeout: &str, message: &impl prost::M
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_beyond_its_deadline_has_the_code_for_that_and_goes_on() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let gate = node.containerd.hang("Tasks/Kill", 1);
     let stop = StopContainerRequest { container_id: id.clone(), timeout: 0 };
     let headers = timed(&node, "StopContainer", "300m", &stop).await;

@@ -34,7 +34,7 @@ fn calls(node: &Node, method: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_and_exit_code_are_the_command_s() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     for code in [0, 9, 300] {
         let exit = format!("exit={code}");
@@ -51,7 +51,7 @@ async fn output_and_exit_code_are_the_command_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stdin_goes_in_and_its_end_is_told() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let mut session = exec(&node, ExecRequest { stdin: true, ..request(&id, &["fake", "cat"]) }).await;
     session.send(STDIN, b"typed").await;
     assert_eq!(session.read(STDOUT, 5).await, b"typed");
@@ -66,7 +66,7 @@ async fn stdin_goes_in_and_its_end_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_is_as_large_as_the_client_s() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let tty = ExecRequest { tty: true, stdin: true, stderr: false, ..request(&id, &["fake", "cat"]) };
     let mut session = exec(&node, tty).await;
     session.resize(80, 24).await;
@@ -85,7 +85,7 @@ async fn a_terminal_is_as_large_as_the_client_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let tty = ExecRequest { tty: true, stdin: true, stderr: false, ..request(&id, &["fake", "cat"]) };
     let mut session = exec(&node, tty).await;
     session.send(STDIN, b"typed").await;
@@ -102,7 +102,7 @@ async fn a_terminal_s_input_is_held_until_the_command_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_dies_with_its_client() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     for round in 1..=20 {
         let tty = ExecRequest { tty: true, stdin: true, stderr: false, ..request(&id, &["fake", "out=$ "]) };
@@ -119,7 +119,7 @@ async fn a_command_dies_with_its_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_leaves_no_process() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     for method in ["Tasks/Exec", "Tasks/Start", "Tasks/Wait"] {
         for fault in [Fault::Error(Code::Unknown), Fault::LoseReply] {
@@ -144,7 +144,7 @@ async fn a_failure_at_any_step_leaves_no_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_while_it_starts_leaves_no_process() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     for method in ["Tasks/Exec", "Tasks/Start"] {
         let gate = node.containerd.hang(method, 1);
@@ -159,7 +159,7 @@ async fn a_client_that_leaves_while_it_starts_leaves_no_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_s_end_is_the_command_s() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let mut session = exec(&node, request(&id, &["fake", "out=up"])).await;
     session.read(STDOUT, 2).await;
     until("it is waited for", || !calls(&node, "Tasks/Wait").is_empty()).await;
@@ -172,7 +172,7 @@ async fn a_container_s_end_is_the_command_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_s_end_is_waited_for_from_before_its_start() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let start = node.containerd.hang("Tasks/Start", 1);
     let session = exec(&node, request(&id, &["fake", "exit=7"])).await;
     start.arrived().await;
@@ -184,7 +184,7 @@ async fn a_command_s_end_is_waited_for_from_before_its_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_holds_the_command_back_and_then_gets_all_of_it() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let size = 24 << 20;
     let flood = format!("flood={size}");
     let session = exec(&node, request(&id, &["fake", &flood, "exit=3"])).await;
@@ -197,7 +197,7 @@ async fn a_client_that_does_not_read_holds_the_command_back_and_then_gets_all_of
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "exit=0"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "exit=0"]).await;
     let no_streams = ExecRequest { stdout: false, stderr: false, ..request(&id, &["fake"]) };
     let tty = ExecRequest { tty: true, ..request(&id, &["fake"]) };
     for wrong in [no_streams, tty, request(&id, &[]), request("", &["fake"])] {
@@ -211,7 +211,7 @@ async fn what_cannot_be_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ended_meanwhile_is_named() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let url = url(&node, request(&id, &["fake"])).await.unwrap();
     node.containerd.end(&id, 0);
     node.ended(&id).await;
@@ -222,8 +222,8 @@ async fn a_container_that_ended_meanwhile_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_commands_run_than_may() {
     let node = Node::start_with("[limits]\nexecs = 4\nexecs_per_container = 2\n").await;
-    let (_, one) = node.running("one", &["fake"]).await;
-    let (_, other) = node.running("other", &["fake"]).await;
+    let (_, one) = node.run_with_container("one", &["fake"]).await;
+    let (_, other) = node.run_with_container("other", &["fake"]).await;
     let mut held = Vec::new();
     for id in [&one, &one, &other] {
         let mut session = exec(&node, request(id, &["fake", "out=up"])).await;
@@ -262,7 +262,7 @@ async fn x4_with_a_certificate_in_the_configuration_nothing_is_served_without_tl
     std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
     let node =
         Node::start_with(&format!("[streaming]\ntls_cert_file = {certificate:?}\ntls_key_file = {key:?}\n")).await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let url = url(&node, request(&id, &["fake", "exit=0"])).await.unwrap();
     let (address, path) = url.strip_prefix("https://").and_then(|rest| rest.split_once('/')).expect(&url);
     let mut plain = TcpStream::connect(address).await.unwrap();

@@ -25,7 +25,7 @@ fn left(node: &Node) -> (usize, usize) {
 /// A node with a container in which a command has timed out and cannot be deleted.
 async fn overdue(fault: impl FnOnce(&Node)) -> (Node, String) {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 1 };
     let mut cri = node.cri();
     let call = tokio::spawn(async move { cri.exec_sync(request).await });
@@ -55,12 +55,7 @@ async fn stays_for(node: &Node, duration: Duration, case: &str) {
 async fn goes_within(node: &Node, duration: Duration, case: &str) {
     let end = Instant::now() + duration;
     while left(node) != (0, 0) {
-        assert!(
-            Instant::now() < end,
-            "{case}: the command outlives its client: {:?}\n{}",
-            left(node),
-            node.last_words()
-        );
+        assert!(Instant::now() < end, "{case}: the command outlives its client: {:?}\n{}", left(node), node.log_tail());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!node.containerd.running().iter().any(|process| process.contains('/')), "{case}");
@@ -79,7 +74,7 @@ async fn errors() {
 async fn containerd_away() {
     let case = "containerd is away for 40 s";
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let kill = node.containerd.outage("Tasks/Kill", 1, Done::No, FAILS_FOR);
     let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 1 };
     let node = Arc::new(node);

@@ -23,7 +23,7 @@ fn assert_no_exec(node: &Node, before: &[String]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_and_exit_code_are_the_command_s() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let reply = exec(&node, &id, &["fake", "out=to stdout", "err=to stderr", "exit=9"], 10).await.unwrap();
     assert_eq!(
@@ -36,7 +36,7 @@ async fn output_and_exit_code_are_the_command_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_takes_too_long_is_killed_and_deleted() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let start = Instant::now();
     let error = exec(&node, &id, &["fake", "out=half"], 1).await.unwrap_err();
@@ -49,7 +49,7 @@ async fn a_command_that_takes_too_long_is_killed_and_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_timeout_is_no_timeout() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let reply = exec(&node, &id, &["fake", "exit=0", "after=1200"], 0).await.unwrap();
     assert_eq!(reply.exit_code, 0);
 }
@@ -57,7 +57,7 @@ async fn no_timeout_is_no_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_leaves_no_process() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     for method in ["Tasks/Exec", "Tasks/Start", "Tasks/Wait"] {
         for fault in [Fault::Error(Code::Unknown), Fault::Disconnect] {
@@ -69,7 +69,7 @@ async fn a_failure_at_any_step_leaves_no_process() {
                 "{case}: {error}"
             );
             node.containerd.heal();
-            assert_eq!(node.leftovers(), before, "{case}\n{}", node.last_words());
+            assert_eq!(node.leftovers(), before, "{case}\n{}", node.log_tail());
             // The server still waits for the container's own exit.
             assert_eq!(node.status(&id).await.state(), ContainerState::ContainerRunning, "{case}");
         }
@@ -82,7 +82,7 @@ async fn a_failure_at_any_step_leaves_no_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_client_leaves_while_it_starts_is_deleted() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let gate = node.containerd.hang("Tasks/Start", 1);
     let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 0 };
@@ -95,7 +95,7 @@ async fn a_command_whose_client_leaves_while_it_starts_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_running_container_runs_commands() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "exit=0"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "exit=0"]).await;
     node.ended(&id).await;
     let error = exec(&node, &id, &["fake"], 1).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
@@ -106,7 +106,7 @@ async fn only_a_running_container_runs_commands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_client_leaves_is_killed() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let request = ExecSyncRequest { container_id: id, cmd: vec!["fake".to_owned()], timeout: 0 };
     let mut cri = node.cri();
@@ -119,8 +119,8 @@ async fn a_command_whose_client_leaves_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_wait_for_their_turn_within_their_timeout() {
     let node = Node::start_with("[limits]\nexecs = 2\nexecs_per_container = 1\n").await;
-    let (_, one) = node.running("one", &["fake"]).await;
-    let (_, other) = node.running("other", &["fake"]).await;
+    let (_, one) = node.run_with_container("one", &["fake"]).await;
+    let (_, other) = node.run_with_container("other", &["fake"]).await;
     let start = Instant::now();
     let slow = exec(&node, &one, &["fake", "exit=1", "after=1500"], 10);
     let (next, late) = (exec(&node, &one, &["fake", "exit=2"], 10), exec(&node, &one, &["fake", "exit=3"], 1));
@@ -145,7 +145,7 @@ async fn commands_wait_for_their_turn_within_their_timeout() {
 async fn many_large_outputs_share_a_budget() {
     let (budget, size, count) = (24, 12 << 20, 20);
     let node = Node::start_with(&format!("[limits]\nexec_reply_budget = {budget}\n")).await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let base = node.memory();
     let flood = format!("flood={size}");
@@ -173,7 +173,7 @@ async fn many_large_outputs_share_a_budget() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_reply_holds_is_discarded() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let flood = format!("flood={}", 64 << 20);
     let reply = exec(&node, &id, &["fake", &flood, "exit=4"], 0).await.unwrap();
     assert_eq!((reply.stdout.len(), reply.exit_code), ((16 << 20) - (64 << 10), 4));
@@ -182,7 +182,7 @@ async fn more_than_a_reply_holds_is_discarded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_holds_the_output_holds_the_answer_for_ten_seconds() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let start = Instant::now();
     let reply = exec(&node, &id, &["fake", "out=before", "exit=0", "leaves=child"], 1).await.unwrap();

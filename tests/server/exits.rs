@@ -10,9 +10,9 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_gone_has_ended_with_255_and_nobody_knows_how() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let start = Instant::now();
-    node.containerd.lose_task(&id);
+    node.containerd.drop_task(&id);
     let status = node.ended(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
     assert!(start.elapsed() >= SECOND, "its event was not waited for");
@@ -21,11 +21,11 @@ async fn a_task_that_is_gone_has_ended_with_255_and_nobody_knows_how() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_code_of_a_task_that_is_gone_comes_with_its_event() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
-    node.containerd.lose_task(&id);
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
+    node.containerd.drop_task(&id);
     // containerd sends such an event after it has cleaned up after a dead shim.
     tokio::time::sleep(SECOND / 4).await;
-    node.containerd.tell_exit(&id, 137);
+    node.containerd.publish_exit(&id, 137);
     let status = node.ended(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
 }
@@ -33,7 +33,7 @@ async fn the_code_of_a_task_that_is_gone_comes_with_its_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_whose_end_does_not_come_is_waited_for_no_longer_than_a_second() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "out=hello\n", "leaves=child"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "out=hello\n", "leaves=child"]).await;
     let missed = || async { node.metrics().await.contains("pontoon_log_incomplete_exits_total 1") };
     assert!(!missed().await);
     let start = Instant::now();

@@ -58,7 +58,7 @@ async fn pod_of(node: &Node, name: &str, count: usize) -> Vec<String> {
 async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
     let node = Node::start().await;
     let attacker = pod_of(&node, "attacker", 5).await;
-    let (_, victim) = node.running("victim", &["fake"]).await;
+    let (_, victim) = node.run_with_container("victim", &["fake"]).await;
     let before = node.leftovers();
     let cri = node.patient_cri();
     let mut hanging = JoinSet::new();
@@ -100,12 +100,12 @@ async fn t6_streams_do_not_use_what_is_kept_for_probes() {
     let node = Node::start_with("[limits]\nexecs = 2\nexec_sync_reserve = 1\n").await;
     let mut held = Vec::new();
     for name in ["one", "other"] {
-        let (_, id) = node.running(name, &["fake"]).await;
+        let (_, id) = node.run_with_container(name, &["fake"]).await;
         held.push(exec(&node, &id).await);
         assert_eq!(exec_url(node.cri(), &id).await.unwrap_err().code(), Code::ResourceExhausted);
         assert_eq!(exec_sync(node.cri(), &id, &["fake", "exit=2"], 5).await.unwrap(), 2);
     }
-    let (_, id) = node.running("third", &["fake"]).await;
+    let (_, id) = node.run_with_container("third", &["fake"]).await;
     let refused = exec_url(node.cri(), &id).await.unwrap_err();
     assert!(refused.message().contains("limits.execs"), "{refused}");
     assert_eq!(exec_sync(node.cri(), &id, &["fake", "exit=2"], 5).await.unwrap(), 2);
@@ -114,8 +114,8 @@ async fn t6_streams_do_not_use_what_is_kept_for_probes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_pods_are_served_in_turn_however_many_commands_wait_in_one() {
     let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
-    let (_, many) = node.running("many", &["fake"]).await;
-    let (_, one) = node.running("one", &["fake"]).await;
+    let (_, many) = node.run_with_container("many", &["fake"]).await;
+    let (_, one) = node.run_with_container("one", &["fake"]).await;
     let cri = node.patient_cri();
     let done = AtomicUsize::new(0);
     let of_many = join_all((0..12).map(|_| async {
@@ -134,8 +134,8 @@ async fn t6_pods_are_served_in_turn_however_many_commands_wait_in_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_who_has_left_the_queue_is_not_waited_for() {
     let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
-    let (_, many) = node.running("many", &["fake"]).await;
-    let (_, one) = node.running("one", &["fake"]).await;
+    let (_, many) = node.run_with_container("many", &["fake"]).await;
+    let (_, one) = node.run_with_container("one", &["fake"]).await;
     let cri = node.patient_cri();
     let runs = {
         let (cri, id) = (cri.clone(), many.clone());
@@ -163,8 +163,8 @@ async fn t6_who_has_left_the_queue_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_the_queue_has_an_end_and_room_for_other_pods() {
     let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
-    let (_, many) = node.running("many", &["fake"]).await;
-    let (_, one) = node.running("one", &["fake"]).await;
+    let (_, many) = node.run_with_container("many", &["fake"]).await;
+    let (_, one) = node.run_with_container("one", &["fake"]).await;
     let cri = node.patient_cri();
     let mut hanging = JoinSet::new();
     let mut ask = || {
@@ -190,7 +190,7 @@ async fn t6_the_queue_has_an_end_and_room_for_other_pods() {
 async fn t6_attached_clients_of_one_pod_leave_room_for_another_pods() {
     let node = Node::start_with("[limits]\nstreams = 4\n").await;
     let attacker = pod_of(&node, "attacker", 3).await;
-    let (_, victim) = node.running("victim", &["fake"]).await;
+    let (_, victim) = node.run_with_container("victim", &["fake"]).await;
     let url = async |id: &str| {
         let request = AttachRequest { container_id: id.to_owned(), stdout: true, ..AttachRequest::default() };
         node.cri().attach(request).await.map(|reply| reply.into_inner().url)

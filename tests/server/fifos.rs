@@ -49,7 +49,7 @@ async fn t12_a_fifo_in_a_files_place_keeps_no_server_from_starting() {
     ];
     let usual = start_takes(&mut node).await;
     for (number, (what, paths)) in places.into_iter().enumerate() {
-        let (sandbox, id) = node.running(&format!("web-{number}"), &["fake"]).await;
+        let (sandbox, id) = node.run_with_container(&format!("web-{number}"), &["fake"]).await;
         node.kill();
         let planted = paths(&node, &sandbox, &id);
         planted.iter().for_each(|path| plant(path));

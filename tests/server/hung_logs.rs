@@ -29,7 +29,7 @@ fn has(log: &str, words: &str) -> bool {
 
 /// Another pod runs, logs and ends as usual.
 async fn others_are_well(node: &Node, name: &str) {
-    let (sandbox, id) = node.running(name, &["fake", "out=as ever\n"]).await;
+    let (sandbox, id) = node.run_with_container(name, &["fake", "out=as ever\n"]).await;
     let log = node.status(&id).await.log_path;
     until("another pod's log is written", || has(&log, "as ever")).await;
     node.remove(&sandbox).await;
@@ -38,8 +38,8 @@ async fn others_are_well(node: &Node, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn t8_a_log_directory_that_hangs_keeps_no_daemon_from_starting() {
     let mut node = Node::start().await;
-    let (_, stuck) = node.running("stuck", &["fake", "out=before\n"]).await;
-    let (_, well) = node.running("well", &["fake"]).await;
+    let (_, stuck) = node.run_with_container("stuck", &["fake", "out=before\n"]).await;
+    let (_, well) = node.run_with_container("well", &["fake"]).await;
     let (stuck_log, well_log) = (node.status(&stuck).await.log_path, node.status(&well).await.log_path);
     until("it is logged", || has(&stuck_log, "before")).await;
     let usual = start_takes(&mut node).await;
@@ -63,7 +63,7 @@ async fn t8_a_log_directory_that_hangs_keeps_no_daemon_from_starting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t8_a_log_directory_is_not_followed_to_where_it_hangs() {
     let mut node = Node::start().await;
-    let (sandbox, running) = node.running("stuck", &["fake", "out=before\n"]).await;
+    let (sandbox, running) = node.run_with_container("stuck", &["fake", "out=before\n"]).await;
     let log = node.status(&running).await.log_path;
     until("it is logged", || has(&log, "before")).await;
     let usual = start_takes(&mut node).await;

@@ -21,7 +21,7 @@ async fn only_new_snapshots_are_measured() {
     let layers = walks(&node);
     assert!(layers > 0 && first.image_filesystems[0].used_bytes.unwrap().value > 0, "{first:?}");
     assert_eq!(first.image_filesystems, first.container_filesystems);
-    node.running("web", &["fake"]).await;
+    node.run_with_container("web", &["fake"]).await;
     let second = info(&node).await;
     assert_eq!(walks(&node), layers + 1, "the container's root, and no layer again");
     let bytes = |info: &ImageFsInfoResponse| info.image_filesystems[0].used_bytes.unwrap().value;
@@ -35,7 +35,7 @@ async fn a_walk_that_hangs_holds_nobody_up() {
     let node = Node::start().await;
     let known = info(&node).await;
     let gate = node.containerd.hang("Snapshots/Usage", 1);
-    node.running("web", &["fake"]).await;
+    node.run_with_container("web", &["fake"]).await;
     let start = std::time::Instant::now();
     let meanwhile = info(&node).await;
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());

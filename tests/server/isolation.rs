@@ -32,13 +32,13 @@ async fn container(node: &Node, sandbox: &str, name: &str) {
 }
 
 /// Runs one life cycle while each call to containerd of another one hangs in turn.
-async fn apart(node: &Node, life: impl AsyncFn(&str)) {
+async fn assert_independent(node: &Node, life_cycle: impl AsyncFn(&str)) {
     let before = node.leftovers();
     // The first life cycle fills the server's caches, such as the image's config, so that the second has only its own
     // calls.
-    life("one").await;
+    life_cycle("one").await;
     let start = node.containerd.calls().len();
-    life("one").await;
+    life_cycle("one").await;
     let steps = node.containerd.steps_since(start);
     assert!(steps.len() > 10, "{steps:?}");
     for (method, nth) in steps {
@@ -47,14 +47,14 @@ async fn apart(node: &Node, life: impl AsyncFn(&str)) {
         let other = async {
             gate.arrived().await;
             let other = async {
-                life("other").await;
+                life_cycle("other").await;
                 node.sandboxes().await;
                 node.containers().await;
             };
             tokio::time::timeout(SOON, other).await.unwrap_or_else(|_| panic!("{case} holds up another"));
             gate.open();
         };
-        tokio::join!(life("one"), other);
+        tokio::join!(life_cycle("one"), other);
         node.containerd.heal();
         until(&case, || node.leftovers() == before).await;
     }
@@ -63,7 +63,7 @@ async fn apart(node: &Node, life: impl AsyncFn(&str)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_pod_waits_for_another_s_call_that_hangs() {
     let node = Node::start().await;
-    apart(&node, async |name| pod(&node, name).await).await;
+    assert_independent(&node, async |name| pod(&node, name).await).await;
     node.assert_clean("all lives").await;
 }
 
@@ -71,7 +71,7 @@ async fn no_pod_waits_for_another_s_call_that_hangs() {
 async fn no_container_waits_for_its_neighbour_s_call_that_hangs() {
     let node = Node::start().await;
     let sandbox = node.run(&node.pod("web")).await;
-    apart(&node, async |name| container(&node, &sandbox, name).await).await;
+    assert_independent(&node, async |name| container(&node, &sandbox, name).await).await;
     node.remove(&sandbox).await;
     node.assert_clean("all lives").await;
 }

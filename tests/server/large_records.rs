@@ -67,7 +67,7 @@ async fn f8_a_thousand_pods_with_the_longest_annotations_are_served_after_a_rest
 #[tokio::test(flavor = "multi_thread")]
 async fn f8_a_record_that_is_too_large_alone_is_listed_by_its_id_and_can_be_removed() {
     let mut node = Node::start().await;
-    let (sandbox, container) = node.running("web", &["fake"]).await;
+    let (sandbox, container) = node.run_with_container("web", &["fake"]).await;
     let other = node.run(&node.pod("other")).await;
     node.kill();
     let huge = || prost_types::Any { type_url: String::new(), value: vec![0; 17 << 20] };

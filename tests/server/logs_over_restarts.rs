@@ -46,7 +46,7 @@ fn reopen(id: &str) -> ReopenContainerLogRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_a_line_without_an_end_is_in_the_log_and_goes_on_after_a_sigterm() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "out=one\nname: ", "err=no end"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "out=one\nname: ", "err=no end"]).await;
     let log = log_of(&node, &id).await;
     until("the whole line is logged", || logged(&log, "stdout") == "one\n").await;
 
@@ -94,7 +94,7 @@ async fn f6_a_terminals_line_end_is_no_part_of_the_line_after_a_sigterm_either()
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_no_line_is_lost_or_doubled_by_any_number_of_sigterms() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let log = log_of(&node, &id).await;
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = ["stdout", "stderr"]
@@ -141,7 +141,7 @@ async fn f6_the_last_words_of_who_ended_just_before_a_sigterm_are_logged() {
     let mut node = Node::start().await;
     let words = "last words\n".repeat(15_000);
     for turn in 0..5 {
-        let (_, id) = node.running(&format!("web-{turn}"), &["fake"]).await;
+        let (_, id) = node.run_with_container(&format!("web-{turn}"), &["fake"]).await;
         let log = log_of(&node, &id).await;
         node.output(&id, "stdout").write_all(words.as_bytes()).unwrap();
         node.containerd.end(&id, 3);
@@ -155,7 +155,7 @@ async fn f6_the_last_words_of_who_ended_just_before_a_sigterm_are_logged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f6_a_sigterm_while_it_starts_is_waited_for_too() {
     let mut node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "out=begun"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "out=begun"]).await;
     let log = log_of(&node, &id).await;
     node.terminate().await;
     // Recovery waits for containerd.
@@ -166,7 +166,7 @@ async fn f6_a_sigterm_while_it_starts_is_waited_for_too() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     list.open();
     ended.await;
-    assert!(node.log().contains("draining"), "{}", node.last_words());
+    assert!(node.log().contains("draining"), "{}", node.log_tail());
     node.spawn().await;
     node.output(&id, "stdout").write_all(b" and done\n").unwrap();
     until("the line is whole", || logged(&log, "stdout") == "begun and done\n").await;
@@ -177,7 +177,7 @@ async fn f6_a_sigterm_while_it_starts_is_waited_for_too() {
 /// A daemon that cannot open a container's log when it starts. `break_it` gets the log's directory.
 async fn started_without_its_log(break_it: impl FnOnce(&Path)) -> (Node, String, PathBuf) {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "out=before\n"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "out=before\n"]).await;
     let log = log_of(&node, &id).await;
     until("it is logged", || logged(&log, "stdout") == "before\n").await;
     node.terminate().await;
@@ -246,7 +246,7 @@ async fn f10_who_fills_his_pipe_does_not_wait_for_a_log_that_cannot_be_opened() 
 async fn f10_streams_that_could_not_be_opened_at_start_are_tried_again() {
     for by_call in [false, true] {
         let mut node = Node::start().await;
-        let (_, id) = node.running("web", &["fake", "out=begun"]).await;
+        let (_, id) = node.run_with_container("web", &["fake", "out=begun"]).await;
         let log = log_of(&node, &id).await;
         node.terminate().await;
         let fifo = node.output_path(&id, "stderr");

@@ -27,7 +27,7 @@ fn in_flight(page: &str, operation: &str, stage: &str) -> Option<f64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pods_life_is_in_calls_and_stages() {
     let node = Node::start().await;
-    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
     let page = node.metrics().await;
     assert!(page.ends_with("# EOF\n"), "{page}");
     for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
@@ -98,7 +98,7 @@ async fn what_hangs_is_in_flight_in_its_stage_when_its_client_has_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_alive_while_it_runs() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let alive = async || value(&node.metrics().await, "pontoon_streams{kind=\"exec_sync\"}").unwrap();
     assert_eq!(alive().await, 0.0);
     let gate = node.containerd.hang("Tasks/Start", 1);

@@ -58,8 +58,8 @@ async fn f2_an_attachment_is_given_back_once_its_namespace_is_gone_and_no_sooner
     let id = node.run(&node.pod("web")).await;
     let added = vec![("ADD".to_owned(), id.clone())];
     node.kill();
-    node.containerd.forget_sandbox(&id);
-    node.containerd.forget_container(&id);
+    node.containerd.delete_sandbox(&id);
+    node.containerd.delete_container(&id);
     node.configure(|config| config.replace("[containerd]\n", &format!("[containerd]\n{NAMESPACE}")));
     node.spawn().await;
     has_looked_through_the_cache(&node).await;
@@ -168,8 +168,8 @@ async fn f14_r13_pods_whose_network_hangs_keep_no_other_pod_from_its_own() {
     node.run(&node.pod("well")).await;
     let took = start.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    until("it says which hang", || node.log().matches("has not ended yet").count() == 16).await;
-    assert!(took < Duration::from_millis(1500) || node.log().contains("waits for its turn"), "{took:?}");
+    until("it says which hang", || node.log().matches("plugin chain is still running").count() == 16).await;
+    assert!(took < Duration::from_millis(1500) || node.log().contains("waits for a cni slot"), "{took:?}");
     // The pods that have hung for too long no longer hold slots, so the next pod runs at once.
     let start = Instant::now();
     node.run(&node.pod("also-well")).await;

@@ -73,31 +73,31 @@ impl Verb {
     }
 
     /// Creates the objects that the verb needs.
-    async fn prepare(self, kubelet: &Kubelet<'_>) -> Answer<Subject> {
-        let mut subject = Subject::default();
+    async fn prepare(self, kubelet: &Kubelet<'_>) -> Answer<Objects> {
+        let mut objects = Objects::default();
         if self == Self::RunPodSandbox {
-            return Ok(subject);
+            return Ok(objects);
         }
-        subject.sandbox = kubelet.run().await?;
+        objects.sandbox = kubelet.run().await?;
         if self == Self::CreateContainer {
-            return Ok(subject);
+            return Ok(objects);
         }
-        subject.container = kubelet.create(&subject.sandbox, self.command()).await?;
+        objects.container = kubelet.create(&objects.sandbox, self.command()).await?;
         if !matches!(self, Self::StartContainer | Self::StartContainerThatEnds) {
-            kubelet.start(&subject.container).await?;
+            kubelet.start(&objects.container).await?;
         }
-        Ok(subject)
+        Ok(objects)
     }
 
     /// The call, or the calls that kubelet makes after it has failed.
-    async fn call(self, kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
+    async fn call(self, kubelet: &Kubelet<'_>, on: &Objects) -> Answer<()> {
         match self {
             Self::RunPodSandbox => kubelet.run().await.map(drop),
             Self::CreateContainer => {
                 let id = kubelet.create(&on.sandbox, self.command()).await?;
                 kubelet.start(&id).await
             }
-            Self::StartContainer if on.first() => kubelet.start(&on.container).await,
+            Self::StartContainer if on.is_first_call() => kubelet.start(&on.container).await,
             Self::StartContainer => kubelet.have_running(&on.sandbox, self.command()).await,
             Self::StartContainerThatEnds => start_to_its_end(kubelet, on).await,
             Self::StopContainer => kubelet.stop(&on.container, 30).await,
@@ -118,7 +118,7 @@ impl Verb {
     }
 
     /// Checks what must hold when the call has succeeded.
-    async fn wrong_after_success(self, kubelet: &Kubelet<'_>, on: &Subject) -> Option<String> {
+    async fn wrong_after_success(self, kubelet: &Kubelet<'_>, on: &Objects) -> Option<String> {
         if matches!(self, Self::StopContainer | Self::StopContainerThatIgnoresTerm) {
             let state = kubelet.status(&on.container).await.map(|status| status.state());
             if !matches!(state, Ok(ContainerState::ContainerExited)) {
@@ -136,7 +136,7 @@ impl Verb {
 }
 
 /// The only success is the end of the task. If StartContainer has succeeded, the exit code must be the process's own.
-async fn start_to_its_end(kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
+async fn start_to_its_end(kubelet: &Kubelet<'_>, on: &Objects) -> Answer<()> {
     let status = kubelet.status(&on.container).await?;
     match status.state() {
         ContainerState::ContainerExited if *on.started.lock().unwrap() && status.exit_code != OWN_CODE => {
@@ -157,17 +157,17 @@ async fn start_to_its_end(kubelet: &Kubelet<'_>, on: &Subject) -> Answer<()> {
 
 /// The objects of a verb's call.
 #[derive(Default)]
-struct Subject {
+struct Objects {
     sandbox: String,
     container: String,
-    asked: Mutex<bool>,
+    called: Mutex<bool>,
     started: Mutex<bool>,
 }
 
-impl Subject {
+impl Objects {
     /// Whether this is the first call.
-    fn first(&self) -> bool {
-        !std::mem::replace(&mut *self.asked.lock().unwrap(), true)
+    fn is_first_call(&self) -> bool {
+        !std::mem::replace(&mut *self.called.lock().unwrap(), true)
     }
 }
 
@@ -195,7 +195,7 @@ impl fmt::Display for Cell {
 /// A node that has run one container already, so that the first read of the image is not part of the matrix.
 async fn warm_node() -> Arc<Node> {
     let node = Node::start().await;
-    let (sandbox, container) = node.running("warm", &["fake"]).await;
+    let (sandbox, container) = node.run_with_container("warm", &["fake"]).await;
     Kubelet::new(&node).exec(&container, &["fake", "exit=0"], 10).await.unwrap();
     node.remove(&sandbox).await;
     node.containerd.collect_garbage();
@@ -206,9 +206,9 @@ async fn warm_node() -> Arc<Node> {
 /// The mutating calls to containerd of a verb, as (method, its number).
 async fn steps(node: &Node, verb: Verb) -> Vec<(String, usize)> {
     let kubelet = Kubelet::new(node);
-    let subject = verb.prepare(&kubelet).await.unwrap();
+    let objects = verb.prepare(&kubelet).await.unwrap();
     let start = quiet(node).await;
-    Limit::from_now().repeat("an undisturbed call", async || verb.call(&kubelet, &subject).await).await.unwrap();
+    Limit::from_now().repeat("an undisturbed call", async || verb.call(&kubelet, &objects).await).await.unwrap();
     // Some calls come after the reply.
     quiet(node).await;
     let calls = node.containerd.calls().split_off(start);
@@ -254,8 +254,8 @@ async fn all_cells() -> Vec<Cell> {
 /// Returns what is wrong in a cell; `None` when the call at which containerd is to be killed did not come.
 async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
     let kubelet = Kubelet::new(node);
-    let subject = match cell.verb.prepare(&kubelet).await {
-        Ok(subject) => subject,
+    let objects = match cell.verb.prepare(&kubelet).await {
+        Ok(objects) => objects,
         Err(status) => return Some(vec![format!("it cannot be prepared: {status}")]),
     };
     let outage = node.containerd.outage(&cell.method, cell.nth, cell.done, Duration::from_secs(cell.seconds));
@@ -265,9 +265,9 @@ async fn run(node: &Arc<Node>, cell: &Cell) -> Option<Vec<String>> {
 
     let name = format!("{:?} or its repetition", cell.verb);
     // A longer timeout than the outage's, for a cell in which that call never comes.
-    let asked = limit.repeat(&name, async || cell.verb.call(&kubelet, &subject).await);
+    let asked = limit.repeat(&name, async || cell.verb.call(&kubelet, &objects).await);
     match tokio::time::timeout(Duration::from_secs(cell.seconds + 60), asked).await {
-        Ok(Ok(())) => wrong.extend(cell.verb.wrong_after_success(&kubelet, &subject).await),
+        Ok(Ok(())) => wrong.extend(cell.verb.wrong_after_success(&kubelet, &objects).await),
         Ok(Err(said)) => wrong.push(said),
         Err(_) => wrong.push("the calls go on for ever without the one that is to be hit".to_owned()),
     }

@@ -18,7 +18,7 @@ async fn url(node: &Node, sandbox: &str, port: i32) -> Result<String, Status> {
 }
 
 async fn forward(node: &Node, sandbox: &str, port: u16) -> Session {
-    Session::speaking("v4.channel.k8s.io", &url(node, sandbox, port.into()).await.unwrap()).await
+    Session::open_with_protocol("v4.channel.k8s.io", &url(node, sandbox, port.into()).await.unwrap()).await
 }
 
 /// Starts an echo server in the pod.

@@ -61,7 +61,7 @@ async fn what_containerd_lacks_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn running_pods_of_containerds_own_cri_are_named_and_the_ended_are_not() {
     let mut node = Node::start().await;
-    let (_, foreign) = node.running("web", &["fake"]).await;
+    let (_, foreign) = node.run_with_container("web", &["fake"]).await;
     node.containerd.edit_container(&foreign, |record| {
         record.extensions.insert("io.cri-containerd.container.metadata".to_owned(), prost_types::Any::default());
     });

@@ -13,9 +13,9 @@ use crate::support::server::Node;
 #[tokio::test(flavor = "multi_thread")]
 async fn r14_a_process_of_the_host_in_the_root_is_named() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "exit=0"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "exit=0"]).await;
     node.ended(&id).await;
-    let (_, held) = node.running("held", &["fake"]).await;
+    let (_, held) = node.run_with_container("held", &["fake"]).await;
     // containerd's shim fails like this when it cannot unmount the root.
     node.containerd.fault("Tasks/Delete", 0, Fault::Error(Code::Unknown));
     let root = node.logs().join(&held).join("rootfs/etc");

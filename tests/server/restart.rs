@@ -12,7 +12,7 @@ use crate::support::{cni, requests, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_server_knows_what_the_old_one_knew() {
     let mut node = Node::start().await;
-    let (sandbox, running) = node.running("web", &["fake"]).await;
+    let (sandbox, running) = node.run_with_container("web", &["fake"]).await;
     let pod = node.pod("web");
     let done = node.create(&requests::container(&sandbox, &pod, "done", &["fake", "exit=3"])).await;
     node.start_container(&done).await;
@@ -42,7 +42,7 @@ async fn a_new_server_knows_what_the_old_one_knew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ended_meanwhile_has_its_own_exit_code_and_its_log() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "out=last words\n", "exit=42", "after=300"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "out=last words\n", "exit=42", "after=300"]).await;
     // Output that was read from the FIFO and not yet logged is lost when the server is killed.
     let log = node.status(&id).await.log_path;
     until("the words are in the log", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("last words")))
@@ -63,7 +63,7 @@ async fn what_ended_meanwhile_has_its_own_exit_code_and_its_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_on_is_followed_to_its_end() {
     let mut node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     node.restart().await;
     node.containerd.end(&id, 5);
     assert_eq!(node.ended(&id).await.exit_code, 5);
@@ -124,8 +124,8 @@ async fn die_and_remove_all(node: &mut Node, case: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_listed_and_can_be_removed() {
     let mut node = Node::start().await;
-    let (sandbox, container) = node.running("web", &["fake"]).await;
-    let (other, _) = node.running("db", &["fake"]).await;
+    let (sandbox, container) = node.run_with_container("web", &["fake"]).await;
+    let (other, _) = node.run_with_container("db", &["fake"]).await;
     node.kill();
     let damage = |value: &mut prost_types::Any| value.value = b"\xff\xff nonsense".to_vec();
     node.containerd.edit_container(&container, |record| record.extensions.values_mut().for_each(damage));
@@ -156,7 +156,7 @@ async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
     });
     node.containerd.edit_sandbox(&foreign, |_| {});
     node.spawn().await;
-    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
     assert_eq!(node.sandboxes().await.len(), 1);
     node.remove_all().await;
     assert!(!node.containerd.sandboxes().contains(&sandbox));
@@ -167,7 +167,7 @@ async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let start = Instant::now();
     let mut calls = Vec::new();
@@ -208,7 +208,7 @@ async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_a_former_daemon_never_started_is_deleted() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = node.leftovers();
     let start = node.containerd.hang("Tasks/Start", 1);
     let request = ExecSyncRequest { container_id: id.clone(), cmd: vec!["fake".to_owned()], timeout: 0 };
@@ -227,7 +227,7 @@ async fn a_command_that_a_former_daemon_never_started_is_deleted() {
 async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     let mut node = Node::start().await;
     let before = node.leftovers();
-    let (_, id) = node.running("asks", &["fake", "out=who? "]).await;
+    let (_, id) = node.run_with_container("asks", &["fake", "out=who? "]).await;
     let log = node.status(&id).await.log_path;
     let create = node.containerd.hang("Tasks/Create", 1);
     let (mut cri, pod) = (node.cri(), node.pod("web"));

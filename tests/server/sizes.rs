@@ -93,7 +93,7 @@ async fn t9_what_an_image_says_is_bounded_where_images_are_listed() {
     for number in 0..3 {
         let config =
             json!({ "architecture": "amd64", "os": "linux", "created_by": number, "config": { "User": user } });
-        node.containerd.name_image(&format!("registry.example/large:{number}"), CONFIG, &config);
+        node.containerd.tag_image(&format!("registry.example/large:{number}"), CONFIG, &config);
     }
     let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
     loop {
@@ -124,7 +124,7 @@ async fn an_index_or_a_manifest_of_too_many_entries_is_malformed() {
     ];
     for (name, document, words) in documents {
         let name = format!("registry.example/{name}");
-        node.containerd.name_document(&name, &document);
+        node.containerd.tag_document(&name, &document);
         let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
         let error = loop {
             let of_image = |config: &mut ContainerConfig| config.image.get_or_insert_default().image = name.clone();
@@ -149,7 +149,7 @@ async fn what_is_too_long_or_too_many_names_its_field() {
     refused(run(&node, "web", searches).await, "config.dns_config: has 80000 bytes");
     let ports = |config: &mut PodSandboxConfig| config.port_mappings = vec![PortMapping::default(); 200_001];
     refused(run(&node, "web", ports).await, "config.port_mappings: 200001 of them");
-    let (sandbox, running) = node.running("web", &["fake"]).await;
+    let (sandbox, running) = node.run_with_container("web", &["fake"]).await;
     let pod = (&node, sandbox.as_str());
     let limit = HugepageLimit { page_size: "2MB".to_owned(), limit: 0 };
     let pages = |config: &mut ContainerConfig| {

@@ -66,8 +66,8 @@ async fn a_container_is_told_with_what_it_was_asked_for_and_its_layer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_have_what_their_filter_says_and_streams_have_the_same() {
     let node = Node::start().await;
-    let (web, main) = node.running("web", &["fake"]).await;
-    let (db, other) = node.running("db", &["fake"]).await;
+    let (web, main) = node.run_with_container("web", &["fake"]).await;
+    let (db, other) = node.run_with_container("db", &["fake"]).await;
     let mut all = vec![main.as_str(), other.as_str()];
     all.sort_unstable();
     assert_eq!(ids(&list(&node, ContainerStatsFilter::default()).await), all);
@@ -98,7 +98,7 @@ async fn lists_have_what_their_filter_says_and_streams_have_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_not_ready_has_no_stats() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let request = PodSandboxStatsRequest { pod_sandbox_id: sandbox.clone() };
     let stats = node.cri().pod_sandbox_stats(request.clone()).await.unwrap().into_inner().stats.unwrap();
     assert_eq!(stats.attributes.unwrap().id, sandbox);
@@ -114,7 +114,7 @@ async fn a_pod_that_is_not_ready_has_no_stats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_takes_long_to_measure_holds_nobody_up() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let gate = node.containerd.hang("Snapshots/Usage", 0);
     for _ in 0..3 {
         let start = Instant::now();
@@ -134,7 +134,7 @@ async fn a_layer_that_takes_long_to_measure_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_containerd_all_is_answered_and_soon() {
     let mut node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let before = list(&node, ContainerStatsFilter::default()).await;
     assert!(before[0].writable_layer.is_some());
     node.containerd.fault("Snapshots/Usage", 0, Fault::Error(Code::Unavailable));
@@ -153,8 +153,8 @@ async fn without_containerd_all_is_answered_and_soon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_of_ready_pods_and_running_containers_and_all_are_described() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake"]).await;
-    let (stopped, _) = node.running("db", &["fake"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
+    let (stopped, _) = node.run_with_container("db", &["fake"]).await;
     node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: stopped }).await.unwrap();
     let mut cri = node.cri();
     let described =
@@ -189,7 +189,7 @@ async fn a_container_in_a_virtual_machine_is_told_by_its_shim_and_one_that_hangs
     let sandbox = node.run(&pod).await;
     let id = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
     node.start_container(&id).await;
-    let (_, other) = node.running("web", &["fake"]).await;
+    let (_, other) = node.run_with_container("web", &["fake"]).await;
 
     let stats = one(&node, &id).await.unwrap();
     assert_eq!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value, CPU_OF_EVERY_TASK);

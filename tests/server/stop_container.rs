@@ -19,7 +19,7 @@ async fn stop(node: &Node, id: &str, timeout: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_obeys_sigterm_is_not_waited_for() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     let start = Instant::now();
     stop(&node, &id, 600).await;
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -30,7 +30,7 @@ async fn who_obeys_sigterm_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_ignores_sigterm_is_killed_when_the_grace_is_over() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "ignores=term"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     let start = Instant::now();
     stop(&node, &id, 1).await;
     assert!(start.elapsed() >= Duration::from_secs(1));
@@ -40,7 +40,7 @@ async fn who_ignores_sigterm_is_killed_when_the_grace_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_gone_after_sigkill_is_sent_another_ten_seconds_later() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "ignores=kill"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "ignores=kill"]).await;
     let start = Instant::now();
     stop(&node, &id, 1).await;
     let took = start.elapsed();
@@ -54,7 +54,7 @@ async fn who_is_not_gone_after_sigkill_is_sent_another_ten_seconds_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r15_what_a_container_froze_is_thawed_after_a_sigkill() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "ignores=kill"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "ignores=kill"]).await;
     let of_container = format!("kubepods/besteffort/podtest/{id}");
     let root = Path::new("/sys/fs/cgroup");
     let (root, file, frozen, thawed) = if root.join("freezer").exists() {
@@ -87,7 +87,7 @@ async fn r15_what_a_container_froze_is_thawed_after_a_sigkill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_stop_with_less_grace_shortens_the_first() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "ignores=term"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     let (mut cri, first) = (node.cri(), StopContainerRequest { container_id: id.clone(), timeout: 600 });
     let first = tokio::spawn(async move { cri.stop_container(first).await });
     until("SIGTERM", || node.containerd.signals(&id) == [SIGTERM]).await;
@@ -99,7 +99,7 @@ async fn a_second_stop_with_less_grace_shortens_the_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_grace_is_no_sigterm() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake"]).await;
+    let (_, id) = node.run_with_container("web", &["fake"]).await;
     stop(&node, &id, 0).await;
     assert_eq!(node.status(&id).await.exit_code, 137);
 }
@@ -107,7 +107,7 @@ async fn no_grace_is_no_sigterm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_goes_on_when_its_client_leaves() {
     let node = Node::start().await;
-    let (_, id) = node.running("web", &["fake", "ignores=term"]).await;
+    let (_, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     let (mut cri, request) = (node.cri(), StopContainerRequest { container_id: id.clone(), timeout: 1 });
     let signalled = until("SIGTERM", || node.containerd.signals(&id) == [SIGTERM]);
     node.call_and_leave(async move { cri.stop_container(request).await }, signalled).await;
@@ -117,7 +117,7 @@ async fn a_stop_goes_on_when_its_client_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_and_remove_may_be_repeated_and_unknown_ids_are_a_success() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "exit=7"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "exit=7"]).await;
     let before = node.ended(&id).await;
     stop(&node, &id, 1).await;
     assert_eq!(node.status(&id).await, before, "an exit once observed never changes");
@@ -133,7 +133,7 @@ async fn stop_and_remove_may_be_repeated_and_unknown_ids_are_a_success() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_container_is_killed_when_it_is_removed() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "ignores=term"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     node.cri().remove_container(RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
     assert_eq!(node.containers().await, []);
     assert_eq!(node.containerd.tasks(), [sandbox]);
@@ -142,7 +142,7 @@ async fn a_running_container_is_killed_when_it_is_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_a_pod_ends_its_containers_and_gives_its_address_back() {
     let node = Node::start().await;
-    let (sandbox, id) = node.running("web", &["fake", "ignores=term"]).await;
+    let (sandbox, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
     node.cri().stop_pod_sandbox(request).await.unwrap();
     assert_eq!(node.sandboxes().await, [(sandbox.clone(), PodSandboxState::SandboxNotready)]);
@@ -156,14 +156,14 @@ async fn stopping_a_pod_ends_its_containers_and_gives_its_address_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_at_any_step_of_stop_and_remove_is_made_good_by_a_repeat() {
     let node = Node::start().await;
-    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
     let start = node.containerd.calls().len();
     node.remove(&sandbox).await;
     node.assert_clean("remove").await;
     for (method, nth) in node.containerd.steps_since(start) {
         for fault in [Fault::Error(Code::Unknown), Fault::Disconnect, Fault::LoseReply] {
             let case = format!("{method} number {nth}: {fault:?}");
-            let (sandbox, _) = node.running("web", &["fake"]).await;
+            let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
             node.containerd.fault(&method, nth, fault);
             let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
             let stopped = node.cri().stop_pod_sandbox(stop).await;
@@ -186,7 +186,7 @@ async fn a_failure_at_any_step_of_stop_and_remove_is_made_good_by_a_repeat() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_not_gone_before_its_address_is_given_back() {
     let node = Node::start().await;
-    let (sandbox, _) = node.running("web", &["fake"]).await;
+    let (sandbox, _) = node.run_with_container("web", &["fake"]).await;
     node.cni.fail("DEL");
     let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
     let error = node.cri().stop_pod_sandbox(stop).await.unwrap_err();

@@ -48,7 +48,7 @@ fn has_exit(node: &Node, id: &str) -> bool {
 
 /// A container whose process has exited with 8, where the exit cannot be written to the record.
 async fn unwritten(node: &Node, name: &str, code: Code) -> (String, String) {
-    let (sandbox, id) = node.running(name, &["fake"]).await;
+    let (sandbox, id) = node.run_with_container(name, &["fake"]).await;
     node.containerd.fault("Containers/Update", 0, Fault::Error(code));
     node.containerd.end(&id, 8);
     until("the write is repeated", || count(node, "Containers/Update", &id) >= 2).await;
@@ -278,7 +278,7 @@ async fn succeeds(what: &str, call: impl AsyncFn() -> Result<(), tonic::Status>)
 
 /// The state of a container that is to be removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum InitialState {
     Runs,
     HasEnded,
     /// StartContainer failed, but the process runs: only the reply was lost.
@@ -286,23 +286,23 @@ enum Way {
 }
 
 /// A method fails with each code in turn, 30 times or for a minute, while the container is to be removed.
-async fn goes_in_the_end(method: &str, way: Way) {
-    let case = format!("{method} of a container that {way:?}");
+async fn goes_in_the_end(method: &str, initial: InitialState) {
+    let case = format!("{method} of a container that {initial:?}");
     let node = Node::start().await;
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
     let id = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
-    if way != Way::RunsUnknown {
+    if initial != InitialState::RunsUnknown {
         node.start_container(&id).await;
     }
     for (nth, code) in CODES.iter().cycle().take(30).enumerate() {
         node.containerd.fault(method, nth + 1, Fault::Error(*code));
     }
-    if way == Way::HasEnded {
+    if initial == InitialState::HasEnded {
         node.containerd.end(&id, 5);
         assert_eq!(node.ended(&id).await.exit_code, 5, "{case}");
     }
-    if way == Way::RunsUnknown {
+    if initial == InitialState::RunsUnknown {
         // The query that follows fails too, for a while.
         for method in ["Tasks/Get", "Tasks/List"] {
             for nth in 1..5 {
@@ -337,13 +337,13 @@ async fn goes_in_the_end(method: &str, way: Way) {
 #[tokio::test(flavor = "multi_thread")]
 async fn f1_no_error_and_no_number_of_errors_is_a_reason_to_give_up() {
     let cases = [
-        ("Tasks/Kill", Way::Runs),
-        ("Tasks/Delete", Way::Runs),
-        ("Tasks/Delete", Way::HasEnded),
-        ("Tasks/Kill", Way::RunsUnknown),
-        ("Tasks/Delete", Way::RunsUnknown),
+        ("Tasks/Kill", InitialState::Runs),
+        ("Tasks/Delete", InitialState::Runs),
+        ("Tasks/Delete", InitialState::HasEnded),
+        ("Tasks/Kill", InitialState::RunsUnknown),
+        ("Tasks/Delete", InitialState::RunsUnknown),
     ];
-    let all = cases.map(|(method, way)| AssertUnwindSafe(goes_in_the_end(method, way)).catch_unwind());
+    let all = cases.map(|(method, initial)| AssertUnwindSafe(goes_in_the_end(method, initial)).catch_unwind());
     // The cases themselves have printed the reason.
     let failed = futures_util::future::join_all(all).await.into_iter().filter(Result::is_err).count();
     assert_eq!(failed, 0, "of {} cases", cases.len());

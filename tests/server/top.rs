@@ -20,7 +20,7 @@ fn top(node: &Node) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_and_what_is_in_flight_are_one_plain_table() {
     let node = Node::start().await;
-    let (_, container) = node.running("web", &["fake"]).await;
+    let (_, container) = node.run_with_container("web", &["fake"]).await;
     node.run(&node.pod("idle")).await;
     node.cni.hang("ADD");
     let (mut cri, request) = (node.cri(), node.pod("db"));
@@ -63,7 +63,10 @@ async fn without_a_daemon_it_fails_in_a_sentence() {
     node.kill();
     let output = node.command(&["top", "--once"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.starts_with("pontoon: ask CRI at ") && output.stdout.is_empty(), "{said}");
+    assert!(
+        !output.status.success() && said.starts_with("pontoon: query CRI at ") && output.stdout.is_empty(),
+        "{said}"
+    );
 }
 
 /// Runs the command on a terminal of 80 columns. Returns what it shows, and the output of `stty` afterwards.

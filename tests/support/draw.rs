@@ -41,14 +41,14 @@ pub struct Draw {
     /// Paths of mounts and logs are below this directory, where the server may create what does not exist.
     directory: PathBuf,
     /// How many bytes of large content the request may still get.
-    room: usize,
+    budget: usize,
 }
 
 impl Draw {
     pub fn new(seed: u64, directory: &Path) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), directory: directory.to_owned(), room: 0 }
+        Self { rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes), directory: directory.to_owned(), budget: 0 }
     }
 
     pub fn below(&mut self, most: usize) -> usize {

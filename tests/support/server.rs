@@ -276,7 +276,7 @@ impl Node {
     }
 
     /// The end of the server's log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
@@ -324,7 +324,7 @@ impl Node {
     }
 
     /// Runs a pod with one container that executes a fake command. Returns the ids of both.
-    pub async fn running(&self, name: &str, command: &[&str]) -> (String, String) {
+    pub async fn run_with_container(&self, name: &str, command: &[&str]) -> (String, String) {
         let pod = self.pod(name);
         let sandbox = self.run(&pod).await;
         let container = self.create(&requests::container(&sandbox, &pod, "main", command)).await;
@@ -389,9 +389,9 @@ impl Node {
         let mut all = self.containerd.leftovers();
         all.extend(self.cni.leftovers());
         let netns = entries(&self.path("netns"));
-        let of_rooms = ["state", "root/containers"].map(|name| self.path(name));
-        let [rooms, containers] = of_rooms.map(|path| entries(&path));
-        let state = rooms.iter().flat_map(|room| entries(room));
+        let directories = ["state", "root/containers"].map(|name| self.path(name));
+        let [state_directories, containers] = directories.map(|path| entries(&path));
+        let state = state_directories.iter().flat_map(|directory| entries(directory));
         let paths = netns.into_iter().chain(containers).chain(state);
         all.extend(paths.map(|path| format!("node has {}", path.display())));
         let own = self.path("netns");
@@ -413,7 +413,7 @@ impl Node {
             assert!(
                 tokio::time::Instant::now() < deadline,
                 "left behind after {after}: {left:#?}\n{}",
-                self.last_words()
+                self.log_tail()
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -21,14 +21,14 @@ pub struct Session(WebSocketStream<TcpStream>);
 
 /// Everything received until the session's end.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct Output {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     /// The v1.Status; null if there was none.
     pub status: Value,
 }
 
-impl Said {
+impl Output {
     pub fn stdout(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
@@ -51,11 +51,11 @@ impl Said {
 impl Session {
     /// Opens the session of a URL.
     pub async fn open(url: &str) -> Self {
-        Self::speaking("v5.channel.k8s.io", url).await
+        Self::open_with_protocol("v5.channel.k8s.io", url).await
     }
 
     /// Like [`Session::open`], with another subprotocol.
-    pub async fn speaking(protocol: &str, url: &str) -> Self {
+    pub async fn open_with_protocol(protocol: &str, url: &str) -> Self {
         let mut request = url.replacen("http://", "ws://", 1).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         let address = url.trim_start_matches("http://").split('/').next().unwrap();
@@ -103,16 +103,16 @@ impl Session {
     }
 
     /// Reads to the end.
-    pub async fn finish(mut self) -> Said {
-        let mut said = Said::default();
+    pub async fn finish(mut self) -> Output {
+        let mut output = Output::default();
         while let Some((channel, bytes)) = self.next().await {
             match channel {
-                STDOUT => said.stdout.extend(bytes),
-                STDERR => said.stderr.extend(bytes),
-                STATUS => said.status = serde_json::from_slice(&bytes).unwrap(),
+                STDOUT => output.stdout.extend(bytes),
+                STDERR => output.stderr.extend(bytes),
+                STATUS => output.status = serde_json::from_slice(&bytes).unwrap(),
                 _ => {}
             }
         }
-        said
+        output
     }
 }

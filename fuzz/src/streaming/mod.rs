@@ -32,5 +32,5 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{0} needs TLS")]
-    Unguarded(SocketAddr),
+    NeedsTls(SocketAddr),
 }

@@ -57,7 +57,7 @@ impl Source {
             let words = format!("operations in flight are not known: {} at {}", status.message(), self.sockets.1);
             problems.push(words);
         });
-        let answer = || format!("ask CRI at {}", self.sockets.0);
+        let answer = || format!("query CRI at {}", self.sockets.0);
         Ok(Sample {
             pods: pods.with_context(answer)?.into_inner().decoded().with_context(answer)?,
             containers: containers.with_context(answer)?.into_inner().decoded().with_context(answer)?,

@@ -17,7 +17,7 @@ use super::sample::{Sample, Source};
 use super::table::{bytes, containers, cpu, doing, memory, restarts};
 
 /// How long the thread polls for a key before it checks whether the receiver still exists.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// The width from which all columns fit.
 const WIDE: u16 = 110;
 /// The last line.
@@ -67,7 +67,7 @@ struct View {
 
 /// The action of a key.
 #[derive(Debug, PartialEq, Eq)]
-enum Act {
+enum Action {
     Quit,
     Sort(SortKey),
     Scroll(isize),
@@ -96,11 +96,11 @@ pub(super) async fn show(source: Source, first: Sample, interval: Duration) -> a
         screen.0.draw(|frame| view.draw(frame))?;
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => if !view.heed(&event?) { return Ok(()) },
+                Some(event) => if !view.handle(&event?) { return Ok(()) },
                 None => return Ok(()),
             },
             sample = &mut sampling => {
-                view.take(sample);
+                view.update(sample);
                 sampling = next(&source, interval);
             },
             _ = term.recv() => return Ok(()),
@@ -123,7 +123,7 @@ fn events() -> mpsc::Receiver<std::io::Result<Event>> {
     let (send, events) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
         while !send.is_closed() {
-            let event = match event::poll(LOOK) {
+            let event = match event::poll(POLL) {
                 Ok(false) => continue,
                 Ok(true) => event::read(),
                 Err(error) => Err(error),
@@ -139,21 +139,21 @@ fn events() -> mpsc::Receiver<std::io::Result<Event>> {
 
 impl View {
     /// Returns false when the view is to end.
-    fn heed(&mut self, event: &Event) -> bool {
+    fn handle(&mut self, event: &Event) -> bool {
         let Event::Key(key) = event else { return true };
-        match act(key) {
-            Act::Quit => return false,
-            Act::Sort(by) => self.by = by,
-            Act::Scroll(by) => {
+        match action(key) {
+            Action::Quit => return false,
+            Action::Sort(by) => self.by = by,
+            Action::Scroll(by) => {
                 let at = self.table.offset().saturating_add_signed(by);
                 *self.table.offset_mut() = at.min(self.rows().len().saturating_sub(1));
             }
-            Act::Nothing => {}
+            Action::Nothing => {}
         }
         true
     }
 
-    fn take(&mut self, sample: anyhow::Result<Sample>) {
+    fn update(&mut self, sample: anyhow::Result<Sample>) {
         match sample {
             Ok(sample) => {
                 self.before = Some(std::mem::replace(&mut self.now, sample));
@@ -198,26 +198,26 @@ impl View {
     }
 }
 
-fn act(key: &KeyEvent) -> Act {
+fn action(key: &KeyEvent) -> Action {
     if key.kind == KeyEventKind::Release {
-        return Act::Nothing;
+        return Action::Nothing;
     }
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
-        KeyCode::Char('q') | KeyCode::Esc => Act::Quit,
+        KeyCode::Char('q') | KeyCode::Esc => Action::Quit,
         // In raw mode the terminal does not turn Ctrl-C into a signal.
-        KeyCode::Char('c') if control => Act::Quit,
-        KeyCode::Char('n') => Act::Sort(SortKey::Name),
-        KeyCode::Char('c') => Act::Sort(SortKey::Cpu),
-        KeyCode::Char('m') => Act::Sort(SortKey::Memory),
-        KeyCode::Char('w') => Act::Sort(SortKey::Network),
-        KeyCode::Char('r') => Act::Sort(SortKey::Restarts),
-        KeyCode::Char('o') => Act::Sort(SortKey::Busy),
-        KeyCode::Up | KeyCode::Char('k') => Act::Scroll(-1),
-        KeyCode::Down | KeyCode::Char('j') => Act::Scroll(1),
-        KeyCode::PageUp => Act::Scroll(-20),
-        KeyCode::PageDown => Act::Scroll(20),
-        _ => Act::Nothing,
+        KeyCode::Char('c') if control => Action::Quit,
+        KeyCode::Char('n') => Action::Sort(SortKey::Name),
+        KeyCode::Char('c') => Action::Sort(SortKey::Cpu),
+        KeyCode::Char('m') => Action::Sort(SortKey::Memory),
+        KeyCode::Char('w') => Action::Sort(SortKey::Network),
+        KeyCode::Char('r') => Action::Sort(SortKey::Restarts),
+        KeyCode::Char('o') => Action::Sort(SortKey::Busy),
+        KeyCode::Up | KeyCode::Char('k') => Action::Scroll(-1),
+        KeyCode::Down | KeyCode::Char('j') => Action::Scroll(1),
+        KeyCode::PageUp => Action::Scroll(-20),
+        KeyCode::PageDown => Action::Scroll(20),
+        _ => Action::Nothing,
     }
 }
 
@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn press(view: &mut View, code: KeyCode) -> bool {
-        view.heed(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+        view.handle(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
     }
 
     #[test]
@@ -279,16 +279,16 @@ mod tests {
         assert!(drawn(&mut view, 80, 24)[2].starts_with("web-"), "it does not scroll out of sight");
         assert!(!press(&mut view, KeyCode::Char('q')));
         let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(act(&control), Act::Quit);
+        assert_eq!(action(&control), Action::Quit);
     }
 
     #[test]
     fn what_is_known_stays_when_the_daemon_is_away() {
         let mut view = view(3);
-        view.take(Err(anyhow::anyhow!("nobody there")));
+        view.update(Err(anyhow::anyhow!("nobody there")));
         let lines = drawn(&mut view, 120, 24);
         assert!(lines[0].contains("nobody there") && lines[2].contains("web-000"), "{lines:#?}");
-        view.take(Ok(Sample::default()));
+        view.update(Ok(Sample::default()));
         assert!(!drawn(&mut view, 120, 24)[0].contains("nobody there"));
     }
 }

@@ -28,7 +28,7 @@ pub const PIECE: usize = 64 * 1024;
 /// How many times the number of free turns a pod may hold: six of the default seven turns. With a factor of 1, which
 /// allows half of them, a flood of large replies of one pod took nearly twice as long; and a turn is released as soon
 /// as its reply is sent.
-const GREED: usize = 4;
+const SHARE_FACTOR: usize = 4;
 
 #[derive(Debug)]
 pub struct ReplyBudget {
@@ -49,7 +49,7 @@ impl ReplyBudget {
         let pool = pieces.saturating_sub(turns * whole);
         Arc::new(Self {
             pool: Slots::new(Bounds::shared(pool)),
-            turns: Slots::new(Bounds { greed: GREED, ..Bounds::shared(turns) }),
+            turns: Slots::new(Bounds { share_factor: SHARE_FACTOR, ..Bounds::shared(turns) }),
         })
     }
 

@@ -19,14 +19,14 @@ pub const REPLY_CAP: usize = (16 << 20) - (64 << 10);
 
 /// The output kept of both streams of one command.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeptOutput {
     cap: usize,
     claim: Claim,
     kept: AtomicUsize,
     discarded: AtomicUsize,
 }
 
-impl Kept {
+impl KeptOutput {
     /// Keeps at most `cap` bytes, in pieces that `claim` allows.
     #[must_use]
     pub fn new(cap: usize, claim: Claim) -> Self {
@@ -57,7 +57,7 @@ impl Kept {
 /// Collects one stream of a command.
 #[derive(Debug)]
 pub struct Collector<'a> {
-    shared: &'a Kept,
+    shared: &'a KeptOutput,
     /// The full pieces.
     pieces: Vec<Bytes>,
     piece: Piece,
@@ -69,7 +69,7 @@ pub struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     #[must_use]
-    pub fn new(shared: &'a Kept) -> Self {
+    pub fn new(shared: &'a KeptOutput) -> Self {
         Self { shared, pieces: Vec::new(), piece: Piece::default(), before: 0, rest: None }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Collector<'a> {
 }
 
 impl Target for Collector<'_> {
-    async fn room(&mut self) {
+    async fn reserve(&mut self) {
         if self.shared.is_full() {
             let rest = self.rest.get_or_insert_default();
             rest.clear();
@@ -115,7 +115,7 @@ impl Target for Collector<'_> {
         }
     }
 
-    async fn filled(&mut self) {
+    async fn consume(&mut self) {
         match &self.rest {
             Some(rest) => {
                 self.shared.keep(rest.len());
@@ -183,7 +183,7 @@ impl AsRef<[u8]> for Piece {
 pub struct Discard(BytesMut);
 
 impl Target for Discard {
-    async fn room(&mut self) {
+    async fn reserve(&mut self) {
         self.0.reserve(DISCARD);
     }
 
@@ -191,7 +191,7 @@ impl Target for Discard {
         &mut self.0
     }
 
-    async fn filled(&mut self) {
+    async fn consume(&mut self) {
         self.0.clear();
     }
 }

@@ -30,13 +30,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Where the output of an exec goes.
 pub trait Target: Send {
     /// Waits until more may be read, and reserves space in the buffer.
-    fn room(&mut self) -> impl Future<Output = ()> + Send;
+    fn reserve(&mut self) -> impl Future<Output = ()> + Send;
 
     /// The buffer to read into.
     fn buffer(&mut self) -> &mut (dyn BufMut + Send);
 
     /// Processes the bytes that were read into the buffer.
-    fn filled(&mut self) -> impl Future<Output = ()> + Send;
+    fn consume(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Called when the stream has ended.
     fn ended(&mut self) -> impl Future<Output = ()> + Send {
@@ -191,12 +191,12 @@ impl Output {
     }
 
     async fn copy(&self, target: &mut impl Target, exited: &CancellationToken, drain: Duration) -> bool {
-        let mut patience = Patience { exited, drain, until: None };
+        let mut deadline = DrainDeadline { exited, drain, until: None };
         loop {
             let ready = tokio::select! {
                 // First, because a process that writes constantly would otherwise keep this loop running forever.
                 biased;
-                () = patience.over() => return false,
+                () = deadline.over() => return false,
                 ready = self.pipe.readable() => ready,
             };
             let asked = Instant::now();
@@ -205,17 +205,17 @@ impl Output {
                 target.ended().await;
                 return true;
             }
-            patience.does_not_count(asked);
+            deadline.exclude(asked);
         }
     }
 
     /// Makes one read; false at the end of the stream.
     async fn read(&self, target: &mut impl Target) -> bool {
-        target.room().await;
+        target.reserve().await;
         match self.pipe.try_read_buf(&mut target.buffer()) {
             Ok(0) => false,
             Ok(_) => {
-                target.filled().await;
+                target.consume().await;
                 true
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => true,
@@ -228,13 +228,13 @@ impl Output {
 }
 
 /// How long to wait for the end of a stream whose process has exited.
-struct Patience<'a> {
+struct DrainDeadline<'a> {
     exited: &'a CancellationToken,
     drain: Duration,
     until: Option<Instant>,
 }
 
-impl Patience<'_> {
+impl DrainDeadline<'_> {
     /// Resolves when the wait is over. Safe to drop and call again.
     async fn over(&mut self) {
         if self.until.is_none() {
@@ -247,7 +247,7 @@ impl Patience<'_> {
     }
 
     /// Excludes time spent in a target, which is the client's fault or a wait for the reply budget.
-    fn does_not_count(&mut self, since: Instant) {
+    fn exclude(&mut self, since: Instant) {
         if let Some(until) = &mut self.until {
             *until += since.elapsed();
         }

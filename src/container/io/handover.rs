@@ -25,14 +25,14 @@ impl Handover {
     /// # Errors
     /// The file system's error. The next daemon then treats the rest of the line as a new line.
     pub(super) fn leave(&self, lines: &Lines) -> io::Result<()> {
-        if !lines.inside() && lines.rest().is_empty() {
+        if !lines.in_line() && lines.remainder().is_empty() {
             return Ok(());
         }
-        let tag = if lines.inside() { b'P' } else { b'F' };
-        let bytes = [&[tag][..], lines.rest()].concat();
+        let tag = if lines.in_line() { b'P' } else { b'F' };
+        let bytes = [&[tag][..], lines.remainder()].concat();
         // The rename makes the file appear as a whole or not at all, even if the daemon is killed meanwhile.
         let new = self.0.with_extension("new");
-        write::anew(&new, 0o600)?.write_all(&bytes)?;
+        write::replace(&new, 0o600)?.write_all(&bytes)?;
         fs::rename(&new, &self.0)
     }
 
@@ -46,7 +46,9 @@ impl Handover {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(file = %self.0.display(), %error, "where a log's line is cannot be read"),
+            Err(error) => {
+                tracing::warn!(file = %self.0.display(), %error, "the position within a log line cannot be read");
+            }
         }
     }
 
@@ -86,9 +88,9 @@ mod tests {
             left.resume(inside, b"\r".to_vec());
             handover.leave(&left).unwrap();
             handover.resume(&mut found);
-            assert_eq!((found.inside(), found.rest()), (inside, &b"\r"[..]));
+            assert_eq!((found.in_line(), found.remainder()), (inside, &b"\r"[..]));
             handover.resume(&mut again);
-            assert_eq!((again.inside(), again.rest()), (false, &b""[..]));
+            assert_eq!((again.in_line(), again.remainder()), (false, &b""[..]));
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::log_path::LogPath;
-use super::places::Share;
+use super::log_threads::Share;
 use super::{Batch, Result};
 
 /// Counters over all logs of this process, for the metrics.
@@ -177,7 +177,7 @@ impl LogFile {
         let lost = &records[written..];
         let Err(error) = outcome else {
             if appender.dropped > 0 {
-                tracing::warn!(log = %self.path, records = appender.dropped, "log goes on, records were dropped");
+                tracing::warn!(log = %self.path, records = appender.dropped, "the log is written again; records were dropped meanwhile");
                 appender.dropped = 0;
             }
             return;
@@ -358,7 +358,9 @@ mod tests {
         let said = |directory: &str, path: &str| LogPath::new(directory, path).unwrap_err().to_string();
         assert!(said("/logs", &"x".repeat(256)).ends_with("has a name of more than 255 bytes"));
         assert!(said("/logs", &"a/".repeat(2046)).ends_with("is a directory"));
-        assert!(said("/logs", &("a/".repeat(2045) + "b")).ends_with("is with its directory longer than 4095 bytes"));
+        assert!(
+            said("/logs", &("a/".repeat(2045) + "b")).ends_with("is longer than 4095 bytes including its directory")
+        );
         assert!(LogPath::new("/logs", &("a/".repeat(2044) + "b")).is_ok());
     }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tokio::time::timeout_at;
 
 use super::super::host_paths::{self, DEADLINE, Progress};
-use super::places::Share;
+use super::log_threads::Share;
 use super::{Error, Result};
 use crate::sys::beneath;
 
@@ -22,8 +22,8 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// The kernel's PATH_MAX without its zero byte, and the longest name on the usual file systems. Without these checks
 /// the container would fail only when it is started, with a less clear error.
-const LONGEST_PATH: usize = 4095;
-const LONGEST_NAME: usize = 255;
+const MAX_PATH: usize = 4095;
+const MAX_NAME: usize = 255;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPath {
@@ -79,12 +79,12 @@ impl LogPath {
         if self.relative.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return fails("is a directory");
         }
-        if self.full().as_os_str().len() > LONGEST_PATH {
-            return fails("is with its directory longer than 4095 bytes");
+        if self.full().as_os_str().len() > MAX_PATH {
+            return fails("is longer than 4095 bytes including its directory");
         }
         for component in self.relative.components() {
             match component {
-                Component::Normal(name) if name.len() > LONGEST_NAME => {
+                Component::Normal(name) if name.len() > MAX_NAME => {
                     return fails("has a name of more than 255 bytes");
                 }
                 Component::Normal(_) | Component::CurDir => {}
@@ -128,10 +128,10 @@ impl LogPath {
     pub(super) async fn open_in_time(&self, share: &Share) -> Result<File> {
         let stuck = || Error::LogStuck(self.full());
         let until = tokio::time::Instant::now() + DEADLINE;
-        let place = timeout_at(until, share.place()).await.map_err(|_| stuck())?;
+        let permit = timeout_at(until, share.permit()).await.map_err(|_| stuck())?;
         let path = self.clone();
         let work = move |progress: &Progress| {
-            let _place = place;
+            let _permit = permit;
             progress.step("open", &path.full(), |_| Ok(path.open()))
         };
         match host_paths::run(until.saturating_duration_since(tokio::time::Instant::now()), work).await {

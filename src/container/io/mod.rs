@@ -19,7 +19,7 @@ mod fifo;
 mod handover;
 mod log_file;
 mod log_path;
-mod places;
+mod log_threads;
 mod pump;
 mod record;
 mod terminal;
@@ -35,7 +35,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
 
 pub use budget::{Claim, Lease, PIECE, ReplyBudget};
-pub use collect::{Collector, Discard, Kept, REPLY_CAP};
+pub use collect::{Collector, Discard, KeptOutput, REPLY_CAP};
 pub use exec::{DRAIN, Directory, ExecIo, Shape, Target};
 pub use fifo::{Fifo, SUBSCRIBER_LAG};
 pub use log_file::{Counters, Counts};

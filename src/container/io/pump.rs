@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
-use super::{Batch, Chunk, Lines, Stamp, places};
+use super::{Batch, Chunk, Lines, Stamp, log_threads};
 use crate::sys::fifo;
 
 /// Maximum reads in one job: about 1.5 MiB. Then other streams get a thread.
@@ -130,7 +130,7 @@ impl Pump {
             self.handover.resume(&mut self.lines);
         }
         if let Some(log) = &mut self.log {
-            log.settle(self.lines.inside());
+            log.settle(self.lines.in_line());
             if !log.is_worth_reading(|| is_urgent(&self.pipe)) {
                 return Burst::Waiting;
             }
@@ -145,7 +145,7 @@ impl Pump {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.lines.shrink();
-                    self.batch.rest();
+                    self.batch.free();
                     return Burst::Idle;
                 }
                 Err(error) => {
@@ -207,7 +207,7 @@ impl Pump {
             log.write(&self.batch);
         }
         if let Err(error) = self.handover.leave(&self.lines) {
-            tracing::warn!(stream = self.lines.stream().as_str(), %error, "where a log's line is cannot be left to the next daemon");
+            tracing::warn!(stream = self.lines.stream().as_str(), %error, "the position within a log line cannot be saved for the next daemon");
         }
     }
 }
@@ -215,16 +215,16 @@ impl Pump {
 /// Runs one job of a stream on a blocking thread. `None` if it panicked, which ends the stream.
 async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
     // A stream that waits here waits for its own pod's disk, or for the limit of all logs.
-    let place = places::of_all(pump.log.as_ref().map(LogWriter::share)).await;
+    let permits = log_threads::permits(pump.log.as_ref().map(LogWriter::share)).await;
     let done = tokio::task::spawn_blocking(move || {
-        let _place = place;
+        let _permits = permits;
         let result = work(&mut pump);
         (pump, result)
     });
     match done.await {
         Ok(done) => Some(done),
         Err(error) => {
-            tracing::error!(%error, "reading container output ended");
+            tracing::error!(%error, "a job reading container output panicked");
             None
         }
     }

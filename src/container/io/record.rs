@@ -80,7 +80,7 @@ impl Stamp {
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    inside: bool,
+    in_line: bool,
     line_end: Option<usize>,
 }
 
@@ -94,7 +94,7 @@ impl Batch {
     /// switched to a new file between the two.
     #[must_use]
     pub fn split(&self) -> (&[u8], &[u8]) {
-        match (self.inside, self.line_end) {
+        match (self.in_line, self.line_end) {
             (false, _) => self.bytes.split_at(0),
             (true, end) => self.bytes.split_at(end.unwrap_or(self.bytes.len())),
         }
@@ -107,7 +107,7 @@ impl Batch {
     }
 
     /// Empties the batch and frees its memory.
-    pub fn rest(&mut self) {
+    pub fn free(&mut self) {
         *self = Self::default();
     }
 
@@ -128,25 +128,25 @@ pub struct Lines {
     /// How many bytes after `start` are known to contain no newline.
     scanned: usize,
     /// Whether the last record was a `P`.
-    inside: bool,
+    in_line: bool,
 }
 
 impl Lines {
     #[must_use]
     pub fn new(stream: StreamName, tty: bool) -> Self {
-        Self { stream, tty, buffer: Vec::new(), start: 0, scanned: 0, inside: false }
+        Self { stream, tty, buffer: Vec::new(), start: 0, scanned: 0, in_line: false }
     }
 
-    /// Continues where another reader stopped. `inside` is whether its last record was a `P`; `rest` is what it had
+    /// Continues where another reader stopped. `in_line` is whether its last record was a `P`; `rest` is what it had
     /// read and put into no record.
-    pub fn resume(&mut self, inside: bool, rest: Vec<u8>) {
+    pub fn resume(&mut self, in_line: bool, rest: Vec<u8>) {
         self.buffer = rest;
-        self.inside = inside;
+        self.in_line = in_line;
     }
 
     /// The bytes that are not in a record yet.
     #[must_use]
-    pub fn rest(&self) -> &[u8] {
+    pub fn remainder(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
@@ -157,8 +157,8 @@ impl Lines {
 
     /// Whether the records so far end within a line.
     #[must_use]
-    pub fn inside(&self) -> bool {
-        self.inside
+    pub fn in_line(&self) -> bool {
+        self.in_line
     }
 
     /// The buffer, to read into its spare capacity, which is at least 48 KiB if [`Lines::records`] has returned
@@ -197,7 +197,7 @@ impl Lines {
     /// The stream has ended: the rest, a line without a newline, becomes a `P` record, as with containerd. To be
     /// called when [`Lines::records`] has returned false.
     pub fn finish(&mut self, stamp: &Stamp, batch: &mut Batch) {
-        self.part(stamp, batch, self.rest().len());
+        self.push_partial(stamp, batch, self.remainder().len());
     }
 
     /// Another reader will continue the stream: what is in memory becomes a `P` record, so that it is in the log even
@@ -205,11 +205,11 @@ impl Lines {
     pub fn hand_over(&mut self, stamp: &Stamp, batch: &mut Batch) {
         // In a `P` record, a `\r` would count as the container's output. Only the next byte shows whether it comes
         // from the terminal.
-        let unsure = usize::from(self.tty && self.rest().ends_with(b"\r"));
-        self.part(stamp, batch, self.rest().len() - unsure);
+        let unsure = usize::from(self.tty && self.remainder().ends_with(b"\r"));
+        self.push_partial(stamp, batch, self.remainder().len() - unsure);
     }
 
-    fn part(&mut self, stamp: &Stamp, batch: &mut Batch, length: usize) {
+    fn push_partial(&mut self, stamp: &Stamp, batch: &mut Batch, length: usize) {
         self.open(batch);
         if length > 0 {
             self.push(stamp, batch, length, false);
@@ -218,7 +218,7 @@ impl Lines {
 
     fn open(&self, batch: &mut Batch) {
         batch.clear();
-        batch.inside = self.inside;
+        batch.in_line = self.in_line;
         batch.bytes.reserve_exact(WRITE_BUFFER);
     }
 
@@ -253,7 +253,7 @@ impl Lines {
         }
         self.start += length + usize::from(full);
         self.scanned = 0;
-        self.inside = !full;
+        self.in_line = !full;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use super::host_paths::LONGEST;
+use super::host_paths::MAX_PATH;
 use crate::api::v1::{IdMapping, ImageSpec, Mount};
 use crate::userns::{Mapping, Range};
 
@@ -81,7 +81,7 @@ fn relative(path: &str) -> Result<PathBuf, &'static str> {
     if path.contains('\0') {
         return Err("has a NUL");
     }
-    if path.len() > LONGEST {
+    if path.len() > MAX_PATH {
         return Err("has more than 4095 bytes");
     }
     let mut clean = PathBuf::new();

@@ -19,15 +19,15 @@ use crate::lsm::selinux::{label_of, set_label};
 
 /// How many nested directories are held open. Volumes are rarely deeper. In a deeper one, the upper directories are
 /// closed and opened again on the way back.
-const OPEN: usize = 16;
+const MAX_OPEN: usize = 16;
 /// The kernel's limit for a path.
-const LONGEST: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// Labels everything below `top`, then `top` itself. Does nothing if `top` already has the label.
 pub(super) fn tree(progress: &Progress, top: &Path, label: &str) -> Result<(), Error> {
     let root =
         progress.step("open", top, |path| Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?))?;
-    let mut walk = Walk { progress, label, place: Place { path: top.to_owned(), unnamed: 0 } };
+    let mut walk = Walk { progress, label, current: CurrentPath { path: top.to_owned(), unnamed: 0 } };
     if progress.step("getxattr", top, |_| label_of(&root))?.as_deref() == Some(label) {
         return Ok(());
     }
@@ -41,25 +41,25 @@ pub(super) fn tree(progress: &Progress, top: &Path, label: &str) -> Result<(), E
 struct Walk<'a> {
     progress: &'a Progress,
     label: &'a str,
-    place: Place,
+    current: CurrentPath,
 }
 
 /// The directory being read, for errors and for [`Progress`], which keeps other threads off a path that hangs.
 /// Directories deeper than the longest path are only counted.
-struct Place {
+struct CurrentPath {
     path: PathBuf,
     unnamed: usize,
 }
 
 /// A directory that has not been read completely.
-struct Open {
+struct OpenDirectory {
     entries: Dir,
-    read: Read,
+    read: ReadPosition,
 }
 
 /// How far a directory has been read, and the inode by which it is recognized.
 #[derive(Clone, Copy)]
-struct Read {
+struct ReadPosition {
     inode: (u64, u64),
     /// Position of the next entry, as the file system encodes it.
     offset: i64,
@@ -67,12 +67,12 @@ struct Read {
 
 impl Walk<'_> {
     fn below(&mut self, root: &OwnedFd, stat: &Stat) -> Result<(), Error> {
-        let mut closed: Vec<Read> = Vec::new();
+        let mut closed: Vec<ReadPosition> = Vec::new();
         let mut open = VecDeque::from([self.enter(root, stat)?]);
         while let Some(directory) = open.back_mut() {
             let Some((name, path)) = self.next(directory)? else {
                 let Some(done) = open.pop_back() else { return Ok(()) };
-                self.place.leave();
+                self.current.leave();
                 if open.is_empty()
                     && let Some(parent) = closed.pop()
                 {
@@ -86,26 +86,26 @@ impl Walk<'_> {
             if !is_directory(&stat) {
                 continue;
             }
-            if open.len() == OPEN
+            if open.len() == MAX_OPEN
                 && let Some(highest) = open.pop_front()
             {
                 closed.push(highest.read);
             }
-            self.place.enter(&name);
+            self.current.enter(&name);
             open.push_back(self.enter(&entry, &stat)?);
         }
         Ok(())
     }
 
-    fn enter(&self, directory: &OwnedFd, stat: &Stat) -> Result<Open, Error> {
-        let read = Read { inode: inode(stat), offset: 0 };
-        let entries = self.progress.step("open", &self.place.path, |_| Ok(Dir::new(readable(directory, c".")?)?))?;
-        Ok(Open { entries, read })
+    fn enter(&self, directory: &OwnedFd, stat: &Stat) -> Result<OpenDirectory, Error> {
+        let read = ReadPosition { inode: inode(stat), offset: 0 };
+        let entries = self.progress.step("open", &self.current.path, |_| Ok(Dir::new(readable(directory, c".")?)?))?;
+        Ok(OpenDirectory { entries, read })
     }
 
     /// Opens the parent directory of `below` again, to continue reading it.
-    fn back(&self, below: &Open, parent: Read) -> Result<Open, Error> {
-        let entries = self.progress.step("open", &self.place.path, |_| {
+    fn back(&self, below: &OpenDirectory, parent: ReadPosition) -> Result<OpenDirectory, Error> {
+        let entries = self.progress.step("open", &self.current.path, |_| {
             let directory = readable(below.entries.fd()?, c"..")?;
             if inode(&fstat(&directory)?) != parent.inode {
                 return Err(io::Error::other("a directory in it was moved meanwhile"));
@@ -114,25 +114,25 @@ impl Walk<'_> {
             entries.seek(parent.offset)?;
             Ok(entries)
         })?;
-        Ok(Open { entries, read: parent })
+        Ok(OpenDirectory { entries, read: parent })
     }
 
     /// The next entry's name and path.
-    fn next(&self, directory: &mut Open) -> Result<Option<(CString, PathBuf)>, Error> {
-        let Open { entries, read } = directory;
+    fn next(&self, directory: &mut OpenDirectory) -> Result<Option<(CString, PathBuf)>, Error> {
+        let OpenDirectory { entries, read } = directory;
         loop {
-            let entry = self.progress.step("getdents", &self.place.path, |_| Ok(entries.read().transpose()?))?;
+            let entry = self.progress.step("getdents", &self.current.path, |_| Ok(entries.read().transpose()?))?;
             let Some(entry) = entry else { return Ok(None) };
             read.offset = entry.offset();
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..") {
-                return Ok(Some((name.to_owned(), self.place.of(name))));
+                return Ok(Some((name.to_owned(), self.current.of(name))));
             }
         }
     }
 
     /// Opens the entry without following a symlink; `None` if it no longer exists.
-    fn open(&self, directory: &Open, name: &CStr, path: &Path) -> Result<Option<OwnedFd>, Error> {
+    fn open(&self, directory: &OpenDirectory, name: &CStr, path: &Path) -> Result<Option<OwnedFd>, Error> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened =
             self.progress.step("open", path, |_| Ok(openat(directory.entries.fd()?, name, flags, Mode::empty())?));
@@ -152,9 +152,9 @@ impl Walk<'_> {
     }
 }
 
-impl Place {
+impl CurrentPath {
     fn enter(&mut self, name: &CStr) {
-        if self.unnamed > 0 || self.path.as_os_str().len() + name.count_bytes() >= LONGEST {
+        if self.unnamed > 0 || self.path.as_os_str().len() + name.count_bytes() >= MAX_PATH {
             self.unnamed += 1;
         } else {
             self.path.push(OsStr::from_bytes(name.to_bytes()));
@@ -199,7 +199,7 @@ mod tests {
         std::fs::create_dir_all(path("volume/a/b")).unwrap();
         std::fs::create_dir(path("elsewhere")).unwrap();
         let progress = Progress::default();
-        let walk = Walk { progress: &progress, label: "", place: Place { path: path("volume"), unnamed: 0 } };
+        let walk = Walk { progress: &progress, label: "", current: CurrentPath { path: path("volume"), unnamed: 0 } };
         let enter = |name: &str| {
             let directory = openat(CWD, path(name), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
             walk.enter(&directory, &fstat(&directory).unwrap()).unwrap()
@@ -213,12 +213,12 @@ mod tests {
 
     #[test]
     fn a_place_is_named_as_far_as_a_path_goes() {
-        let mut place = Place { path: "/v".into(), unnamed: 0 };
+        let mut place = CurrentPath { path: "/v".into(), unnamed: 0 };
         let name = CString::new("n".repeat(255)).unwrap();
         for _ in 0..20_000 {
             place.enter(&name);
         }
-        assert!(place.path.as_os_str().len() <= LONGEST && place.of(c"f").ends_with(".../f"));
+        assert!(place.path.as_os_str().len() <= MAX_PATH && place.of(c"f").ends_with(".../f"));
         for _ in 0..20_000 {
             place.leave();
         }

@@ -28,31 +28,31 @@ impl Default for Frames {
     }
 }
 
-/// The result of [`Frames::look`].
+/// The result of [`Frames::rewrite`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Looked {
+pub(super) struct Rewritten {
     /// How many of the bytes are complete. The rest is the beginning of a header block, and is passed in again when
     /// more bytes have been read.
     pub(super) complete: usize,
     /// Whether an authority could not be overwritten.
-    pub(super) odd: bool,
+    pub(super) failed: bool,
 }
 
 impl Frames {
     /// Overwrites the authority of each header block.
-    pub(super) fn look(&mut self, bytes: &mut [u8]) -> Looked {
-        let mut looked = Looked { complete: 0, odd: false };
+    pub(super) fn rewrite(&mut self, bytes: &mut [u8]) -> Rewritten {
+        let mut rewritten = Rewritten { complete: 0, failed: false };
         loop {
-            let skipped = self.other.min(bytes.len() - looked.complete);
+            let skipped = self.other.min(bytes.len() - rewritten.complete);
             self.other -= skipped;
-            looked.complete += skipped;
-            let rest = &mut bytes[looked.complete..];
-            match Beginning::of(rest) {
-                Beginning::Unknown => return looked,
-                Beginning::Other(length) => self.other = length,
-                Beginning::Headers(frames) => {
-                    looked.odd |= !overwrite(rest, &frames);
-                    looked.complete += frames.last().map_or(0, |last| last.end);
+            rewritten.complete += skipped;
+            let rest = &mut bytes[rewritten.complete..];
+            match NextFrames::of(rest) {
+                NextFrames::Unknown => return rewritten,
+                NextFrames::Other(length) => self.other = length,
+                NextFrames::Headers(frames) => {
+                    rewritten.failed |= !overwrite(rest, &frames);
+                    rewritten.complete += frames.last().map_or(0, |last| last.end);
                 }
             }
         }
@@ -60,7 +60,7 @@ impl Frames {
 }
 
 /// What a sequence of bytes begins with.
-enum Beginning {
+enum NextFrames {
     /// Too few bytes to decide.
     Unknown,
     /// This many bytes that do not belong to a header block.
@@ -69,7 +69,7 @@ enum Beginning {
     Headers(Vec<Frame>),
 }
 
-impl Beginning {
+impl NextFrames {
     fn of(bytes: &[u8]) -> Self {
         let mut frames: Vec<Frame> = Vec::new();
         loop {

@@ -198,14 +198,14 @@ fn r1_an_empty_authority_of_the_static_table_is_none() {
 
 #[test]
 fn what_cannot_be_overwritten_is_told() {
-    let odd = |field: &[u8]| {
+    let fails = |field: &[u8]| {
         let mut bytes = vec![0; 24];
         bytes.extend(frame(1, 0x5, 1, &[&REQUEST, field].concat()));
-        Frames::default().look(&mut bytes).odd
+        Frames::default().rewrite(&mut bytes).failed
     };
-    assert!(odd(&[0x41, 0]));
+    assert!(fails(&[0x41, 0]));
     // One character of 28 bits.
-    assert!(odd(&[0x41, 0x84, 0xff, 0xff, 0xfe, 0x2f]));
-    assert!(!odd(&[0x41, 1, b'/']));
-    assert!(!odd(&[0x41, 0x81, 0x63]));
+    assert!(fails(&[0x41, 0x84, 0xff, 0xff, 0xfe, 0x2f]));
+    assert!(!fails(&[0x41, 1, b'/']));
+    assert!(!fails(&[0x41, 0x81, 0x63]));
 }

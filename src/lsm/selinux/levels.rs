@@ -68,18 +68,18 @@ impl Levels {
     }
 
     /// Reserves a random level that is not in use. It is random so that a released level is not soon used again: files
-    /// of a removed pod may still carry it. `taken` tells which levels are in use without a reservation.
+    /// of a removed pod may still carry it. `is_in_use` tells which levels are in use without a reservation.
     ///
     /// # Errors
     /// [`Exhausted`] when all levels are in use.
-    pub fn choose(self: &Arc<Self>, taken: impl Fn(Pair) -> bool) -> Result<Reservation, Exhausted> {
+    pub fn choose(self: &Arc<Self>, is_in_use: impl Fn(Pair) -> bool) -> Result<Reservation, Exhausted> {
         let categories = u32::from(self.categories);
         let pairs = categories * (categories - 1) / 2;
         let first = random() % pairs;
         let mut held = self.lock();
         let pair = (0..pairs)
             .map(|step| Pair::numbered((first + step) % pairs))
-            .find(|pair| !held.contains_key(pair) && !taken(*pair))
+            .find(|pair| !held.contains_key(pair) && !is_in_use(*pair))
             .ok_or(Exhausted { pairs, categories: self.categories })?;
         held.insert(pair, 1);
         drop(held);

@@ -30,7 +30,7 @@ const LONGEST: usize = 4096;
 /// The error of the system call.
 pub fn label_of(file: impl AsFd) -> io::Result<Option<String>> {
     let mut value = vec![0_u8; LONGEST];
-    match getxattr(through(file.as_fd()), ATTRIBUTE, value.as_mut_slice()) {
+    match getxattr(proc_fd_path(file.as_fd()), ATTRIBUTE, value.as_mut_slice()) {
         Ok(length) => {
             value.truncate(length);
             // The kernel includes the final zero byte, but also accepts values without it.
@@ -51,7 +51,7 @@ pub fn set_label(file: impl AsFd, label: &str) -> io::Result<()> {
     if label_of(file)?.as_deref() == Some(label) {
         return Ok(());
     }
-    match setxattr(through(file), ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
+    match setxattr(proc_fd_path(file), ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
         Ok(()) | Err(Errno::NOTSUP) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -67,7 +67,7 @@ pub fn label_path(path: &Path, label: &str) -> io::Result<()> {
 
 /// The xattr calls do not work on descriptors with O_PATH, which is how devices and symlinks must be opened. The link
 /// of such a descriptor in /proc leads to exactly that file and no further.
-fn through(file: impl AsFd) -> String {
+fn proc_fd_path(file: impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 

@@ -38,24 +38,24 @@ impl Default for Contexts {
 impl Contexts {
     /// Parses the format of `lxc_contexts`: lines of `key = "context"`.
     fn parse(text: &str) -> Self {
-        let named = |key: &str| {
+        let context_of = |key: &str| {
             let line = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
             let mut pairs = line.filter_map(|line| line.split_once('='));
             let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
             value.trim().trim_matches('"').parse().ok()
         };
-        let made = |role: &str, kind: &str| Context {
+        let default_context = |role: &str, kind: &str| Context {
             user: "system_u".to_owned(),
             role: role.to_owned(),
             kind: kind.to_owned(),
             level: Some("s0".to_owned()),
         };
-        let process = named("process").unwrap_or_else(|| made("system_r", "container_t"));
-        let file = named("file").unwrap_or_else(|| made("object_r", "container_file_t"));
+        let process = context_of("process").unwrap_or_else(|| default_context("system_r", "container_t"));
+        let file = context_of("file").unwrap_or_else(|| default_context("object_r", "container_file_t"));
         Self {
-            vm_process: named("kvm_process").unwrap_or_else(|| process.clone()),
+            vm_process: context_of("kvm_process").unwrap_or_else(|| process.clone()),
             privileged: Some(Context { kind: "spc_t".to_owned(), ..process.clone() }),
-            read_only_file: named("ro_file")
+            read_only_file: context_of("ro_file")
                 .unwrap_or_else(|| Context { kind: "container_ro_file_t".to_owned(), ..file.clone() }),
             process,
             file,

@@ -39,7 +39,7 @@ fn an_invalid_first_file_is_named_and_not_passed_over() {
     let dir = dir(&[("10-broken.conflist", "{\"name\": "), ("20-good.conflist", LIST)]);
     let error = load(dir.path(), 1).unwrap_err();
     assert!(error.file.ends_with("10-broken.conflist"));
-    assert_eq!(error.reason, "it is no JSON at line 1 column 9");
+    assert_eq!(error.reason, "it is not JSON at line 1 column 9");
 }
 
 #[test]
@@ -49,9 +49,9 @@ fn what_is_no_config_says_why() {
         (r#"{"name":"../x","plugins":[{"type":"a"}]}"#, "other characters"),
         (r#"{"name":"n","plugins":[]}"#, "its list of plugins is empty"),
         (r#"{"name":"n"}"#, "it has no plugins"),
-        (r#"{"name":"n","plugins":{}}"#, "\"plugins\" is no list"),
+        (r#"{"name":"n","plugins":{}}"#, "\"plugins\" is not a list"),
         (r#"{"name":"n","plugins":[{"type":"a"},{}]}"#, "plugin 1: it has no \"type\""),
-        (r#"{"name":"n","plugins":[{"type":"../a"}]}"#, "is no file name"),
+        (r#"{"name":"n","plugins":[{"type":"../a"}]}"#, "is not a file name"),
         (r#"{"name":"n","plugins":[{"type":"a","capabilities":{"x":1}}]}"#, "not all true or false"),
         (r#"{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}"#, "newer than 1.1.0"),
         (r#"{"name":"n","cniVersion":"new","plugins":[{"type":"a"}]}"#, "no version"),

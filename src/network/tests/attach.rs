@@ -166,7 +166,7 @@ async fn f4_a_crash_before_the_last_networks_add_is_seen() {
     let mut node = Node::with_chain("1.0.0");
     node.plugin("hangs", "cat >/dev/null; [ \"$CNI_COMMAND\" = ADD ] && exec sleep 300\nexit 0");
     node.config("20-more.conflist", r#"{"cniVersion":"1.0.0","name":"more","plugins":[{"type":"hangs"}]}"#);
-    node.settings.configs.most = 2;
+    node.settings.configs.limit = 2;
     let (network, sandbox) = (node.start(), sandbox());
     let prepared = network.prepare(&sandbox).await.unwrap();
     assert_eq!(network.recall(&sandbox.id).await.unwrap(), Recalled::Unfinished, "before the first plugin runs");
@@ -228,7 +228,7 @@ async fn a_failed_del_keeps_the_cache_for_the_next_try() {
     attach(&network, &sandbox).await.unwrap();
     node.plugin("first", "cat >/dev/null; echo '{\"code\": 11, \"msg\": \"try again\"}'; exit 1");
     let error = network.detach(&sandbox).await.unwrap_err();
-    assert!(matches!(&error, Error::Plugin(failure) if failure.code == 11 && failure.verb == Verb::Del));
+    assert!(matches!(&error, Error::Plugin(failure) if failure.code == 11 && failure.operation == Operation::Del));
     assert_eq!(error.to_string(), "cni plugin first DEL failed: try again (code 11)");
     assert_eq!(node.cache_files().len(), 1);
     node.plugin("first", &noting(""));
@@ -253,7 +253,7 @@ async fn a_cache_file_that_cannot_be_read_is_as_good_as_none() {
 async fn more_networks_get_an_interface_each_and_the_first_is_the_primary() {
     let mut node = Node::with_chain("1.0.0");
     node.config("20-more.conflist", &chain("1.0.0", "more"));
-    node.settings.configs.most = 2;
+    node.settings.configs.limit = 2;
     let (network, sandbox) = (node.start(), sandbox());
     attach(&network, &sandbox).await.unwrap();
     network.detach(&sandbox).await.unwrap();

@@ -136,7 +136,7 @@ async fn a_template_that_gives_no_config_is_refused_and_nothing_is_written() {
 #[tokio::test]
 async fn a_handler_with_a_directory_of_its_own_has_that_network() {
     let node = Node::with_chain("1.0.0");
-    let own = ConfigDir { path: node.path("own.d"), most: 1 };
+    let own = ConfigDir { path: node.path("own.d"), limit: 1 };
     fs::create_dir(&own.path).unwrap();
     fs::write(own.path.join("10-own.conflist"), chain("1.0.0", "own")).unwrap();
     let of_handlers = [("kata", own.clone()), ("gvisor", own), ("same", node.settings.configs.clone())];

@@ -25,7 +25,7 @@ async fn a_deadline_kills_the_plugin_and_what_it_started() {
     let mut node = with(HANG);
     node.settings.timeouts.add = Duration::from_millis(500);
     let error = refusal(&node).await;
-    assert!(matches!(error, Error::TimedOut { verb: Verb::Add, .. }), "{error}");
+    assert!(matches!(error, Error::TimedOut { operation: Operation::Add, .. }), "{error}");
     for pid in pids(&node) {
         assert!(!pid.is_empty() && within(Duration::from_secs(2), || !is_alive(&pid)).await, "{pid}");
     }
@@ -71,9 +71,9 @@ async fn a_plugin_that_reads_no_config_and_leaves_a_process_is_fine() {
 #[tokio::test]
 async fn garbage_is_an_error_that_shows_its_beginning() {
     for (script, reason) in [
-        ("echo hello world", "its result is no JSON, it printed \"hello world\""),
-        ("echo '[1]'", "its result is no JSON object"),
-        ("true", "its result is no JSON, it printed \"\""),
+        ("echo hello world", "its result is not JSON, it printed \"hello world\""),
+        ("echo '[1]'", "its result is not a JSON object"),
+        ("true", "its result is not JSON, it printed \"\""),
     ] {
         let error = refusal(&with(&format!("cat >/dev/null; {script}"))).await.to_string();
         assert!(error.contains(reason), "{error}");

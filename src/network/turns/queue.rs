@@ -62,8 +62,8 @@ impl Queue {
     /// Starts as many waiting runs as the limits allow.
     pub(super) fn begin(&mut self) {
         while self.in_turn < AT_ONCE {
-            let room = self.room();
-            let waiting = self.namespaces.values_mut().filter(|namespace| namespace.may_begin(room));
+            let free = self.free();
+            let waiting = self.namespaces.values_mut().filter(|namespace| namespace.may_begin(free));
             let Some(namespace) = waiting.min_by_key(|namespace| (namespace.in_turn, namespace.first())) else {
                 return;
             };
@@ -79,9 +79,9 @@ impl Queue {
 
     /// Whether a run of this namespace should release its slot for another namespace.
     pub(super) fn gives_way(&self, namespace: &str) -> bool {
-        let room = self.room();
+        let free = self.free();
         let most = self.namespaces.get(namespace).map_or(0, |own| own.in_turn);
-        self.namespaces.values().any(|other| other.may_begin(room) && other.in_turn + 2 <= most)
+        self.namespaces.values().any(|other| other.may_begin(free) && other.in_turn + 2 <= most)
     }
 
     /// Removes a waiter. Returns false when it has already begun.
@@ -89,7 +89,7 @@ impl Queue {
         let Some(own) = self.namespaces.get_mut(namespace) else { return false };
         let Some(at) = own.waiting.iter().position(|waiting| waiting.number == number) else { return false };
         own.waiting.remove(at);
-        self.forget(namespace);
+        self.remove_if_idle(namespace);
         true
     }
 
@@ -110,11 +110,11 @@ impl Queue {
         if let Some(own) = self.namespaces.get_mut(namespace) {
             own.running -= 1;
         }
-        self.forget(namespace);
+        self.remove_if_idle(namespace);
     }
 
     /// Whether any run waits.
-    pub(super) fn waits(&self) -> bool {
+    pub(super) fn has_waiters(&self) -> bool {
         self.namespaces.values().any(|namespace| !namespace.waiting.is_empty())
     }
 
@@ -128,11 +128,11 @@ impl Queue {
     }
 
     /// How many more runs may be active.
-    fn room(&self) -> usize {
+    fn free(&self) -> usize {
         IN_ALL.saturating_sub(self.running.len())
     }
 
-    fn forget(&mut self, namespace: &str) {
+    fn remove_if_idle(&mut self, namespace: &str) {
         if self.namespaces.get(namespace).is_some_and(|own| own.running == 0 && own.waiting.is_empty()) {
             self.namespaces.remove(namespace);
         }
@@ -140,8 +140,8 @@ impl Queue {
 }
 
 impl Namespace {
-    fn may_begin(&self, room: usize) -> bool {
-        !self.waiting.is_empty() && self.running < room
+    fn may_begin(&self, free: usize) -> bool {
+        !self.waiting.is_empty() && self.running < free
     }
 
     /// The number of the first waiter: a lower number came earlier.

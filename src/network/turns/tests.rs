@@ -41,7 +41,7 @@ async fn for_an_hour(hanging: &mut Hanging) {
 
 #[tokio::test(start_paused = true)]
 async fn f14_who_hangs_counts_for_a_few_seconds_only() {
-    let turns = Arc::new(Turns::new(Verb::Add));
+    let turns = Arc::new(Turns::new(Operation::Add));
     let mut hanging = hang(&turns, "a", AT_ONCE);
     assert_eq!(wait(&turns, "a", &mut hanging).await, TURN);
     drop(hanging);
@@ -50,7 +50,7 @@ async fn f14_who_hangs_counts_for_a_few_seconds_only() {
 
 #[tokio::test(start_paused = true)]
 async fn f14_a_burst_begins_a_part_at_a_time() {
-    let turns = Arc::new(Turns::new(Verb::Add));
+    let turns = Arc::new(Turns::new(Operation::Add));
     let mut hanging = hang(&turns, "a", 3 * AT_ONCE);
     assert_eq!(turns.lock().running(), AT_ONCE, "one namespace alone has all turns");
     assert_eq!(wait(&turns, "a", &mut hanging).await, 3 * TURN);
@@ -58,32 +58,32 @@ async fn f14_a_burst_begins_a_part_at_a_time() {
 
 #[tokio::test(start_paused = true)]
 async fn t7_a_pod_of_another_namespace_waits_for_a_second_at_most() {
-    let turns = Arc::new(Turns::new(Verb::Add));
+    let turns = Arc::new(Turns::new(Operation::Add));
     let mut hanging = hang(&turns, "a", 3 * AT_ONCE);
-    assert_eq!(wait(&turns, "b", &mut hanging).await, SURE);
+    assert_eq!(wait(&turns, "b", &mut hanging).await, MIN_TURN);
     // The bound also holds at any moment while later runs begin.
     for _ in 0..20 {
         assert!(timeout(Duration::from_millis(310), join_all(&mut hanging)).await.is_err());
         let waited = wait(&turns, "b", &mut hanging).await;
-        assert!(waited <= SURE, "{waited:?}");
+        assert!(waited <= MIN_TURN, "{waited:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn t7_nor_behind_two_namespaces_or_five() {
     for names in [&["a", "b"][..], &["a", "b", "c", "d", "e"]] {
-        let turns = Arc::new(Turns::new(Verb::Del));
+        let turns = Arc::new(Turns::new(Operation::Del));
         let mut hanging: Hanging = names.iter().flat_map(|name| hang(&turns, name, 2 * AT_ONCE)).collect();
-        assert!(timeout(SURE + Duration::from_millis(500), join_all(&mut hanging)).await.is_err());
+        assert!(timeout(MIN_TURN + Duration::from_millis(500), join_all(&mut hanging)).await.is_err());
         let waited = wait(&turns, "victim", &mut hanging).await;
-        assert!(waited <= SURE, "{waited:?}");
+        assert!(waited <= MIN_TURN, "{waited:?}");
     }
 }
 
-/// A run that ends within [`SURE`] keeps its slot, so many namespaces cause no larger burst than one.
+/// A run that ends within [`MIN_TURN`] keeps its slot, so many namespaces cause no larger burst than one.
 #[tokio::test(start_paused = true)]
 async fn t7_a_burst_of_well_plugins_is_bounded_also_of_many_namespaces() {
-    let turns = Turns::new(Verb::Add);
+    let turns = Turns::new(Operation::Add);
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let names: Vec<String> = (0..110).map(|number| format!("{}", number % 7)).collect();
     let run = |name| {
@@ -91,7 +91,7 @@ async fn t7_a_burst_of_well_plugins_is_bounded_also_of_many_namespaces() {
         async move {
             let work = async {
                 most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
-                sleep(SURE * 9 / 10).await;
+                sleep(MIN_TURN * 9 / 10).await;
                 now.fetch_sub(1, Relaxed);
             };
             turns.run(&SandboxId::random(), name, work).await;
@@ -100,12 +100,12 @@ async fn t7_a_burst_of_well_plugins_is_bounded_also_of_many_namespaces() {
     let start = Instant::now();
     join_all(names.iter().map(|name| run(name.as_str()))).await;
     assert_eq!(most.into_inner(), AT_ONCE);
-    assert!(start.elapsed() <= SURE * 9 / 10 * 7, "{:?}", start.elapsed());
+    assert!(start.elapsed() <= MIN_TURN * 9 / 10 * 7, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn f14_t7_no_more_run_in_all_than_may_and_another_namespace_has_room() {
-    let turns = Arc::new(Turns::new(Verb::Add));
+    let turns = Arc::new(Turns::new(Operation::Add));
     let mut hanging = hang(&turns, "a", IN_ALL);
     for_an_hour(&mut hanging).await;
     assert_eq!(turns.lock().running(), IN_ALL / 2);
@@ -120,7 +120,7 @@ async fn f14_t7_no_more_run_in_all_than_may_and_another_namespace_has_room() {
 /// A caller may go away before or after it is notified that its run has begun.
 #[tokio::test(start_paused = true)]
 async fn t7_who_goes_away_while_waiting_leaves_nothing() {
-    let turns = Arc::new(Turns::new(Verb::Add));
+    let turns = Arc::new(Turns::new(Operation::Add));
     let mut first = hang(&turns, "a", AT_ONCE);
     let waiting = hang(&turns, "b", 1);
     drop(waiting);
@@ -134,12 +134,12 @@ async fn t7_who_goes_away_while_waiting_leaves_nothing() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     drop(first);
     let queue = turns.lock();
-    assert!(queue.running() == 0 && !queue.waits());
+    assert!(queue.running() == 0 && !queue.has_waiters());
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_whose_turn_is_over_goes_on_to_its_end() {
-    let turns = Turns::new(Verb::Del);
+    let turns = Turns::new(Operation::Del);
     let work = async {
         sleep(10 * TURN).await;
         7

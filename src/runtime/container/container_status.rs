@@ -10,7 +10,7 @@ use crate::api::v1::{
 };
 use crate::container::{Container, State, signal};
 use crate::runtime::container::image_volumes;
-use crate::runtime::threads::computed_of;
+use crate::runtime::threads::block_in_place_if_large;
 use crate::runtime::{Node, Result};
 use crate::spec;
 
@@ -40,7 +40,7 @@ impl Node {
     /// Whether the name by which the container's image was requested now refers to another image, or to none.
     pub(crate) fn image_has_moved(&self, container: &Container) -> bool {
         let record = &container.record;
-        record.image_name().is_some_and(|name| !self.images.means(name, &record.about.image_id))
+        record.image_name().is_some_and(|name| !self.images.means(name, &record.resolved.image_id))
     }
 
     pub(crate) fn status_of(&self, container: &Container) -> ContainerStatus {
@@ -55,15 +55,15 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
         id: container.id().to_string(),
         metadata: record.config.metadata.clone(),
         state: cri_state(&state).into(),
-        created_at: record.about.created_at,
+        created_at: record.resolved.created_at,
         image: Some(record.image_spec(image_has_moved)),
-        image_ref: record.about.image_ref.clone(),
-        image_id: record.about.image_id.clone(),
+        image_ref: record.resolved.image_ref.clone(),
+        image_id: record.resolved.image_id.clone(),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
         mounts: image_volumes::reported(container),
-        log_path: record.about.log_path.clone(),
-        stop_signal: signal::to_cri(record.about.stop_signal),
+        log_path: record.resolved.log_path.clone(),
+        stop_signal: signal::to_cri(record.resolved.stop_signal),
         ..ContainerStatus::default()
     };
     if let State::Running { started_at, .. } = state {
@@ -77,7 +77,7 @@ fn status(container: &Container, image_has_moved: bool) -> ContainerStatus {
         status.message.clone_from(&exit.message);
     }
     let spec = container.spec();
-    if let Ok(spec) = computed_of(spec.json.len(), || serde_json::from_slice(&spec.json)) {
+    if let Ok(spec) = block_in_place_if_large(spec.json.len(), || serde_json::from_slice(&spec.json)) {
         status.resources = Some(spec::reported_resources(&spec));
         status.user = Some(spec::reported_user(&spec));
     }
@@ -125,7 +125,7 @@ fn info(node: &Node, container: &Container) -> HashMap<String, String> {
         config: &record.config,
         left_out: (record.has_large_config() || !spec.is_whole).then_some(LEFT_OUT),
     };
-    let text = computed_of(spec.json.len(), || with_spec(&info, &spec.json));
+    let text = block_in_place_if_large(spec.json.len(), || with_spec(&info, &spec.json));
     HashMap::from([("info".to_owned(), text)])
 }
 

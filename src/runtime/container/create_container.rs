@@ -11,7 +11,8 @@ use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{
-    About, Container, Event, KeptSpec, LARGEST_WHOLE, Record, Root, State, devices, mounts, profile, signal, spec_any,
+    Container, Event, LARGEST_WHOLE, Record, Resolved, Root, SpecInMemory, State, devices, mounts, seccomp_profile,
+    signal, spec_any,
 };
 use crate::containerd;
 use crate::events::Kind;
@@ -20,14 +21,14 @@ use crate::images::{self, Image};
 use crate::runtime::container::image_volumes;
 use crate::runtime::container::volumes;
 use crate::runtime::container::volumes::{Volumes, remove_directory};
-use crate::runtime::large::Turn;
+use crate::runtime::large::Permit;
+use crate::runtime::rollback::Creatable;
 use crate::runtime::sandbox::pause::{encode, files, spec_handler};
-use crate::runtime::take_back::Made;
-use crate::runtime::threads::{computed_if, computed_of};
-use crate::runtime::{Change, Error, Node, Result, labels, listed_size, now, record_size};
+use crate::runtime::threads::{block_in_place_if, block_in_place_if_large};
+use crate::runtime::{Error, Node, Repeatable, Result, labels, listed_size, now, record_size};
 use crate::sandbox::Sandbox;
 use crate::spec;
-use crate::store::{Creation, Key, Outcome, Shelf, container_name};
+use crate::store::{Creation, Key, ListTarget, Outcome, container_name};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
@@ -49,7 +50,12 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
     }
     let key = Key { name: &name, request };
     let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
-    match node.in_flight.new_containers.run(key, node, || node.tasks.named(Verb::CreateContainer, name.clone(), work)).await {
+    match node
+        .in_flight
+        .new_containers
+        .run(key, node, || node.tasks.run_named(Verb::CreateContainer, name.clone(), work))
+        .await
+    {
         Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
@@ -90,7 +96,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     let container = Arc::clone(&plan.container);
     match steps(&node, &sandbox, plan, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
-        Err(cause) => Err(node.take_back_after(container, undo, cause).await),
+        Err(cause) => Err(node.roll_back_after(container, undo, cause).await),
     }
 }
 
@@ -102,7 +108,7 @@ struct Plan {
     image: Arc<Image>,
     /// The image's VOLUMEs that no mount covers, each with its directory on the host.
     volumes: Volumes,
-    turn: Turn,
+    permit: Permit,
 }
 
 /// Resolves everything that the request names, and builds the spec. Creates nothing that would have to be undone.
@@ -122,15 +128,15 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     })?;
     node.images.ensure_unpacked(&image, &snapshotter).await?;
 
-    let turn = node.limits.large.turn(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
-    let image_config = node.images.configuration(&image).await?;
+    let permit = node.limits.large.permit(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
+    let image_config = node.images.config(&image).await?;
     let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
     let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
-    let about = about(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
-    let about = About { boot: node.host.boot.clone(), image_volumes, ..about };
-    let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, about);
-    let is_large = turn.is_some();
-    let image_config = computed_if(is_large, || spec::ImageConfig::from(&*image_config));
+    let resolved = resolved(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
+    let resolved = Resolved { boot: node.host.boot.clone(), image_volumes, ..resolved };
+    let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, resolved);
+    let is_large = permit.is_some();
+    let image_config = block_in_place_if(is_large, || spec::ImageConfig::from(&*image_config));
     let volumes = volumes::of_image(node, &record, &image_config)?;
     let draft = Draft {
         record: &record,
@@ -142,14 +148,14 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
         is_large,
     };
     let spec = container_spec(node, sandbox, handler, draft).await?;
-    let spec = computed_if(is_large, || encode(&spec))?;
+    let spec = block_in_place_if(is_large, || encode(&spec))?;
     record_size::check_container(&record.config, &spec)?;
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
     let stored = containerd_record(sandbox, &record, &root, handler, spec_any(&spec));
-    let kept = computed_of(spec.len(), || KeptSpec::of(spec));
+    let kept = block_in_place_if_large(spec.len(), || SpecInMemory::of(spec));
     let container = Arc::new(Container::new(record, root, kept, State::Created));
-    Ok(Plan { container, record: stored, image, volumes, turn })
+    Ok(Plan { container, record: stored, image, volumes, permit })
 }
 
 struct Draft<'a> {
@@ -186,10 +192,10 @@ async fn container_spec(
     let host_devices = devices::resolve(&config.devices, all_devices, owner).await?;
     let cdi = cdi::resolve(&node.config.cdi.spec_dirs, cdi::requests(config, node.config.cdi.annotations)?).await?;
     let (passwd, group) = node.images.user_db(draft.image, draft.snapshotter).await?;
-    let user = computed_of(passwd.len() + group.len(), || {
+    let user = block_in_place_if_large(passwd.len() + group.len(), || {
         spec::user(spec::UserDb::new(&passwd, &group), &draft.image_config.user, context)
     })?;
-    let seccomp = profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
+    let seccomp = seccomp_profile::read(&node.config.seccomp_profile_roots, spec::seccomp_file(context)?).await?;
     let labels = node.label_container(sandbox, config)?;
     let netns = sandbox.netns(&node.config.netns_dir);
     let hostname = crate::sandbox::hostname(&sandbox.record.config);
@@ -207,7 +213,7 @@ async fn container_spec(
         image: draft.image_config,
         seccomp: seccomp.as_deref(),
         selinux: labels.as_ref(),
-        image_name: &draft.record.about.image,
+        image_name: &draft.record.resolved.image,
         user: &user,
         files: &files(node.paths(sandbox)),
         mounts: &host_mounts,
@@ -218,7 +224,7 @@ async fn container_spec(
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     };
-    let spec = computed_if(draft.is_large, || spec::container(&input))?;
+    let spec = block_in_place_if(draft.is_large, || spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
         // The last step, after everything that can be refused was checked: labels are not undone.
@@ -229,14 +235,14 @@ async fn container_spec(
 
 /// The steps of the verb. Each step pushes its undo before it starts.
 async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo) -> Result<()> {
-    let Plan { container, record, image, volumes, turn } = plan;
+    let Plan { container, record, image, volumes, permit } = plan;
     let id = container.id().to_string();
     let root = &container.root;
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
     undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
     during(Stage::Record, node.containerd.create_container(record)).await?;
-    drop(turn);
+    drop(permit);
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
     undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
@@ -265,7 +271,7 @@ fn containerd_record(
     containerd::Container {
         id: record.id.to_string(),
         labels: labels.into_iter().chain(image_volumes::labels(record, &root.snapshotter)).collect(),
-        image: record.about.image.clone(),
+        image: record.resolved.image.clone(),
         runtime: handler.kind.clone(),
         runtime_options: Some(handler.options.any()),
         spec: Some(spec),
@@ -278,19 +284,19 @@ fn containerd_record(
     }
 }
 
-fn about(
+fn resolved(
     sandbox: &Sandbox,
     config: &ContainerConfig,
     image: &Image,
     user_specified: &str,
     stop_signal: Option<&str>,
-) -> Result<About> {
+) -> Result<Resolved> {
     let by_tag = image.tags.iter().find(|tag| tag.as_str() == user_specified).or(image.tags.first());
     let by_digest = image.repo_digests.first();
     let fallback = image.id.clone();
     let signal =
         signal::from_cri(config.stop_signal).or_else(|| signal::parse(stop_signal?)).unwrap_or(signal::SIGTERM);
-    Ok(About {
+    Ok(Resolved {
         sandbox: sandbox.id().to_string(),
         image: by_tag.or(by_digest).cloned().unwrap_or_else(|| fallback.clone()),
         image_ref: by_digest.cloned().unwrap_or_else(|| fallback.clone()),
@@ -347,39 +353,39 @@ impl Node {
     }
 }
 
-impl Shelf<Container> for Node {
+impl ListTarget<Container> for Node {
     fn list(&self, container: &Arc<Container>) {
         self.store.containers.insert(Arc::clone(container));
-        self.tell_of_container(container, Kind::Created);
+        self.announce_container(container, Kind::Created);
     }
 
-    async fn take_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
+    async fn roll_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
         // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::take_back(&self, container, undo).await;
+        let _ = Self::roll_back(&self, container, undo).await;
     }
 }
 
-impl Made for Container {
+impl Creatable for Container {
     const KIND: &str = "container";
 
     fn id(&self) -> &str {
         self.record.id.as_str()
     }
 
-    fn changes(&self) -> [Change; 2] {
-        [Change::RemoveContainer(self.record.id.clone()), Change::StopContainer(self.record.id.clone())]
+    fn operations(&self) -> [Repeatable; 2] {
+        [Repeatable::RemoveContainer(self.record.id.clone()), Repeatable::StopContainer(self.record.id.clone())]
     }
 
     fn list(self: &Arc<Self>, node: &Node) {
         // A removal is always allowed in the state Created, and from then on the container cannot be started.
-        let _ = node.happened(self, Event::RemoveRequested);
-        Shelf::list(node, self);
+        let _ = node.apply_event(self, Event::RemoveRequested);
+        ListTarget::list(node, self);
     }
 
     fn forget(self: &Arc<Self>, node: &Node) {
         let id = self.record.id.as_str();
         node.store.containers.remove(id);
-        node.tell_of_container(self, Kind::Deleted);
+        node.announce_container(self, Kind::Deleted);
         node.owner.hints.forget(id);
     }
 }

@@ -8,28 +8,28 @@ use crate::container::started::Started;
 use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
 use crate::containerd;
 use crate::runtime::container::oom;
-use crate::runtime::container::start_container::note_start;
+use crate::runtime::container::start_container::write_start_time;
 use crate::runtime::{Node, now};
-use crate::task::{Follow, Machine, Pace, UNSEEN};
+use crate::task::{Machine, Pace, TaskObserver, UNSEEN};
 
 /// How long to wait for a complete log before the exit is reported (rulings.md 5): kubelet reads the end of the log as
 /// soon as it sees EXITED.
 const LOG_BARRIER: Duration = Duration::from_secs(1);
 
 /// Updates a container when the owner of its task reports an event.
-struct OfContainer {
+struct ContainerObserver {
     node: Arc<Node>,
     container: Arc<Container>,
     /// The exit, judged only once: a write may be repeated, and its contents must not change.
     judged: OnceLock<Exit>,
 }
 
-impl Follow for OfContainer {
+impl TaskObserver for ContainerObserver {
     async fn started(&self, pid: u32) {
         let at = now();
-        note_start(&self.node, &self.container, Started::At(at));
+        write_start_time(&self.node, &self.container, Started::At(at));
         // Always allowed in the state Starting.
-        let _ = self.node.happened(&self.container, Event::Started { pid, at });
+        let _ = self.node.apply_event(&self.container, Event::Started { pid, at });
     }
 
     async fn ended(&self, exit: containerd::Exit) -> containerd::Result<()> {
@@ -40,7 +40,7 @@ impl Follow for OfContainer {
         {
             tracing::warn!(container = %container.id(), "the log was not complete 1 s after the exit");
         }
-        let exit = self.judged.get_or_init(|| self.node.judge(container, exit));
+        let exit = self.judged.get_or_init(|| self.node.exit_of(container, exit));
         match self.node.persist_exit(container, exit).await {
             Err(error) if !container.is_being_removed() => return Err(error),
             // Ignored if the container is being removed: its record is deleted with the exit in it.
@@ -48,11 +48,11 @@ impl Follow for OfContainer {
         }
         tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         // Always allowed here. If a removal has begun, the container keeps the exit that it knows.
-        let _ = self.node.happened(container, Event::Ended(exit.clone()));
+        let _ = self.node.apply_event(container, Event::Ended(exit.clone()));
         Ok(())
     }
 
-    async fn unseen(&self, late: bool) -> Option<containerd::Exit> {
+    async fn lost_exit(&self, late: bool) -> Option<containerd::Exit> {
         Some(self.node.owner.hints.of_a_lost_task(self.container.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
@@ -73,14 +73,14 @@ impl Node {
     /// Gives a container's task an owner. The previous task must be gone.
     pub(crate) fn own_task(self: &Arc<Self>, container: &Arc<Container>, machine: Machine) {
         let sandbox = self.store.sandbox(container.sandbox());
-        let doubt = sandbox.map(|sandbox| sandbox.doubt()).unwrap_or_default();
-        let follower =
-            OfContainer { node: Arc::clone(self), container: Arc::clone(container), judged: OnceLock::new() };
-        container.set_task(self.owner.own(container.id().as_str(), machine, doubt, follower));
+        let shim_unknown = sandbox.map(|sandbox| sandbox.shim_unknown_flag()).unwrap_or_default();
+        let observer =
+            ContainerObserver { node: Arc::clone(self), container: Arc::clone(container), judged: OnceLock::new() };
+        container.set_task(self.owner.own(container.id().as_str(), machine, shim_unknown, observer));
     }
 
     /// Stores a task's exit from containerd's event stream, if the task is ours: nothing waits for other exits.
-    pub fn hint_exit(&self, id: String, exit: containerd::Exit) {
+    pub fn store_exit_hint(&self, id: String, exit: containerd::Exit) {
         let alive = self.store.containers.get(&id).is_some_and(|container| container.state().is_alive());
         if alive || self.store.sandboxes.get(&id).is_some() {
             self.owner.hints.insert(id, exit);
@@ -93,8 +93,8 @@ impl Node {
         while let Err(error) = self.persist_exit(container, exit).await
             && !container.is_being_removed()
         {
-            if pace.is_news() {
-                tracing::warn!(container = %container.id(), %error, "its exit cannot be written yet");
+            if pace.should_log() {
+                tracing::warn!(container = %container.id(), %error, "the container's exit cannot be written yet");
             }
             pace.pause().await;
         }
@@ -109,10 +109,13 @@ impl Node {
         self.containerd.update_container(record, &[&field]).await
     }
 
-    fn judge(&self, container: &Container, exit: containerd::Exit) -> Exit {
+    fn exit_of(&self, container: &Container, exit: containerd::Exit) -> Exit {
         let code = i32::try_from(exit.code).unwrap_or(i32::MAX);
-        let (reason, message) =
-            if exit == UNSEEN { (Reason::Unknown, String::new()) } else { oom::judge(code, self.oom_kills(container)) };
+        let (reason, message) = if exit == UNSEEN {
+            (Reason::Unknown, String::new())
+        } else {
+            oom::reason_of(code, self.oom_kills(container))
+        };
         let started_at = match container.state() {
             State::Running { started_at, .. } => started_at,
             State::Created | State::Starting | State::Exited(_) | State::Unknown | State::Removing { .. } => 0,

@@ -14,7 +14,7 @@ use crate::container::{Container, Record};
 use crate::ids::ContainerId;
 use crate::images::{Volume, remove_mount_point};
 use crate::runtime::sandbox::selinux::mount_label;
-use crate::runtime::threads::blocking;
+use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::undo::Undo;
 use crate::userns::Mapping;
@@ -27,14 +27,14 @@ const MOST_IMAGES: usize = 1000;
 
 /// Labels of a container's record that keep the views of its images from garbage collection.
 pub(crate) fn labels(record: &Record, snapshotter: &str) -> HashMap<String, String> {
-    let places = record.about.image_volumes.keys();
+    let places = record.resolved.image_volumes.keys();
     places.map(|index| (format!("{KEEP}{snapshotter}/image-{index}"), key(&record.id, *index))).collect()
 }
 
 /// The mounts as ContainerStatus shows them: an image by the id that its reference had when the container was created.
 pub(crate) fn reported(container: &Container) -> Vec<Mount> {
     let mut mounts = container.record.config.mounts.clone();
-    for (index, id) in &container.record.about.image_volumes {
+    for (index, id) in &container.record.resolved.image_volumes {
         if let Some(image) = mounts.get_mut(*index).and_then(|mount| mount.image.as_mut()) {
             image.image.clone_from(id);
             // critest expects the image's id here, as PullImage returned it.
@@ -46,8 +46,8 @@ pub(crate) fn reported(container: &Container) -> Vec<Mount> {
 
 /// Whether the container may have image volumes. This is unknown, and so assumed, if its record is damaged.
 fn may_have_any(container: &Container) -> bool {
-    let about = &container.record.about;
-    !about.image_volumes.is_empty() || about.image_id.is_empty()
+    let resolved = &container.record.resolved;
+    !resolved.image_volumes.is_empty() || resolved.image_id.is_empty()
 }
 
 fn key(id: &ContainerId, index: usize) -> String {
@@ -110,7 +110,7 @@ impl Node {
         let label = mount_label(&container.spec().json);
         for mount in wanted {
             let failed = |field: &'static str| move |source| Error::ImageVolume { index: mount.index, field, source };
-            let id = container.record.about.image_volumes.get(&mount.index).unwrap_or(&mount.reference);
+            let id = container.record.resolved.image_volumes.get(&mount.index).unwrap_or(&mount.reference);
             let image = self.images.resolve(id).await.map_err(failed("image"))?;
             let volume = Volume {
                 snapshotter: container.root.snapshotter.clone(),
@@ -135,14 +135,14 @@ impl Node {
         }
         let directory = self.image_volumes_root().join(container.id().as_str());
         let failed = directory.clone();
-        let done = blocking(move || remove_mount_points(&directory)).await;
+        let done = run_blocking(move || remove_mount_points(&directory)).await;
         done.map_err(|source| Error::system("unmount images in", &failed, source))
     }
 
     /// Unmounts the images, and removes their views.
     pub(crate) async fn remove_image_volumes(&self, container: &Container) -> Result<()> {
         self.unmount_image_volumes(container).await?;
-        for index in container.record.about.image_volumes.keys() {
+        for index in container.record.resolved.image_volumes.keys() {
             let key = key(container.id(), *index);
             self.containerd.remove_snapshot(&container.root.snapshotter, &key).await?;
         }
@@ -157,7 +157,7 @@ impl Node {
             if id.is_some_and(|id| self.store.containers.get(id.as_str()).is_none())
                 && let Err(error) = remove_mount_points(&entry.path())
             {
-                tracing::warn!(path = %entry.path().display(), %error, "an image stays mounted");
+                tracing::warn!(path = %entry.path().display(), %error, "the image volumes of a removed container stay mounted");
             }
         }
     }

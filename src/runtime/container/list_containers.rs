@@ -16,8 +16,8 @@ pub fn list_containers(node: &Node, request: &ListContainersRequest) -> ListCont
     let items = chosen.map(|container| {
         // This is rare: kubelet requests images by id.
         let moved = node.image_has_moved(container);
-        let fixed = if moved { container.record.listed(true) } else { container.listed.clone() };
-        Item::container(fixed, container.in_state(cri_state))
+        let without_state = if moved { container.record.listed(true) } else { container.listed.clone() };
+        Item::container(without_state, container.in_state(cri_state))
     });
     items.collect::<Vec<_>>().into()
 }

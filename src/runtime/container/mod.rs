@@ -3,7 +3,7 @@
 pub mod container_status;
 pub mod create_container;
 mod exits;
-pub mod held;
+pub mod holders;
 pub mod image_volumes;
 mod list_containers;
 pub mod oom;

@@ -35,14 +35,14 @@ impl Node {
     /// scope is removed earlier.
     pub(crate) fn oom_kills(&self, container: &Container) -> Option<OomKills> {
         let late = || Arc::new(OomWatch::open(&container.root.cgroups_path, self.host.facts.cgroup_v2));
-        container.oom_watch().unwrap_or_else(late).look()
+        container.oom_watch().unwrap_or_else(late).update()
     }
 }
 
 /// Reads the counts at each change, until there is nothing more to read.
 async fn follow(watch: &OomWatch, changes: &Changes) {
     while changes.next().await.is_ok() {
-        watch.look();
+        watch.update();
     }
 }
 
@@ -51,7 +51,7 @@ async fn follow(watch: &OomWatch, changes: &Changes) {
 /// The reason is OOMKilled if the container's first process was killed, and the kernel has killed a process of it. If
 /// the container lost another process and went on to a different exit code, the kernel did not terminate it in the
 /// sense of CRI's `reason`, but the message says what happened.
-pub(crate) fn judge(code: i32, oom: Option<OomKills>) -> (Reason, String) {
+pub(crate) fn reason_of(code: i32, oom: Option<OomKills>) -> (Reason, String) {
     let Some(OomKills { kills, level }) = oom.filter(|oom| oom.kills > 0) else {
         return (Reason::of(code, false), String::new());
     };
@@ -119,27 +119,27 @@ mod tests {
         let real = Real::new();
         let (followed, blind) = (OomWatch::open(&real.path(), true), OomWatch::open(&real.path(), true));
         let changes = Changes::of(followed.changes().unwrap().unwrap()).unwrap();
-        assert_eq!(followed.look().map(|oom| oom.kills), Some(0));
+        assert_eq!(followed.update().map(|oom| oom.kills), Some(0));
         real.overflow();
         tokio::time::timeout(Duration::from_secs(10), changes.next()).await.expect("the kernel tells").unwrap();
         let expected = Some(OomKills { kills: 1, level: Level::Container });
-        assert_eq!(followed.look(), expected);
+        assert_eq!(followed.update(), expected);
         // systemd removes a scope's cgroup in the same way.
         fs::remove_dir(real.0.join("c")).unwrap();
-        assert_eq!(followed.look(), expected);
-        assert_eq!(blind.look(), expected, "by the pod's count");
+        assert_eq!(followed.update(), expected);
+        assert_eq!(blind.update(), expected, "by the pod's count");
     }
 
     #[test]
     fn who_was_killed_is_told_from_who_lost_a_child() {
         let oom = |kills| Some(OomKills { kills, level: Level::Pod });
         let reasons = [(137, oom(1)), (137, oom(0)), (137, None), (1, oom(2)), (0, oom(1)), (0, None)]
-            .map(|(code, oom)| judge(code, oom).0);
+            .map(|(code, oom)| reason_of(code, oom).0);
         let expected =
             [Reason::OOMKilled, Reason::Error, Reason::Error, Reason::Error, Reason::Completed, Reason::Completed];
         assert_eq!(reasons, expected);
-        assert_eq!(judge(137, oom(1)).1, "the pod reached its memory limit");
-        assert!(judge(1, oom(2)).1.contains("other processes of it (2)"));
-        assert_eq!(judge(137, oom(0)).1, "");
+        assert_eq!(reason_of(137, oom(1)).1, "the pod reached its memory limit");
+        assert!(reason_of(1, oom(2)).1.contains("other processes of it (2)"));
+        assert_eq!(reason_of(137, oom(0)).1, "");
     }
 }

@@ -6,10 +6,10 @@ use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
 use crate::events::Kind;
-use crate::runtime::container::held;
+use crate::runtime::container::holders;
 use crate::runtime::container::volumes::remove_directory;
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::{Change, Error, Node, Result};
+use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::telemetry::{Stage, during};
 
 /// Removes a container; a running one is killed. Removing an unknown one succeeds. The log stays: it belongs to
@@ -28,10 +28,10 @@ pub async fn remove_container(node: &Arc<Node>, request: RemoveContainerRequest)
 impl Node {
     /// Joins the removal in progress, or starts one.
     pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
-        let change = Change::RemoveContainer(container.id().clone());
+        let operation = Repeatable::RemoveContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move { steps(&node, &container).await };
-        self.in_flight.change(change, start).await
+        self.in_flight.join_or_start(operation, start).await
     }
 }
 
@@ -40,17 +40,17 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();
     // Denied if the container was started in between: kubelet repeats the call.
-    node.happened(container, Event::RemoveRequested).map_err(|denied| Error::State {
+    node.apply_event(container, Event::RemoveRequested).map_err(|denied| Error::State {
         kind: "container",
         id: id.to_owned(),
         state: denied.0.name().to_owned(),
         wanted: "ended",
     })?;
-    during(Stage::TaskDelete, held::cleaned(container)).await?;
+    during(Stage::TaskDelete, holders::wait_until_deleted(container)).await?;
     cgroup::remove(&container.root.cgroups_path, node.host.facts.cgroup_v2);
     during(Stage::Volumes, node.remove_image_volumes(container)).await?;
     let removed = during(Stage::Snapshot, node.containerd.remove_snapshot(&container.root.snapshotter, id)).await;
-    held::named(container, removed).await?;
+    holders::with_holders(container, removed).await?;
     let directory = node.container_directory(container.id());
     remove_directory(directory.clone()).await.map_err(|source| Error::system("remove", &directory, source))?;
     // Before the record: if the daemon is killed in between, the next one finds the container, with its exit in the
@@ -58,7 +58,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     started::remove(&node.config.state, container.id());
     during(Stage::Record, node.containerd.delete_container(id)).await?;
     node.store.containers.remove(id);
-    node.tell_of_container(container, Kind::Deleted);
+    node.announce_container(container, Kind::Deleted);
     node.owner.hints.forget(id);
     Ok(())
 }

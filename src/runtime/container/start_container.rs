@@ -12,7 +12,7 @@ use crate::runtime::container::create_container::not_ready;
 use crate::runtime::sandbox::selinux;
 use crate::runtime::{Error, Node, Result, now};
 use crate::sandbox::Sandbox;
-use crate::task::{Machine, Make};
+use crate::task::{CreateRequest, Machine};
 use crate::telemetry::{Stage, Verb, during};
 
 /// Exit code of a container that could not be started, as kubelet expects it.
@@ -28,7 +28,7 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
     node.availability.ready().await?;
     let sandbox = node.sandbox(container.sandbox().as_str())?;
     // One atomic decision: a StopPodSandbox that begins now sees the start and waits for it, or the start is refused.
-    let started = sandbox.while_ready(|| node.happened(&container, Event::Start));
+    let started = sandbox.while_ready(|| node.apply_event(&container, Event::Start));
     started.ok_or_else(|| not_ready(&sandbox))?.map_err(|denied| Error::State {
         kind: "container",
         id: container.id().to_string(),
@@ -36,20 +36,20 @@ pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -
         wanted: "created",
     })?;
     let id = container.id().to_string();
-    node.in_flight.operation(Verb::StartContainer, id, carry_out(Arc::clone(node), container)).await?;
+    node.in_flight.operation(Verb::StartContainer, id, start(Arc::clone(node), container)).await?;
     Ok(StartContainerResponse {})
 }
 
-async fn carry_out(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
+async fn start(node: Arc<Node>, container: Arc<Container>) -> Result<()> {
     // The task of a start that an earlier daemon did not finish is deleted first.
     during(Stage::TaskDelete, container.task().gone()).await;
     node.own_task(&container, Machine::default());
     // Waits for an update of its resources that is in progress: it has then written the record, or left it unchanged.
-    let _turn = container.turn().await;
+    let _lock = container.lock_spec().await;
     match steps(&node, &container).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            node.give_up(&container, &error).await;
+            node.fail_start(&container, &error).await;
             Err(error)
         }
     }
@@ -72,18 +72,18 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let options = node.task_options(&sandbox, container, handler);
     let create = CreateTask { id: id.to_owned(), rootfs, stdio: streams.stdio(), options: Some(options) };
     let task = container.task();
-    during(Stage::TaskCreate, task.make(Make::Task(Box::new(create)))).await?;
+    during(Stage::TaskCreate, task.create(CreateRequest::Task(Box::new(create)))).await?;
     streams.task_created();
     node.watch_memory(container);
     // Written before the process may run: the next daemon must not mistake a container that has ended for one that
     // never ran.
-    note_start(node, container, Started::Asked(now()));
+    write_start_time(node, container, Started::Requested(now()));
     during(Stage::TaskStart, task.start()).await?;
     Ok(())
 }
 
 /// Writes a container's start to a file, for the next daemon.
-pub(crate) fn note_start(node: &Node, container: &Container, started: Started) {
+pub(crate) fn write_start_time(node: &Node, container: &Container, started: Started) {
     if let Err(error) = started.write(&node.config.state, container.id()) {
         tracing::warn!(container = %container.id(), %error, "a restart of Pontoon will not know when it was started");
     }
@@ -120,7 +120,7 @@ impl Node {
 
     /// Rolls back a failed start: no task is left, and the container's exit says why. The process has ended before the
     /// exit is reported.
-    async fn give_up(&self, container: &Arc<Container>, error: &Error) {
+    async fn fail_start(&self, container: &Arc<Container>, error: &Error) {
         let task = container.task();
         task.end();
         during(Stage::TaskDelete, task.gone()).await;
@@ -132,6 +132,6 @@ impl Node {
             message: error.chain(),
         };
         during(Stage::Record, self.persist_exit_until_written(container, &exit)).await;
-        let _ = self.happened(container, Event::Ended(exit));
+        let _ = self.apply_event(container, Event::Ended(exit));
     }
 }

@@ -9,7 +9,7 @@ use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::{Change, Node, Result};
+use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
 use crate::telemetry::{Stage, during};
 
@@ -42,14 +42,14 @@ impl Node {
             return Ok(());
         }
         let stop = container.join_stop(grace);
-        let change = Change::StopContainer(container.id().clone());
+        let operation = Repeatable::StopContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move {
             let result = steps(&node, &container, &stop).await;
             stop.finish();
             result
         };
-        self.in_flight.change(change, start).await
+        self.in_flight.join_or_start(operation, start).await
     }
 }
 
@@ -61,7 +61,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
     let task = container.task();
     if !stop.is_immediate() {
         let ended = during(Stage::Grace, async {
-            task.signal(container.record.about.stop_signal).await?;
+            task.signal(container.record.resolved.stop_signal).await?;
             tokio::select! {
                 () = container.ended() => Result::Ok(true),
                 () = stop.grace_over() => Ok(false),
@@ -110,5 +110,5 @@ async fn end_unknown(node: &Arc<Node>, container: &Arc<Container>) {
         reason: Reason::Unknown,
         message: String::new(),
     };
-    let _ = node.happened(container, Event::Ended(exit));
+    let _ = node.apply_event(container, Event::Ended(exit));
 }

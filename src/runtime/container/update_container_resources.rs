@@ -8,11 +8,11 @@ use oci_spec::runtime::Spec;
 
 use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 use crate::cgroup;
-use crate::container::{Container, KeptSpec, State, spec_any};
+use crate::container::{Container, SpecInMemory, State, spec_any};
 use crate::containerd;
 use crate::runtime::large::{WholeSpec, unreadable};
 use crate::runtime::sandbox::pause::{encode, spec_handler};
-use crate::runtime::threads::blocking;
+use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result, listed_size, record_size};
 use crate::spec;
 use crate::telemetry::Verb;
@@ -40,7 +40,7 @@ pub async fn update_container_resources(
 }
 
 /// A spec before and after.
-struct Change {
+struct SpecUpdate {
     old: WholeSpec,
     new: Vec<u8>,
     /// The new resources for the task, as JSON.
@@ -51,7 +51,7 @@ struct Change {
     oom_score: Option<(i32, i32)>,
 }
 
-impl Change {
+impl SpecUpdate {
     fn new(old: WholeSpec, update: &LinuxContainerResources, host: &spec::Host) -> Result<Self> {
         let mut spec: Spec = serde_json::from_slice(&old.json).map_err(|error| unreadable("decode", error))?;
         let unchanged = spec.clone();
@@ -81,14 +81,14 @@ impl Node {
     ) -> Result<()> {
         // kubelet's CPU manager and a resize may update at the same time. If both began with the same spec, the first
         // would be lost.
-        let _turn = container.turn().await;
-        let change = Change::new(self.whole_spec(container).await?, update, &self.host.facts)?;
+        let _lock = container.lock_spec().await;
+        let change = SpecUpdate::new(self.whole_spec(container).await?, update, &self.host.facts)?;
         record_size::check_update(&container.record, &change.new)?;
         let mut undo = Undo::new();
         match self.apply(container, &change, request, &mut undo).await {
             Ok(()) => {
                 undo.commit();
-                container.set_spec(KeptSpec::of(change.new));
+                container.set_spec(SpecInMemory::of(change.new));
                 Ok(())
             }
             Err(cause) => match undo.roll_back().await {
@@ -101,12 +101,12 @@ impl Node {
     async fn apply(
         self: &Arc<Self>,
         container: &Arc<Container>,
-        change: &Change,
+        change: &SpecUpdate,
         request: &UpdateContainerResourcesRequest,
         undo: &mut Undo,
     ) -> Result<()> {
         let running = match container.state() {
-            // A start waits for the container's turn before it creates the task.
+            // A start waits for the lock of the container's spec before it creates the task.
             State::Created | State::Starting => false,
             State::Running { .. } => true,
             state @ (State::Exited(_) | State::Unknown | State::Removing { .. }) => {
@@ -141,7 +141,7 @@ impl Node {
 
     async fn set_oom_score(&self, container: &Container, from: i32, to: i32) -> Result<()> {
         let (path, unified) = (container.root.cgroups_path.clone(), self.host.facts.cgroup_v2);
-        let done = blocking(move || cgroup::set_oom_score(&path, unified, from, to)).await;
+        let done = run_blocking(move || cgroup::set_oom_score(&path, unified, from, to)).await;
         let object = || format!("of the processes of container {} to {to}", container.id());
         done.map_err(|source| Error::System { operation: "set oom_score_adj", path: object(), source })
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::container::{Container, Record};
 use crate::images::Image;
-use crate::runtime::threads::blocking;
+use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::spec;
 use crate::sys::remove_tree::remove_tree;
@@ -34,7 +34,7 @@ pub(crate) fn of_image(node: &Node, record: &Record, image: &spec::ImageConfig) 
 
 /// Removes a container's directory with everything that its processes have left in it.
 pub(crate) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
-    blocking(move || remove_tree(&path)).await
+    run_blocking(move || remove_tree(&path)).await
 }
 
 impl Node {
@@ -49,7 +49,7 @@ impl Node {
         let make = move |directory: &PathBuf| {
             std::fs::create_dir_all(directory).map_err(|source| Error::system("make", directory, source))
         };
-        blocking(move || to_make.iter().try_for_each(make)).await?;
+        run_blocking(move || to_make.iter().try_for_each(make)).await?;
         self.images.copy_volumes(image, &container.root.snapshotter, volumes).await?;
         self.label_volumes(directories, &container.spec().json).await
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::container::{self, Container};
-use crate::events::{Happening, Kind};
+use crate::events::{Kind, ObjectEvent};
 use crate::runtime::Node;
 use crate::sandbox::Sandbox;
 
@@ -13,7 +13,7 @@ impl Node {
     ///
     /// # Errors
     /// [`container::Denied`] if the container's state does not allow the event.
-    pub(crate) fn happened(&self, container: &Container, event: container::Event) -> Result<(), container::Denied> {
+    pub(crate) fn apply_event(&self, container: &Container, event: container::Event) -> Result<(), container::Denied> {
         use container::Event;
         let kind = match event {
             Event::Started { .. } => Some(Kind::Started),
@@ -22,30 +22,30 @@ impl Node {
         };
         let changed = container.on(event)?;
         if let Some(kind) = kind.filter(|_| changed) {
-            self.tell_of_container(container, kind);
+            self.announce_container(container, kind);
         }
         Ok(())
     }
 
     /// Sends subscribers what has happened to a container.
-    pub(crate) fn tell_of_container(&self, container: &Container, kind: Kind) {
-        self.events.tell(|| {
+    pub(crate) fn announce_container(&self, container: &Container, kind: Kind) {
+        self.events.send(|| {
             let sandbox = self.store.sandbox(container.sandbox())?;
-            Some(Happening { kind, id: container.id().as_str().into(), sandbox })
+            Some(ObjectEvent { kind, id: container.id().as_str().into(), sandbox })
         });
     }
 
     /// Sends subscribers what has happened to a sandbox.
-    pub(crate) fn tell_of_sandbox(&self, sandbox: &Arc<Sandbox>, kind: Kind) {
-        self.events.tell(|| Some(Happening::of_sandbox(kind, sandbox)));
+    pub(crate) fn announce_sandbox(&self, sandbox: &Arc<Sandbox>, kind: Kind) {
+        self.events.send(|| Some(ObjectEvent::of_sandbox(kind, sandbox)));
     }
 
     /// Notifies subscribers, once, that a sandbox in the store has ended. Three callers may be the first to know: the
     /// one that adds it to the store, the one that sees its pause process end, and the one that stops it. Nothing may
     /// be sent after its deletion, or kubelet would believe that it exists again.
-    pub(crate) fn tell_of_end(&self, sandbox: &Arc<Sandbox>) {
-        if self.store.sandbox(sandbox.id()).is_some() && sandbox.end_is_news() {
-            self.tell_of_sandbox(sandbox, Kind::Stopped);
+    pub(crate) fn announce_end(&self, sandbox: &Arc<Sandbox>) {
+        if self.store.sandbox(sandbox.id()).is_some() && sandbox.claim_end_event() {
+            self.announce_sandbox(sandbox, Kind::Stopped);
         }
     }
 }

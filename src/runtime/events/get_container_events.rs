@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 
 use crate::api::v1::{ContainerEventResponse, ContainerEventType};
-use crate::events::{Happening, Kind, Next, Subscription};
+use crate::events::{Kind, Next, ObjectEvent, Subscription};
 use crate::runtime::sandbox::pod_sandbox_status::status;
 use crate::runtime::{Node, now};
 use crate::sandbox::Sandbox;
@@ -20,8 +20,8 @@ pub fn get_container_events(node: &Arc<Node>) -> impl Stream<Item = ContainerEve
     let mut subscriber = Subscriber {
         subscription: node.events.subscribe(),
         node: Arc::clone(node),
-        told: BTreeMap::new(),
-        due: VecDeque::new(),
+        known: BTreeMap::new(),
+        queue: VecDeque::new(),
     };
     // After the subscription: what happens from now on is sent, perhaps twice, but not lost.
     subscriber.catch_up();
@@ -32,21 +32,21 @@ struct Subscriber {
     node: Arc<Node>,
     subscription: Subscription,
     /// The sandboxes that the client believes to exist.
-    told: BTreeMap<Arc<str>, Arc<Sandbox>>,
+    known: BTreeMap<Arc<str>, Arc<Sandbox>>,
     /// What has to be sent before anything new.
-    due: VecDeque<Happening>,
+    queue: VecDeque<ObjectEvent>,
 }
 
 impl Subscriber {
     async fn next(&mut self) -> Option<ContainerEventResponse> {
         loop {
-            if let Some(happening) = self.due.pop_front() {
-                return Some(self.node.event(&happening));
+            if let Some(event) = self.queue.pop_front() {
+                return Some(self.node.event(&event));
             }
             match self.subscription.next().await {
-                Next::Happened(happening) => {
-                    self.remember(&happening);
-                    return Some(self.node.event(&happening));
+                Next::Event(event) => {
+                    self.track(&event);
+                    return Some(self.node.event(&event));
                 }
                 Next::Missed => self.catch_up(),
                 Next::Closed => return None,
@@ -58,32 +58,32 @@ impl Subscriber {
     fn catch_up(&mut self) {
         let mut listed = self.node.store.sandboxes.all();
         listed.sort_by_key(|sandbox| sandbox.record.created_at);
-        let before = std::mem::take(&mut self.told);
-        self.told = listed.iter().map(|sandbox| (sandbox.id().as_str().into(), Arc::clone(sandbox))).collect();
-        let gone = before.iter().filter(|(id, _)| !self.told.contains_key(*id));
-        let gone = gone.map(|(_, sandbox)| Happening::of_sandbox(Kind::Deleted, sandbox));
-        self.due = gone.chain(listed.iter().map(as_it_stands)).collect();
+        let before = std::mem::take(&mut self.known);
+        self.known = listed.iter().map(|sandbox| (sandbox.id().as_str().into(), Arc::clone(sandbox))).collect();
+        let gone = before.iter().filter(|(id, _)| !self.known.contains_key(*id));
+        let gone = gone.map(|(_, sandbox)| ObjectEvent::of_sandbox(Kind::Deleted, sandbox));
+        self.queue = gone.chain(listed.iter().map(current_state)).collect();
     }
 
-    fn remember(&mut self, happening: &Happening) {
-        let sandbox = &happening.sandbox;
-        match happening.kind {
-            Kind::Deleted if happening.is_of_sandbox() => drop(self.told.remove(&happening.id)),
-            Kind::Created if happening.is_of_sandbox() => {
-                self.told.insert(Arc::clone(&happening.id), Arc::clone(sandbox));
+    fn track(&mut self, event: &ObjectEvent) {
+        let sandbox = &event.sandbox;
+        match event.kind {
+            Kind::Deleted if event.is_of_sandbox() => drop(self.known.remove(&event.id)),
+            Kind::Created if event.is_of_sandbox() => {
+                self.known.insert(Arc::clone(&event.id), Arc::clone(sandbox));
             }
             Kind::Created | Kind::Started | Kind::Stopped | Kind::Deleted => {}
         }
         // kubelet has one status per pod. An event of an old sandbox of the pod replaces or removes it.
         if let Some(newest) = self.node.newer_sandbox(sandbox) {
-            self.due.push_back(as_it_stands(&newest));
+            self.queue.push_back(current_state(&newest));
         }
     }
 }
 
-fn as_it_stands(sandbox: &Arc<Sandbox>) -> Happening {
+fn current_state(sandbox: &Arc<Sandbox>) -> ObjectEvent {
     let kind = if sandbox.state().is_ready() { Kind::Started } else { Kind::Stopped };
-    Happening::of_sandbox(kind, sandbox)
+    ObjectEvent::of_sandbox(kind, sandbox)
 }
 
 fn pod_uid(sandbox: &Sandbox) -> Option<&str> {
@@ -101,13 +101,13 @@ fn event_type(kind: Kind) -> ContainerEventType {
 
 impl Node {
     /// An event with the current status of the pod. The time is taken first: kubelet orders events by it.
-    fn event(&self, happening: &Happening) -> ContainerEventResponse {
+    fn event(&self, event: &ObjectEvent) -> ContainerEventResponse {
         let created_at = self.events.stamp(now());
-        let sandbox = &happening.sandbox;
+        let sandbox = &event.sandbox;
         let containers = self.store.containers_of(sandbox.id());
         ContainerEventResponse {
-            container_id: happening.id.to_string(),
-            container_event_type: event_type(happening.kind).into(),
+            container_id: event.id.to_string(),
+            container_event_type: event_type(event.kind).into(),
             created_at,
             pod_sandbox_status: Some(status(sandbox)),
             containers_statuses: containers.iter().map(|container| self.status_of(container)).collect(),

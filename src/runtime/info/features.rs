@@ -25,7 +25,7 @@ pub struct Features {
 impl Default for Features {
     /// The features of a runtime that did not respond.
     fn default() -> Self {
-        let unknown = "what its runtime can is not known".to_owned();
+        let unknown = "the features of its runtime are unknown".to_owned();
         Self {
             recursive_read_only_mounts: false,
             id_mapped_mounts: false,

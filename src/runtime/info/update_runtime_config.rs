@@ -32,7 +32,7 @@ pub async fn update_runtime_config(
     let written = node.networks.default_network().write_from_template(&parsed).await;
     match written.map_err(|source| Error::Network { id: "of the node".to_owned(), source })? {
         Some(path) => tracing::info!(cidrs, path = %path.display(), "wrote the CNI configuration"),
-        None => tracing::info!(cidrs, "pod CIDRs heard; no cni.conf_template is configured"),
+        None => tracing::info!(cidrs, "pod CIDRs received; no cni.conf_template is configured"),
     }
     Ok(UpdateRuntimeConfigResponse {})
 }

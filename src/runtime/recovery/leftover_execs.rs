@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::container::io::{DRAIN, Discard, ExecIo};
 use crate::ids::{ContainerId, ExecId};
 use crate::runtime::Node;
-use crate::runtime::streams::run_exec::{Command, Held};
+use crate::runtime::streams::run_exec::{Command, ExecResources};
 use crate::task::{Found, Machine};
 
 impl Node {
@@ -23,14 +23,14 @@ impl Node {
     /// Lets the commands of an earlier daemon live as long as they may. Until then their output is read and discarded,
     /// so that none waits for a reader for ever. The directory is created here, so that an idle node looks the same
     /// before and after its first command.
-    pub(crate) fn settle_leftover_execs(self: &Arc<Self>) {
+    pub(crate) fn adopt_leftover_execs(self: &Arc<Self>) {
         use std::os::unix::fs::DirBuilderExt as _;
         let all = self.config.state.join("exec");
         // Errors are ignored: a command creates the directory if it is missing.
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&all);
         for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
             match ids(&entry.path()) {
-                Some((container, exec)) => self.settle_leftover(&entry.path(), container, exec),
+                Some((container, exec)) => self.adopt_leftover(&entry.path(), container, exec),
                 None => {
                     let _ = std::fs::remove_dir_all(entry.path());
                 }
@@ -38,7 +38,7 @@ impl Node {
         }
     }
 
-    fn settle_leftover(self: &Arc<Self>, directory: &Path, id: ContainerId, exec_id: ExecId) {
+    fn adopt_leftover(self: &Arc<Self>, directory: &Path, id: ContainerId, exec_id: ExecId) {
         let left = until(&exec_id);
         let (io, directory) = match ExecIo::resume(directory) {
             Ok((io, directory)) => (Some(io), Some(directory)),
@@ -50,10 +50,10 @@ impl Node {
                 (None, None)
             }
         };
-        let held = Held { _directory: directory, ..Held::default() };
-        let command = Command::own(self, id, &exec_id, Machine::found(Found::Unsure), held);
+        let resources = ExecResources { _directory: directory, ..ExecResources::default() };
+        let command = Command::own(self, id, &exec_id, Machine::found(Found::StartUnknown), resources);
         self.tasks.background(async move {
-            command.outlive(io, left).await;
+            command.wait_until_over(io, left).await;
             command.end().await;
         });
     }
@@ -62,7 +62,7 @@ impl Node {
 impl Command {
     /// Waits until the process ends, or its time is over. One that was created but never started does not end by
     /// itself: its owner ends it.
-    async fn outlive(&self, io: Option<ExecIo>, left: Option<Duration>) {
+    async fn wait_until_over(&self, io: Option<ExecIo>, left: Option<Duration>) {
         let exited = CancellationToken::new();
         let (mut stdout, mut stderr) = (Discard::default(), Discard::default());
         let output = async {

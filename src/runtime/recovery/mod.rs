@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::container::started::Started;
-use crate::container::{self, Container, Exit, KeptSpec, Reason, Root, State};
+use crate::container::{self, Container, Exit, Reason, Root, SpecInMemory, State};
 use crate::containerd::{self, Entry, Process, ProcessStatus};
 use crate::runtime::{Node, Result, now};
 use crate::sandbox::{self, Sandbox};
@@ -38,32 +38,34 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
     let tasks: Tasks = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
     let mut found = Recovered::default();
     let mut sandboxes = node.containerd.list_sandboxes();
-    while let Some(piece) = sandboxes.next().await? {
-        for entry in piece {
+    while let Some(page) = sandboxes.next().await? {
+        for entry in page {
             let record = match entry {
                 Entry::Record(record) => record,
-                Entry::TooLarge(id) => sandbox::Record::too_large(id),
+                Entry::TooLarge(id) => sandbox::Record::placeholder_for_too_large(id),
             };
             node.recover_sandbox(&record, &tasks, &mut found).await;
         }
     }
     let mut containers = node.containerd.list_containers();
-    while let Some(piece) = containers.next().await? {
-        for entry in piece {
+    while let Some(page) = containers.next().await? {
+        for entry in page {
             let record = match entry {
                 Entry::Record(record) => record,
-                Entry::TooLarge(id) => container::Record::too_large(id, &node.config.images.snapshotter),
+                Entry::TooLarge(id) => {
+                    container::Record::placeholder_for_too_large(id, &node.config.images.snapshotter)
+                }
             };
             node.recover_container(&record, &tasks, &mut found).await;
         }
     }
-    node.settle_leftover_execs();
+    node.adopt_leftover_execs();
     node.sweep_image_volumes();
     node.end_forgotten_shims();
     node.follow_outages();
     // Read before the first call is served, so that no attachment of a new sandbox is included.
     let cached = node.networks.default_network().cached().await.unwrap_or_default();
-    node.give_back_stale(cached);
+    node.release_stale_attachments(cached);
     Ok(found)
 }
 
@@ -75,7 +77,7 @@ impl Node {
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
             Err(error @ sandbox::RecordError::Damaged(_)) => {
                 tracing::error!(sandbox = record.id, %error, "listed without its config");
-                match sandbox::Record::nameless(record) {
+                match sandbox::Record::from_damaged(record) {
                     Some(record) => record,
                     None => return found.foreign += 1,
                 }
@@ -84,8 +86,8 @@ impl Node {
         self.hold_level(&mut record.selinux);
         let task = tasks.get(record.id.as_str());
         let running = task.filter(|task| task.status == ProcessStatus::Running);
-        let state = running.map_or(sandbox::State::Dead, |task| sandbox::State::Ready { pid: task.pid });
-        let sandbox = Arc::new(Sandbox::inherited(record, state));
+        let state = running.map_or(sandbox::State::Broken, |task| sandbox::State::Ready { pid: task.pid });
+        let sandbox = Arc::new(Sandbox::from_earlier_daemon(record, state));
         match self.recovered_addresses(&sandbox).await {
             Some(addresses) => sandbox.set_addresses(addresses),
             None => {
@@ -112,7 +114,7 @@ impl Node {
             }
             Err(error @ container::RecordError::Damaged(_)) => {
                 tracing::error!(container = stored.id, %error, "listed as unknown");
-                match container::Record::nameless(stored) {
+                match container::Record::from_damaged(stored) {
                     Some(record) => (record, State::Unknown),
                     None => return found.foreign += 1,
                 }
@@ -127,9 +129,10 @@ impl Node {
         let spec = stored.spec.as_ref().map(|spec| spec.value.clone()).unwrap_or_default();
         let task = tasks.get(record.id.as_str());
         let started = Started::read(&self.config.state, &record.id);
-        let evidence = Evidence { started, same_boot: record.about.boot == self.host.boot, recorded: state.clone(), task };
-        let new = evidence.state();
-        let container = Arc::new(Container::new(record, root, KeptSpec::of(spec), new.clone()));
+        let observed =
+            Observed { started, same_boot: record.resolved.boot == self.host.boot, recorded: state.clone(), task };
+        let new = observed.state();
+        let container = Arc::new(Container::new(record, root, SpecInMemory::of(spec), new.clone()));
         self.store.containers.insert(Arc::clone(&container));
         found.containers += 1;
         if let (State::Created, State::Exited(exit)) = (state, &new) {
@@ -154,7 +157,7 @@ impl Node {
                     ProcessStatus::Running => Found::Running { pid },
                     ProcessStatus::Created | ProcessStatus::Unknown => match started {
                         Some(Started::At(_)) => Found::Started,
-                        Some(Started::Asked(_)) | None => Found::Unsure,
+                        Some(Started::Requested(_)) | None => Found::StartUnknown,
                     },
                 };
                 self.own_task(container, Machine::found(found));
@@ -171,7 +174,7 @@ impl Node {
 }
 
 /// What record, task and state directory show together.
-struct Evidence<'a> {
+struct Observed<'a> {
     recorded: State,
     task: Option<&'a Process>,
     /// What was written down about its start, if that was after the last boot.
@@ -179,7 +182,7 @@ struct Evidence<'a> {
     same_boot: bool,
 }
 
-impl Evidence<'_> {
+impl Observed<'_> {
     fn state(self) -> State {
         if self.recorded != State::Created {
             return self.recorded;

@@ -19,7 +19,7 @@ impl Node {
     /// file that cannot be opened.)
     pub(crate) async fn reattach(self: &Arc<Self>, container: &Arc<Container>) {
         let Err(error) = self.found_streams(container).await else { return };
-        tracing::error!(container = %container.id(), error = error.chain(), "its log cannot go on yet");
+        tracing::error!(container = %container.id(), error = error.chain(), "the container's log cannot be continued yet");
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         self.tasks.background(async move {
             let mut pause = RETRY;
@@ -27,7 +27,7 @@ impl Node {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_LIMIT);
                 match node.found_streams(&container).await {
-                    Ok(_) => return tracing::info!(container = %container.id(), "its log goes on"),
+                    Ok(_) => return tracing::info!(container = %container.id(), "the container's log continues"),
                     Err(error) => tracing::debug!(container = %container.id(), error = error.chain(), "not yet"),
                 }
             }
@@ -40,7 +40,7 @@ impl Node {
     /// [`Error::Io`] if its FIFOs cannot be opened, [`Error::State`] if it has ended.
     pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<dyn Streams>> {
         // A FIFO must have only one reader: each of two would get a part of the bytes.
-        let _one = container.finding_streams().await;
+        let _one = container.lock_stream_lookup().await;
         if let Some(streams) = container.streams() {
             return Ok(streams);
         }

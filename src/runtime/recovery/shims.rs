@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use crate::runtime::Node;
-use crate::runtime::threads::blocking;
+use crate::runtime::threads::run_blocking;
 use crate::sandbox::{Sandbox, State};
 
 impl Node {
@@ -29,7 +29,7 @@ impl Node {
         let node = Arc::clone(self);
         self.tasks.background(async move {
             let containerd = node.containerd.clone();
-            for id in blocking(move || containerd.shims()).await {
+            for id in run_blocking(move || containerd.shims()).await {
                 if let Some(sandbox) = node.store.sandboxes.get(&id)
                     && let Err(error) = node.end_shim_without_task(&sandbox).await
                 {
@@ -41,12 +41,12 @@ impl Node {
 
     async fn end_shim_without_task(&self, sandbox: &Sandbox) -> crate::containerd::Result<()> {
         // The operation that creates or stops a sandbox takes care of its shim.
-        if !matches!(sandbox.state(), State::Dead | State::Stopped) {
+        if !matches!(sandbox.state(), State::Broken | State::Stopped) {
             return Ok(());
         }
         let mut tasks: Vec<_> = self.store.containers_of(sandbox.id()).iter().map(|one| one.task()).collect();
         tasks.push(sandbox.pause());
-        if tasks.iter().any(|task| task.is_kept()) {
+        if tasks.iter().any(|task| task.may_live_on()) {
             return Ok(());
         }
         join_all(tasks.iter().map(async |task| task.gone().await)).await;

@@ -69,7 +69,7 @@ impl Node {
 
     /// Attachments of ours whose sandbox is gone hold addresses: DEL releases them (rulings.md 13). One whose network
     /// namespace is still pinned is left alone: its pod may be running, whatever happened to its record.
-    pub(crate) fn give_back_stale(self: &Arc<Self>, cached: Cached) {
+    pub(crate) fn release_stale_attachments(self: &Arc<Self>, cached: Cached) {
         if !cached.others.is_empty() {
             tracing::info!(count = cached.others.len(), "network attachments of other instances are left alone");
         }
@@ -84,7 +84,7 @@ impl Node {
             for (sandbox, _) in stale {
                 let attachment = Attachment::new(&sandbox, &PodSandboxConfig::default(), None, None);
                 match node.networks.default_network().detach(&attachment).await {
-                    Ok(()) => tracing::info!(%sandbox, "gave a stale network attachment back"),
+                    Ok(()) => tracing::info!(%sandbox, "released a stale network attachment"),
                     Err(error) => tracing::warn!(%sandbox, %error, "a stale network attachment stays"),
                 }
             }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::cgroup;
 use crate::config::Handler;
-use crate::container::{profile, spec_any};
+use crate::container::{seccomp_profile, spec_any};
 use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
 use crate::runtime::{Error, Node, Result, labels, record_size};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
-use crate::task::{Follow, Found, Machine, Make, UNSEEN};
+use crate::task::{CreateRequest, Found, Machine, TaskObserver, UNSEEN};
 use crate::telemetry::{Stage, during};
 use crate::undo::Undo;
 
@@ -18,12 +18,12 @@ use crate::undo::Undo;
 const ROOT: &str = "rootfs";
 
 /// Updates a sandbox when the owner of its pause task reports an event.
-struct OfPause {
+struct PauseObserver {
     node: Arc<Node>,
     sandbox: Arc<Sandbox>,
 }
 
-impl Follow for OfPause {
+impl TaskObserver for PauseObserver {
     async fn started(&self, pid: u32) {
         // Denied only if the sandbox is already being rolled back.
         let _ = self.sandbox.on(Event::PauseStarted { pid });
@@ -34,11 +34,11 @@ impl Follow for OfPause {
         tracing::info!(sandbox = %self.sandbox.id(), code = exit.code, "pause process ended");
         // Allowed in every state.
         let _ = self.sandbox.on(Event::PauseExited);
-        self.node.tell_of_end(&self.sandbox);
+        self.node.announce_end(&self.sandbox);
         Ok(())
     }
 
-    async fn unseen(&self, late: bool) -> Option<Exit> {
+    async fn lost_exit(&self, late: bool) -> Option<Exit> {
         Some(self.node.owner.hints.of_a_lost_task(self.sandbox.id().as_str(), late).await.unwrap_or(UNSEEN))
     }
 
@@ -48,8 +48,8 @@ impl Follow for OfPause {
 impl Node {
     /// Gives a sandbox's pause task an owner. The previous task must be gone.
     pub(crate) fn own_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, machine: Machine) {
-        let follower = OfPause { node: Arc::clone(self), sandbox: Arc::clone(sandbox) };
-        sandbox.set_pause(self.owner.own(sandbox.id().as_str(), machine, sandbox.doubt(), follower));
+        let observer = PauseObserver { node: Arc::clone(self), sandbox: Arc::clone(sandbox) };
+        sandbox.set_pause(self.owner.own(sandbox.id().as_str(), machine, sandbox.shim_unknown_flag(), observer));
     }
 
     /// Ends the pause process, deletes its task, and ends the shim if containerd has forgotten it. No container of the
@@ -61,7 +61,7 @@ impl Node {
         let pause = sandbox.pause();
         pause.end();
         during(Stage::TaskDelete, pause.gone()).await;
-        if sandbox.is_in_doubt() {
+        if sandbox.may_have_unknown_shim() {
             self.containerd.end_forgotten_shim(sandbox.id().as_str()).await?;
         }
         Ok(())
@@ -77,7 +77,8 @@ impl Node {
     pub(crate) async fn pause_spec(&self, sandbox: &Sandbox, handler: &Handler, hostname: &str) -> Result<Vec<u8>> {
         let linux = sandbox.record.config.linux.as_ref();
         let context = linux.and_then(|linux| linux.security_context.as_ref());
-        let seccomp = profile::read(&self.config.seccomp_profile_roots, spec::sandbox_seccomp_file(context)?).await?;
+        let seccomp =
+            seccomp_profile::read(&self.config.seccomp_profile_roots, spec::sandbox_seccomp_file(context)?).await?;
         let netns = sandbox.netns(&self.config.netns_dir);
         let paths = self.paths(sandbox);
         let mapping = sandbox.mapping();
@@ -138,7 +139,7 @@ impl Node {
         };
         self.own_pause(sandbox, Machine::default());
         let pause = sandbox.pause();
-        during(Stage::TaskCreate, pause.make(Make::Task(Box::new(create)))).await?;
+        during(Stage::TaskCreate, pause.create(CreateRequest::Task(Box::new(create)))).await?;
         during(Stage::TaskStart, pause.start()).await?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::api::v1::{
 };
 use crate::runtime::container::container_status::with_spec;
 use crate::runtime::sandbox::list_pod_sandbox::cri_state;
-use crate::runtime::threads::computed_of;
+use crate::runtime::threads::block_in_place_if_large;
 use crate::runtime::{Node, Result, now};
 use crate::sandbox::Sandbox;
 
@@ -120,7 +120,7 @@ async fn info(node: &Node, sandbox: &Sandbox) -> HashMap<String, String> {
             runtime_handler: &sandbox.record.handler,
         },
     };
-    let text = computed_of(spec.len(), || with_spec(&info, &spec));
+    let text = block_in_place_if_large(spec.len(), || with_spec(&info, &spec));
     HashMap::from([("info".to_owned(), text)])
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::api::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use crate::events::Kind;
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::{Change, Node, Result};
+use crate::runtime::{Node, Repeatable, Result};
 use crate::sandbox::Sandbox;
 use crate::telemetry::{Stage, during};
 
@@ -21,9 +21,9 @@ pub async fn remove_pod_sandbox(
 ) -> Result<RemovePodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         node.availability.ready().await?;
-        let change = Change::RemoveSandbox(sandbox.id().clone());
+        let operation = Repeatable::RemoveSandbox(sandbox.id().clone());
         let shared = Arc::clone(node);
-        node.in_flight.change(change, || async move { steps(&shared, &sandbox).await }).await?;
+        node.in_flight.join_or_start(operation, || async move { steps(&shared, &sandbox).await }).await?;
     }
     Ok(RemovePodSandboxResponse {})
 }
@@ -41,7 +41,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     })
     .await?;
     node.store.sandboxes.remove(id);
-    node.tell_of_sandbox(sandbox, Kind::Deleted);
+    node.announce_sandbox(sandbox, Kind::Deleted);
     node.owner.hints.forget(id);
     Ok(())
 }

@@ -9,12 +9,12 @@ use crate::events::Kind;
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::runtime::container::create_container::require_ready;
-use crate::runtime::take_back::Made;
-use crate::runtime::threads::blocking;
-use crate::runtime::{Change, Error, Node, Result, listed_size, now};
+use crate::runtime::rollback::Creatable;
+use crate::runtime::threads::run_blocking;
+use crate::runtime::{Error, Node, Repeatable, Result, listed_size, now};
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
-use crate::store::{Creation, Key, Outcome, Shelf, sandbox_name};
+use crate::store::{Creation, Key, ListTarget, Outcome, sandbox_name};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 use crate::userns;
@@ -32,7 +32,7 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
     let key = Key { name: &name, request };
-    let start = || node.tasks.named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
+    let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
     match node.in_flight.new_sandboxes.run(key, node, start).await {
         Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
         Outcome::Failed(error) => Err(error.into()),
@@ -69,11 +69,11 @@ fn record(node: &Node, request: RunPodSandboxRequest) -> Result<Record> {
 async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> {
     // The labels are part of the record, which is written before any file has them.
     record.selinux = node.label_pod(&record.config)?;
-    let sandbox = Arc::new(Sandbox::new(record, State::Making, Vec::new()));
+    let sandbox = Arc::new(Sandbox::new(record, State::Creating, Vec::new()));
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(()) => Ok(Creation { object: sandbox, undo }),
-        Err(cause) => Err(node.take_back_after(sandbox, undo, cause).await),
+        Err(cause) => Err(node.roll_back_after(sandbox, undo, cause).await),
     }
 }
 
@@ -150,10 +150,10 @@ impl Node {
     async fn make_files(&self, sandbox: &Arc<Sandbox>, hostname: String, undo: &mut Undo) -> Result<()> {
         let paths = self.paths(sandbox);
         let made = paths.clone();
-        undo.push("remove sandbox files", async move { blocking(move || made.remove()).await });
+        undo.push("remove sandbox files", async move { run_blocking(move || made.remove()).await });
         let config = Arc::clone(sandbox);
         let owner = sandbox.mapping().map(|mapping| (mapping.uids.host, mapping.gids.host));
-        blocking(move || paths.create(&config.record.config, &hostname, owner))
+        run_blocking(move || paths.create(&config.record.config, &hostname, owner))
             .await
             .map_err(|source| Error::files(sandbox.id(), source))?;
         match &sandbox.record.selinux {
@@ -163,44 +163,44 @@ impl Node {
     }
 }
 
-impl Shelf<Sandbox> for Node {
+impl ListTarget<Sandbox> for Node {
     fn list(&self, sandbox: &Arc<Sandbox>) {
         self.store.sandboxes.insert(Arc::clone(sandbox));
-        self.tell_of_sandbox(sandbox, Kind::Created);
+        self.announce_sandbox(sandbox, Kind::Created);
         if sandbox.state().is_ready() {
-            self.tell_of_sandbox(sandbox, Kind::Started);
+            self.announce_sandbox(sandbox, Kind::Started);
         } else {
             // If the sandbox ended before it was in the store, subscribers have not been notified yet.
-            self.tell_of_end(sandbox);
+            self.announce_end(sandbox);
         }
     }
 
-    async fn take_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
+    async fn roll_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
         // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::take_back(&self, sandbox, undo).await;
+        let _ = Self::roll_back(&self, sandbox, undo).await;
     }
 }
 
-impl Made for Sandbox {
+impl Creatable for Sandbox {
     const KIND: &str = "sandbox";
 
     fn id(&self) -> &str {
         self.record.id.as_str()
     }
 
-    fn changes(&self) -> [Change; 2] {
-        [Change::RemoveSandbox(self.record.id.clone()), Change::StopSandbox(self.record.id.clone())]
+    fn operations(&self) -> [Repeatable; 2] {
+        [Repeatable::RemoveSandbox(self.record.id.clone()), Repeatable::StopSandbox(self.record.id.clone())]
     }
 
     fn list(self: &Arc<Self>, node: &Node) {
         // Allowed in every state. From then on the sandbox can only be stopped and removed.
         let _ = self.on(Event::Incomplete);
-        Shelf::list(node, self);
+        ListTarget::list(node, self);
     }
 
     fn forget(self: &Arc<Self>, node: &Node) {
         node.store.sandboxes.remove(self.id().as_str());
-        node.tell_of_sandbox(self, Kind::Deleted);
+        node.announce_sandbox(self, Kind::Deleted);
         node.owner.hints.forget(self.id().as_str());
     }
 }

@@ -11,7 +11,7 @@ use crate::container::mounts::HostMount;
 use crate::container::relabel;
 use crate::containerd::Mount;
 use crate::lsm::selinux::{Context, Labels, Pair, canonical};
-use crate::runtime::threads::blocking;
+use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::sandbox::{Sandbox, Selinux};
 use crate::spec;
@@ -68,7 +68,7 @@ impl Node {
     /// Labels the pod's own files, but never those that kubelet provides in their place.
     pub(crate) async fn label_files(&self, sandbox: &Sandbox, label: String) -> Result<()> {
         let paths = self.paths(sandbox);
-        let labelled = blocking(move || paths.label(&label)).await;
+        let labelled = run_blocking(move || paths.label(&label)).await;
         labelled.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })
     }
 

@@ -10,17 +10,17 @@ use crate::cgroup;
 use crate::container::{self, Container, Grace};
 use crate::netns;
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::threads::blocking;
-use crate::runtime::{Change, Error, Node, Result};
+use crate::runtime::threads::run_blocking;
+use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::sandbox::{Event, Sandbox, State};
 use crate::telemetry::{Stage, during};
 
 /// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which
 /// ends with its last task: if its tasks are deleted at the same time, it can leave behind its socket, or the task's
 /// directory.
-const CLEANED: Duration = Duration::from_secs(5);
+const TASK_DELETION_WAIT: Duration = Duration::from_secs(5);
 /// How long the exit of a process that has ended may take to be written. The pod's stop does not wait longer.
-const TOLD: Duration = Duration::from_secs(5);
+const EXIT_WRITE_WAIT: Duration = Duration::from_secs(5);
 
 /// Stops every process of a sandbox and releases its network. Stopping an unknown or stopped sandbox succeeds.
 ///
@@ -39,10 +39,10 @@ pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) 
 impl Node {
     /// Joins the stop in progress, or starts one.
     pub(crate) async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
-        let change = Change::StopSandbox(sandbox.id().clone());
+        let operation = Repeatable::StopSandbox(sandbox.id().clone());
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         let start = || async move { steps(&node, &sandbox).await };
-        self.in_flight.change(change, start).await
+        self.in_flight.join_or_start(operation, start).await
     }
 }
 
@@ -61,7 +61,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let (paused, detached) =
         tokio::join!(during(Stage::Pause, node.end_pause(sandbox, &containers)), node.detach_network(sandbox));
     paused?;
-    node.tell_of_end(sandbox);
+    node.announce_end(sandbox);
     detached?;
 
     for container in &containers {
@@ -73,7 +73,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     }
     cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.facts.cgroup_v2);
     let paths = node.paths(sandbox);
-    let removed = during(Stage::Files, blocking(move || paths.remove())).await;
+    let removed = during(Stage::Files, run_blocking(move || paths.remove())).await;
     removed.map_err(|source| Error::Files { id: sandbox.id().to_string(), source })?;
     // A Stop has begun, so this is allowed.
     let _ = sandbox.on(Event::Reclaimed);
@@ -87,8 +87,8 @@ async fn end_process(node: &Arc<Node>, container: &Arc<Container>) -> Result<()>
             .watch()
             .wait_for(|state| !matches!(state, container::State::Starting | container::State::Unknown))
             .await;
-        container.task().over().await;
-        tokio::time::sleep(TOLD).await;
+        container.task().process_ended().await;
+        tokio::time::sleep(EXIT_WRITE_WAIT).await;
     };
     tokio::select! {
         ended = node.end_container(container, Grace::NONE) => ended,
@@ -99,7 +99,7 @@ async fn end_process(node: &Arc<Node>, container: &Arc<Container>) -> Result<()>
 impl Node {
     async fn end_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, containers: &[Arc<Container>]) -> Result<()> {
         let gone = join_all(containers.iter().map(async |container| container.task().gone().await));
-        let _ = tokio::time::timeout(CLEANED, gone).await;
+        let _ = tokio::time::timeout(TASK_DELETION_WAIT, gone).await;
         Ok(self.end_pause_task(sandbox).await?)
     }
 }

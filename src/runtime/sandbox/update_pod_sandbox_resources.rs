@@ -25,7 +25,7 @@ pub async fn update_pod_sandbox_resources(
     let id = sandbox.id().to_string();
     let work = async move {
         // One update at a time, so that memory has what was written last.
-        let _turn = sandbox.turn().await;
+        let _lock = sandbox.lock_record().await;
         let (record, field) = resources.extension(sandbox.id());
         shared.containerd.update_sandbox(record, &[field.as_str()]).await?;
         sandbox.set_resources(resources);

@@ -115,5 +115,5 @@ fn labels_of(sandbox: &Sandbox) -> Labels {
 fn image_of(container: &Container) -> String {
     let config = container.record.config.image.as_ref();
     let written = config.map(|image| image.user_specified_image.clone()).filter(|image| !image.is_empty());
-    written.unwrap_or_else(|| container.record.about.image.clone())
+    written.unwrap_or_else(|| container.record.resolved.image.clone())
 }

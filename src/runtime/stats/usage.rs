@@ -33,18 +33,18 @@ impl Node {
     /// Wakes the sampler, and has layers measured in the background. Queries shims only for containers in virtual
     /// machines.
     pub(crate) async fn before_reading(&self, containers: &[Arc<Container>]) -> Remote {
-        self.stats.asked();
+        self.stats.requested();
         let layers = containers.iter().map(|container| Wanted { id: layer_of(container), is_writable: true }).collect();
         let remote: Vec<String> = containers
             .iter()
             .filter(|container| is_running(container) && self.is_in_virtual_machine(container))
             .map(|container| container.id().to_string())
             .collect();
-        let (remote, ()) = tokio::join!(self.ask_shims(remote), self.stats.layers.refresh(layers, PATIENCE));
+        let (remote, ()) = tokio::join!(self.query_shims(remote), self.stats.layers.refresh(layers, PATIENCE));
         remote
     }
 
-    async fn ask_shims(&self, ids: Vec<String>) -> Remote {
+    async fn query_shims(&self, ids: Vec<String>) -> Remote {
         if ids.is_empty() {
             return Remote::new();
         }
@@ -74,7 +74,7 @@ impl Node {
             return Reading::default();
         }
         match remote.get(id) {
-            Some(metrics) => self.stats.rated(Key::Container(id.to_owned()), metrics.usage.clone()),
+            Some(metrics) => self.stats.with_rate(Key::Container(id.to_owned()), metrics.usage.clone()),
             None if self.is_in_virtual_machine(container) => Reading::default(),
             None => self.stats.container(id, &container.root.cgroups_path, buffer),
         }
@@ -113,7 +113,7 @@ impl Node {
     /// Containers by the id of their sandbox, in the order of creation.
     pub(crate) fn containers_by_sandbox(&self) -> HashMap<String, Vec<Arc<Container>>> {
         let mut all = self.store.containers.all();
-        all.sort_by_key(|container| container.record.about.created_at);
+        all.sort_by_key(|container| container.record.resolved.created_at);
         let mut by_sandbox: HashMap<String, Vec<Arc<Container>>> = HashMap::new();
         for container in all {
             by_sandbox.entry(container.sandbox().to_string()).or_default().push(container);

@@ -12,7 +12,7 @@ use crate::api::v1::{AttachRequest, AttachResponse};
 use crate::container::Container;
 use crate::container::io::{self, Chunk, SUBSCRIBER_LAG, StreamName};
 use crate::runtime::lookup::require_running;
-use crate::runtime::streams::exec::{UNCLAIMED, check_streams};
+use crate::runtime::streams::exec::{TOO_MANY_UNCLAIMED, check_streams};
 use crate::runtime::streams::run_exec::latest;
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
@@ -22,7 +22,7 @@ use crate::telemetry::Stream;
 /// How often a client that does not read is checked.
 const LOOK: Duration = Duration::from_millis(250);
 /// What [`Error::Exhausted`] says there are too many of.
-const CLIENTS: &str = "clients are attached (limits.streams, limits.streams_per_object)";
+const TOO_MANY_CLIENTS: &str = "clients are attached (limits.streams, limits.streams_per_object)";
 
 /// Returns the URL at which the client finds the container's streams.
 ///
@@ -34,7 +34,7 @@ pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Re
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
     require_running(&container)?;
     take_slot(node, &container)?;
-    let ask = streaming::Attach {
+    let request = streaming::Attach {
         sandbox: container.sandbox().clone(),
         container: container.id().clone(),
         tty: request.tty,
@@ -42,34 +42,34 @@ pub fn attach(node: &Node, streaming: &Streaming, request: &AttachRequest) -> Re
         stdout: request.stdout,
         stderr: request.stderr,
     };
-    let url = streaming.attach_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
+    let url = streaming.attach_url(request).map_err(|_| Error::Exhausted(TOO_MANY_UNCLAIMED))?;
     Ok(AttachResponse { url })
 }
 
 fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     let slot = node.limits.streams.try_take(container.sandbox().as_str(), container.id().as_str());
-    slot.ok_or(Error::Exhausted(CLIENTS))
+    slot.ok_or(Error::Exhausted(TOO_MANY_CLIENTS))
 }
 
 /// Follows the container until it ends, the client leaves, or the client does not keep up. The log never waits for a
 /// client.
 pub(crate) async fn attach_session(
     node: Arc<Node>,
-    ask: streaming::Attach,
+    request: streaming::Attach,
     streams: Streams,
 ) -> std::result::Result<(), Failure> {
     let _alive = node.tasks.operations().metrics().stream(Stream::Attach);
-    run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
+    run(&node, request, streams).await.map_err(|error| Failure(error.chain()))
 }
 
-async fn run(node: &Node, ask: streaming::Attach, streams: Streams) -> Result<()> {
-    let container = node.container(ask.container.as_str())?;
+async fn run(node: &Node, request: streaming::Attach, streams: Streams) -> Result<()> {
+    let container = node.container(request.container.as_str())?;
     // It may have ended since the URL was created.
     require_running(&container)?;
     let _slot = take_slot(node, &container)?;
     let Some(io) = container.streams() else {
-        let source = io::Error::Finished(ask.container.clone());
-        return Err(Error::Io { id: ask.container.to_string(), source });
+        let source = io::Error::Finished(request.container.clone());
+        return Err(Error::Io { id: request.container.to_string(), source });
     };
     let wants_output = streams.stdout.is_some() || streams.stderr.is_some();
     let client = Client { stdout: streams.stdout, stderr: streams.stderr, chunks: io.subscribe() };

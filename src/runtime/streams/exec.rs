@@ -9,18 +9,18 @@ use crate::api::v1::{ExecRequest, ExecResponse};
 use crate::container::Container;
 use crate::container::io::Target;
 use crate::runtime::lookup::require_running;
+use crate::runtime::read_size::ReadSize;
 use crate::runtime::record_size::check_command;
-use crate::runtime::room::Room;
-use crate::runtime::streams::run_exec::{Ask, Bounds, Ends, run_exec};
+use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
 use crate::telemetry::Stream;
 
 /// What [`Error::Exhausted`] says there are too many of.
-const COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
+const TOO_MANY_COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
 /// The same for URLs that no client has used yet.
-pub(crate) const UNCLAIMED: &str = "URLs wait for their clients";
+pub(crate) const TOO_MANY_UNCLAIMED: &str = "URLs wait for their clients";
 
 /// Returns the URL at which the client finds the command's streams. The command starts when the client connects.
 ///
@@ -36,7 +36,7 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
     check_streams(request.tty, [request.stdin, request.stdout, request.stderr])?;
     require_running(&container)?;
     take_slot(node, &container)?;
-    let ask = streaming::Exec {
+    let request = streaming::Exec {
         sandbox: container.sandbox().clone(),
         container: container.id().clone(),
         command: request.cmd,
@@ -45,14 +45,14 @@ pub fn exec(node: &Node, streaming: &Streaming, request: ExecRequest) -> Result<
         stdout: request.stdout,
         stderr: request.stderr,
     };
-    let url = streaming.exec_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
+    let url = streaming.exec_url(request).map_err(|_| Error::Exhausted(TOO_MANY_UNCLAIMED))?;
     Ok(ExecResponse { url })
 }
 
 /// A slot for a command whose client may hold it for long, so none of those that are reserved for ExecSync.
 fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     let slot = node.limits.execs.try_take(container.sandbox().as_str(), container.id().as_str());
-    slot.ok_or(Error::Exhausted(COMMANDS))
+    slot.ok_or(Error::Exhausted(TOO_MANY_COMMANDS))
 }
 
 /// Checks which streams Exec and Attach request. The messages are upstream's.
@@ -72,30 +72,30 @@ pub(crate) fn check_streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Re
 /// with SIGKILL and deleted.
 pub(crate) async fn exec_session(
     node: Arc<Node>,
-    ask: streaming::Exec,
+    request: streaming::Exec,
     streams: Streams,
 ) -> std::result::Result<i32, Failure> {
     let _alive = node.tasks.operations().metrics().stream(Stream::Exec);
-    run(&node, ask, streams).await.map_err(|error| Failure(error.chain()))
+    run(&node, request, streams).await.map_err(|error| Failure(error.chain()))
 }
 
-async fn run(node: &Arc<Node>, ask: streaming::Exec, streams: Streams) -> Result<i32> {
-    let container = node.container(ask.container.as_str())?;
+async fn run(node: &Arc<Node>, request: streaming::Exec, streams: Streams) -> Result<i32> {
+    let container = node.container(request.container.as_str())?;
     // Both may have changed since the URL was created.
     require_running(&container)?;
     let slot = take_slot(node, &container)?;
     let mut stdout = ToClient::new(streams.stdout, streams.gone.clone());
     let mut stderr = ToClient::new(streams.stderr, streams.gone.clone());
     let bounds = Bounds { gone: streams.gone, deadline: None };
-    let ends = Ends {
+    let exec_streams = ExecStreams {
         stdin: streams.stdin,
         stdout: &mut stdout,
         stderr: &mut stderr,
-        resize: ask.tty.then_some(streams.resize),
+        resize: request.tty.then_some(streams.resize),
     };
     // The command cannot outlive the daemon, which holds its client's connection.
-    let ask = Ask { container: &container, cmd: &ask.command, tty: ask.tty, until: 0, slot };
-    let exit = run_exec(node, ask, ends, &bounds).await;
+    let request = CommandRequest { container: &container, cmd: &request.command, tty: request.tty, until: 0, slot };
+    let exit = run_exec(node, request, exec_streams, &bounds).await;
     // A child of the command may still hold the streams open.
     stdout.ended().await;
     stderr.ended().await;
@@ -110,26 +110,26 @@ struct ToClient {
     gone: CancellationToken,
     /// Its memory is reused as soon as the client has received what was in it.
     buffer: BytesMut,
-    room: Room,
+    read_size: ReadSize,
 }
 
 impl ToClient {
     fn new(sink: Option<Box<dyn Sink>>, gone: CancellationToken) -> Self {
-        Self { sink, gone, buffer: BytesMut::new(), room: Room::default() }
+        Self { sink, gone, buffer: BytesMut::new(), read_size: ReadSize::default() }
     }
 }
 
 impl Target for ToClient {
-    async fn room(&mut self) {
-        self.room.make(&mut self.buffer);
+    async fn reserve(&mut self) {
+        self.read_size.reserve(&mut self.buffer);
     }
 
     fn buffer(&mut self) -> &mut (dyn BufMut + Send) {
         &mut self.buffer
     }
 
-    async fn filled(&mut self) {
-        self.room.filled(self.buffer.len());
+    async fn consume(&mut self) {
+        self.read_size.adapt_to(self.buffer.len());
         match &mut self.sink {
             Some(sink) => {
                 if sink.send(self.buffer.split().freeze()).await.is_err() {

@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1::ExecSyncRequest;
 use crate::container::Container;
-use crate::container::io::{Collector, DRAIN, Kept, REPLY_CAP};
+use crate::container::io::{Collector, DRAIN, KeptOutput, REPLY_CAP};
 use crate::runtime::lookup::require_running;
 use crate::runtime::record_size::check_command;
-use crate::runtime::streams::run_exec::{Ask, Bounds, Ends, run_exec};
+use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
-use crate::slots::{Crowded, Slot};
+use crate::slots::{QueueFull, Slot};
 use crate::telemetry::{Stream, Verb};
 
 /// What [`Error::Exhausted`] says there are too many of.
-const WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
+const TOO_MANY_WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
 /// A command that waits for longer than this is logged.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
 
@@ -53,7 +53,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     // Detached: a process that was created is deleted even if the client has left.
     let work = {
         let id = container.id().to_string();
-        node.tasks.named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
+        node.tasks.run_named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
     };
     let operation = node.tasks.operation(work);
     let ended = match deadline {
@@ -69,11 +69,11 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
     let slot = queue(node, container, bounds).await?;
     let _alive = node.tasks.operations().metrics().stream(Stream::ExecSync);
-    let kept = Kept::new(REPLY_CAP, node.limits.replies.claim(container.sandbox().as_str()));
+    let kept = KeptOutput::new(REPLY_CAP, node.limits.replies.claim(container.sandbox().as_str()));
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
-    let ask = Ask { container, cmd, tty: false, until: until(bounds), slot };
-    let ends = Ends { stdin: None, stdout: &mut stdout, stderr: &mut stderr, resize: None };
-    let exit = run_exec(node, ask, ends, bounds).await?;
+    let request = CommandRequest { container, cmd, tty: false, until: until(bounds), slot };
+    let streams = ExecStreams { stdin: None, stdout: &mut stdout, stderr: &mut stderr, resize: None };
+    let exit = run_exec(node, request, streams, bounds).await?;
     let (stdout, stderr) = (stdout.into_pieces(), stderr.into_pieces());
     if kept.discarded() > 0 {
         tracing::debug!(container = %container.id(), bytes = kept.discarded(), "output over the limit was discarded");
@@ -88,7 +88,7 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     let slot = tokio::select! {
         biased;
         slot = node.limits.execs.take(container.sandbox().as_str(), id.as_str()) =>
-            slot.map_err(|Crowded| Error::Exhausted(WAITING)),
+            slot.map_err(|QueueFull| Error::Exhausted(TOO_MANY_WAITING)),
         why = bounds.over(id) => Err(why),
     };
     let waited = since.elapsed();

@@ -15,8 +15,8 @@ use crate::api::v1::{PortForwardRequest, PortForwardResponse};
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::runtime::container::create_container::require_ready;
-use crate::runtime::room::Room;
-use crate::runtime::streams::exec::UNCLAIMED;
+use crate::runtime::read_size::ReadSize;
+use crate::runtime::streams::exec::TOO_MANY_UNCLAIMED;
 use crate::runtime::{Error, Node, Result, chain};
 use crate::slots::Slot;
 use crate::streaming::{self, Duplex, Failure, Input, Sink, Streaming};
@@ -27,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How many ports one request may name; kubelet names none, and crictl a few.
 const MOST_PORTS: usize = 1000;
 /// What [`Error::Exhausted`] says there are too many of.
-const CONNECTIONS: &str = "connections are forwarded (limits.streams, limits.streams_per_object)";
+const TOO_MANY_CONNECTIONS: &str = "connections are forwarded (limits.streams, limits.streams_per_object)";
 
 /// Returns the URL at which the client finds the sandbox's ports.
 ///
@@ -43,13 +43,13 @@ pub fn port_forward(node: &Node, streaming: &Streaming, request: PortForwardRequ
     let ports = request.port.into_iter().map(port).collect::<Result<Vec<u16>>>()?;
     require_ready(&sandbox)?;
     take_slot(node, sandbox.id())?;
-    let ask = streaming::PortForward { sandbox: sandbox.id().clone(), ports };
-    let url = streaming.port_forward_url(ask).map_err(|_| Error::Exhausted(UNCLAIMED))?;
+    let request = streaming::PortForward { sandbox: sandbox.id().clone(), ports };
+    let url = streaming.port_forward_url(request).map_err(|_| Error::Exhausted(TOO_MANY_UNCLAIMED))?;
     Ok(PortForwardResponse { url })
 }
 
 fn take_slot(node: &Node, sandbox: &SandboxId) -> Result<Slot> {
-    node.limits.streams.try_take(sandbox.as_str(), sandbox.as_str()).ok_or(Error::Exhausted(CONNECTIONS))
+    node.limits.streams.try_take(sandbox.as_str(), sandbox.as_str()).ok_or(Error::Exhausted(TOO_MANY_CONNECTIONS))
 }
 
 fn port(number: i32) -> Result<u16> {
@@ -133,13 +133,13 @@ async fn to_the_port(mut from: Input, mut to: OwnedWriteHalf) {
 
 /// Passes the end of the port's output on to the client, which may still send.
 async fn to_the_client(mut from: OwnedReadHalf, mut to: Box<dyn Sink>) {
-    let (mut buffer, mut room) = (BytesMut::new(), Room::default());
+    let (mut buffer, mut read_size) = (BytesMut::new(), ReadSize::default());
     loop {
-        room.make(&mut buffer);
+        read_size.reserve(&mut buffer);
         match from.read_buf(&mut buffer).await {
             Ok(0) => break,
             Ok(count) => {
-                room.filled(count);
+                read_size.adapt_to(count);
                 if to.send(buffer.split().freeze()).await.is_err() {
                     return;
                 }

@@ -16,12 +16,12 @@ use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
 use crate::runtime::large::unreadable;
 use crate::runtime::record_size::check_process;
-use crate::runtime::threads::computed_of;
+use crate::runtime::threads::block_in_place_if_large;
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
 use crate::spec;
 use crate::streaming::{Input, Size};
-use crate::task::{Follow, Machine, Make, Task};
+use crate::task::{CreateRequest, Machine, Task, TaskObserver};
 use crate::telemetry::{Stage, during};
 
 /// How long a response waits for the deletion, which goes on without it: a shim delays a Delete by 10 s when a child
@@ -29,7 +29,7 @@ use crate::telemetry::{Stage, during};
 const DELETE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The command to run.
-pub(crate) struct Ask<'a> {
+pub(crate) struct CommandRequest<'a> {
     pub(crate) container: &'a Container,
     pub(crate) cmd: &'a [String],
     pub(crate) tty: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// Where the command's streams end.
-pub(crate) struct Ends<'a, O, E> {
+pub(crate) struct ExecStreams<'a, O, E> {
     pub(crate) stdin: Option<Input>,
     pub(crate) stdout: &'a mut O,
     pub(crate) stderr: &'a mut E,
@@ -77,37 +77,38 @@ impl Bounds {
 /// Runs a command until it ends, or exceeds its bounds and is killed. In every case it is deleted.
 pub(crate) async fn run_exec<O, E>(
     node: &Arc<Node>,
-    ask: Ask<'_>,
-    ends: Ends<'_, O, E>,
+    request: CommandRequest<'_>,
+    streams: ExecStreams<'_, O, E>,
     bounds: &Bounds,
 ) -> Result<Exit>
 where
     O: Target,
     E: Target,
 {
-    let id = ask.container.id();
+    let id = request.container.id();
     // A start is mostly runc's processor time, for which pods are not charged. So starts need slots: a burst of one pod
     // waits.
-    let turn = tokio::select! {
+    let start_slot = tokio::select! {
         biased;
-        turn = node.limits.exec_starts.take(ask.container.sandbox().as_str(), "") => turn,
+        start_slot = node.limits.exec_starts.take(request.container.sandbox().as_str(), "") => start_slot,
         why = bounds.over(id) => return Err(why),
     };
-    let exec_id = ExecId::living_until(ask.until);
-    let shape = Shape { tty: ask.tty, stdin: ends.stdin.is_some() };
+    let exec_id = ExecId::living_until(request.until);
+    let shape = Shape { tty: request.tty, stdin: streams.stdin.is_some() };
     let directory = node.exec_directory(id, &exec_id);
     let (mut io, stdio, directory) =
         ExecIo::prepare(&directory, shape).map_err(|source| Error::Io { id: id.to_string(), source })?;
-    let whole = node.whole_spec(ask.container).await?;
-    let process = process(&whole.json, ask.cmd, ask.tty)?;
+    let whole = node.whole_spec(request.container).await?;
+    let process = process(&whole.json, request.cmd, request.tty)?;
     check_process(&process)?;
     let exec = ExecTask { id: id.to_string(), exec_id: exec_id.to_string(), process, stdio };
-    let held = Held { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(ask.slot) };
-    let process = Command::own(node, id.clone(), &exec_id, Machine::default(), held);
+    let resources =
+        ExecResources { terminal_input: io.terminal_input(), _directory: Some(directory), _slot: Some(request.slot) };
+    let process = Command::own(node, id.clone(), &exec_id, Machine::default(), resources);
     let started = process.start(exec).await;
-    drop((turn, whole));
+    drop((start_slot, whole));
     let result = match started {
-        Ok(()) => during(Stage::Command, process.follow(io, ends, bounds, ask.tty)).await,
+        Ok(()) => during(Stage::Command, process.follow(io, streams, bounds, request.tty)).await,
         Err(error) => Err(error),
     };
     during(Stage::TaskDelete, process.end()).await;
@@ -120,7 +121,7 @@ fn process(spec: &[u8], cmd: &[String], tty: bool) -> Result<Vec<u8>> {
     struct Spec {
         process: Option<oci_spec::runtime::Process>,
     }
-    computed_of(spec.len() + cmd.iter().map(String::len).sum::<usize>(), || {
+    block_in_place_if_large(spec.len() + cmd.iter().map(String::len).sum::<usize>(), || {
         let spec: Spec = serde_json::from_slice(spec).map_err(|error| unreadable("decode", error))?;
         let process = spec::exec_process(spec.process.unwrap_or_default(), cmd, tty);
         serde_json::to_vec(&process).map_err(|error| unreadable("encode", error))
@@ -138,7 +139,7 @@ pub(crate) struct Command {
 
 /// What is held until a command's process is deleted.
 #[derive(Default)]
-pub(crate) struct Held {
+pub(crate) struct ExecResources {
     /// See [`ExecIo::terminal_input`].
     pub(crate) terminal_input: Option<TerminalInput>,
     /// The directory of the FIFOs, by which recovery finds the process.
@@ -147,25 +148,25 @@ pub(crate) struct Held {
 }
 
 /// Updates a command when the owner of its process reports an event.
-struct OfCommand {
+struct ExecObserver {
     node: Arc<Node>,
     finished: CancellationToken,
-    held: Mutex<Held>,
+    resources: Mutex<ExecResources>,
 }
 
-impl Follow for OfCommand {
+impl TaskObserver for ExecObserver {
     async fn ended(&self, _: Exit) -> containerd::Result<()> {
         self.finished.cancelled().await;
         Ok(())
     }
 
-    async fn unseen(&self, _: bool) -> Option<Exit> {
+    async fn lost_exit(&self, _: bool) -> Option<Exit> {
         None
     }
 
     async fn gone(&self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(input) = held.terminal_input {
+        let resources = std::mem::take(&mut *self.resources.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(input) = resources.terminal_input {
             self.node.tasks.background(input.release());
         }
     }
@@ -173,28 +174,41 @@ impl Follow for OfCommand {
 
 impl Command {
     /// Gives the process of a command an owner.
-    pub(crate) fn own(node: &Arc<Node>, id: ContainerId, exec_id: &ExecId, machine: Machine, held: Held) -> Self {
+    pub(crate) fn own(
+        node: &Arc<Node>,
+        id: ContainerId,
+        exec_id: &ExecId,
+        machine: Machine,
+        resources: ExecResources,
+    ) -> Self {
         let finished = CancellationToken::new();
-        let follower = OfCommand { node: Arc::clone(node), finished: finished.clone(), held: Mutex::new(held) };
-        let task = node.owner.own_exec(id.as_str(), exec_id.as_str(), machine, follower);
+        let observer =
+            ExecObserver { node: Arc::clone(node), finished: finished.clone(), resources: Mutex::new(resources) };
+        let task = node.owner.own_exec(id.as_str(), exec_id.as_str(), machine, observer);
         Self { node: Arc::clone(node), id, task, finished }
     }
 
     async fn start(&self, exec: ExecTask) -> Result<()> {
-        during(Stage::TaskCreate, self.task.make(Make::Exec(Box::new(exec)))).await?;
+        during(Stage::TaskCreate, self.task.create(CreateRequest::Exec(Box::new(exec)))).await?;
         during(Stage::TaskStart, self.task.start()).await?;
         Ok(())
     }
 
-    async fn follow<O, E>(&self, mut io: ExecIo, ends: Ends<'_, O, E>, bounds: &Bounds, tty: bool) -> Result<Exit>
+    async fn follow<O, E>(
+        &self,
+        mut io: ExecIo,
+        streams: ExecStreams<'_, O, E>,
+        bounds: &Bounds,
+        tty: bool,
+    ) -> Result<Exit>
     where
         O: Target,
         E: Target,
     {
         io.started();
         let exited = CancellationToken::new();
-        let output = io.copy(ends.stdout, ends.stderr, &exited, DRAIN);
-        let input = join(self.feed(&io, ends.stdin, tty), self.resize(ends.resize));
+        let output = io.copy(streams.stdout, streams.stderr, &exited, DRAIN);
+        let input = join(self.feed(&io, streams.stdin, tty), self.resize(streams.resize));
         tokio::pin!(output, input);
         let (mut complete, mut fed) = (None, false);
         let exit = loop {
@@ -214,7 +228,7 @@ impl Command {
             }
         }
         if complete != Some(true) {
-            tracing::debug!(container = %self.id, "a command left somebody behind who holds its output");
+            tracing::debug!(container = %self.id, "a child of a command still holds its output open");
         }
         Ok(exit)
     }

@@ -16,12 +16,12 @@ use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, Streams};
 pub struct StreamingBackend(pub Arc<Node>);
 
 impl Backend for StreamingBackend {
-    fn exec(&self, ask: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
-        exec::exec_session(Arc::clone(&self.0), ask, streams).boxed()
+    fn exec(&self, request: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>> {
+        exec::exec_session(Arc::clone(&self.0), request, streams).boxed()
     }
 
-    fn attach(&self, ask: Attach, streams: Streams) -> BoxFuture<'static, Result<(), Failure>> {
-        attach::attach_session(Arc::clone(&self.0), ask, streams).boxed()
+    fn attach(&self, request: Attach, streams: Streams) -> BoxFuture<'static, Result<(), Failure>> {
+        attach::attach_session(Arc::clone(&self.0), request, streams).boxed()
     }
 
     fn port_forward(

@@ -29,15 +29,16 @@ pub(super) struct Sizes {
 #[derive(Clone, Copy, Debug)]
 struct Size {
     /// The last successful measurement: when, in nanoseconds since the epoch, and the usage.
-    known: Option<(i64, Usage)>,
+    last: Option<(i64, Usage)>,
     /// When a measurement was last tried; `None` before the first attempt.
-    tried: Option<Instant>,
+    tried_at: Option<Instant>,
     /// How long the last attempt took.
     took: Duration,
-    /// How long after `tried` the layer counts as up to date.
-    fresh: Duration,
+    /// How long after `tried_at` the layer counts as up to date.
+    fresh_for: Duration,
     is_being_measured: bool,
-    asked: Instant,
+    /// When a call last needed the size.
+    wanted_at: Instant,
 }
 
 impl Sizes {
@@ -48,13 +49,13 @@ impl Sizes {
         let (mut due, mut new) = (Vec::new(), Vec::new());
         for wanted in wanted {
             let size = self.by_id.entry(wanted.id.clone()).or_insert_with(|| Size::unknown(now));
-            size.asked = now;
-            if size.tried.is_none() {
+            size.wanted_at = now;
+            if size.tried_at.is_none() {
                 new.push(wanted.id.clone());
             }
             if size.is_due(now) {
                 size.is_being_measured = true;
-                due.push((size.tried, wanted));
+                due.push((size.tried_at, wanted));
             }
         }
         due.sort_by_key(|(tried, _)| *tried);
@@ -66,14 +67,14 @@ impl Sizes {
         let now = Instant::now();
         let size = self.by_id.entry(wanted.id.clone()).or_insert_with(|| Size::unknown(now));
         let usage = |known: Option<(i64, Usage)>| known.map(|(_, usage)| usage);
-        let is_same = measured.is_some() && usage(measured) == usage(size.known);
-        size.fresh = match measured {
+        let is_same = measured.is_some() && usage(measured) == usage(size.last);
+        size.fresh_for = match measured {
             Some(_) if !wanted.is_writable => Duration::MAX,
-            _ if is_same => (size.fresh * 2).min(FRESH_LIMIT).max(took * SHARE),
+            _ if is_same => (size.fresh_for * 2).min(FRESH_LIMIT).max(took * SHARE),
             _ => FRESH.max(took * SHARE),
         };
-        size.known = measured.or(size.known);
-        size.tried = Some(now);
+        size.last = measured.or(size.last);
+        size.tried_at = Some(now);
         size.took = took;
         size.is_being_measured = false;
     }
@@ -90,13 +91,13 @@ impl Sizes {
 
     /// Drops the sizes that no call has needed for [`FORGOTTEN`].
     pub(super) fn forget(&mut self) {
-        self.by_id.retain(|_, size| size.is_being_measured || size.asked.elapsed() < FORGOTTEN);
+        self.by_id.retain(|_, size| size.is_being_measured || size.wanted_at.elapsed() < FORGOTTEN);
         self.by_id.shrink_to(2 * self.by_id.len());
     }
 
     /// Whether a first measurement has succeeded or failed, or the layer no longer exists.
     pub(super) fn was_tried(&self, id: &LayerId) -> bool {
-        self.by_id.get(id).is_none_or(|size| size.tried.is_some())
+        self.by_id.get(id).is_none_or(|size| size.tried_at.is_some())
     }
 
     /// The owner that a measuring slot is counted for: the layer's key, or one name for all slow layers.
@@ -112,8 +113,7 @@ impl Sizes {
 
     /// The sum of the last known usages of all layers of a snapshotter.
     pub(super) fn sum(&self, snapshotter: &str) -> Usage {
-        let known =
-            self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.known);
+        let known = self.by_id.iter().filter(|(id, _)| id.snapshotter == snapshotter).filter_map(|(_, size)| size.last);
         known.fold(Usage::default(), |sum, (_, usage)| Usage {
             bytes: sum.bytes.saturating_add(usage.bytes),
             inodes: sum.inodes.saturating_add(usage.inodes),
@@ -124,17 +124,17 @@ impl Sizes {
 impl Size {
     fn unknown(now: Instant) -> Self {
         Self {
-            known: None,
-            tried: None,
+            last: None,
+            tried_at: None,
             took: Duration::ZERO,
-            fresh: Duration::ZERO,
+            fresh_for: Duration::ZERO,
             is_being_measured: false,
-            asked: now,
+            wanted_at: now,
         }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        !self.is_being_measured && self.tried.is_none_or(|tried| now.duration_since(tried) >= self.fresh)
+        !self.is_being_measured && self.tried_at.is_none_or(|tried| now.duration_since(tried) >= self.fresh_for)
     }
 }
 

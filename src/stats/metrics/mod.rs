@@ -26,18 +26,18 @@ use crate::netns::Interface;
 /// `container` and `image` are empty.
 #[must_use]
 pub fn pod(labels: &Labels, interfaces: &[Interface]) -> Vec<Metric> {
-    use descriptors as is;
+    use descriptors as metric;
     let mut sink = Sink::new(labels);
     for interface in interfaces {
         let (name, received, sent) = ([interface.name.as_str()], interface.received, interface.sent);
-        sink.labelled(&is::RECEIVED_BYTES, &name, received.bytes);
-        sink.labelled(&is::RECEIVED_PACKETS, &name, received.packets);
-        sink.labelled(&is::RECEIVED_DROPPED, &name, received.dropped);
-        sink.labelled(&is::RECEIVED_ERRORS, &name, received.errors);
-        sink.labelled(&is::SENT_BYTES, &name, sent.bytes);
-        sink.labelled(&is::SENT_PACKETS, &name, sent.packets);
-        sink.labelled(&is::SENT_DROPPED, &name, sent.dropped);
-        sink.labelled(&is::SENT_ERRORS, &name, sent.errors);
+        sink.labelled(&metric::RECEIVED_BYTES, &name, received.bytes);
+        sink.labelled(&metric::RECEIVED_PACKETS, &name, received.packets);
+        sink.labelled(&metric::RECEIVED_DROPPED, &name, received.dropped);
+        sink.labelled(&metric::RECEIVED_ERRORS, &name, received.errors);
+        sink.labelled(&metric::SENT_BYTES, &name, sent.bytes);
+        sink.labelled(&metric::SENT_PACKETS, &name, sent.packets);
+        sink.labelled(&metric::SENT_DROPPED, &name, sent.dropped);
+        sink.labelled(&metric::SENT_ERRORS, &name, sent.errors);
     }
     sink.metrics
 }

@@ -33,7 +33,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Like [`Sink::add`], but converts nanoseconds to seconds.
-    pub(super) fn seconds(&mut self, of: &Descriptor, nanoseconds: impl Into<Option<u64>>) {
+    pub(super) fn add_as_seconds(&mut self, of: &Descriptor, nanoseconds: impl Into<Option<u64>>) {
         self.push(of, &[], 0, nanoseconds.into().map(|nanoseconds| nanoseconds / 1_000_000_000));
     }
 
@@ -43,7 +43,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Adds a value that was read at another time, given in nanoseconds since the epoch.
-    pub(super) fn of_time(&mut self, of: &Descriptor, labels: &[&str], at: i64, value: u64) {
+    pub(super) fn add_at(&mut self, of: &Descriptor, labels: &[&str], at: i64, value: u64) {
         self.push(of, labels, at, Some(value));
     }
 

@@ -11,12 +11,12 @@ struct Counts {
     undo_takes: AtomicU32,
 }
 
-impl Shelf<u32> for Counts {
+impl ListTarget<u32> for Counts {
     fn list(&self, _: &Arc<u32>) {
         self.listed.fetch_add(1, Relaxed);
     }
 
-    async fn take_back(self: Arc<Self>, _: Arc<u32>, undo: Undo) {
+    async fn roll_back(self: Arc<Self>, _: Arc<u32>, undo: Undo) {
         undo.roll_back().await.unwrap();
     }
 }
@@ -31,7 +31,7 @@ impl Bench {
         Self { creations: Creations::new(Tasks::default()), counts: Arc::default() }
     }
 
-    async fn run(&self, fingerprint: u8, seconds: u64, fails: bool) -> Outcome<u32, String> {
+    async fn run(&self, request: u8, seconds: u64, fails: bool) -> Outcome<u32, String> {
         let counts = Arc::clone(&self.counts);
         let work = || async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -47,7 +47,7 @@ impl Bench {
             });
             Ok(Creation { object: Arc::new(number), undo })
         };
-        let key = Key { name: "name", request: fingerprint };
+        let key = Key { name: "name", request };
         self.creations.run(key, &self.counts, work).await
     }
 

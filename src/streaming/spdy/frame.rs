@@ -57,7 +57,7 @@ pub(super) enum Reset {
 /// Why the session ends; the status codes of GOAWAY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Goodbye {
+pub(super) enum GoAwayReason {
     /// The session's work is done.
     Done = 0,
     /// The client broke the protocol.
@@ -86,13 +86,13 @@ pub(super) enum Frame {
 /// Splits a client's bytes into frames.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    within: Within,
+    current: CurrentFrame,
     inflater: Inflater,
 }
 
 /// The frame to which the next byte belongs.
 #[derive(Debug, Default)]
-enum Within {
+enum CurrentFrame {
     /// None: a frame begins.
     #[default]
     None,
@@ -106,33 +106,34 @@ impl Parser {
     /// Removes the next frame from the input; `None` if more input is needed.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
         loop {
-            match self.within {
-                Within::None => {
+            match self.current {
+                CurrentFrame::None => {
                     if let Some(frame) = self.begin(input)? {
                         return Ok(Some(frame));
                     }
                     // Either a data or unknown frame has begun, or more input is needed.
-                    if matches!(self.within, Within::None) {
+                    if matches!(self.current, CurrentFrame::None) {
                         return Ok(None);
                     }
                 }
-                Within::Data { stream, left, fin } => {
+                CurrentFrame::Data { stream, left, fin } => {
                     if input.is_empty() && left > 0 {
                         return Ok(None);
                     }
                     let piece = piece(input, left);
                     let left = left - piece.len();
-                    self.within = if left == 0 { Within::None } else { Within::Data { stream, left, fin } };
+                    self.current =
+                        if left == 0 { CurrentFrame::None } else { CurrentFrame::Data { stream, left, fin } };
                     return Ok(Some(Frame::Data { stream, piece, fin: fin && left == 0 }));
                 }
-                Within::Unknown { left } => {
+                CurrentFrame::Unknown { left } => {
                     let skipped = left.min(input.len());
                     input.advance(skipped);
                     if skipped < left {
-                        self.within = Within::Unknown { left: left - skipped };
+                        self.current = CurrentFrame::Unknown { left: left - skipped };
                         return Ok(None);
                     }
-                    self.within = Within::None;
+                    self.current = CurrentFrame::None;
                 }
             }
         }
@@ -146,7 +147,7 @@ impl Parser {
         if version & CONTROL == 0 {
             let stream = StreamId::new(u32::from_be_bytes([a, b, c, d]))?;
             input.advance(HEAD);
-            self.within = Within::Data { stream, left: length, fin: flags & FIN != 0 };
+            self.current = CurrentFrame::Data { stream, left: length, fin: flags & FIN != 0 };
             return Ok(None);
         }
         if version & !CONTROL != VERSION {
@@ -154,7 +155,7 @@ impl Parser {
         }
         let Some(kind) = Kind::of(u16::from_be_bytes([c, d])) else {
             input.advance(HEAD);
-            self.within = Within::Unknown { left: length };
+            self.current = CurrentFrame::Unknown { left: length };
             return Ok(None);
         };
         if length > LARGEST_CONTROL {
@@ -283,7 +284,7 @@ pub(super) fn ping(frames: &mut Vec<u8>, number: u32) {
 }
 
 /// Appends a GOAWAY; `last` is the newest stream that was accepted, 0 for none.
-pub(super) fn go_away(frames: &mut Vec<u8>, last: u32, reason: Goodbye) {
+pub(super) fn go_away(frames: &mut Vec<u8>, last: u32, reason: GoAwayReason) {
     let payload = [last.to_be_bytes(), (reason as u32).to_be_bytes()].concat();
     control(frames, Kind::GoAway, 0, &payload);
 }

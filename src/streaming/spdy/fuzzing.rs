@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{Frame, HEAD, LARGEST_CONTROL, Parser};
 use super::{port_forward, remote_command};
 use crate::ids::SandboxId;
-use crate::streaming::life::Life;
+use crate::streaming::life::SessionContext;
 use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Attach, Backend, Duplex, Exec, Failure, PortForward, Streams};
 use crate::tasks::Tasks;
@@ -50,17 +50,18 @@ pub fn session(bytes: &[u8]) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
     let (client, server) = tokio::io::duplex(4096);
     let tasks = Tasks::default();
-    let life = Life { gone: CancellationToken::new(), idle: Duration::from_secs(60), tasks: tasks.clone() };
+    let context =
+        SessionContext { gone: CancellationToken::new(), idle: Duration::from_secs(60), tasks: tasks.clone() };
     let protocol = Protocol::ALL[usize::from(*kind) % Protocol::ALL.len()];
     let wanted = Wanted { stdin: kind & 4 != 0, stdout: true, stderr: kind & 8 != 0, tty: kind & 16 != 0 };
     runtime.block_on(async {
         let serve = async {
             if kind & 32 == 0 {
                 let run = |streams| Echo.run(streams);
-                remote_command(server, protocol, wanted, &life, run).await;
+                remote_command(server, protocol, wanted, &context, run).await;
             } else {
-                let ask = PortForward { sandbox: SandboxId::random(), ports: Vec::new() };
-                port_forward(server, &life, Arc::new(Echo), ask).await;
+                let forward = PortForward { sandbox: SandboxId::random(), ports: Vec::new() };
+                port_forward(server, &context, Arc::new(Echo), forward).await;
             }
         };
         let (mut reader, mut writer) = tokio::io::split(client);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
-use super::frame::{self, Goodbye, Reset, StreamId};
+use super::frame::{self, GoAwayReason, Reset, StreamId};
 use super::headers::EmptyBlocks;
 use crate::streaming::Gone;
 use crate::streaming::life::Activity;
@@ -85,7 +85,7 @@ impl Output {
     }
 
     /// Waits until the queue has space again, because the client has read its replies.
-    pub(super) async fn has_room(&self) -> Result<(), Gone> {
+    pub(super) async fn wait_for_space(&self) -> Result<(), Gone> {
         let full = self.queue().frames.len() > MOST_QUEUED;
         if full { self.flush().await } else { Ok(()) }
     }
@@ -117,7 +117,7 @@ impl Output {
     }
 
     /// Queues a GOAWAY.
-    pub(super) fn go_away(&self, last: u32, reason: Goodbye) {
+    pub(super) fn go_away(&self, last: u32, reason: GoAwayReason) {
         frame::go_away(&mut self.queue().frames, last, reason);
         self.queued.notify_one();
     }

@@ -13,19 +13,23 @@ use tokio::time::Instant;
 use super::CREATION;
 use super::session::{Incoming, Session};
 use super::sink::StreamSink;
-use crate::streaming::life::Life;
+use crate::streaming::life::SessionContext;
 use crate::streaming::{Backend, Duplex, Input, PortForward};
 
 /// Maximum number of streams in a session at a time; each connection uses two.
 const MOST_STREAMS: usize = 1024;
 
-/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes or `life` ends the
+/// Serves a port-forward on a connection that was upgraded to SPDY/3.1, until the client goes or `context` ends the
 /// session. Returns when all its forwarded connections have ended.
-pub(in crate::streaming) async fn port_forward<T>(io: T, life: &Life, backend: Arc<dyn Backend>, ask: PortForward)
-where
+pub(in crate::streaming) async fn port_forward<T>(
+    io: T,
+    context: &SessionContext,
+    backend: Arc<dyn Backend>,
+    forward: PortForward,
+) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut session = Session::start(io, MOST_STREAMS, life);
+    let mut session = Session::start(io, MOST_STREAMS, context);
     let mut halves = Halves::default();
     let mut connections: FuturesUnordered<JoinHandle<()>> = FuturesUnordered::new();
     loop {
@@ -34,7 +38,7 @@ where
             incoming = session.accept() => {
                 let Some(incoming) = incoming else { break };
                 if let Some(pair) = halves.add(incoming) {
-                    connections.push(life.tasks.operation(pair.serve(Arc::clone(&backend), ask.clone())));
+                    connections.push(context.tasks.operation(pair.serve(Arc::clone(&backend), forward.clone())));
                 }
             }
             Some(_) = connections.next() => {}
@@ -139,18 +143,18 @@ struct Pair {
 }
 
 impl Pair {
-    async fn serve(self, backend: Arc<dyn Backend>, ask: PortForward) {
+    async fn serve(self, backend: Arc<dyn Backend>, forward: PortForward) {
         let Self { port, from_client, to_client, error } = self;
-        let result = if ask.ports.is_empty() || ask.ports.contains(&port) {
+        let result = if forward.ports.is_empty() || forward.ports.contains(&port) {
             let gone = to_client.gone();
             let connection = Duplex { from_client, to_client: Box::new(to_client), gone };
-            backend.port_forward(ask.sandbox.clone(), port, connection).await.map_err(|failure| failure.0)
+            backend.port_forward(forward.sandbox.clone(), port, connection).await.map_err(|failure| failure.0)
         } else {
-            Err("the port is not among those that were asked for".to_owned())
+            Err("the port is not among the requested ones".to_owned())
         };
         // Empty without a failure: kubectl reads the error stream to its end.
         let message = result.err().map_or_else(String::new, |failure| {
-            format!("error forwarding port {port} to sandbox {}: {failure}", ask.sandbox)
+            format!("error forwarding port {port} to sandbox {}: {failure}", forward.sandbox)
         });
         error.send_last(message.into()).await;
     }

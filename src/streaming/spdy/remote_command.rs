@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::CREATION;
 use super::session::{Incoming, Session};
 use super::sink::StreamSink;
-use crate::streaming::life::Life;
+use crate::streaming::life::SessionContext;
 use crate::streaming::protocol::{Protocol, Wanted};
 use crate::streaming::{Failure, Input, Sink, Size, Streams, remote_status, resize};
 
@@ -28,12 +28,12 @@ pub(in crate::streaming) async fn remote_command<T>(
     io: T,
     protocol: Protocol,
     wanted: Wanted,
-    life: &Life,
+    context: &SessionContext,
     run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut session = Session::start(io, MOST_STREAMS, life);
+    let mut session = Session::start(io, MOST_STREAMS, context);
     let mut opened = Opened::default();
     let complete = opened.wait(&mut session, protocol, wanted).await;
     session.stop_accepting();
@@ -85,7 +85,7 @@ impl Opened {
 
     /// Accepts the stream if it was requested and is the first of its kind. Otherwise dropping it refuses it.
     fn take(&mut self, incoming: Incoming, protocol: Protocol, wanted: Wanted) {
-        let (place, wanted) = match incoming.headers().get("streamtype") {
+        let (halves, wanted) = match incoming.headers().get("streamtype") {
             Some("error") => (&mut self.error, true),
             Some("stdin") => (&mut self.stdin, wanted.stdin),
             Some("stdout") => (&mut self.stdout, wanted.stdout),
@@ -96,8 +96,8 @@ impl Opened {
                 return;
             }
         };
-        if wanted && place.is_none() {
-            *place = incoming.accept();
+        if wanted && halves.is_none() {
+            *halves = incoming.accept();
         }
     }
 

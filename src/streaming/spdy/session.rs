@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ProtocolError;
-use super::frame::{Frame, Goodbye, Parser, Reset, StreamId};
+use super::frame::{Frame, GoAwayReason, Parser, Reset, StreamId};
 use super::headers::Headers;
 use super::output::Output;
 use super::sink::{Connection, StreamSink};
 use super::table::{Delivery, Table};
-use crate::streaming::life::{Activity, Life};
+use crate::streaming::life::{Activity, SessionContext};
 use crate::streaming::{Gone, Input};
 
 /// Maximum size of a read in bytes.
@@ -28,7 +28,7 @@ const SMALLEST_READ: usize = 4 * 1024;
 const MOST_WAITING: usize = 16;
 /// How long a client has to read our last frames and to close the connection. If we closed it first, while data of the
 /// client is unread, the kernel would send a RST and discard what is on its way to the client.
-const GOODBYE: Duration = Duration::from_secs(5);
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 pub(super) struct Session {
     connection: Arc<Connection>,
@@ -42,14 +42,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts to read a connection with at most `most` streams at a time. [`Session::gone`] is cancelled when `life`
+    /// Starts to read a connection with at most `most` streams at a time. [`Session::gone`] is cancelled when `context`
     /// ends the session and when the client goes.
-    pub(super) fn start<T>(io: T, most: usize, life: &Life) -> Self
+    pub(super) fn start<T>(io: T, most: usize, context: &SessionContext) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (reader, writer) = tokio::io::split(io);
-        let (gone, stop) = (life.gone.child_token(), CancellationToken::new());
+        let (gone, stop) = (context.gone.child_token(), CancellationToken::new());
         let activity = Activity::start();
         let output = Output::new(Box::new(writer), activity.clone());
         let connection = Arc::new(Connection { output, table: Table::new(most, gone.clone()) });
@@ -65,11 +65,11 @@ impl Session {
             last_reset: None,
             going: false,
         };
-        let driver = life.tasks.operation(driver.drive(gone.clone(), stop.clone(), life.idle));
+        let driver = context.tasks.operation(driver.drive(gone.clone(), stop.clone(), context.idle));
         Self { connection, incoming, newest, driver, stop, _guard: gone.clone().drop_guard(), gone }
     }
 
-    /// Cancelled when the client has gone, the session was idle for too long, or `life` has ended it.
+    /// Cancelled when the client has gone, the session was idle for too long, or `context` has ended it.
     pub(super) fn gone(&self) -> CancellationToken {
         self.gone.clone()
     }
@@ -88,8 +88,8 @@ impl Session {
     /// Sends GOAWAY and closes the connection, after the client has closed it or after a few seconds.
     pub(super) async fn close(mut self) {
         self.stop_accepting();
-        let deadline = Instant::now() + GOODBYE;
-        self.connection.output.go_away(self.newest.load(Ordering::Relaxed), Goodbye::Done);
+        let deadline = Instant::now() + CLOSE_TIME;
+        self.connection.output.go_away(self.newest.load(Ordering::Relaxed), GoAwayReason::Done);
         let _ = tokio::time::timeout_at(deadline, &mut self.driver).await;
         self.stop.cancel();
         self.gone.cancel();
@@ -175,24 +175,24 @@ impl<R: AsyncRead + Unpin> Driver<R> {
         connection.table.clear();
         if let Ended::Protocol(error) = ended {
             tracing::debug!(%error, "a streaming client broke SPDY");
-            connection.output.go_away(self.newest.load(Ordering::Relaxed), Goodbye::ProtocolError);
-            let _ = tokio::time::timeout(GOODBYE, connection.output.flush()).await;
+            connection.output.go_away(self.newest.load(Ordering::Relaxed), GoAwayReason::ProtocolError);
+            let _ = tokio::time::timeout(CLOSE_TIME, connection.output.flush()).await;
         }
     }
 
     async fn read(&mut self) -> Ended {
         let mut input = BytesMut::new();
-        let mut room = SMALLEST_READ;
+        let mut read_size = SMALLEST_READ;
         loop {
             if let Err(ended) = self.frames(&mut input).await {
                 return ended;
             }
-            input.reserve(room);
-            let limit = input.len() + room;
-            match (&mut self.reader).take(room as u64).read_buf(&mut input).await {
+            input.reserve(read_size);
+            let limit = input.len() + read_size;
+            match (&mut self.reader).take(read_size as u64).read_buf(&mut input).await {
                 Ok(0) | Err(_) => return Gone.into(),
                 // A full read indicates a bulk transfer: make fewer and larger reads.
-                Ok(_) if input.len() == limit => room = (room * 2).min(LARGEST_READ),
+                Ok(_) if input.len() == limit => read_size = (read_size * 2).min(LARGEST_READ),
                 Ok(_) => {}
             }
             self.activity.touch();
@@ -202,7 +202,7 @@ impl<R: AsyncRead + Unpin> Driver<R> {
     async fn frames(&mut self, input: &mut BytesMut) -> Result<(), Ended> {
         while let Some(frame) = self.parser.next(input)? {
             self.frame(frame).await?;
-            self.connection.output.has_room().await?;
+            self.connection.output.wait_for_space().await?;
             if self.going && self.connection.table.is_empty() {
                 return Err(Gone.into());
             }

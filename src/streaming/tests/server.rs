@@ -58,8 +58,8 @@ async fn cve_2020_8558_the_1001st_url_is_refused() {
     for _ in 0..1000 {
         bed.exec("fail");
     }
-    let ask = PortForward { sandbox: SandboxId::random(), ports: Vec::new() };
-    assert!(bed.streaming.port_forward_url(ask).is_err());
+    let request = PortForward { sandbox: SandboxId::random(), ports: Vec::new() };
+    assert!(bed.streaming.port_forward_url(request).is_err());
 }
 
 struct Lines(Arc<AtomicUsize>);
@@ -143,7 +143,7 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
     let bed = Bed::start();
     let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let mut strangers = Vec::new();
-    for _ in 0..2 * super::super::server::MOST_STRANGERS {
+    for _ in 0..2 * super::super::server::MAX_PENDING_CONNECTIONS {
         strangers.push(bed.connect().await);
     }
     let url = bed.exec("sleep");
@@ -162,12 +162,12 @@ async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods
     let bed = Bed::start();
     let pod = SandboxId::random();
     let url = bed.exec_in(pod.clone(), vec!["sleep".to_owned()], false);
-    let places: Vec<_> = std::iter::from_fn(|| bed.streaming.shared.places.try_take(pod.as_str(), "")).collect();
-    assert_eq!(places.len(), MOST_SESSIONS / 2);
+    let slots: Vec<_> = std::iter::from_fn(|| bed.streaming.shared.slots.try_take(pod.as_str(), "")).collect();
+    assert_eq!(slots.len(), MOST_SESSIONS / 2);
     assert_eq!(bed.request("POST", &url, SPDY).await.0, 503);
     let (head, _other) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     assert!(head.starts_with("http/1.1 101"), "{head}");
-    drop(places);
+    drop(slots);
     assert!(switch(&bed, &url, SPDY).await.0.starts_with("http/1.1 101"));
 }
 

@@ -140,8 +140,8 @@ async fn a_resize_reaches_the_terminal() {
 async fn attach_has_the_same_protocols() {
     let bed = Bed::start();
     let (sandbox, container) = (SandboxId::random(), ContainerId::random());
-    let ask = Attach { sandbox, container, tty: false, stdin: false, stdout: true, stderr: false };
-    let url = bed.streaming.attach_url(ask).unwrap();
+    let request = Attach { sandbox, container, tty: false, stdin: false, stdout: true, stderr: false };
+    let url = bed.streaming.attach_url(request).unwrap();
     let mut client = Client::open(&bed, &url, "v4.channel.k8s.io").await;
     let [_, stdout, _, error, _] = client.all().await;
     assert_eq!(stdout, b"attached");

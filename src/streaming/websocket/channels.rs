@@ -27,13 +27,13 @@ pub enum Codec {
 
 /// The content of a client's message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum ClientMessage {
     /// Data for a channel.
     Data(u8, Bytes),
     /// The client sends no more data in this channel.
     Close(u8),
     /// An empty message, or one for a channel that the session does not have.
-    Nothing,
+    Ignored,
 }
 
 /// A message that no client of the protocol sends.
@@ -51,24 +51,24 @@ impl Codec {
     ///
     /// # Errors
     /// [`Invalid`] if the session cannot go on, because data that the client meant to send would be lost.
-    pub fn parse(self, channels: u8, message: Bytes) -> Result<Said, Invalid> {
-        let Some(&first) = message.first() else { return Ok(Said::Nothing) };
+    pub fn parse(self, channels: u8, message: Bytes) -> Result<ClientMessage, Invalid> {
+        let Some(&first) = message.first() else { return Ok(ClientMessage::Ignored) };
         if self == Self::BinaryWithClose && first == CLOSE {
             return match message[1..] {
-                [channel] if channel < channels => Ok(Said::Close(channel)),
+                [channel] if channel < channels => Ok(ClientMessage::Close(channel)),
                 _ => Err(Invalid::Close),
             };
         }
         let channel = if self == Self::Base64 { first.wrapping_sub(b'0') } else { first };
         if channel >= channels {
             // Ignored without an error, as in kubelet's server: the client of a later version may have more channels.
-            return Ok(Said::Nothing);
+            return Ok(ClientMessage::Ignored);
         }
         let data = match self {
             Self::Binary | Self::BinaryWithClose => message.slice(1..),
             Self::Base64 => STANDARD.decode(&message[1..]).map_err(|_| Invalid::Base64)?.into(),
         };
-        Ok(Said::Data(channel, data))
+        Ok(ClientMessage::Data(channel, data))
     }
 
     /// Encodes a message for a channel below [`MOST_CHANNELS`].
@@ -97,26 +97,26 @@ mod tests {
 
     use super::*;
 
-    fn parse(codec: Codec, message: &'static [u8]) -> Result<Said, Invalid> {
+    fn parse(codec: Codec, message: &'static [u8]) -> Result<ClientMessage, Invalid> {
         codec.parse(5, Bytes::from_static(message))
     }
 
     #[test]
     fn a_message_is_a_channel_and_its_bytes() {
         for codec in [Codec::Binary, Codec::BinaryWithClose] {
-            assert_eq!(parse(codec, b"\x00foo\n"), Ok(Said::Data(0, "foo\n".into())));
-            assert_eq!(parse(codec, b"\x04"), Ok(Said::Data(4, Bytes::new())));
+            assert_eq!(parse(codec, b"\x00foo\n"), Ok(ClientMessage::Data(0, "foo\n".into())));
+            assert_eq!(parse(codec, b"\x04"), Ok(ClientMessage::Data(4, Bytes::new())));
             assert_eq!(&codec.write(1, b"out")[..], b"\x01out");
         }
-        assert_eq!(parse(Codec::Base64, b"0Zm9vCg=="), Ok(Said::Data(0, "foo\n".into())));
+        assert_eq!(parse(Codec::Base64, b"0Zm9vCg=="), Ok(ClientMessage::Data(0, "foo\n".into())));
         assert_eq!(&Codec::Base64.write(1, b"\n")[..], b"1Cg==");
         assert_eq!(&Codec::Base64.write(1, b"")[..], b"1");
     }
 
     #[test]
     fn only_v5_closes_a_channel() {
-        assert_eq!(parse(Codec::BinaryWithClose, b"\xff\x00"), Ok(Said::Close(0)));
-        assert_eq!(parse(Codec::Binary, b"\xff\x00"), Ok(Said::Nothing));
+        assert_eq!(parse(Codec::BinaryWithClose, b"\xff\x00"), Ok(ClientMessage::Close(0)));
+        assert_eq!(parse(Codec::Binary, b"\xff\x00"), Ok(ClientMessage::Ignored));
         for wrong in [b"\xff".as_slice(), b"\xff\x05", b"\xff\x00\x00"] {
             assert_eq!(parse(Codec::BinaryWithClose, wrong), Err(Invalid::Close), "{wrong:?}");
         }
@@ -125,10 +125,10 @@ mod tests {
     #[test]
     fn what_is_for_no_channel_is_left_out() {
         for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
-            assert_eq!(parse(codec, b""), Ok(Said::Nothing));
-            assert_eq!(parse(codec, b"\x7fx"), Ok(Said::Nothing));
+            assert_eq!(parse(codec, b""), Ok(ClientMessage::Ignored));
+            assert_eq!(parse(codec, b"\x7fx"), Ok(ClientMessage::Ignored));
         }
-        assert_eq!(parse(Codec::Base64, b"5Zm9v"), Ok(Said::Nothing));
+        assert_eq!(parse(Codec::Base64, b"5Zm9v"), Ok(ClientMessage::Ignored));
     }
 
     #[test]
@@ -140,15 +140,15 @@ mod tests {
         #[test]
         fn what_is_written_is_read(channel in 0..MOST_CHANNELS, data: Vec<u8>) {
             for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
-                let said = codec.parse(MOST_CHANNELS, codec.write(channel, &data));
-                prop_assert_eq!(said, Ok(Said::Data(channel, data.clone().into())));
+                let parsed = codec.parse(MOST_CHANNELS, codec.write(channel, &data));
+                prop_assert_eq!(parsed, Ok(ClientMessage::Data(channel, data.clone().into())));
             }
         }
 
         #[test]
         fn no_message_is_a_panic_or_grows(channels: u8, message: Vec<u8>) {
             for codec in [Codec::Binary, Codec::BinaryWithClose, Codec::Base64] {
-                if let Ok(Said::Data(channel, data)) = codec.parse(channels, message.clone().into()) {
+                if let Ok(ClientMessage::Data(channel, data)) = codec.parse(channels, message.clone().into()) {
                     prop_assert!(channel < channels && data.len() < message.len());
                 }
             }

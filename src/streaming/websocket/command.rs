@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::Session;
-use super::channels::Said;
+use super::channels::ClientMessage;
 use super::connection::{self, Io, Reader};
 use super::handshake::CommandProtocol;
 use crate::streaming::hangup::Hangup;
@@ -33,7 +33,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
     session: Session,
     run: impl FnOnce(Streams) -> BoxFuture<'static, Result<i32, Failure>> + Send,
 ) {
-    let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.life.gone.clone()).await;
+    let (writer, mut reader) = connection::channels(io, protocol.codec, CHANNELS, session.context.gone.clone()).await;
     // An empty message tells the client that the session has begun, as in kubelet's server.
     let greeted = if wanted.stdout {
         STDOUT
@@ -52,7 +52,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
         stdout: wanted.stdout.then(|| writer.channel(STDOUT)),
         stderr: wanted.stderr.then(|| writer.channel(STDERR)),
         resize: resize_input,
-        gone: session.life.gone.clone(),
+        gone: session.context.gone.clone(),
     };
     let inputs = Inputs {
         stdin: wanted.stdin.then_some(stdin),
@@ -62,7 +62,7 @@ pub(in crate::streaming) async fn remote_command<T: Io>(
     let activity = reader.activity();
     let ended = connection::drive(&session, &activity, run(streams), inputs.fill(&mut reader, &session.hangup)).await;
     let last = if protocol.has_status { Some(status(ended)) } else { sentence(ended).map(String::into_bytes) };
-    connection::farewell(&session, &writer, &mut reader, last.map(|last| (ERROR, last))).await;
+    connection::close_session(&session, &writer, &mut reader, last.map(|last| (ERROR, last))).await;
 }
 
 fn status(ended: Result<i32, Failure>) -> Vec<u8> {
@@ -91,23 +91,23 @@ struct Inputs {
 impl Inputs {
     /// Passes on what the client sends until the client has gone. Reads no faster than the command does.
     async fn fill<T: Io>(mut self, reader: &mut Reader<T>, hangup: &Hangup) {
-        while let Ok(said) = reader.next().await {
-            if self.take(said, hangup).await.is_err() {
+        while let Ok(message) = reader.next().await {
+            if self.take(message, hangup).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn take(&mut self, said: Said, hangup: &Hangup) -> Result<(), Gone> {
-        match said {
-            Said::Data(STDIN, data) if !data.is_empty() => offer(&mut self.stdin, data, hangup).await?,
-            Said::Data(RESIZE, data) => {
+    async fn take(&mut self, message: ClientMessage, hangup: &Hangup) -> Result<(), Gone> {
+        match message {
+            ClientMessage::Data(STDIN, data) if !data.is_empty() => offer(&mut self.stdin, data, hangup).await?,
+            ClientMessage::Data(RESIZE, data) => {
                 if let Some(size) = self.sizes.push(&data) {
                     offer(&mut self.resize, size, hangup).await?;
                 }
             }
-            Said::Close(STDIN) => self.stdin = None,
-            Said::Data(..) | Said::Close(_) | Said::Nothing => {}
+            ClientMessage::Close(STDIN) => self.stdin = None,
+            ClientMessage::Data(..) | ClientMessage::Close(_) | ClientMessage::Ignored => {}
         }
         Ok(())
     }
@@ -124,6 +124,6 @@ pub(super) async fn offer<V>(to: &mut Option<mpsc::Sender<V>>, value: V, hangup:
             }
             Ok(())
         }
-        () = hangup.heard() => Err(Gone),
+        () = hangup.closed() => Err(Gone),
     }
 }

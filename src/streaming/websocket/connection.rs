@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
-use super::channels::{Codec, Said};
-use super::cut::{self, Cut};
+use super::channels::{ClientMessage, Codec};
+use super::cut::{self, MessageSplitter};
 use crate::streaming::life::Activity;
 use crate::streaming::{Gone, Sink};
 
@@ -28,21 +28,21 @@ const PIECE: usize = 64 << 10;
 /// written out before more is accepted.
 const UNWRITTEN: usize = 1 << 20;
 /// How long a client may take to confirm the end of a session.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// The traits that a connection has to implement.
 pub(in crate::streaming) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// Starts WebSocket on a connection that has been upgraded.
-pub(super) async fn open<T: Io>(io: T, has_channels: bool) -> WebSocketStream<Cut<T>> {
+pub(super) async fn open<T: Io>(io: T, has_channels: bool) -> WebSocketStream<MessageSplitter<T>> {
     let longest = Some(cut::LONGEST + 1);
     let config = WebSocketConfig::default()
         .read_buffer_size(32 << 10)
         .max_write_buffer_size(UNWRITTEN)
         .max_message_size(longest)
         .max_frame_size(longest);
-    WebSocketStream::from_raw_socket(Cut::new(io, has_channels), Role::Server, Some(config)).await
+    WebSocketStream::from_raw_socket(MessageSplitter::new(io, has_channels), Role::Server, Some(config)).await
 }
 
 /// Starts WebSocket with channels on a connection that has been upgraded.
@@ -60,7 +60,7 @@ pub(super) async fn channels<T: Io>(
 
 /// The write half.
 pub(super) struct Writer<T> {
-    frames: Mutex<SplitSink<WebSocketStream<Cut<T>>, Message>>,
+    frames: Mutex<SplitSink<WebSocketStream<MessageSplitter<T>>, Message>>,
     codec: Codec,
     activity: Activity,
     gone: CancellationToken,
@@ -120,7 +120,7 @@ impl<T: Io> Sink for Channel<T> {
 
 /// The read half.
 pub(super) struct Reader<T> {
-    frames: SplitStream<WebSocketStream<Cut<T>>>,
+    frames: SplitStream<WebSocketStream<MessageSplitter<T>>>,
     codec: Codec,
     count: u8,
     activity: Activity,
@@ -131,7 +131,7 @@ pub(super) struct Reader<T> {
 impl<T: Io> Reader<T> {
     /// Returns the client's next message; [`Gone`] if it closed the session, hung up or broke the protocol. The
     /// WebSocket library answers pings.
-    pub(super) async fn next(&mut self) -> Result<Said, Gone> {
+    pub(super) async fn next(&mut self) -> Result<ClientMessage, Gone> {
         loop {
             let message = match self.frames.next().await {
                 Some(Ok(Message::Binary(message))) => message,
@@ -153,7 +153,7 @@ impl<T: Io> Reader<T> {
 
     /// Reads until the client has confirmed the end. Closing a socket that holds unread data would take from the client
     /// what it has not read yet.
-    async fn drain(&mut self) {
+    async fn read_to_end(&mut self) {
         while let Some(Ok(_)) = self.frames.next().await {}
     }
 }
@@ -169,39 +169,39 @@ pub(super) async fn drive<R>(
     tokio::select! {
         ended = &mut run => return ended,
         () = read => {}
-        () = activity.idle(session.life.idle) => {}
+        () = activity.idle(session.context.idle) => {}
     }
-    session.life.gone.cancel();
+    session.context.gone.cancel();
     run.await
 }
 
 /// Ends the connection with the last message, if any, and a close frame. A client that reads slowly gets all of it, for
 /// as long as the session may last.
-pub(super) async fn farewell<T: Io>(
+pub(super) async fn close_session<T: Io>(
     session: &Session,
     writer: &Writer<T>,
     reader: &mut Reader<T>,
     last: Option<(u8, Vec<u8>)>,
 ) {
     let code = if reader.broken { CloseCode::Protocol } else { CloseCode::Normal };
-    let parting = async {
+    let closing = async {
         if let Some((channel, last)) = last {
-            // This fails if the client sent its close frame first; draining answers that frame.
+            // This fails if the client sent its close frame first; reading to the end answers that frame.
             let _ = writer.write(channel, &last).await;
         }
         writer.close(code).await;
     };
     let overdue = async {
         tokio::select! {
-            () = session.life.gone.cancelled() => {}
-            () = session.hangup.heard() => {}
-            () = writer.activity.idle(session.life.idle) => {}
+            () = session.context.gone.cancelled() => {}
+            () = session.hangup.closed() => {}
+            () = writer.activity.idle(session.context.idle) => {}
         }
-        tokio::time::sleep(FAREWELL).await;
+        tokio::time::sleep(CLOSE_TIME).await;
     };
     tokio::select! {
-        () = parting => {
-            let _ = tokio::time::timeout(FAREWELL, reader.drain()).await;
+        () = closing => {
+            let _ = tokio::time::timeout(CLOSE_TIME, reader.read_to_end()).await;
         }
         () = overdue => {}
     }

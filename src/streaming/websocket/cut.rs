@@ -22,13 +22,13 @@ const READ: usize = 32 << 10;
 const LONGEST_HEADER: usize = 14;
 
 /// A connection whose incoming messages are cut.
-pub(super) struct Cut<T> {
+pub(super) struct MessageSplitter<T> {
     io: T,
     /// Whether messages begin with a channel.
     has_channels: bool,
     /// Bytes that have been read but not parsed.
     unread: BytesMut,
-    at: At,
+    position: Position,
     /// The message that is arriving; `None` between messages.
     message: Option<Message>,
     /// Bytes that are ready for the library.
@@ -36,10 +36,10 @@ pub(super) struct Cut<T> {
 }
 
 /// The position in the stream of frames.
-enum At {
+enum Position {
     Header,
     /// In a frame that passes through unchanged, with this many bytes left.
-    Through(u64),
+    PassThrough(u64),
     /// In a data frame.
     Payload {
         left: u64,
@@ -57,26 +57,33 @@ struct Message {
     is_cut: bool,
 }
 
-impl<T> Cut<T> {
+impl<T> MessageSplitter<T> {
     pub(super) fn new(io: T, has_channels: bool) -> Self {
-        Self { io, has_channels, unread: BytesMut::new(), at: At::Header, message: None, out: BytesMut::new() }
+        Self {
+            io,
+            has_channels,
+            unread: BytesMut::new(),
+            position: Position::Header,
+            message: None,
+            out: BytesMut::new(),
+        }
     }
 
     /// Parses what has been read until there are bytes for the library, or more has to be read.
     fn step(&mut self) -> io::Result<()> {
         while self.out.is_empty() && !self.unread.is_empty() {
-            match self.at {
-                At::Header => {
+            match self.position {
+                Position::Header => {
                     if !self.header()? {
                         return Ok(());
                     }
                 }
-                At::Through(left) => {
+                Position::PassThrough(left) => {
                     let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len());
                     self.out = self.unread.split_to(length);
-                    self.at = after(left, length, At::Through);
+                    self.position = after(left, length, Position::PassThrough);
                 }
-                At::Payload { left, mask, is_final } => self.payload(left, mask, is_final),
+                Position::Payload { left, mask, is_final } => self.payload(left, mask, is_final),
             }
         }
         Ok(())
@@ -96,7 +103,7 @@ impl<T> Cut<T> {
         let (OpCode::Data(data), false, Some(mask)) = (opcode, rsv1 || rsv2 || rsv3, mask) else {
             // A control frame such as a ping, or an invalid frame, for which the library returns the error.
             self.out = self.unread.split_to(size);
-            self.at = after(length, 0, At::Through);
+            self.position = after(length, 0, Position::PassThrough);
             return Ok(true);
         };
         self.unread.advance(size);
@@ -105,7 +112,7 @@ impl<T> Cut<T> {
             (Data::Text | Data::Binary, None) => self.message = Some(Message::new(opcode)),
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of another message")),
         }
-        self.at = At::Payload { left: length, mask, is_final };
+        self.position = Position::Payload { left: length, mask, is_final };
         if length == 0 {
             self.payload(0, mask, is_final);
         }
@@ -114,8 +121,8 @@ impl<T> Cut<T> {
 
     fn payload(&mut self, left: u64, mut mask: [u8; 4], is_final: bool) {
         let Some(message) = &mut self.message else { return };
-        let room = LONGEST - message.part.len() + usize::from(self.has_channels && message.channel.is_none());
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len()).min(room);
+        let space = LONGEST - message.part.len() + usize::from(self.has_channels && message.channel.is_none());
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.unread.len()).min(space);
         let mut bytes = self.unread.split_to(length);
         for (byte, key) in bytes.iter_mut().zip(mask.into_iter().cycle()) {
             *byte ^= key;
@@ -127,18 +134,18 @@ impl<T> Cut<T> {
         message.part.extend_from_slice(&bytes);
         let left = left - length as u64;
         if left == 0 && is_final {
-            message.give(&mut self.out);
+            message.emit(&mut self.out);
             self.message = None;
         } else if message.part.len() >= LONGEST {
-            message.give(&mut self.out);
+            message.emit(&mut self.out);
         }
-        self.at = if left == 0 { At::Header } else { At::Payload { left, mask, is_final } };
+        self.position = if left == 0 { Position::Header } else { Position::Payload { left, mask, is_final } };
     }
 }
 
-fn after(left: u64, done: usize, more: impl FnOnce(u64) -> At) -> At {
+fn after(left: u64, done: usize, more: impl FnOnce(u64) -> Position) -> Position {
     match left - done as u64 {
-        0 => At::Header,
+        0 => Position::Header,
         left => more(left),
     }
 }
@@ -150,7 +157,7 @@ impl Message {
 
     /// Passes the collected bytes on as a message of their own. Does nothing if the message ended exactly where it was
     /// cut last.
-    fn give(&mut self, out: &mut BytesMut) {
+    fn emit(&mut self, out: &mut BytesMut) {
         if self.is_cut && self.part.is_empty() {
             return;
         }
@@ -169,7 +176,7 @@ impl Message {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Cut<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for MessageSplitter<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
@@ -186,7 +193,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cut<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> Cut<T> {
+impl<T: AsyncRead + Unpin> MessageSplitter<T> {
     /// Reads more, and returns the number of bytes.
     fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.unread.reserve(READ);
@@ -194,7 +201,7 @@ impl<T: AsyncRead + Unpin> Cut<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Cut<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for MessageSplitter<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }

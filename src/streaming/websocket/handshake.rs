@@ -54,7 +54,7 @@ pub(in crate::streaming) fn upgrade_ports(headers: &HeaderMap) -> Result<(Answer
 
 fn upgrade<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Result<(Answer, P), Box<Answer>> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let mut answer = refuse(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 is spoken here");
+        let mut answer = refuse(StatusCode::UPGRADE_REQUIRED, "only WebSocket version 13 is supported");
         answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return Err(answer);
     }
@@ -63,7 +63,7 @@ fn upgrade<P: Copy>(headers: &HeaderMap, known: &[(&'static str, P)]) -> Result<
         return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key: not 16 bytes in base64"));
     }
     let Some((name, protocol)) = choose(headers, known) else {
-        return Err(refuse(StatusCode::FORBIDDEN, "Sec-WebSocket-Protocol: none of them is spoken here"));
+        return Err(refuse(StatusCode::FORBIDDEN, "Sec-WebSocket-Protocol: none of them is supported"));
     };
     let mut answer = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

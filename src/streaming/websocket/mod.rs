@@ -13,7 +13,7 @@ mod ports;
 mod tunnel;
 
 use super::hangup::Hangup;
-use super::life::Life;
+use super::life::SessionContext;
 pub(super) use channels::Codec;
 pub(super) use command::remote_command;
 pub(super) use connection::Io;
@@ -23,7 +23,7 @@ pub(super) use tunnel::tunnel;
 
 /// The state of a session apart from its connection.
 pub(super) struct Session {
-    pub(super) life: Life,
+    pub(super) context: SessionContext,
     /// Reports that the client has gone, even while nothing is read from the connection.
     pub(super) hangup: Hangup,
 }

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use super::Session;
-use super::channels::{Codec, MOST_CHANNELS, Said};
+use super::channels::{ClientMessage, Codec, MOST_CHANNELS};
 use super::command::offer;
 use super::connection::{self, Io, Reader, Writer};
 use crate::streaming::hangup::Hangup;
@@ -26,17 +26,17 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
     codec: Codec,
     session: Session,
     backend: Arc<dyn Backend>,
-    ask: PortForward,
+    forward: PortForward,
 ) {
-    let PortForward { sandbox, ports } = ask;
+    let PortForward { sandbox, ports } = forward;
     let count = u8::try_from(ports.len() * 2).unwrap_or(MOST_CHANNELS);
-    let (writer, mut reader) = connection::channels(io, codec, count, session.life.gone.clone()).await;
+    let (writer, mut reader) = connection::channels(io, codec, count, session.context.gone.clone()).await;
     let mut inputs = Vec::new();
     let mut connections = Vec::new();
     for (port, data) in ports.into_iter().zip((0..count).step_by(2)) {
         let (input, from_client) = mpsc::channel(WAITING);
         inputs.push(Some(input));
-        let duplex = Duplex { from_client, to_client: writer.channel(data), gone: session.life.gone.clone() };
+        let duplex = Duplex { from_client, to_client: writer.channel(data), gone: session.context.gone.clone() };
         for channel in [data, data + 1] {
             if writer.write(channel, &port.to_le_bytes()).await.is_err() {
                 return;
@@ -48,7 +48,7 @@ pub(in crate::streaming) async fn port_forward<T: Io>(
     let activity = reader.activity();
     let reading = fill(inputs, &mut reader, &session.hangup);
     connection::drive(&session, &activity, join_all(connections), reading).await;
-    connection::farewell(&session, &writer, &mut reader, None).await;
+    connection::close_session(&session, &writer, &mut reader, None).await;
 }
 
 /// Waits for a connection to end, and sends its failure, if any, as a sentence.
@@ -65,8 +65,8 @@ async fn report<T: Io>(
 }
 
 async fn fill<T: Io>(mut inputs: Vec<Option<mpsc::Sender<Bytes>>>, reader: &mut Reader<T>, hangup: &Hangup) {
-    while let Ok(said) = reader.next().await {
-        let Said::Data(channel, data) = said else { continue };
+    while let Ok(message) = reader.next().await {
+        let ClientMessage::Data(channel, data) = message else { continue };
         if channel % 2 != 0 || data.is_empty() {
             continue;
         }

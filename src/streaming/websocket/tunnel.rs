@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::connection::{self, Io};
-use super::cut::Cut;
+use super::cut::MessageSplitter;
 
 /// Maximum length of a message that we send.
 const PIECE: usize = 64 << 10;
@@ -24,7 +24,7 @@ pub(in crate::streaming) async fn tunnel<T: Io>(io: T) -> Tunnel<T> {
 
 /// A byte stream over messages. The boundaries of the messages have no meaning.
 pub(in crate::streaming) struct Tunnel<T> {
-    frames: WebSocketStream<Cut<T>>,
+    frames: WebSocketStream<MessageSplitter<T>>,
     /// The rest of the last message.
     unread: Bytes,
     /// Whether a message was accepted that may not be written completely.
@@ -46,8 +46,8 @@ impl<T: Io> Tunnel<T> {
         ready!(Pin::new(&mut self.frames).poll_ready(context)).map_err(io::Error::other)?;
         let mut message = BytesMut::with_capacity(slices.iter().map(|slice| slice.len()).sum::<usize>().min(PIECE));
         for slice in slices {
-            let room = PIECE - message.len();
-            message.extend_from_slice(&slice[..slice.len().min(room)]);
+            let remaining = PIECE - message.len();
+            message.extend_from_slice(&slice[..slice.len().min(remaining)]);
         }
         let length = message.len();
         if length == 0 {

@@ -28,7 +28,7 @@ enum Fault {
     /// The process ends on its own before the call.
     EndsFirst,
     /// The shim does not respond.
-    Mute,
+    Unresponsive,
     /// The shim takes a started process for a created one, and the runtime does not start it again.
     Missed,
 }
@@ -38,7 +38,7 @@ impl Fault {
     /// refused.
     fn of(self, success: Event, refusal: Event) -> Event {
         match self {
-            Self::Fine | Self::EndsFirst | Self::Mute | Self::Missed => success,
+            Self::Fine | Self::EndsFirst | Self::Unresponsive | Self::Missed => success,
             Self::Lost | Self::AnswerLost => Event::Lost,
             Self::Refused | Self::DoneAndRefused => refusal,
         }
@@ -53,7 +53,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         1 => Just(Fault::Refused),
         1 => Just(Fault::DoneAndRefused),
         1 => Just(Fault::EndsFirst),
-        1 => Just(Fault::Mute),
+        1 => Just(Fault::Unresponsive),
         1 => Just(Fault::Missed),
     ];
     prop::collection::vec(one, 0..40)
@@ -61,12 +61,12 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 
 struct World {
     process: Process,
-    /// Whether the follower assumes from the beginning that the task was started.
+    /// Whether the observer assumes from the beginning that the task was started.
     noted: bool,
     killed: bool,
     starts: u32,
-    start_told: u32,
-    end_told: u32,
+    start_reports: u32,
+    exit_reports: u32,
 }
 
 impl World {
@@ -77,13 +77,13 @@ impl World {
         }
         let done = !matches!(fault, Fault::Lost | Fault::Refused);
         match act {
-            Act::Rest | Act::Leave => None,
+            Act::Rest | Act::Finish => None,
             Act::Create => {
                 assert_eq!(self.process, Process::None, "made twice");
                 if done {
                     self.process = Process::Created;
                 }
-                Some(fault.of(Event::Made { pid: 1 }, Event::Refused))
+                Some(fault.of(Event::Created { pid: 1 }, Event::Refused))
             }
             // A started process is not started again. The owner recognizes this refusal.
             Act::Start if self.starts > 0 => Some(fault.of(Event::Started { pid: 1 }, Event::Lost)),
@@ -95,11 +95,11 @@ impl World {
                 }
                 Some(fault.of(Event::Started { pid: 1 }, Event::Refused))
             }
-            Act::TellStart => {
-                self.start_told += 1;
-                Some(Event::StartTold)
+            Act::ReportStart => {
+                self.start_reports += 1;
+                Some(Event::StartReported)
             }
-            Act::Ask => self.ask(fault),
+            Act::Query => self.query(fault),
             Act::Watch => self.watch(fault),
             Act::Kill => {
                 if done && self.process != Process::None {
@@ -108,12 +108,12 @@ impl World {
                 }
                 Some(fault.of(Event::Killed, Event::Lost))
             }
-            Act::TellEnd(exit) => {
+            Act::ReportExit(exit) => {
                 assert!(exit == EXIT || exit == UNSEEN);
                 assert!(self.process != Process::Running, "told of an end while it runs");
-                let told = matches!(fault, Fault::Fine | Fault::EndsFirst | Fault::Mute | Fault::Missed);
-                self.end_told += u32::from(told);
-                told.then_some(Event::EndTold)
+                let reported = matches!(fault, Fault::Fine | Fault::EndsFirst | Fault::Unresponsive | Fault::Missed);
+                self.exit_reports += u32::from(reported);
+                reported.then_some(Event::ExitReported)
             }
             Act::Delete => {
                 assert!(self.process != Process::Running, "deleted while it runs");
@@ -125,11 +125,11 @@ impl World {
         }
     }
 
-    fn ask(&self, fault: Fault) -> Option<Event> {
+    fn query(&self, fault: Fault) -> Option<Event> {
         let found = |status| Some(Event::Found { status, pid: 1, exit: EXIT });
         match (fault, self.process) {
             (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => None,
-            (Fault::Mute, _) => found(ProcessStatus::Unknown),
+            (Fault::Unresponsive, _) => found(ProcessStatus::Unknown),
             (Fault::Missed, Process::Running) => found(ProcessStatus::Created),
             (_, Process::None) => Some(Event::Missing),
             (_, Process::Created) => found(ProcessStatus::Created),
@@ -143,7 +143,7 @@ impl World {
             (Fault::Lost | Fault::AnswerLost | Fault::Refused, _) => Some(Event::Lost),
             (_, Process::None) => Some(Event::Missing),
             (_, Process::Stopped) => Some(Event::Exited(EXIT)),
-            (_, Process::Created | Process::Running) => self.killed.then_some(Event::Survived),
+            (_, Process::Created | Process::Running) => self.killed.then_some(Event::StillAlive),
         }
     }
 }
@@ -151,33 +151,33 @@ impl World {
 fn drive(machine: &mut Machine, world: &mut World, want: Want, faults: &[Fault]) -> bool {
     for fault in faults {
         let act = machine.next(want);
-        if act == Act::Leave {
+        if act == Act::Finish {
             return true;
         }
         if let Some(event) = world.act(act, *fault) {
-            machine.on(event);
+            machine.apply(event);
         }
     }
-    machine.next(want) == Act::Leave
+    machine.next(want) == Act::Finish
 }
 
 fn check(mut machine: Machine, mut world: World, faults: [Vec<Fault>; 3]) -> Result<(), TestCaseError> {
     let [making, running, ending] = faults;
-    drive(&mut machine, &mut world, Want::Made, &making);
+    drive(&mut machine, &mut world, Want::Created, &making);
     drive(&mut machine, &mut world, Want::Runs, &running);
-    drive(&mut machine, &mut world, Want::Over, &ending);
-    let left = drive(&mut machine, &mut world, Want::Over, &[Fault::Fine; 12]);
+    drive(&mut machine, &mut world, Want::Ended, &ending);
+    let left = drive(&mut machine, &mut world, Want::Ended, &[Fault::Fine; 12]);
     prop_assert!(left, "it does not end: {machine:?}");
     prop_assert_eq!(world.process, Process::None, "something is left");
     prop_assert!(world.starts <= 1, "started twice");
-    prop_assert!(world.start_told <= 1 && world.end_told <= 1, "told twice");
-    prop_assert!(world.end_told <= world.starts.max(world.noted.into()), "an end of what never ran");
+    prop_assert!(world.start_reports <= 1 && world.exit_reports <= 1, "told twice");
+    prop_assert!(world.exit_reports <= world.starts.max(world.noted.into()), "an end of what never ran");
     Ok(())
 }
 
 fn world(process: Process) -> World {
     let starts = matches!(process, Process::Running | Process::Stopped).into();
-    World { process, noted: false, killed: false, starts, start_told: 0, end_told: 0 }
+    World { process, noted: false, killed: false, starts, start_reports: 0, exit_reports: 0 }
 }
 
 proptest! {
@@ -193,7 +193,7 @@ proptest! {
     #[test]
     fn what_a_former_daemon_left_ends_whatever_it_is(ending in faults(), process in 0..4) {
         let process = [Process::None, Process::Created, Process::Running, Process::Stopped][process as usize];
-        for found in [Found::Leftover, Found::Unsure, Found::Started] {
+        for found in [Found::Leftover, Found::StartUnknown, Found::Started] {
             let noted = found != Found::Leftover;
             check(Machine::found(found), World { noted, ..world(process) }, [Vec::new(), Vec::new(), ending.clone()])?;
         }
@@ -203,53 +203,53 @@ proptest! {
 #[test]
 fn a_start_whose_answer_was_lost_and_that_has_happened_is_a_start() {
     let mut machine = Machine::default();
-    for event in [Event::Made { pid: 5 }, Event::Lost] {
-        machine.on(event);
+    for event in [Event::Created { pid: 5 }, Event::Lost] {
+        machine.apply(event);
     }
-    assert_eq!(machine.next(Want::Runs), Act::Ask);
-    machine.on(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
-    assert_eq!(machine.next(Want::Runs), Act::TellStart);
-    machine.on(Event::StartTold);
+    assert_eq!(machine.next(Want::Runs), Act::Query);
+    machine.apply(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Runs), Act::ReportStart);
+    machine.apply(Event::StartReported);
     assert_eq!(machine.next(Want::Runs), Act::Watch);
 }
 
 #[test]
 fn what_was_started_is_not_killed_when_its_shim_says_created() {
     for (found, next) in
-        [(Found::Started, Act::Watch), (Found::Running { pid: 5 }, Act::Watch), (Found::Unsure, Act::Kill)]
+        [(Found::Started, Act::Watch), (Found::Running { pid: 5 }, Act::Watch), (Found::StartUnknown, Act::Kill)]
     {
         let mut machine = Machine::found(found);
-        machine.on(Event::Lost);
-        machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
+        machine.apply(Event::Lost);
+        machine.apply(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
         assert_eq!(machine.next(Want::Nothing), next, "{found:?}");
     }
     // If the process has to end, its own exit is awaited.
     let mut machine = Machine::found(Found::Running { pid: 5 });
-    machine.on(Event::Lost);
-    machine.on(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
-    assert_eq!(machine.next(Want::Over), Act::Kill);
-    machine.on(Event::Killed);
-    assert_eq!(machine.next(Want::Over), Act::Watch);
+    machine.apply(Event::Lost);
+    machine.apply(Event::Found { status: ProcessStatus::Created, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Ended), Act::Kill);
+    machine.apply(Event::Killed);
+    assert_eq!(machine.next(Want::Ended), Act::Watch);
 }
 
 #[test]
 fn what_ended_before_its_start_was_told_is_told_of_in_order() {
     let mut machine = Machine::default();
-    for event in [Event::Made { pid: 5 }, Event::Lost] {
-        machine.on(event);
+    for event in [Event::Created { pid: 5 }, Event::Lost] {
+        machine.apply(event);
     }
-    machine.on(Event::Found { status: ProcessStatus::Stopped, pid: 5, exit: EXIT });
-    assert_eq!(machine.next(Want::Runs), Act::TellStart);
-    machine.on(Event::StartTold);
-    assert_eq!(machine.next(Want::Runs), Act::TellEnd(EXIT));
-    machine.on(Event::EndTold);
+    machine.apply(Event::Found { status: ProcessStatus::Stopped, pid: 5, exit: EXIT });
+    assert_eq!(machine.next(Want::Runs), Act::ReportStart);
+    machine.apply(Event::StartReported);
+    assert_eq!(machine.next(Want::Runs), Act::ReportExit(EXIT));
+    machine.apply(Event::ExitReported);
     assert_eq!(machine.next(Want::Runs), Act::Delete);
 }
 
 #[test]
 fn nothing_lives_on_whose_end_was_told() {
     let mut machine = Machine::found(Found::Ended(EXIT));
-    machine.on(Event::EndTold);
-    machine.on(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
+    machine.apply(Event::ExitReported);
+    machine.apply(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });
     assert_eq!(machine.next(Want::Runs), Act::Kill);
 }

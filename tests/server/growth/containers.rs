@@ -161,7 +161,7 @@ async fn what_create_container_costs_is_linear_in_what_its_image_says() {
         for count in SIZES {
             let name = format!("registry.example/{}:{count}", what.to_lowercase());
             let config = json!({ "architecture": "amd64", "os": "linux", "config": says(what, count) });
-            bed.node.containerd.name_image(&name, CONFIG, &config);
+            bed.node.containerd.tag_image(&name, CONFIG, &config);
         }
         for count in SIZES {
             known(&bed.node, &format!("registry.example/{}:{count}", what.to_lowercase())).await;

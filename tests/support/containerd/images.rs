@@ -54,7 +54,7 @@ fn store_manifest(state: &mut State, config_type: &str, config: &Value) -> (Desc
 
 /// Makes a name refer to an image with this config, as another client of containerd would. The name may have referred
 /// to another image. Returns the image's id.
-pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &Value) -> String {
+pub(super) fn tag_image(fake: &Inner, name: &str, config_type: &str, config: &Value) -> String {
     let mut config = config.clone();
     let is_image = config_type == CONFIG;
     if is_image {
@@ -72,7 +72,7 @@ pub(super) fn name_image(fake: &Inner, name: &str, config_type: &str, config: &V
 }
 
 /// Makes a name refer to any document.
-pub(super) fn name_document(fake: &Inner, name: &str, document: &Value) {
+pub(super) fn tag_document(fake: &Inner, name: &str, document: &Value) {
     let mut state = fake.lock();
     let target = store(&mut state, document.to_string().into_bytes(), "application/vnd.oci.image.index.v1+json");
     let image = pb::Image { name: name.to_owned(), target: Some(target), ..pb::Image::default() };
@@ -83,7 +83,7 @@ pub(super) fn name_document(fake: &Inner, name: &str, document: &Value) {
 }
 
 /// Removes a name.
-pub(super) fn forget_image(fake: &Inner, name: &str) {
+pub(super) fn delete_image(fake: &Inner, name: &str) {
     fake.lock().images.remove(name);
     fake.publish("/images/delete", Some(to_any(&pb::ImageDelete { name: name.to_owned() })));
 }

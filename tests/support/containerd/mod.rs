@@ -232,12 +232,12 @@ impl Containerd {
     }
 
     /// Removes a container's record, as another client of containerd would.
-    pub fn forget_container(&self, id: &str) {
+    pub fn delete_container(&self, id: &str) {
         self.inner.lock().containers.remove(id);
     }
 
     /// Removes a sandbox's record, as if it were in another namespace.
-    pub fn forget_sandbox(&self, id: &str) {
+    pub fn delete_sandbox(&self, id: &str) {
         self.inner.lock().sandboxes.remove(id);
     }
 
@@ -264,18 +264,18 @@ impl Containerd {
     }
 
     /// Makes a name refer to an image with this config. Returns the image's id.
-    pub fn name_image(&self, name: &str, config_type: &str, config: &serde_json::Value) -> String {
-        images::name_image(&self.inner, name, config_type, config)
+    pub fn tag_image(&self, name: &str, config_type: &str, config: &serde_json::Value) -> String {
+        images::tag_image(&self.inner, name, config_type, config)
     }
 
     /// Makes a name refer to a document, an index or a manifest. What the document refers to need not exist.
-    pub fn name_document(&self, name: &str, document: &serde_json::Value) {
-        images::name_document(&self.inner, name, document);
+    pub fn tag_document(&self, name: &str, document: &serde_json::Value) {
+        images::tag_document(&self.inner, name, document);
     }
 
     /// Removes an image's name.
-    pub fn forget_image(&self, name: &str) {
-        images::forget_image(&self.inner, name);
+    pub fn delete_image(&self, name: &str) {
+        images::delete_image(&self.inner, name);
     }
 
     /// The ids of all tasks.
@@ -302,12 +302,12 @@ impl Containerd {
     }
 
     /// Removes a task, as if its shim had died with its state.
-    pub fn lose_task(&self, id: &str) {
+    pub fn drop_task(&self, id: &str) {
         self.inner.lock().tasks.remove(id);
     }
 
     /// Publishes the exit of a task's first process.
-    pub fn tell_exit(&self, id: &str, code: u32) {
+    pub fn publish_exit(&self, id: &str, code: u32) {
         let exit_status = code;
         let event =
             TaskExit { container_id: id.to_owned(), id: id.to_owned(), exit_status, exited_at: Some(now()), pid: 0 };

@@ -90,11 +90,11 @@ impl Request {
         Q: Message + Default + Send + Sync + 'static,
         R: Message + Default + Send + Sync + 'static,
     {
-        self.waiting(object, move |fake, message| std::future::ready(handle(&fake, message))).await
+        self.unary_async(object, move |fake, message| std::future::ready(handle(&fake, message))).await
     }
 
     /// A unary call that may take time.
-    pub(super) async fn waiting<Q, R, F>(
+    pub(super) async fn unary_async<Q, R, F>(
         self,
         object: fn(&Q) -> String,
         handle: impl Fn(Arc<Inner>, Q) -> F + Copy + Send,
@@ -111,12 +111,12 @@ impl Request {
             async move {
                 let message = request.into_inner();
                 let object = object(&message);
-                let then = admit(fake, &name, object.clone(), connection).await?;
-                let reply = handle(Arc::clone(fake), message).await.and_then(fitting);
-                match then {
-                    Then::Reply => return reply.map(tonic::Response::new),
-                    Then::LoseReply => connection.cancel(),
-                    Then::GoAway(outage) => {
+                let after = apply_fault(fake, &name, object.clone(), connection).await?;
+                let reply = handle(Arc::clone(fake), message).await.and_then(within_limit);
+                match after {
+                    AfterCall::Reply => return reply.map(tonic::Response::new),
+                    AfterCall::LoseReply => connection.cancel(),
+                    AfterCall::GoAway(outage) => {
                         if outage.done == Done::Missed {
                             fake.miss_start(&object);
                         }
@@ -145,9 +145,9 @@ impl Request {
             let name = name.clone();
             async move {
                 let message = request.into_inner();
-                admit(fake, &name, object(&message), connection).await?;
+                apply_fault(fake, &name, object(&message), connection).await?;
                 let messages = handle(fake, message)?;
-                Ok(tonic::Response::new(messages.map(|message| fitting(message?))))
+                Ok(tonic::Response::new(messages.map(|message| within_limit(message?))))
             }
         });
         grpc::<R, Q>().server_streaming(service, self.http).await
@@ -174,7 +174,7 @@ where
 }
 
 /// Returns the error that grpc-go sends if the message is too large.
-fn fitting<R: Message>(message: R) -> Result<R, Status> {
+fn within_limit<R: Message>(message: R) -> Result<R, Status> {
     let length = message.encoded_len();
     if length > MESSAGE_LIMIT {
         let said = format!("trying to send message larger than max ({length} vs. {MESSAGE_LIMIT})");
@@ -184,24 +184,24 @@ fn fitting<R: Message>(message: R) -> Result<R, Status> {
 }
 
 /// What follows a call that was carried out.
-enum Then {
+enum AfterCall {
     Reply,
     LoseReply,
     GoAway(Outage),
 }
 
 /// Applies the injected fault of a call, if there is one.
-async fn admit(
+async fn apply_fault(
     fake: &Arc<Inner>,
     method: &str,
     object: String,
     connection: &CancellationToken,
-) -> Result<Then, Status> {
+) -> Result<AfterCall, Status> {
     match fake.faults.note(method, object) {
-        None => Ok(Then::Reply),
+        None => Ok(AfterCall::Reply),
         Some(Fault::Error(code)) => Err(injected(code)),
-        Some(Fault::LoseReply) => Ok(Then::LoseReply),
-        Some(Fault::Outage(outage)) if outage.done != Done::No => Ok(Then::GoAway(outage)),
+        Some(Fault::LoseReply) => Ok(AfterCall::LoseReply),
+        Some(Fault::Outage(outage)) if outage.done != Done::No => Ok(AfterCall::GoAway(outage)),
         Some(Fault::Outage(outage)) => {
             fake.go_away(outage);
             std::future::pending().await
@@ -214,7 +214,7 @@ async fn admit(
             biased;
             // A call that hung in a containerd that died is not carried out by the next one.
             () = connection.cancelled() => Err(injected(Code::Unavailable)),
-            () = gate.pass() => Ok(Then::Reply),
+            () = gate.pass() => Ok(AfterCall::Reply),
         },
     }
 }

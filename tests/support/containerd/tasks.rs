@@ -18,7 +18,7 @@ pub(super) async fn serve(call: Request) -> Response {
         "Create" => call.unary(|m: &pb::CreateTaskRequest| m.container_id.clone(), create).await,
         "Start" => call.unary(|m: &pb::StartRequest| of(&m.container_id, &m.exec_id), start).await,
         "Kill" => call.unary(|m: &pb::KillRequest| of(&m.container_id, &m.exec_id), kill).await,
-        "Wait" => call.waiting(|m: &pb::WaitRequest| of(&m.container_id, &m.exec_id), wait).await,
+        "Wait" => call.unary_async(|m: &pb::WaitRequest| of(&m.container_id, &m.exec_id), wait).await,
         "Delete" => call.unary(|m: &pb::DeleteTaskRequest| m.container_id.clone(), delete).await,
         "Get" => call.unary(|m: &pb::GetRequest| of(&m.container_id, &m.exec_id), get).await,
         "List" => call.unary(|_: &pb::ListTasksRequest| String::new(), list).await,

@@ -11,7 +11,7 @@ const ENTRY: usize = 32;
 impl Draw {
     /// Allows the next request to be large again.
     pub(super) fn refill(&mut self) {
-        self.room = BUDGET;
+        self.budget = BUDGET;
     }
 
     /// An unusually long text, as long as the budget lasts.
@@ -19,10 +19,10 @@ impl Draw {
         let length = self.one(&[300, 4096, 5000, 70_000, 70_000, 300_000, 1_500_000]);
         // A control character of one byte takes six in JSON.
         let piece = self.one(&["x", "x", "/a", "a/", "../", "/", "\u{1}", "\"", "\u{1f980}", "a,", "*a", "é"]);
-        if length > self.room {
+        if length > self.budget {
             return self.one(&TEXTS).to_owned();
         }
-        self.room -= length;
+        self.budget -= length;
         let mut text = piece.repeat(length / piece.len());
         if self.chance(10) {
             text.push('\0');
@@ -40,17 +40,17 @@ impl Draw {
             3 => format!("/{}", "n".repeat(256)),
             _ => "/..".repeat(1000) + &below + &"/./a".repeat(100),
         };
-        self.room = self.room.saturating_sub(path.len());
+        self.budget = self.budget.saturating_sub(path.len());
         below + &path
     }
 
     /// The number of entries of a list, mostly few.
     pub(super) fn count(&mut self) -> usize {
         let many = self.one(&[100, 1000, 10_000, 50_000]);
-        if self.chance(96) || many * ENTRY > self.room {
+        if self.chance(96) || many * ENTRY > self.budget {
             return self.below(4);
         }
-        self.room -= many * ENTRY;
+        self.budget -= many * ENTRY;
         many
     }
 }

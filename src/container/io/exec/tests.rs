@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::{Collector, Discard, Kept, REPLY_CAP, ReplyBudget};
+use super::super::{Collector, Discard, KeptOutput, REPLY_CAP, ReplyBudget};
 use super::*;
 
 struct Bed {
@@ -24,7 +24,7 @@ struct Done<T> {
 async fn collect<T>(cap: usize, io: ExecIo, exited: impl Future<Output = T>) -> Done<T> {
     let mut io = io;
     io.started();
-    let kept = Kept::new(cap, ReplyBudget::new(4 * cap, cap).claim("pod"));
+    let kept = KeptOutput::new(cap, ReplyBudget::new(4 * cap, cap).claim("pod"));
     let (mut stdout, mut stderr) = (Collector::new(&kept), Collector::new(&kept));
     let token = CancellationToken::new();
     let exit = async {
@@ -108,7 +108,7 @@ struct Slow {
 }
 
 impl Target for Slow {
-    async fn room(&mut self) {
+    async fn reserve(&mut self) {
         self.buffer.reserve(8);
     }
 
@@ -116,7 +116,7 @@ impl Target for Slow {
         &mut self.buffer
     }
 
-    async fn filled(&mut self) {
+    async fn consume(&mut self) {
         tokio::time::sleep(Duration::from_secs(8)).await;
         self.taken += self.buffer.len();
         self.buffer.clear();

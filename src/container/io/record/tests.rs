@@ -60,9 +60,9 @@ fn handed_over(tty: bool, reads: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
         }
         lines.hand_over(&stamp, &mut batch);
         out.extend_from_slice(batch.bytes());
-        assert!(lines.rest().len() <= usize::from(tty), "all but half a line's end is in the log");
+        assert!(lines.remainder().len() <= usize::from(tty), "all but half a line's end is in the log");
         let mut next = Lines::new(StreamName::Stdout, tty);
-        next.resume(lines.inside(), lines.rest().to_vec());
+        next.resume(lines.in_line(), lines.remainder().to_vec());
         lines = next;
     }
     lines.finish(&stamp, &mut batch);
@@ -137,7 +137,7 @@ fn an_idle_stream_keeps_nothing_but_the_line_it_is_in() {
     assert!(!lines.records(&Stamp::now(), &mut batch));
     assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), (READ_BUFFER, WRITE_BUFFER));
     lines.shrink();
-    batch.rest();
+    batch.free();
     assert_eq!((lines.buffer.capacity(), batch.bytes.capacity()), ("begun".len(), 0));
 }
 
@@ -159,7 +159,7 @@ fn a_batch_splits_where_an_earlier_line_ends() {
     let (mut lines, mut batch, stamp) = (Lines::new(StreamName::Stdout, false), Batch::default(), Stamp::now());
     lines.space().extend_from_slice(&vec![b'x'; RECORD_LIMIT + 1]);
     assert!(!lines.records(&stamp, &mut batch));
-    assert!(lines.inside() && batch.split().0.is_empty());
+    assert!(lines.in_line() && batch.split().0.is_empty());
     lines.space().extend_from_slice(b"end\nnext\n");
     assert!(!lines.records(&stamp, &mut batch));
     let (old, new) = batch.split();

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::streaming::life::Life;
+use crate::streaming::life::SessionContext;
 use crate::tasks::Tasks;
 
 /// For a session that is not ended from outside.
-fn life(idle: Duration) -> Life {
-    Life { gone: CancellationToken::new(), idle, tasks: Tasks::default() }
+fn life(idle: Duration) -> SessionContext {
+    SessionContext { gone: CancellationToken::new(), idle, tasks: Tasks::default() }
 }

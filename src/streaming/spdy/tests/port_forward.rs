@@ -51,9 +51,9 @@ impl Backend for Ports {
 fn start(ports: Vec<u16>) -> (Client, JoinHandle<()>) {
     let (client, io) = Client::new(64 * 1024);
     let session = async move {
-        let (life, sandbox) = (life(Duration::MAX), SandboxId::random());
-        port_forward(io, &life, Arc::new(Ports), PortForward { sandbox, ports }).await;
-        assert_eq!(life.tasks.in_flight(), 0, "something is left of it");
+        let (context, sandbox) = (life(Duration::MAX), SandboxId::random());
+        port_forward(io, &context, Arc::new(Ports), PortForward { sandbox, ports }).await;
+        assert_eq!(context.tasks.in_flight(), 0, "something is left of it");
     };
     (client, Tasks::default().operation(session))
 }
@@ -116,7 +116,7 @@ async fn clients_without_request_ids_open_streams_in_pairs() {
 #[tokio::test(start_paused = true)]
 async fn an_error_is_told_on_the_error_stream() {
     for (ports, port, why) in
-        [(vec![], "8", "port 8: connection refused"), (vec![7, 9], "8", "not among those that were asked for")]
+        [(vec![], "8", "port 8: connection refused"), (vec![7, 9], "8", "not among the requested ones")]
     {
         let (mut client, _session) = start(ports);
         pair(&mut client, 1, 3, port, "0").await;

@@ -22,9 +22,9 @@ where
 {
     let (client, io) = Client::new(64 * 1024);
     let session = async move {
-        let life = life(Duration::MAX);
-        remote_command(io, protocol, wanted, &life, run).await;
-        assert_eq!(life.tasks.in_flight(), 0, "something is left of it");
+        let context = life(Duration::MAX);
+        remote_command(io, protocol, wanted, &context, run).await;
+        assert_eq!(context.tasks.in_flight(), 0, "something is left of it");
     };
     (client, Tasks::default().operation(session))
 }

@@ -8,7 +8,7 @@ use super::super::session::Session;
 use super::super::sink::{LARGEST_FRAME, StreamSink};
 use super::client::{self, Client, FIN, Got};
 use super::life;
-use crate::streaming::life::Life;
+use crate::streaming::life::SessionContext;
 use crate::streaming::{Gone, Input, Sink};
 
 const PIPE: usize = 64 * 1024;
@@ -207,7 +207,7 @@ async fn a_send_that_is_stuck_ends_with_the_session() {
     let (client, io) = Client::new(100);
     let mut client = client;
     let outside = CancellationToken::new();
-    let mut session = Session::start(io, 8, &Life { gone: outside.clone(), ..life(Duration::MAX) });
+    let mut session = Session::start(io, 8, &SessionContext { gone: outside.clone(), ..life(Duration::MAX) });
     let (_input, mut sink) = stream(&mut client, &mut session, 1).await;
     let (sent, ()) = tokio::join!(sink.send(vec![7; 500].into()), async { outside.cancel() });
     assert_eq!(sent, Err(Gone));

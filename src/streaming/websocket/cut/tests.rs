@@ -26,7 +26,8 @@ async fn through(has_channels: bool, opcode: Data, sent: &[Sent]) -> Vec<Bytes> 
     let (near, far) = duplex(1000);
     let longest = Some(LONGEST + 1);
     let config = WebSocketConfig::default().max_message_size(longest).max_frame_size(longest);
-    let mut server = WebSocketStream::from_raw_socket(Cut::new(near, has_channels), Role::Server, Some(config)).await;
+    let mut server =
+        WebSocketStream::from_raw_socket(MessageSplitter::new(near, has_channels), Role::Server, Some(config)).await;
     let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
     let send = async {
         for one in sent {
@@ -113,7 +114,7 @@ fn t10_a_part_in_base64_is_of_whole_groups() {
 async fn t10_a_message_within_another_is_an_error() {
     let (near, far) = duplex(1000);
     let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
-    let mut server = WebSocketStream::from_raw_socket(Cut::new(near, true), Role::Server, None).await;
+    let mut server = WebSocketStream::from_raw_socket(MessageSplitter::new(near, true), Role::Server, None).await;
     client.send(frame(b"\0a", Data::Binary, false)).await.unwrap();
     client.send(frame(b"\0b", Data::Binary, true)).await.unwrap();
     assert!(server.next().await.unwrap().is_err());

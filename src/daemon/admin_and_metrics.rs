@@ -28,7 +28,7 @@ pub(super) async fn serve(cri: &Cri, node: &Node, tasks: &Tasks) -> anyhow::Resu
 }
 
 /// Removes the sockets when the daemon ends.
-pub(super) fn remove(node: &Node) {
+pub(super) fn remove_sockets(node: &Node) {
     let _ = std::fs::remove_file(&node.config.admin_socket);
     if let Some(Endpoint::Unix(path)) = &node.config.metrics {
         let _ = std::fs::remove_file(path);

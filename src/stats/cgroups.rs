@@ -22,7 +22,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// The sampler ends when there was no call for this long.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// State that is kept from one call to the next. Clones share it.
+/// State that lasts from one call to the next. Clones share it.
 #[derive(Clone)]
 pub struct Stats {
     inner: Arc<Inner>,
@@ -39,9 +39,9 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    cgroups: HashMap<Key, Arc<Mutex<Kept>>>,
+    cgroups: HashMap<Key, Arc<Mutex<CachedCgroup>>>,
     /// The time of the last call; `None` while no sampler runs.
-    asked: Option<Instant>,
+    last_request: Option<Instant>,
 }
 
 /// Identifies a cgroup by the object that it belongs to.
@@ -53,7 +53,7 @@ pub enum Key {
     Pod(String),
 }
 
-struct Kept {
+struct CachedCgroup {
     group: Option<Group>,
     rate: Rate,
 }
@@ -67,20 +67,20 @@ pub struct Reading {
 }
 
 impl Stats {
-    /// Reads nothing until the first call of [`Stats::asked`].
+    /// Reads nothing until the first call of [`Stats::requested`].
     #[must_use]
     pub fn new(unified: bool, layers: Layers, tasks: Tasks) -> Self {
-        Self::over(Hierarchies::of_host(unified), layers, tasks)
+        Self::with_hierarchies(Hierarchies::of_host(unified), layers, tasks)
     }
 
-    fn over(hierarchies: Arc<Hierarchies>, layers: Layers, tasks: Tasks) -> Self {
+    fn with_hierarchies(hierarchies: Arc<Hierarchies>, layers: Layers, tasks: Tasks) -> Self {
         let inner = Arc::new(Inner { hierarchies, networks: Networks::default(), state: Mutex::default() });
         Self { inner, layers, tasks }
     }
 
     /// Reports a request for stats. It starts the sampler, which runs until a minute passes without requests.
-    pub fn asked(&self) {
-        if self.inner.lock().asked.replace(Instant::now()).is_none() {
+    pub fn requested(&self) {
+        if self.inner.lock().last_request.replace(Instant::now()).is_none() {
             let inner = Arc::clone(&self.inner);
             self.tasks.background(async move { sample(&inner).await });
         }
@@ -88,14 +88,14 @@ impl Stats {
 
     /// What a container's cgroup uses. Reads files, so it must not run on a thread that drives async tasks.
     pub fn container(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> Reading {
-        let kept = self.inner.kept(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
-        kept.map(|kept| lock(&kept).read(buffer)).unwrap_or_default()
+        let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
+        cached.map(|cached| lock(&cached).read(buffer)).unwrap_or_default()
     }
 
     /// What a pod's cgroup, its `cgroup_parent`, uses; `None` when the pod has no cgroup of its own. Reads files.
     pub fn pod(&self, id: &str, cgroup_parent: &str, buffer: &mut Buffer) -> Option<Reading> {
-        let kept = self.inner.kept(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
-        Some(lock(&kept).read(buffer))
+        let cached = self.inner.cached(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
+        Some(lock(&cached).read(buffer))
     }
 
     /// The interfaces of a sandbox except `lo`. Its network namespace is pinned at `path`, and its pause process runs
@@ -115,20 +115,20 @@ impl Stats {
 
     /// The values that only metrics need, and the ids of the container's processes. Reads files.
     pub fn details(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> (Details, Vec<u32>) {
-        let kept = self.inner.kept(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
-        let Some(kept) = kept else { return (Details::default(), Vec::new()) };
-        let mut kept = lock(&kept);
-        let Some(group) = &mut kept.group else { return (Details::default(), Vec::new()) };
+        let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
+        let Some(cached) = cached else { return (Details::default(), Vec::new()) };
+        let mut cached = lock(&cached);
+        let Some(group) = &mut cached.group else { return (Details::default(), Vec::new()) };
         (group.details(buffer), group.processes().unwrap_or_default())
     }
 
     /// Adds the rate to a usage that does not come from a cgroup of this host.
     #[must_use]
-    pub fn rated(&self, key: Key, usage: Usage) -> Reading {
+    pub fn with_rate(&self, key: Key, usage: Usage) -> Reading {
         let mut state = self.inner.lock();
-        let kept = state.cgroups.entry(key).or_insert_with(|| Arc::new(Mutex::new(Kept::without_group())));
-        let mut kept = lock(kept);
-        let nano_cores = usage.cpu.as_ref().and_then(|cpu| kept.rate.observe(usage.at, cpu.nanoseconds));
+        let cached = state.cgroups.entry(key).or_insert_with(|| Arc::new(Mutex::new(CachedCgroup::without_group())));
+        let mut cached = lock(cached);
+        let nano_cores = usage.cpu.as_ref().and_then(|cpu| cached.rate.observe(usage.at, cpu.nanoseconds));
         Reading { usage, nano_cores }
     }
 }
@@ -138,34 +138,39 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self, key: Key, make: impl FnOnce(&Arc<Hierarchies>) -> Option<Group>) -> Option<Arc<Mutex<Kept>>> {
+    fn cached(
+        &self,
+        key: Key,
+        make: impl FnOnce(&Arc<Hierarchies>) -> Option<Group>,
+    ) -> Option<Arc<Mutex<CachedCgroup>>> {
         let mut state = self.lock();
-        if let Some(kept) = state.cgroups.get(&key) {
-            return Some(Arc::clone(kept));
+        if let Some(cached) = state.cgroups.get(&key) {
+            return Some(Arc::clone(cached));
         }
-        let kept = Arc::new(Mutex::new(Kept { group: Some(make(&self.hierarchies)?), rate: Rate::default() }));
-        state.cgroups.insert(key, Arc::clone(&kept));
-        Some(kept)
+        let cached =
+            Arc::new(Mutex::new(CachedCgroup { group: Some(make(&self.hierarchies)?), rate: Rate::default() }));
+        state.cgroups.insert(key, Arc::clone(&cached));
+        Some(cached)
     }
 
     /// Whether there was a call within [`IDLE`]. If not, drops all state, open descriptors included; the next call
     /// starts anew.
-    fn is_asked(&self) -> bool {
+    fn is_requested(&self) -> bool {
         let mut state = self.lock();
-        let asked = state.asked.is_some_and(|asked| asked.elapsed() < IDLE);
-        if !asked {
+        let is_requested = state.last_request.is_some_and(|last| last.elapsed() < IDLE);
+        if !is_requested {
             *state = State::default();
             self.networks.clear();
         }
-        asked
+        is_requested
     }
 
     /// Takes a reading of every known cgroup, and forgets those that no longer exist.
     fn read_all(&self) {
         self.networks.forget_dead();
-        let all: Vec<_> = self.lock().cgroups.iter().map(|(key, kept)| (key.clone(), Arc::clone(kept))).collect();
+        let all: Vec<_> = self.lock().cgroups.iter().map(|(key, cached)| (key.clone(), Arc::clone(cached))).collect();
         let mut buffer = Buffer::default();
-        let gone = all.iter().filter(|(_, kept)| !lock(kept).sample(&mut buffer));
+        let gone = all.iter().filter(|(_, cached)| !lock(cached).sample(&mut buffer));
         let gone: Vec<&Key> = gone.map(|(key, _)| key).collect();
         let mut state = self.lock();
         for key in gone {
@@ -174,7 +179,7 @@ impl Inner {
     }
 }
 
-impl Kept {
+impl CachedCgroup {
     fn without_group() -> Self {
         Self { group: None, rate: Rate::default() }
     }
@@ -196,7 +201,7 @@ impl Kept {
                 }
                 None => false,
             },
-            // The cgroup is not on this host. The calls of `Stats::rated` bring its readings.
+            // The cgroup is not on this host. The calls of `Stats::with_rate` bring its readings.
             None => self.rate.last_at().is_some_and(|at| {
                 let age = jiff::Timestamp::now().as_nanosecond() - i128::from(at);
                 age < i128::try_from(IDLE.as_nanos()).unwrap_or(i128::MAX)
@@ -205,15 +210,15 @@ impl Kept {
     }
 }
 
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(cached: &Mutex<CachedCgroup>) -> MutexGuard<'_, CachedCgroup> {
+    cached.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sample(inner: &Arc<Inner>) {
     let mut pause = FIRST;
     loop {
         tokio::time::sleep(pause).await;
-        if !inner.is_asked() {
+        if !inner.is_requested() {
             return;
         }
         pause = PERIOD;

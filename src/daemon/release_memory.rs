@@ -16,24 +16,24 @@ const QUIET: Duration = Duration::from_secs(5);
 const CLOSING: Duration = Duration::from_millis(100);
 
 /// Watches for the end of busy times. Costs nothing while no operation starts.
-pub(super) fn give_memory_back(tasks: &Tasks, containerd: Containerd) {
+pub(super) fn when_idle(tasks: &Tasks, containerd: Containerd) {
     let (tasks, mut started) = (tasks.clone(), tasks.started());
     tasks.clone().background(async move {
         while started.changed().await.is_ok() {
-            let mut given_back_at = None;
+            let mut released_at = None;
             loop {
                 let before = tasks.in_flight();
                 let began = tokio::time::timeout(QUIET, started.changed()).await.is_ok();
                 if began || tasks.in_flight() != before {
-                    given_back_at = None;
-                } else if given_back_at != Some(before) {
+                    released_at = None;
+                } else if released_at != Some(before) {
                     containerd.renew();
                     // By then the old connection has closed and freed its buffers.
                     tokio::time::sleep(CLOSING).await;
-                    heap::give_back();
-                    given_back_at = Some(before);
+                    heap::trim();
+                    released_at = Some(before);
                 }
-                if given_back_at == Some(0) {
+                if released_at == Some(0) {
                     break;
                 }
             }

@@ -1,7 +1,7 @@
-//! Lists records in pieces that fit into a gRPC message: records that a tenant can make large (by a pod's annotations)
+//! Lists records in pages that fit into a gRPC message: records that a tenant can make large (by a pod's annotations)
 //! must not keep us from reading the others.
 //!
-//! A piece is all records whose ids start with a given prefix. A piece that is too large is divided, down to the one
+//! A page has all records whose ids are in one range. A range whose page is too large is divided, down to the one
 //! record that is too large by itself; of that record only the id is known.
 
 use std::collections::VecDeque;
@@ -15,13 +15,13 @@ use super::{Containerd, Error, Kind, Result};
 const HEX: [&str; 2] = ["01234567", "89abcdef"];
 /// All other characters that an id in containerd may have (its package identifiers).
 const OTHERS: &str = "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-";
-/// From this length of the prefix on, a piece that is too large probably has one large record rather than many. It is
-/// then divided into single characters, so that only one of the responses is as large as that record.
-const FEW: usize = 3;
+/// From this length of the prefix on, a page that is too large probably has one large record rather than many. Its
+/// range is then divided into single characters, so that only one of the responses is as large as that record.
+const DIVIDE_FINELY_FROM: usize = 3;
 /// Longest id in containerd.
 const LONGEST: usize = 76;
 
-/// A kind of record that is listed in pieces.
+/// A kind of record that is listed in pages.
 pub trait Listed: Sized {
     /// The operation that errors name.
     const OPERATION: &'static str;
@@ -41,38 +41,38 @@ pub enum Entry<T> {
     TooLarge(String),
 }
 
-/// All records of one kind, one piece after the other.
+/// All records of one kind, one page after the other.
 #[derive(Debug)]
-pub struct Pieces<'a, T> {
+pub struct PagedList<'a, T> {
     containerd: &'a Containerd,
-    left: VecDeque<Piece>,
+    pending: VecDeque<IdRange>,
     records: PhantomData<T>,
 }
 
-impl<'a, T: Listed> Pieces<'a, T> {
+impl<'a, T: Listed> PagedList<'a, T> {
     pub(super) fn new(containerd: &'a Containerd) -> Self {
-        let left = if T::IS_STREAMED { vec![Piece::All] } else { Piece::All.divided() };
-        Self { containerd, left: left.into(), records: PhantomData }
+        let pending = if T::IS_STREAMED { vec![IdRange::All] } else { IdRange::All.divided() };
+        Self { containerd, pending: pending.into(), records: PhantomData }
     }
 
-    /// The next piece, which may be empty; `None` after the last one.
+    /// The next page, which may be empty; `None` after the last one.
     ///
     /// # Errors
     /// [`Kind::Unimplemented`] when this containerd does not have the service.
     pub async fn next(&mut self) -> Result<Option<Vec<Entry<T>>>> {
-        while let Some(piece) = self.left.pop_front() {
-            let filter = piece.filter();
+        while let Some(range) = self.pending.pop_front() {
+            let filter = range.filter();
             match T::list(self.containerd, filter.clone()).await {
                 Ok(records) => return Ok(Some(records.into_iter().map(Entry::Record).collect())),
                 Err(status) if !is_too_large(&status) => return Err(Error::status(T::OPERATION, &filter, &status)),
-                Err(status) => match piece {
-                    Piece::One(id) => return Ok(Some(vec![Entry::TooLarge(id)])),
+                Err(status) => match range {
+                    IdRange::One(id) => return Ok(Some(vec![Entry::TooLarge(id)])),
                     // Whatever limit was exceeded, it was not the size of the message.
-                    Piece::Of { ref prefix, .. } if prefix.len() >= LONGEST => {
+                    IdRange::StartingWith { ref prefix, .. } if prefix.len() >= LONGEST => {
                         return Err(Error::new(T::OPERATION, &filter, Kind::Exhausted, status.message()));
                     }
-                    Piece::All | Piece::Of { .. } => {
-                        piece.divided().into_iter().rev().for_each(|part| self.left.push_front(part))
+                    IdRange::All | IdRange::StartingWith { .. } => {
+                        range.divided().into_iter().rev().for_each(|part| self.pending.push_front(part))
                     }
                 },
             }
@@ -88,39 +88,39 @@ fn is_too_large(status: &Status) -> bool {
 
 /// A subset of all ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+enum IdRange {
     /// All ids.
     All,
     /// The ids that start with `prefix`, followed by one of the characters of `next`.
-    Of { prefix: String, next: &'static str },
+    StartingWith { prefix: String, next: &'static str },
     /// A single id.
     One(String),
 }
 
-impl Piece {
+impl IdRange {
     fn filter(&self) -> String {
         match self {
             Self::All => String::new(),
             // A dot is literal only in brackets.
-            Self::Of { prefix, next } => format!(r#"id~="^{}[{next}]""#, prefix.replace('.', "[.]")),
+            Self::StartingWith { prefix, next } => format!(r#"id~="^{}[{next}]""#, prefix.replace('.', "[.]")),
             Self::One(id) => format!(r#"id=="{id}""#),
         }
     }
 
     fn divided(&self) -> Vec<Self> {
-        let of = |prefix: &str, next| Self::Of { prefix: prefix.to_owned(), next };
+        let starting_with = |prefix: &str, next| Self::StartingWith { prefix: prefix.to_owned(), next };
         match self {
             // Divides by the first digit at once: ids are random, and containerd builds each response before it finds
             // it too large.
-            Self::All => digits().chain([OTHERS]).map(|next| of("", next)).collect(),
-            Self::Of { prefix, next } if next.len() > 1 => {
+            Self::All => digits().chain([OTHERS]).map(|next| starting_with("", next)).collect(),
+            Self::StartingWith { prefix, next } if next.len() > 1 => {
                 let (one, other) = next.split_at(next.len() / 2);
-                vec![of(prefix, one), of(prefix, other)]
+                vec![starting_with(prefix, one), starting_with(prefix, other)]
             }
-            Self::Of { prefix, next } => {
+            Self::StartingWith { prefix, next } => {
                 let prefix = format!("{prefix}{next}");
-                let next: Vec<&str> = if prefix.len() < FEW { HEX.to_vec() } else { digits().collect() };
-                let longer = next.into_iter().chain([OTHERS]).map(|next| of(&prefix, next));
+                let next: Vec<&str> = if prefix.len() < DIVIDE_FINELY_FROM { HEX.to_vec() } else { digits().collect() };
+                let longer = next.into_iter().chain([OTHERS]).map(|next| starting_with(&prefix, next));
                 std::iter::once(Self::One(prefix.clone())).chain(longer).collect()
             }
             Self::One(_) => Vec::new(),
@@ -137,9 +137,9 @@ fn digits() -> impl Iterator<Item = &'static str> {
 mod tests {
     use super::*;
 
-    /// Whether a piece's filter matches an id, by containerd's rules.
-    fn has(piece: &Piece, id: &str) -> bool {
-        let filter = piece.filter();
+    /// Whether a range's filter matches an id, by containerd's rules.
+    fn has(range: &IdRange, id: &str) -> bool {
+        let filter = range.filter();
         if let Some(regex) = filter.strip_prefix(r#"id~=""#).and_then(|rest| rest.strip_suffix('"')) {
             return regex_lite::Regex::new(regex).unwrap().is_match(id);
         }
@@ -147,22 +147,22 @@ mod tests {
     }
 
     #[test]
-    fn each_id_is_in_one_part_of_a_piece_that_has_it() {
+    fn each_id_is_in_one_part_of_a_range_that_has_it() {
         for id in ["0", "7f", "f", "89abcdef", "a.b-c_D", "Z9", "z..a", &"c0".repeat(32)] {
-            let mut piece = Piece::All;
-            while piece != Piece::One(id.to_owned()) {
-                let parts = piece.divided();
+            let mut range = IdRange::All;
+            while range != IdRange::One(id.to_owned()) {
+                let parts = range.divided();
                 let mut with = parts.iter().filter(|part| has(part, id));
-                let next = with.next().unwrap_or_else(|| panic!("{id} is in no part of {piece:?}")).clone();
-                assert_eq!(with.next(), None, "{id} in {piece:?}");
-                piece = next;
+                let next = with.next().unwrap_or_else(|| panic!("{id} is in no part of {range:?}")).clone();
+                assert_eq!(with.next(), None, "{id} in {range:?}");
+                range = next;
             }
         }
     }
 
     #[test]
     fn a_dot_is_no_wildcard() {
-        let piece = Piece::Of { prefix: "a.b".to_owned(), next: "01" };
-        assert!(has(&piece, "a.b1") && !has(&piece, "axb1") && !has(&piece, "xa.b1"));
+        let range = IdRange::StartingWith { prefix: "a.b".to_owned(), next: "01" };
+        assert!(has(&range, "a.b1") && !has(&range, "axb1") && !has(&range, "xa.b1"));
     }
 }

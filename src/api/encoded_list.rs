@@ -2,8 +2,8 @@
 //!
 //! kubelet requests both lists every second, and usually only the state of an item changes. The fields of a protobuf
 //! message may come in any order. So an item is cached in encoded form without its state, which is appended as the last
-//! field: the cache never has to be invalidated. build.rs replaces the generated responses with [`Spliced`]; the bytes
-//! on the wire are those of the proto.
+//! field: the cache never has to be invalidated. build.rs replaces the generated responses with [`EncodedList`]; the
+//! bytes on the wire are those of the proto.
 
 use std::marker::PhantomData;
 
@@ -24,7 +24,7 @@ const SANDBOX_STATE: u8 = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Item {
     /// All fields except the state.
-    fixed: Bytes,
+    without_state: Bytes,
     /// Key and value of the state, whose value fits into one byte.
     state: [u8; 2],
     /// Whether the state is encoded: protobuf leaves out an enum field with the value 0.
@@ -34,20 +34,20 @@ pub struct Item {
 impl Item {
     /// Adds a state to a [`Container`] that was encoded without one.
     #[must_use]
-    pub fn container(fixed: Bytes, state: ContainerState) -> Self {
-        Self::new(fixed, CONTAINER_STATE, i32::from(state))
+    pub fn container(without_state: Bytes, state: ContainerState) -> Self {
+        Self::new(without_state, CONTAINER_STATE, i32::from(state))
     }
 
     /// Adds a state to a [`PodSandbox`] that was encoded without one.
     #[must_use]
-    pub fn sandbox(fixed: Bytes, state: PodSandboxState) -> Self {
-        Self::new(fixed, SANDBOX_STATE, i32::from(state))
+    pub fn sandbox(without_state: Bytes, state: PodSandboxState) -> Self {
+        Self::new(without_state, SANDBOX_STATE, i32::from(state))
     }
 
-    fn new(fixed: Bytes, field: u8, state: i32) -> Self {
+    fn new(without_state: Bytes, field: u8, state: i32) -> Self {
         // A varint below 128 is the value itself; the wire type of varints is 0.
         let value = u8::try_from(state).unwrap_or_default();
-        Self { fixed, state: [field << 3, value], has_state: value != 0 }
+        Self { without_state, state: [field << 3, value], has_state: value != 0 }
     }
 
     fn state(&self) -> &[u8] {
@@ -57,45 +57,45 @@ impl Item {
     /// Encoded size in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        self.fixed.len() + self.state().len()
+        self.without_state.len() + self.state().len()
     }
 }
 
 /// A list response with the single field `repeated T = 1`.
 #[derive(Debug)]
-pub struct Spliced<T> {
+pub struct EncodedList<T> {
     pub items: Vec<Item>,
     item: PhantomData<fn() -> T>,
 }
 
-impl<T> Default for Spliced<T> {
+impl<T> Default for EncodedList<T> {
     fn default() -> Self {
         Self::from(Vec::new())
     }
 }
 
-impl<T> From<Vec<Item>> for Spliced<T> {
+impl<T> From<Vec<Item>> for EncodedList<T> {
     fn from(items: Vec<Item>) -> Self {
         Self { items, item: PhantomData }
     }
 }
 
-impl<T: Message + Default> Spliced<T> {
+impl<T: Message + Default> EncodedList<T> {
     /// Decodes the items, as a client does. The server never needs this.
     ///
     /// # Errors
     /// Fails if the bytes of an item are not a valid `T`.
     pub fn decoded(&self) -> Result<Vec<T>, DecodeError> {
-        self.items.iter().map(|item| T::decode(item.fixed.clone().chain(item.state()))).collect()
+        self.items.iter().map(|item| T::decode(item.without_state.clone().chain(item.state()))).collect()
     }
 }
 
-impl<T> Message for Spliced<T> {
+impl<T> Message for EncodedList<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         for item in &self.items {
             encoding::encode_key(ITEMS, WireType::LengthDelimited, buf);
             encoding::encode_varint(item.encoded_len() as u64, buf);
-            buf.put_slice(&item.fixed);
+            buf.put_slice(&item.without_state);
             buf.put_slice(item.state());
         }
     }
@@ -111,7 +111,7 @@ impl<T> Message for Spliced<T> {
             return encoding::skip_field(wire_type, tag, buf, ctx);
         }
         let mut item = Item::default();
-        encoding::bytes::merge(wire_type, &mut item.fixed, buf, ctx)?;
+        encoding::bytes::merge(wire_type, &mut item.without_state, buf, ctx)?;
         self.items.push(item);
         Ok(())
     }
@@ -165,10 +165,10 @@ mod tests {
         })
     }
 
-    fn spliced(containers: &[Container]) -> Spliced<Container> {
+    fn encoded_list(containers: &[Container]) -> EncodedList<Container> {
         let item = |container: &Container| {
-            let fixed = encode_container(&Container { state: 0, ..container.clone() });
-            Item::container(fixed, container.state())
+            let without_state = encode_container(&Container { state: 0, ..container.clone() });
+            Item::container(without_state, container.state())
         };
         containers.iter().map(item).collect::<Vec<_>>().into()
     }
@@ -176,11 +176,11 @@ mod tests {
     proptest! {
         #[test]
         fn on_the_wire_it_is_the_protos_list(containers in prop::collection::vec(container(), 0..5)) {
-            let list = spliced(&containers);
+            let list = encoded_list(&containers);
             let bytes = list.encode_to_vec();
             prop_assert_eq!(bytes.len(), list.encoded_len());
             prop_assert_eq!(&Plain::decode(bytes.as_slice()).unwrap().containers, &containers);
-            let back = Spliced::<Container>::decode(bytes.as_slice()).unwrap();
+            let back = EncodedList::<Container>::decode(bytes.as_slice()).unwrap();
             prop_assert_eq!(&back.decoded().unwrap(), &containers);
             prop_assert_eq!(&list.decoded().unwrap(), &containers);
         }
@@ -189,8 +189,8 @@ mod tests {
     #[test]
     fn a_sandboxs_state_is_where_the_proto_has_it() {
         for state in [PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready] {
-            let fixed = encode_sandbox(&PodSandbox { id: "a".to_owned(), ..PodSandbox::default() });
-            let list: Spliced<PodSandbox> = vec![Item::sandbox(fixed, state)].into();
+            let without_state = encode_sandbox(&PodSandbox { id: "a".to_owned(), ..PodSandbox::default() });
+            let list: EncodedList<PodSandbox> = vec![Item::sandbox(without_state, state)].into();
             let decoded = list.decoded().unwrap();
             assert_eq!((decoded[0].id.as_str(), decoded[0].state()), ("a", state));
         }

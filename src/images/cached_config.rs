@@ -12,7 +12,7 @@ impl Image {
     /// Whether its config takes too much memory to be cached.
     #[must_use]
     pub fn is_large(&self) -> bool {
-        self.configuration.kept.is_none()
+        self.cached_config.config.is_none()
     }
 }
 
@@ -23,9 +23,9 @@ impl Images {
     /// # Errors
     /// [`Error::Containerd`] when a large config, which is not cached, cannot be read again; [`Error::Invalid`] when it
     /// is malformed.
-    pub async fn configuration(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
-        if let Some(kept) = &image.configuration.kept {
-            return Ok(Arc::clone(kept));
+    pub async fn config(&self, image: &Image) -> Result<Arc<ImageConfiguration>, Error> {
+        if let Some(config) = &image.cached_config.config {
+            return Ok(Arc::clone(config));
         }
         let digest = &image.config_blob.digest;
         document::read(&self.inner.containerd, digest, parse).await.map(Arc::new).map_err(|why| match why {

@@ -10,7 +10,7 @@ use crate::api::v1::PodSandboxConfig;
 use crate::slots::{Slot, Slots};
 
 /// The owner that a pull counts for: the namespace of its pod, or without a pod its registry.
-pub(super) fn asker(pod: Option<&PodSandboxConfig>, reference: &Reference) -> String {
+pub(super) fn owner(pod: Option<&PodSandboxConfig>, reference: &Reference) -> String {
     let namespace = pod.and_then(|pod| pod.metadata.as_ref()).map(|metadata| metadata.namespace.as_str());
     match namespace {
         Some(namespace) if !namespace.is_empty() => format!("namespace {namespace}"),
@@ -20,16 +20,16 @@ pub(super) fn asker(pod: Option<&PodSandboxConfig>, reference: &Reference) -> St
 
 /// Waits for a slot in the queues of all owners that requested the pull: a caller that joined a pull must not wait
 /// behind the other pulls of the caller that started it.
-pub(super) async fn place(places: &Slots, mut askers: watch::Receiver<Vec<String>>) -> Slot {
-    let (mut waiting, mut known) = (FuturesUnordered::new(), 0);
+pub(super) async fn wait_for_slot(slots: &Slots, mut owners: watch::Receiver<Vec<String>>) -> Slot {
+    let (mut waiting, mut queued) = (FuturesUnordered::new(), 0);
     loop {
-        let new = askers.borrow_and_update()[known..].to_vec();
-        known += new.len();
-        waiting.extend(new.into_iter().map(|asker| async move { places.take(&asker, "").await }));
+        let new = owners.borrow_and_update()[queued..].to_vec();
+        queued += new.len();
+        waiting.extend(new.into_iter().map(|owner| async move { slots.take(&owner, "").await }));
         tokio::select! {
-            Some(place) = waiting.next() => return place.expect("any number may wait"),
+            Some(slot) = waiting.next() => return slot.expect("any number may wait"),
             // The flight owns the sender, and this future is a part of the flight.
-            Ok(()) = askers.changed() => {}
+            Ok(()) = owners.changed() => {}
         }
     }
 }
@@ -42,7 +42,7 @@ mod tests {
     use crate::api::v1::PodSandboxMetadata;
     use crate::slots::Bounds;
 
-    fn asked_by(name: &str) -> watch::Sender<Vec<String>> {
+    fn owned_by(name: &str) -> watch::Sender<Vec<String>> {
         watch::Sender::new(vec![name.to_owned()])
     }
 
@@ -53,33 +53,33 @@ mod tests {
             metadata: Some(PodSandboxMetadata { namespace: namespace.to_owned(), ..PodSandboxMetadata::default() }),
             ..PodSandboxConfig::default()
         };
-        assert_eq!(asker(Some(&pod("shop")), &reference), "namespace shop");
+        assert_eq!(owner(Some(&pod("shop")), &reference), "namespace shop");
         for without in [None, Some(&pod("")), Some(&PodSandboxConfig::default())] {
-            assert_eq!(asker(without, &reference), "registry registry.example");
+            assert_eq!(owner(without, &reference), "registry registry.example");
         }
     }
 
     #[tokio::test]
     async fn t6_slow_pulls_of_one_namespace_leave_places_to_another() {
-        let places = Slots::new(Bounds::shared(64));
-        let (one, other) = (asked_by("one"), asked_by("other"));
-        let slow: Vec<Slot> = std::iter::from_fn(|| place(&places, one.subscribe()).now_or_never()).collect();
+        let slots = Slots::new(Bounds::shared(64));
+        let (one, other) = (owned_by("one"), owned_by("other"));
+        let slow: Vec<Slot> = std::iter::from_fn(|| wait_for_slot(&slots, one.subscribe()).now_or_never()).collect();
         assert_eq!(slow.len(), 32);
-        assert!(place(&places, other.subscribe()).now_or_never().is_some());
+        assert!(wait_for_slot(&slots, other.subscribe()).now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn t6_who_joins_a_pull_that_waits_does_not_wait_behind_its_other_pulls() {
-        let places = Slots::new(Bounds::shared(4));
-        let slow = asked_by("slow");
-        let held = [place(&places, slow.subscribe()).await, place(&places, slow.subscribe()).await];
-        let popular = asked_by("slow");
-        let mut pull = Box::pin(place(&places, popular.subscribe()));
+        let slots = Slots::new(Bounds::shared(4));
+        let slow = owned_by("slow");
+        let held = [wait_for_slot(&slots, slow.subscribe()).await, wait_for_slot(&slots, slow.subscribe()).await];
+        let popular = owned_by("slow");
+        let mut pull = Box::pin(wait_for_slot(&slots, popular.subscribe()));
         assert!(pull.as_mut().now_or_never().is_none());
-        popular.send_modify(|askers| askers.push("victim".to_owned()));
+        popular.send_modify(|owners| owners.push("victim".to_owned()));
         let had = pull.as_mut().now_or_never().expect("it is the victim's turn");
         drop(pull);
         drop((held, had));
-        assert_eq!(places.free(), 4);
+        assert_eq!(slots.free(), 4);
     }
 }

@@ -14,60 +14,60 @@ use crate::sys::mounts::{MountSpec, MountedRoot};
 const LEASE: Duration = Duration::from_secs(600);
 
 impl Images {
-    /// Runs `look` on the image's root, on a blocking thread.
-    pub(super) async fn look_into<T: Send + 'static>(
+    /// Runs `action` on the image's root, on a blocking thread.
+    pub(super) async fn with_root<T: Send + 'static>(
         &self,
         image: &Image,
         snapshotter: &str,
-        look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+        action: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.ensure_unpacked(image, snapshotter).await?;
         let images = self.clone();
         let (chain_id, id, snapshotter) = (image.chain_id.clone(), image.id.clone(), snapshotter.to_owned());
         // Detached: a caller that leaves must not leave the view behind.
-        let work = async move { images.look_at_view(&id, &chain_id, &snapshotter, look).await };
+        let work = async move { images.with_view(&id, &chain_id, &snapshotter, action).await };
         match self.inner.tasks.operation(work).await {
             Ok(result) => result,
-            Err(error) => Err(root_error("look into", Path::new("/"), &image.id, error)),
+            Err(error) => Err(root_error("access", Path::new("/"), &image.id, error)),
         }
     }
 
-    async fn look_at_view<T: Send + 'static>(
+    async fn with_view<T: Send + 'static>(
         &self,
         image: &str,
         chain_id: &str,
         snapshotter: &str,
-        look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+        action: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let containerd = &self.inner.containerd;
         let name = leases::name("look");
         let leased = containerd.leased(&name, &in_future(LEASE)).await?;
         let result = match leased.view_snapshot(snapshotter, &name, chain_id, Default::default()).await {
-            Ok(mounts) => look_at_mounts(image, mounts, look).await,
+            Ok(mounts) => with_mounts(image, mounts, action).await,
             Err(error) => Err(error.into()),
         };
         // Removes both, whatever the result; what cannot be removed now goes when the lease expires.
         if let Err(error) = containerd.remove_snapshot(snapshotter, &name).await {
-            tracing::warn!(%error, "a view stays until its lease ends");
+            tracing::warn!(%error, "cannot remove a view; it stays until its lease expires");
         }
         if let Err(error) = containerd.delete_lease(&name, false).await {
-            tracing::warn!(%error, "a lease stays until it ends");
+            tracing::warn!(%error, "cannot delete a lease; it stays until it expires");
         }
         result
     }
 }
 
-async fn look_at_mounts<T: Send + 'static>(
+async fn with_mounts<T: Send + 'static>(
     image: &str,
     mounts: Vec<Mount>,
-    look: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
+    action: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let failed = |error: String| root_error("mount", Path::new("/"), image, error);
     let spec = mount_spec(image, mounts)?;
     let image = image.to_owned();
     let work = tokio::task::spawn_blocking(move || {
         let root = MountedRoot::mount(spec).map_err(|error| root_error("mount", Path::new("/"), &image, error))?;
-        look(&root)
+        action(&root)
     });
     work.await.map_err(|error| failed(error.to_string()))?
 }

@@ -50,7 +50,7 @@ fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, 
             Err(error) => return Err(error),
         }
     }
-    Err(invalid(path, "leads out of the directories of seccomp_profile_roots"))
+    Err(invalid(path, "resolves to a path outside of seccomp_profile_roots"))
 }
 
 /// Opens without following symlinks, so that the file opened is the one that was checked, even if a symlink has

@@ -11,62 +11,62 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How long a connection may take for TLS, and then for the header of its request, while there are few connections.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The same limit while more than half of the allowed number are open.
-const LESS_PATIENCE: Duration = Duration::from_secs(2);
+const SHORT_TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// All such connections of one listener. Clones share the same state.
 #[derive(Clone, Debug)]
-pub struct Strangers {
+pub struct PendingConnections {
     most: usize,
-    places: Arc<Mutex<Places>>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct State {
     /// By order of arrival.
-    taken: BTreeMap<u64, CancellationToken>,
+    open: BTreeMap<u64, CancellationToken>,
     next: u64,
 }
 
 /// One such connection. Dropping it makes space for another one.
 #[derive(Debug)]
-pub struct Stranger {
-    all: Strangers,
+pub struct Pending {
+    all: PendingConnections,
     number: u64,
     /// Cancelled when a newer connection displaces this one.
     pub displaced: CancellationToken,
     /// The time limit for each step.
-    pub patience: Duration,
+    pub time_limit: Duration,
 }
 
-impl Strangers {
+impl PendingConnections {
     /// Allows at most `most` connections.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { most, places: Arc::default() }
+        Self { most, state: Arc::default() }
     }
 
     /// Adds a new connection. If there are too many, it displaces the oldest one.
     #[must_use]
-    pub fn enter(&self) -> Stranger {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.taken.len() >= self.most
-            && let Some((_, oldest)) = places.taken.pop_first()
+    pub fn add(&self) -> Pending {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.open.len() >= self.most
+            && let Some((_, oldest)) = state.open.pop_first()
         {
             oldest.cancel();
         }
-        let patience = if places.taken.len() < self.most / 2 { PATIENCE } else { LESS_PATIENCE };
-        let (number, displaced) = (places.next, CancellationToken::new());
-        places.next += 1;
-        places.taken.insert(number, displaced.clone());
-        Stranger { all: self.clone(), number, displaced, patience }
+        let time_limit = if state.open.len() < self.most / 2 { TIME_LIMIT } else { SHORT_TIME_LIMIT };
+        let (number, displaced) = (state.next, CancellationToken::new());
+        state.next += 1;
+        state.open.insert(number, displaced.clone());
+        Pending { all: self.clone(), number, displaced, time_limit }
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.all.places.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.number);
+        self.all.state.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.number);
     }
 }
 
@@ -76,16 +76,16 @@ mod tests {
 
     #[test]
     fn one_more_takes_the_place_of_the_oldest_and_many_have_less_time() {
-        let strangers = Strangers::new(256);
-        let mut all: Vec<Stranger> = (0..256).map(|_| strangers.enter()).collect();
-        assert_eq!((all[0].patience, all[255].patience), (PATIENCE, LESS_PATIENCE));
+        let connections = PendingConnections::new(256);
+        let mut all: Vec<Pending> = (0..256).map(|_| connections.add()).collect();
+        assert_eq!((all[0].time_limit, all[255].time_limit), (TIME_LIMIT, SHORT_TIME_LIMIT));
         drop(all.remove(1));
-        let one = strangers.enter();
+        let one = connections.add();
         assert!(!all[0].displaced.is_cancelled(), "there was a place");
-        let other = strangers.enter();
+        let other = connections.add();
         assert!(all[0].displaced.is_cancelled() && !all[1].displaced.is_cancelled());
         assert!(!one.displaced.is_cancelled() && !other.displaced.is_cancelled());
         drop((all, one, other));
-        assert_eq!(strangers.places.lock().unwrap().taken.len(), 0);
+        assert_eq!(connections.state.lock().unwrap().open.len(), 0);
     }
 }

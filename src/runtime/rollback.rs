@@ -16,20 +16,20 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Change, Error, Node};
+use super::{Error, Node, Repeatable};
 use crate::telemetry::{Stage, Verb, during};
-use crate::undo::{Leftovers, Undo};
+use crate::undo::{RollbackFailed, Undo};
 
 /// How long a caller waits for an undo.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An object that a verb creates.
-pub(super) trait Made: Send + Sync + 'static {
+pub(super) trait Creatable: Send + Sync + 'static {
     /// `sandbox` or `container`.
     const KIND: &str;
     fn id(&self) -> &str;
     /// The operations that the undo replaces, since it does the same and more: the removal, and the stop.
-    fn changes(&self) -> [Change; 2];
+    fn operations(&self) -> [Repeatable; 2];
     /// Adds the object to the store as one that can only be stopped and removed.
     fn list(self: &Arc<Self>, node: &Node);
     /// Removes the object from the store.
@@ -38,8 +38,13 @@ pub(super) trait Made: Send + Sync + 'static {
 
 impl Node {
     /// Rolls back a failed creation; returns the error for its caller.
-    pub(super) async fn take_back_after<T: Made>(self: &Arc<Self>, object: Arc<T>, undo: Undo, cause: Error) -> Error {
-        match during(Stage::Undo, self.take_back(object, undo)).await {
+    pub(super) async fn roll_back_after<T: Creatable>(
+        self: &Arc<Self>,
+        object: Arc<T>,
+        undo: Undo,
+        cause: Error,
+    ) -> Error {
+        match during(Stage::Undo, self.roll_back(object, undo)).await {
             Ok(()) => cause,
             Err(leftovers) => Error::HalfUndone { cause: Box::new(cause), leftovers },
         }
@@ -49,72 +54,79 @@ impl Node {
     ///
     /// # Errors
     /// What could not be undone, or is not undone yet. The object is in the store then.
-    pub(super) async fn take_back<T: Made>(self: &Arc<Self>, object: Arc<T>, undo: Undo) -> Result<(), Leftovers> {
+    pub(super) async fn roll_back<T: Creatable>(
+        self: &Arc<Self>,
+        object: Arc<T>,
+        undo: Undo,
+    ) -> Result<(), RollbackFailed> {
         let (tell, late) = oneshot::channel();
-        let [removal, stop] = object.changes();
+        let [removal, stop] = object.operations();
         let node = Arc::clone(self);
         let work = || async move {
             let (undoing, id) = (Arc::clone(&node), object.id().to_owned());
-            let work = || node.tasks.named(Verb::TakeBack, id, undoing.undo(object, undo, tell));
-            Ok(node.in_flight.changes.run(stop, work).await?)
+            let work = || node.tasks.run_named(Verb::TakeBack, id, undoing.undo(object, undo, tell));
+            Ok(node.in_flight.repeatable.run(stop, work).await?)
         };
         tokio::select! {
             biased;
             Ok(late) = late => Err(late),
-            ended = self.in_flight.changes.run(removal, work) => ended.map_err(|error| left_by(&error)),
+            ended = self.in_flight.repeatable.run(removal, work) => ended.map_err(|error| left_by(&error)),
         }
     }
 
-    async fn undo<T: Made>(
+    async fn undo<T: Creatable>(
         self: Arc<Self>,
         object: Arc<T>,
         undo: Undo,
-        tell: oneshot::Sender<Leftovers>,
+        tell: oneshot::Sender<RollbackFailed>,
     ) -> super::Result<()> {
         let step = undo.current();
         let undoing = during(Stage::Undo, undo.roll_back());
         tokio::pin!(undoing);
         let outcome = if let Ok(outcome) = timeout(PATIENCE, &mut undoing).await {
             if let Err(leftovers) = &outcome {
-                self.keep(&object, leftovers);
+                self.list_unfinished(&object, leftovers);
             }
             outcome
         } else {
-            let late = Leftovers(vec![format!("{}: not done within {PATIENCE:?}, it goes on", *step.borrow())]);
-            self.keep(&object, &late);
+            let late = RollbackFailed(vec![format!("{}: not done within {PATIENCE:?}, it goes on", *step.borrow())]);
+            self.list_unfinished(&object, &late);
             // The caller that waited may have left.
             let _ = tell.send(late);
             let outcome = undoing.await;
-            self.settle(&object, &outcome);
+            self.finish_late(&object, &outcome);
             outcome
         };
-        outcome.map_err(|leftovers| Error::NotTakenBack { kind: T::KIND, id: object.id().to_owned(), leftovers })
+        outcome.map_err(|leftovers| Error::RollbackIncomplete { kind: T::KIND, id: object.id().to_owned(), leftovers })
     }
 
-    fn keep<T: Made>(&self, object: &Arc<T>, leftovers: &Leftovers) {
+    /// Adds an object whose undo has failed or is late to the store.
+    fn list_unfinished<T: Creatable>(&self, object: &Arc<T>, leftovers: &RollbackFailed) {
         let (kind, id) = (T::KIND, object.id());
-        tracing::error!(kind, id, %leftovers, "what failed is not taken back whole; it is listed");
+        tracing::error!(kind, id, %leftovers, "the failed creation was not rolled back completely; it is listed");
         object.list(self);
     }
 
     /// Handles the end of an undo whose object was added to the store meanwhile.
-    fn settle<T: Made>(&self, object: &Arc<T>, outcome: &Result<(), Leftovers>) {
+    fn finish_late<T: Creatable>(&self, object: &Arc<T>, outcome: &Result<(), RollbackFailed>) {
         let (kind, id) = (T::KIND, object.id());
         match outcome {
             Ok(()) => {
-                tracing::info!(kind, id, "what failed is taken back after all");
+                tracing::info!(kind, id, "the failed creation was rolled back late");
                 object.forget(self);
             }
-            Err(leftovers) => tracing::error!(kind, id, %leftovers, "what failed could not be taken back whole"),
+            Err(leftovers) => {
+                tracing::error!(kind, id, %leftovers, "the failed creation could not be rolled back completely");
+            }
         }
     }
 }
 
 /// What an undo has left, from the error that its callers share.
-fn left_by(error: &Error) -> Leftovers {
+fn left_by(error: &Error) -> RollbackFailed {
     match error {
-        Error::NotTakenBack { leftovers, .. } => leftovers.clone(),
+        Error::RollbackIncomplete { leftovers, .. } => leftovers.clone(),
         Error::Joined(error) => left_by(error),
-        other => Leftovers(vec![other.chain()]),
+        other => RollbackFailed(vec![other.chain()]),
     }
 }

@@ -12,12 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Limit for all streams together, of tokio's 512 threads: if a disk under every log hangs, enough threads for
 /// everything else must remain.
-const IN_ALL: usize = 256;
+const TOTAL_LIMIT: usize = 256;
 /// Limit for one pod, as many as the two streams of a container need. The 110 pods that a node has by default stay
 /// below the total.
-const OF_A_POD: usize = 2;
+const POD_LIMIT: usize = 2;
 
-static ALL: Semaphore = Semaphore::const_new(IN_ALL);
+static ALL: Semaphore = Semaphore::const_new(TOTAL_LIMIT);
 static PODS: Mutex<Option<HashMap<PathBuf, Weak<Semaphore>>>> = Mutex::new(None);
 
 /// The permits of one pod.
@@ -26,8 +26,8 @@ pub(super) struct Share(Arc<Semaphore>);
 
 /// Held by a thread until it returns. Acquiring a permit never fails, because the semaphores are never closed: `None`
 /// means a stream without a log.
-pub(super) type OfPod = Option<OwnedSemaphorePermit>;
-pub(super) type OfAll = (OfPod, Option<SemaphorePermit<'static>>);
+pub(super) type PodPermit = Option<OwnedSemaphorePermit>;
+pub(super) type StreamPermits = (PodPermit, Option<SemaphorePermit<'static>>);
 
 impl Share {
     /// The share of the pod with this log directory.
@@ -39,26 +39,26 @@ impl Share {
         }
         // New pods are rare enough to scan all entries here.
         pods.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(OF_A_POD));
+        let share = Arc::new(Semaphore::new(POD_LIMIT));
         pods.insert(directory.to_owned(), Arc::downgrade(&share));
         Self(share)
     }
 
     /// Waits for a permit for a dedicated thread.
-    pub(super) async fn place(&self) -> OfPod {
+    pub(super) async fn permit(&self) -> PodPermit {
         Arc::clone(&self.0).acquire_owned().await.ok()
     }
 }
 
 /// Waits for the permits for one of tokio's threads, which works for a stream. `share` is that of the stream's pod; a
 /// stream without a log has none.
-pub(super) async fn of_all(share: Option<&Share>) -> OfAll {
+pub(super) async fn permits(share: Option<&Share>) -> StreamPermits {
     // The pod's permit first: a stream that waits for its pod's disk must not hold a permit of the total meanwhile.
-    let of_pod = match share {
-        Some(share) => share.place().await,
+    let pod_permit = match share {
+        Some(share) => share.permit().await,
         None => None,
     };
-    (of_pod, ALL.acquire().await.ok())
+    (pod_permit, ALL.acquire().await.ok())
 }
 
 #[cfg(test)]
@@ -70,12 +70,12 @@ mod tests {
     #[tokio::test]
     async fn t8_a_pods_places_are_its_own() {
         let (hung, well) = (Share::of(Path::new("/logs/hung")), Share::of(Path::new("/logs/well")));
-        let held = (hung.place().await, of_all(Some(&hung)).await);
+        let held = (hung.permit().await, permits(Some(&hung)).await);
         let again = Share::of(Path::new("/logs/hung"));
-        assert!(again.place().now_or_never().is_none() && of_all(Some(&again)).now_or_never().is_none());
-        let _well = (well.place().await, of_all(Some(&well)).await, of_all(None).await);
+        assert!(again.permit().now_or_never().is_none() && permits(Some(&again)).now_or_never().is_none());
+        let _well = (well.permit().await, permits(Some(&well)).await, permits(None).await);
         drop(held);
-        again.place().await;
+        again.permit().await;
     }
 
     #[test]

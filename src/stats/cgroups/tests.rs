@@ -6,7 +6,7 @@ use crate::containerd::Containerd;
 fn stats(root: &Path) -> Stats {
     let containerd = Containerd::new(Path::new("/nobody/listens"), "test").unwrap();
     let layers = Layers::new(containerd, Tasks::default());
-    Stats::over(Hierarchies::at(root, true, 100), layers, Tasks::default())
+    Stats::with_hierarchies(Hierarchies::at(root, true, 100), layers, Tasks::default())
 }
 
 fn tree() -> tempfile::TempDir {
@@ -32,29 +32,29 @@ async fn pass(time: Duration) {
 async fn nothing_is_kept_when_nobody_has_asked_for_a_minute() {
     let root = tree();
     let stats = stats(root.path());
-    stats.asked();
+    stats.requested();
     let reading = stats.container("c", "/pods/c", &mut Buffer::default());
     assert_eq!(reading.usage.cpu.unwrap().nanoseconds, 1_000_000_000);
     assert_eq!(stats.inner.hierarchies.open(), 2);
     pass(Duration::from_secs(30)).await;
     assert_eq!(stats.inner.hierarchies.open(), 2);
-    stats.asked();
+    stats.requested();
     pass(Duration::from_secs(45)).await;
     assert_eq!(stats.inner.hierarchies.open(), 2);
     pass(Duration::from_secs(40)).await;
     assert_eq!(stats.inner.hierarchies.open(), 0);
     let state = stats.inner.lock();
-    assert!(state.asked.is_none() && state.cgroups.is_empty());
+    assert!(state.last_request.is_none() && state.cgroups.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_asks_again_later_gets_a_sampler_again() {
     let root = tree();
     let stats = stats(root.path());
-    stats.asked();
+    stats.requested();
     pass(IDLE * 3).await;
-    assert!(stats.inner.lock().asked.is_none());
-    stats.asked();
+    assert!(stats.inner.lock().last_request.is_none());
+    stats.requested();
     assert!(stats.container("c", "/pods/c", &mut Buffer::default()).usage.cpu.is_some());
     pass(IDLE / 2).await;
     assert_eq!(stats.inner.hierarchies.open(), 2);

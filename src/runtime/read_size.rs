@@ -3,31 +3,31 @@
 use bytes::BytesMut;
 
 /// The first size, which is also enough for typed input: that comes in small pieces.
-const LEAST: usize = 16 * 1024;
+const INITIAL: usize = 16 * 1024;
 /// The size for bulk data: the capacity of our FIFOs, and of a SPDY frame. Each read costs a wakeup, two system calls
 /// and a frame, on both sides.
-const MOST: usize = 256 * 1024;
+const BULK: usize = 256 * 1024;
 
 /// The size of the next read. It doubles when a read has filled it.
 #[derive(Debug)]
-pub(super) struct Room(usize);
+pub(super) struct ReadSize(usize);
 
-impl Default for Room {
+impl Default for ReadSize {
     fn default() -> Self {
-        Self(LEAST)
+        Self(INITIAL)
     }
 }
 
-impl Room {
+impl ReadSize {
     /// Reserves this size in an empty buffer.
-    pub(super) fn make(&self, buffer: &mut BytesMut) {
+    pub(super) fn reserve(&self, buffer: &mut BytesMut) {
         buffer.reserve(self.0);
     }
 
     /// Must be called with the size of each read.
-    pub(super) fn filled(&mut self, count: usize) {
+    pub(super) fn adapt_to(&mut self, count: usize) {
         if count >= self.0 {
-            self.0 = (self.0 * 2).min(MOST);
+            self.0 = (self.0 * 2).min(BULK);
         }
     }
 }
@@ -38,17 +38,17 @@ mod tests {
 
     #[test]
     fn what_fills_the_room_is_bulk() {
-        let (mut room, mut buffer) = (Room::default(), BytesMut::new());
+        let (mut size, mut buffer) = (ReadSize::default(), BytesMut::new());
         for (count, wanted) in
-            [(1, LEAST), (LEAST - 1, LEAST), (LEAST, 2 * LEAST), (5, 2 * LEAST), (2 * LEAST, 4 * LEAST)]
+            [(1, INITIAL), (INITIAL - 1, INITIAL), (INITIAL, 2 * INITIAL), (5, 2 * INITIAL), (2 * INITIAL, 4 * INITIAL)]
         {
-            room.filled(count);
-            room.make(&mut buffer);
-            assert!(buffer.capacity() >= wanted && room.0 == wanted, "{room:?} after {count}");
+            size.adapt_to(count);
+            size.reserve(&mut buffer);
+            assert!(buffer.capacity() >= wanted && size.0 == wanted, "{size:?} after {count}");
         }
         for _ in 0..10 {
-            room.filled(MOST);
+            size.adapt_to(BULK);
         }
-        assert_eq!(room.0, MOST);
+        assert_eq!(size.0, BULK);
     }
 }

@@ -7,22 +7,22 @@ use crate::containerd;
 use crate::runtime::{Error, Result};
 
 /// How long the deletion of a task takes at most, unless a process holds it up.
-const USUAL: Duration = Duration::from_millis(1500);
+const FIRST_WAIT: Duration = Duration::from_millis(1500);
 /// Pause between two searches for such processes.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waits until the task of a container that has ended is deleted from containerd.
 ///
 /// # Errors
-/// [`Error::Held`] if that takes long and processes are in the container's root file system. The task's owner keeps
+/// [`Error::RootBusy`] if that takes long and processes are in the container's root file system. The task's owner keeps
 /// trying to delete it: repeat the removal.
-pub(crate) async fn cleaned(container: &Container) -> Result<()> {
-    let mut patience = USUAL;
-    while tokio::time::timeout(patience, container.task().gone()).await.is_err() {
-        if let Some(held) = held(container).await {
-            return Err(held);
+pub(crate) async fn wait_until_deleted(container: &Container) -> Result<()> {
+    let mut wait = FIRST_WAIT;
+    while tokio::time::timeout(wait, container.task().gone()).await.is_err() {
+        if let Some(error) = held_error(container).await {
+            return Err(error);
         }
-        patience = LOOK_AGAIN;
+        wait = LOOK_AGAIN;
     }
     Ok(())
 }
@@ -30,19 +30,19 @@ pub(crate) async fn cleaned(container: &Container) -> Result<()> {
 /// The result of a step of a removal. If processes have made it fail, the error names them.
 ///
 /// # Errors
-/// [`Error::Held`] instead of containerd's error, if processes are in the container's root file system.
-pub(crate) async fn named(container: &Container, step: containerd::Result<()>) -> Result<()> {
+/// [`Error::RootBusy`] instead of containerd's error, if processes are in the container's root file system.
+pub(crate) async fn with_holders(container: &Container, step: containerd::Result<()>) -> Result<()> {
     match step {
         Ok(()) => Ok(()),
-        Err(error) => Err(held(container).await.unwrap_or(error.into())),
+        Err(error) => Err(held_error(container).await.unwrap_or(error.into())),
     }
 }
 
-async fn held(container: &Container) -> Option<Error> {
+async fn held_error(container: &Container) -> Option<Error> {
     let holders = container::holders(container.id()).await;
     if holders.is_empty() {
         return None;
     }
     let holders = holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ");
-    Some(Error::Held { id: container.id().to_string(), holders })
+    Some(Error::RootBusy { id: container.id().to_string(), holders })
 }
