@@ -29,7 +29,7 @@ use crate::task::{ExitHints, Owner};
 use crate::tasks::Tasks;
 use crate::telemetry::{Metrics, Verb};
 
-/// How long a new mutating call waits for containerd to come back (rulings.md 10).
+/// How long a new mutating call waits for containerd to come back (docs/rulings.md 10).
 const CONTAINERD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many ExecSync commands may wait for a slot. Each is a call that a client holds open, and some KiB of our memory.
