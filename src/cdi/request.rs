@@ -18,7 +18,7 @@ pub struct Request {
 }
 
 /// The devices of a container: those of its CDI field, then those of its own annotations. A device that is named twice
-/// counts once. The pod's annotations are controlled by its tenant and never used (rulings.md 28).
+/// counts once. The pod's annotations are controlled by its tenant and never used (docs/rulings.md 28).
 ///
 /// # Errors
 /// [`Error::Invalid`] for a name that is not a qualified name, and for annotations when they are disabled.

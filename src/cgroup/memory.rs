@@ -93,7 +93,7 @@ impl OomWatch {
     }
 
     /// The container's OOM kills, as far as they are known. When its cgroup is gone, this is the last observed count.
-    /// If that is missing or 0, it is the pod's count (rulings.md 11), which may be about another container of the pod.
+    /// If that is missing or 0, it is the pod's count (docs/rulings.md 11), which may be about another container of the pod.
     pub fn update(&self) -> Option<OomKills> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match self.kills() {

@@ -21,7 +21,7 @@ use crate::sys::write;
 /// stopped for a moment, reaches that. Their number stays bounded, because they are removed when we read the socket.
 const CANCELLED_UNSEEN: usize = 1 << 16;
 
-/// A server for a UNIX socket. A client that cancels calls loses only these calls (rulings.md 40).
+/// A server for a UNIX socket. A client that cancels calls loses only these calls (docs/rulings.md 40).
 pub(super) fn server() -> Server {
     let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CANCELLED_UNSEEN));
     // h2 counts these over the whole life of a connection, and kubelet keeps its connection for as long as it runs.

@@ -8,7 +8,7 @@ use super::{Error, Result};
 use crate::events::Pulse;
 use crate::task::Health;
 
-/// How long a new mutating call waits for containerd to come back (rulings.md 10).
+/// How long a new mutating call waits for containerd to come back (docs/rulings.md 10).
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether containerd responds, as the event pump observes it.

@@ -196,7 +196,7 @@ fn linux_of(spec: &mut Spec) -> &mut Linux {
     spec.linux_mut().get_or_insert_with(bare_linux)
 }
 
-/// oom_score_adj, limited to the kernel's range and to the lowest value that the process may set (rulings.md 23).
+/// oom_score_adj, limited to the kernel's range and to the lowest value that the process may set (docs/rulings.md 23).
 fn oom_score(wanted: i64, host: &Host) -> i32 {
     let wanted = wanted.clamp(-1000, 1000);
     i32::try_from(wanted).unwrap_or(0).max(host.oom_score_floor)

@@ -6,7 +6,7 @@
 //!      └────► Abandoned ◄───┘ ──► rolled back
 //! ```
 //! An object is added to the store only once a live caller gets its id. If a sandbox that kubelet does not know were
-//! listed, kubelet would create the next attempt, and a retry would never join (rulings.md 1-3).
+//! listed, kubelet would create the next attempt, and a retry would never join (docs/rulings.md 1-3).
 
 use std::collections::HashMap;
 use std::future::Future;

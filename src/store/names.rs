@@ -1,4 +1,4 @@
-//! The names by which a retry is recognized as the same operation (rulings.md 2).
+//! The names by which a retry is recognized as the same operation (docs/rulings.md 2).
 
 use crate::api::v1::{ContainerMetadata, PodSandboxMetadata};
 use crate::ids::SandboxId;

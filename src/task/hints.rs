@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::containerd::Exit;
 
-/// How long to wait for the exit event of a task that is gone (rulings.md 11).
+/// How long to wait for the exit event of a task that is gone (docs/rulings.md 11).
 const LATE_EVENT: Duration = Duration::from_secs(1);
 /// The same limit after containerd was away: a shim that could not send the event repeats it after 1, 2 and 3 s.
 const LATE_AFTER_OUTAGE: Duration = Duration::from_secs(7);

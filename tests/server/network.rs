@@ -136,7 +136,8 @@ fn make_interface(netns: &Path) {
     assert!(Command::new("nsenter").args([&net, "sh", "-c", script]).status().unwrap().success());
 }
 
-/// rulings.md 13. The cache entry is written before the pause task is created, so if it is missing it was lost later.
+/// docs/rulings.md 13. The cache entry is written before the pause task is created, so if it is missing it was lost
+/// later.
 #[tokio::test(flavor = "multi_thread")]
 async fn f4_a_cache_file_that_was_lost_later_is_read_from_the_interface() {
     let mut node = Node::start().await;

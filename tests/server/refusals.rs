@@ -26,7 +26,7 @@ async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
     assert!(node.log().contains("io.containerd.cri.v1.images is active and does needless work"), "{}", node.log());
 }
 
-/// rulings.md 22.
+/// docs/rulings.md 22: an outdated runtime is reported, and used all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_runc_is_told_and_is_no_obstacle() {
     let mut node = Node::start().await;

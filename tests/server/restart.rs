@@ -163,7 +163,7 @@ async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
     assert_eq!((node.containerd.containers(), node.containerd.sandboxes()), (vec![foreign.clone()], vec![foreign]));
 }
 
-/// rulings.md 12: the exec id contains the command's deadline.
+/// docs/rulings.md 12: the exec id contains the command's deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_a_former_daemon_live_as_long_as_they_may() {
     let mut node = Node::start().await;

@@ -14,7 +14,7 @@ const LEAST: usize = 4 * 1024;
 const DISCARD: usize = 16 * 1024;
 
 /// Maximum of bytes kept of stdout and stderr together. The rest is read and discarded, and the command continues.
-/// This is kubelet's limit of 16 MiB for a reply minus 64 KiB for everything else in it (rulings.md 33).
+/// This is kubelet's limit of 16 MiB for a reply minus 64 KiB for everything else in it (docs/rulings.md 33).
 pub const REPLY_CAP: usize = (16 << 20) - (64 << 10);
 
 /// The output kept of both streams of one command.

@@ -12,8 +12,8 @@ use crate::runtime::container::start_container::write_start_time;
 use crate::runtime::{Node, now};
 use crate::task::{Machine, Pace, TaskObserver, UNSEEN};
 
-/// How long to wait for a complete log before the exit is reported (rulings.md 5): kubelet reads the end of the log as
-/// soon as it sees EXITED.
+/// How long to wait for a complete log before the exit is reported (docs/rulings.md 5): kubelet reads the end of the
+/// log as soon as it sees EXITED.
 const LOG_BARRIER: Duration = Duration::from_secs(1);
 
 /// Updates a container when the owner of its task reports an event.

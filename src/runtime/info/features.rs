@@ -18,7 +18,7 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// Whether there are user namespaces, or why not.
     pub user_namespaces: std::result::Result<(), String>,
-    /// What is wrong with the runtime's version. The runtime is used all the same (rulings.md 22).
+    /// What is wrong with the runtime's version. The runtime is used all the same (docs/rulings.md 22).
     pub outdated: Option<String>,
 }
 

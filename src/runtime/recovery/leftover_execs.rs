@@ -1,6 +1,6 @@
 //! Commands that an earlier daemon has left. The directories of their FIFOs show which there are, and their ids show
-//! until when they may live (rulings.md 12). Asking the shims (Tasks.ListPids) would run `runc ps` for every container
-//! (docs/adr/0013).
+//! until when they may live (docs/rulings.md 12). Asking the shims (Tasks.ListPids) would run `runc ps` for every
+//! container (docs/adr/0013).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

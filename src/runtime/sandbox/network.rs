@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// The pod's addresses after a restart: from the cache entry of the attachment or, if that was lost, from the
-    /// interface itself (rulings.md 13). `None` for a pod whose attachment did not finish: a part of its chain is
+    /// interface itself (docs/rulings.md 13). `None` for a pod whose attachment did not finish: a part of its chain is
     /// missing, for example host ports.
     pub(crate) async fn recovered_addresses(&self, sandbox: &Sandbox) -> Option<Vec<IpAddr>> {
         let Some(netns) = sandbox.netns(&self.config.netns_dir) else { return Some(Vec::new()) };
@@ -67,7 +67,7 @@ impl Node {
         }
     }
 
-    /// Attachments of ours whose sandbox is gone hold addresses: DEL releases them (rulings.md 13). One whose network
+    /// Attachments of ours whose sandbox is gone hold addresses: DEL releases them (docs/rulings.md 13). One whose network
     /// namespace is still pinned is left alone: its pod may be running, whatever happened to its record.
     pub(crate) fn release_stale_attachments(self: &Arc<Self>, cached: Cached) {
         if !cached.others.is_empty() {

@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// Creates and starts the pause container; then the sandbox is ready. The record's `sandbox` field stays empty, or
-    /// containerd would look for a shim that does not exist yet (rulings.md 8).
+    /// containerd would look for a shim that does not exist yet (docs/rulings.md 8).
     pub(crate) async fn start_pause(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,

@@ -111,7 +111,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
 }
 
 /// Whether CNI ADD must finish before the pause task is created. VM handlers read the network when the VM starts;
-/// runc's init writes net.* sysctls, whose interfaces must exist (rulings.md 7).
+/// runc's init writes net.* sysctls, whose interfaces must exist (docs/rulings.md 7).
 fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
     let sysctls = config.linux.as_ref().map(|linux| &linux.sysctls);
     handler.virtual_machine
