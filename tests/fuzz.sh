@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of fuzz/ for a while, from the corpus that is checked in: tests/fuzz.sh [SECONDS] [TARGET...]
+# Runs the fuzz targets of fuzz/, starting from the corpus in the repository: tests/fuzz.sh [SECONDS] [TARGET...]
 #
-# What is found while running goes to a scratch corpus in target/fuzz; a crash is left in fuzz/artifacts and fails. Ends
-# with `N passed, N failed, 0 skipped`.
+# SECONDS for each target (20); without TARGET, all targets. New inputs go to a second corpus in target/fuzz. A crash fails
+# the target, and its input is written to fuzz/artifacts. The last line is `N passed, N failed, 0 skipped`.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,9 +16,9 @@ if [ ! -x "$cache/$version/bin/cargo-fuzz" ]; then
     cargo install --quiet --locked --root "$cache/$version" cargo-fuzz@$version
 fi
 
-# The sanitizer's flags are unstable; the compiler is the pinned one.
+# The sanitizer needs unstable flags, but the compiler is the pinned stable one.
 export RUSTC_BOOTSTRAP=1
-# Some targets read files, which they write there.
+# Some targets write files there and read them.
 TMPDIR=$(mktemp -d)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT

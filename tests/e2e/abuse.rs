@@ -1,5 +1,5 @@
-//! What one tenant's pod or image must not do to the node: each attack by its number (T1 to T12), with a victim beside it
-//! whose calls are answered meanwhile.
+//! What a tenant's pod or image must not do to the node. The attacks are numbered T1 to T12. During each one, the calls
+//! of a victim, a pod of another tenant, must get their responses in time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,10 +44,10 @@ pub fn tests() -> Vec<Test> {
     tests
 }
 
-/// What each of the victim's calls may take while it is attacked.
+/// The longest time that one call of the victim may take during the attack.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Another tenant, who runs a container, executes a probe in it and is listed.
+/// A pod of another tenant. Its client runs a container, executes a probe in it and lists containers.
 struct Victim {
     pod: Pod,
     container: String,
@@ -60,7 +60,7 @@ impl Victim {
         Ok(Self { pod, container })
     }
 
-    /// Its calls once, one after the other: how long the slowest took.
+    /// Makes each of its calls once, one after the other. Returns the duration of the slowest.
     async fn round(&self, bed: &Bed) -> anyhow::Result<Duration> {
         let mut slowest = Duration::ZERO;
         let mut timed = |name: &str, start: Instant| {
@@ -92,7 +92,7 @@ impl Victim {
         Ok(slowest)
     }
 
-    /// Goes on with its calls as long as the attack runs, and prints how it fared.
+    /// Repeats its calls while the attack runs, and prints the duration of the slowest.
     async fn beside<T>(&self, bed: &Bed, attack: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let alone = self.round(bed).await?;
         let mut attack = std::pin::pin!(attack);
@@ -110,7 +110,7 @@ impl Victim {
     }
 }
 
-/// An image with busybox alone.
+/// Builds and pulls an image that contains only busybox, with the given config and annotations.
 async fn image_that_says(scope: &Scope, registry: &Registry, name: &str, says: &Says) -> anyhow::Result<String> {
     let root = scope.volume(name)?;
     std::fs::create_dir_all(root.join("bin"))?;
@@ -121,9 +121,9 @@ async fn image_that_says(scope: &Scope, registry: &Registry, name: &str, says: &
     Ok(name)
 }
 
-/// Directories within each other in a VOLUME, far more than a path can name or a stack can hold calls.
+/// Nested directories in a VOLUME, far deeper than a path can name or recursive calls fit on a stack.
 async fn t1_a_volume_of_any_depth_is_removed(scope: Arc<Scope>) -> Outcome {
-    // Each round puts what there is at the bottom of 1,900 further ones.
+    // Each round moves the existing tree below 1,900 new directories.
     const SCRIPT: &str = "cd /v && p=$(printf 'd/%.0s' $(seq 1900)) && mkdir a && \
         for i in $(seq 10); do mkdir -p b/$p && mv a b/$p && mv b a || exit 1; done; echo deep";
     let victim = Victim::start(&scope).await?;
@@ -229,12 +229,12 @@ async fn t3_a_record_that_no_message_would_carry_is_refused(scope: Arc<Scope>) -
         Ok(())
     };
     victim.beside(&scope.bed, attack).await?;
-    // containerd can tell all its records.
+    // containerd can still list all its records.
     scope.bed.ctr(&["containers", "list"]).await?;
     Ok(())
 }
 
-/// /etc/hostname and its like are written as long as that goes.
+/// Writes to /etc/hostname and the pod's other files until that fails.
 async fn t4_a_pods_own_files_do_not_fill_the_nodes_memory(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let script = "for f in hostname hosts resolv.conf; do dd if=/dev/zero of=/etc/$f bs=1M count=64 2>&1; done; \
@@ -248,7 +248,7 @@ async fn t4_a_pods_own_files_do_not_fill_the_nodes_memory(scope: Arc<Scope>) -> 
     Ok(())
 }
 
-/// A user of the node opens connections to the streaming port and says nothing.
+/// A user of the node opens connections to the streaming port and sends nothing.
 async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let request = v1::ExecRequest {
@@ -272,7 +272,8 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
     Ok(())
 }
 
-/// Three images with a user of 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook makes it.
+/// Three images whose user name has 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook produces
+/// it.
 async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let registry = Registry::start(&scope.bed).await?;
@@ -300,7 +301,8 @@ async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcom
     victim.beside(&scope.bed, attack).await
 }
 
-/// Probes that hang, and commands of whoever has exec rights, as many as there can be in one pod; on kubelet's connection.
+/// Probes that hang, and exec sessions of a user with exec rights: as many as one pod can have, all on kubelet's
+/// connection.
 async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<Scope>) -> Outcome {
     const PROBES: usize = 300;
     const SESSIONS: usize = 24;
@@ -335,7 +337,7 @@ async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probe(scope: Arc<S
     victim.beside(&scope.bed, attack).await
 }
 
-/// From RunPodSandbox to the end of RemovePodSandbox.
+/// How long a pod takes from RunPodSandbox to the end of RemovePodSandbox.
 async fn a_pods_life(scope: &Scope) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let pod = scope.pod().await?;
@@ -344,8 +346,8 @@ async fn a_pods_life(scope: &Scope) -> anyhow::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// As many pods of another namespace as there are turns, with 400 ports of the node together: iptables, which is called for each,
-/// takes longer the more rules there are, and that is not ours to change.
+/// As many pods of another namespace as there are slots for CNI, which together map 400 ports of the node. The portmap
+/// plugin calls iptables for each port, which takes longer the more rules exist. Pontoon cannot change that.
 async fn t7_slow_networks_of_one_namespace_keep_no_other_waiting(scope: Arc<Scope>) -> Outcome {
     const BESIDE: Duration = Duration::from_secs(10);
     let alone = a_pods_life(&scope).await?;
@@ -367,7 +369,7 @@ async fn t7_slow_networks_of_one_namespace_keep_no_other_waiting(scope: Arc<Scop
         over.store(true, Ordering::Relaxed);
         anyhow::Ok(())
     };
-    // Each to its end: a pod that nobody waits for any more is taken back only after minutes.
+    // Each round runs to its end: a RunPodSandbox whose caller is gone would be rolled back only after minutes.
     let beside = async {
         let (mut slowest, mut rounds) = (Duration::ZERO, 0);
         while !over.load(Ordering::Relaxed) {
@@ -382,7 +384,8 @@ async fn t7_slow_networks_of_one_namespace_keep_no_other_waiting(scope: Arc<Scop
     Ok(())
 }
 
-/// First behind a symlink, as a tenant can put it there who has /var/log/pods as a volume; then in the directory's own place.
+/// First the hanging file system is behind a symlink, which a tenant with /var/log/pods as a volume can create. Then it
+/// is mounted on the log directory itself.
 async fn t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let pod = scope.pod().await?;
@@ -415,7 +418,7 @@ async fn t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone(scope: Arc<Sco
     victim.beside(&scope.bed, a_while).await
 }
 
-/// The daemon ends and starts again, and answers within [`LIMIT`].
+/// Restarts the daemon. The first list must be complete within [`LIMIT`].
 async fn restarted(bed: &Bed) -> anyhow::Result<()> {
     bed.daemon("daemon", "stop").await?;
     let (took, _) = bed.start_and_list().await?;

@@ -1,4 +1,4 @@
-//! What must be refused: with a code and a message that say why, and with nothing left behind.
+//! Requests that must be refused, with a code and a message that name the reason, and without leftovers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Runs a case, removes what the test made by itself, and compares the node and containerd.
+/// Runs a case, removes the objects that the test created itself, and compares the node and containerd with before.
 async fn leaving_nothing(scope: &Scope, case: impl Future<Output = Outcome>) -> Outcome {
     let before = Node::look(&scope.bed).await?;
     case.await?;
@@ -42,8 +42,8 @@ async fn leaving_nothing(scope: &Scope, case: impl Future<Output = Outcome>) -> 
     before.is_back(&scope.bed).await
 }
 
-/// That a call failed with this code and a message that names what is wrong. The built-in's codes and words are its own:
-/// there it must only fail.
+/// Checks that a call failed with this code and a message that names what is wrong. The built-in has other codes and
+/// messages: there the call only has to fail.
 pub fn refused<T: std::fmt::Debug>(scope: &Scope, result: anyhow::Result<T>, code: Code, names: &str) -> Outcome {
     let error = match result {
         Ok(answer) => bail!("{names}: it was taken: {answer:?}"),
@@ -96,7 +96,7 @@ async fn a_pod_while_the_cni_configuration_cannot_be_read(scope: Arc<Scope>) -> 
     let before = Node::look(&scope.bed).await?;
     let earlier = scope.pod().await?;
     std::fs::write(&file, "{ this is no JSON")?;
-    // Whatever comes, the file must be whole again.
+    // Restore the file whatever the result.
     let broken = while_broken(&scope, &earlier).await;
     std::fs::write(&file, good)?;
     broken?;
@@ -120,7 +120,7 @@ async fn while_broken(scope: &Scope, earlier: &crate::scope::Pod) -> Outcome {
     let Err(error) = result else { bail!("a pod runs without a network") };
     ensure!(format!("{error:#}").to_lowercase().contains("cni"), "{error:#}");
     ensure!(scope.pods().await?.len() == 1, "the refused pod is listed");
-    // With the configuration that it was added with.
+    // CNI DEL must use the configuration with which the pod was added.
     earlier.stop().await?;
     earlier.remove().await
 }
@@ -189,7 +189,7 @@ async fn a_container_of_an_unknown_user(scope: Arc<Scope>) -> Outcome {
             security(&mut config).run_as_username = "nobody-has-this-name".into();
             request.config = Some(config);
         });
-        // The built-in's runc may be the one to find out: then it is created.
+        // On the built-in too, CreateContainer must fail, not only StartContainer.
         refused(&scope, result.await, Code::InvalidArgument, "nobody-has-this-name")
     })
     .await
@@ -217,7 +217,7 @@ async fn unknown_ids(scope: Arc<Scope>) -> Outcome {
             sandbox_config: Some(scope.pod_config()),
         };
         refused(&scope, runtime.create_container(request).await.map_err(Into::into), Code::NotFound, &id)?;
-        // These are what kubelet repeats until they succeed.
+        // kubelet repeats these calls until they succeed.
         runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await?;
         runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id.clone() }).await?;
         Ok(())
@@ -238,7 +238,7 @@ async fn a_pull_with_a_wrong_password(scope: Arc<Scope>) -> Outcome {
         if let Err(status) = &result {
             ensure!(!status.message().contains("wr0ng-passw0rd"), "the password is in the error");
         }
-        // kubelet has no code of its own for it; Unauthenticated and PermissionDenied say the same.
+        // kubelet has no code of its own for this error. Unauthenticated and PermissionDenied mean the same.
         let code = result.as_ref().err().map_or(Code::Ok, tonic::Status::code);
         let code = if code == Code::PermissionDenied { code } else { Code::Unauthenticated };
         refused(&scope, result.map_err(Into::into), code, &name)?;

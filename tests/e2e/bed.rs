@@ -1,4 +1,5 @@
-//! The bed under test: where its daemons are, and how to talk to them.
+//! The bed under test: where its daemons are, and how to reach them. A bed is a private containerd with a server of CRI,
+//! either Pontoon or the built-in.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,37 +16,35 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::harness::SLOWNESS;
 
-/// kubelet's limit of a message.
+/// kubelet's limit for the size of a message.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// busybox with a shell, in the bed's registry under this name.
+/// A busybox image with a shell. The bed's registry has it under this name.
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 
-/// Who serves CRI.
+/// The server of CRI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Us.
     Pontoon,
-    /// containerd's own plugin.
+    /// containerd's own CRI plugin.
     Builtin,
 }
 
-/// A bed that is up.
+/// A running bed.
 pub struct Bed {
-    /// Its directory.
     pub dir: PathBuf,
-    /// Its name, for `bed.sh`.
+    /// Its name, as an argument of `bed.sh`.
     pub name: String,
-    /// Who serves CRI in it.
+    /// The server of CRI in this bed.
     pub target: Target,
-    /// Below which pods' cgroups go, as kubelet's cgroup driver "cgroupfs" names them.
+    /// Parent of the pods' cgroups, in the format of kubelet's cgroup driver "cgroupfs".
     pub cgroup_parent: String,
     env: HashMap<String, String>,
     channel: Channel,
 }
 
 impl Bed {
-    /// From the environment file that `bed.sh` writes. The connection is made by the first call.
+    /// Reads the environment file that `bed.sh` writes. The first call opens the connection.
     pub fn open(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file)?;
         let env: HashMap<String, String> = text
@@ -66,7 +65,7 @@ impl Bed {
         })
     }
 
-    /// CRI's RuntimeService.
+    /// A client of CRI's RuntimeService.
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -76,24 +75,24 @@ impl Bed {
         self.channel.clone()
     }
 
-    /// CRI's ImageService.
+    /// A client of CRI's ImageService.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// Pulls `image`, returns its id.
+    /// Pulls `image`. Returns its ID.
     pub async fn pull(&self, image: &str) -> anyhow::Result<String> {
         let request = v1::PullImageRequest { image: Some(image_spec(image)), ..Default::default() };
         let response = self.images().pull_image(request).await.with_context(|| format!("pull {image}"))?;
         Ok(response.into_inner().image_ref)
     }
 
-    /// The image that nearly every test uses.
+    /// Pulls the image that nearly every test uses.
     pub async fn pull_test_image(&self) -> anyhow::Result<()> {
         self.pull(BUSYBOX).await.map(drop)
     }
 
-    /// A tool of the bed's, such as `crictl` and `ctr`, in the bed's environment.
+    /// A tool such as `crictl` or `ctr`, in the bed's environment.
     pub fn tool(&self, name: &str) -> tokio::process::Command {
         let bin = &self.env["BIN"];
         let mut command = tokio::process::Command::new(format!("{bin}/{name}"));
@@ -101,7 +100,7 @@ impl Bed {
         command
     }
 
-    /// The same in a session of its own, whose controlling terminal its stdin is.
+    /// The same in its own session, with its stdin as controlling terminal.
     pub fn tool_on_terminal(&self, name: &str) -> tokio::process::Command {
         let bin = &self.env["BIN"];
         let mut command = tokio::process::Command::new("setsid");
@@ -110,33 +109,33 @@ impl Bed {
         command
     }
 
-    /// RuntimeService on a connection of its own.
+    /// A client of RuntimeService on its own connection.
     pub fn another_runtime(&self) -> anyhow::Result<RuntimeServiceClient<Channel>> {
         let channel = connect(self.env["CRI_SOCKET"].clone().into())?;
         Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
     }
 
-    /// The daemon under test, as a program to run once more.
+    /// The program of the daemon under test, to be run a second time.
     pub fn daemon_program(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.env["PONTOON_BIN"]);
         self.dress(&mut command);
         command
     }
 
-    /// One of the scripts beside this file.
+    /// A script in the directory of this file.
     pub fn script(&self, name: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR")));
         self.dress(&mut command);
         command
     }
 
-    /// `ctr` in the namespace of CRI.
+    /// Runs `ctr` in CRI's containerd namespace. Returns its stdout.
     pub async fn ctr(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let address = &self.env["CONTAINERD_ADDRESS"];
         output(self.tool("ctr").args(["--address", address, "--namespace", "k8s.io"]).args(arguments)).await
     }
 
-    /// crictl, which must succeed; returns its stdout.
+    /// Runs crictl, which must succeed. Returns its stdout.
     pub async fn crictl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(self.tool("crictl").args(arguments)).await
     }
@@ -149,7 +148,7 @@ impl Bed {
         command.stdin(std::process::Stdio::null()).kill_on_drop(true);
     }
 
-    /// The program that serves CRI.
+    /// Name of the program that serves CRI.
     pub fn server(&self) -> &'static str {
         match self.target {
             Target::Pontoon => "pontoon",
@@ -157,7 +156,7 @@ impl Bed {
         }
     }
 
-    /// pid of a daemon of the bed's: `pontoon` or `containerd`.
+    /// pid of one of the bed's daemons: `pontoon` or `containerd`.
     pub fn pid(&self, daemon: &str) -> anyhow::Result<u32> {
         let file = self.dir.join(format!("{daemon}.pid"));
         std::fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?.trim().parse().context("pid")
@@ -172,12 +171,12 @@ fn connect(socket: PathBuf) -> anyhow::Result<Channel> {
     Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
 }
 
-/// Of an image's name.
+/// The `ImageSpec` of an image's name.
 pub fn image_spec(image: &str) -> v1::ImageSpec {
     v1::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() }
 }
 
-/// Runs `command` for at most a minute; its stdout, or an error with its stderr.
+/// Runs `command` for at most a minute. Returns its stdout, or an error with its stderr.
 pub async fn output(command: &mut tokio::process::Command) -> anyhow::Result<String> {
     let shown = format!("{:?}", command.as_std());
     let done = tokio::time::timeout(Duration::from_secs(60) * *SLOWNESS, command.output());
@@ -187,7 +186,7 @@ pub async fn output(command: &mut tokio::process::Command) -> anyhow::Result<Str
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// Asks again, every 20 ms, until `question` has an answer; fails after `deadline` with what it said last.
+/// Calls `question` every 20 ms until it succeeds. After `deadline` it fails with the last error.
 pub async fn until<T, F>(deadline: Duration, mut question: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -206,5 +205,5 @@ where
     }
 }
 
-/// Ten seconds: longer than anything takes that is not broken, on a loaded machine.
+/// Ten seconds: longer than any operation takes that works, also on a loaded machine.
 pub const SOON: Duration = Duration::from_secs(10);

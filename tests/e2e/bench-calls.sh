@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# `make bench-calls`: how long each call of a pod's life takes on two sides, whose beds stand side by side and are called in turns
-# (A B B A), one call at a time: what else the machine does falls on both. Prints medians and p90 with their ratios.
+# `make bench-calls`: how long each RPC from a pod's creation to its removal takes on two sides. Both beds exist at the same
+# time and are called in turns (A B B A), one RPC at a time, so that other load of the machine affects both equally. Prints
+# medians and 90th percentiles with their ratios.
 #
-#   LIVES=n        pods a side (50)
+#   LIVES=n        number of pods for each side (50)
 #   A=, B=         the targets (pontoon, builtin)
 #   A_BIN=, B_BIN= the daemons, to compare two builds (A=pontoon B=pontoon)
-#   E2E_BIN=file   the suite, when it is built already (cargo builds it)
-#   CPUS=list      pin everything to these (none)
+#   E2E_BIN=file   the suite's program (without it, cargo builds it)
+#   CPUS=list      pins all processes to these CPUs (none)
 set -euo pipefail
 
 # shellcheck source=with-bed.sh

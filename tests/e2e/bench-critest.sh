@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# `make bench-critest`: critest's own benchmarks on Pontoon and on containerd's built-in CRI, in turns (A B B A), each time on
-# a fresh bed, and a table of the medians with their ratio. Both have the same containerd, runc, CNI plugins and images.
+# `make bench-critest`: runs critest's own benchmarks on Pontoon and on containerd's built-in CRI in turns (A B B A), each
+# time on a new bed, and prints a table of the medians with their ratio. Both have the same containerd, runc, CNI plugins
+# and images.
 #
-#   ROUNDS=n     of A B B A (1)
-#   SAMPLES=n    a benchmark and turn (20)
-#   CPUS=list    pin everything to these (none): on machines whose cores wake each other slowly, short times are noise
+#   ROUNDS=n     number of rounds of A B B A (1)
+#   SAMPLES=n    number of samples for each benchmark in each turn (20)
+#   CPUS=list    pins all processes to these CPUs (none): where cores wake each other slowly, short times are noise
 #   A=, B=       the targets (pontoon, builtin); the same one twice shows the noise
 #   OUT=directory    for critest's files (target/bench-critest)
 #
-# The table is a report: nothing fails because of a ratio.
+# The table is only a report: the script does not fail because of a ratio.
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
@@ -19,7 +20,7 @@ samples=${SAMPLES:-20}
 out=${OUT:-$repo/target/bench-critest}
 bed=bc-$$
 
-# The image that is pulled has a layer that nothing else has, so that layer is fetched and unpacked in each sample.
+# The image that is pulled has a layer that no other image has, so that each sample fetches and unpacks that layer.
 write_parameters() {
     cat >"$1" <<END
 containersNumber: $samples
@@ -36,13 +37,13 @@ podContainerStartBenchmarkTimeoutSeconds: 60
 END
 }
 
-# turn NUMBER SIDE TARGET: results in $out/NUMBER-SIDE/.
+# turn NUMBER SIDE TARGET: writes the results to $out/NUMBER-SIDE/.
 turn() {
     local dir=$out/$1-$2 target=$3
     printf 'turn %s: %s\n' "$1" "$target" >&2
     mkdir -p "$dir"
     bed_with_images "$bed" "$target" 9>&-
-    # The images that every container has, so that no sample has the pull of it.
+    # The image of all containers: pulled now, so that no sample includes its pull.
     "$BIN/crictl" --config "$BED/crictl.yaml" pull registry.k8s.io/e2e-test-images/busybox:1.29-2 >/dev/null
     if ! TMPDIR=$BED/tmp interruptible timeout --kill-after=60 600 "$BIN/critest" -benchmark --ginkgo.no-color --ginkgo.seed=1 \
         --config "$BED/crictl.yaml" --runtime-endpoint "unix://$CRI_SOCKET" --image-endpoint "unix://$CRI_SOCKET" \
@@ -54,8 +55,8 @@ turn() {
     bed_without "$bed"
 }
 
-# samples_of SIDE: "operation<TAB>ms", a line a sample. FromScratch (a pod and container, from run to removed) is measured
-# once a turn and only in critest's text, as 579.9ms or 1.2s.
+# samples_of SIDE: prints a line "operation<TAB>ms" for each sample. FromScratch (a pod with a container, from its creation
+# to its removal) is measured once in each turn, and is only in critest's text output, as 579.9ms or 1.2s.
 samples_of() {
     local file
     for file in "$out"/*-"$1"/*.json; do
@@ -65,7 +66,7 @@ samples_of() {
         "$out"/*-"$1"/critest.log
 }
 
-# table: medians of both sides.
+# table: prints the medians of both sides.
 table() {
     {
         samples_of a | sed 's/^/a\t/'

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `make bench-lists`: what the two lists that kubelet asks for each second cost the server, with 1,000 containers and a
-# client that does not decode, on Pontoon and on containerd's built-in CRI. Both have the same containerd and runc; the
-# containers are CREATED. CPU time of all daemons of a side counts.
+# `make bench-lists`: the server's CPU time for the two lists that kubelet requests every second, with 1,000 containers, on
+# Pontoon and on containerd's built-in CRI. The client does not decode the responses. Both have the same containerd and
+# runc; the containers are CREATED. The CPU time of all daemons of a side counts.
 #
-#   LIMIT=n      fails when Pontoon's is above n percent of the built-in's (50)
-#   E2E_BIN, PONTOON_BIN    the suite and the daemon, when they are built already (cargo builds them)
+#   LIMIT=n      fails if Pontoon's CPU time is above n percent of the built-in CRI's (50)
+#   E2E_BIN, PONTOON_BIN    the programs of the suite and the daemon (without them, cargo builds them)
 set -euo pipefail
 
 # shellcheck source=with-bed.sh

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# `make bench-stats` and `make bench-idle`: what stats cost with many pods, on Pontoon and on containerd's built-in CRI, one after
-# the other, each on a fresh bed with the same containerd, runc, CNI plugins and image.
+# `make bench-stats` and `make bench-idle`: the cost of stats with many pods, on Pontoon and then on containerd's built-in
+# CRI, each on a new bed with the same containerd, runc, CNI plugins and image.
 #
-#   bench-stats.sh          medians of ListContainerStats, ListPodSandboxStats (at most 0.10 of the built-in's) and
+#   bench-stats.sh          medians of ListContainerStats, ListPodSandboxStats (at most 0.10 of the built-in CRI's) and
 #                           ListPodSandboxMetrics (at most 0.01), and the daemon's RssAnon (at most 15 MB)
-#   bench-stats.sh idle     CPU of containerd and daemon while a client polls as kubelet does, less what containerd takes by
-#                           itself: at most 0.15 of the built-in's
+#   bench-stats.sh idle     CPU time of containerd and the daemon while a client polls as kubelet does, less that of
+#                           containerd without any CRI: at most 0.15 of the built-in CRI's
 #
-#   PODS=n            a side (100)
-#   SECONDS_IDLE=n    of polling (300)
-#   A=, B=            the targets (pontoon, builtin); only these two in this order have limits
+#   PODS=n            number of pods for each side (100)
+#   SECONDS_IDLE=n    seconds of polling (300)
+#   A=, B=            the targets (pontoon, builtin); the limits apply only to these two in this order
 #   A_BIN=, B_BIN=    the daemons, to compare two builds (A=pontoon B=pontoon)
-#   CPUS=list         pin everything to these (none)
-#   E2E_BIN=file      the suite, when it is built already (cargo builds it)
+#   CPUS=list         pins all processes to these CPUs (none)
+#   E2E_BIN=file      the suite's program (without it, cargo builds it)
 #   OUT=directory     for the figures and the daemons' logs (target/bench-stats)
 set -euo pipefail
 
@@ -30,7 +30,7 @@ stats | idle) ;;
 *) echo "bench-stats.sh [idle], not '$what'" >&2; exit 2 ;;
 esac
 
-# side SIDE TARGET DAEMON: figures in $out/SIDE.tsv.
+# side SIDE TARGET DAEMON: writes the figures to $out/SIDE.tsv.
 side() {
     echo "$what on $2" >&2
     use_daemon "$3"
@@ -45,7 +45,7 @@ side() {
 figure() { awk -F'\t' -v name="$2" '$1 == name { print $2 }' "$out/$1.tsv"; }
 
 failed=0
-# at_most WHAT VALUE LIMIT: a gate.
+# at_most WHAT VALUE LIMIT: prints whether VALUE is within LIMIT; otherwise the script fails at its end.
 at_most() {
     if awk -v value="$2" -v limit="$3" 'BEGIN { exit !(value <= limit) }'; then
         printf 'ok      %s: %s, at most %s\n' "$1" "$2" "$3"
@@ -75,7 +75,7 @@ gates() {
         done
         at_most "ListPodSandboxMetrics, of $b's time" "$(ratio "$(figure a ListPodSandboxMetrics)" "$(figure b ListPodSandboxMetrics)")" 0.01
     else
-        # The built-in is all of containerd: what that takes without any CRI is taken off both.
+        # The built-in CRI runs inside containerd, so the CPU time of containerd without any CRI is subtracted from both.
         local alone mine others
         alone=$(figure a 'CPU of containerd alone')
         mine=$(awk -v all="$(figure a 'CPU polled')" -v alone="$alone" 'BEGIN { print all - alone }')

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# `make bench-streaming`: a gigabyte through an exec's stdout and through a port-forward, each checksummed by the client, on
-# Pontoon and on containerd's built-in CRI in turns (A B B A), each time on a fresh bed with the same containerd and runc.
-# The client is streamer, which has kubectl's libraries.
+# `make bench-streaming`: sends a gigabyte through an exec's stdout and through a port-forward, on Pontoon and on
+# containerd's built-in CRI in turns (A B B A), each time on a new bed with the same containerd and runc. The client,
+# streamer, uses kubectl's libraries and computes a checksum of the bytes.
 #
-#   ROUNDS=n         of A B B A (2: seconds of CPU differ by a third from turn to turn on a small virtual machine)
-#   CPUS=list        pin everything to these (none)
-#   BLOCKS=n         of 64 MiB, for each way (16): with fewer it says little, but shows that all works
+#   ROUNDS=n         number of rounds of A B B A (2: on a small virtual machine, CPU seconds differ by a third between turns)
+#   CPUS=list        pins all processes to these CPUs (none)
+#   BLOCKS=n         number of blocks of 64 MiB for each transport (16): fewer are only enough to show that all works
 #   OUT=directory    for the daemons' logs and the figures (target/bench-streaming)
 #
-# Prints for each way the medians: MB/s, and the CPU seconds of the server alone (pontoon; containerd with the built-in),
-# of containerd, and of the pod's shim; then PASS or FAIL for each gate of each way that both have: all bytes came (else a turn has
-# failed already), at least the built-in's MB/s, at most half of its server's CPU seconds. Ends with 1 when one is missed;
-# CHECK= leaves it at the table.
+# Prints the medians for each transport: MB/s, and the CPU seconds of the server (pontoon, or containerd with the built-in
+# CRI), of containerd, and of the pod's shim. Then prints PASS or FAIL for each check of each transport that both servers
+# have: all bytes arrived (otherwise the turn itself has failed), at least the built-in CRI's MB/s, at most half of its
+# server's CPU seconds. Exits with 1 if a check fails. CHECK= (empty) prints the table only.
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
@@ -33,7 +33,7 @@ turn() {
     bed_without "$bed"
 }
 
-# figures: all turns as one array, with their target.
+# figures: prints the figures of all turns as one array; each has its target.
 figures() {
     local target
     for target in pontoon builtin; do
@@ -52,7 +52,7 @@ table() {
         | @tsv' | column -t -s $'\t'
 }
 
-# gates: a line each, PASS or FAIL first.
+# gates: prints a line for each check, which begins with PASS or FAIL.
 gates() {
     figures | jq -r "$medians"' |
         def verdict($good): if $good then "PASS" else "FAIL" end;

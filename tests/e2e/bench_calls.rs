@@ -1,5 +1,5 @@
-//! What bench-calls.sh measures: `--bench-calls ENV ENV`, the environment files of two beds that are up. Pods live and end on
-//! both in turns, A B then B A, so that what else the machine does falls on both.
+//! What bench-calls.sh measures: `--bench-calls ENV ENV` with the environment files of two running beds. Pods run and
+//! end on both in turn, A B then B A, so that other load on the machine affects both alike.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,12 +13,12 @@ use crate::bed::Bed;
 use crate::bench::number;
 use crate::scope::{Scope, sleeper};
 
-/// Lives that are not counted: the first ones make what all share.
+/// Pods that are not counted: the first ones create what all pods share.
 const WARM_UP: usize = 3;
-/// Probes in each pod.
+/// ExecSync calls in each pod.
 const PROBES: usize = 4;
 
-/// The calls in the order of a life.
+/// The calls for one pod, in their order.
 const CALLS: [&str; 8] = [
     "RunPodSandbox",
     "CreateContainer",
@@ -45,7 +45,7 @@ impl Times {
         Ok(answer)
     }
 
-    /// In milliseconds; 50 percent is the median.
+    /// A quantile in milliseconds; 50 percent is the median.
     fn quantile(&self, call: &str, percent: usize) -> f64 {
         let mut times = self.0.get(call).cloned().unwrap_or_default();
         times.sort();
@@ -54,7 +54,7 @@ impl Times {
     }
 }
 
-/// Prints a table of both.
+/// Measures both beds and prints a table.
 pub fn main(a: &Path, b: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
@@ -93,7 +93,7 @@ fn print([a, b]: &[Times; 2]) {
     }
 }
 
-/// A pod with a container, from its start to its end.
+/// Runs a pod with a container from its start to its removal, and records the times.
 async fn life(scope: &Scope, times: &mut Times) -> anyhow::Result<()> {
     let config = scope.pod_config();
     std::fs::create_dir_all(&config.log_directory)?;

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced: what cargo builds for the scripts here, unless it is given as PONTOON_BIN or E2E_BIN. `repo` is the checkout.
+# To be sourced: builds the programs for the scripts in this directory with cargo, unless PONTOON_BIN or E2E_BIN names them.
+# `repo` is the checkout.
 
 # The daemon, in a release build.
 build_daemon() {
@@ -8,7 +9,7 @@ build_daemon() {
     export PONTOON_BIN=$repo/target/release/pontoon
 }
 
-# The suite as a program: cargo would hold its lock on the build directory as long as the suite runs.
+# The suite as a program. `cargo test` would hold its lock on the build directory as long as the suite runs.
 build_suite() {
     [[ -z ${E2E_BIN:-} ]] || return 0
     E2E_BIN=$(cd "${repo:?}" && cargo test --locked --no-run --test e2e --message-format=json |
@@ -16,7 +17,8 @@ build_suite() {
     export E2E_BIN
 }
 
-# use_daemon DAEMON: for the next bed, to compare two builds; without one the build of this checkout, or PONTOON_BIN.
+# use_daemon DAEMON: sets the daemon of the next bed, to compare two builds. An empty DAEMON means PONTOON_BIN, or the build
+# of this checkout.
 use_daemon() {
     : "${default_daemon=${PONTOON_BIN:-}}"
     PONTOON_BIN=${1:-$default_daemon}

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Runs a command in User Mode Linux: a kernel of its own with cgroup v2, as a process, on this machine's root file system.
-# For machines (build machines, mostly) whose own kernel still has cgroup v1.
+# Runs a command in User Mode Linux: a separate kernel with cgroup v2, which runs as a process on this machine's root file
+# system. For machines (mostly build machines) whose own kernel has cgroup v1.
 #
-#   cgroup2.sh [COMMAND...]       (none: `make run` once); its exit status is the command's
+#   cgroup2.sh [COMMAND...]       (without COMMAND: `make run` once); exits with the command's status
 #
-#   LSM=apparmor|selinux   the guest's security module (none); SELinux with Debian's policy and ours, permissive
+#   LSM=apparmor|selinux   the guest's security module (none); SELinux is permissive, with Debian's policy and our types
 #   UML_APPEND="..."       more kernel parameters
-#   UML_TIMEOUT=seconds    the guest is killed then (3600)
-#   UML_CPU=number         the CPU that all of the guest runs on (the last one that we may use)
+#   UML_TIMEOUT=seconds    after which the guest is killed (3600)
+#   UML_CPU=number         the CPU on which the whole guest runs (the last one that this process may use)
 #   TARGET=builtin         as in run.sh
-#   PONTOON_BIN=file       the daemon, when it is built already
+#   PONTOON_BIN=file       the daemon's program (without it, cargo builds it)
 #
-# The root file system is the host's, writable. Whatever containers are made of is on tmpfs there: /run, /var/tmp,
-# /var/lib/cni, /var/lib/containerd, /var/lib/pontoon. One CPU and slow system calls: a pod takes some seconds.
+# The root file system is the host's, and writable. The directories that containers need are on tmpfs: /run, /var/tmp,
+# /var/lib/cni, /var/lib/containerd, /var/lib/pontoon. The guest has one CPU and slow system calls: a pod takes some seconds.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-# Not below a directory that a tmpfs will hide.
+# Not below a directory on which the guest mounts a tmpfs.
 scratch_parent=${PONTOON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pontoon}
 
 lsm_packages() {
     case ${LSM:-} in
     '') ;;
-    # sudo, because critest calls apparmor_parser with it.
+    # critest calls apparmor_parser with sudo.
     apparmor) echo apparmor sudo ;;
     selinux) echo selinux-policy-default policycoreutils checkpolicy semodule-utils ;;
     *) echo "cgroup2: LSM is apparmor or selinux, not '$LSM'" >&2; return 2 ;;
@@ -32,7 +32,7 @@ lsm_packages() {
 lsm_parameters() {
     case ${LSM:-} in
     apparmor) echo lsm=apparmor security=apparmor apparmor=1 ;;
-    # Permissive: labels are what is tested. The host's files have none, so nothing could run enforcing.
+    # Permissive: the tests check labels only. The host's files have no labels, so no program could run in enforcing mode.
     selinux) echo lsm=selinux security=selinux selinux=1 enforcing=0 ;;
     esac
 }
@@ -52,7 +52,7 @@ prepare() {
     export BIN PONTOON_BIN PREPARED=1
 }
 
-# The guest's pid 1. Everything it needs comes in through this text; the command's environment through $scratch/env.
+# Prints the guest's pid 1. The script contains the values that it needs; the command's environment is in $scratch/env.
 write_init() {
     cat <<EOF
 #!/bin/bash
@@ -69,24 +69,24 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 ln -sf /proc/self/fd /dev/fd
 for dir in /run /var/tmp /var/lib/cni /var/lib/containerd /var/lib/pontoon /var/cache/apparmor; do
-    # A directory that the host lacks is left alone: made here, it would be made on the host.
+    # Skip a directory that the host does not have: creating it here would create it on the host.
     [[ ! -d $dir ]] || mount -t tmpfs -o mode=1777 tmpfs "$dir"
 done
 mkdir -p /run/lock /run/netns
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
 if [[ -n $selinux_policy ]]; then
-    # The host's policy stays as it is, whatever happens here.
+    # A copy on a tmpfs, so that the guest cannot change the host's policy.
     mount -t tmpfs tmpfs /etc/selinux
     cp -r "$selinux_policy/." /etc/selinux
     mount -t selinuxfs selinuxfs /sys/fs/selinux
     load_policy -i || echo "cgroup2: load_policy failed"
 fi
-# One at a time: an unknown name would refuse them all.
+# One at a time: if one name is unknown, the kernel rejects the whole write.
 for controller in cpu cpuset io memory pids; do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done 2>/dev/null
-# modprobe wants lib/modules, which the host need not have.
+# modprobe needs lib/modules, which the host may not have.
 mkdir -p /run/uml/lib
 ln -s /usr/lib/uml/modules /run/uml/lib/modules
 for module in overlay veth bridge br_netfilter ip_tables iptable_nat iptable_filter ip6table_nat ip6table_filter \
@@ -94,15 +94,16 @@ for module in overlay veth bridge br_netfilter ip_tables iptable_nat iptable_fil
     modprobe -q -d /run/uml "$module"
 done
 ip link set lo up
-# sudo complains about a name that it cannot resolve, and critest takes any complaint for a failure.
+# sudo prints a warning if it cannot resolve the host name, and critest takes any warning for a failure.
 echo localhost >/proc/sys/kernel/hostname
-# A user namespace may mount a proc only where one is seen whole, and the next lines cover a part of /proc.
+# Inside a user namespace, proc can be mounted only if an unobstructed proc mount exists already. The next lines cover a file
+# of /proc, so mount another one.
 mkdir /run/proc
 mount -t proc proc /run/proc
-# cAdvisor, and with it kubelet, refuses a CPU without a clock speed.
+# cAdvisor, and therefore kubelet, fails if /proc/cpuinfo has no clock speed.
 { cat /proc/cpuinfo; printf 'cpu MHz\t: 1000.000\n'; } >/run/cpuinfo
 mount --bind /run/cpuinfo /proc/cpuinfo
-# This kernel's nf_tables has no nat table.
+# nf_tables of this kernel has no nat table: use the legacy iptables.
 mkdir /run/legacy
 for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
     ln -s /usr/sbin/xtables-legacy-multi /run/legacy/$name
@@ -120,8 +121,8 @@ busybox poweroff -f
 EOF
 }
 
-# A guest has one CPU, and each of its system calls goes from one process of ours to another and back: on one CPU that is
-# a switch, from one to the other a wake-up.
+# The guest has one CPU, and each of its system calls goes from one process on the host to another and back. On one CPU of
+# the host that is a context switch; between two CPUs it would be a wake-up.
 cpu() {
     local last
     last=$(taskset --cpu-list --pid $$)
@@ -133,7 +134,7 @@ boot() {
     printf '%q ' "$@" >"$scratch/command"
     write_init >"$scratch/init"
     chmod 755 "$scratch/init"
-    # The terminal stays ours: the guest's console would put it into raw mode, and Ctrl-C could not end it.
+    # The guest does not get the terminal: its console would put it into raw mode, and Ctrl-C would not work.
     # shellcheck disable=SC2046,SC2086  # lists of parameters
     timeout --foreground --kill-after=10 "${UML_TIMEOUT:-3600}" taskset --cpu-list "$(cpu)" linux.uml rootfstype=hostfs rootflags=/ rw mem="${UML_MEMORY:-4G}" uml_dir="$scratch" umid=uml init="$scratch/init" quiet loglevel=1 \
         con=null con0=fd:0,fd:1 $(lsm_parameters) ${UML_APPEND:-} </dev/null 2>"$scratch/stderr" | cat || true
@@ -146,7 +147,7 @@ prepare
 mkdir -p "$scratch_parent"
 scratch=$(mktemp -d "$scratch_parent/uml.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-# The one directory that containerd's own CRI writes to whatever it is told: a tmpfs can only cover what is there.
+# containerd's own CRI always writes to this directory. It must exist on the host, so that the guest can mount a tmpfs on it.
 if [[ ! -d /var/lib/cni ]]; then
     mkdir /var/lib/cni
     trap 'rm -rf "$scratch"; rmdir --ignore-fail-on-non-empty /var/lib/cni' EXIT

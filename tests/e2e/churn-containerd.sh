@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# `make churn-containerd`: containerd, and then containerd and Pontoon, are killed while pods come and go
-# (tests/e2e/churn_containerd). The same with containerd's own CRI, whose counts stand beside ours and fail nothing.
+# `make churn-containerd`: kills containerd, and then containerd and Pontoon, while pods are created and removed
+# (tests/e2e/churn_containerd). Does the same with containerd's own CRI, only to print its counts next to Pontoon's: they
+# do not make the script fail.
 #
-#   E2E_KILLS=60            kills of each daemon
-#   E2E_SEED=number         to have the moments and the pods of a run again, which prints its seed
-#   TARGET=pontoon|builtin  one of them (both)
+#   E2E_KILLS=60            how often each daemon is killed
+#   E2E_SEED=number         repeats the times of the kills and the kinds of the pods of a run, which printed this seed
+#   TARGET=pontoon|builtin  only this one (both)
 #   OUT=directory           for the logs, *.counts and *.findings (target/e2e/churn)
 set -euo pipefail
 

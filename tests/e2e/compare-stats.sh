@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `make compare-stats`: what Pontoon and containerd's built-in CRI say of the same load in the same minute, on two beds side by
-# side, and the two direct reads of the cgroup between which each value of Pontoon's has to lie (tests/e2e/stats.rs). Fails when
-# one does not; the built-in's are only printed.
+# `make compare-stats`: prints the stats that Pontoon and containerd's built-in CRI report for the same load in the same
+# minute, on two beds, and the two direct reads of the cgroup between which each value must lie (tests/e2e/stats.rs). Fails
+# if a value of Pontoon does not; those of the built-in CRI are only printed.
 #
 #   OUT=directory           for the logs (target/compare-stats)
-#   PONTOON_BIN, E2E_BIN    the daemon and the suite, when they are built already (cargo builds them)
+#   PONTOON_BIN, E2E_BIN    the programs of the daemon and the suite (without them, cargo builds them)
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -18,7 +18,7 @@ build_suite
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# One test at a time, so that the lines of both have the same order.
+# Runs one test at a time, so that the lines of both targets have the same order.
 says() {
     local test
     for test in "${tests[@]}"; do
@@ -33,7 +33,7 @@ status=0
 says pontoon >"$out/pontoon" 2>&1 || status=$?
 wait "$builtin" || echo "the built-in's values do not all lie between the reads: $out/builtin" >&2
 
-# Lines of `what: before .. value .. after`; the n-th of a name is paired with the other's.
+# Reads lines `what: before .. value .. after`; pairs the n-th line of a name with the n-th of the other target.
 awk '
     BEGIN { print "value\tread before\tpontoon\tread after\tbuilt-in\tread before\tread after" }
     /^== / { test = $2 }

@@ -1,4 +1,4 @@
-//! A container's log file: format, order, parts, rotation.
+//! A container's log file: format, order, partial lines, rotation.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ async fn a_line_without_an_end_is_in_the_log(scope: Arc<Scope>) -> Outcome {
     let log = pod.log(&config);
     pod.says(config).await?;
     let lines = logs::read(&log)?;
-    // kubelet takes either tag for the last one.
+    // kubelet accepts either tag for the last line.
     ensure!(lines.len() == 2 && lines[1].content == b"two", "{lines:?}");
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn no_line_is_lost_while_the_log_is_rotated(scope: Arc<Scope>) -> Outcome 
         let rotated = log.with_extension(format!("log.{turn}"));
         std::fs::rename(&log, &rotated)?;
         files.push(rotated);
-        // The last of its lines may all be in the renamed file: then it may have ended, too.
+        // The container's last lines may all be in the renamed file. Then it may have exited too, and the reopen fails.
         if reopen(&scope, &id).await.is_err() {
             break;
         }
@@ -174,7 +174,7 @@ async fn a_reopen_of_a_container_that_does_not_run_is_an_error(scope: Arc<Scope>
     scope.bed.stop(&id, 5).await?;
     std::fs::remove_file(&log)?;
     ensure!(reopen(&scope, &id).await.is_err(), "it succeeded");
-    // kubelet renames the old file back.
+    // kubelet renames the rotated file back after the error.
     ensure!(!log.exists(), "there is a new file");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Mounts.
+//! Mounts of a container: volumes, propagation, options.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -101,7 +101,7 @@ async fn nested_mounts_are_made_from_the_outside_in(scope: Arc<Scope>) -> Outcom
     Ok(())
 }
 
-/// A directory that is a shared mount while this lives.
+/// A directory that is a shared mount until this is dropped.
 struct SharedMount(std::path::PathBuf);
 
 impl SharedMount {
@@ -113,7 +113,7 @@ impl SharedMount {
         Ok(mount)
     }
 
-    /// A tmpfs with a file in it, mounted on the node below this.
+    /// Mounts a tmpfs with a file in it below the directory, on the node.
     async fn add(&self, name: &str) -> anyhow::Result<()> {
         let path = self.0.join(name);
         std::fs::create_dir_all(&path)?;

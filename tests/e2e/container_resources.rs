@@ -1,4 +1,4 @@
-//! Limits: in the cgroup's files, before and after UpdateContainerResources.
+//! Resource limits: the values in the cgroup's files, before and after UpdateContainerResources.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,17 +37,17 @@ fn has_cpusets() -> bool {
     Path::new("/sys/fs/cgroup/cpuset").is_dir() || v2.split_whitespace().any(|name| name == "cpuset")
 }
 
-/// Limits of a container, read from the cgroup files of either version.
+/// Limits of a container, read from the files of cgroup v1 or v2.
 #[derive(Debug, PartialEq, Eq)]
 struct Limits {
     memory: i64,
-    /// `cpu.shares`, or what v2's weight was made from, roughly.
+    /// `cpu.shares`; on cgroup v2 the weight that was computed from it.
     shares: u64,
     quota: i64,
     period: i64,
 }
 
-/// Directory of a process's cgroup with `controller`.
+/// Directory of a process's cgroup in the hierarchy of `controller`.
 pub fn cgroup(pid: u64, controller: &str) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     for line in text.lines() {
@@ -91,7 +91,7 @@ impl Limits {
         })
     }
 
-    /// What a container with these resources has.
+    /// The values in the cgroup of a container with these resources.
     fn expected(shares: u64, wanted: &v1::LinuxContainerResources) -> Self {
         let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         Self {
@@ -103,7 +103,9 @@ impl Limits {
     }
 }
 
-/// runc's conversion since 1.3: quadratic in the logarithm, so that 1024 shares are weight 100.
+/// runc's conversion of shares to a weight since 1.3: quadratic in the logarithm, so that 1024 shares become weight
+/// 100. Contains the results for the shares that the tests use. Other shares are converted by the older, linear
+/// formula.
 fn weight(shares: u64) -> u64 {
     match shares {
         1024 => 100,
@@ -217,7 +219,7 @@ async fn an_update_that_the_kernel_refuses_changes_nothing(scope: Arc<Scope>) ->
     let pid = scope.bed.pid_of(&id).await?;
     let score = || std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
     let scored = score()?;
-    // No machine has as many processors.
+    // No machine has that many processors.
     let impossible = v1::LinuxContainerResources {
         cpuset_cpus: "0-8191".into(),
         oom_score_adj: 555,
@@ -230,7 +232,7 @@ async fn an_update_that_the_kernel_refuses_changes_nothing(scope: Arc<Scope>) ->
     let status = reported(&scope, &id).await?;
     ensure!(status == told, "{status:?} and not {told:?}");
     ensure!(score()? == scored, "oom_score_adj was {scored} and is {}", score()?);
-    // What is refused changes nothing of what comes next either.
+    // A refused update must not affect the next one either.
     let next = wanted(80 << 20, 512, 60_000);
     update(&scope, &id, next.clone()).await?;
     let found = Limits::of(&scope, &id).await?;
@@ -243,7 +245,7 @@ async fn an_update_changes_oom_score_adj_of_what_runs(scope: Arc<Scope>) -> Outc
     let mut config = shell("main", "sleep 1000 & echo 990 >/proc/$!/oom_score_adj; sleep 1000 & wait");
     resources(&mut config).oom_score_adj = 777;
     let id = pod.start(config).await?;
-    // Not of the exec's own processes, which runc gives what the container was made with.
+    // Only the container's processes: runc gives those of the exec the value from the container's creation.
     let scores = "cat /proc/1/oom_score_adj; for p in /proc/[0-9]*; do \
                   grep -q '^sleep.1000' $p/cmdline && cat $p/oom_score_adj; done 2>/dev/null | sort";
     let are = async |expected: &str| {
@@ -309,7 +311,7 @@ async fn an_update_while_it_starts_holds(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Huge pages where the kernel has no controller of them, files of cgroup v2 on v1.
+/// Huge pages if the kernel has no controller for them, and files of cgroup v2 on v1.
 async fn what_this_host_cannot_limit_is_refused(scope: Arc<Scope>) -> Outcome {
     let root = PathBuf::from("/sys/fs/cgroup");
     let v2 = root.join("cgroup.controllers").exists();
@@ -321,7 +323,7 @@ async fn what_this_host_cannot_limit_is_refused(scope: Arc<Scope>) -> Outcome {
         resources(&mut config).hugepage_limits = pages(2 << 20);
         let error = pod.create(config).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(error.contains("config.linux.resources.hugepage_limits[0]"), "{error}");
-        // kubelet sends this for every container.
+        // kubelet sends a limit of 0 for every container.
         let mut config = sleeper("none");
         resources(&mut config).hugepage_limits = pages(0);
         pod.start(config).await?;
@@ -335,10 +337,10 @@ async fn what_this_host_cannot_limit_is_refused(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Swap and `unified`, which v1 does not have in this form.
+/// The swap limit and `unified`, which cgroup v1 does not have in this form.
 async fn files_of_cgroup_v2_are_written_and_updated(scope: Arc<Scope>) -> Outcome {
     if !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
-        return Ok(()); // A node with cgroup v1: see what_this_host_cannot_limit_is_refused.
+        return Ok(()); // On cgroup v1, what_this_host_cannot_limit_is_refused applies instead.
     }
     let pod = scope.pod().await?;
     let mut config = sleeper("main");

@@ -1,4 +1,4 @@
-//! StopContainer: which signal, how long the grace is, what shortens it.
+//! StopContainer: which signal it sends, how long the grace period is, and what shortens it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Names the signal that ends it and exits with 5.
+/// Prints the signal that ends it, and exits with 5.
 fn reports(name: &str) -> ContainerConfig {
     shell(
         name,
@@ -68,7 +68,7 @@ async fn the_stop_signal_is_sigterm_by_default(scope: Arc<Scope>) -> Outcome {
     stops_by(&scope, reports("main"), "TERM").await
 }
 
-/// nginx's image says SIGQUIT, and has a shell.
+/// The nginx image has the stop signal SIGQUIT, and contains a shell.
 const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 
 async fn an_images_stop_signal_wins_over_sigterm(scope: Arc<Scope>) -> Outcome {
@@ -86,7 +86,7 @@ async fn cris_stop_signal_wins_over_the_images(scope: Arc<Scope>) -> Outcome {
     stops_by(&scope, config, "USR1").await
 }
 
-/// SIGRTMIN+3 is 37 on every Linux; names change with CRI's version, numbers do not.
+/// SIGRTMIN+3 is 37 on every Linux. The names in CRI change with its version, the signals' numbers do not.
 async fn every_signal_is_known_by_its_number(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     for (signal, number) in [(Signal::Sigrtminplus3, 37), (Signal::Sigrtmaxminus1, 63), (Signal::Sigio, 29)] {
@@ -127,7 +127,7 @@ async fn what_ends_in_its_grace_keeps_its_exit_code(scope: Arc<Scope>) -> Outcom
     Ok(())
 }
 
-/// As pid 1, which ignores what it does not handle.
+/// Ignores SIGTERM, as pid 1 does for every signal without a handler.
 fn stubborn(name: &str) -> ContainerConfig {
     shell(name, "trap '' TERM; echo ready; while :; do sleep 1000 & wait $!; done")
 }
@@ -185,7 +185,7 @@ async fn stop_of_an_unknown_container_succeeds(scope: Arc<Scope>) -> Outcome {
     scope.bed.remove(&unknown).await
 }
 
-/// runc#2105: what a container froze takes no SIGKILL, with cgroup v1.
+/// runc#2105: on cgroup v1, SIGKILL does not end a process in a cgroup that the container has frozen.
 async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(shell("main", "sleep 1000 & wait")).await?;
@@ -202,7 +202,7 @@ async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>)
     let (child, nested) = (child.await?, own.join("of/its/own"));
     std::fs::create_dir_all(&nested)?;
     std::fs::write(nested.join("cgroup.procs"), child)?;
-    // Whatever comes of this, nothing else could end it.
+    // Thaw the cgroup even if the test fails: otherwise its process could not be killed.
     let _thaws = Thaws(nested.join(file), if frozen == "1" { "0" } else { "THAWED" });
     std::fs::write(nested.join(file), frozen)?;
     let start = Instant::now();
@@ -215,7 +215,7 @@ async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>)
     scope.bed.remove(&id).await
 }
 
-/// Thaws a cgroup if it is still there.
+/// Thaws a cgroup when dropped, if the cgroup still exists.
 struct Thaws(std::path::PathBuf, &'static str);
 
 impl Drop for Thaws {
@@ -224,7 +224,7 @@ impl Drop for Thaws {
     }
 }
 
-/// containerd#4020: a process of the host in the container's root keeps it from being unmounted.
+/// containerd#4020: a process of the host whose working directory is in the container's root prevents the unmount.
 async fn r14_what_holds_a_containers_root_is_named(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
@@ -235,9 +235,9 @@ async fn r14_what_holds_a_containers_root_is_named(scope: Arc<Scope>) -> Outcome
     let removed = scope.bed.remove(&id).await;
     holder.kill().await?;
     let error = format!("{:#}", removed.err().context("it was removed")?);
-    // A status shows its message with its quotes escaped.
+    // The error's text shows the gRPC message with escaped quotes, so each part is looked for separately.
     ensure!(error.contains(&format!("process {pid} (")) && error.contains("sleep"), "{error}");
     ensure!(error.contains("by its working directory"), "{error}");
-    // The deletion is tried again by itself.
+    // The daemon retries the deletion of the task by itself.
     scope.bed.remove(&id).await
 }

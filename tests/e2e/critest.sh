@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `make critest`: the CRI conformance tests against Pontoon or containerd's built-in CRI. Fails when a spec fails, or when
-# none ran.
+# `make critest`: runs the CRI conformance tests against Pontoon or containerd's built-in CRI. Fails if a spec fails, or if
+# no spec ran.
 #
-#   TARGET=pontoon|builtin
-#   FOCUS=regex SKIP=regex   of the specs' full names
+#   TARGET=pontoon|builtin   the CRI server (pontoon)
+#   FOCUS=regex SKIP=regex   run, or skip, the specs whose full names match
 #   WEBSOCKET=1              exec, attach and port-forward by WebSocket instead of SPDY
 #   OUT=directory            for critest.json, junit.xml, critest.log and the daemons' logs (target/critest/TARGET)
-#   TIMEOUT=seconds          for critest as a whole (1800)
+#   TIMEOUT=seconds          for the whole run of critest (1800)
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
@@ -17,7 +17,7 @@ out=${OUT:-$repo/target/critest/$target}
 timeout=${TIMEOUT:-1800}
 bed=ct-$$
 
-# Skipped for every target: name (a regex) and why.
+# The specs that are skipped for each target: a regex of names, and the reason.
 EXCLUDE=(
     'public image with digest should be pulled and removed'
     'its digest is of an image that only the public registry has'
@@ -38,8 +38,8 @@ run_critest() {
     done
     [[ -z ${FOCUS:-} ]] || options+=(--ginkgo.focus="$FOCUS")
     [[ -z ${WEBSOCKET:-} ]] || options+=(--websocket-exec --websocket-attach --websocket-portforward)
-    # On SIGTERM ginkgo names the spec it was in, cleans up after it and still writes its reports. critest leaves
-    # its pods' log directories in TMPDIR.
+    # On SIGTERM ginkgo prints the name of the running spec, cleans up after it and still writes its reports. critest leaves
+    # the log directories of its pods in TMPDIR.
     TMPDIR=$BED/tmp interruptible timeout --kill-after=60 "$timeout" \
         "$BIN/critest" --config "$BED/crictl.yaml" --runtime-endpoint "unix://$CRI_SOCKET" --image-endpoint "unix://$CRI_SOCKET" \
         "${options[@]}" >"$out/critest.log" 2>&1 || status=$?
@@ -47,7 +47,7 @@ run_critest() {
     return $status
 }
 
-# specs FILTER: full name and message of those that match.
+# specs FILTER: prints the full names and messages of the specs that match.
 specs() {
     jq -r '.[].SpecReports[] | select(.LeafNodeType == "It") | . + {name: ((.ContainerHierarchyTexts + [.LeafNodeText]) | join(" "))}
         | select('"$1"') | "\(.name)\t\(.Failure.Message // "" | split("\n")[0])"' "$out/critest.json" | sort
@@ -55,12 +55,12 @@ specs() {
 
 count() { specs "$1" | wc -l; }
 
-# Those that ginkgo filtered have no message, those that critest skipped in the middle have its reason.
+# Specs that ginkgo filtered have no message; specs that skipped themselves have a message with the reason.
 failed='.State == "failed" or .State == "panicked" or .State == "interrupted" or .State == "timedout" or .State == "aborted"'
 filtered='.State == "skipped" and (.Failure.Message // "") == "" and (.name | test("benchmark") | not)'
 skipped_by_critest='.State == "skipped" and (.Failure.Message // "") != ""'
 
-# Which of what ginkgo filtered is ours, and why; the rest is outside FOCUS.
+# Prints the specs that ginkgo filtered because of `excluded`, with the reasons. The other filtered specs do not match FOCUS.
 print_skipped_by_us() {
     local index name
     specs "$filtered" | cut -f1 | while read -r name; do
@@ -83,7 +83,7 @@ print_results() {
     specs "$failed" | while IFS=$'\t' read -r name message; do
         printf 'FAILED         %s (%s)\n' "$name" "$message"
     done
-    # A BeforeSuite or the like that failed is no spec, and has no name.
+    # A failed BeforeSuite or similar node is not a spec and has no name.
     jq -r '.[] | (.SpecialSuiteFailureReasons // [])[], (.SpecReports[] | select(.LeafNodeType != "It" and .State == "failed") |
         "\(.LeafNodeType): \(.Failure.Message)")' "$out/critest.json" | grep -v '^Detected' || true
     printf '%s on %s: %d passed, %d failed, %d skipped by critest, %d skipped by us, %d s\n' "critest $version" "$target" \
@@ -97,11 +97,12 @@ BIN=${BIN:-$("$repo/tests/tools/build.sh" core critest)}
 export BIN
 version=$("$BIN/critest" --version 2>/dev/null | sed -n 's/^critest version: //p')
 
-# critest's host ports 12000 to 12003 are fixed, so one run at a time on a machine; any file that stays will do for a lock.
+# critest uses the fixed host ports 12000 to 12003, so only one run at a time is possible on a machine. Any file that is not
+# removed can serve as the lock.
 exec 9<"$BIN/critest"
 flock --nonblock 9 || { echo "another critest is running on this machine, waiting" >&2; flock 9; }
 
-# Without the lock: what the bed starts may outlive us, if we are killed.
+# The bed does not inherit the lock: its processes may live longer than this script if that is killed.
 bed_with_images "$bed" "$target" 9>&-
 start=$SECONDS status=0
 run_critest || status=$?

@@ -1,4 +1,4 @@
-//! Devices of the host, and devices by the Container Device Interface.
+//! Devices of the host, and devices of the Container Device Interface (CDI).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,8 +44,8 @@ async fn a_device_is_there_with_its_permissions(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// A node of fuse's, which is not among the devices that every container may use. Whether the driver is there makes no
-/// difference: the cgroup is asked first.
+/// The device node is that of FUSE (10:229), which is not among the devices that every container may use. It does not
+/// matter whether the driver is loaded: the kernel checks the cgroup first.
 async fn what_the_cgroup_does_not_allow_of_a_device_fails(scope: Arc<Scope>) -> Outcome {
     let node = scope.volume("devices")?.join("node");
     let made = tokio::process::Command::new("mknod").arg(&node).args(["c", "10", "229"]).status().await?;
@@ -87,7 +87,7 @@ async fn a_link_and_a_directory_of_devices_can_be_asked_for(scope: Arc<Scope>) -
     Ok(())
 }
 
-/// `device_ownership_from_security_context`, which beds have on.
+/// `device_ownership_from_security_context`, which the beds' configuration enables.
 async fn a_device_belongs_to_the_containers_user(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = shell("main", "stat -c %u:%g /dev/mine /dev/null");
@@ -127,7 +127,7 @@ async fn a_device_that_is_none_is_refused(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Writes a spec of the device `e2e.test/<kind>=0`, with an environment variable of this value.
+/// Writes the CDI spec of the device `e2e.test/<kind>=0`, which sets an environment variable to this value.
 pub fn spec(scope: &Scope, kind: &str, value: &str) -> anyhow::Result<PathBuf> {
     let directory = scope.bed.dir.join("cdi-etc");
     std::fs::create_dir_all(&directory)?;
@@ -144,13 +144,13 @@ pub fn spec(scope: &Scope, kind: &str, value: &str) -> anyhow::Result<PathBuf> {
         }}],
     });
     let path = directory.join(format!("{kind}.json"));
-    // Whole or not at all, as drivers write them.
+    // Written atomically, as drivers do.
     std::fs::write(path.with_extension("new"), serde_json::to_vec(&spec)?)?;
     std::fs::rename(path.with_extension("new"), &path)?;
     Ok(path)
 }
 
-/// Creates a container; the built-in may not have seen a new spec yet.
+/// Runs a container. Waits before on the built-in, which may not have read a new spec yet.
 async fn says(pod: &Pod, scope: &Scope, config: v1::ContainerConfig) -> anyhow::Result<String> {
     if scope.bed.target == Target::Builtin {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -184,7 +184,7 @@ async fn a_cdi_device_can_be_asked_for_by_an_annotation_of_the_container(scope: 
     Ok(())
 }
 
-/// Tenants write a pod's annotations; the container's own come from kubelet's device plugins.
+/// Tenants write a pod's annotations. The container's own annotations come from kubelet's device plugins.
 async fn cve_2026_53492_annotations_of_the_pod_bring_no_device(scope: Arc<Scope>) -> Outcome {
     let file = spec(&scope, "pod", "one")?;
     let mut config = scope.pod_config();

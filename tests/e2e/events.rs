@@ -1,4 +1,4 @@
-//! GetContainerEvents: what kubelet's evented PLEG hears.
+//! GetContainerEvents, the source of kubelet's evented PLEG.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,8 @@ async fn subscribe(scope: &Scope) -> anyhow::Result<Events> {
     Ok(scope.bed.runtime().get_container_events(v1::GetEventsRequest {}).await?.into_inner())
 }
 
-/// Events of these objects, until the one of that type of the first of them. Other tests' pods are heard as well.
+/// Reads events of the objects `of`, until the first of them has an event of type `last`. Skips the events of other
+/// tests' pods.
 async fn read(
     events: &mut Events,
     of: &[&str],
@@ -61,7 +62,8 @@ async fn a_pods_life_is_told(scope: Arc<Scope>) -> Outcome {
     let mut events = subscribe(&scope).await?;
     let pod = scope.pod().await?;
     let id = pod.start(shell("main", "sleep 1; exit 3")).await?;
-    // An event says how things stand when it is sent: what is removed by then is not in it.
+    // An event contains the state at the time when it is sent, without objects that were removed before. So read these
+    // first.
     let mut heard = read(&mut events, &[&id, &pod.id], Stopped).await?;
     scope.bed.remove(&id).await?;
     pod.stop().await?;
@@ -109,7 +111,7 @@ async fn the_end_of_a_pause_process_is_told(scope: Arc<Scope>) -> Outcome {
 }
 
 async fn a_stalled_subscriber_delays_no_call(scope: Arc<Scope>) -> Outcome {
-    // Never read from, while its window fills.
+    // Nothing reads this stream, so its flow-control window fills up.
     let _stalled = subscribe(&scope).await?;
     let mut config = scope.pod_config();
     config.annotations.insert("large".to_owned(), "x".repeat(200_000));

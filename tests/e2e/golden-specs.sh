@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `make golden-specs`: the OCI specs that Pontoon and containerd's built-in CRI make of the same requests (the configs of
-# tests/golden), and how they differ. Every difference has to be listed with its reason in tests/golden/differences.toml;
-# fails when one is not, or when a listed one is no longer there.
+# `make golden-specs`: compares the OCI specs that Pontoon and containerd's built-in CRI create from the same requests (the
+# configs of tests/golden). tests/golden/differences.toml must list each difference with its reason; fails if a difference
+# is not listed, or if a listed one does not exist any more.
 #
-#   OUT=directory           specs in OUT/builtin and OUT/pontoon, OUT/differences.txt (target/golden-specs)
-#   PONTOON_BIN, E2E_BIN    the daemon and the suite, when they are built already (cargo builds them)
+#   OUT=directory           for OUT/builtin and OUT/pontoon (the specs) and OUT/differences.txt (target/golden-specs)
+#   PONTOON_BIN, E2E_BIN    the programs of the daemon and the suite (without them, cargo builds them)
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

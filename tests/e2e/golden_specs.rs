@@ -1,8 +1,9 @@
-//! The OCI specs that this CRI makes of the golden files' configs, for comparing with the other CRI's: golden-specs.sh.
+//! Writes the OCI specs that the CRI server creates from the golden files' configs. golden-specs.sh compares those of
+//! both servers.
 //!
-//! With `GOLDEN_SPECS=directory` each config of tests/golden that a bed can run (those about a handler's own spec cannot:
-//! the built-in would need another configuration) is sent as a request, and the spec that a verbose status shows is
-//! written to the directory, with ids, paths and what has no order made equal.
+//! With `GOLDEN_SPECS=directory`, each config of tests/golden that a bed can run is sent as a request, and the spec
+//! that a verbose status shows is written to the directory. IDs, paths and the order of sets are replaced by fixed
+//! ones. Configs about a handler's own spec are left out: for them the built-in would need another configuration.
 
 mod compare;
 mod normal;
@@ -25,20 +26,20 @@ use crate::registry::{Registry, Says};
 use crate::scope::{Pod, Scope, sleeper};
 use crate::security::OnItself;
 
-/// Where to write.
+/// The environment variable with the directory to write to.
 const OUT: &str = "GOLDEN_SPECS";
-/// So that what is compared is not a handful, should the files move.
+/// The least number of configs: fewer means that the golden files were not found.
 const LEAST: usize = 60;
 
 pub fn tests() -> Vec<Test> {
-    // A tool and no test: nothing can fail but the calls themselves.
+    // This is a tool, not a test: it fails only when a call fails.
     if std::env::var_os(OUT).is_none() {
         return Vec::new();
     }
     vec![rule!(specs_are_written).alone().within(600)]
 }
 
-/// A golden file, but for what only the maker of specs is told.
+/// The part of a golden file that can be reproduced on a bed.
 #[derive(Deserialize)]
 struct Document {
     sandbox: PodSandboxConfig,
@@ -77,7 +78,7 @@ async fn specs_are_written(scope: Arc<Scope>) -> Outcome {
     for (name, document) in documents {
         let spec = match spec(&scope, &name, document).await {
             Ok(spec) => spec,
-            // That one CRI refuses what the other takes is a difference too; the words are each one's own.
+            // A request that only one CRI server refuses is a difference too. The error texts are not compared.
             Err(error) if error.downcast_ref::<tonic::Status>().is_some() => {
                 println!("{name} is refused: {error:#}");
                 json!({"refused": true})
@@ -90,10 +91,10 @@ async fn specs_are_written(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Makes the document's objects; the spec of its container or else of its pause container.
+/// Creates the document's objects. Returns the spec of its container, or of its pause container if it has no container.
 async fn spec(scope: &Scope, name: &str, mut document: Document) -> anyhow::Result<Value> {
     let work = scope.volume(name)?;
-    // Some of the mounts are to propagate.
+    // Some of the documents' mounts have a propagation that needs a shared mount as source.
     let shared = OnItself::mount(&work, "--make-shared")?;
     let work = shared.path();
     let mut sandbox = sandbox_config(scope, &document.sandbox)?;
@@ -116,7 +117,8 @@ async fn spec(scope: &Scope, name: &str, mut document: Document) -> anyhow::Resu
     Ok(known.normal(&scope.bed.info(&id).await?["runtimeSpec"]))
 }
 
-/// The document's, with the bed's cgroup parent and a name of the test's, by which it is swept.
+/// The document's config, with the bed's cgroup parent, and with the test's names and labels so that it is removed at
+/// the end.
 fn sandbox_config(scope: &Scope, wanted: &PodSandboxConfig) -> anyhow::Result<PodSandboxConfig> {
     let ours = scope.pod_config();
     let mut config = wanted.clone();
@@ -143,7 +145,7 @@ fn container_config(mut config: ContainerConfig, image: &str, work: &Path) -> Co
         config.log_path = "app/0.log".to_owned();
     }
     for mount in &mut config.mounts {
-        // Paths of no machine get a directory of the test's; those of the kernel stay.
+        // Paths that exist on no machine are moved below the test's directory. Paths of the kernel stay.
         if mount.host_path.starts_with("/data/") || mount.host_path.starts_with("/var/lib/kubelet/") {
             mount.host_path = format!("{}{}", work.display(), mount.host_path);
         }
@@ -151,7 +153,7 @@ fn container_config(mut config: ContainerConfig, image: &str, work: &Path) -> Co
     config
 }
 
-/// A container whose pid namespace the document wants to join must be there.
+/// Starts the container whose pid namespace the document's container joins, if there is one.
 async fn join_target(
     scope: &Scope,
     pod: &Pod,
@@ -166,7 +168,7 @@ async fn join_target(
     Ok(())
 }
 
-/// An image as the document says; busybox when it says nothing.
+/// Pulls the image that the document describes. Returns busybox if it describes none.
 async fn image(scope: &Scope, document: &Document, known: &mut normal::Known) -> anyhow::Result<String> {
     let Document { image, passwd, group, .. } = document;
     if image.is_none() && passwd.is_none() && group.is_none() {

@@ -1,4 +1,4 @@
-//! Images that are mounted as volumes, and the volumes that images ask for.
+//! Images mounted as volumes, and volumes that images declare.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A mount of an image by its id, as kubelet asks for it.
+/// A mount of an image by its ID, as kubelet requests it.
 async fn image(scope: &Scope, path: &str, sub_path: &str) -> anyhow::Result<v1::Mount> {
     let id = scope.bed.pull(BUSYBOX).await?;
     Ok(v1::Mount {
@@ -46,7 +46,7 @@ async fn image(scope: &Scope, path: &str, sub_path: &str) -> anyhow::Result<v1::
     })
 }
 
-/// Mounts on the node below the bed's directory that hold images.
+/// Mount points of images on the node, below the bed's directory.
 fn mounted(scope: &Scope) -> anyhow::Result<Vec<String>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
@@ -70,7 +70,7 @@ async fn an_image_is_mounted_read_only(scope: Arc<Scope>) -> Outcome {
     let found = mounts.iter().find(|mount| mount.container_path == "/image").context("no mount in the status")?;
     let told = found.image.as_ref().context("no image in the mount")?;
     ensure!(told.image == wanted, "{found:?}");
-    // Of CRI 0.37, which the built-in leaves empty.
+    // A field of CRI 0.37, which the built-in leaves empty.
     ensure!(scope.bed.target == Target::Builtin || told.image_ref == wanted, "{found:?}");
     Ok(())
 }
@@ -86,7 +86,7 @@ async fn a_directory_of_an_image_is_mounted(scope: Arc<Scope>) -> Outcome {
 
 async fn options_of_an_image_mount_are_applied(scope: Arc<Scope>) -> Outcome {
     if scope.bed.target == Target::Builtin {
-        return Ok(()); // Of v0.37, which the built-in does not have.
+        return Ok(()); // A field of CRI 0.37, which the built-in does not have.
     }
     let pod = scope.pod().await?;
     let mut config = shell("main", "grep ' /data ' /proc/self/mounts; /data/bin/busybox true 2>&1; true");
@@ -112,7 +112,7 @@ async fn two_containers_mount_one_image(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Every mount that cannot be, with its code and a word of its message.
+/// Mounts that must be refused, each with the error's code and a word of its message.
 async fn impossible(scope: &Scope) -> anyhow::Result<Vec<(v1::Mount, Code, &'static str)>> {
     let good = image(scope, "/image", "").await?;
     let sub = |path: &str| v1::Mount { image_sub_path: path.to_owned(), ..good.clone() };
@@ -128,7 +128,7 @@ async fn impossible(scope: &Scope) -> anyhow::Result<Vec<(v1::Mount, Code, &'sta
     ])
 }
 
-/// That the container is refused; the error's gRPC status.
+/// Creates a container, which must be refused. Returns the gRPC status of the error.
 async fn refusal(pod: &crate::scope::Pod, mount: v1::Mount) -> anyhow::Result<tonic::Status> {
     let mut config = sleeper("main");
     config.mounts = vec![mount.clone()];
@@ -148,7 +148,7 @@ async fn an_image_mount_that_cannot_be_says_so_first(scope: Arc<Scope>) -> Outco
         }
     }
     if scope.bed.target == Target::Pontoon {
-        // The directory of all such mounts is made for the first.
+        // The first of these calls creates the directory of all image mounts, which stays.
         before.is_back_but_for(&scope.bed, |line| line.ends_with("/run/image-volumes")).await?;
     }
     Ok(())
@@ -163,7 +163,7 @@ async fn the_prefix_is_the_first_word(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// containerd's GC takes what nothing refers to; the view of a mounted image is referred to.
+/// containerd's garbage collection deletes what nothing refers to. The view of a mounted image must have a reference.
 async fn a_removed_image_stays_mounted(scope: Arc<Scope>) -> Outcome {
     let registry = Registry::start(&scope.bed).await?;
     let (layer, diff_id) = crate::images::layer(&scope, "in the image").await?;
@@ -209,7 +209,7 @@ async fn after_a_kill_an_image_is_unmounted(scope: Arc<Scope>) -> Outcome {
     let created = pod.create(created).await?;
     let running = pod.start(running).await?;
     scope.bed.daemon("daemon", "kill").await?;
-    // What a container left that somebody else removed.
+    // A leftover of a container that another client of containerd removed.
     let stale = scope.bed.dir.join("run/image-volumes").join("e".repeat(64)).join("0");
     std::fs::create_dir_all(&stale)?;
     scope.bed.daemon("daemon", "start").await?;
@@ -224,7 +224,8 @@ async fn after_a_kill_an_image_is_unmounted(scope: Arc<Scope>) -> Outcome {
     before.is_back_but_for(&scope.bed, |line| line.trim_end_matches('/').ends_with("image-volumes")).await
 }
 
-/// A directory whose content no container may see, and links to it.
+/// Creates a directory on the node whose content no container may see, and symlinks in `root` that lead there or out of
+/// the image. Returns the directory.
 fn bait(scope: &Scope, root: &Path) -> anyhow::Result<std::path::PathBuf> {
     let secret = scope.volume("secret")?;
     std::fs::write(secret.join("secret"), "of the host")?;
@@ -236,13 +237,13 @@ fn bait(scope: &Scope, root: &Path) -> anyhow::Result<std::path::PathBuf> {
     Ok(secret)
 }
 
-/// Set-user-id files of an image would run as root.
+/// If users of the node could reach a mounted image, its set-user-ID files would run as root for them.
 async fn cve_2021_41103_no_user_of_the_node_reaches_a_mounted_image(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     config.mounts = vec![image(&scope, "/a", "").await?];
     let id = pod.start(config).await?;
-    // Tests beside this one mount images too; on the built-in they are the pod's.
+    // Other tests mount images at the same time. On the built-in the mounts belong to the pod, not to the container.
     let mut points = mounted(&scope)?;
     points.retain(|point| point.contains(&id) || point.contains(&pod.id));
     ensure!(!points.is_empty(), "nothing is mounted on the node");
@@ -287,7 +288,7 @@ async fn cve_2022_23648_a_volume_of_an_image_shows_nothing_of_the_host(scope: Ar
     std::fs::write(root.join("data/kept"), "of the image")?;
     std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
     let (layer, diff_id) = layer_of(&scope, &root, &["--owner=0", "--group=0"]).await?;
-    // Another directory: a volume on what a link leads to would hide what the link brings.
+    // Another directory than the link's target: a volume mounted there would hide what is reached through the link.
     let other = scope.volume("other")?;
     std::fs::copy(secret.join("secret"), other.join("secret"))?;
     let climbing = format!("/../../../../../../../../..{}", other.display());

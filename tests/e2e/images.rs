@@ -1,4 +1,4 @@
-//! Images: pull, list, status, remove, and what `ctr` does beside us.
+//! Images: pull, list, status, remove, and what `ctr` changes at the same time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,34 +33,34 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// ImageStatus, verbose.
+    /// Calls ImageStatus, verbose.
     pub async fn image_status(&self, image: &str) -> anyhow::Result<v1::ImageStatusResponse> {
         let request = v1::ImageStatusRequest { image: Some(image_spec(image)), verbose: true };
         Ok(self.images().image_status(request).await.with_context(|| format!("ImageStatus of {image}"))?.into_inner())
     }
 
-    /// RemoveImage.
+    /// Calls RemoveImage.
     pub async fn remove_image(&self, image: &str) -> anyhow::Result<()> {
         let request = v1::RemoveImageRequest { image: Some(image_spec(image)) };
         self.images().remove_image(request).await.with_context(|| format!("RemoveImage of {image}"))?;
         Ok(())
     }
 
-    /// ListImages.
+    /// Calls ListImages; an empty `filter` lists all images.
     pub async fn list_images(&self, filter: &str) -> anyhow::Result<Vec<v1::Image>> {
         let filter = (!filter.is_empty()).then(|| v1::ImageFilter { image: Some(image_spec(filter)) });
         Ok(self.images().list_images(v1::ListImagesRequest { filter }).await.context("ListImages")?.into_inner().images)
     }
 }
 
-/// A layer with one file: compressed, and the digest of what it unpacks to.
+/// A layer with one file. Returns its gzip-compressed bytes and the digest of the uncompressed archive.
 pub async fn layer(scope: &Scope, content: &str) -> anyhow::Result<(Vec<u8>, String)> {
     let root = scope.volume("layer")?;
     std::fs::write(root.join("file"), content)?;
     layer_of(scope, &root, &["--owner=0", "--group=0"]).await
 }
 
-/// A layer of a directory, with more options for tar.
+/// The same for a layer of a directory, with more options for tar.
 pub async fn layer_of(scope: &Scope, root: &Path, options: &[&str]) -> anyhow::Result<(Vec<u8>, String)> {
     let tar = scope.dir().join("layer.tar");
     output(tokio::process::Command::new("tar").args(options).arg("-cf").arg(&tar).arg("-C").arg(root).arg(".")).await?;
@@ -87,7 +87,7 @@ async fn a_pull_by_tag_and_by_digest_is_the_same_image(scope: Arc<Scope>) -> Out
 
 async fn an_image_is_found_by_each_of_its_names(scope: Arc<Scope>) -> Outcome {
     let id = scope.bed.pull(BUSYBOX).await?;
-    // Of the same image, under its short name.
+    // The bed's registry has the same image under this name too, whose short form is `busybox:1.36`.
     scope.bed.pull("docker.io/library/busybox:1.36").await?;
     let digests = scope.bed.image_status(BUSYBOX).await?.image.context("no image")?.repo_digests;
     let names = [BUSYBOX, &id, id.trim_start_matches("sha256:"), &id[7..20], "busybox:1.36", &digests[0]];
@@ -109,7 +109,7 @@ async fn an_absent_image_has_no_status_and_no_error(scope: Arc<Scope>) -> Outcom
 
 async fn a_pull_with_the_right_password_works(scope: Arc<Scope>) -> Outcome {
     let registry = Registry::start(&scope.bed).await?;
-    // user:right
+    // base64 of `user:right`
     registry.require("dXNlcjpyaWdodA==")?;
     let (layer, diff_id) = layer(&scope, "behind a password").await?;
     let name = registry.image("private", &layer, &diff_id)?;
@@ -141,7 +141,8 @@ async fn an_identity_token_is_exchanged_for_access(scope: Arc<Scope>) -> Outcome
     let refused = refused.err().context("another token was taken")?;
     ensure!(!refused.message().contains("another-s3cret"), "{refused}");
     pull_with(&scope, &name, with(TOKEN)).await?;
-    // It is for the token server, in a form; the registry sees what was given for it.
+    // The identity token goes only to the token server, in a form. The registry gets the access token issued in
+    // exchange.
     let heads = registry.heads()?;
     let told: Vec<_> = heads.iter().filter(|head| head.contains(TOKEN)).collect();
     ensure!(!told.is_empty() && told.iter().all(|head| head.starts_with("POST /token")), "{told:?}");
@@ -160,7 +161,7 @@ async fn a_registry_token_is_refused_by_name(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// kubelet compares the beginning of the gRPC message, nothing else.
+/// kubelet compares only the beginning of the gRPC message.
 async fn the_prefix_of_a_registry_that_is_away_is_the_first_word(scope: Arc<Scope>) -> Outcome {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let error = pull_with(&scope, &format!("{nobody}/a:1"), v1::AuthConfig::default()).await;
@@ -235,7 +236,7 @@ async fn a_removed_image_is_gone_with_all_its_tags(scope: Arc<Scope>) -> Outcome
 }
 
 async fn image_fs_info_names_a_directory_that_exists(scope: Arc<Scope>) -> Outcome {
-    // The built-in counts what is used every 10 s.
+    // The built-in updates its count of used bytes every 10 s.
     until(Duration::from_secs(30), || async {
         let info = scope.bed.images().image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
         let fs = info.image_filesystems.first().context("no image file system")?;
@@ -248,7 +249,8 @@ async fn image_fs_info_names_a_directory_that_exists(scope: Arc<Scope>) -> Outco
 }
 
 async fn what_ctr_imports_and_removes_is_seen_within_a_second(scope: Arc<Scope>) -> Outcome {
-    // With a layer of its own: containerd does not fetch one that another image has unpacked, and exports none that it lacks.
+    // The image has a layer of its own: containerd does not fetch a layer that is already unpacked for another image,
+    // and cannot export a layer whose blob it does not have.
     let registry = Registry::start(&scope.bed).await?;
     let (layer, diff_id) = layer(&scope, "comes by an archive").await?;
     let name = &registry.image("archived", &layer, &diff_id)?;

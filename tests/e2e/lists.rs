@@ -1,4 +1,5 @@
-//! What it costs to list a thousand containers each second, as kubelet's PLEG does. For bench-lists.sh, which compares.
+//! What it costs to list a thousand containers, as kubelet's PLEG does every second. bench-lists.sh compares the
+//! results.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ const AT_A_TIME: usize = 4;
 const WARM_UP: usize = 50;
 const LISTS: usize = 500;
 
-/// Where the result goes: microseconds of CPU time for both lists, and their bytes.
+/// The environment variable with the file for the result: microseconds of CPU time for both lists, and their size in
+/// bytes.
 const RESULT: &str = "BENCH_LISTS";
 
 pub fn tests() -> Vec<Test> {
@@ -30,7 +32,7 @@ pub fn tests() -> Vec<Test> {
     vec![rule!(a_thousand_containers_are_listed).only_if(asked, "a benchmark: bench-lists.sh").alone().within(600)]
 }
 
-/// As much as kubelet puts on a pod and a container.
+/// As many annotations as kubelet sets on a pod and on a container.
 fn words(of: &str) -> HashMap<String, String> {
     let keys = ["hash", "restartCount", "terminationMessagePath", "terminationMessagePolicy", "terminationGracePeriod"];
     let values = keys.map(|key| (format!("io.kubernetes.container.{key}"), format!("{key}-of-{of}")));
@@ -85,7 +87,7 @@ async fn a_thousand_containers_are_listed(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Asks for both lists so many times; how many bytes they are together.
+/// Fetches both lists `times` times. Returns the size of both together in bytes.
 async fn lists(bed: &Bed, times: usize) -> anyhow::Result<usize> {
     let mut bytes = 0;
     for _ in 0..times {
@@ -97,7 +99,7 @@ async fn lists(bed: &Bed, times: usize) -> anyhow::Result<usize> {
     Ok(bytes)
 }
 
-/// A call without a field set; the length of its answer, which is not decoded.
+/// Makes a call with an empty request. Returns the length of the response, which is not decoded.
 async fn raw(bed: &Bed, method: &str) -> anyhow::Result<usize> {
     let mut client = tonic::client::Grpc::new(bed.channel()).max_decoding_message_size(16 << 20);
     client.ready().await?;
@@ -105,7 +107,7 @@ async fn raw(bed: &Bed, method: &str) -> anyhow::Result<usize> {
     Ok(client.unary(tonic::Request::new(()), path, Raw).await?.into_inner())
 }
 
-/// CPU time of the daemon that serves CRI, and of the containerd below it.
+/// CPU time of the daemon that serves CRI and of containerd.
 fn cpu_time(bed: &Bed) -> anyhow::Result<Duration> {
     let mut daemons = vec!["containerd", bed.server()];
     daemons.dedup();
@@ -113,13 +115,13 @@ fn cpu_time(bed: &Bed) -> anyhow::Result<Duration> {
     for daemon in daemons {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", bed.pid(daemon)?))?;
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        // utime and stime, fields 14 and 15 of proc(5), in hundredths of a second.
+        // utime and stime, fields 14 and 15 of /proc/PID/stat (proc(5)), in hundredths of a second.
         ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     }
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Encodes nothing, and decodes a message's length.
+/// Encodes an empty message, and decodes a message to its length.
 struct Raw;
 
 impl Codec for Raw {

@@ -11,19 +11,19 @@ pub struct Line {
     pub time: String,
     /// `stdout` or `stderr`.
     pub stream: String,
-    /// Whether the line goes on in the next entry (tag `P`).
+    /// Whether the line continues in the next entry (tag `P`).
     pub partial: bool,
-    /// Without the line's end.
+    /// Without the line's final newline.
     pub content: Vec<u8>,
 }
 
-/// All lines; an error for the first that is not in the format.
+/// Reads all lines. Fails at the first line that is not in the format.
 pub fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     parse(&bytes)
 }
 
-/// The same, of a file's content.
+/// The same for the content of a file.
 pub fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Line>> {
     let Some(bytes) = bytes.strip_suffix(b"\n") else {
         ensure!(bytes.is_empty(), "the last line does not end");
@@ -46,7 +46,7 @@ fn line(bytes: &[u8]) -> anyhow::Result<Line> {
     Ok(Line { time, stream, partial: tag == b"P", content })
 }
 
-/// The contents of both streams in the log's order, one line each.
+/// The content of both streams in the log's order. Entries of a partial line are joined.
 pub fn text(path: &Path) -> anyhow::Result<String> {
     let mut text = Vec::new();
     for line in read(path)? {

@@ -1,8 +1,9 @@
-//! Level 5: the whole thing, on real containerd, runc and CNI, through CRI's socket and crictl as kubelet and users do.
+//! Level 5: the whole system with real containerd, runc and CNI, through CRI's socket and crictl as kubelet and users
+//! do.
 //!
-//! `PONTOON_BED` is the path of a bed's environment file (`bed.sh up NAME`, then `bed.sh env NAME`); without it every
-//! test is skipped. On a bed with containerd's built-in CRI the same tests run, so that a wrong test shows; what the
-//! built-in is known not to do is skipped there with a reason.
+//! `PONTOON_BED` is the path of a bed's environment file (`bed.sh up NAME`, then `bed.sh env NAME`). Without it every
+//! test is skipped. The same tests run on a bed with containerd's built-in CRI, which shows mistakes in the tests. What
+//! the built-in is known not to do is skipped there with a reason.
 //!
 //! ```text
 //! PONTOON_BED=$(tests/e2e/bed.sh env NAME) cargo test --test e2e [-- FILTER...]
@@ -136,12 +137,12 @@ const FILES: &[fn() -> Vec<harness::Test>] = &[
     churn_containerd::tests,
 ];
 
-/// For golden-specs.sh.
+/// Run by golden-specs.sh.
 fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::ExitCode {
     exit_code(golden_specs::compare(builtin, pontoon, list))
 }
 
-/// Of what a script asked for.
+/// The exit code for a script: also a failure if the outcome is false.
 fn exit_code(outcome: anyhow::Result<bool>) -> std::process::ExitCode {
     match outcome {
         Ok(true) => std::process::ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! What Pontoon tells of itself: metrics when they are asked for, and `pontoon top`.
+//! What Pontoon reports about itself: metrics if they are enabled, and `pontoon top`.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// Runs `body` with metrics switched on, and with `tables` of the configuration.
+    /// Runs `body` while the daemon's configuration enables metrics and contains `tables`.
     pub async fn measured(&self, tables: &str, body: impl Future<Output = Outcome>) -> Outcome {
         let metrics = format!("[metrics]\naddress = \"unix://{}/metrics.sock\"\n", self.dir.display());
         self.configured(&format!("{tables}{metrics}"), body).await
     }
 
-    /// The page of metrics, by curl, as an operator would ask.
+    /// Fetches the page of metrics with curl, as an operator would.
     pub async fn scrape(&self) -> anyhow::Result<String> {
         let mut curl = tokio::process::Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--unix-socket"]);
@@ -33,7 +33,7 @@ impl Bed {
     }
 }
 
-/// The value of a line of the page that begins so.
+/// The value in the page's line that begins with `start`.
 pub fn value(page: &str, start: &str) -> anyhow::Result<f64> {
     let line = page.lines().find(|line| line.starts_with(start));
     let line = line.with_context(|| format!("no {start} in:\n{page}"))?;
@@ -55,7 +55,7 @@ async fn a_pods_life_is_measured(scope: &Scope) -> Outcome {
         let name = format!("pontoon_rpc_duration_seconds_count{{method=\"{method}\",code=\"OK\"}}");
         ensure!(value(&page, &name)? == 1.0, "{name}: {page}");
     }
-    // All stages together are the most of the call: what takes time has a name.
+    // The stages together take most of the call's time, so that none that takes long is missing.
     let (mut stages, mut least) = (0.0, f64::MAX);
     for stage in ["record", "files", "netns", "cni", "task_create", "task_start"] {
         let name = format!("pontoon_stage_duration_seconds_sum{{operation=\"RunPodSandbox\",stage=\"{stage}\"}}");
@@ -70,7 +70,7 @@ async fn a_pods_life_is_measured(scope: &Scope) -> Outcome {
     pod.stop().await
 }
 
-/// A busy container in its third life that does not heed SIGTERM, while it is being stopped.
+/// A busy container in its third attempt that ignores SIGTERM, while it is being stopped.
 async fn top_shows_what_a_pod_uses_and_what_is_done_with_it(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = shell("main", "trap '' TERM; while :; do :; done");

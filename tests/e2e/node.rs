@@ -1,4 +1,4 @@
-//! What is on the node and in containerd, to compare before and after.
+//! The state of the node and of containerd, to compare before and after a test.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,16 +8,16 @@ use anyhow::ensure;
 
 use crate::bed::{Bed, output, until};
 
-/// Where the tests against the fake containerd work, which may run beside these.
+/// Where the tests against the fake containerd work, which may run at the same time.
 const LEVEL_3: &str = "/var/tmp/pontoon-server-";
 
-/// How long what is deleted in the background may stay.
+/// How long leftovers that are deleted in the background may stay.
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Everything that a pod may leave behind, one line each.
 pub struct Node {
     lines: BTreeSet<String>,
-    /// Another bed stood on this machine: whose a line is, nobody can tell, so only those that name ours count.
+    /// Another bed is up on this machine. Most lines do not show their owner, so only those that name this bed count.
     shared: bool,
 }
 
@@ -27,7 +27,7 @@ fn other_beds() -> bool {
 }
 
 impl Node {
-    /// Looks at everything. Only for a test that is alone on the bed.
+    /// Records everything. Only for a test that runs alone on the bed.
     pub async fn look(bed: &Bed) -> anyhow::Result<Self> {
         let mut lines = BTreeSet::new();
         let mut section = String::new();
@@ -42,7 +42,7 @@ impl Node {
         {
             lines.extend(bed.ctr(what).await?.lines().map(|line| format!("{}: {line}", what[0])));
         }
-        // KEY PARENT KIND: only what containers hold; an image's layers are committed.
+        // The columns are KEY PARENT KIND. Only snapshots of containers count; those of image layers are committed.
         let snapshots = bed.ctr(&["snapshots", "list"]).await?;
         lines.extend(
             snapshots.lines().filter(|line| !line.ends_with("Committed")).map(|line| format!("snapshots: {line}")),
@@ -53,12 +53,12 @@ impl Node {
         Ok(Self { lines, shared: other_beds() })
     }
 
-    /// Waits until the node is as it was; fails with what came and what went.
+    /// Waits until the node is as it was. Fails with the lines that were added and those that are missing.
     pub async fn is_back(&self, bed: &Bed) -> anyhow::Result<()> {
         self.is_back_but_for(bed, |_| false).await
     }
 
-    /// The same, whatever happened to lines that are `excused`.
+    /// The same, but ignores the lines that are `excused`.
     pub async fn is_back_but_for(&self, bed: &Bed, excused: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         let ours = [bed.dir.display().to_string(), bed.cgroup_parent.trim_start_matches('/').to_owned()];
         until(SETTLED, || async {
@@ -69,7 +69,7 @@ impl Node {
                     && (!(self.shared || now.shared) || ours.iter().any(|ours| line.contains(ours.as_str())))
             };
             let came: Vec<_> = now.lines.difference(&self.lines).filter(counts).collect();
-            // A daemon's own empty directories may come and go with it.
+            // Missing files do not count: a daemon may create and remove its own empty directories.
             let went = self.lines.difference(&now.lines).filter(counts).filter(|line| !line.starts_with("file: "));
             let went: Vec<_> = went.collect();
             ensure!(came.is_empty() && went.is_empty(), "left behind: {came:#?}; gone: {went:#?}");
@@ -79,7 +79,7 @@ impl Node {
     }
 }
 
-/// Paths below `dir`, without going into other file systems' mounts' contents and without host-local's own notes.
+/// Adds the paths below `dir`, without the content of containers' roots and without host-local's own files.
 fn walk(dir: &Path, lines: &mut BTreeSet<String>) -> anyhow::Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -88,7 +88,7 @@ fn walk(dir: &Path, lines: &mut BTreeSet<String>) -> anyhow::Result<()> {
             continue;
         }
         lines.insert(format!("file: {}", entry.path().display()));
-        // A container's root is a mount: mounts are compared by themselves.
+        // A container's root is a mount, and mounts are compared separately.
         if name != "rootfs" && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             walk(&entry.path(), lines)?;
         }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints what a container runtime may leave on a node, sorted and without what changes by itself (counters, pids, MAC
-# addresses), so that   diff before after   shows a leak and nothing else.
+# Prints everything that a container runtime may leave on a node, sorted and without values that change by themselves
+# (counters, pids, MAC addresses), so that   diff before after   shows leaks only.
 set -euo pipefail
 
 section() { printf '== %s\n' "$1"; }
 
-# Names and kinds only: an index or address differs when a link was made anew.
+# Names only: the index and the address of a link change when it is created again.
 links() {
     ip -o -details link | awk '{ sub(":$", "", $2); sub("@.*", "", $2); print $2 }' | sort
 }
@@ -18,31 +18,31 @@ namespaces() {
     [[ ! -d /var/run/netns ]] || find /var/run/netns -mindepth 1 -maxdepth 1 | sort
 }
 
-# Target and type, one line each even when mounted twice, so that mounts piled on each other show.
+# Target and type, a line for each mount, so that several mounts on the same target are visible.
 mounts() {
     awk '{ for (i = 7; $i != "-"; i++); print $5, $(i + 1) }' /proc/self/mountinfo | sort
 }
 
-# Chains that somebody made and rules; the built-in chains exist or not depending on whether anyone ever looked.
+# Rules and user-defined chains. Built-in chains are left out: they are created when a program first lists a table.
 rules() {
     local command table
     for command in iptables ip6tables; do
         for table in filter nat mangle raw; do
-            # A kernel need not have the table.
+            # The kernel may not have the table.
             { "$command" -w 5 -t "$table" -S 2>/dev/null || true; } | { grep -v '^-P .* ACCEPT$' || true; } | sed "s/^/$command $table /"
         done
     done
 }
 
-# In every hierarchy, those that carry a name of Kubernetes or of ours, or an id.
+# The cgroups of all hierarchies whose path has a name that Kubernetes or Pontoon uses, or an id.
 cgroups() {
     find /sys/fs/cgroup -mindepth 1 -type d -regextype posix-extended \
         -regex '.*/([^/]*(pontoon|ptbed|k8s\.io|kubepods|cri-containerd|critest|crictl)[^/]*|[^/]*[0-9a-f]{64}[^/]*)(/.*)?' 2>/dev/null | sort || true
 }
 
-# How many of each; by name, since a pid says nothing. Not the dead that init has yet to reap.
+# The number of processes of each name, without zombies that init has not reaped yet.
 processes() {
-    # pontoon-0123abc is no daemon of ours but cargo's unit tests, which may run beside.
+    # pontoon-0123abc is not the daemon but cargo's unit tests, which may run at the same time.
     ps -eo stat=,comm= | awk '$1 !~ /^Z/ && $2 !~ /^pontoon-[0-9a-f]+$/ &&
         $2 ~ /^(containerd|pontoon|runc|crun|conmon|pause|docker-registry)/ { print $2 }' | sort | uniq -c
 }

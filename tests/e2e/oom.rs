@@ -1,4 +1,4 @@
-//! Containers that the kernel kills for want of memory, and such that it does not.
+//! Containers that the kernel kills because of their memory limit, and containers that end otherwise.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -18,7 +18,7 @@ use crate::bed::Target;
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, resources, shell, sleeper};
 
-/// Pods, and containers of each, that run out of memory at once: a hundred, with 1.6 GB together.
+/// Number of pods, and of containers in each, that run out of memory at once: a hundred containers, 1.6 GB together.
 const PODS: usize = 4;
 const EACH: usize = 25;
 const LIMIT: i64 = 16 << 20;
@@ -46,7 +46,8 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
     let volume = scope.volume("go")?;
     let gate = volume.join("gate");
     mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
-    // A byte for each lets all go by one call; who is late finds its own.
+    // One write puts a line for each container into the FIFO, so that all continue at once. A container that opens it
+    // late still finds a line.
     let waiting = |name: String| {
         let mut config = hungry(&name, "read line </go/gate;", LIMIT);
         config.mounts.push(v1::Mount {
@@ -67,7 +68,7 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
     let mut gate = OpenOptions::new().read(true).write(true).open(&gate)?;
     gate.write_all(&[b'\n'; PODS * EACH])?;
 
-    // What is first heard of an end has the reason.
+    // The first event that reports a container as exited must already have the reason.
     while containers.values().any(|ended| !ended) {
         let event = events.message().await?.context("the stream ended")?;
         for status in event.containers_statuses {
@@ -88,7 +89,7 @@ fn told_as_oom(status: &ContainerStatus) -> Outcome {
     Ok(())
 }
 
-/// Limits the memory of a pod as kubelet does: by its cgroup, which is there once the pod runs.
+/// Limits the memory of a pod as kubelet does: by the pod's cgroup, which exists once the pod runs.
 fn limit_pod(parent: &str, bytes: i64) -> Outcome {
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let (root, files) = if unified {

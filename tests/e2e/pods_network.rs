@@ -1,4 +1,4 @@
-//! Pods' networks: addresses, host ports, the node's network.
+//! Networks of pods: addresses, host ports, the node's network.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn a_pod_has_the_ips_that_its_status_says(scope: Arc<Scope>) -> Outcome {
     let ips = pod.ips().await?;
     let seen = scope.bed.sh(&id, "ip -o addr show dev eth0 scope global | awk '{ print $4 }' | cut -d/ -f1").await?;
     let mut seen: Vec<&str> = seen.lines().collect();
-    // IPv4 is first in the bed's CNI configuration.
+    // IPv4 is the first family in the bed's CNI configuration.
     seen.sort_by_key(|ip| ip.contains(':'));
     ensure!(ips == seen, "status {ips:?}, eth0 {seen:?}");
     let conflist = std::fs::read_to_string(scope.bed.dir.join("cni/net.d/10-bed.conflist"))?;
@@ -47,7 +47,7 @@ async fn pods_reach_each_other(scope: Arc<Scope>) -> Outcome {
     one.start(shell("main", "echo from one >/tmp/index.html; httpd -f -p 8000 -h /tmp")).await?;
     let ip = one.ips().await?.remove(0);
     let id = two.start(sleeper("main")).await?;
-    // Not wget: that of Debian's static busybox crashes when it looks up a name, even of a number.
+    // Not wget: the one of Debian's static busybox crashes when it resolves a name, even if that is an IP address.
     let get = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {ip} 8000");
     let said = until(SOON, || async { scope.bed.sh(&id, &get).await }).await?;
     ensure!(said.ends_with("from one"), "{said}");
@@ -75,7 +75,7 @@ async fn a_host_port_leads_to_the_pod_until_it_is_stopped(scope: Arc<Scope>) -> 
     config.port_mappings = vec![v1::PortMapping { container_port: 8000, host_port: port.into(), ..Default::default() }];
     let pod = scope.run(config).await?;
     pod.start(shell("main", "echo through the port >/tmp/index.html; httpd -f -p 8000 -h /tmp")).await?;
-    // Not through 127.0.0.1: the portmap plugin would need route_localnet.
+    // Not through 127.0.0.1: for that, the portmap plugin would need route_localnet.
     let gateway = gateway(&scope)?;
     let answer = until(SOON, || async { http((&gateway, port)).await }).await?;
     ensure!(answer.contains("through the port"), "{answer}");
@@ -84,12 +84,12 @@ async fn a_host_port_leads_to_the_pod_until_it_is_stopped(scope: Arc<Scope>) -> 
     Ok(())
 }
 
-/// Outside the ephemeral range and critest's.
+/// A port outside the ephemeral range and the range that critest uses.
 fn free_port() -> anyhow::Result<u16> {
     Ok(13_000 + u16::try_from(std::process::id() % 1000)?)
 }
 
-/// The node's rules that lead a port somewhere.
+/// The node's NAT rules for a host port.
 async fn rules_of(port: u16) -> anyhow::Result<Vec<String>> {
     let rules = crate::bed::output(tokio::process::Command::new("iptables-save").args(["-t", "nat"])).await?;
     let of = rules.lines().filter(|line| line.contains(&format!("--dport {port} ")));
@@ -119,7 +119,7 @@ async fn a_host_port_is_of_its_protocol_and_address(scope: Arc<Scope>) -> Outcom
     Ok(())
 }
 
-/// The node's address on the bed's bridge.
+/// The node's IPv4 address on the bed's bridge.
 fn gateway(scope: &Scope) -> anyhow::Result<String> {
     let slot = scope.bed.cgroup_parent.trim_start_matches("/ptbed");
     Ok(format!("10.213.{slot}.1"))

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `make run`: from a clone to a running pod. Checks the machine, builds what is needed, starts a private containerd and
-# Pontoon, runs the example pod (examples/) and stays until Ctrl-C. Whatever happens, nothing is left behind.
+# `make run`: from a clone to a running pod. Checks the machine, builds the tools and Pontoon, starts a private containerd
+# and Pontoon, runs the example pod (examples/) and waits for Ctrl-C. Always cleans up at its end.
 #
-#   ONCE=1           do not stay
+#   ONCE=1           do not wait for Ctrl-C
 #   TARGET=builtin   containerd's own CRI instead of Pontoon, to compare
-#   PREPARED=1       packages, tools and daemon are there (in BIN and PONTOON_BIN): for cgroup2.sh
+#   PREPARED=1       for cgroup2.sh: the packages are installed, and BIN and PONTOON_BIN name the tools and the daemon
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -14,7 +14,7 @@ sleeper=
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-# With nothing yet to clean up, prepare may be interrupted freely.
+# Runs without a trap for signals, because there is nothing to clean up yet.
 prepare() {
     step "Checking this machine"
     "$repo/tests/tools/preflight.sh"
@@ -28,8 +28,8 @@ prepare() {
     fi
 }
 
-# A trap runs in the middle of whatever function it interrupts, with that function's local variables: the bed is taken
-# down by a process of its own instead. It inherits that signals are ignored, so a second Ctrl-C does not stop it.
+# A trap runs inside the function that it interrupts, with that function's local variables. Therefore a separate process
+# takes down the bed. It inherits the ignored signals, so a second Ctrl-C does not stop it.
 clean_up() {
     local status=$?
     trap '' INT TERM HUP
@@ -42,7 +42,7 @@ clean_up() {
 free_port() {
     local port
     for port in {5000..5099}; do
-        # Refused means that nobody listens.
+        # A refused connection means that the port is free.
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s\n' "$port"; return 0; }
     done
     return 1
@@ -61,7 +61,7 @@ start_bed() {
     "$repo/tests/images/demo.sh" "$REGISTRY_PORT"
 }
 
-# The examples with their placeholders filled in, in $BED/examples.
+# Writes the examples to $BED/examples, with their placeholders filled in.
 fill_in_examples() {
     local file
     mkdir -p "$BED/examples" "$BED/shared" "$BED/pods/example"
@@ -71,7 +71,7 @@ fill_in_examples() {
     done
 }
 
-# start_container FILE: its id.
+# start_container FILE: prints the container's id.
 start_container() {
     local id
     id=$(crictl create "$pod" "$BED/examples/$1" "$BED/examples/pod.json")
@@ -79,7 +79,7 @@ start_container() {
     printf '%s\n' "$id"
 }
 
-# wait_exit ID: fails unless it ends with 0 within 30 s.
+# wait_exit ID: fails unless the container exits with 0 within 30 s.
 wait_exit() {
     local state
     for _ in {1..300}; do
@@ -140,7 +140,7 @@ if [[ -z ${ONCE:-} ]]; then
     echo "$BIN/crictl --config $BED/crictl.yaml exec --sync $web ls /data"
     echo "$BIN/crictl --config $BED/crictl.yaml logs -f $writer"
     echo "tail -f $BED/logs/*.log"
-    # In the background, because bash runs a trap only between commands, and `wait` can be interrupted.
+    # In the background, because bash runs a trap only between commands, but a signal interrupts `wait`.
     sleep infinity &
     sleeper=$!
     wait "$sleeper"

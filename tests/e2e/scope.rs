@@ -1,4 +1,5 @@
-//! What a test makes: its pods and containers, told apart from other tests' by a label and gone when it ends.
+//! A test's pods and containers. A label distinguishes them from those of other tests, and they are removed when it
+//! ends.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,21 +14,20 @@ use pontoon::api::v1::{ContainerConfig, ContainerState, ContainerStatus, Namespa
 
 use crate::bed::{BUSYBOX, Bed, SOON, image_spec, until};
 
-/// The label by which a test's pods are found.
+/// The label that identifies a test's pods.
 const LABEL: &str = "e2e-test";
 
-/// One test's corner of the bed.
+/// The part of the bed that belongs to one test.
 pub struct Scope {
-    /// The bed.
     pub bed: Arc<Bed>,
     name: String,
     number: AtomicU32,
 }
 
 impl Scope {
-    /// For the test of this name.
+    /// Creates the scope and its directory for the test of this name.
     pub fn new(bed: Arc<Bed>, test: &str) -> anyhow::Result<Self> {
-        // A label's value has at most 63 characters, and no colon.
+        // A label's value has at most 63 characters and no colon.
         let name: String = test.rsplit("::").next().unwrap_or(test).replace('_', "-").chars().take(50).collect();
         let scope = Self { bed, name: name.trim_end_matches('-').to_owned(), number: AtomicU32::new(0) };
         std::fs::create_dir_all(scope.dir())?;
@@ -35,12 +35,12 @@ impl Scope {
         Ok(scope)
     }
 
-    /// A directory of the test's own, for logs and volumes.
+    /// The test's own directory, for logs and volumes.
     pub fn dir(&self) -> PathBuf {
         self.bed.dir.join("pods").join(&self.name)
     }
 
-    /// A new directory, as a volume.
+    /// Creates a directory below [`Scope::dir`], as a volume.
     pub fn volume(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir().join(name);
         std::fs::create_dir_all(&dir)?;
@@ -48,7 +48,8 @@ impl Scope {
         Ok(dir)
     }
 
-    /// A pod as kubelet asks for it: own network, a pid namespace a container, a cgroup parent, a log directory.
+    /// A pod as kubelet configures it: own network, a pid namespace for each container, a cgroup parent, a log
+    /// directory.
     pub fn pod_config(&self) -> PodSandboxConfig {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.name);
@@ -72,17 +73,16 @@ impl Scope {
         }
     }
 
-    /// Runs a pod with the defaults.
+    /// Runs a pod with [`Scope::pod_config`].
     pub async fn pod(&self) -> anyhow::Result<Pod> {
         self.run(self.pod_config()).await
     }
 
-    /// Runs a pod.
+    /// Runs a pod with the default runtime handler.
     pub async fn run(&self, config: PodSandboxConfig) -> anyhow::Result<Pod> {
         self.run_with(config, "").await
     }
 
-    /// Runs a pod with a runtime handler.
     pub async fn run_with(&self, config: PodSandboxConfig, handler: &str) -> anyhow::Result<Pod> {
         if !config.log_directory.is_empty() {
             std::fs::create_dir_all(&config.log_directory)?;
@@ -92,7 +92,7 @@ impl Scope {
         Ok(Pod { bed: self.bed.clone(), id: response.into_inner().pod_sandbox_id, config })
     }
 
-    /// The test's pods, as listed.
+    /// The test's pods, from ListPodSandbox.
     pub async fn pods(&self) -> anyhow::Result<Vec<v1::PodSandbox>> {
         let selector = HashMap::from([(LABEL.to_owned(), self.name.clone())]);
         let filter = v1::PodSandboxFilter { label_selector: selector, ..Default::default() };
@@ -100,7 +100,7 @@ impl Scope {
         Ok(self.bed.runtime().list_pod_sandbox(request).await?.into_inner().decoded()?)
     }
 
-    /// Removes all that the test made.
+    /// Removes all that the test created.
     pub async fn sweep(&self) -> anyhow::Result<()> {
         self.remove_pods().await?;
         std::fs::remove_dir_all(self.dir()).context("the test's directory")
@@ -126,7 +126,7 @@ impl Scope {
                 let numbered =
                     entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(n, _)| n == self.name);
                 if numbered && entry.path().is_dir() {
-                    // A cgroup stays busy for a moment after its last process has gone.
+                    // A cgroup stays busy for a moment after its last process has exited.
                     until(SOON, || async { remove_cgroup(&entry.path()) }).await?;
                 }
             }
@@ -144,17 +144,17 @@ fn remove_cgroup(path: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir(path).with_context(|| path.display().to_string())
 }
 
-/// The roots of cgroup v1's controllers, or v2's only one.
+/// The root directories of cgroup v1's controllers, or of the only hierarchy of v2.
 pub fn cgroup_hierarchies() -> Vec<PathBuf> {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return vec!["/sys/fs/cgroup".into()];
     }
     let entries = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    // A link, such as cpu -> cpu,cpuacct, would be walked twice.
+    // Skips symlinks such as cpu -> cpu,cpuacct, which would be walked twice.
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-/// Namespace options with the modes that tests vary.
+/// Namespace options with the modes that the tests vary.
 pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> v1::NamespaceOption {
     v1::NamespaceOption {
         network: network.into(),
@@ -164,16 +164,16 @@ pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> v1::NamespaceOp
     }
 }
 
-/// A pod that was run.
+/// A pod that RunPodSandbox has started.
 pub struct Pod {
     bed: Arc<Bed>,
-    /// Its sandbox's id.
+    /// ID of its sandbox.
     pub id: String,
-    /// What it was run with.
+    /// The configuration with which it was started.
     pub config: PodSandboxConfig,
 }
 
-/// A container of busybox that runs `command`, with the security context's namespaces that its pod asks for.
+/// A container of busybox that runs `command`. Its namespace options are those of [`Scope::pod_config`].
 pub fn busybox(name: &str, command: &[&str]) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -199,22 +199,21 @@ pub fn shell(name: &str, script: &str) -> ContainerConfig {
 
 /// A container that runs until it is stopped, and ends at once on SIGTERM.
 pub fn sleeper(name: &str) -> ContainerConfig {
-    // As pid 1 it has no default action for a signal.
+    // As pid 1 the shell has no default action for a signal.
     shell(name, "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
 }
 
-/// The security context of a container's configuration, to change.
+/// The security context in a container's configuration. Adds an empty one if there is none.
 pub fn security(config: &mut ContainerConfig) -> &mut v1::LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The resources of a container's configuration, to change.
+/// The resources in a container's configuration. Adds empty ones if there are none.
 pub fn resources(config: &mut ContainerConfig) -> &mut v1::LinuxContainerResources {
     config.linux.get_or_insert_default().resources.get_or_insert_default()
 }
 
 impl Pod {
-    /// Creates a container.
     pub async fn create(&self, config: ContainerConfig) -> anyhow::Result<String> {
         if let (dir, Some((sub, _))) = (&self.config.log_directory, config.log_path.rsplit_once('/')) {
             std::fs::create_dir_all(Path::new(dir).join(sub))?;
@@ -228,14 +227,15 @@ impl Pod {
         Ok(response.into_inner().container_id)
     }
 
-    /// Creates a container and starts it.
+    /// Creates a container and starts it. Returns its ID.
     pub async fn start(&self, config: ContainerConfig) -> anyhow::Result<String> {
         let id = self.create(config).await?;
         self.bed.start(&id).await?;
         Ok(id)
     }
 
-    /// Runs a shell script as a container to its end; what it printed to both streams. Fails unless it exits with 0.
+    /// Runs a shell script as a container until it exits. Returns its output on both streams. Fails unless it exits
+    /// with 0.
     pub async fn says(&self, config: ContainerConfig) -> anyhow::Result<String> {
         let log = self.log(&config);
         let id = self.start(config).await?;
@@ -250,26 +250,24 @@ impl Pod {
         Path::new(&self.config.log_directory).join(&config.log_path)
     }
 
-    /// Its status, verbose.
+    /// Calls PodSandboxStatus, verbose.
     pub async fn status(&self) -> anyhow::Result<v1::PodSandboxStatusResponse> {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
         Ok(self.bed.runtime().pod_sandbox_status(request).await.context("PodSandboxStatus")?.into_inner())
     }
 
-    /// All its IPs, the first one first.
+    /// All its IPs, beginning with the primary one.
     pub async fn ips(&self) -> anyhow::Result<Vec<String>> {
         let network = self.status().await?.status.and_then(|status| status.network).context("no network in status")?;
         Ok(std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect())
     }
 
-    /// StopPodSandbox.
     pub async fn stop(&self) -> anyhow::Result<()> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         self.bed.runtime().stop_pod_sandbox(request).await.context("StopPodSandbox")?;
         Ok(())
     }
 
-    /// RemovePodSandbox.
     pub async fn remove(&self) -> anyhow::Result<()> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
         self.bed.runtime().remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
@@ -277,47 +275,44 @@ impl Pod {
     }
 }
 
-/// What an exec printed and how it ended.
+/// Output and exit code of an exec.
 #[derive(Debug)]
 pub struct Exec {
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
-    /// Exit code.
     pub code: i32,
 }
 
 impl Bed {
-    /// StartContainer.
+    /// Calls StartContainer.
     pub async fn start(&self, id: &str) -> anyhow::Result<()> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
         self.runtime().start_container(request).await.context("StartContainer")?;
         Ok(())
     }
 
-    /// StopContainer with a grace in seconds.
+    /// Calls StopContainer with a grace period in seconds.
     pub async fn stop(&self, id: &str, timeout: i64) -> anyhow::Result<()> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout };
         self.runtime().stop_container(request).await.context("StopContainer")?;
         Ok(())
     }
 
-    /// RemoveContainer.
+    /// Calls RemoveContainer.
     pub async fn remove(&self, id: &str) -> anyhow::Result<()> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
         self.runtime().remove_container(request).await.context("RemoveContainer")?;
         Ok(())
     }
 
-    /// ContainerStatus.
+    /// Calls ContainerStatus, not verbose.
     pub async fn status(&self, id: &str) -> anyhow::Result<ContainerStatus> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let response = self.runtime().container_status(request).await.context("ContainerStatus")?;
         response.into_inner().status.context("no status")
     }
 
-    /// `info` of a verbose ContainerStatus, parsed.
+    /// `info` of a verbose ContainerStatus, parsed from its JSON.
     pub async fn info(&self, id: &str) -> anyhow::Result<serde_json::Value> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
         let response = self.runtime().container_status(request).await.context("ContainerStatus")?.into_inner();
@@ -329,7 +324,7 @@ impl Bed {
         self.info(id).await?["pid"].as_u64().filter(|pid| *pid > 0).context("info.pid")
     }
 
-    /// Waits until a container has ended; its status.
+    /// Waits until a container has exited. Returns its status.
     pub async fn exited(&self, id: &str) -> anyhow::Result<ContainerStatus> {
         until(Duration::from_secs(30), || async {
             let status = self.status(id).await?;
@@ -339,14 +334,15 @@ impl Bed {
         .await
     }
 
-    /// ExecSync with a timeout of 20 s; fails unless it ends with 0, returns its stdout without the last line's end.
+    /// Runs a shell script by ExecSync with a timeout of 20 s. Fails unless it exits with 0. Returns stdout without
+    /// trailing white space.
     pub async fn sh(&self, id: &str, script: &str) -> anyhow::Result<String> {
         let exec = self.exec(id, &["sh", "-c", script], 20).await?;
         ensure!(exec.code == 0, "{script}: {exec:?}");
         Ok(exec.stdout.trim_end().to_owned())
     }
 
-    /// ExecSync.
+    /// Calls ExecSync with a timeout in seconds.
     pub async fn exec(&self, id: &str, command: &[&str], timeout: i64) -> anyhow::Result<Exec> {
         let cmd = command.iter().map(|word| (*word).to_owned()).collect();
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };

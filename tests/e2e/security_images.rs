@@ -1,4 +1,4 @@
-//! Flaws around images: what an image says of itself is its author's, and a pull talks to strangers.
+//! Flaws around images: an image's author controls its config and annotations, and a pull may contact unknown servers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub fn tests() -> Vec<Test> {
 
 const USER: &str = "user";
 const PASSWORD: &str = "s3cret-passw0rd";
-/// base64 of both.
+/// base64 of `user:password`.
 const ENCODED: &str = "dXNlcjpzM2NyZXQtcGFzc3cwcmQ=";
 
 async fn pull_as_user(scope: &Scope, name: &str) -> anyhow::Result<String> {
@@ -44,11 +44,11 @@ async fn pull_as_user(scope: &Scope, name: &str) -> anyhow::Result<String> {
     Ok(scope.bed.images().pull_image(request).await?.into_inner().image_ref)
 }
 
-/// A foreign layer is one that its descriptor says to get elsewhere; a redirect says so when it is asked for.
+/// A foreign layer names another host in its descriptor, a redirect in the response.
 async fn cve_2020_15157_and_2026_53495_credentials_stay_with_their_registry(scope: Arc<Scope>) -> Outcome {
     let registry = Registry::start(&scope.bed).await?;
     registry.require(ENCODED)?;
-    // The same host, another port: another origin.
+    // The same host with another port is another origin.
     let stranger = Registry::start(&scope.bed).await?;
     stranger.require("bm9ib2R5OmtubwdzdGhpcw==")?;
     let (bytes, diff_id) = layer(&scope, "foreign").await?;
@@ -73,11 +73,12 @@ async fn cve_2020_15157_and_2026_53495_credentials_stay_with_their_registry(scop
     no_credentials(&stranger.heads()?)
 }
 
-/// The built-in answers the stranger's challenge with the registry's password.
+/// Only on Pontoon: the built-in answers the other registry's challenge with the first registry's password.
 async fn redirected(scope: &Scope, registry: &Registry, stranger: &Registry, bytes: &[u8], diff_id: &str) -> Outcome {
     let asked = stranger.heads()?.len();
     let name = registry.image("redirected", bytes, diff_id)?;
-    // By another name: to another port of the same one Go's client takes the header along, also in containerd 2.4.2.
+    // Redirect to another host name: if only the port differs, Go's client sends the Authorization header along, also
+    // in containerd 2.4.2.
     let port = stranger.host.rsplit(':').next().context("port")?;
     let path = format!("v2/foreign/blobs/{}", digest(bytes));
     registry.redirect("redirected", &digest(bytes), &format!("http://localhost:{port}/{path}"))?;
@@ -126,13 +127,14 @@ async fn cve_2024_5154_nothing_is_written_through_the_images_symlinks(scope: Arc
     let pod = scope.pod().await?;
     let mut config = shell_of(&image, "main", "true");
     config.working_dir = "/tmp/made".into();
-    // Whether it starts is runc's to say: it may refuse a dangling /etc, or make what it leads to inside the root.
+    // The container may start or not, which depends on runc: it may refuse a dangling /etc, or create the link's target
+    // inside the root.
     let _ = create_and_start(&scope, &pod, config).await;
     ensure!(!outside.exists(), "{} was made on the node", outside.display());
     Ok(())
 }
 
-/// Also CVE-2025-4437 of CRI-O.
+/// Also covers CVE-2025-4437 of CRI-O.
 async fn cve_2026_47262_a_passwd_that_is_none_is_an_error(scope: Arc<Scope>) -> Outcome {
     type Fill = fn(&Path) -> anyhow::Result<()>;
     fn mknod(path: &Path, words: &[&str]) -> anyhow::Result<()> {
@@ -153,7 +155,7 @@ async fn cve_2026_47262_a_passwd_that_is_none_is_an_error(scope: Arc<Scope>) -> 
         }),
     ];
     let pod = scope.pod().await?;
-    // The built-in opens it as any file and waits for a writer, for ever.
+    // The built-in opens a FIFO like any file, and waits for a writer for ever.
     let waits = |name: &str| scope.bed.target == Target::Builtin && ["fifo", "group"].contains(&name);
     for (name, fill) in cases.into_iter().filter(|(name, _)| !waits(name)) {
         let image = evil(&scope, fill, &Says::default()).await?;
@@ -196,9 +198,9 @@ async fn cve_2026_53488_no_label_of_an_image_reaches_containerd(scope: Arc<Scope
     Ok(())
 }
 
-/// An image with all that a checkpoint's archive has, as CRI-O and containerd before 2.4 took it for one: it must be an
-/// error, or a container like any other. Restoring it would read the node's file as its log, give the container a device
-/// and a name to the image that it says it was of.
+/// An image with everything that a checkpoint archive has, so that CRI-O and containerd before 2.4 took it for one. It
+/// must be an error, or a container like any other. A restore would read the node's file as the container's log, give
+/// the container a device, and give a name to the image from which the checkpoint claims to be.
 async fn cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint(scope: Arc<Scope>) -> Outcome {
     const SECRET: &str = "a line of the node's own";
     let secret = scope.volume("node")?.join("secret");
@@ -207,7 +209,7 @@ async fn cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint(scope
     let image = checkpoint(&scope, &secret).await?;
     let names = || async {
         let images = scope.bed.list_images("").await?;
-        // Other tests pull at the same time, but nothing of this name.
+        // Other tests pull images at the same time, but none of this name.
         let all = images.into_iter().flat_map(|image| image.repo_tags.into_iter().chain([image.id]));
         anyhow::Ok(all.filter(|name| name.contains("poisoned")).collect::<Vec<_>>())
     };
@@ -232,7 +234,8 @@ async fn cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint(scope
     Ok(())
 }
 
-/// Makes it: the files of the archive, and the annotations that say so, in each place that was ever looked at.
+/// Builds it: the files of the archive, and the annotations that mark it as a checkpoint, in each place where a runtime
+/// has ever looked for them.
 async fn checkpoint(scope: &Scope, log: &Path) -> anyhow::Result<String> {
     let own = "docker.io/library/poisoned:latest";
     let dumps = [
@@ -287,7 +290,7 @@ async fn containerd_2_4_1_no_layer_annotation_reaches_a_snapshot(scope: Arc<Scop
     let says = Says { layer: json!({ "annotations": orders }), ..Says::default() };
     let name = registry.image_that_says("mapped", &bytes, &diff_id, &says)?;
     scope.bed.pull(&name).await?;
-    // Of one layer the chain's id is the layer's.
+    // The chain ID of a single layer is the layer's diff ID.
     let snapshot = scope.bed.ctr(&["snapshots", "info", &diff_id]).await?;
     ensure!(snapshot.contains(&diff_id) && !snapshot.contains("mapping"), "{snapshot}");
     Ok(())
@@ -304,7 +307,7 @@ async fn containerd_2_4_2_a_reference_does_not_climb(scope: Arc<Scope>) -> Outco
     Ok(())
 }
 
-/// The gRPC status in an error, without what was said around it.
+/// The gRPC status in an error, without the context that was added to it.
 fn root_status(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<tonic::Status>() {
         Ok(status) => status.into(),
@@ -319,7 +322,7 @@ async fn containerd_2_2_1_no_secret_of_a_url_is_told(scope: Arc<Scope>) -> Outco
     let storage = Registry::start(&scope.bed).await?;
     let (bytes, diff_id) = layer(&scope, "signed").await?;
     let name = registry.image("signed", &bytes, &diff_id)?;
-    // As registries do whose blobs are elsewhere; there it is not found.
+    // Redirects like a registry that keeps its blobs in a separate storage. The storage here does not have the blob.
     let url = format!("http://{USER}:{PASSWORD}@{}/blob?X-Amz-Signature={SIGNATURE}&X-Amz-Expires=1", storage.host);
     registry.redirect("signed", &digest(&bytes), &url)?;
     let Err(error) = pull_as_user(&scope, &name).await else { bail!("it was pulled") };

@@ -1,4 +1,4 @@
-//! Flaws of names: labels and annotations that tenants write, ids that clients send.
+//! Flaws around names: labels and annotations that tenants write, and IDs that clients send.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -31,7 +31,7 @@ fn text(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// A container's record in containerd.
+/// A container's record in containerd, as JSON.
 pub async fn record(scope: &Scope, id: &str) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&scope.bed.ctr(&["containers", "info", id]).await?)?)
 }
@@ -60,7 +60,7 @@ async fn x1_no_label_reaches_containerd(scope: Arc<Scope>) -> Outcome {
         let labels = labels(&record(&scope, id).await?);
         ensure!(!labels.contains("restart") && !labels.contains("gc.root"), "{labels}");
     }
-    // What CRI gave is what CRI lists.
+    // CRI returns the labels that the client sent.
     let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: false };
     let listed = scope.bed.runtime().container_status(request).await?.into_inner().status.context("status")?.labels;
     ensure!(listed.get("containerd.io/gc.root").map(String::as_str) == Some("x"), "{listed:?}");
@@ -72,7 +72,7 @@ async fn x1_no_label_reaches_containerd(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// The upper directory of a container's root.
+/// The upper directory of the overlay mount that is a container's root.
 async fn upper(scope: &Scope, pid: u64) -> anyhow::Result<String> {
     let _ = scope;
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
@@ -81,7 +81,7 @@ async fn upper(scope: &Scope, pid: u64) -> anyhow::Result<String> {
     Ok(path.to_owned())
 }
 
-/// A pod with annotations, and the config of a container with some.
+/// Runs a pod with annotations. Returns it with the config of a container that has annotations too.
 async fn annotated(
     scope: &Scope,
     of_pod: &[(&str, &str)],
@@ -128,7 +128,7 @@ async fn x5_nothing_secret_in_the_status_or_the_log(scope: Arc<Scope>) -> Outcom
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     config.envs = vec![v1::KeyValue { key: "SECRET".into(), value: VALUE.into() }];
-    // One that is refused, since errors say more than successes.
+    // Also create a container that is refused, since error messages contain more than successful responses.
     config.log_path = String::new();
     let mut bad = config.clone();
     bad.metadata.get_or_insert_default().name = "bad".into();
@@ -145,7 +145,7 @@ async fn x5_nothing_secret_in_the_status_or_the_log(scope: Arc<Scope>) -> Outcom
     Ok(())
 }
 
-/// Sets, such as capabilities, have no order.
+/// Sorts all lists: sets such as capabilities have no order.
 fn sort(value: &mut Value) {
     match value {
         Value::Array(items) => {
@@ -157,7 +157,7 @@ fn sort(value: &mut Value) {
     }
 }
 
-/// The OCI spec of a container, with ids and SELinux levels made equal.
+/// The OCI spec of a container. IDs and SELinux levels are replaced by fixed words.
 async fn spec(scope: &Scope, pod: &Pod, id: &str) -> anyhow::Result<String> {
     let mut info = scope.bed.info(id).await?;
     sort(&mut info["runtimeSpec"]);
@@ -170,7 +170,7 @@ async fn spec(scope: &Scope, pod: &Pod, id: &str) -> anyhow::Result<String> {
         .replace(&pod.id, "POD")
         .replace(name, "NAME")
         .replace(&format!("/proc/{pause}/"), "/proc/PID/");
-    // user:role:type:level; no two pods have the same level.
+    // The label is user:role:type:level. No two pods have the same level.
     let level = info["runtimeSpec"]["process"]["selinuxLabel"].as_str().and_then(|label| label.splitn(4, ':').nth(3));
     Ok(level.map_or(text.clone(), |level| text.replace(level, "LEVEL")))
 }
@@ -190,7 +190,7 @@ async fn x7_and_cve_2023_6476_and_cve_2024_3154_no_annotation_is_a_command(scope
     let plain_pod = scope.pod().await?;
     let plain = plain_pod.create(sleeper("main")).await?;
     let plain = spec(&scope, &plain_pod, &plain).await?;
-    // From a pod these are a tenant's text, and no device.
+    // On a pod a CDI annotation is written by a tenant, and must not add a device.
     let of_pod = [&orders[..], &[("cdi.k8s.io/x", "vendor.example/device=all")]].concat();
     let (pod, config) = annotated(&scope, &of_pod, &orders).await?;
     let id = pod.create(config).await?;
@@ -205,7 +205,7 @@ async fn x7_and_cve_2023_6476_and_cve_2024_3154_no_annotation_is_a_command(scope
 async fn x9_ids_are_checked_before_use(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut ids = Vec::new();
-    // Of 17 ids two begin with the same one of 16 digits.
+    // Of 17 IDs, at least two begin with the same hexadecimal digit.
     for number in 0..17 {
         ids.push(pod.create(sleeper(&format!("c{number}"))).await?);
     }

@@ -1,4 +1,4 @@
-//! SELinux, where the kernel has it with a policy; cgroup2.sh boots one that can.
+//! SELinux, on kernels that have it with a loaded policy. cgroup2.sh can boot one.
 
 use std::fs::File;
 use std::path::Path;
@@ -103,7 +103,7 @@ async fn options_that_the_policy_does_not_have_are_an_error(scope: Arc<Scope>) -
     ] {
         let mut config = sleeper(name);
         security(&mut config).selinux_options = options;
-        // The built-in finds some of them only at the start.
+        // The built-in refuses some of them only when the container starts.
         let run = pod.start(config).await;
         ensure!(run.is_err(), "{name} was taken");
     }
@@ -146,7 +146,7 @@ async fn a_volume_that_has_its_label_is_not_walked(scope: Arc<Scope>) -> Outcome
     let data = scope.volume("data")?;
     let pod = scope.pod().await?;
     for name in ["first", "second"] {
-        // Made outside, so it has another label.
+        // A file created outside the container has another label.
         let file = data.join(name);
         std::fs::write(&file, "")?;
         let before = file_label(&file)?;
@@ -206,7 +206,7 @@ async fn a_new_file_has_the_pods_level(scope: Arc<Scope>) -> Outcome {
     let said = pod.says(config).await?;
     ensure!(said.ends_with("written\n"), "{said}");
     let label: Context = said.lines().next().unwrap_or_default().parse()?;
-    // A new file's type is its directory's, its level its maker's.
+    // A new file gets its type from its directory, and its level from the process that creates it.
     let made: Context = file_label(&data.join("file"))?.parse()?;
     ensure!(made.kind == "container_file_t" && made.level == label.level, "{made}");
     Ok(())

@@ -1,4 +1,4 @@
-//! Pods that stand on the bed while something else is tried or measured.
+//! Pods that run on the bed while something else is tested or measured.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::scope::{Scope, sleeper};
 
 const AT_A_TIME: usize = 4;
 
-/// Starts pods of one container each.
+/// Starts `pods` pods with one container each.
 pub async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
     let (mut running, mut left) = (JoinSet::new(), pods);
     while left > 0 || !running.is_empty() {
@@ -24,7 +24,7 @@ pub async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error unless all of them are ready and their containers run.
+/// Fails unless all of the pods are ready and their containers run.
 pub async fn still_stand(scope: &Scope, pods: usize) -> anyhow::Result<()> {
     let ready = v1::PodSandboxState::SandboxReady;
     let sandboxes = scope.pods().await?;

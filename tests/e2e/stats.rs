@@ -1,4 +1,4 @@
-//! What pods and containers use, beside what their cgroups and interfaces say themselves.
+//! Statistics of pods and containers, compared with the counters of their cgroups and interfaces.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -37,11 +37,11 @@ fn cgroup2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// Works, and has some memory of its own and some page cache, which stay.
+/// Uses CPU time all the time. Has some anonymous memory and some page cache, and keeps both.
 const LOAD: &str = "head -c 8000000 /dev/zero >/cache; x=$(head -c 4000000 /dev/zero | tr '\\0' x); echo ready >/ready; \
                     while :; do :; done";
 
-/// What the kernel says of a cgroup.
+/// The kernel's counters of a cgroup.
 #[derive(Debug, Clone, Copy)]
 struct Direct {
     cpu: u64,
@@ -53,7 +53,7 @@ struct Direct {
 }
 
 impl Direct {
-    /// Of the cgroup of a process, or with `up` of the one above it.
+    /// Reads the cgroup of a process; with `up`, the cgroup above it.
     fn of(pid: u64, up: bool) -> anyhow::Result<Self> {
         let read = |controller: &str, file: &str| -> anyhow::Result<String> {
             let directory = cgroup(pid, controller)?;
@@ -86,7 +86,7 @@ impl Direct {
     }
 }
 
-/// What may be charged and not yet counted: the kernel counts by batches of 64 pages a core.
+/// Memory that may be charged but not counted yet: the kernel counts in batches of 64 pages a CPU. Here for four CPUs.
 const BATCHES: u64 = 4 * 64 * 4096;
 
 fn between(what: &str, value: Option<v1::UInt64Value>, [before, after]: [u64; 2], slack: u64) -> Outcome {
@@ -124,7 +124,7 @@ impl Scope {
         reply.into_inner().stats.and_then(|stats| stats.linux).context("no stats")
     }
 
-    /// A container that works and has taken what memory it takes; its id and pid.
+    /// Starts a container that uses CPU time and has allocated all its memory. Returns its ID and pid.
     async fn load(&self, pod: &Pod) -> anyhow::Result<(String, u64)> {
         let mut config = shell("load", LOAD);
         resources(&mut config).memory_limit_in_bytes = 100 << 20;
@@ -163,7 +163,7 @@ async fn what_a_pod_uses_lies_between_two_reads_of_its_cgroup(scope: Arc<Scope>)
     let stats = scope.pod_stats(&pod).await?;
     let after = Direct::of(pid, true)?;
     check(&stats.cpu.context("no cpu")?, &stats.memory.context("no memory")?, [before, after])?;
-    // The built-in counts the containers', and not the pause container's.
+    // The built-in counts the containers' tasks without the pause container.
     let process = stats.process.context("no process")?;
     between("tasks", process.process_count, [before.tasks, after.tasks], 1)?;
     ensure!(stats.containers.len() == 1 && stats.containers[0].attributes.as_ref().is_some_and(|one| one.id == id));
@@ -190,7 +190,7 @@ async fn a_rate_is_what_was_used_in_its_time(scope: Arc<Scope>) -> Outcome {
     let used = cpu.usage_core_nano_seconds.context("no usage")?.value - first.1;
     let mean = used * 1_000_000_000 / u64::try_from(cpu.timestamp - first.0)?;
     println!("rate {rate}, mean of 4 s {mean}, of the cgroup {}", Direct::of(pid, false)?.cpu);
-    // The sampler may have read in between, and on a loaded machine no second is like another.
+    // The sampler may have read in between, and on a loaded machine the rate varies from second to second.
     ensure!(rate > mean / 4 && rate < mean * 4, "rate {rate}, mean {mean}");
     until(SOON, || async {
         let cpu = scope.pod_stats(&pod).await?.cpu.context("no cpu of the pod")?;
@@ -200,7 +200,7 @@ async fn a_rate_is_what_was_used_in_its_time(scope: Arc<Scope>) -> Outcome {
     .await
 }
 
-/// Received and sent bytes of eth0, as the kernel shows them to a process.
+/// Received and sent bytes of eth0, as /proc/PID/net/dev shows them for a process.
 fn eth0(pid: u64) -> anyhow::Result<[u64; 2]> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).context("no eth0")?;
@@ -232,7 +232,7 @@ async fn bytes_of_the_network_are_counted(scope: Arc<Scope>) -> Outcome {
     between("sent", default.tx_bytes, [before[1], after[1]], 0)?;
     ensure!(!network.interfaces.iter().any(|interface| interface.name == "lo"));
     if scope.bed.target == Target::Pontoon {
-        // The proto: "all found network interfaces, excluding the default".
+        // As the proto says: "all found network interfaces, excluding the default".
         ensure!(network.interfaces.is_empty(), "{:?}", network.interfaces);
     }
     Ok(())
@@ -280,7 +280,7 @@ async fn what_does_not_run_is_listed_and_uses_nothing(scope: Arc<Scope>) -> Outc
     let exited = pod.start(shell("exited", "exit 3")).await?;
     scope.bed.exited(&exited).await?;
     let filter = v1::ContainerStatsFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() };
-    // The built-in deletes the task a moment after the exit is seen.
+    // The built-in deletes the task a moment after it reports the exit.
     until(SOON, || async {
         let listed = scope.listed(filter.clone()).await?;
         for id in [&created, &exited] {
@@ -364,7 +364,7 @@ async fn metrics_are_described_and_lie_between_two_reads(scope: Arc<Scope>) -> O
     let described = cri.list_metric_descriptors(v1::ListMetricDescriptorsRequest {}).await?.into_inner().descriptors;
     let keys: HashMap<&str, &[String]> =
         described.iter().map(|descriptor| (descriptor.name.as_str(), descriptor.label_keys.as_slice())).collect();
-    // The first question has the layer measured, and its answer need not have it.
+    // The first call only starts the measurement of the writable layer, so its response need not contain it.
     until(SOON, || async {
         let request = v1::ListPodSandboxMetricsRequest {};
         let pods = scope.bed.runtime().list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics;
@@ -421,7 +421,7 @@ async fn files_of_a_cgroup_are_kept_open_and_let_go_when_it_is_gone(scope: Arc<S
         let names = targets.map(|target| target.display().to_string());
         Ok(names.filter(|name| name.starts_with("/sys/fs/cgroup") && name.contains(&id)).collect())
     };
-    // Its count of OOM kills is kept open as long as it runs.
+    // The file that counts the container's OOM kills is open as long as the container runs.
     let before = kept()?;
     ensure!(before.len() <= 2 && before.iter().all(|name| name.contains("/memory.")), "{before:?}");
     scope.container_stats(&id).await?;
@@ -432,7 +432,7 @@ async fn files_of_a_cgroup_are_kept_open_and_let_go_when_it_is_gone(scope: Arc<S
     }
     ensure!(kept()? == first, "{first:?}, then {:?}", kept()?);
     pod.stop().await?;
-    // The sampler reads every ten seconds, and finds that they are gone.
+    // The sampler reads every ten seconds, and closes the files when the cgroup is gone.
     until(Duration::from_secs(20), || async {
         let kept = kept()?;
         ensure!(kept.is_empty(), "{kept:?}");

@@ -1,4 +1,4 @@
-//! Attach: the streams of a container's own process, for as many clients as come.
+//! Attach: the streams of a container's own process, for any number of clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Waits for a word on its stdin, since what was said before an attach is not told to it.
+/// The script waits for a line on stdin first, because an attach does not get earlier output.
 fn answering(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig { stdin: true, ..shell(name, script) }
 }
@@ -42,7 +42,7 @@ async fn attach_tells_streams_and_ends_with_its_container(scope: Arc<Scope>) -> 
         session.send("two\n").await?;
         let ended = session.ends().await?;
         ensure!(ended.text() == "out one\n" && ended.stderr == "err one\n", "{protocol}: {ended:?}");
-        // The exit code is the container's, and not told.
+        // Attach does not report the container's exit code.
         ensure!(ended.code == 0, "{protocol}: {ended:?}");
         ensure!(scope.bed.exited(&id).await?.exit_code == 3, "{protocol}");
         let mut lines: Vec<_> = logs::read(&log)?.into_iter().map(|line| (line.stream, line.content)).collect();
@@ -65,7 +65,7 @@ async fn several_attach_at_once_and_the_log_has_all(scope: Arc<Scope>) -> Outcom
         let protocols = scope.bed.protocols();
         sessions.push(scope.bed.attach_session(protocols[number % protocols.len()], &id, STDIN).await?);
     }
-    // Until each has been heard by itself, one may not be attached yet.
+    // A session is certainly attached once it shows the response to its own line.
     for (number, session) in sessions.iter_mut().enumerate() {
         session.send(&format!("hello {number}\n")).await?;
         session.shows(&format!("said hello {number}\n")).await?;
@@ -74,7 +74,7 @@ async fn several_attach_at_once_and_the_log_has_all(scope: Arc<Scope>) -> Outcom
     for session in &mut sessions {
         session.shows("said to all\n").await?;
     }
-    // One leaves, the others stay.
+    // One client disconnects, the others stay.
     drop(sessions.pop());
     sessions[1].send("again\n").await?;
     for session in &mut sessions {
@@ -152,7 +152,8 @@ async fn a_slow_attacher_does_not_hold_up_the_container(scope: Arc<Scope>) -> Ou
     let log = pod.log(&config);
     let id = pod.start(config).await?;
     let mut slow = scope.bed.attach_session("spdy", &id, STDIN).await?;
-    // Its stdout, a pipe of ours, is not read: what it is sent it keeps in its buffers, and then reads no more.
+    // The test does not read the client's stdout. When the client's buffers and that pipe are full, the client stops
+    // reading from the server.
     slow.send("go\n").await?;
     let status = scope.bed.exited(&id).await?;
     ensure!(status.exit_code == 0, "{status:?}");
@@ -162,7 +163,7 @@ async fn a_slow_attacher_does_not_hold_up_the_container(scope: Arc<Scope>) -> Ou
         Ok(())
     });
     done.await?;
-    // And the daemon has let go of it.
+    // The client was connected until here.
     drop(slow);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Exec: a command with a client's streams, in each protocol.
+//! Exec: a command with the streams of a client, in each protocol.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, sleeper};
 use crate::streaming::{FAILED, How, STDIN, Session, TTY};
 
-/// Whether an exec outlives its client.
 const OUTLIVES: &str = "the built-in lets the command of an exec run on when its client has gone";
 
 pub fn tests() -> Vec<Test> {
@@ -47,7 +46,7 @@ async fn exec_reads_stdin_until_its_half_close(scope: Arc<Scope>) -> Outcome {
     let id = pod.start(sleeper("main")).await?;
     let text: String = (0..100_000).map(|number| format!("{number}\n")).collect();
     for protocol in scope.bed.protocols() {
-        // v4 has no half-close: it came with v5.
+        // Protocol v4 has no half-close; v5 added it.
         if *protocol == "v4" {
             continue;
         }
@@ -101,7 +100,7 @@ async fn exec_on_a_terminal_has_its_size_and_one_output(scope: Arc<Scope>) -> Ou
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     for protocol in scope.bed.protocols() {
-        // The size may come after the command's start.
+        // The terminal may get its size after the command's start.
         let script = "tty >/dev/null && echo terminal; until stty size 2>&1 | grep -x '40 100'; do sleep 0.1; done; echo err >&2; exit 3";
         let url = scope.bed.exec_url(&id, &["sh", "-c", script], TTY).await?;
         let mut command = scope.bed.tool("streamer");
@@ -140,7 +139,7 @@ async fn exec_ends_with_its_client(scope: Arc<Scope>) -> Outcome {
             let command = ["sh", "-c", "echo here; sleep 1234"];
             let mut options = vec!["-protocol", protocol];
             options.extend([how.stdin.then_some("-stdin"), how.tty.then_some("-tty")].into_iter().flatten());
-            // Once with a reset, once with an end.
+            // Once the client closes its connection with a reset (RST), once in the normal way (FIN).
             scope.bed.drop_sessions(&options, 2, || scope.bed.exec_url(&id, &command, how)).await?;
             let gone = until(SOON, || async {
                 let left = scope.bed.sh(&id, "ps -o args | grep -c '[s]leep 1234' || true").await?;
@@ -180,7 +179,7 @@ async fn exec_in_a_container_that_does_not_run_is_refused(scope: Arc<Scope>) -> 
     scope.bed.stop(&id, 5).await?;
     refused("after its end").await?;
     ensure!(scope.bed.exec_url("no-such-container", &["true"], How::default()).await.is_err(), "of an unknown one");
-    // Stopped between the RPC and the connection.
+    // Stopped after the Exec RPC and before the client connects.
     let id = pod.start(sleeper("other")).await?;
     let url = scope.bed.exec_url(&id, &["true"], How::default()).await?;
     scope.bed.stop(&id, 5).await?;

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# `make e2e`: the level-5 suite (tests/e2e/*.rs) on a bed with all the tests' images.
+# `make e2e`: runs the level-5 suite (tests/e2e/*.rs) on a bed with the images of all tests.
 #
-#   suite.sh [FILTER...]    tests whose names contain one of these; all without
+#   suite.sh [FILTER...]    runs the tests whose names contain a FILTER (without any: all tests)
 #
-#   TARGET=pontoon|builtin  who serves CRI
+#   TARGET=pontoon|builtin  the CRI server (pontoon)
 #   OUT=directory           for the daemons' logs (target/e2e/TARGET)
-#   E2E_SKIP="NAME..."      tests to leave out
-#   E2E_STANDING=n          so many pods stand beside the tests, and have to be there at the end (0)
-#   E2E_BIN=file            the suite, when it is built already (cargo builds it)
+#   E2E_SKIP="NAME..."      tests to skip
+#   E2E_STANDING=n          number of additional pods that run during the tests and must still run at the end (0)
+#   E2E_BIN=file            the suite's program (without it, cargo builds it)
 set -euo pipefail
 
 # shellcheck source=with-bed.sh

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# `make test-cgroup2`: critest and the level-5 suite under a kernel with cgroup v2 (User Mode Linux, cgroup2.sh), once with
-# AppArmor and once with SELinux as its security module, side by side where there are two CPUs. Ends with one line,
-# `N passed, N failed, N skipped`.
+# `make test-cgroup2`: runs critest and the level-5 suite on a kernel with cgroup v2 (User Mode Linux, cgroup2.sh), once with
+# AppArmor and once with SELinux, at the same time if there are two CPUs. The last line is `N passed, N failed, N skipped`.
 #
-#   test-cgroup2.sh [--smoke] [FILTER...]    --smoke: a few of each, in less than ten minutes; FILTER: tests of the suite
+#   test-cgroup2.sh [--smoke] [FILTER...]    --smoke: a few specs and tests, in less than ten minutes
+#                                            FILTER: the tests of the suite whose names contain it
 #
-#   TARGET=pontoon|builtin    who serves CRI
-#   LSM=apparmor|selinux      only with this one
-#   PARTS="critest suite"     only this one of the two
-#   FOCUS=regex SKIP=regex    of critest's specs
+#   TARGET=pontoon|builtin    the CRI server (pontoon)
+#   LSM=apparmor|selinux      only with this security module (both)
+#   PARTS="critest suite"     critest, suite or both (both)
+#   FOCUS=regex SKIP=regex    critest's specs, as in critest.sh
 #   OUT=directory             for the logs (target/cgroup2/TARGET)
-#   PONTOON_BIN, E2E_BIN      the daemon and the suite, when they are built already (cargo builds them)
+#   PONTOON_BIN, E2E_BIN      the programs of the daemon and the suite (without them, cargo builds them)
 #
-# All of it takes about an hour a security module: one CPU, and slow system calls.
+# A whole run takes about an hour for each security module: the guest has one CPU and slow system calls.
 set -euo pipefail
 exec </dev/null
 
@@ -22,7 +22,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 target=${TARGET:-pontoon}
 parts=${PARTS:-critest suite}
 
-# What is different on such a node: the security module, cgroups, and what of a container the kernel makes.
+# The specs and tests that depend on the kernel: security module, cgroups, no_new_privs and capabilities.
 smoke_specs() {
     case $1 in
     apparmor) echo 'AppArmor.*should support apparmor field|NoNewPrivs|runtime should support adding capability' ;;
@@ -37,7 +37,7 @@ smoke_tests() {
     esac
 }
 
-# ---- inside: in the guest, one security module -------------------------------------------------------------------------
+# ---- inside: in the guest, with one security module --------------------------------------------------------------------
 
 inside() {
     local lsm=$1 status=0
@@ -46,16 +46,17 @@ inside() {
         OUT=$OUT/$lsm/critest TIMEOUT=${CRITEST_TIMEOUT:-5400} tests/e2e/critest.sh || status=1
     fi
     if [[ " $parts " == *' suite '* ]]; then
-        # Three hundred pods, and a thousand commands that write 20 GiB together, would take an hour by themselves. A process
-        # that holds a manifest of 64 MiB is killed: each of its pages is a mapping on the host, which allows 65530.
+        # churn and exec_flood alone would take an hour: three hundred pods, and a thousand commands that write 20 GiB in
+        # total. In cve_2023_25153 a process that holds a manifest of 64 MiB is killed: each of its pages is a mapping on the
+        # host, and the host allows 65530 mappings.
         OUT=$OUT/$lsm/suite E2E_SLOWNESS=6 E2E_SKIP='churn:: exec_flood:: cve_2023_25153' tests/e2e/suite.sh "$@" || status=1
     fi
     return $status
 }
 
-# ---- outside ------------------------------------------------------------------------------------------------------------
+# ---- outside: on the host ------------------------------------------------------------------------------------------------
 
-# Nothing is to be built or installed in there.
+# Builds everything on the host, so that the guest builds and installs nothing.
 prepare() {
     BIN=$("$repo/tests/tools/build.sh" core critest streaming)
     "$repo/tests/images/build.sh" >/dev/null
@@ -64,7 +65,7 @@ prepare() {
     export BIN
 }
 
-# count LOG: "PASSED FAILED SKIPPED" of all that ran in a guest; fails when a part printed no result.
+# count LOG: prints "PASSED FAILED SKIPPED", the sums over the parts that ran in a guest; fails if a part printed no result.
 count() {
     awk '
         /^critest .*: [0-9]+ passed/ { parts++; sub(/.*: /, ""); p += $1; f += $3; s += $5 + $9 }
@@ -73,7 +74,7 @@ count() {
     ' "$1"
 }
 
-# run_with LSM CPU [FILTER...]: into $OUT/LSM/log.
+# run_with LSM CPU [FILTER...]: runs a guest; its output goes to $OUT/LSM/log.
 run_with() {
     local lsm=$1 cpu=$2
     shift 2
@@ -87,22 +88,22 @@ run_with() {
         "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 | tr -d '\r' >"$OUT/$lsm/log"
 }
 
-# finish LSM PID: shows what it prints until it has ended, and counts.
+# finish LSM PID: prints the guest's log until the guest has ended, and adds its results to the sums.
 finish() {
     local lsm=$1 pid=$2 status=0 counts p f s
     echo "== with $lsm"
-    # In the background, since bash handles a signal only between commands, but lets a wait be interrupted.
+    # In the background, because bash handles a signal only between commands, but a signal interrupts `wait`.
     tail --lines=+1 --follow --sleep-interval=0.5 --pid="$pid" "$OUT/$lsm/log" &
     wait $!
     wait "$pid" || status=$?
     counts=$(count "$OUT/$lsm/log") || status=1
     read -r p f s <<<"$counts"
-    # No test failed, but the whole did.
+    # No test failed, but the run did: count one failure.
     if ((f == 0 && status != 0)); then f=1; fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-# The CPUs that we may use, a line each.
+# Prints the CPUs that this process may use, a line for each.
 cpus() {
     local cpu
     for ((cpu = 0; cpu < $(nproc --all); cpu++)); do
@@ -110,7 +111,7 @@ cpus() {
     done
 }
 
-# run_all [FILTER...]: a guest a security module, each on a CPU of its own; it has one CPU, and nobody else should be on it.
+# run_all [FILTER...]: runs a guest for each security module. A guest has one CPU, so each gets its own CPU of the host.
 run_all() {
     local -a modules cpus pids=()
     local index
@@ -121,7 +122,7 @@ run_all() {
         : >"$OUT/${modules[index]}/log"
         run_with "${modules[index]}" "${cpus[index % ${#cpus[@]}]}" "$@" &
         pids[index]=$!
-        # Its turn comes when a CPU is free.
+        # With fewer CPUs than guests, run one guest after the other.
         ((${#cpus[@]} >= ${#modules[@]})) || wait "${pids[index]}" || true
     done
     for index in "${!modules[@]}"; do
@@ -146,7 +147,7 @@ OUT=$(cd "$OUT" && pwd)
 export OUT TARGET=$target PARTS=$parts
 passed=0 failed=0 skipped=0
 prepare
-# Of guests in the background nobody else knows; they are in our process group.
+# Ends the guests in the background too: they are in this script's process group, and no other process ends them.
 trap 'trap "" INT TERM HUP; kill -TERM 0; exit 143' INT TERM HUP
 run_all "$@"
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"

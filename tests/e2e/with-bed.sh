@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# To be sourced by tests that want a bed and a registry with the images of tests/images, and both gone at the end,
-# however that comes.
+# To be sourced by scripts that need a bed and a registry with the images of tests/images. Both are removed when the script
+# exits, also after a signal.
 #
-#   bed_with_images NAME TARGET    sets BED, BIN, CRI_SOCKET and the rest of bed.sh's variables
-#   registry_with_password HOST USER:PASSWORD   names HOST/... lead to a registry with the same images that wants them
-#   bed_without NAME               takes them down early; at exit that is done for all that still stand
-#   at_exit COMMAND...             runs it before that, last registered first
-#   interruptible COMMAND...       runs it so that a signal to us ends it at once
+#   bed_with_images NAME TARGET    creates them; sets BED, BIN, CRI_SOCKET and the other variables of bed.sh
+#   registry_with_password HOST USER:PASSWORD   starts a registry for the names HOST/... with the same images and a password
+#   bed_without NAME               removes a bed and its registry before the exit
+#   at_exit COMMAND...             runs it at exit, before the beds are removed; the command registered last runs first
+#   interruptible COMMAND...       runs it so that a signal to this script ends it at once
 
 e2e=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$e2e/../.." && pwd)
@@ -18,7 +18,7 @@ with_scratch=$(mktemp -d /var/tmp/pt-images.XXXXXX)
 
 at_exit() { with_exits+=("$(printf '%q ' "$@")"); }
 
-# bash runs a trap only between commands, but it lets a wait be interrupted.
+# bash runs a trap only between commands, but a signal interrupts `wait`.
 interruptible() {
     local status=0
     "$@" &
@@ -28,7 +28,7 @@ interruptible() {
     return $status
 }
 
-# Signals are ignored from here on, so that an impatient second Ctrl-C does not leave half of it behind.
+# Ignores further signals, so that a second Ctrl-C does not interrupt the clean-up.
 with_clean_up() {
     local status=$? index name
     trap '' INT TERM HUP
@@ -61,8 +61,8 @@ bed_with_images() {
     esac
     [[ " ${with_beds[*]} " == *" $name "* ]] || with_beds+=("$name")
     REGISTRY_PORT=$("$repo/tests/images/registry.sh" up "$with_scratch/registry-$name")
-    # Not 3.9: critest removes that one, and the built-in would have to pull its sandbox image again.
-    # Nor the endpoints of a bed before this one: crictl prefers them to its configuration.
+    # PAUSE_IMAGE is not 3.9, because critest removes that one, and the built-in CRI would have to pull its sandbox image
+    # again. The endpoints of an earlier bed are unset, because crictl prefers them to its configuration.
     env -u CONTAINER_RUNTIME_ENDPOINT -u IMAGE_SERVICE_ENDPOINT -u CRI_CONFIG_FILE \
         REGISTRY_PORT="$REGISTRY_PORT" PAUSE_IMAGE=registry.k8s.io/pause:3.10.2 "$e2e/bed.sh" up "$name" "${option[@]}" >/dev/null
     # shellcheck disable=SC1090

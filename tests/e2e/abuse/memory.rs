@@ -1,4 +1,4 @@
-//! T10: what a tenant can make the daemon keep in memory, or need for a moment.
+//! T10: memory that a tenant can make the daemon hold, permanently or for a moment.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::streaming::STDIN;
 
 /// KiB in a MiB.
 const MIB: u64 = 1 << 10;
-/// In this time what was needed for a moment goes back to the kernel.
+/// Within this time, memory that was needed only for a moment must be returned to the kernel.
 const GIVEN_BACK: Duration = Duration::from_secs(60);
 
 pub(super) fn tests() -> Vec<Test> {
@@ -29,7 +29,7 @@ pub(super) fn tests() -> Vec<Test> {
 
 const WHOLE: &str = "the built-in keeps containers as they are";
 
-/// Waits until a daemon has at most so many MiB more than before.
+/// Waits until a daemon's anonymous memory is at most `most` MiB above `before`.
 async fn given_back(pid: u32, before: f64, most: f64) -> anyhow::Result<()> {
     let grown = || anyhow::Ok((rss_anon(pid)? - before) / 1024.0);
     let ended = until(GIVEN_BACK, || async {
@@ -106,7 +106,7 @@ async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) ->
         for number in 0..COUNT {
             let mut container = sleeper(&format!("large-{number}"));
             let variable = |at| v1::KeyValue { key: format!("V{at}"), value: vec![b'x'; 100_000] };
-            // As much as Linux gives a program.
+            // The first container has as many as Linux passes to a program, and is started.
             container.envs = (0..if number == 0 { 15 } else { 70 }).map(variable).collect();
             let id = pod.create(container).await?;
             if number == 0 {
@@ -121,7 +121,7 @@ async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) ->
     given_back(pid, before, COUNT.into()).await
 }
 
-/// An exec whose stdin nobody reads, and a message for it that goes on and on.
+/// Execs whose command does not read its stdin. Each client sends one WebSocket message for stdin that never ends.
 async fn t10_a_message_that_never_ends_is_not_collected(scope: Arc<Scope>) -> Outcome {
     const SESSIONS: usize = 16;
     let victim = Victim::start(&scope).await?;
@@ -142,7 +142,7 @@ async fn t10_a_message_that_never_ends_is_not_collected(scope: Arc<Scope>) -> Ou
     victim.beside(&scope.bed, attack).await
 }
 
-/// Begins a session and one message, of which as much is sent as is taken.
+/// Opens a session and sends one message in fragments, until the server stops reading.
 async fn endless(url: &str) -> anyhow::Result<TcpStream> {
     let (address, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).context("no such URL")?;
     let mut stream = TcpStream::connect(address).await?;
@@ -154,14 +154,14 @@ async fn endless(url: &str) -> anyhow::Result<TcpStream> {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await?;
     ensure!(answer == *b"HTTP/1.1 101", "{}", String::from_utf8_lossy(&answer));
-    // Binary, not the last frame, masked with zeros: 64 KiB.
+    // A binary frame of 64 KiB that is not the message's last one, masked with zeros.
     let mut frame = b"\x02\xff\0\0\0\0\0\x01\0\0\0\0\0\0".to_vec();
     frame.resize(frame.len() + (64 << 10), 0);
     for _ in 0..256 {
         if tokio::time::timeout(Duration::from_millis(500), stream.write_all(&frame)).await.is_err() {
             break;
         }
-        // The rest of the message.
+        // From now on, continuation frames of the same message.
         frame[0] = 0;
     }
     Ok(stream)

@@ -1,4 +1,4 @@
-//! When which daemon was away, and the task that kills it.
+//! Kills daemons, and records when each one was down.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -7,22 +7,21 @@ use std::time::Duration;
 use crate::bed::Bed;
 use crate::harness::Outcome;
 
-/// Seconds since the node started, as the containers of this test read it too: one clock for all that is compared.
+/// Seconds since the node's boot. The containers of this test read the same clock, so that all times can be compared.
 pub fn now() -> f64 {
     let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
     text.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or_default()
 }
 
-/// splitmix64: the kills and pods of a run can be had again by its seed, though not what comes between them.
+/// splitmix64: the same seed repeats the kills and pods of a run, but not how the calls interleave.
 pub struct Random(u64);
 
 impl Random {
-    /// The same numbers for the same seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// One of `0..below`.
+    /// A number in `0..below`.
     pub fn below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -32,7 +31,7 @@ impl Random {
     }
 }
 
-/// A daemon that is killed again and again.
+/// A daemon that the test kills repeatedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Daemon {
     Containerd,
@@ -40,7 +39,7 @@ pub enum Daemon {
 }
 
 impl Daemon {
-    /// What `bed.sh` calls it.
+    /// Its name as an argument of `bed.sh`.
     fn of_bed(self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
@@ -49,7 +48,7 @@ impl Daemon {
     }
 }
 
-/// From when to when a daemon was away; no end as long as it is.
+/// From when to when a daemon was down; no end while it still is.
 type Away = (f64, Option<f64>);
 
 /// All outages so far.
@@ -71,7 +70,7 @@ impl Outages {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How many seconds between two moments every daemon was there.
+    /// How many of the seconds between two times all daemons were running.
     pub fn all_there(&self, from: f64, to: f64) -> f64 {
         let mut away: Vec<(f64, f64)> = self
             .lock()
@@ -89,7 +88,7 @@ impl Outages {
         there
     }
 
-    /// A line for each time that a daemon went or came, with its moment.
+    /// A line with its time for each kill and each return of a daemon.
     pub fn told(&self, from: f64, to: f64) -> Vec<(f64, String)> {
         let mut lines = Vec::new();
         for (daemon, away) in self.lock().iter() {
@@ -102,7 +101,7 @@ impl Outages {
         lines
     }
 
-    /// How often a daemon was killed, and the longest time that it took to be back.
+    /// How often a daemon was killed, and its longest outage in seconds.
     pub fn of(&self, daemon: Daemon) -> (usize, f64) {
         let outages = self.lock();
         let away = outages.get(&daemon).map(Vec::as_slice).unwrap_or_default();
@@ -111,7 +110,7 @@ impl Outages {
     }
 }
 
-/// Kills a daemon so many times: 0.3 to 3 s after it was back, for up to 2 s.
+/// Kills a daemon `times` times: each kill 0.3 to 3 s after it was back, each restart up to 2 s after the kill.
 pub async fn kill(bed: &Bed, outages: &Outages, daemon: Daemon, times: u64, random: &mut Random) -> Outcome {
     for _ in 0..times {
         tokio::time::sleep(Duration::from_millis(300 + random.below(2700))).await;
@@ -124,7 +123,8 @@ pub async fn kill(bed: &Bed, outages: &Outages, daemon: Daemon, times: u64, rand
     Ok(())
 }
 
-/// As systemd does with `Restart=always`: Pontoon ends when containerd is killed in the middle of its first questions.
+/// Starts a daemon, and repeats a failed start as systemd does with `Restart=always`: Pontoon exits when containerd is
+/// killed during its first calls.
 async fn start(bed: &Bed, daemon: Daemon) -> Outcome {
     const TRIES: usize = 5;
     for _ in 1..TRIES {

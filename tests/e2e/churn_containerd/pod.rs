@@ -1,6 +1,7 @@
-//! One pod from its first call to its last, as kubelet leads it.
+//! One pod from its first call to its last, driven like kubelet does it.
 //!
-//! kubelet decides from what is listed and never from an error: after each failed call it looks, and goes on from what is there.
+//! kubelet decides by what the lists and statuses contain, never by an error. After each failed call it looks at the
+//! current state and continues from there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,41 +16,42 @@ use super::outages::{Outages, now};
 use super::starts::{self, Kind, Written};
 use crate::scope::shell;
 
-/// The label by which a pod's objects are found.
+/// The label that identifies a pod's objects.
 pub const UID: &str = "io.kubernetes.pod.uid";
-/// kubelet's back-off begins at a second; a shorter one meets more moments.
+/// kubelet's back-off begins at one second. A shorter one hits more of the moments at which a daemon is down.
 const BACK_OFF: Duration = Duration::from_millis(300);
-/// How long all daemons must have been there until a call that still fails counts as one that always will.
+/// How many seconds all daemons must have been running before a call that still fails is given up.
 const PATIENCE: f64 = 60.0;
-/// How long an exit may take until it is told, likewise.
+/// How many seconds after a container has ended CRI may still report it as running. Only time in which all daemons run
+/// counts.
 const EXIT_TOLD: f64 = 30.0;
 
 /// What the client knows of one attempt of a container.
 #[derive(Debug, Default)]
 pub struct Attempt {
-    /// Of the container, in the whole pod.
+    /// The attempt's number, counted over all sandboxes of the pod.
     pub number: u32,
-    /// Empty as long as no answer and no list had it.
+    /// Empty until a response or a list contained the ID.
     pub id: String,
     sandbox: String,
-    /// When the client was told that its start failed.
+    /// When the client learned that the start failed.
     pub start_failed: Option<f64>,
-    /// When the client was told that it has ended, or that it never started, whichever way.
+    /// When the client learned that the container has ended, or that it never started.
     pub ended: Option<f64>,
-    /// Code and reason.
+    /// Exit code and reason.
     pub exit: Option<(i32, String)>,
-    /// Whether the client asked it to end.
+    /// Whether the client has called StopContainer for it.
     pub stopped: bool,
 }
 
 impl Attempt {
-    /// The sandbox that it was made in; empty when it was not made.
+    /// The sandbox in which it was created; empty if it was not created.
     pub fn sandbox(&self) -> &str {
         &self.sandbox
     }
 }
 
-/// One container of a pod, whatever its attempts.
+/// One container of a pod, with all its attempts.
 pub struct Work {
     pub name: &'static str,
     pub kind: Kind,
@@ -59,12 +61,12 @@ pub struct Work {
 }
 
 impl Work {
-    /// That has no attempt yet.
+    /// A container without an attempt yet.
     pub fn new(name: &'static str, kind: Kind, code: i32) -> Self {
         Self { name, kind, code, attempts: Vec::new(), done: false }
     }
 
-    /// Name of the file in which an attempt writes its starts.
+    /// Name of the file to which an attempt writes when it starts, runs and ends.
     pub fn file(&self, attempt: &Attempt) -> String {
         format!("{}.{}", self.name, attempt.number)
     }
@@ -86,17 +88,16 @@ impl Work {
 /// Why a pod's work ends early.
 #[derive(Debug, Clone, Copy)]
 enum Break {
-    /// Its sandbox is not ready any more, or not there.
+    /// Its sandbox is not ready any more, or does not exist.
     Sandbox,
-    /// Something does not come to an end, as was found.
+    /// A call never succeeds. The finding has been recorded.
     GaveUp,
 }
 
-/// A pod.
 pub struct Pod {
     pub uid: String,
     pub config: v1::PodSandboxConfig,
-    /// The node's directory in which its containers write.
+    /// The directory on the node to which its containers write.
     pub starts: PathBuf,
     pub calls: Calls,
     pub works: Vec<Work>,
@@ -107,7 +108,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// From RunPodSandbox to RemovePodSandbox; whether it has gone.
+    /// Takes the pod from RunPodSandbox to RemovePodSandbox. Returns whether it was removed.
     pub async fn live(&mut self) -> bool {
         loop {
             let Ok(sandbox) = self.sandbox().await else { return false };
@@ -126,7 +127,7 @@ impl Pod {
         }
     }
 
-    /// A ready sandbox. A failed call is repeated as it was, until a sandbox is listed.
+    /// Returns a ready sandbox. A failed call is repeated unchanged until a sandbox is listed.
     async fn sandbox(&mut self) -> Result<String, Break> {
         let since = now();
         loop {
@@ -158,7 +159,7 @@ impl Pod {
         self.config.metadata.get_or_insert_default().attempt += 1;
     }
 
-    /// All containers are made, and then followed to their ends.
+    /// Creates and starts all containers, then follows each one to its end.
     async fn work(&mut self, sandbox: &str) -> Result<(), Break> {
         for index in 0..self.works.len() {
             if !self.works[index].done {
@@ -176,7 +177,7 @@ impl Pod {
         Ok(())
     }
 
-    /// A started container. kubelet starts none twice: when a start failed, there is another attempt.
+    /// Starts a container. kubelet starts no container twice: after a failed start it creates the next attempt.
     async fn start(&mut self, sandbox: &str, index: usize) -> Result<(), Break> {
         let since = now();
         loop {
@@ -191,7 +192,7 @@ impl Pod {
         }
     }
 
-    /// After a start that failed for the client: whether the container is one that started, as kubelet sees it.
+    /// After a failed StartContainer: whether the container has started nevertheless, judged as kubelet does.
     async fn runs_all_the_same(&mut self, index: usize, id: &str) -> Result<bool, Break> {
         let since = now();
         let mut seen_created = false;
@@ -202,7 +203,7 @@ impl Pod {
             match state {
                 Some(ContainerState::ContainerRunning) => return Ok(true),
                 Some(ContainerState::ContainerExited) if reason != "StartError" => return Ok(true),
-                // Once more: a start that was cut off may be on its way.
+                // Check once more: an interrupted start may still be in progress.
                 Some(ContainerState::ContainerCreated) if !seen_created => seen_created = true,
                 Some(ContainerState::ContainerUnknown) => {
                     self.done("StopContainer", id).await?;
@@ -226,7 +227,8 @@ impl Pod {
         self.calls.note(text);
     }
 
-    /// A container of the latest attempt. When its answer was lost and it is listed, kubelet makes another one.
+    /// Creates a container for the latest attempt. If the response was lost but the container is listed, kubelet
+    /// creates another attempt.
     async fn create(&mut self, sandbox: &str, index: usize) -> Result<String, Break> {
         let since = now();
         if self.works[index].latest().id.is_empty() {
@@ -282,7 +284,7 @@ impl Pod {
         }
     }
 
-    /// Until the latest attempt's exit is told; whether there was one to follow.
+    /// Waits until the latest attempt is reported as exited. Returns false if CRI does not know the container any more.
     async fn follow(&mut self, sandbox: &str, index: usize) -> Result<bool, Break> {
         let id = self.works[index].latest().id.clone();
         if self.works[index].kind == Kind::Server {
@@ -323,7 +325,7 @@ impl Pod {
         attempt.ended = Some(now());
     }
 
-    /// A server is stopped once it serves: before its trap is there, the signal would be lost.
+    /// Waits until a server runs, before it is stopped: without its trap for SIGTERM, the signal would be lost.
     async fn let_serve(&mut self, index: usize) {
         let since = now();
         while self.written(index).first.is_none() && now() - since < 10.0 {
@@ -337,7 +339,7 @@ impl Pod {
         work.attempts.last().map_or_else(Written::default, |last| Written::read(&self.starts.join(work.file(last))))
     }
 
-    /// The end of a sandbox: what runs is stopped, then the sandbox; then all is removed.
+    /// Ends a sandbox: stops the containers that run, then the sandbox; then removes everything.
     async fn end(&mut self, sandbox: &str) -> Result<(), Break> {
         let containers: Vec<(String, bool)> = self
             .works
@@ -371,7 +373,7 @@ impl Pod {
         self.works.iter_mut().flat_map(|work| &mut work.attempts).for_each(change);
     }
 
-    /// A verb that is repeated until it succeeds.
+    /// Repeats a call until it succeeds.
     async fn done(&self, verb: &str, id: &str) -> Result<(), Break> {
         let since = now();
         loop {
@@ -428,7 +430,7 @@ impl Pod {
         Err(Break::Sandbox)
     }
 
-    /// Before the next try of what failed; the end of trying, when nothing was in its way for long.
+    /// Pauses before a failed call is repeated. Gives up if all daemons have been running for [`PATIENCE`] meanwhile.
     async fn again(&self, since: f64, what: &str, error: &tonic::Status) -> Result<(), Break> {
         if self.outages.all_there(since, now()) > PATIENCE {
             self.find(Found::VerbNeverDone, &format!("{what}: {:?}: {}", error.code(), error.message()));
@@ -443,13 +445,13 @@ impl Pod {
         self.findings.add(kind, &format!("{}: {about}", self.uid), &self.evidence());
     }
 
-    /// Whether a text names the pod, or an object of its.
+    /// Whether a text contains the pod's UID, or the ID of one of its objects.
     pub fn is_named_in(&self, text: &str) -> bool {
         let ids = self.works.iter().flat_map(|work| &work.attempts).flat_map(|attempt| [&attempt.id, &attempt.sandbox]);
         text.contains(&format!("{}.pod", self.uid)) || ids.into_iter().any(|id| !id.is_empty() && text.contains(id))
     }
 
-    /// What there is to find a cause with: the calls, what the containers wrote, what the daemons logged.
+    /// What helps to find a cause: the journal of calls and outages, and what the containers wrote.
     pub fn evidence(&self) -> Vec<String> {
         let mut lines = self.calls.told();
         for work in &self.works {

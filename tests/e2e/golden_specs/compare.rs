@@ -1,4 +1,4 @@
-//! Compares two directories of specs against the list of differences that have a reason.
+//! Compares two directories of specs. The differences must be those of a list that gives a reason for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// tests/golden/differences.toml.
+/// The content of tests/golden/differences.toml.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listed {
@@ -17,16 +17,16 @@ struct Listed {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reason {
-    /// Where in the spec, keys joined by spaces; `*` stands for any text.
+    /// The place in the spec: its keys joined by spaces; `*` stands for any text.
     at: String,
-    /// Only of these configs.
+    /// The configs to which it applies, all if empty.
     #[serde(default)]
     of: Vec<String>,
-    /// What the built-in has there, if it matters; "absent" for nothing.
+    /// The built-in's value there, if it matters; "absent" if it has none.
     builtin: Option<String>,
-    /// What Pontoon has there.
+    /// Pontoon's value there, in the same way.
     pontoon: Option<String>,
-    /// For people.
+    /// The reason, for readers.
     why: String,
 }
 
@@ -52,11 +52,11 @@ struct Difference {
     pontoon: String,
 }
 
-/// `--compare-specs BUILTIN PONTOON LIST`: prints every difference with its reason. Whether each has one, and each reason
-/// a difference.
+/// `--compare-specs BUILTIN PONTOON LIST`: prints every difference with its reason. Returns whether each difference has
+/// a reason, and each reason a difference.
 ///
 /// # Errors
-/// When a file cannot be read, or the directories have other configs.
+/// When a file cannot be read, or the two directories contain different configs.
 pub fn compare(builtin: &Path, pontoon: &Path, list: &Path) -> anyhow::Result<bool> {
     let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
     let listed: Listed = toml::from_str(&text).with_context(|| list.display().to_string())?;
@@ -112,7 +112,7 @@ fn read(directory: &Path, name: &str) -> anyhow::Result<BTreeMap<String, String>
     Ok(leaves)
 }
 
-/// Objects go apart; a list is one value.
+/// Splits objects into their fields. A list stays one value.
 fn flatten(at: String, value: &Value, leaves: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(fields) => {
@@ -127,7 +127,7 @@ fn flatten(at: String, value: &Value, leaves: &mut BTreeMap<String, String>) {
 
 fn differences(builtin: &BTreeMap<String, String>, pontoon: &BTreeMap<String, String>) -> Vec<Difference> {
     let keys: BTreeSet<&String> = builtin.keys().chain(pontoon.keys()).collect();
-    // Where one refuses, all the rest is not worth a line.
+    // If one server refused the request, only that difference is reported.
     let refused = [builtin, pontoon].iter().any(|leaves| leaves.contains_key("refused"));
     let of =
         |leaves: &BTreeMap<String, String>, key: &str| leaves.get(key).cloned().unwrap_or_else(|| "absent".to_owned());
