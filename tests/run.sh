@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# `make test`: everything, from a fresh machine on. Ends with one line, `N passed, N failed, N skipped`, and fails when
-# anything failed. What was skipped, and why, stands above it.
+# `make test`: sets up the machine and runs all tests. Fails if anything failed. The last line is `N passed, N failed, N
+# skipped`; the skipped tests and the reasons are printed before it.
 #
-#   run.sh [STAGE...]    only these, after the set-up; all without:
+#   run.sh [STAGE...]    runs only these stages after the set-up; without arguments, all of them:
 STAGES=(
-    units       # levels 1 to 4: cargo test, without root's powers being used on the node
+    units       # levels 1 to 4: cargo test; does not use root's privileges to change the node
     fuzz        # each parser's fuzz target for five seconds
     suite       # level 5: tests/e2e/*.rs on a bed
-    critest     # the CRI conformance tests, and those of streaming again by WebSocket
-    kubelet     # kubelet runs pods, timed beside the built-in CRI
-    events      # kubelet with evented PLEG sees a container's end at once
-    summary     # kubelet's numbers of a pod, from cAdvisor and from CRI alone
-    compare     # our stats and the built-in's, each beside the cgroup's
+    critest     # the CRI conformance tests; those of streaming once more by WebSocket
+    kubelet     # kubelet runs pods on Pontoon and on the built-in CRI; compares the times
+    events      # kubelet with evented PLEG reports a container's exit at once
+    summary     # kubelet's stats of a pod, from cAdvisor and from CRI only
+    compare     # the stats of Pontoon and of the built-in CRI, compared with the cgroup's values
     run         # `make run`, once
-    cgroup2     # a few of both under a kernel with cgroup v2, with AppArmor and with SELinux (all: make test-cgroup2)
-    node        # that all of this left the node as it was
+    cgroup2     # some of critest and the suite with cgroup v2, with AppArmor and with SELinux (all: make test-cgroup2)
+    node        # checks that the other stages left nothing on the node
 )
 #
-# A stage's whole output is in target/test-logs/STAGE.log; the end of it is shown when it fails. A stage that cannot run
-# has failed. Each has a deadline, and all together take less than an hour.
+# A stage's output is in target/test-logs/STAGE.log; its end is printed if the stage fails. A stage that cannot run has
+# failed. Each stage has a deadline. A whole run takes less than an hour.
 set -euo pipefail
 exec </dev/null
 
@@ -30,14 +30,15 @@ running=
 
 cd "$repo"
 mkdir -p "$logs"
-# Of an outer bed's environment nothing may reach the stages' own beds.
+# The environment of a bed must not reach the stages, which create their own beds.
 unset BED BIN CRI_SOCKET CONTAINER_RUNTIME_ENDPOINT IMAGE_SERVICE_ENDPOINT CRI_CONFIG_FILE PONTOON_BED TARGET OUT
 
 say() { printf '%s\n' "$*"; }
 
-# ---- what is left on the node -------------------------------------------------------------------------------------------
+# ---- leftovers on the node ----------------------------------------------------------------------------------------------
 
-# A stage takes down what it started, unless it was killed; then we do. Beds are named after the process they belong to.
+# Removes the beds and registries of stages that were killed; other stages remove theirs themselves. A bed's name contains
+# the pid of the script that created it.
 take_down_leftovers() {
     local name directory
     tests/e2e/bed.sh list | cut -f2 | while read -r name; do
@@ -53,10 +54,10 @@ take_down_leftovers() {
     done
 }
 
-# is_orphan NAME-PID: whether that process is gone. Other names are not ours.
+# is_orphan NAME-PID: whether that process has ended. Fails for other names: beds that were created by hand.
 is_orphan() { [[ $1 =~ -([0-9]+)$ && ! -e /proc/${BASH_REMATCH[1]} ]]; }
 
-# When we are stopped, so is the stage; it cleans up by itself.
+# Ends the running stage too, which cleans up by itself.
 leave() {
     local status=$?
     trap '' INT TERM HUP
@@ -74,7 +75,8 @@ trap 'say "stopped by a signal"; exit 143' TERM HUP
 
 # ---- running and counting -----------------------------------------------------------------------------------------------
 
-# run_logged NAME SECONDS COMMAND...: output into the log. In the background, since bash handles signals only then.
+# run_logged NAME SECONDS COMMAND...: writes the output to the log. Runs it in the background, because a signal interrupts
+# `wait`, but not a command in the foreground.
 run_logged() {
     local name=$1 seconds=$2 status=0
     shift 2
@@ -86,10 +88,10 @@ run_logged() {
     return $status
 }
 
-# Counters: print "PASSED FAILED SKIPPED" of a log, or nothing when the exit status is all there is.
+# Counters: print "PASSED FAILED SKIPPED" for a log, or nothing if only the exit status counts.
 count_one() { :; }
 
-# Of every test program that cargo ran, and of the suite.
+# Sums the results of all test programs that cargo ran; also for the log of the suite.
 count_cargo() {
     awk '/^test result: / { passed += $4; failed += $6; skipped += $8; seen = 1 } END { if (seen) print passed, failed, skipped }' "$1"
 }
@@ -99,7 +101,7 @@ count_critest() {
         awk '{ passed += $1; failed += $2; skipped += $3 + $4; seen = 1 } END { if (seen) print passed, failed, skipped }'
 }
 
-# Of a script whose last line is like our own.
+# For a script whose last line has the form of this script's.
 count_line() { sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped.*/\1 \2 \3/p' "$1" | tail -n 1; }
 
 print_skipped() {
@@ -114,7 +116,8 @@ stage() {
     run_logged "$name" "$seconds" "$@" || status=$?
     counts=$("$counter" "$logs/$name.log")
     read -r p f s <<<"${counts:-$((status == 0 ? 1 : 0)) 0 0}"
-    # No test failed, but the whole did: it did not compile, or could not run, or was stopped. Nor may all be skipped.
+    # Count one failure if no test failed but the stage did (it did not compile, could not run, or was stopped), or if no test
+    # passed.
     if ((f == 0)) && { ((status != 0)) || ((p == 0)); }; then f=1; fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     print_skipped "$logs/$name.log"
@@ -128,7 +131,7 @@ stage() {
 
 # ---- the set-up ---------------------------------------------------------------------------------------------------------
 
-# prepare WHAT SECONDS COMMAND...: without it nothing can run.
+# prepare WHAT SECONDS COMMAND...: a step of the set-up; the script ends if it fails.
 prepare() {
     local what=$1 seconds=$2 start=$SECONDS
     shift 2
@@ -157,10 +160,10 @@ set_up() {
 
 # ---- the stages ---------------------------------------------------------------------------------------------------------
 
-# All test programs but the suite, which has a stage of its own.
+# All test programs except the suite, which has its own stage.
 run_units() {
     local bin file status=0
-    # Without these, the tests that need real parts, such as a containerd of their own, would have nothing to run on.
+    # For the tests that need real programs, such as a containerd.
     bin=$(tests/tools/build.sh core)
     export PONTOON_BIN_DIR=$bin PONTOON_CNI_BIN=$bin/cni
     local -a targets=(--lib --bins)
@@ -172,7 +175,8 @@ run_units() {
     return $status
 }
 
-# nothing_came BEFORE AFTER: what went was another's, who also uses this machine.
+# nothing_came BEFORE AFTER: fails if AFTER has lines that BEFORE does not have. Lines that disappeared do not count: they
+# belong to other users of the machine.
 nothing_came() {
     local came
     came=$(comm -13 <(sort "$1") <(sort "$2"))
@@ -186,7 +190,7 @@ run_critest() {
     return $status
 }
 
-# What `make run` promises: that nothing is left.
+# Checks too that `make run` leaves nothing on the node.
 run_run() {
     tests/e2e/nodestate.sh >"$logs/node.before-run"
     ONCE=1 tests/e2e/run.sh
@@ -219,7 +223,7 @@ run_stage() {
 
 finish_line() { printf '%d passed, %d failed, %d skipped\n' "$1" "$2" "$3"; }
 
-# A stage's body that is no script of its own, so that `timeout` can run it.
+# Runs the body of a stage that has no separate script, so that `timeout` can run it.
 if [[ ${1:-} == --body ]]; then
     trap - EXIT INT TERM HUP
     "run_$2"

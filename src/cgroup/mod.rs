@@ -4,6 +4,7 @@
 //! It reads cgroup files, removes what an interrupted create has left, and thaws containers that are being killed.
 //! kubelet creates the cgroups of pods, and the runtime those of containers.
 
+mod counted;
 #[cfg(test)]
 mod fixture;
 mod freezer;
@@ -15,6 +16,7 @@ mod processes;
 mod remove;
 mod usage;
 
+pub use counted::Counted;
 pub use freezer::{Frozen, thaw};
 pub use group::{Buffer, Group, Hierarchies};
 pub use memory::{Level, OomKills, OomWatch};

@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{checks, host};
+use crate::cgroup::Counted;
 use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
@@ -88,6 +89,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         in_flight: InFlight::new(&tasks),
         host: Host {
             facts: host,
+            counted: Counted::by_this_host(),
             boot: boot.trim().to_owned(),
             pause_root,
             features,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::Features;
+use crate::cgroup::Counted;
 use crate::lsm::apparmor::Profiles;
 use crate::spec;
 
@@ -11,6 +12,8 @@ use crate::spec;
 pub struct Host {
     /// Facts that specs depend on.
     pub facts: spec::Host,
+    /// What its cgroups count.
+    pub counted: Counted,
     /// The kernel's id of this boot.
     pub boot: String,
     /// The directory of the built-in root file system for pause containers.

@@ -272,8 +272,7 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
     Ok(())
 }
 
-/// Three images whose user name has 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook produces
-/// it.
+/// Three images whose user has 7 MiB, and containers with an annotation of 1.4 MB, as a long preStop hook produces it.
 async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let registry = Registry::start(&scope.bed).await?;

@@ -1,4 +1,4 @@
-//! AppArmor, where the kernel has it; cgroup2.sh boots one that does.
+//! AppArmor, if the kernel has it. cgroup2.sh boots a kernel that does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn profile(kind: ProfileType, name: &str) -> Option<v1::SecurityProfile> {
     Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
 }
 
-/// What a container of the pod prints when it runs a script.
+/// Runs a script in a new container of the pod, and returns what it prints.
 async fn says(
     pod: &Pod,
     name: &str,
@@ -76,7 +76,7 @@ async fn a_container_that_asks_for_nothing_has_the_default_profile(scope: Arc<Sc
     Ok(())
 }
 
-/// With the capabilities, and nothing masked or read-only: what is left to hold it back is the profile.
+/// With all capabilities, and without masked or read-only paths, so that only the profile restricts the container.
 async fn the_default_profile_confines(scope: Arc<Scope>) -> Outcome {
     const SCRIPT: &str = "mount -t tmpfs none /mnt 2>/dev/null && echo mounted
         cat /proc/kcore 2>/dev/null | head -c 1 | grep -q . && echo kcore
@@ -108,7 +108,7 @@ async fn the_default_profile_confines(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// aa-remove-unknown does so.
+/// For example, aa-remove-unknown removes it.
 async fn the_default_profile_is_loaded_again_when_it_was_removed(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     says(&pod, "before", CURRENT, |_| ()).await?;
@@ -170,7 +170,8 @@ async fn a_loaded_profile_confines_a_privileged_container_too(scope: Arc<Scope>)
 
 async fn x8_a_profile_that_is_not_loaded_is_an_error(scope: Arc<Scope>) -> Outcome {
     let pod = privileged_pod(&scope).await?;
-    // Nor is a name's beginning the name.
+    // The last two names: a prefix of a loaded profile's name is not that profile, and neither is a path to a profile
+    // file.
     let names =
         ["pontoon-e2e-missing", "localhost/pontoon-e2e-missing", "pontoon-e2e", "../../etc/apparmor.d/lsb_release"];
     for (index, name) in names.into_iter().enumerate() {

@@ -120,7 +120,7 @@ async fn while_broken(scope: &Scope, earlier: &crate::scope::Pod) -> Outcome {
     let Err(error) = result else { bail!("a pod runs without a network") };
     ensure!(format!("{error:#}").to_lowercase().contains("cni"), "{error:#}");
     ensure!(scope.pods().await?.len() == 1, "the refused pod is listed");
-    // CNI DEL must use the configuration with which the pod was added.
+    // CNI DEL must use the configuration of the pod's ADD.
     earlier.stop().await?;
     earlier.remove().await
 }

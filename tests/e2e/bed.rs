@@ -1,5 +1,5 @@
-//! The bed under test: where its daemons are, and how to reach them. A bed is a private containerd with a server of CRI,
-//! either Pontoon or the built-in.
+//! The bed under test: where its daemons are, and how to reach them. A bed is a private containerd with a server of
+//! CRI, either Pontoon or the built-in.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,12 +30,10 @@ pub enum Target {
     Builtin,
 }
 
-/// A running bed.
 pub struct Bed {
     pub dir: PathBuf,
     /// Its name, as an argument of `bed.sh`.
     pub name: String,
-    /// The server of CRI in this bed.
     pub target: Target,
     /// Parent of the pods' cgroups, in the format of kubelet's cgroup driver "cgroupfs".
     pub cgroup_parent: String,
@@ -65,7 +63,6 @@ impl Bed {
         })
     }
 
-    /// A client of CRI's RuntimeService.
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -75,7 +72,6 @@ impl Bed {
         self.channel.clone()
     }
 
-    /// A client of CRI's ImageService.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -87,7 +83,6 @@ impl Bed {
         Ok(response.into_inner().image_ref)
     }
 
-    /// Pulls the image that nearly every test uses.
     pub async fn pull_test_image(&self) -> anyhow::Result<()> {
         self.pull(BUSYBOX).await.map(drop)
     }

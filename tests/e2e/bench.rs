@@ -1,5 +1,6 @@
-//! What bench-stats.sh measures on one bed: `--bench stats|idle`, with `PONTOON_BED`. A line a figure, as
-//! `name<TAB>value`; times and a call's CPU in ms, CPU of a while in s, memory in KiB. The script compares two sides.
+//! The measurements of bench-stats.sh on one bed: `--bench stats|idle`, with `PONTOON_BED`. Prints a line for each
+//! figure, as `name<TAB>value`: times and the CPU of a call in ms, the CPU of a period in s, memory in KiB. The script
+//! compares the figures of two CRI servers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use crate::bed::{Bed, Target};
 use crate::scope::Scope;
 use crate::standing;
 
-/// Calls of which the median is told.
+/// How many calls are made to get a median.
 const CALLS: usize = 50;
-/// The built-in takes ten seconds for one of a hundred pods.
+/// As many for a slow call: the built-in takes ten seconds for one with a hundred pods.
 const SLOW_CALLS: usize = 3;
-/// How long containerd is watched without any CRI, for what it takes by itself.
+/// How long containerd is watched while no CRI server calls it, to get what it uses by itself.
 const ALONE: Duration = Duration::from_secs(60);
 
-/// Runs a benchmark; pods are gone afterwards.
+/// Runs a benchmark and removes its pods.
 pub fn main(what: &str) -> anyhow::Result<()> {
     let env = std::env::var_os("PONTOON_BED").context("PONTOON_BED is not set")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -39,7 +40,7 @@ pub fn main(what: &str) -> anyhow::Result<()> {
     })
 }
 
-/// A number from the environment.
+/// A number from an environment variable.
 pub fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
     std::env::var(variable).map_or(Ok(default), |value| value.parse().with_context(|| variable.to_owned()))
 }
@@ -48,8 +49,8 @@ fn tell(name: &str, value: impl std::fmt::Display) {
     println!("{name}\t{value}");
 }
 
-/// Milliseconds of each of `calls` calls, one after the other; the first one, for which nothing was kept, is told apart. On a
-/// machine that does other things the processor time a call is what counts: containerd's and ours.
+/// Prints the milliseconds of each of `calls` calls, one after the other. The first one, for which nothing is cached,
+/// is printed separately. On a machine that is not idle, the CPU time of a call counts: that of containerd and Pontoon.
 async fn timed<F>(bed: &Bed, name: &str, calls: usize, mut call: impl FnMut() -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<usize>>,
@@ -74,7 +75,7 @@ where
 
 async fn stats(scope: &Scope) -> anyhow::Result<()> {
     let bed = &scope.bed;
-    // A time in which nobody asks: the built-in's collector has settled, and we have nothing kept.
+    // For a while there is no call: then the built-in's collector has settled, and Pontoon has nothing cached.
     tokio::time::sleep(Duration::from_secs(5)).await;
     timed(bed, "ListContainerStats", CALLS, || async {
         let request = v1::ListContainerStatsRequest::default();
@@ -96,7 +97,7 @@ async fn stats(scope: &Scope) -> anyhow::Result<()> {
     memory(bed)
 }
 
-/// Of the daemon that serves CRI, and what it keeps open.
+/// Prints the memory of the daemon that serves CRI, and the number of its open files.
 fn memory(bed: &Bed) -> anyhow::Result<()> {
     let pid = bed.pid(bed.server())?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -108,22 +109,22 @@ fn memory(bed: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Seconds that a process has used, its threads and what it waited for among them.
+/// CPU seconds of a process with all its threads, without its children.
 fn used(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
     let ticks = |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
-    // utime and stime; the children that were waited for are shims and plugins of the pods' start.
+    // utime and stime. The children that were waited for are shims and plugins from the start of the pods.
     Ok((ticks(11)? + ticks(12)?) / 100.0)
 }
 
-/// Of containerd, and of ours where it serves.
+/// CPU seconds of containerd, and of Pontoon if it serves CRI.
 fn cpu(bed: &Bed) -> anyhow::Result<f64> {
     let ours = if bed.target == Target::Pontoon { used(bed.pid("pontoon")?)? } else { 0.0 };
     Ok(ours + used(bed.pid("containerd")?)?)
 }
 
-/// Of all shims of the bed.
+/// CPU seconds of all shims of the bed.
 fn shims(bed: &Bed) -> anyhow::Result<f64> {
     let mut all = 0.0;
     for process in std::fs::read_dir("/proc")?.flatten() {
@@ -137,7 +138,7 @@ fn shims(bed: &Bed) -> anyhow::Result<f64> {
     Ok(all)
 }
 
-/// What kubelet asks: lists each second, Status every five, stats every ten.
+/// Makes the calls of kubelet: lists every second, Status every five, stats every ten.
 async fn poll(bed: &Bed, for_so_long: Duration) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     for second in 0..for_so_long.as_secs() {
@@ -156,7 +157,7 @@ async fn poll(bed: &Bed, for_so_long: Duration) -> anyhow::Result<()> {
 
 async fn idle(scope: &Scope, for_so_long: Duration) -> anyhow::Result<()> {
     let bed = &scope.bed;
-    // What the start of the pods leaves to do is no idleness.
+    // The work that remains after the start of the pods must not count as idle.
     poll(bed, Duration::from_secs(15)).await?;
     let (before, before_shims) = (cpu(bed)?, shims(bed)?);
     poll(bed, for_so_long).await?;
@@ -171,7 +172,7 @@ async fn idle(scope: &Scope, for_so_long: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A second's CPU of containerd while nobody serves CRI: the daemon is stopped in its tracks for so long.
+/// CPU seconds per second of containerd while no server calls it: the daemon is stopped by SIGSTOP meanwhile.
 async fn containerd_alone(bed: &Bed) -> anyhow::Result<f64> {
     let daemon = nix::unistd::Pid::from_raw(bed.pid("pontoon")?.try_into()?);
     nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGSTOP)?;

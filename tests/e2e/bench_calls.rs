@@ -54,7 +54,6 @@ impl Times {
     }
 }
 
-/// Measures both beds and prints a table.
 pub fn main(a: &Path, b: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! Many pods come and go: nothing fails, nothing stays, nothing grows.
+//! Many pods come and go: nothing fails, nothing is left, nothing grows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use crate::scope::{Scope, sleeper};
 const PODS: usize = 100;
 const AT_A_TIME: usize = 8;
 const ROUNDS: usize = 3;
-/// Each thread's cache of freed memory counts as used, and fills for a while: 75, 58, 44, 10 KiB a round, then it stays.
+/// Each thread's cache of freed memory counts as used. It grows at first, by 75, 58, 44 and 10 KiB a round, and then
+/// stays as it is.
 const WARM_UP: usize = 2 * PODS;
-/// tokio's threads for blocking calls end after 10 s of idleness.
+/// How long nothing may change. tokio's threads for blocking calls end after 10 s of idleness.
 const SETTLED: Duration = Duration::from_secs(12);
 
 pub fn tests() -> Vec<Test> {
     vec![rule!(a_hundred_pods_come_and_go_three_times).alone().within(900)]
 }
 
-/// What a process holds.
+/// The resources that a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// Open files, without the pidfds.
     pub files: usize,
-    /// Open pidfds.
     pub pidfds: usize,
-    /// Threads.
     pub threads: usize,
 }
 
-/// Files and pidfds of one look: a pidfd that is closed between two would be missing from one of them.
+/// Files and pidfds are counted in one pass: a pidfd that is closed between two passes would be missing from one of
+/// them.
 pub fn held(pid: u32) -> anyhow::Result<Held> {
     let entries = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}"));
     let links = entries("fd")?.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -43,7 +43,7 @@ pub fn held(pid: u32) -> anyhow::Result<Held> {
     Ok(Held { files: files.len(), pidfds: pidfds.len(), threads: entries("task")?.count() })
 }
 
-/// What it holds when that has not changed for a while.
+/// What a process holds when that has not changed for [`SETTLED`], or at the latest after five times as long.
 pub async fn settled(pid: u32) -> anyhow::Result<Held> {
     let start = Instant::now();
     let (mut last, mut since) = (held(pid)?, Instant::now());
@@ -57,7 +57,7 @@ pub async fn settled(pid: u32) -> anyhow::Result<Held> {
     Ok(last)
 }
 
-/// The memory of a process that is its own, in KiB.
+/// The anonymous memory of a process, in KiB.
 pub fn rss_anon(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
@@ -111,14 +111,14 @@ async fn round(scope: &Arc<Scope>, number: usize, pods: usize) -> Outcome {
     scope.remove_pods().await
 }
 
-/// pid of who serves CRI.
+/// The pid of the daemon that serves CRI.
 pub fn daemon(bed: &Bed) -> anyhow::Result<u32> {
     bed.pid(if bed.target == Target::Pontoon { "pontoon" } else { "containerd" })
 }
 
 async fn a_hundred_pods_come_and_go_three_times(scope: Arc<Scope>) -> Outcome {
     let pid = daemon(&scope.bed)?;
-    // So that what the daemon keeps for its busiest moment (buffers, its heap) is there before round 1.
+    // Before round 1 the daemon must have what it keeps for its busiest moment (buffers, its heap).
     round(&scope, 0, WARM_UP).await.context("warming up")?;
     let before = Node::look(&scope.bed).await?;
     let mut rounds = Vec::new();
@@ -130,7 +130,7 @@ async fn a_hundred_pods_come_and_go_three_times(scope: Arc<Scope>) -> Outcome {
         rounds.push((held, memory));
     }
     ensure!(daemon(&scope.bed)? == pid, "the daemon was started again meanwhile");
-    // The built-in is all of containerd, and Go's collector frees when it likes.
+    // The built-in is a part of containerd, and Go's collector may release memory at any time.
     if scope.bed.target == Target::Pontoon {
         ensure!(rounds.iter().all(|(held, _)| *held == rounds[0].0), "{rounds:?}");
         let growth = rounds[ROUNDS - 1].1 / rounds[0].1;

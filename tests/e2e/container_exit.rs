@@ -1,4 +1,4 @@
-//! How containers end: states, codes, reasons, times.
+//! How containers end: states, exit codes, reasons, times.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ async fn exit_codes_and_reasons_are_told(scope: Arc<Scope>) -> Outcome {
         ("zero", "exit 0", 0, "Completed"),
         ("seven", "exit 7", 7, "Error"),
         ("most", "exit 255", 255, "Error"),
-        // A shell of its own, since a pid 1 has no default action.
+        // In a second shell, since signals have no default action for pid 1.
         ("signal", "sh -c 'kill -SEGV $$'; exit $?", 139, "Error"),
     ] {
         let id = pod.start(shell(name, script)).await?;
@@ -87,7 +87,7 @@ async fn a_status_names_image_id_and_reference(scope: Arc<Scope>) -> Outcome {
     let image = scope.bed.pull(BUSYBOX).await?;
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
-    // As kubelet does it: by the id that the pull returned.
+    // Like kubelet, use the id that the pull returned.
     config.image =
         Some(v1::ImageSpec { image: image.clone(), user_specified_image: BUSYBOX.into(), ..Default::default() });
     let id = pod.start(config).await?;
@@ -98,7 +98,7 @@ async fn a_status_names_image_id_and_reference(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// In the list and in the status; the pod's author's words are in the spec.
+/// The list and the status have the image of the request. The spec has the name that the pod's author wrote.
 async fn a_status_has_the_image_that_was_asked_for(scope: Arc<Scope>) -> Outcome {
     const SECOND: &str = "zz.example/busybox:second";
     let image = scope.bed.pull(BUSYBOX).await?;
@@ -185,7 +185,7 @@ async fn a_removed_container_is_gone(scope: Arc<Scope>) -> Outcome {
     ensure!(code == Some(tonic::Code::NotFound), "{gone:#}");
     let containers = scope.bed.ctr(&["containers", "list", "--quiet"]).await?;
     ensure!(!containers.contains(&id), "containerd still has it");
-    // Its log stays: it is kubelet's.
+    // The log stays, because kubelet removes it.
     ensure!(pod.log(&shell("main", "")).exists(), "its log is gone");
     Ok(())
 }

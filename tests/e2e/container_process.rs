@@ -1,4 +1,4 @@
-//! The process of a container: command, environment, directory, terminal, standard input, ExecSync.
+//! The process of a container: command, environment, working directory, terminal, stdin, ExecSync.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,7 +108,7 @@ async fn with_stdin_a_reader_waits(scope: Arc<Scope>) -> Outcome {
         Ok(())
     })
     .await?;
-    // A closed stdin would be seen within a moment.
+    // If stdin were closed, the container would notice it within this time.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let status = scope.bed.status(&id).await?;
     ensure!(status.state() == v1::ContainerState::ContainerRunning, "{:?}", status.state());

@@ -32,7 +32,7 @@ pub fn tests() -> Vec<Test> {
 
 const STATUS: &str = "grep -E '^(Uid|Gid|Groups|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status";
 
-/// Value of a key in /proc/self/status, of what a container printed.
+/// The values of a key of /proc/self/status in the output of a container.
 fn field<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or("").split_whitespace().collect()
 }
@@ -89,7 +89,7 @@ async fn an_unknown_user_is_an_error(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let said = status(&pod, |config| security(config).run_as_username = "nobody-has-this-name".into()).await;
     let Err(error) = said else { bail!("it ran") };
-    // The built-in says that there are no users.
+    // The built-in's error does not have the name; it says that there are no users.
     let named = format!("{error:#}").contains("nobody-has-this-name") || scope.bed.target == Target::Builtin;
     ensure!(named, "{error:#}");
     Ok(())
@@ -147,7 +147,7 @@ async fn ambient_capabilities_are_raised(scope: Arc<Scope>) -> Outcome {
             let context = security(c);
             context.run_as_user = Some(v1::Int64Value { value: 1000 });
             context.capabilities = Some(v1::Capability {
-                // An ambient one is kept, whatever is dropped.
+                // An ambient capability is kept even if `drop_capabilities` names it.
                 drop_capabilities: vec!["ALL".into(), "NET_BIND_SERVICE".into()],
                 add_ambient_capabilities: vec![wanted.into()],
                 ..Default::default()

@@ -1,4 +1,4 @@
-//! By hand, with crictl, as a user of the node would.
+//! crictl, as a user of the node would use it by hand.
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The configuration files that a user writes, and what crictl said.
+/// A user who writes configuration files and runs crictl. `pod` is the id that crictl printed.
 struct User<'a> {
     scope: &'a Scope,
     pod: String,
 }
 
 impl<'a> User<'a> {
-    /// Runs a pod from a file.
+    /// Runs a pod from a configuration file.
     async fn runp(scope: &'a Scope) -> anyhow::Result<Self> {
         let config = scope.pod_config();
         let metadata = config.metadata.context("metadata")?;
@@ -168,7 +168,7 @@ async fn update_changes_limits(scope: Arc<Scope>) -> Outcome {
     scope.bed.crictl(&["update", "--memory", "83886080", "--cpu-share", "700", &id]).await?;
     let inspected = user.json(&["inspect", "--output", "json", &id]).await?;
     let linux = &inspected["status"]["resources"]["linux"];
-    // protobuf's JSON writes 64 bits as a string.
+    // In protobuf's JSON, a 64-bit number is a string.
     let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
     ensure!(number(&linux["memoryLimitInBytes"]) == Some(83_886_080), "{linux}");
     ensure!(number(&linux["cpuShares"]) == Some(700), "{linux}");

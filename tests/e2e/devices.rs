@@ -150,7 +150,7 @@ pub fn spec(scope: &Scope, kind: &str, value: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs a container. Waits before on the built-in, which may not have read a new spec yet.
+/// Runs a container. On the built-in it waits first, because a new spec may not have been read yet.
 async fn says(pod: &Pod, scope: &Scope, config: v1::ContainerConfig) -> anyhow::Result<String> {
     if scope.bed.target == Target::Builtin {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;

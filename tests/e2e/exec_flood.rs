@@ -1,4 +1,5 @@
-//! More ExecSync at once than any node has: they take turns, their replies do too, and nothing is left of any.
+//! More concurrent ExecSync calls than any node has: they wait for slots, their replies wait for memory, and nothing is
+//! left of any call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,16 +18,16 @@ use crate::scope::{Scope, sleeper};
 use crate::shim::shim_of;
 
 const CALLS: usize = 500;
-/// Of so many calls one times out and one leaves a child.
+/// Of this many calls, one times out and one leaves a child process.
 const KINDS: usize = 10;
 const OUTPUT: usize = 20 << 20;
-/// What ExecSync returns of it: kubelet's limit of a message, less the rest of it.
+/// How much of it ExecSync returns: kubelet's message limit, less 64 KiB for the other fields.
 const REPLY: usize = (16 << 20) - (64 << 10);
-/// How long output may stay open after the command's end.
+/// How many seconds output may stay open after the command's end.
 const DRAIN: f64 = 10.0;
-/// `exec_reply_budget`, 128 MiB, and 64 MiB for everything else; in KiB.
+/// In KiB: 128 MiB for `exec_reply_budget`, and 64 MiB for everything else.
 const MOST_MEMORY: f64 = ((128 + 64) << 10) as f64;
-/// One after the other: memory is back after each.
+/// How many floods run, one after the other. Memory must be released after each.
 const FLOODS: usize = 2;
 
 pub fn tests() -> Vec<Test> {
@@ -38,7 +39,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// What a call does besides its output.
+/// What a command does after its output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Plain,
@@ -63,13 +64,13 @@ impl Kind {
         }
     }
 
-    /// Of the request, in seconds. The wait for a turn counts.
+    /// The request's timeout in seconds, which includes the wait for a slot.
     fn timeout(self) -> i64 {
         if self == Self::TimesOut { 5 } else { 300 }
     }
 }
 
-/// One call; how long it took.
+/// Makes one call and checks its result. Returns how many seconds it took.
 async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, number: usize) -> anyhow::Result<f64> {
     let kind = Kind::of(number);
     let script = format!("head -c {OUTPUT} /dev/zero; {}", kind.script());
@@ -93,7 +94,8 @@ async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, 
     Ok(took)
 }
 
-/// The highest RssAnon, asked for every 50 ms on a thread of its own, since the tests' are busy.
+/// Reads RssAnon every 50 ms and returns the highest value. It has a thread of its own, since the tests' threads are
+/// busy.
 fn watch(pid: u32, until: Arc<AtomicBool>) -> std::thread::JoinHandle<anyhow::Result<f64>> {
     std::thread::spawn(move || {
         let mut highest = 0.0_f64;
@@ -105,12 +107,12 @@ fn watch(pid: u32, until: Arc<AtomicBool>) -> std::thread::JoinHandle<anyhow::Re
     })
 }
 
-/// The dead that their parent has not asked after, of these parents.
+/// The zombies among the children of these processes.
 fn zombies(parents: &[u32]) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        // PID (NAME) STATE PPID, and a name may have spaces.
+        // The format is PID (NAME) STATE PPID. A name may contain spaces.
         let Some((name, rest)) = stat.rsplit_once(") ") else { continue };
         let mut words = rest.split(' ');
         let (state, parent) = (words.next(), words.next().and_then(|word| word.parse().ok()));
@@ -121,10 +123,10 @@ fn zombies(parents: &[u32]) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// So many calls at once; how long each took.
+/// Makes `calls` calls at once. Returns how many seconds each took.
 async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>> {
     let mut running = JoinSet::new();
-    // An HTTP/2 connection has at most 200 calls at once.
+    // An HTTP/2 connection allows at most 200 calls at once.
     let mut runtime = scope.bed.another_runtime()?;
     for number in 0..calls {
         if number % 100 == 99 {
@@ -149,11 +151,12 @@ async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>
     Ok(took)
 }
 
-/// The daemon's memory in KiB, when it has given back what it can.
+/// The daemon's memory in KiB, after it has released what it can.
 async fn settled(server: u32) -> anyhow::Result<f64> {
     let mut last = rss_anon(server)?;
     loop {
-        // That is when nothing has happened for 5 s; a shim keeps a Delete for 10 s behind a child.
+        // The daemon releases memory when nothing has happened for 5 s. A shim delays Delete by 10 s if a child is
+        // left.
         tokio::time::sleep(Duration::from_secs(16)).await;
         let now = rss_anon(server)?;
         if (now - last).abs() < 64.0 {
@@ -163,7 +166,7 @@ async fn settled(server: u32) -> anyhow::Result<f64> {
     }
 }
 
-/// One flood: the most memory that the daemon had meanwhile, in KiB.
+/// Runs one flood. Returns the highest memory use of the daemon meanwhile, in KiB.
 async fn watched(scope: &Scope, id: &str, server: u32) -> anyhow::Result<f64> {
     let (start, done) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let watching = watch(server, done.clone());
@@ -187,7 +190,7 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
     let id = pod.start(sleeper("main")).await?;
     let server = daemon(&scope.bed)?;
     let parents = [server, scope.bed.pid("containerd")?, shim_of(&scope.bed, &id).await?];
-    // What has never run has pages that were never touched, and they stay.
+    // Run each kind of call once: the first run touches pages that stay in use afterwards.
     flood(&scope, &id, KINDS).await?;
     let mut kept = vec![settled(server).await?];
     for _ in 0..FLOODS {

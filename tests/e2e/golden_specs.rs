@@ -117,8 +117,7 @@ async fn spec(scope: &Scope, name: &str, mut document: Document) -> anyhow::Resu
     Ok(known.normal(&scope.bed.info(&id).await?["runtimeSpec"]))
 }
 
-/// The document's config, with the bed's cgroup parent, and with the test's names and labels so that it is removed at
-/// the end.
+/// The document's config, with the bed's cgroup parent, and the test's name and labels so it is removed at the end.
 fn sandbox_config(scope: &Scope, wanted: &PodSandboxConfig) -> anyhow::Result<PodSandboxConfig> {
     let ours = scope.pod_config();
     let mut config = wanted.clone();

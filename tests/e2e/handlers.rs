@@ -1,5 +1,5 @@
-//! Runtime handlers: what RuntimeClasses stand for. The bed has `aside`, which is runc too, with a CNI directory, a base
-//! spec and lists of annotations of its own.
+//! Runtime handlers, which RuntimeClasses refer to. The bed has `aside`, which is runc too, but has its own CNI
+//! directory, base spec and lists of annotations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Pod, Scope, security, shell, sleeper};
 
 const ASIDE: &str = "aside";
-/// Addresses of its pods.
+/// The prefix of the IP addresses of its pods.
 const ITS_NETWORK: &str = "10.214.";
 
 pub fn tests() -> Vec<Test> {
@@ -39,7 +39,7 @@ async fn a_handlers_pods_have_the_network_of_its_own_directory(scope: Arc<Scope>
     Ok(())
 }
 
-/// host-local has a file for each address that is taken.
+/// The IPAM plugin host-local has a file for each address that is in use.
 async fn a_handlers_address_is_given_back(scope: Arc<Scope>) -> Outcome {
     let pod = pod(&scope).await?;
     let ip = pod.ips().await?.remove(0);
@@ -77,7 +77,7 @@ async fn only_the_annotations_that_a_handler_lists_are_in_specs(scope: Arc<Scope
     theirs.sort();
     ensure!(theirs == ["container.bed.example/key", "pod.bed.example/key"], "{theirs:?}");
     pod.remove().await?;
-    // The default handler lists none.
+    // The default handler lists no annotations.
     let pod = scope.run(config).await?;
     let id = pod.start(of_container).await?;
     let info = scope.bed.info(&id).await?;
@@ -99,7 +99,7 @@ async fn a_privileged_container_of_a_handler_may_have_no_host_devices(scope: Arc
     other.linux = config.linux;
     let default = scope.run(other).await?.says(count()).await?;
     let (aside, default): (u32, u32) = (aside.trim().parse()?, default.trim().parse()?);
-    // A container's own: null, zero, full, random, urandom, tty, and those of devpts.
+    // A container's own devices are null, zero, full, random, urandom, tty, and those of devpts.
     ensure!(aside < 12 && default > aside, "aside {aside}, default {default}");
     Ok(())
 }

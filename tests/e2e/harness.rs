@@ -1,6 +1,8 @@
-//! Runs the tests: those that share the node some at a time, then those that want it for themselves one after the other.
+//! Runs the tests: first those that can share the node, some at a time, then those that need it for themselves, one
+//! after the other.
 //!
-//! Not libtest, because a test can be skipped with a reason here, has a deadline, and can have the node for itself.
+//! This is not libtest, because a test can be skipped with a reason here, has a deadline, and can have the node for
+//! itself.
 
 use std::future::Future;
 use std::io::Write as _;
@@ -16,25 +18,24 @@ use crate::bed::{Bed, Target};
 use crate::scope::{Scope, sleeper};
 use crate::standing;
 
-/// Tests that run at the same time: most of them wait, for a grace period or a log line.
+/// How many tests run at the same time. Most of them wait, for a grace period or a log line.
 const TOGETHER: usize = 4;
 
 /// How many times longer everything may take: `E2E_SLOWNESS`, for a kernel that runs as a process (cgroup2.sh).
 pub static SLOWNESS: LazyLock<u32> = LazyLock::new(|| from_environment("E2E_SLOWNESS").unwrap_or(1));
 
-/// How many pods stand while the tests run: `E2E_STANDING`. At the end all have to be there.
+/// How many more pods run in parallel with the tests: `E2E_STANDING`. At the end all of them must still run.
 static STANDING: LazyLock<usize> = LazyLock::new(|| from_environment("E2E_STANDING").unwrap_or(0));
 
 fn from_environment<T: std::str::FromStr>(variable: &str) -> Option<T> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// What a test returns; the error says what was expected and what came.
+/// The result of a test. The error says what was expected and what happened.
 pub type Outcome = anyhow::Result<()>;
 
 type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// One test.
 pub struct Test {
     name: String,
     body: fn(Arc<Scope>) -> Running,
@@ -45,31 +46,31 @@ pub struct Test {
 }
 
 impl Test {
-    /// For [`rules`] alone.
+    /// Only for the macro [`rule`].
     pub fn new(name: &str, body: fn(Arc<Scope>) -> Running) -> Self {
         let name = name.strip_prefix("e2e::").unwrap_or(name).to_owned();
         Self { name, body, alone: false, deadline: Duration::from_secs(90), only_pontoon: None, missing: None }
     }
 
-    /// Nothing else runs meanwhile: it compares the node before and after, or ends a daemon.
+    /// Runs no other test at the same time, because this one compares the node before and after, or stops a daemon.
     pub fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// Another deadline than 90 s.
+    /// Sets another deadline than 90 s.
     pub fn within(mut self, seconds: u64) -> Self {
         self.deadline = Duration::from_secs(seconds);
         self
     }
 
-    /// Not on the built-in CRI, and why.
+    /// Skips the test on the built-in CRI, for this reason.
     pub fn only_pontoon(mut self, why: &'static str) -> Self {
         self.only_pontoon = Some(why);
         self
     }
 
-    /// Only on a node that has what it takes, and what the others lack.
+    /// Skips the test on a node that lacks what it needs. `lack` says what that is.
     pub fn only_if(mut self, there: bool, lack: &'static str) -> Self {
         self.missing = (!there).then_some(lack);
         self
@@ -84,7 +85,7 @@ impl Test {
     }
 }
 
-/// A [`Test`] of an `async fn(Arc<Scope>) -> Outcome`, named after it.
+/// A [`Test`] of an `async fn(Arc<Scope>) -> Outcome`, named after the function.
 macro_rules! rule {
     ($body:ident) => {
         $crate::harness::Test::new(concat!(module_path!(), "::", stringify!($body)), |scope| Box::pin($body(scope)))
@@ -99,7 +100,7 @@ struct Counts {
     skipped: usize,
 }
 
-/// Runs what the arguments select, prints as `cargo test` does.
+/// Runs the tests that the arguments select, and prints their results as `cargo test` does.
 pub fn main(tests: Vec<Test>) -> ExitCode {
     // Options of libtest, which `cargo test` may pass, have no meaning here.
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -166,7 +167,8 @@ fn run_all(tests: Vec<Test>) -> anyhow::Result<Counts> {
     Ok(counts)
 }
 
-/// A bridge, the plugins' chains and some directories stay once they are made: they are no leak of the first test's.
+/// Runs a first pod. A bridge, the CNI plugins' chains and some directories stay once they are created, and must not be
+/// taken for a leak of the first test.
 async fn warm_up(bed: &Arc<Bed>) -> Outcome {
     let scope = Scope::new(bed.clone(), "warm-up")?;
     let pod = scope.pod().await?;
@@ -224,7 +226,8 @@ async fn run_one(bed: Arc<Bed>, test: Test) -> Report {
     Report { name: test.name, verdict, took: start.elapsed() }
 }
 
-/// In a task of its own, so that a panic is this test's failure; its pods go whatever happens, and must go.
+/// Runs a test in a task of its own, so that a panic is a failure of this test only. Its pods are always removed, and
+/// the test fails if they cannot be.
 async fn run_body(bed: Arc<Bed>, test: &Test) -> Outcome {
     let scope = Arc::new(Scope::new(bed, &test.name)?);
     let mut body = JoinSet::new();

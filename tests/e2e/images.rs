@@ -33,13 +33,12 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// Calls ImageStatus, verbose.
+    /// ImageStatus, verbose.
     pub async fn image_status(&self, image: &str) -> anyhow::Result<v1::ImageStatusResponse> {
         let request = v1::ImageStatusRequest { image: Some(image_spec(image)), verbose: true };
         Ok(self.images().image_status(request).await.with_context(|| format!("ImageStatus of {image}"))?.into_inner())
     }
 
-    /// Calls RemoveImage.
     pub async fn remove_image(&self, image: &str) -> anyhow::Result<()> {
         let request = v1::RemoveImageRequest { image: Some(image_spec(image)) };
         self.images().remove_image(request).await.with_context(|| format!("RemoveImage of {image}"))?;

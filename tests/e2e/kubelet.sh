@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
-# kubelet, without a cluster, runs a static pod on Pontoon or on containerd's built-in CRI: an init container, nginx with an
-# HTTP readiness and an exec liveness probe, and a second container that writes its page on a shared emptyDir. It must become
-# Ready, serve the page, show its logs through kubelet's API, and end within its grace period when its manifest is removed;
-# exec, attach and port-forward go through kubelet's API by SPDY and by WebSocket, on either target. kubelet's /stats/summary and
-# /metrics/cadvisor must have what it uses, from cAdvisor and (with the feature gate PodAndContainerStatsFromCRI) from CRI alone.
+# Runs a static pod with kubelet, without a cluster, on Pontoon or on containerd's built-in CRI: an init container, nginx with
+# an HTTP readiness probe and an exec liveness probe, and a second container that writes nginx's page to a shared emptyDir.
+# The pod must become Ready, serve the page, show its logs through kubelet's API, and end within its grace period after its
+# manifest is removed. exec, attach and port-forward through kubelet's API must work by SPDY and by WebSocket. kubelet's
+# /stats/summary and /metrics/cadvisor must have the pod's usage, from cAdvisor and, with the feature gate
+# PodAndContainerStatsFromCRI, from CRI only.
 #
-#   kubelet.sh                 a run without and a run with the gate; prints the time from manifest to Ready
-#   kubelet.sh --compare       three runs of five pods on each target, in turns; fails when Pontoon's median is above 1.25
-#                              times the built-in's + 1 s
-#   kubelet.sh --events        with the feature gate EventedPLEG: five containers end, and each time kubelet's status of the pod
-#                              says so within 500 ms, after the event had it look at that pod (kubelet 1.37 or newer)
-#   TARGET=pontoon|builtin     for one run
+#   kubelet.sh                 one run without and one with that gate; prints the time from manifest to Ready
+#   kubelet.sh --compare       three runs of five pods on each target, in turns; fails if Pontoon's median is above 1.25
+#                              times the built-in CRI's + 1 s
+#   kubelet.sh --events        with the feature gate EventedPLEG: five containers end. Each time, the CRI event must make
+#                              kubelet inspect the pod, and its status of the pod must show the exit within 500 ms
+#                              (kubelet 1.37 or newer)
+#   TARGET=pontoon|builtin     the CRI server, except with --compare (pontoon)
 #   A=, B=                     the two that --compare compares (pontoon, builtin)
 #   GRACE=seconds              the pod's grace period, within which it must end (10)
 #   OUT=directory              for kubelet.log and the daemons' logs (target/kubelet/TARGET)
-#   KUBELET=file               another kubelet than the pinned one, such as an older one
+#   KUBELET=file               a kubelet other than the pinned one, such as an older one
 #
-# kubelet's cAdvisor dials containerd itself, at /run/containerd/containerd.sock, and a bed's containerd is elsewhere. kubelet
-# has a link there, as README says: in a mount namespace of its own, so that beds side by side do not meet, a containerd of
-# the machine's is hidden and not replaced, and nothing stays. kubelet before 1.37 has the flag --containerd instead. With
-# stats from CRI it needs neither, and finds nothing there.
+# kubelet's cAdvisor connects to containerd at /run/containerd/containerd.sock, but a bed's containerd is elsewhere. As
+# README says, kubelet gets a link there. It is in a separate mount namespace: beds do not affect each other, a containerd of
+# the machine is hidden but not replaced, and no file stays. kubelet before 1.37 has the flag --containerd instead. With stats
+# from CRI there is no link and no flag.
 set -euo pipefail
 
 # shellcheck source=with-bed.sh
@@ -38,7 +40,7 @@ declare -A sessions_checked=()
 say() { printf 'kubelet: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
 
-# ---- what kubelet does to a node and has no option against --------------------------------------------------------------
+# ---- changes that kubelet makes to a node and that no option prevents ---------------------------------------------------
 
 kernel_settings=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
 fixed_directories=(/var/lib/kubelet /var/lib/kubelet/device-plugins /var/log/containers)
@@ -60,7 +62,7 @@ restore_node() {
     done
 }
 
-# Only what kubelet is known to put there, and only what is left of it.
+# Removes only the files that kubelet is known to create there.
 remove_fixed() {
     rm -f "$1/kubelet.sock" "$1/DEPRECATION"
     find "$1" -maxdepth 1 -type l -name "web*-${node}_*" -delete
@@ -75,7 +77,7 @@ free_port() {
     printf '%s\n' "$port"
 }
 
-# kubelet wants its cgroup root to be there, in each hierarchy on cgroup v1. A new cpuset has no CPU until it is given some.
+# kubelet's cgroup root must exist, with cgroup v1 in each hierarchy. A new cpuset has no CPUs until they are set.
 make_cgroup_root() {
     local hierarchy file
     if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
@@ -111,10 +113,10 @@ cgroupRoot: $CGROUP_PARENT
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
-# Without it kubelet 1.36 has no file system in /stats/summary, and so no summary at all.
+# Without it kubelet 1.36 has no file system in /stats/summary, and therefore no summary at all.
 localStorageCapacityIsolation: $([[ -n $check_stats ]] && echo true || echo false)
 evictionHard: {memory.available: 10Mi}
-# A full disk of the machine must not start the collection of images.
+# A full disk of the machine must not start the garbage collection of images.
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 makeIPTablesUtilChains: false
@@ -123,21 +125,21 @@ featureGates: $gates
 END
 }
 
-# has_containerd_flag KUBELET: `Kubernetes v1.36.3`; 1.37 refuses to start with it.
+# has_containerd_flag KUBELET: parses `Kubernetes v1.36.3`. kubelet 1.37 does not start with the flag.
 has_containerd_flag() { (($("$1" --version | sed -nE 's/^Kubernetes v1\.([0-9]+)\..*/\1/p') < 37)); }
 
-# with_run_containerd DIRECTORY COMMAND...: runs it where that directory is /run/containerd. What it mounts below
-# $BED/kubelet comes through to the containers, and nothing else does.
+# with_run_containerd DIRECTORY COMMAND...: runs it in a mount namespace where that directory is /run/containerd. Only its
+# mounts below $BED/kubelet propagate to the containers.
 with_run_containerd() {
     mkdir -p /run/containerd
-    # shellcheck disable=SC2016  # it expands there
+    # shellcheck disable=SC2016  # the inner shell expands it
     exec unshare --mount --propagation unchanged bash -euc '
         mount --make-private "$(findmnt --noheadings --output TARGET --target /run/containerd)"
         mount --bind "$1" /run/containerd
         exec "${@:2}"' - "$@"
 }
 
-# No file of it outside $BED: root, certificates, logs of pods.
+# All of kubelet's files are in $BED: its root, certificates and the pods' logs.
 start_kubelet() {
     local -a command=("$kubelet_program" --config="$BED/kubelet/config.yaml" --root-dir="$BED/kubelet/root"
         --cert-dir="$BED/kubelet/certs" --hostname-override="$node" "${more_options[@]}")
@@ -162,7 +164,7 @@ start_kubelet() {
     done
 }
 
-# Ends it and what it mounted; pods that still run end with the bed.
+# Ends kubelet and unmounts its mounts; pods that still run end with the bed.
 stop_kubelet() {
     local turns=0 path
     if [[ -n ${kubelet:-} ]]; then
@@ -185,7 +187,7 @@ api() { curl --silent --insecure --fail --max-time 5 "https://127.0.0.1:$port/$1
 
 # ---- the pod ------------------------------------------------------------------------------------------------------------
 
-# write_manifest FILE NAME. The writer waits in the background, so that its shell runs the trap at once.
+# write_manifest FILE NAME. The writer's sleep is in the background, so that its shell runs the trap at once.
 write_manifest() {
     cat >"$1" <<END
 apiVersion: v1
@@ -213,12 +215,12 @@ spec:
 END
 }
 
-# field JQ: of the pod's status. ready is asked for often, so it is one string.
+# field JQ: prints a part of the pod's status.
 field() { api pods | jq -r ".items[]? | select(.metadata.name == \"$pod\") | .status | $1"; }
 
 now_ms() { date +%s%3N; }
 
-# within SECONDS WHAT COMMAND...: until it succeeds.
+# within SECONDS WHAT COMMAND...: repeats the command until it succeeds; fails after SECONDS.
 within() {
     local deadline=$(($(now_ms) + $1 * 1000)) what=$2
     shift 2
@@ -229,13 +231,13 @@ within() {
 }
 
 is_ready() { [[ $(field '[.phase, (.conditions[]? | select(.type == "Ready").status)] | join(" ")') == 'Running True' ]]; }
-# What the runtime has, and not only what kubelet thinks.
+# Checks the runtime's containers too, not only kubelet's status.
 is_gone() {
     local phase containers
     phase=$(field .phase) && containers=$("$BIN/crictl" --config "$BED/crictl.yaml" ps --quiet) && [[ -z $phase$containers ]]
 }
 
-# log CONTAINER TEXT: is in what kubelet's API gives.
+# log_has CONTAINER TEXT: whether the text is in the container's log, read through kubelet's API.
 log_has() { api "containerLogs/default/$pod/$1" | grep -qF "$2"; }
 
 expect() { [[ $2 == "$3" ]] || fail "$1 is '$2', not '$3'"; }
@@ -249,29 +251,29 @@ check_running_pod() {
     within 5 "writer's log" log_has writer 'page is written'
     within 5 "nginx's log" log_has nginx 'GET / HTTP'
     expect "init's end" "$(field '.initContainerStatuses[0].state.terminated | "\(.reason) \(.exitCode)"')" 'Completed 0'
-    # Three periods of the probes later nothing was restarted, and it still is ready.
+    # After three periods of the probes, no container was restarted and the pod is still ready.
     sleep 3
     check_sessions
     expect 'restarts' "$(field '[.initContainerStatuses[], .containerStatuses[]] | map(.restartCount) | add')" 0
     is_ready || fail "it is no longer ready"
 }
 
-# has_metric CONTAINER NAME: of the pod, above 0. A pod's own metrics have no container.
+# has_metric CONTAINER NAME: whether that metric of the pod is above 0. Metrics of the whole pod have no container.
 has_metric() {
     awk -v name="$2{" -v pod="pod=\"$pod\"" -v container="container=\"$1\"" '
         index($0, name) == 1 && index($0, pod) && index($0, container) { sub(/^.*} /, ""); if ($1 > 0) found = 1 }
         END { exit !found }' <<<"$metrics"
 }
 
-# busy CONTAINER: gives it something to do until it ends. Of one that sleeps the rate is 0 nanocores, and CRI counts whole
-# seconds.
+# busy CONTAINER: starts a loop in the container that runs until its end. A container that only sleeps uses 0 nanocores, and
+# CRI counts whole seconds.
 busy() {
     # shellcheck disable=SC2016
     local loop='while :; do i=0; while [ $i -lt 50000 ]; do i=$((i + 1)); done; sleep 0.1; done >/dev/null 2>&1 &'
     session exec spdy "$1" "output=1&error=1&command=sh&command=-c&command=$(jq -rn --arg loop "$loop" '$loop | @uri')"
 }
 
-# Whether each number that /stats/summary has of the pod is above 0.
+# Whether each of the pod's numbers in /stats/summary is above 0.
 summary_is_whole() {
     api stats/summary >"$with_scratch/summary" && jq -e --arg pod "$pod" '
         .pods[] | select(.podRef.name == $pod) | ([.containers[].name] | sort) == ["nginx", "writer"] and
@@ -280,8 +282,8 @@ summary_is_whole() {
           .rootfs.usedBytes, .rootfs.inodesUsed)] | all(. > 0))' "$with_scratch/summary" >/dev/null
 }
 
-# Whether each of the metrics is above 0: cAdvisor knows no file systems of containerd's containers, and CRI's metrics of a pod
-# as a whole are those of its network.
+# Whether each of the metrics is above 0. cAdvisor has no file system metrics for containers of containerd; CRI has only
+# network metrics for the whole pod.
 metrics_are_whole() {
     local container metric metrics of_container=(cpu_usage_seconds_total memory_working_set_bytes) containers=(nginx writer)
     if [[ $stats_from_cri == true ]]; then of_container+=(fs_usage_bytes); else containers+=(''); fi
@@ -300,7 +302,7 @@ metrics_are_whole() {
 check_stats() {
     busy nginx
     busy writer
-    # Rates need two looks, ten seconds apart.
+    # Rates need two samples, ten seconds apart.
     within 40 'numbers in /stats/summary' summary_is_whole
     within 40 'numbers in /metrics/cadvisor' metrics_are_whole
     say "$target: PodAndContainerStatsFromCRI=$stats_from_cri: $(jq -c --arg pod "$pod" '.pods[] | select(.podRef.name == $pod) |
@@ -311,8 +313,8 @@ check_stats() {
 
 # ---- sessions through kubelet -------------------------------------------------------------------------------------------
 
-# session VERB PROTOCOL CONTAINER QUERY [OPTION...]: streamer at kubelet's /exec or /attach. kubelet passes SPDY and WebSocket's
-# v4 through to the runtime's server, and translates v5 to SPDY.
+# session VERB PROTOCOL CONTAINER QUERY [OPTION...]: runs streamer with kubelet's /exec or /attach. kubelet proxies SPDY and
+# WebSocket's v4 to the runtime's streaming server, and translates v5 to SPDY.
 session() {
     local verb=$1 protocol=$2 container=$3 query=$4
     shift 4
@@ -336,7 +338,7 @@ check_exec() {
     expect "a terminal by $1" "$said" $'50 133\r'
 }
 
-# check_attach PROTOCOL: nginx writes a line to its stdout for each request; the session is cut off after it.
+# check_attach PROTOCOL: nginx writes a line to its stdout for each request; the session is killed after that line.
 check_attach() {
     local ip=$2 page=/attached-by-$1 reader
     session attach "$1" nginx 'output=1&error=1' >"$with_scratch/attached" 2>&1 &
@@ -364,12 +366,12 @@ check_forward() {
     wait $forwarder || true
 }
 
-# Once for each target.
+# Runs once for each target.
 check_sessions() {
     local ip protocol
     [[ -z ${sessions_checked[$target]:-} ]] || return 0
     sessions_checked[$target]=yes
-    # A pipe that is never at its end, as stdin.
+    # A FIFO opened for reading and writing, so that stdin never reaches its end.
     [[ -p $with_scratch/open ]] || mkfifo "$with_scratch/open"
     ip=$(field .podIP)
     for protocol in spdy v4 v5; do
@@ -382,7 +384,7 @@ check_sessions() {
     say "$target: exec and attach by SPDY and WebSocket's v4 and v5, port-forward by SPDY and in a WebSocket"
 }
 
-# start_pod NUMBER: sets ready_ms. Another name each time: kubelet would clean up after an earlier one of the same name first.
+# start_pod NUMBER: sets ready_ms. Each pod has another name: kubelet would first clean up an earlier pod of the same name.
 start_pod() {
     local start
     pod=web$1-$node
@@ -402,9 +404,9 @@ end_pod() {
     say "$target: ended in $(($(now_ms) - start)) ms"
 }
 
-# run TARGET PODS: one after the other, on one kubelet; the first one is looked at. Adds to ready_times. kubelet looks at
-# the runtime once a second, so where in that second a pod comes moves its time by as much: the next one comes a random
-# while later.
+# run TARGET PODS: runs the pods one after the other with one kubelet, checks the first one and appends to ready_times.
+# kubelet polls the runtime once a second, so a pod's time depends on when in that second it is created: a random pause
+# precedes the next one.
 run() {
     local target=$1 image number
     bed_with_images "$bed" "$target" 9>&-
@@ -427,7 +429,7 @@ run() {
 
 # ---- evented PLEG -------------------------------------------------------------------------------------------------------
 
-# write_ending_manifest FILE NAME: a pod whose one container ends with 3 on SIGTERM, once.
+# write_ending_manifest FILE NAME: a pod whose only container exits with 3 on SIGTERM and is not restarted.
 write_ending_manifest() {
     cat >"$1" <<END
 apiVersion: v1
@@ -446,11 +448,11 @@ END
 is_running() { [[ $(field '.containerStatuses[0].state | keys[0]') == running ]]; }
 has_ended() { [[ $(field '.containerStatuses[0].state.terminated.exitCode') == 3 ]]; }
 
-# metric NAME: of kubelet's own; 0 when nothing was counted yet.
+# metric NAME: prints a metric of kubelet itself; 0 if kubelet does not have it yet.
 metric() { api metrics | awk -v name="$1" '$1 == name { value = $2 } END { print value + 0 }'; }
 
-# asked_by_event ID: whether the event of that container's end had kubelet look at its pod. kubelet 1.37 lists once a second
-# beside the events, so that what it knows, and when, does not tell how it knows it.
+# asked_by_event ID: whether the event of that container's exit made kubelet inspect its pod. The pod's status does not show
+# that, because kubelet 1.37 also lists the pods once a second.
 asked_by_event() { grep -q "requested pod relist after container termination.* containerID=\"$1\"" "$BED/logs/kubelet.log"; }
 
 events() {
@@ -491,7 +493,7 @@ save_logs() {
     [[ ! -e $with_scratch/summary ]] || cp "$with_scratch"/{summary,metrics} "$to" 2>/dev/null || true
 }
 
-# After a failure the logs are what one wants.
+# Saves the logs also after a failure.
 leave() {
     stop_kubelet
     save_logs "${TARGET:-failed}"
@@ -518,7 +520,7 @@ BIN=${BIN:-$("$repo/tests/tools/build.sh" core kubelet streaming)}
 export BIN
 kubelet_program=${KUBELET:-$BIN/kubelet}
 say "$("$kubelet_program" --version)"
-# One kubelet at a time: what it does to the node is noted before and restored after.
+# One kubelet at a time: the node's state is saved before it starts and restored after its end.
 exec 9<"$BIN/kubelet"
 flock --nonblock 9 || { say "another one is running on this machine, waiting"; flock 9; }
 note_node

@@ -23,8 +23,7 @@ const AT_A_TIME: usize = 4;
 const WARM_UP: usize = 50;
 const LISTS: usize = 500;
 
-/// The environment variable with the file for the result: microseconds of CPU time for both lists, and their size in
-/// bytes.
+/// Environment variable with the file for the result: microseconds of CPU time for both lists, and their bytes.
 const RESULT: &str = "BENCH_LISTS";
 
 pub fn tests() -> Vec<Test> {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-/// A line of a log file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// RFC 3339 with up to nine digits of a second.

@@ -142,7 +142,7 @@ fn compare_specs(builtin: &Path, pontoon: &Path, list: &Path) -> std::process::E
     exit_code(golden_specs::compare(builtin, pontoon, list))
 }
 
-/// The exit code for a script: also a failure if the outcome is false.
+/// The exit code for a script. An outcome of false is a failure too.
 fn exit_code(outcome: anyhow::Result<bool>) -> std::process::ExitCode {
     match outcome {
         Ok(true) => std::process::ExitCode::SUCCESS,

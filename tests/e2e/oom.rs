@@ -1,4 +1,4 @@
-//! Containers that the kernel kills because of their memory limit, and containers that end otherwise.
+//! Containers that the kernel kills because of a memory limit, and containers that end otherwise.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;

@@ -1,4 +1,4 @@
-//! Pods: namespaces, files, cgroup, metadata, life.
+//! Pods: namespaces, files, cgroups, metadata, lifecycle.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub fn tests() -> Vec<Test> {
 
 const NAMESPACES: &str = "for n in net ipc uts pid mnt; do echo $n $(readlink /proc/self/ns/$n); done";
 
-/// Name and identity of each namespace.
+/// The name and the identity of each namespace of a container.
 async fn namespaces_of(scope: &Scope, id: &str) -> anyhow::Result<HashMap<String, String>> {
     let text = scope.bed.sh(id, NAMESPACES).await?;
     Ok(text.lines().filter_map(|line| line.split_once(' ')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
@@ -111,7 +111,8 @@ async fn with_pid_mode_node_they_see_the_node(scope: Arc<Scope>) -> Outcome {
     let id = pod.start(container).await?;
     let seen = namespaces_of(&scope, &id).await?["pid"].clone();
     ensure!(seen == std::fs::read_link("/proc/self/ns/pid")?.to_string_lossy(), "{seen}");
-    // It has no pid namespace whose end would kill what it started: the CRI server must.
+    // The container has no pid namespace of its own, whose end would kill its child processes: the CRI server must do
+    // so.
     scope.bed.stop(&id, 5).await
 }
 
@@ -196,7 +197,7 @@ async fn cgroups_are_below_the_cgroup_parent(scope: Arc<Scope>) -> Outcome {
     let path = format!("{parent}/{id}");
     let memory = cgroups.lines().find(|line| line.contains(":memory:") || line.starts_with("0::/ptbed"));
     ensure!(memory.is_some_and(|line| line.ends_with(&path)), "{path} is not in {cgroups}");
-    // cAdvisor finds pods and containers by these names.
+    // cAdvisor finds pods and containers by these cgroup names.
     let pause =
         cgroup_hierarchies().iter().any(|root| root.join(parent.trim_start_matches('/')).join(&pod.id).is_dir());
     ensure!(pause, "the sandbox has no cgroup {parent}/{}", pod.id);
@@ -294,7 +295,8 @@ async fn pods_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
 
 async fn the_same_pod_again_is_refused_or_the_same(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    // Ruling 2: who runs a pod that is claimed already gets an error; who joins one in flight gets its id.
+    // docs/rulings.md 2: the name of a pod that is in the store gets an error, and a request that joins a running
+    // operation gets its id.
     if let Ok(again) = scope.run(pod.config.clone()).await {
         ensure!(again.id == pod.id, "another sandbox: {}", again.id);
     }

@@ -1,5 +1,5 @@
-//! A registry that serves what a test gives it: images that are broken, that want a password, and how often each blob
-//! was fetched.
+//! A registry that serves what a test gives it: images that are broken, or that need a password. It also counts how
+//! often each blob is fetched.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,39 +17,39 @@ use crate::bed::Bed;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// Content by path, and requests by path.
+/// What the registry serves, by path, and the requests that it has got.
 #[derive(Default)]
 struct Content {
     files: HashMap<String, (String, Vec<u8>)>,
     gets: HashMap<String, usize>,
-    /// Where requests for a path are sent on to.
+    /// The redirect targets of paths.
     redirects: HashMap<String, String>,
-    /// The head of each request.
+    /// All requests, each with its head first.
     heads: Vec<String>,
-    /// The header that every request must have.
+    /// The value of the Authorization header that every request must have.
     authorization: Option<String>,
-    /// What an access token is given for, at `/token`; and the tokens that were given.
+    /// The refresh token for which `/token` issues access tokens. The issued ones are in `access_tokens`.
     refresh_token: Option<String>,
     access_tokens: Vec<String>,
 }
 
-/// Runs until it is dropped; known to the bed under its address.
+/// A registry, which runs until it is dropped. The bed's `certs.d` has an entry for its address.
 pub struct Registry {
-    /// `127.0.0.1:PORT`, the first part of its images' names.
+    /// `127.0.0.1:PORT`, the first part of the names of its images.
     pub host: String,
     content: Arc<Mutex<Content>>,
     hosts_dir: PathBuf,
     _server: JoinSet<()>,
 }
 
-/// What an image says besides its layer, merged into the JSON that a plain one has.
+/// Additions to the JSON documents of an image. They are merged into those of a plain image.
 #[derive(Default)]
 pub struct Says {
-    /// Into the image's config, `config` in it.
+    /// Merged into `config` of the image's config.
     pub config: Value,
-    /// Into the layer's descriptor.
+    /// Merged into the layer's descriptor.
     pub layer: Value,
-    /// Into the manifest.
+    /// Merged into the manifest.
     pub manifest: Value,
 }
 
@@ -65,13 +65,13 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// `sha256:` and the hex digits.
+/// The digest of `bytes`: `sha256:` and the hex digits.
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 impl Registry {
-    /// Serves nothing yet.
+    /// Starts a registry that has no images yet.
     pub async fn start(bed: &Bed) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let host = listener.local_addr()?.to_string();
@@ -90,24 +90,25 @@ impl Registry {
         self.content.lock().map_err(|_| anyhow::anyhow!("a request panicked"))
     }
 
-    /// From now on only these credentials are let in; `encoded` is the base64 of `user:password`.
+    /// From now on accepts only these credentials. `encoded` is the base64 of `user:password`.
     pub fn require(&self, encoded: &str) -> anyhow::Result<()> {
         self.content()?.authorization = Some(format!("Basic {encoded}"));
         Ok(())
     }
 
-    /// From now on only an access token is let in, which `/token` of the same host gives for this refresh token.
+    /// From now on accepts only access tokens, which `/token` of the same host issues for this refresh token.
     pub fn require_token(&self, refresh_token: &str) -> anyhow::Result<()> {
         self.content()?.refresh_token = Some(refresh_token.to_owned());
         Ok(())
     }
 
-    /// An image of one layer, `layer` being its compressed bytes and `diff_id` what they should unpack to. Its name.
+    /// Adds an image of one layer and returns its name. `layer` is its compressed bytes, and `diff_id` the digest that
+    /// these should have when they are unpacked.
     pub fn image(&self, name: &str, layer: &[u8], diff_id: &str) -> anyhow::Result<String> {
         self.image_that_says(name, layer, diff_id, &Says::default())
     }
 
-    /// The same of an image that says more.
+    /// Like [`Self::image`], with additions to the image's documents.
     pub fn image_that_says(&self, name: &str, layer: &[u8], diff_id: &str, says: &Says) -> anyhow::Result<String> {
         let mut config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
@@ -142,31 +143,31 @@ impl Registry {
         Ok(format!("{}/{name}:latest", self.host))
     }
 
-    /// Replaces a blob's bytes by others, whose digest is wrong then.
+    /// Replaces the bytes of a blob by others, so that its digest is wrong.
     pub fn corrupt(&self, name: &str, blob: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let path = format!("/v2/{name}/blobs/{blob}");
         self.content()?.files.get_mut(&path).context("no such blob")?.1 = bytes.to_vec();
         Ok(())
     }
 
-    /// Sends requests for a blob on to `location`.
+    /// Redirects requests for a blob to `location`.
     pub fn redirect(&self, name: &str, blob: &str, location: &str) -> anyhow::Result<()> {
         self.content()?.redirects.insert(format!("/v2/{name}/blobs/{blob}"), location.to_owned());
         Ok(())
     }
 
-    /// Takes a blob away.
+    /// Removes a blob.
     pub fn forget(&self, name: &str, blob: &str) -> anyhow::Result<()> {
         self.content()?.files.remove(&format!("/v2/{name}/blobs/{blob}"));
         Ok(())
     }
 
-    /// The heads of all requests so far.
+    /// All requests so far, each with its head first.
     pub fn heads(&self) -> anyhow::Result<Vec<String>> {
         Ok(self.content()?.heads.clone())
     }
 
-    /// How often a blob was fetched.
+    /// How often a blob was fetched with GET.
     pub fn gets(&self, name: &str, blob: &str) -> anyhow::Result<usize> {
         Ok(self.content()?.gets.get(&format!("/v2/{name}/blobs/{blob}")).copied().unwrap_or(0))
     }
@@ -186,7 +187,7 @@ async fn serve(listener: TcpListener, content: Arc<Mutex<Content>>) {
     }
 }
 
-/// One request a connection.
+/// Answers one request for each connection.
 async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Result<()> {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
@@ -195,7 +196,7 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
         anyhow::ensure!(read > 0 && request.len() < 1 << 20, "no request");
         request.extend_from_slice(&buffer[..read]);
     }
-    // A form has a body, which is small.
+    // A request with a form has a body, which is small.
     let head = String::from_utf8_lossy(&request).to_lowercase();
     let start = head.find("\r\n\r\n").context("head")? + 4;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
@@ -210,7 +211,7 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
     let (status, extra, kind, body) =
         look_up(&mut *content.lock().map_err(|_| anyhow::anyhow!("poisoned"))?, method, path, &request);
     if method == "GET" && path.contains("/blobs/") {
-        // So that pulls that are not one overlap.
+        // Slow enough that pulls overlap which are not merged into one.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let head = format!(
@@ -225,10 +226,10 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
     Ok(())
 }
 
-/// Status line, more headers, content type and body.
+/// A response: the status line, more headers, the content type and the body.
 type Answer = (&'static str, String, String, Vec<u8>);
 
-/// Where tokens are wanted: gives them, and refuses who has none.
+/// If tokens are required: issues them, and refuses requests without one. `None` if the request is allowed.
 fn token(content: &mut Content, path: &str, request: &str) -> Option<Answer> {
     let wanted = content.refresh_token.clone()?;
     let json = "application/json".to_owned();
@@ -254,7 +255,7 @@ fn token(content: &mut Content, path: &str, request: &str) -> Option<Answer> {
 fn look_up(content: &mut Content, method: &str, path: &str, request: &str) -> Answer {
     let json = "application/json".to_owned();
     content.heads.push(request.to_owned());
-    // Header names come in either case; the value is the only base64 in there.
+    // Compare the value only: header names come in upper or lower case, and nothing else in a request is base64.
     if content.authorization.as_ref().is_some_and(|wanted| !request.contains(wanted.as_str())) {
         let challenge = "WWW-Authenticate: Basic realm=\"e2e\"\r\n".to_owned();
         return ("401 Unauthorized", challenge, json, b"{\"errors\":[{\"code\":\"UNAUTHORIZED\"}]}".to_vec());

@@ -1,4 +1,4 @@
-//! The daemon is killed, or ends, and starts again: no pod notices.
+//! Restarts of the daemon and of containerd, by SIGKILL and by SIGTERM: no pod notices them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,12 +44,13 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// `bed.sh daemon|containerd NAME start|stop|kill`.
+    /// Runs `bed.sh daemon|containerd NAME start|stop|kill`.
     pub async fn daemon(&self, daemon: &str, verb: &str) -> anyhow::Result<()> {
         output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
     }
 
-    /// Runs `body` while the daemon has `tables` in its configuration; whatever comes of it, the next test's daemon has not.
+    /// Runs `body` with `tables` added to the daemon's configuration. Restores the configuration afterwards, even if
+    /// `body` fails, so that the next test's daemon does not have them.
     pub async fn configured(&self, tables: &str, body: impl Future<Output = Outcome>) -> Outcome {
         let file = self.dir.join("pontoon.toml");
         let before = std::fs::read_to_string(&file)?;
@@ -67,7 +68,8 @@ impl Bed {
         outcome
     }
 
-    /// Starts the daemon; from its process's start to its first answer to ListPodSandbox.
+    /// Starts the daemon. Returns the time from the start of its process to its first response to ListPodSandbox, and
+    /// the pods in that response.
     pub async fn start_and_list(&self) -> anyhow::Result<(Duration, Vec<v1::PodSandbox>)> {
         let started = async { self.daemon("daemon", "start").await };
         let listed = async {
@@ -90,7 +92,7 @@ impl Bed {
     }
 }
 
-/// Everything that CRI says of a test's pods and containers, by id.
+/// Everything that CRI reports about a test's pods and containers, by id.
 #[derive(Debug, PartialEq)]
 struct Seen {
     pods: BTreeMap<String, v1::PodSandboxStatus>,
@@ -114,7 +116,7 @@ impl Seen {
         Ok(seen)
     }
 
-    /// The first difference, in words.
+    /// Fails with a description of the first difference.
     fn same(&self, later: &Self) -> Outcome {
         let ids = |seen: &Self| -> Vec<String> { seen.pods.keys().chain(seen.containers.keys()).cloned().collect() };
         ensure!(ids(self) == ids(later), "ids: {:?} and then {:?}", ids(self), ids(later));
@@ -128,12 +130,12 @@ impl Seen {
     }
 }
 
-/// Counts aloud, five times a second.
+/// A container that counts on stdout, five times a second.
 fn counter(name: &str) -> v1::ContainerConfig {
     shell(name, "trap 'exit 0' TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.2; done")
 }
 
-/// That a counter's log has every number from 0 on, each once; how many there are.
+/// Checks that a counter's log has every number from 0 on, each exactly once. Returns how many there are.
 fn counted(log: &Path) -> anyhow::Result<usize> {
     let text = logs::text(log)?;
     for (expected, line) in text.lines().enumerate() {
@@ -142,7 +144,8 @@ fn counted(log: &Path) -> anyhow::Result<usize> {
     Ok(text.lines().count())
 }
 
-/// Pods with a counter each, in parallel; the counters' logs. Every fourth has stdin, which is another driver.
+/// Starts pods with one counting container each, in parallel. Returns the pods and the paths of the containers' logs.
+/// Every fourth container has stdin, so that its streams are set up differently.
 async fn counting_pods(scope: &Arc<Scope>, number: usize) -> anyhow::Result<(Vec<Pod>, Vec<PathBuf>)> {
     let mut runs = JoinSet::new();
     for turn in 0..number {
@@ -233,7 +236,7 @@ async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome 
     let status = scope.bed.exited(&id).await?;
     ensure!(status.exit_code == 17 && status.reason == "Error", "{} {}", status.exit_code, status.reason);
     ensure!(status.finished_at > status.started_at, "finished_at {}", status.finished_at);
-    // And once more: now from what was written down.
+    // Once more: now the daemon has the exit only from the container's record.
     scope.bed.daemon("daemon", "kill").await?;
     scope.bed.daemon("daemon", "start").await?;
     let again = scope.bed.status(&id).await?;
@@ -241,13 +244,15 @@ async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome 
     Ok(())
 }
 
-/// A call that is under way when its caller dies is cancelled in the middle by containerd: a shim's socket or a task's
-/// directory can stay, of which containerd itself knows nothing any more until it is restarted. No process may.
+/// Whether a leftover is excused, because it is containerd's own. When a client dies, containerd cancels its calls
+/// halfway. A shim's socket or a task's directory can then remain, and containerd itself does not know about it until
+/// it is restarted. No process may remain.
 fn containerds(line: &str) -> bool {
     line.contains("/containerd/state/") || line.contains("/s/")
 }
 
-/// Kills the daemon while `calls` run, at a few moments; afterwards all that is listed can be removed.
+/// Kills the daemon while `calls` run, at four different moments. Afterwards everything that is listed must be
+/// removable.
 async fn killed_in_the_middle<F>(scope: &Arc<Scope>, mut calls: impl FnMut(Arc<Scope>) -> F) -> Outcome
 where
     F: Future<Output = anyhow::Result<JoinSet<()>>>,
@@ -302,8 +307,8 @@ async fn a_kill_in_the_middle_of_stops_leaves_nothing_that_cannot_be_removed(sco
     .await
 }
 
-/// What a Create or Delete that was cancelled in the middle can leave, made on purpose: without its directory containerd
-/// does not find a shim again when it starts.
+/// Creates on purpose what a cancelled Create or Delete can leave: a shim whose task directory is missing, so that
+/// containerd does not find it again when it starts.
 async fn a_shim_that_containerd_has_forgotten_ends_with_its_pod(scope: Arc<Scope>) -> Outcome {
     let before = Node::look(&scope.bed).await?;
     let pod = scope.pod().await?;
@@ -320,7 +325,7 @@ async fn a_shim_that_containerd_has_forgotten_ends_with_its_pod(scope: Arc<Scope
         scope.bed.daemon(daemon, "start").await?;
     }
     scope.remove_pods().await?;
-    // The runtime's own notes are containerd's to remove, and it knows nothing of the container any more.
+    // runc's own state is for containerd to remove, and containerd does not know the container any more.
     let runc = format!("file: {}/runc/", scope.bed.dir.display());
     before.is_back_but_for(&scope.bed, |line| containerds(line) || line.starts_with(&runc)).await
 }
@@ -380,7 +385,7 @@ async fn f5_when_containerd_hangs_and_goes_on_pods_run_on(scope: Arc<Scope>) -> 
     Ok(())
 }
 
-/// While containerd is away: reads are answered, writes are refused in time.
+/// Checks, while containerd is away, that reads succeed and that writes are refused in time.
 async fn away(scope: &Scope, id: &str) -> Outcome {
     until(SOON, || async {
         ensure!(!runtime_ready(&scope.bed).await?, "still ready");
@@ -405,7 +410,8 @@ async fn sessions_end_when_the_daemon_is_killed(scope: Arc<Scope>) -> Outcome {
     sessions_end_with_the_daemon(scope, "kill").await
 }
 
-/// Clients see an end, pods and containers do not notice, and nothing is left of the sessions.
+/// The clients see the end of their sessions, pods and containers are not affected, and nothing of the sessions
+/// remains.
 async fn sessions_end_with_the_daemon(scope: Arc<Scope>, how: &str) -> Outcome {
     const EXECS: [How; 3] = [How { stdin: false, tty: false }, STDIN, TTY];
     let bed = &scope.bed;
@@ -441,14 +447,14 @@ async fn sessions_end_with_the_daemon(scope: Arc<Scope>, how: &str) -> Outcome {
     bed.daemon("daemon", "start").await?;
     for (number, ended) in ended.into_iter().enumerate() {
         let ended = ended.with_context(|| format!("session {number} goes on"))??;
-        // An attach may end well, as when its container does; a command that was killed did not. When the connection just
-        // ends, kubectl's library takes that for a success.
+        // An attach may end with success, as it does when its container ends. An exec may not, because its command was
+        // killed. When the connection just ends, as after a kill of the daemon, kubectl's library reports success.
         ensure!(how == "kill" || number >= EXECS.len() || ended.code != 0, "session {number}: {ended:?}");
     }
-    // With an end or a reset.
+    // The connection may end by a FIN or by a reset.
     ensure!(closed.is_ok(), "a forwarded connection goes on");
     forward.ends().await?;
-    // Its own, a drain of ten seconds, and then some.
+    // Each command has its own time to end, then its output is drained for up to ten seconds; the rest is a margin.
     until(3 * SOON, || async {
         let left = bed.sh(&id, "ps -o args | grep -c '[s]leep 4321' || true").await?;
         ensure!(left == "0", "{left} commands of execs are left");
@@ -460,7 +466,7 @@ async fn sessions_end_with_the_daemon(scope: Arc<Scope>, how: &str) -> Outcome {
     let mut session = bed.attach_session("spdy", &id, STDIN).await?;
     session.send("again\n").await?;
     session.shows("said again\n").await?;
-    // Clients and the log are served side by side.
+    // Attached clients and the log get the output independently, so the log may be later.
     until(SOON, || async {
         ensure!(logs::text(&log)?.ends_with("said again\n"), "the log has not what was said");
         Ok(())

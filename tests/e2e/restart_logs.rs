@@ -1,4 +1,4 @@
-//! The daemon ends by SIGTERM and starts again while containers write: their logs read as if it had not.
+//! The daemon is stopped by SIGTERM and started again while containers write. Their logs must show no sign of it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +21,11 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Restarts of one run.
+/// How often the daemon is restarted in this test.
 const RESTARTS: u32 = 12;
 
-/// Numbered lines to both streams in bursts, with pauses within a line: most of it is in the daemon's memory then.
+/// Writes numbered lines to both streams in bursts. It pauses within a line, most of which the daemon then has in
+/// memory.
 const FAST: &str = r#"awk 'BEGIN {
     for (i = 0; ; i++) {
         printf "line "
@@ -37,12 +38,13 @@ const FAST: &str = r#"awk 'BEGIN {
     print "end " i + 1 > "/dev/stderr"
 }'"#;
 
-/// A prompt and what is typed, some time later, on one line.
+/// Writes each line in two parts, some time apart, like a prompt and the input after it.
 const SLOW: &str = r#"i=0
 while [ ! -e /data/stop ]; do printf "line "; printf "line " >&2; sleep 0.1; echo $i; echo $i >&2; i=$((i + 1)); done
 echo end $i; echo end $i >&2"#;
 
-/// How many lines a stream's log has: all from 0 on, each once, and the end that tells how many there were.
+/// Checks that a stream's log has all lines from 0 on, each once, and then the end with their number. Returns that
+/// number.
 fn counted(log: &Path, stream: &str) -> anyhow::Result<usize> {
     let mut text: Vec<u8> = Vec::new();
     for line in logs::read(log)?.into_iter().filter(|line| line.stream == stream) {
@@ -65,7 +67,7 @@ async fn f6_no_line_is_lost_over_restarts_by_sigterm(scope: Arc<Scope>) -> Outco
     for (turn, script) in [FAST, SLOW, FAST, SLOW].into_iter().enumerate() {
         let pod = scope.pod().await?;
         let mut config = shell("writer", script);
-        // With stdin its streams are made in another way.
+        // With stdin, the container's streams are set up differently.
         config.stdin = turn >= 2;
         config.mounts = vec![v1::Mount {
             host_path: volume.display().to_string(),

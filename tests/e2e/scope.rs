@@ -1,5 +1,4 @@
-//! A test's pods and containers. A label distinguishes them from those of other tests, and they are removed when it
-//! ends.
+//! A test's pods and containers. A label distinguishes them from those of other tests. They are removed at its end.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -167,9 +166,7 @@ pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> v1::NamespaceOp
 /// A pod that RunPodSandbox has started.
 pub struct Pod {
     bed: Arc<Bed>,
-    /// ID of its sandbox.
     pub id: String,
-    /// The configuration with which it was started.
     pub config: PodSandboxConfig,
 }
 
@@ -192,7 +189,6 @@ pub fn busybox(name: &str, command: &[&str]) -> ContainerConfig {
     }
 }
 
-/// A container that runs a shell script.
 pub fn shell(name: &str, script: &str) -> ContainerConfig {
     busybox(name, &["sh", "-c", script])
 }
@@ -245,7 +241,6 @@ impl Pod {
         Ok(text)
     }
 
-    /// Path of a container's log.
     pub fn log(&self, config: &ContainerConfig) -> PathBuf {
         Path::new(&self.config.log_directory).join(&config.log_path)
     }
@@ -275,7 +270,6 @@ impl Pod {
     }
 }
 
-/// Output and exit code of an exec.
 #[derive(Debug)]
 pub struct Exec {
     pub stdout: String,
@@ -284,7 +278,6 @@ pub struct Exec {
 }
 
 impl Bed {
-    /// Calls StartContainer.
     pub async fn start(&self, id: &str) -> anyhow::Result<()> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
         self.runtime().start_container(request).await.context("StartContainer")?;
@@ -298,14 +291,12 @@ impl Bed {
         Ok(())
     }
 
-    /// Calls RemoveContainer.
     pub async fn remove(&self, id: &str) -> anyhow::Result<()> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
         self.runtime().remove_container(request).await.context("RemoveContainer")?;
         Ok(())
     }
 
-    /// Calls ContainerStatus, not verbose.
     pub async fn status(&self, id: &str) -> anyhow::Result<ContainerStatus> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let response = self.runtime().container_status(request).await.context("ContainerStatus")?;

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `security_process.rs` | users, groups, capabilities, environment, working directory, sysctls, exec |
 //! | `security_files.rs` | directories, sockets, logs, mounts, leaked mounts |
-//! | `security_images.rs` | what an image says of itself, and where its pull goes |
+//! | `security_images.rs` | what an image declares, and which hosts its pull uses |
 //! | `security_names.rs` | labels, annotations, ids |
+//! | `security_streaming.rs` | addresses, tokens and hostile clients of the streaming server |
+//! | `security_tls.rs` | TLS of the streaming server |
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use crate::images::layer_of;
 use crate::registry::{Registry, Says};
 use crate::scope::{Pod, Scope, busybox};
 
-/// An image that a test makes; its name once it is pulled. The registry can go then.
+/// Builds an image and pulls it. Returns its name; it does not need the registry any more.
 pub async fn evil(
     scope: &Scope,
     fill: impl FnOnce(&Path) -> anyhow::Result<()>,
@@ -37,7 +39,7 @@ pub async fn evil(
     Ok(name)
 }
 
-/// A static busybox as a few programs, and an /etc.
+/// Creates a root file system: a static busybox under the names of a few programs, and an empty /etc.
 fn shell_in(root: &Path) -> anyhow::Result<()> {
     let bin = root.join("bin");
     for directory in [&bin, &root.join("etc"), &root.join("proc"), &root.join("sys"), &root.join("dev")] {
@@ -51,38 +53,38 @@ fn shell_in(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A container of that image that runs a shell script.
+/// A container of this image that runs a shell script.
 pub fn shell_of(image: &str, name: &str, script: &str) -> ContainerConfig {
     ContainerConfig { image: Some(image_spec(image)), ..busybox(name, &["sh", "-c", script]) }
 }
 
-/// An image's config that names its user.
+/// The config of an image that names its user.
 pub fn of_user(user: &str) -> Says {
     Says { config: serde_json::json!({ "User": user }), ..Says::default() }
 }
 
-/// Creates a container and starts it if that succeeds: the built-in leaves some refusals to runc.
+/// Creates a container, and then starts it, because the built-in leaves some refusals to runc.
 pub async fn create_and_start(scope: &Scope, pod: &Pod, config: ContainerConfig) -> anyhow::Result<String> {
     let id = pod.create(config).await?;
     scope.bed.start(&id).await?;
     Ok(id)
 }
 
-/// A number of /proc/PID/status, in kB.
+/// A value of /proc/PID/status, in kB.
 pub fn memory(pid: u32, key: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).context(key.to_owned())?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// How far a daemon's memory goes up while something is done, at its peak, in kB.
+/// Measures how far the memory of a daemon rises above its initial value, at its peak, in kB.
 pub struct Peak {
     pid: u32,
     before: u64,
 }
 
 impl Peak {
-    /// From now on.
+    /// Starts to measure the daemon that serves CRI.
     pub fn of(bed: &Bed) -> anyhow::Result<Self> {
         let pid = bed.pid(bed.server())?;
         // Resets VmHWM (proc_pid_clear_refs(5)).
@@ -90,28 +92,27 @@ impl Peak {
         Ok(Self { pid, before: memory(pid, "VmRSS")? })
     }
 
-    /// Until now.
+    /// The result up to now.
     pub fn grown(&self) -> anyhow::Result<u64> {
         Ok(memory(self.pid, "VmHWM")?.saturating_sub(self.before))
     }
 }
 
-/// Capabilities to add.
 pub fn add_capabilities(names: &[&str]) -> Option<v1::Capability> {
     let add_capabilities = names.iter().map(|name| (*name).to_owned()).collect();
     Some(v1::Capability { add_capabilities, ..Default::default() })
 }
 
-/// A path outside the test's own directory, which nothing has made yet.
+/// A path outside the test's own directory. Nothing exists there yet.
 pub fn absent(scope: &Scope, name: &str) -> PathBuf {
     scope.bed.dir.join("tmp").join(format!("absent-{name}"))
 }
 
-/// A directory as a mount of its own, while this lives.
+/// A directory that is a mount of its own until this value is dropped.
 pub struct OnItself(PathBuf);
 
 impl OnItself {
-    /// `propagation` as mount(8) has it: `--make-private`, `--make-shared`.
+    /// `propagation` is an option of mount(8): `--make-private`, `--make-shared`.
     pub fn mount(path: &Path, propagation: &str) -> anyhow::Result<Self> {
         let mount = |arguments: &[&std::ffi::OsStr]| {
             let done = std::process::Command::new("mount").args(arguments).status()?;
@@ -124,7 +125,6 @@ impl OnItself {
         Ok(mounted)
     }
 
-    /// Where.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Flaws in what is on the node: directories, sockets, logs, mounts.
+//! Known flaws in what is on the node: directories, sockets, logs, mounts.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -48,7 +48,7 @@ fn mounting(name: &str, mount: v1::Mount, script: &str) -> ContainerConfig {
     ContainerConfig { mounts: vec![mount], ..shell(name, script) }
 }
 
-/// Also CVE-2023-28642: AppArmor's and SELinux's files would be the container's.
+/// Also covers CVE-2023-28642. With such a mount, the files of AppArmor and SELinux would be the container's.
 async fn cve_2019_16884_proc_is_not_mounted_over(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     for (number, path) in ["/proc", "/proc/self/attr", "/mnt/../proc"].into_iter().enumerate() {
@@ -81,7 +81,7 @@ async fn cve_2020_15257_no_abstract_sockets(scope: Arc<Scope>) -> Outcome {
     while let Some(directory) = left.pop() {
         for entry in std::fs::read_dir(&directory)?.flatten() {
             let Ok(kind) = entry.file_type() else { continue };
-            // What is mounted in there is the containers'.
+            // A `rootfs` is the mounted root of a container, so its files are the container's.
             if kind.is_dir() && entry.file_name() != "rootfs" {
                 left.push(entry.path());
             } else if kind.is_socket() {
@@ -95,7 +95,7 @@ async fn cve_2020_15257_no_abstract_sockets(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Whether a user of the node, without any right of his own, gets into a directory.
+/// Whether a user of the node without any privileges gets into a directory.
 async fn others_may(path: &Path) -> anyhow::Result<bool> {
     let mut command = tokio::process::Command::new("setpriv");
     command.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all", "ls", "-ld"]);
@@ -176,7 +176,7 @@ async fn containerd_2_4_2_a_log_that_is_a_symlink_is_not_followed(scope: Arc<Sco
     let started = create_and_start(&scope, &pod, config).await;
     ensure!(started.is_err(), "it was started");
     ensure!(std::fs::read(&target)? == b"precious", "the target was written");
-    // And when it is reopened.
+    // The same when the log is reopened.
     let config = shell("reopened", "while :; do echo line; sleep 0.1; done");
     let log = pod.log(&config);
     let id = pod.start(config).await?;
@@ -217,7 +217,7 @@ async fn ghsa_5p7c_failed_creates_leave_no_mount(scope: Arc<Scope>) -> Outcome {
     let containerd = scope.bed.pid("containerd")?;
     let before = (mount_count(daemon)?, mount_count(containerd)?);
     for number in 0..100 {
-        // Known only after a look into the image.
+        // That the user does not exist is known only after a look into the image.
         let mut config = shell(&format!("c{number}"), "true");
         security(&mut config).run_as_username = "nobody-has-this-name".into();
         ensure!(pod.create(config).await.is_err(), "it was taken");
@@ -230,7 +230,7 @@ async fn ghsa_5p7c_failed_creates_leave_no_mount(scope: Arc<Scope>) -> Outcome {
     .await
 }
 
-/// Paths that a container must find empty, unreadable (AppArmor's profile denies some) or absent.
+/// Prints each of these paths that is not empty, unreadable (AppArmor's profile denies some) or absent in a container.
 const MASKED: &str = "for p in /proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats \
     /proc/timer_list /proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap \
     /sys/devices/system/cpu/cpu*/thermal_throttle; do \
@@ -239,10 +239,10 @@ const MASKED: &str = "for p in /proc/acpi /proc/asound /proc/interrupts /proc/kc
 async fn ghsa_7ww5_the_power_meter_is_masked(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = shell("default", MASKED);
-    // Without a security context nobody has said what is to be masked.
+    // Without a security context, the request does not say what to mask.
     config.linux = None;
     let said = pod.says(config).await?;
-    // The built-in masks nothing then.
+    // In that case the built-in masks nothing.
     ensure!(said.is_empty() || scope.bed.target == Target::Builtin, "seen by default: {said}");
     let mut config = shell("given", MASKED);
     security(&mut config).masked_paths = vec!["/proc/interrupts".into()];
@@ -265,7 +265,7 @@ async fn x3_one_daemon_a_socket(scope: Arc<Scope>) -> Outcome {
     let said = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
     ensure!(!second.status.success() && said.contains("another pontoon serves"), "{said}");
     scope.pods().await.context("the first one")?;
-    // After a kill the socket stays; it is no obstacle.
+    // After a kill the socket file remains. It must not prevent the next start.
     scope.bed.daemon("daemon", "kill").await?;
     ensure!(socket.exists(), "the socket went by itself");
     scope.bed.daemon("daemon", "start").await?;
@@ -276,11 +276,11 @@ async fn x6_paths_of_mounts_are_checked(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let volume = scope.volume("volume")?;
     std::fs::write(volume.join("file"), "content")?;
-    // Cleaned, and inside.
+    // The path is normalized, and stays inside the container.
     let said =
         pod.says(mounting("dots", bind(&volume, "/mnt/../../../inside/./here"), "cat /inside/here/file")).await?;
     ensure!(said == "content", "{said}");
-    // Made when it is not there.
+    // A host path that does not exist is created.
     let missing = scope.dir().join("not/there");
     pod.says(mounting("missing", bind(&missing, "/missing"), "ls /missing")).await?;
     ensure!(mode(&missing)? == 0o755, "{:o}", mode(&missing)?);
@@ -303,7 +303,8 @@ async fn x6_paths_of_mounts_are_checked(scope: Arc<Scope>) -> Outcome {
     x6_propagation(&scope, &volume).await
 }
 
-/// What is mounted below a private mount of the host goes nowhere: asking for it must not succeed in silence.
+/// Mounts below a private mount of the host do not propagate: a request for propagation must not succeed silently
+/// there.
 async fn x6_propagation(scope: &Arc<Scope>, volume: &Path) -> Outcome {
     let mut config = scope.pod_config();
     config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;

@@ -200,7 +200,7 @@ async fn cve_2026_53488_no_label_of_an_image_reaches_containerd(scope: Arc<Scope
 
 /// An image with everything that a checkpoint archive has, so that CRI-O and containerd before 2.4 took it for one. It
 /// must be an error, or a container like any other. A restore would read the node's file as the container's log, give
-/// the container a device, and give a name to the image from which the checkpoint claims to be.
+/// the container a device, and create a name for the image that the checkpoint claims to come from.
 async fn cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint(scope: Arc<Scope>) -> Outcome {
     const SECRET: &str = "a line of the node's own";
     let secret = scope.volume("node")?.join("secret");

@@ -1,4 +1,4 @@
-//! Flaws in what a process is given: users, groups, capabilities, environment, directory, sysctls, exec.
+//! Known flaws in how a process is set up: users, groups, capabilities, environment, working directory, sysctls, exec.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub fn tests() -> Vec<Test> {
 
 const CAPABILITIES: &str = "grep Cap /proc/self/status";
 
-/// The hex digits of a set in what [`CAPABILITIES`] printed.
+/// The hex digits of a capability set in the output of [`CAPABILITIES`].
 fn set<'a>(text: &'a str, key: &str) -> &'a str {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or("missing").trim()
 }
@@ -71,7 +71,7 @@ async fn cve_2019_11245_the_images_user_at_every_restart(scope: Arc<Scope>) -> O
     Ok(())
 }
 
-/// Names of all processes in the pod's cgroups.
+/// The names of all processes in the pod's cgroups.
 fn in_cgroup(pod: &Pod) -> anyhow::Result<Vec<String>> {
     let parent = &pod.config.linux.as_ref().context("linux")?.cgroup_parent;
     let mut names = Vec::new();
@@ -89,7 +89,8 @@ fn in_cgroup(pod: &Pod) -> anyhow::Result<Vec<String>> {
 async fn cve_2019_14891_no_helper_in_the_pods_cgroup(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     pod.start(sleeper("other")).await?;
-    // runc's init is in it until it executes the command, which it may do just after StartContainer's reply.
+    // runc's init is in the cgroup until it executes the container's command. That may be just after StartContainer's
+    // response.
     let helpers = ["containerd", "pontoon", "runc", "conmon"];
     let only_the_pods = || async {
         let names = in_cgroup(&pod)?;
@@ -174,7 +175,7 @@ async fn sysctl_is_refused(scope: &Scope, key: &str, value: &str, on_host: bool)
 }
 
 async fn cve_2022_0532_no_sysctl_of_the_host(scope: Arc<Scope>) -> Outcome {
-    // Values that differ from what is there, but do no harm while they are put back.
+    // Values that differ from the current ones, but do no harm until they are restored.
     for (key, value) in
         [("net.ipv4.ip_default_ttl", "65"), ("kernel.shm_rmid_forced", "1"), ("fs.mqueue.msg_max", "11")]
     {
@@ -183,7 +184,7 @@ async fn cve_2022_0532_no_sysctl_of_the_host(scope: Arc<Scope>) -> Outcome {
     for (key, value) in [("kernel.panic_on_warn", "0"), ("vm.swappiness", "59"), ("kernel/pid_max", "4194303")] {
         sysctl_is_refused(&scope, key, value, false).await?;
     }
-    // One that is the pod's own works.
+    // A sysctl of the pod's own namespace can be set.
     let pod = run_with_sysctl(&scope, "net.ipv4.ip_default_ttl", "65", false).await?;
     let said = pod.says(shell("main", "cat /proc/sys/net/ipv4/ip_default_ttl")).await?;
     ensure!(said.trim() == "65", "{said}");
@@ -200,7 +201,7 @@ async fn cve_2022_0811_one_sysctl_is_one_sysctl(scope: Arc<Scope>) -> Outcome {
     ] {
         let result = run_with_sysctl(&scope, key, value, false).await.map(|pod| pod.id);
         ensure!(sysctl("kernel.core_pattern") == before, "core_pattern was changed by {key}={value:?}");
-        // The built-in leaves names to runc, which cleans the path of one of these.
+        // The built-in leaves the check of names to runc, which normalizes the path in one of them.
         if scope.bed.target == Target::Pontoon {
             refused(&scope, result, Code::InvalidArgument, "sysctls")?;
         }
@@ -208,7 +209,7 @@ async fn cve_2022_0811_one_sysctl_is_one_sysctl(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// Also CVE-2022-27652 of CRI-O.
+/// Also covers CVE-2022-27652 of CRI-O.
 async fn cve_2022_24769_and_29162_nothing_is_inheritable(scope: Arc<Scope>) -> Outcome {
     let mut config = scope.pod_config();
     config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
@@ -251,14 +252,14 @@ async fn disk_usage(path: &std::path::Path) -> anyhow::Result<u64> {
     Ok(said.split_whitespace().next().context("du")?.parse()?)
 }
 
-/// Also CVE-2026-15809: the fix of the first looked for a backslash and an n.
+/// Also covers CVE-2026-15809: the fix of CVE-2022-4318 looked for a backslash followed by an n.
 async fn cve_2022_4318_a_home_with_a_newline_writes_no_passwd(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let passwd = pod.says(shell("before", "cat /etc/passwd")).await?;
     for (name, home) in [("newline", "/root\nx::0:0::/:/bin/sh"), ("escaped", "/root\\nx::0:0::/:/bin/sh")] {
         let mut config = shell(name, "cat /etc/passwd");
         config.envs = vec![KeyValue { key: "HOME".into(), value: home.into() }];
-        // A user whom the file does not have is what made CRI-O write one.
+        // CRI-O wrote an entry to the file only for a user that the file does not have.
         security(&mut config).run_as_user = Some(Int64Value { value: 4321 });
         ensure!(pod.says(config).await? == passwd, "{name}");
     }
@@ -271,7 +272,8 @@ fn as_user(value: i64) -> Context {
     Context { run_as_user: Some(Int64Value { value }), ..Default::default() }
 }
 
-/// Whose config, with which primary group, and all groups: containerd's TestAdditionalGids.
+/// The cases of containerd's TestAdditionalGids: a name, the security context, the expected primary group, and all
+/// expected groups.
 fn groups_of() -> [(&'static str, Context, &'static str, &'static str); 7] {
     let group = Some(Int64Value { value: 1500 });
     let more = vec![5000];
@@ -291,7 +293,7 @@ fn groups_of() -> [(&'static str, Context, &'static str, &'static str); 7] {
     ]
 }
 
-/// Also CVE-2022-2995 of CRI-O.
+/// Also covers CVE-2022-2995 of CRI-O.
 async fn cve_2023_25173_all_groups_and_no_others(scope: Arc<Scope>) -> Outcome {
     let fill = |root: &std::path::Path| {
         std::fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nalice:x:1000:1001::/:/bin/sh\n")?;
@@ -331,7 +333,7 @@ async fn cve_2024_21626_no_directory_through_open_files(scope: Arc<Scope>) -> Ou
     refused(&scope, result, Code::InvalidArgument, "working directory")?;
     let id = pod.start(sleeper("open")).await?;
     let said = scope.bed.sh(&id, "cd /proc/1/fd; echo *").await?;
-    // The shell itself keeps one file of its own open as 10.
+    // The shell itself keeps one file of its own open, as descriptor 10.
     ensure!(said.split_whitespace().all(|fd| ["0", "1", "2", "10"].contains(&fd)), "{said}");
     Ok(())
 }
@@ -350,7 +352,7 @@ async fn cve_2024_40635_no_uid_wraps_to_root(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut number = 0;
     let mut taken: Vec<String> = Vec::new();
-    // The built-in takes any supplemental group, and the kernel the lower half of it.
+    // The built-in accepts any supplemental group, and the kernel uses the lower half of its bits.
     let fields = if scope.bed.target == Target::Pontoon { &FIELDS[..] } else { &FIELDS[..2] };
     for (field, change) in fields.iter().copied() {
         for value in [-1, 2_147_483_648, 4_294_967_295, 4_294_967_296] {
@@ -411,7 +413,7 @@ int main(void) {
 }
 "#;
 
-/// containerd 2.3.1 and 2.4.2 closed the kernel's cryptography and the way to the hypervisor.
+/// In 2.3.1 and 2.4.2, containerd closed AF_ALG (the kernel's cryptography) and AF_VSOCK (the way to the hypervisor).
 async fn af_alg_and_af_vsock_are_closed_by_the_default_profile(scope: Arc<Scope>) -> Outcome {
     use v1::security_profile::ProfileType;
     let programs = scope.volume("programs")?;

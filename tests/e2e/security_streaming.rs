@@ -1,4 +1,4 @@
-//! Flaws of streaming servers: where they listen, their tokens, and clients that are no clients.
+//! Known flaws of streaming servers: the addresses that they listen on, their tokens, and hostile clients.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::scope::{Scope, sleeper};
 use crate::security::Peak;
 use crate::streaming::{How, STDIN};
 
-/// What upstream allows, and we.
+/// How many tokens may wait for their clients, upstream and in Pontoon.
 const WAITING_TOKENS: usize = 1000;
 
 pub fn tests() -> Vec<Test> {
@@ -31,14 +31,14 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// `host:port` and path of a URL of the streaming server's.
+/// The `host:port` and the path of a URL of the streaming server.
 fn parts(url: &str) -> anyhow::Result<(&str, &str)> {
     let rest = url.strip_prefix("http://").with_context(|| format!("{url} is not http"))?;
     let slash = rest.find('/').with_context(|| format!("{url} has no path"))?;
     Ok(rest.split_at(slash))
 }
 
-/// The status of a request that wants to become SPDY. The connection stays open with it.
+/// Requests an upgrade to SPDY. Returns the status of the response and the connection, which stays open.
 async fn knock(url: &str) -> anyhow::Result<(u16, TcpStream)> {
     let (host, path) = parts(url)?;
     let mut stream = TcpStream::connect(host).await?;
@@ -75,7 +75,7 @@ async fn cri_dockerd_106_and_109_and_cri_o_1714_streaming_listens_on_loopback_al
         let Ok(table) = std::fs::read_to_string(format!("/proc/{pid}/net/{file}")) else { continue };
         for line in table.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            // sl local remote st queues timer retransmits uid timeout inode; state 0A is LISTEN.
+            // The fields are: sl local remote st queues timer retransmits uid timeout inode. State 0A is LISTEN.
             if fields.get(3) == Some(&"0A") && fields.get(9).is_some_and(|inode| ours.contains(*inode)) {
                 ensure!(fields[1].starts_with(loopback), "listens on {} ({file})", fields[1]);
                 listeners.push(fields[1].to_owned());
@@ -114,10 +114,10 @@ async fn cve_2020_8558_a_token_is_128_random_bits(scope: Arc<Scope>) -> Outcome 
     for _ in 0..50 {
         let url = scope.bed.forward_url(&pod.id).await?;
         let token = url.rsplit('/').next().unwrap_or_default().to_owned();
-        // base64 or hex, whatever it is: 22 characters of six bits are the least.
+        // In base64 or hex, 128 bits take at least 22 characters, each of at most six bits.
         ensure!(token.len() >= 22, "{url} has a token of {} characters", token.len());
         ensure!(seen.insert(token[..11].to_owned()), "two tokens begin alike: {url}");
-        // Used, so that none waits.
+        // Use the token, so that none waits for its client.
         knock(&url).await?;
     }
     Ok(())
@@ -136,7 +136,7 @@ async fn cve_2020_8558_a_token_is_used_once(scope: Arc<Scope>) -> Outcome {
         let (second, _) = knock(&url).await?;
         ensure!(second == 404, "{url} again: {second}");
     }
-    // A token is of its kind.
+    // A token is valid only for its own kind of session.
     let url = scope.bed.exec_url(&id, &["true"], How::default()).await?;
     let (status, _) = knock(&url.replace("/exec/", "/attach/")).await?;
     ensure!(status == 404, "an exec's token at attach: {status}");
@@ -172,7 +172,7 @@ async fn cve_2020_8558_tokens_that_wait_are_bounded(scope: Arc<Scope>) -> Outcom
         error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)
     };
     ensure!(exhausted(&refused), "{refused:#}");
-    // Half of them may be one pod's; tests before this one may have left some.
+    // A single pod may have half of them, and earlier tests may have left some.
     ensure!(waiting.len() > WAITING_TOKENS / 4, "refused after {}", waiting.len());
     if scope.bed.target == Target::Pontoon {
         let other = scope.pod().await?;
@@ -192,7 +192,7 @@ async fn cve_2020_8558_tokens_that_wait_are_bounded(scope: Arc<Scope>) -> Outcom
     Ok(())
 }
 
-/// Size of all logs of the bed's.
+/// The size of all logs of the bed, in bytes.
 fn logged(bed: &Bed) -> anyhow::Result<u64> {
     let mut size = 0;
     for entry in std::fs::read_dir(bed.dir.join("logs"))?.flatten() {
@@ -201,7 +201,7 @@ fn logged(bed: &Bed) -> anyhow::Result<u64> {
     Ok(size)
 }
 
-/// Sends `number` requests with guessed tokens on as few connections as the server keeps; all must be 404.
+/// Sends `number` requests with guessed tokens, on as few connections as the server allows. All responses must be 404.
 async fn guess(host: &str, first: usize, number: usize) -> Outcome {
     const AT_ONCE: usize = 50;
     let mut asked = 0;
@@ -225,7 +225,8 @@ async fn guess(host: &str, first: usize, number: usize) -> Outcome {
     Ok(())
 }
 
-/// Reads an answer, which must be 404; whether the connection ends after it. None: it has ended.
+/// Reads a response, which must be 404. Returns whether the connection ends after it, or `None` if it has already
+/// ended.
 async fn not_found(stream: &mut BufReader<TcpStream>) -> anyhow::Result<Option<bool>> {
     use tokio::io::AsyncBufReadExt as _;
     let (mut status, mut length, mut close) = (String::new(), 0, false);
@@ -275,7 +276,7 @@ async fn cve_2020_8558_guessing_tokens_floods_no_log(scope: Arc<Scope>) -> Outco
 async fn cve_2026_35469_hostile_spdy_costs_no_memory(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
-    // The first session's memory is no hostile one's.
+    // A first, harmless session: memory that the daemon allocates once must not count against the hostile sessions.
     scope.bed.exec_session("spdy", &id, &["true"], How::default()).await?.ends().await?;
     let mut failed = Vec::new();
     for (kind, allowed) in [
@@ -284,9 +285,9 @@ async fn cve_2026_35469_hostile_spdy_costs_no_memory(scope: Arc<Scope>) -> Outco
         ("name", &["closed"]),
         ("bomb", &["closed"]),
         ("settings", &["closed"]),
-        // Each that is one too many may be refused by itself.
+        // The server may refuse each stream above its limit and keep the connection.
         ("streams", &["closed", "blocked", "open"]),
-        // A server that reads no faster than its client reads, or than the command, is as good.
+        // A server that reads no faster than its client or the command does is as good: the client blocks.
         ("pings", &["closed", "blocked"]),
         ("flood", &["closed", "blocked"]),
     ] {
@@ -296,7 +297,7 @@ async fn cve_2026_35469_hostile_spdy_costs_no_memory(scope: Arc<Scope>) -> Outco
         let memory = peak.grown()?;
         println!("    {kind}: {}, {memory} KiB of memory", said.trim());
         let verdict = said.split(' ').next().unwrap_or_default();
-        // The built-in leaves the connection as it is, and closes it when the streams do not come in 30 s.
+        // The built-in keeps the connection open, and closes it when the expected streams do not come within 30 s.
         let ended = allowed.contains(&verdict) || scope.bed.target == Target::Builtin;
         if !ended || memory > 24 << 10 {
             failed.push(format!("{kind}: {} bytes, {memory} KiB of memory", said.trim()));

@@ -1,4 +1,5 @@
-//! TLS of the streaming server (security.md X4): what is spoken, and a certificate that is replaced under it.
+//! TLS of the streaming server (X4 in docs/security-tests.md): the versions, and a certificate that is replaced while
+//! the server runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The files that the configuration names.
+/// The certificate and the key that the configuration names.
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -38,7 +39,7 @@ impl Files {
         Self { certificate: scope.dir().join("tls.crt"), key: scope.dir().join("tls.key") }
     }
 
-    /// Puts a new certificate there, as cert-manager does: by a rename.
+    /// Writes a new certificate and key, by renames as cert-manager does.
     fn renew(&self) -> anyhow::Result<CertificateDer<'static>> {
         let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         for (file, text) in [(&self.certificate, cert.pem()), (&self.key, signing_key.serialize_pem())] {
@@ -49,14 +50,14 @@ impl Files {
         Ok(cert.der().clone())
     }
 
-    /// What a configuration has besides.
+    /// The tables that enable TLS in the configuration.
     fn table(&self) -> String {
         let Self { certificate, key } = self;
         format!("\n[streaming]\ntls_cert_file = \"{}\"\ntls_key_file = \"{}\"\n", certificate.display(), key.display())
     }
 }
 
-/// The status of a guess over TLS of this version, by a client that believes this certificate alone.
+/// Requests a guessed URL over this version of TLS, and trusts only this certificate. Returns the response's status.
 async fn knock(
     host: &str,
     version: &'static SupportedProtocolVersion,
@@ -76,13 +77,15 @@ async fn knock(
     Ok(std::str::from_utf8(&line[9..])?.parse()?)
 }
 
-/// The first seven bytes that answer a ClientHello of TLS 1.`minor` and nothing newer: a record's header, and what is in it.
+/// Sends a ClientHello for TLS 1.`minor` and nothing newer. Returns the first seven bytes of the response: the header
+/// of a record, and the beginning of its content.
 async fn hello(host: &str, minor: u8) -> anyhow::Result<[u8; 7]> {
     let mut hello = vec![3, minor + 1];
     hello.extend([7; 32]);
-    // No session; TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA and TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256; no compression.
+    // No session; the ciphers TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA and TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256; no
+    // compression.
     hello.extend([0, 0, 4, 0xc0, 0x09, 0xc0, 0x2b, 1, 0]);
-    // secp256r1, uncompressed points, ecdsa_secp256r1_sha256.
+    // The extensions: secp256r1, uncompressed points, ecdsa_secp256r1_sha256.
     let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
     hello.extend([0, u8::try_from(extensions.len())?]);
     hello.extend(extensions);
@@ -103,10 +106,10 @@ async fn versions(host: &str, certificate: &CertificateDer<'_>) -> Outcome {
     }
     for minor in [0, 1] {
         let answer = hello(host, minor).await?;
-        // An alert: fatal, protocol_version.
+        // A fatal alert: protocol_version.
         ensure!(answer[0] == 21 && answer[5..] == [2, 70], "TLS 1.{minor}: {answer:?}");
     }
-    // That hello is well-formed: with the version that may be spoken it is answered by a ServerHello.
+    // This hello is well-formed: with a version that is allowed, the response is a ServerHello.
     let answer = hello(host, 2).await?;
     ensure!(answer[0] == 22 && answer[5] == 2, "TLS 1.2: {answer:?}");
     let mut plain = TcpStream::connect(host).await?;

@@ -10,7 +10,7 @@ use crate::scope::{Scope, sleeper};
 
 const AT_A_TIME: usize = 4;
 
-/// Starts `pods` pods with one container each.
+/// Starts that many pods with one container each.
 pub async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
     let (mut running, mut left) = (JoinSet::new(), pods);
     while left > 0 || !running.is_empty() {

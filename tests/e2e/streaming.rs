@@ -1,5 +1,5 @@
-//! Sessions of exec, attach and port-forward. The client is `streamer` (tests/tools/streaming), which has the libraries
-//! that kubectl has; a terminal is a real one.
+//! Sessions of exec, attach and port-forward. The client is `streamer` (tests/tools/streaming), which uses the same
+//! libraries as kubectl. Terminals are real pseudo-terminals.
 
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -21,21 +21,17 @@ use tokio::task::JoinSet;
 use crate::bed::{Bed, Target};
 use crate::harness::{Outcome, SLOWNESS};
 
-/// Longer than anything takes that is not broken, on a loaded machine.
+/// Longer than any operation takes that works, also on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a session has besides stdout, and stderr if it has no terminal.
+/// Which streams a session has in addition to stdout, and to stderr if it has no terminal.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
-    /// stdin.
     pub stdin: bool,
-    /// A terminal.
     pub tty: bool,
 }
 
-/// With stdin.
 pub const STDIN: How = How { stdin: true, tty: false };
-/// With stdin and a terminal.
 pub const TTY: How = How { stdin: true, tty: true };
 
 impl How {
@@ -45,16 +41,16 @@ impl How {
 }
 
 impl Bed {
-    /// Protocols of exec and attach, as streamer calls them: SPDY and WebSocket's v4 and v5.channel.k8s.io.
+    /// The protocols of exec and attach, by streamer's names for them: SPDY, and WebSocket with v5.channel.k8s.io or
+    /// v4.channel.k8s.io.
     pub fn protocols(&self) -> &'static [&'static str] {
         match self.target {
             Target::Pontoon => &["spdy", "v5", "v4"],
-            // It leaves v5 to kubelet, which translates it to SPDY.
+            // The built-in leaves v5 to kubelet, which translates it to SPDY.
             Target::Builtin => &["spdy", "v4"],
         }
     }
 
-    /// Exec.
     pub async fn exec_url(&self, id: &str, command: &[&str], how: How) -> anyhow::Result<String> {
         let request = v1::ExecRequest {
             container_id: id.to_owned(),
@@ -67,7 +63,6 @@ impl Bed {
         Ok(self.runtime().exec(request).await.context("Exec")?.into_inner().url)
     }
 
-    /// Attach.
     pub async fn attach_url(&self, id: &str, how: How) -> anyhow::Result<String> {
         let request = v1::AttachRequest {
             container_id: id.to_owned(),
@@ -79,25 +74,24 @@ impl Bed {
         Ok(self.runtime().attach(request).await.context("Attach")?.into_inner().url)
     }
 
-    /// PortForward.
     pub async fn forward_url(&self, pod: &str) -> anyhow::Result<String> {
         let request = v1::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: Vec::new() };
         Ok(self.runtime().port_forward(request).await.context("PortForward")?.into_inner().url)
     }
 
-    /// An exec in a session of this protocol.
+    /// Starts an exec over one of [`Self::protocols`].
     pub async fn exec_session(&self, protocol: &str, id: &str, command: &[&str], how: How) -> anyhow::Result<Session> {
         let url = self.exec_url(id, command, how).await?;
         Session::start(self.tool("streamer").args(["exec", "-protocol", protocol]).args(how.options()).arg(url))
     }
 
-    /// An attach in a session of this protocol.
+    /// Starts an attach over one of [`Self::protocols`].
     pub async fn attach_session(&self, protocol: &str, id: &str, how: How) -> anyhow::Result<Session> {
         let url = self.attach_url(id, how).await?;
         Session::start(self.tool("streamer").args(["attach", "-protocol", protocol]).args(how.options()).arg(url))
     }
 
-    /// A port-forward by this protocol (`spdy`, `tunnel`) to these ports.
+    /// Starts a port-forward over `protocol` (`spdy` or `tunnel`) to these ports of a pod.
     pub async fn forward(&self, protocol: &str, pod: &str, ports: &[u16]) -> anyhow::Result<Forward> {
         let url = self.forward_url(pod).await?;
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
@@ -106,8 +100,8 @@ impl Bed {
         Forward::start(&mut command, ports.len()).await
     }
 
-    /// Opens sessions and cuts their connections, `number` of them and some at a time, of the URLs that `url` gives.
-    /// `options` are streamer's.
+    /// Opens `number` sessions with the URLs that `url` returns, some at a time, and cuts their connections. `options`
+    /// are streamer's.
     pub async fn drop_sessions<F>(&self, options: &[&str], number: usize, mut url: impl FnMut() -> F) -> Outcome
     where
         F: Future<Output = anyhow::Result<String>>,
@@ -141,7 +135,7 @@ impl Piped for Command {
     }
 }
 
-/// A session that runs.
+/// A running session.
 pub struct Session {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -153,9 +147,9 @@ pub struct Session {
 /// How a session ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// All of it.
+    /// All of it, including what [`Session::shows`] has read.
     pub stdout: Vec<u8>,
-    /// All of it; with the sentence when the session failed.
+    /// All of it, including the error message if the session failed.
     pub stderr: String,
     /// The command's exit code, or [`FAILED`].
     pub code: i32,
@@ -165,7 +159,8 @@ pub struct Ended {
 pub const FAILED: i32 = 125;
 
 impl Session {
-    /// Of a command that has streamer's manners.
+    /// Starts a client that behaves like `streamer`: its standard streams are those of the session, and its exit code
+    /// is the session's.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command.piped().spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -178,17 +173,17 @@ impl Session {
         })
     }
 
-    /// Writes to stdin.
+    /// Writes `text` to the session's stdin.
     pub async fn send(&mut self, text: &str) -> Outcome {
         Ok(self.stdin.as_mut().context("stdin is closed")?.write_all(text.as_bytes()).await?)
     }
 
-    /// Closes stdin alone.
+    /// Closes only stdin: the other streams stay open.
     pub fn half_close(&mut self) {
         self.stdin = None;
     }
 
-    /// Reads stdout until `what` is in it.
+    /// Reads stdout until it contains `what`.
     pub async fn shows(&mut self, what: &str) -> Outcome {
         let reading = async {
             let mut chunk = [0; 4096];
@@ -203,7 +198,7 @@ impl Session {
         done.with_context(|| format!("{what:?} was not shown; what was: {:?}", String::from_utf8_lossy(&self.read)))
     }
 
-    /// Waits for its end.
+    /// Waits until the session ends.
     pub async fn ends(mut self) -> anyhow::Result<Ended> {
         let mut stderr = String::new();
         let reading = async {
@@ -217,24 +212,25 @@ impl Session {
 }
 
 impl Ended {
-    /// stdout as text.
+    /// stdout as text. Invalid UTF-8 is replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 }
 
-/// A client that listens on ports of its own, each of which leads to one of a pod's.
+/// A client that listens on local ports, each of which leads to a port of a pod.
 pub struct Forward {
     child: Child,
-    /// One for each port that was asked for.
+    /// The local ports, one for each requested port of the pod.
     pub ports: Vec<u16>,
-    /// What it says on stderr, for whoever wonders why a connection ended.
+    /// The client's stderr, which explains in a test's error why a connection ended.
     complaints: Arc<Mutex<String>>,
     _readers: JoinSet<()>,
 }
 
 impl Forward {
-    /// Of a command that prints `Forwarding from 127.0.0.1:LOCAL -> PORT` for each port.
+    /// Starts a client that prints `Forwarding from 127.0.0.1:LOCAL -> PORT` for each port, and waits for `number` of
+    /// them.
     pub async fn start(command: &mut Command, number: usize) -> anyhow::Result<Self> {
         let mut child = command.piped().spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
@@ -251,7 +247,7 @@ impl Forward {
                 ports.push(port.parse()?);
             }
         }
-        // It says more with each connection.
+        // The client prints more lines for each connection, which must be read.
         let mut readers = JoinSet::new();
         readers.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let complaints: Arc<Mutex<String>> = Arc::default();
@@ -266,19 +262,19 @@ impl Forward {
         Ok(Self { child, ports, complaints, _readers: readers })
     }
 
-    /// Connects to the nth port.
+    /// Connects to the local port at index `port`.
     pub async fn connect(&self, port: usize) -> anyhow::Result<TcpStream> {
         Ok(TcpStream::connect(("127.0.0.1", self.ports[port])).await?)
     }
 
-    /// Sends `text` to the nth port, and reads what comes until the end.
+    /// Sends `text` to the port at index `port`, and reads until the connection ends.
     pub async fn says(&self, port: usize, text: &str) -> anyhow::Result<String> {
         let mut connection = self.connect(port).await?;
         connection.write_all(text.as_bytes()).await?;
         to_the_end(connection).await
     }
 
-    /// The same, but for the half that is closed when all is sent.
+    /// Like [`Self::says`], but closes its half of the connection after sending.
     pub async fn says_after_a_half_close(&self, port: usize, text: &str) -> anyhow::Result<String> {
         let mut connection = self.connect(port).await?;
         connection.write_all(text.as_bytes()).await?;
@@ -286,7 +282,7 @@ impl Forward {
         to_the_end(connection).await
     }
 
-    /// Sends `text` to the nth port, and reads as much.
+    /// Sends `text` to the port at index `port`, and reads the same number of bytes.
     pub async fn echoes(&self, port: usize, text: &str) -> anyhow::Result<String> {
         let (mut from, mut to) = self.connect(port).await?.into_split();
         let mut said = vec![0; text.len()];
@@ -296,7 +292,7 @@ impl Forward {
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// Waits for its end, which somebody else brings about.
+    /// Waits until the client exits. The caller has to cause that in another way.
     pub async fn ends(mut self) -> Outcome {
         tokio::time::timeout(PATIENCE * *SLOWNESS, self.child.wait()).await.context("it does not end")??;
         Ok(())
@@ -310,7 +306,7 @@ async fn to_the_end(mut connection: TcpStream) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// A program on a terminal of its own, and whoever sits at it.
+/// A program on a pseudo-terminal of its own, and the user at that terminal.
 pub struct Terminal {
     master: std::fs::File,
     screen: mpsc::UnboundedReceiver<Vec<u8>>,
@@ -319,7 +315,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs a tool of the bed's on a terminal of `width` columns and `height` rows.
+    /// Runs a tool of the bed on a terminal of `width` columns and `height` rows.
     pub fn run(bed: &Bed, tool: &str, arguments: &[&str], (width, height): (u16, u16)) -> anyhow::Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -335,17 +331,17 @@ impl Terminal {
         Ok(Self { master, screen, child, seen: String::new() })
     }
 
-    /// Types; a terminal takes some kilobytes without its program.
+    /// Types `text`. The terminal buffers some kilobytes until the program reads them.
     pub fn types(&mut self, text: &str) -> Outcome {
         Ok(self.master.write_all(text.as_bytes())?)
     }
 
-    /// Drags the window's corner: the kernel tells the program by a SIGWINCH.
+    /// Resizes the terminal's window: the kernel notifies the program with SIGWINCH.
     pub fn resize(&self, width: u16, height: u16) -> Outcome {
         set_size(&self.master, width, height)
     }
 
-    /// Reads the screen until `what` is on it, and forgets all up to there.
+    /// Reads the screen until `what` is on it, and discards everything up to there.
     pub async fn shows(&mut self, what: &str) -> Outcome {
         let reading = async {
             while !self.seen.contains(what) {
@@ -361,14 +357,14 @@ impl Terminal {
         Ok(())
     }
 
-    /// Whether there was more to read.
+    /// Reads once. Returns false if the terminal has ended.
     async fn read(&mut self) -> bool {
         let Some(chunk) = self.screen.recv().await else { return false };
         self.seen.push_str(&String::from_utf8_lossy(&chunk));
         true
     }
 
-    /// Waits for the program's end; its exit code, and what was on the screen since the last look.
+    /// Waits until the program exits. Returns its exit code, and what was on the screen since the last call of `shows`.
     pub async fn ends(mut self) -> anyhow::Result<(i32, String)> {
         let reading = async {
             while self.read().await {}
@@ -380,7 +376,8 @@ impl Terminal {
     }
 }
 
-/// tokio waits for no terminal (its AsyncFd is unsafe). Ends when nobody has the other side open any more (EIO).
+/// Reads on a thread, since tokio cannot wait for a terminal (its AsyncFd is unsafe). The thread ends when no process
+/// has the other side open any more (EIO).
 fn read_on_a_thread(mut master: std::fs::File) -> mpsc::UnboundedReceiver<Vec<u8>> {
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

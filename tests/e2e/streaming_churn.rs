@@ -1,4 +1,4 @@
-//! Sessions whose client goes away without a word, hundreds of them: nothing stays of any.
+//! Hundreds of sessions whose client disconnects without closing them: nothing is left of any session.
 
 use std::sync::Arc;
 
@@ -15,13 +15,14 @@ use crate::shim::{collected, goroutines, shim_of};
 use crate::streaming::{STDIN, Session, TTY};
 
 const ROUNDS: usize = 3;
-/// Rounds at once that warm up,
+/// How many rounds run at once to warm up.
 const AT_ONCE: usize = 16;
-/// each of so small a part of a round's sessions.
+/// Each of them has this fraction (1/8) of a normal round's sessions.
 const PART: usize = 8;
-/// How often they warm up: as long as the shim starts threads, until it has started none twice in a row.
+/// How often they run at most. They stop earlier when the shim has started no threads twice in a row.
 const WARM_UPS: usize = 8;
-/// A place is free when containerd has deleted the command, which is later than that its client has gone.
+/// Limits that are not reached here: a slot is free only after containerd has deleted the command, some time after its
+/// client disconnected.
 const NO_LIMITS: &str = "[limits]\nexecs = 2048\nexecs_per_container = 2048\n";
 
 pub fn tests() -> Vec<Test> {
@@ -32,16 +33,17 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Execs, and attaches, of a round: `E2E_SESSIONS` (`make churn-streaming` has 667, which is 2,000 in three).
+/// How many execs, and how many attaches, a round has: `E2E_SESSIONS`. `make churn-streaming` sets 667, which makes
+/// 2,000 in three rounds.
 fn number() -> usize {
     std::env::var("E2E_SESSIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(80)
 }
 
-/// What drops in a round: execs on a terminal, some of which cannot start; attaches; attaches to a dead container.
+/// The sessions of a round: execs on a terminal, some of which cannot start; attaches; attaches to a dead container.
 async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     let [main, quiet, talker, dead] = ids;
     let bed = &scope.bed;
-    // The built-in lets the command run on.
+    // The built-in does not kill the command, so it must end soon by itself.
     let sleep = if bed.target == Target::Pontoon { "1000" } else { "2" };
     let command = format!("echo here; exec sleep {sleep}");
     let command = ["sh", "-c", &command];
@@ -59,8 +61,8 @@ async fn round(scope: &Scope, ids: [&str; 4], number: usize) -> Outcome {
     Ok(())
 }
 
-/// Many rounds at once, so that what is kept for the busiest moment is there before the first round: Go never ends a thread, and
-/// starts one when all others happen to be in the kernel.
+/// Runs many rounds at once, so that what is kept for the busiest moment exists before the first round: Go never ends a
+/// thread, and starts one when all others happen to be in the kernel.
 async fn warm_up(scope: &Scope, ids: [&str; 4], shim: u32) -> Outcome {
     let (mut threads, mut quiet) = (Vec::new(), 0);
     while threads.len() < WARM_UPS && quiet < 2 {
@@ -71,13 +73,13 @@ async fn warm_up(scope: &Scope, ids: [&str; 4], shim: u32) -> Outcome {
         threads.push(after);
     }
     println!("    threads of the shim while warming up: {threads:?}");
-    // What the crowd left behind in the daemon's heap is not what a round leaves.
+    // What the concurrent rounds leave in the daemon's heap is not what a single round leaves.
     round(scope, ids, number()).await
 }
 
 async fn cve_2022_23471_and_2025_64329_sessions_whose_client_drops_leave_nothing(scope: Arc<Scope>) -> Outcome {
     match scope.bed.target {
-        // Metrics say how many tasks the daemon has.
+        // The metrics report how many tasks the daemon has.
         Target::Pontoon => scope.bed.measured(NO_LIMITS, nothing_stays(&scope)).await,
         Target::Builtin => nothing_stays(&scope).await,
     }
@@ -92,7 +94,7 @@ async fn nothing_stays(scope: &Scope) -> Outcome {
     let talker = pod.start(ContainerConfig { stdin: true, ..shell("talker", talking) }).await?;
     let dead = pod.start(ContainerConfig { stdin: true, ..shell("dead", "exit 0") }).await?;
     bed.exited(&dead).await?;
-    // One that was handed out while the container ran is no good afterwards.
+    // A URL that was returned while the container ran must not work after its end.
     let late = pod.start(ContainerConfig { stdin: true, ..sleeper("late") }).await?;
     let url = bed.attach_url(&late, STDIN).await?;
     bed.stop(&late, 5).await?;
@@ -112,22 +114,22 @@ async fn nothing_stays(scope: &Scope) -> Outcome {
     }
     let left = bed.sh(&main, "ps -o args | grep -c '[s]leep 1000$' || true").await?;
     if bed.target == Target::Pontoon {
-        // Its own one.
+        // The one that is left is the container's own.
         ensure!(left == "1", "{left} processes sleep in the container");
         judge(&rounds)?;
     }
     Ok(())
 }
 
-/// What is held after a round.
+/// What the daemon and the shim hold after a round.
 #[derive(Debug)]
 struct After {
     server: Held,
-    /// Of the daemon, asynchronous ones.
+    /// The daemon's asynchronous tasks.
     tasks: f64,
     shim: Held,
     goroutines: usize,
-    /// The daemon's, in KiB.
+    /// The daemon's memory, in KiB.
     memory: f64,
 }
 
@@ -142,13 +144,13 @@ impl After {
         Ok(Self { server: held_by_server, tasks, shim: held_by_shim, goroutines: goroutines(bed, shim).await?, memory })
     }
 
-    /// All but memory.
+    /// Everything but the memory.
     fn counts(&self) -> (Held, f64, Held, usize) {
         (self.server, self.tasks, self.shim, self.goroutines)
     }
 }
 
-/// The gates, a line each.
+/// Checks the requirements, and prints a line for each.
 fn judge(rounds: &[After]) -> Outcome {
     let (first, last) = (&rounds[0], &rounds[ROUNDS - 1]);
     let growth = last.memory / first.memory * 100.0 - 100.0;

@@ -1,4 +1,4 @@
-//! exec, attach and port-forward by hand: crictl on a terminal.
+//! exec, attach and port-forward with crictl on a terminal, as a user would use them by hand.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// crictl's `--transport`.
+    /// The values of crictl's option `--transport`.
     fn transports(&self) -> &'static [&'static str] {
         match self.target {
             Target::Pontoon => &["spdy", "websocket"],
-            // crictl speaks v5.channel.k8s.io alone, which the built-in does not.
+            // crictl supports only v5.channel.k8s.io, and the built-in does not support that.
             Target::Builtin => &["spdy"],
         }
     }
@@ -38,7 +38,7 @@ async fn crictl_exec_it_is_a_terminal_that_can_be_resized(scope: Arc<Scope>) -> 
     for transport in scope.bed.transports() {
         let arguments = ["exec", "--transport", transport, "-it", &id, "sh"];
         let mut terminal = Terminal::run(&scope.bed, "crictl", &arguments, (100, 40))?;
-        // The size is sent beside the command's start, and may come after it.
+        // The size is sent in parallel with the command's start, and may come after it.
         terminal.types("until stty size | grep -x '40 100'; do sleep 0.1; done; echo first'-'size\n")?;
         terminal.shows("first-size").await?;
         for (width, height) in [(132, 50), (80, 24)] {
@@ -48,8 +48,8 @@ async fn crictl_exec_it_is_a_terminal_that_can_be_resized(scope: Arc<Scope>) -> 
             terminal.types(&wait)?;
             terminal.shows(&format!("is-{width}")).await?;
         }
-        // The terminal is the command's: ^C goes to what runs in it, and not to crictl.
-        // What says so is in the foreground already; the shell itself would take no notice of it.
+        // The terminal is the command's: ^C goes to what runs in it, and not to crictl. The subshell that prints this
+        // is in the foreground already; the shell itself would ignore ^C.
         terminal.types("(echo be'-'fore; exec sleep 1234); echo af'-'ter\n")?;
         terminal.shows("be-fore").await?;
         terminal.types("\x03")?;
@@ -73,7 +73,7 @@ async fn crictl_exec_pipes_stdin_and_tells_the_exit_code(scope: Arc<Scope>) -> O
         session.half_close();
         let ended = session.ends().await?;
         ensure!(ended.text() == "a\nb\n" && ended.stderr.starts_with("err\n"), "{transport}: {ended:?}");
-        // crictl itself ends with 1.
+        // crictl's own exit code is 1.
         ensure!(ended.stderr.contains("exit code 5") && ended.code == 1, "{transport}: {ended:?}");
     }
     Ok(())
@@ -88,7 +88,7 @@ async fn crictl_exec_s_tells_output_and_exit_code(scope: Arc<Scope>) -> Outcome 
     let (code, screen) = run("echo out; echo err >&2").await?;
     ensure!(code == 0 && screen.contains("out") && screen.contains("err"), "crictl ended with {code}: {screen}");
     let (code, screen) = run("exit 6").await?;
-    // crictl itself ends with 1.
+    // crictl's own exit code is 1.
     ensure!(code == 1 && screen.contains("exited with 6"), "crictl ended with {code}: {screen}");
     Ok(())
 }
@@ -106,7 +106,7 @@ async fn crictl_attach_it_is_the_containers_terminal_and_can_be_left(scope: Arc<
         terminal.resize(90, 30)?;
         terminal.types("until stty size | grep -qx '30 90'; do sleep 0.1; done; echo second'-'size\n")?;
         terminal.shows("second-size").await?;
-        // crictl's key to leave; the shell stays, and is the same for who comes next.
+        // The keys with which crictl detaches. The shell keeps running, and the next client attaches to the same one.
         terminal.types("\x10\x11")?;
         terminal.ends().await?;
         let mut again = Terminal::run(&scope.bed, "crictl", &arguments, (80, 24))?;
@@ -126,7 +126,7 @@ async fn crictl_attach_it_is_the_containers_terminal_and_can_be_left(scope: Arc<
 async fn crictl_attach_pipes_stdin(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     for transport in scope.bed.transports() {
-        // The built-in may lose what is written just before the end.
+        // The built-in may lose output that is written just before the container ends.
         let last = if scope.bed.target == Target::Builtin { "; sleep 1" } else { "" };
         let script = format!("read line; echo \"said $line\"; echo err >&2{last}");
         let id = pod.start(ContainerConfig { stdin: true, ..shell(transport, &script) }).await?;

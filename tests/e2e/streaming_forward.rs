@@ -28,17 +28,17 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// Protocols of port-forward: SPDY, and SPDY in WebSocket.
+    /// The protocols of port-forward: SPDY, and SPDY tunneled through WebSocket.
     fn forward_protocols(&self) -> &'static [&'static str] {
         match self.target {
             Target::Pontoon => &["spdy", "tunnel"],
-            // It leaves the tunnel to kubelet.
+            // The built-in leaves the tunnel to kubelet.
             Target::Builtin => &["spdy"],
         }
     }
 }
 
-/// Sends back what it gets.
+/// A container that sends back what it receives on a port.
 fn echo(name: &str, port: u16) -> ContainerConfig {
     shell(name, &format!("exec nc -ll -p {port} -e cat"))
 }
@@ -65,8 +65,8 @@ async fn listens(bed: &Bed, id: &str, port: u16) -> Outcome {
     .await
 }
 
-/// A port for each connection: what comes beyond nc's backlog of two before it accepts is reset by the kernel, a second
-/// later, when it would send its SYN-ACK again.
+/// Each connection has its own port. nc has a backlog of two: if more connections arrive before it accepts, the kernel
+/// resets them a second later, when it would send their SYN-ACK again.
 async fn forwarded_connections_share_a_session(scope: Arc<Scope>) -> Outcome {
     let ports: Vec<u16> = (8000..=8020).collect();
     let pod = scope.pod().await?;
@@ -77,7 +77,7 @@ async fn forwarded_connections_share_a_session(scope: Arc<Scope>) -> Outcome {
     }
     for protocol in scope.bed.forward_protocols() {
         let forward = scope.bed.forward(protocol, &pod.id, &ports).await?;
-        // One stays open meanwhile.
+        // One connection stays open during the others.
         let mut open = forward.connect(0).await?;
         open.write_all(b"early").await?;
         let mut early = [0; 5];
@@ -108,7 +108,7 @@ async fn forwarded_connections_share_a_session(scope: Arc<Scope>) -> Outcome {
 
 async fn forwarded_connections_keep_half_closes(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    // Answers only when all has come, and takes its time.
+    // A server that responds only after it has received everything, and takes its time.
     let counter = "printf '#!/bin/sh\\nwc -c; sleep 2; echo over\\n' >/tmp/count; chmod +x /tmp/count; nc -ll -p 8000 -e /tmp/count";
     let id = pod.start(shell("counter", counter)).await?;
     listens(&scope.bed, &id, 8000).await?;
@@ -153,7 +153,7 @@ async fn a_listener_on_ipv6_loopback_alone_is_reached(scope: Arc<Scope>) -> Outc
 async fn a_refused_port_leaves_the_session_whole(scope: Arc<Scope>) -> Outcome {
     let pod = echoing(&scope, 8000).await?;
     for protocol in scope.bed.forward_protocols() {
-        // kubectl ends a session at its first failed connection since 1.31, so each has one of its own.
+        // Since 1.31, kubectl ends a session at its first failed connection. So each connection has its own session.
         let forward = scope.bed.forward(protocol, &pod.id, &[9]).await?;
         let refused = forward.says(0, "anyone?").await;
         ensure!(refused.as_ref().map_or(true, String::is_empty), "{protocol}: {refused:?}");
@@ -165,7 +165,7 @@ async fn a_refused_port_leaves_the_session_whole(scope: Arc<Scope>) -> Outcome {
 }
 
 async fn a_pod_on_the_hosts_network_forwards_the_hosts_ports(scope: Arc<Scope>) -> Outcome {
-    // Of this machine, so not one that another test or service has.
+    // A port of this machine, so it must be one that no other test or service uses.
     let port = 14_000 + u16::try_from(std::process::id() % 1000)?;
     let mut config = scope.pod_config();
     let options = Some(namespaces(NamespaceMode::Node, NamespaceMode::Container));
@@ -191,7 +191,7 @@ async fn forwarding_ends_when_the_pod_is_stopped(scope: Arc<Scope>) -> Outcome {
     open.read_exact(&mut early).await?;
     pod.stop().await?;
     let mut rest = Vec::new();
-    // With an end or a reset, but it ends.
+    // The connection may end by a FIN or by a reset.
     let ended = tokio::time::timeout(SOON, open.read_to_end(&mut rest)).await;
     ensure!(ended.is_ok(), "the connection into a stopped pod stays open");
     Ok(())

@@ -1,4 +1,5 @@
-//! A gigabyte through an exec and through a port-forward, for bench-streaming.sh: how long, and whose CPU seconds.
+//! Sends a gigabyte through an exec and through a port-forward, for bench-streaming.sh. Measures the time, and the CPU
+//! seconds of each daemon.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -14,12 +15,12 @@ use crate::scope::{Pod, Scope, shell};
 use crate::shim::shim_of;
 
 const BLOCK: usize = 64 << 20;
-/// `E2E_SPEED_BLOCKS`: fewer, to see that it works. A gigabyte is sixteen.
+/// How often the block is sent: `E2E_SPEED_BLOCKS`. The default of sixteen makes a gigabyte; fewer show that it works.
 static BLOCKS: LazyLock<usize> =
     LazyLock::new(|| std::env::var("E2E_SPEED_BLOCKS").ok().and_then(|text| text.parse().ok()).unwrap_or(16));
 const PORT: u16 = 8000;
 
-/// Prints a line of JSON for each way on the bed of `PONTOON_BED`.
+/// Prints a line of JSON for each kind of session and protocol, on the bed of `PONTOON_BED`.
 pub fn measure() -> anyhow::Result<bool> {
     let env = std::env::var_os("PONTOON_BED").context("PONTOON_BED is not set")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -33,16 +34,17 @@ pub fn measure() -> anyhow::Result<bool> {
     })
 }
 
-/// Seconds that a process has been on a CPU, without its children.
+/// CPU seconds of a process, without its children.
 fn cpu(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(") ").context("stat")?;
     let fields: Vec<&str> = fields.split(' ').collect();
-    // utime and stime, the 14th and 15th of all, in hundredths (proc_pid_stat(5); USER_HZ is 100 everywhere).
+    // utime and stime, the 14th and 15th field, in hundredths (proc_pid_stat(5); USER_HZ is 100 everywhere).
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
-/// A file whose bytes do not repeat within it, and a program that sends it so many times; the hash of that.
+/// Writes a file whose bytes do not repeat within it, and a program that sends it [`BLOCKS`] times. Returns the hash of
+/// all that the program sends.
 fn fill(volume: &Path) -> anyhow::Result<String> {
     let mut state = 88_172_645_463_325_252_u64;
     let block: Vec<u8> = std::iter::repeat_with(|| {
@@ -85,7 +87,8 @@ async fn measure_all(scope: &Scope) -> anyhow::Result<()> {
         Target::Pontoon => &["spdy", "v5"],
         Target::Builtin => &["spdy", "v4"],
     };
-    // What is first is slower on both sides: 1.1 seconds of the server's CPU, and then 0.8 to 0.9.
+    // The first transfer is slower on both servers (1.1 seconds of the server's CPU, the next ones 0.8 to 0.9), so it
+    // is not measured.
     output(&mut executed(bed, &id, "spdy").await?).await?;
     for protocol in protocols {
         let mut command = executed(bed, &id, protocol).await?;
@@ -94,9 +97,9 @@ async fn measure_all(scope: &Scope) -> anyhow::Result<()> {
     forwarded(&pod, bed, &id, &hash).await
 }
 
-/// The client of one exec.
+/// The command that runs the client of one exec.
 async fn executed(bed: &Bed, id: &str, protocol: &str) -> anyhow::Result<Command> {
-    // streamer opens no stderr here, and a server waits for each stream that was asked for.
+    // streamer opens no stderr here, and a server waits for each requested stream.
     let cmd = vec!["/data/send".to_owned()];
     let request = v1::ExecRequest { container_id: id.to_owned(), cmd, stdout: true, ..Default::default() };
     let url = bed.runtime().exec(request).await?.into_inner().url;
@@ -105,7 +108,7 @@ async fn executed(bed: &Bed, id: &str, protocol: &str) -> anyhow::Result<Command
     Ok(command)
 }
 
-/// v4 and v5 differ in how a stream is closed, not in how bytes go.
+/// v4 and v5 differ in how a stream is closed, not in how bytes are sent.
 fn websocket_or(protocol: &str) -> &str {
     if protocol == "spdy" { protocol } else { "websocket" }
 }

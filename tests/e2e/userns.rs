@@ -1,4 +1,4 @@
-//! Pods in user namespaces: their root is nobody on the node.
+//! Pods in user namespaces: root in such a pod is an unprivileged user on the node.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub fn tests() -> Vec<Test> {
     all.into_iter().map(|test| test.only_if(can_map_ids(), "the kernel maps no ids of a tmpfs")).collect()
 }
 
-/// Whether the layers of images can be mapped where beds are: those of a tmpfs since Linux 6.3.
+/// Whether the layers of images can be id-mapped on the file system of the beds. On a tmpfs they can since Linux 6.3.
 fn can_map_ids() -> bool {
     const TMPFS: i64 = 0x0102_1994;
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -52,7 +52,7 @@ fn can_map_ids() -> bool {
     kernel >= (6, 3) || rustix::fs::statfs("/var/tmp").is_ok_and(|found| found.f_type != TMPFS)
 }
 
-/// First id on the node, of users and of groups.
+/// The first uid and the first gid on the node that the pods' ids are mapped to.
 const UIDS: u32 = 200_000;
 const GIDS: u32 = 300_000;
 const LENGTH: u32 = 65_536;
@@ -62,13 +62,13 @@ fn options(length: u32) -> Option<UserNamespace> {
     Some(UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids(UIDS), gids: ids(GIDS) })
 }
 
-/// The namespaces that a pod's configuration asks for, to change.
+/// The namespace options in a pod's configuration, to be changed.
 fn of_pod(config: &mut PodSandboxConfig) -> &mut v1::NamespaceOption {
     let context = config.linux.get_or_insert_default().security_context.get_or_insert_default();
     context.namespace_options.get_or_insert_default()
 }
 
-/// A pod in a user namespace.
+/// Runs a pod in a user namespace.
 async fn pod(scope: &Scope) -> anyhow::Result<Pod> {
     pod_with(scope, |_| ()).await
 }
@@ -80,13 +80,13 @@ async fn pod_with(scope: &Scope, change: impl FnOnce(&mut PodSandboxConfig)) -> 
     scope.run(config).await
 }
 
-/// A container in the same namespaces.
+/// The container's configuration with the namespace options of the pod.
 fn within(pod: &Pod, mut config: ContainerConfig) -> ContainerConfig {
     security(&mut config).namespace_options = Some(of_pod(&mut pod.config.clone()).clone());
     config
 }
 
-/// Value of a key in a process's status.
+/// The values of a key in the text of `/proc/PID/status`.
 fn field(status: &str, key: &str) -> Vec<String> {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
@@ -112,7 +112,7 @@ async fn root_within_is_nobody_on_the_node(scope: Arc<Scope>) -> Outcome {
     ensure!(words == ["0", "0", "0", "200000", "65536", "0", "300000", "65536"], "{maps}");
     let status = on_node(&scope.bed, &id).await?;
     ensure!(field(&status, "Uid") == ["200000"; 4] && field(&status, "Gid") == ["300000"; 4], "{status}");
-    // As the container sees it.
+    // CRI reports the user as the container sees it.
     let user = scope.bed.status(&id).await?.user.and_then(|user| user.linux).context("no user")?;
     ensure!(user.uid == 0 && user.gid == 0, "{user:?}");
     let shown = pod.status().await?.status.and_then(|status| status.linux?.namespaces?.options);
@@ -148,7 +148,7 @@ async fn root_owns_the_network(scope: Arc<Scope>) -> Outcome {
     security(&mut config).capabilities = Some(v1::Capability { add_capabilities: add, ..Default::default() });
     let said = pod.says(config).await?;
     ensure!(said.contains("192.0.2.9") && said.contains("\n0\n0\n"), "{said}");
-    // Of most of these groups the namespace knows nothing: runc could not set it.
+    // Most groups of the usual range are not mapped in the namespace, so runc could not set that range.
     ensure!(!said.contains("2147483647"), "ping_group_range: {said}");
     Ok(())
 }
@@ -156,7 +156,8 @@ async fn root_owns_the_network(scope: Arc<Scope>) -> Outcome {
 async fn with_the_nodes_network_sys_is_the_nodes_and_read_only(scope: Arc<Scope>) -> Outcome {
     let pod = pod_with(&scope, |config| of_pod(config).network = NamespaceMode::Node.into()).await?;
     let id = pod.start(within(&pod, sleeper("main"))).await?;
-    // On cgroup v1 runc leaves the container's own, empty tmpfs on /sys/fs/cgroup writable.
+    // On cgroup v1, runc leaves the container's own, empty tmpfs on /sys/fs/cgroup writable; `grep -v uid=200000`
+    // excludes it.
     let script =
         "id -u; readlink /proc/self/ns/net; grep ' /sys[^ ]* rw' /proc/self/mountinfo | grep -v uid=200000 | wc -l";
     let said = scope.bed.sh(&id, script).await?;
@@ -215,7 +216,7 @@ async fn an_images_volume_has_its_owners(scope: Arc<Scope>) -> Outcome {
     let mut config = within(&pod, shell("main", script));
     config.image = Some(image_spec(&image));
     config.command.insert(0, "/bin/busybox".to_owned());
-    // busybox runs its own applets by their names.
+    // The shell of busybox runs the other applets by their names.
     config.envs = vec![v1::KeyValue { key: "PATH".into(), value: "/bin".into() }];
     let said = pod.says(config).await;
     scope.remove_pods().await?;
@@ -224,7 +225,7 @@ async fn an_images_volume_has_its_owners(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// A mount of an image with the pod's mapping, as kubelet asks for it.
+/// A mount of an image with the pod's id mapping, as kubelet requests it.
 fn mounted(image: &str, path: &str, sub_path: &str) -> v1::Mount {
     let UserNamespace { uids, gids, .. } = options(LENGTH).unwrap_or_default();
     v1::Mount {
@@ -257,7 +258,7 @@ async fn an_image_that_is_mounted_has_its_owners(scope: Arc<Scope>) -> Outcome {
     let said = pod.says(config).await?;
     let owners = "/whole/data 0:0\n/whole/data/root 0:11\n/whole/data/file 33:44\n/part/file 33:44\n";
     ensure!(said.starts_with(owners) && said.contains("Read-only file system"), "{said}");
-    // In the snapshot nothing has changed.
+    // The snapshot itself has not changed: without a mapping the mount shows the same owners.
     let mut plain = shell("plain", "stat -c '%n %u:%g' /whole/data/file");
     plain.mounts =
         vec![v1::Mount { uid_mappings: Vec::new(), gid_mappings: Vec::new(), ..mounted(&image, "/whole", "") }];
@@ -284,7 +285,7 @@ async fn an_image_is_mounted_with_its_pods_ids_alone(scope: Arc<Scope>) -> Outco
     Ok(())
 }
 
-/// CVE-2025-47291: such containers were placed outside the pod's cgroup.
+/// CVE-2025-47291: containerd placed containers with a user namespace outside the pod's cgroup.
 async fn cve_2025_47291_limits_hold_in_the_pods_cgroup(scope: Arc<Scope>) -> Outcome {
     let pod = pod(&scope).await?;
     let mut config = within(&pod, sleeper("main"));
@@ -307,7 +308,7 @@ async fn cve_2025_47291_limits_hold_in_the_pods_cgroup(scope: Arc<Scope>) -> Out
     Ok(())
 }
 
-/// Labels of a container's snapshot.
+/// The labels of a container's snapshot.
 async fn snapshot_labels(bed: &Bed, id: &str) -> anyhow::Result<serde_json::Value> {
     let info: serde_json::Value = serde_json::from_str(&bed.ctr(&["snapshots", "info", id]).await?)?;
     Ok(info["Labels"].clone())
@@ -315,7 +316,8 @@ async fn snapshot_labels(bed: &Bed, id: &str) -> anyhow::Result<serde_json::Valu
 
 const LABELS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
 
-/// Annotations and labels of a pod are a tenant's: as a snapshot's labels these would give away the layer's files.
+/// A tenant chooses the annotations and labels of a pod. If they became labels of the snapshot, the layer's files would
+/// belong to another user.
 async fn only_the_request_maps_ids(scope: Arc<Scope>) -> Outcome {
     let texts: std::collections::HashMap<_, _> = LABELS.map(|label| (label.to_owned(), "0:1000:1".to_owned())).into();
     let mut config = scope.pod_config();
@@ -411,7 +413,7 @@ async fn nothing_of_it_is_left(scope: Arc<Scope>) -> Outcome {
         pod.stop().await?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         let pinned: Vec<_> = mounts.lines().filter(|line| line.contains(&pod.id) && line.contains("nsfs")).collect();
-        // The built-in's goes with RemovePodSandbox.
+        // The built-in unmounts it only in RemovePodSandbox.
         ensure!(pinned.is_empty() || scope.bed.target == Target::Builtin, "{pinned:?}");
         pod.remove().await?;
     }

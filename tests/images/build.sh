@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Makes the images that the tests pull, under their real names, from Debian packages and two C programs, and stores them
-# the way docker-registry keeps them on disk, so that registry.sh serves them without importing anything.
+# Builds the images that the tests pull, under their real names, from Debian packages and two C programs. Stores them in
+# docker-registry's format on disk, so that registry.sh serves them without an import.
 #
-#   build.sh          prints the directory, which has  storage/ (of docker-registry) and images (name, digest, bytes)
+#   build.sh          prints a directory with storage/ (of docker-registry) and the list `images` (name, digest, bytes)
 #
-# Kept in a cache that all checkouts of one machine share, by a key of everything that goes in; a second call costs
-# nothing. DEBIAN_MIRROR=url takes the packages from there. Nothing is installed: they are unpacked into a directory and
-# only the files wanted are taken.
+# The images are cached for all checkouts of a machine, under a hash of all inputs; a second call returns at once.
+# DEBIAN_MIRROR=url is the source of the packages. They are not installed, only unpacked into a directory, from which the
+# needed files are copied.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 files=$here/files
 cache=${PONTOON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pontoon}/images
 
-# Pinned, whatever the machine itself is: from trixie on libraries are under /usr only, and layers would need symlinks.
+# Independent of the machine's own release: from trixie on, libraries are under /usr only, and layers would need symlinks.
 suite=bookworm
 packages=busybox-static,nginx-light,apache2-bin,util-linux,procps,libpcre2-8-0
 arch=$(dpkg --print-architecture)
@@ -27,8 +27,8 @@ cache_key() {
 
 # ---- the files ----------------------------------------------------------------------------------------------------------
 
-# unpack_packages: into $debian. "extract" runs no maintainer script, so nothing is executed in there, no mount is made
-# and no user is added; its package lists and caches are its own, not the machine's.
+# unpack_packages: unpacks them into $debian. The variant "extract" runs no maintainer scripts, so it executes no program
+# of the packages, mounts nothing and adds no users. It does not use the machine's package lists and caches.
 unpack_packages() {
     say "unpacking $packages"
     debian=$work/debian
@@ -39,8 +39,8 @@ unpack_packages() {
         "$suite" "$debian" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >&2
 }
 
-# libraries_of FILE: what it needs, as paths below $debian. Asked of that tree's own loader: no chroot, and the machine's
-# libraries play no part.
+# libraries_of FILE: prints the libraries that it needs, as paths below $debian. Uses the loader in that tree: no chroot is
+# needed, and the machine's libraries do not matter.
 libraries_of() {
     local loader libs
     loader=$(find "$debian"/lib64 "$debian"/lib -maxdepth 1 -name 'ld-linux*.so.*' -print -quit 2>/dev/null)
@@ -49,7 +49,7 @@ libraries_of() {
     "$loader" --library-path "${libs%:}" --list "$1" | sed -n "s|.*=> $debian/\([^ ]*\) .*|\1|p"
 }
 
-# add_program ROOT FILE [AS]: a program of $debian with its libraries.
+# add_program ROOT FILE [AS]: copies a program of $debian and its libraries to ROOT.
 add_program() {
     local root=$1 file=$2 as=${3:-$2} library
     install -D "$debian/$file" "$root/$as"
@@ -58,7 +58,7 @@ add_program() {
     done < <(libraries_of "$debian/$file")
 }
 
-# Every applet is a hard link: a symlink to one busybox would let a mask on /bin/ls hide all of them.
+# Each applet is a hard link: if they were symlinks to one busybox, a mask on /bin/ls would hide all of them.
 layer_busybox() {
     local root=$1 applet
     mkdir -p "$root"/{bin,dev,etc,home,proc,root,run,sys,usr/bin,var/log}
@@ -73,7 +73,7 @@ layer_busybox() {
     printf '%s\n' 'root:x:0:' 'daemon:x:1:' 'www-data:x:33:' 'nogroup:x:65534:' >"$root/etc/group"
 }
 
-# What critest runs in busybox and Debian's lacks.
+# Programs that critest runs in the busybox image and that Debian's busybox does not have.
 layer_extras() {
     add_program "$1" usr/bin/ipcs
     add_program "$1" usr/bin/pgrep
@@ -111,7 +111,7 @@ layer_predefined_group() {
     { cat "$work/users/etc/group"; echo 'default-user:x:1000:'; echo 'group-defined-in-image:x:50000:default-user'; } >"$1/etc/group"
 }
 
-# compile SOURCE OUTPUT: static, for an image with nothing else in it.
+# compile SOURCE OUTPUT: static, for an image with no other files.
 compile() {
     mkdir -p "$(dirname "$2")"
     gcc -Os -static -s -o "$2" "$files/$1"
@@ -126,7 +126,7 @@ layer_nonewprivs() {
 
 # ---- the registry's storage ---------------------------------------------------------------------------------------------
 
-# put_blob FILE: moves it in, prints its digest.
+# put_blob FILE: moves it into the storage and prints its digest.
 put_blob() {
     local hex
     hex=$(sha256sum "$1" | cut -d' ' -f1)
@@ -137,13 +137,14 @@ put_blob() {
 
 blob() { printf '%s\n' "$storage/blobs/sha256/${1:7:2}/${1:7}/data"; }
 
-# link DIGEST DIRECTORY: how docker-registry says that a repository has a blob.
+# link DIGEST DIRECTORY: writes docker-registry's link file, which records that a repository has a blob.
 link() {
     mkdir -p "$storage/repositories/$2"
     printf '%s' "$1" >"$storage/repositories/$2/link"
 }
 
-# make_layer NAME: layers/NAME.json has its digest, size and uncompressed digest. The same files give the same digest.
+# make_layer NAME: builds a layer; layers/NAME.json has its digest, size and uncompressed digest. The build is reproducible:
+# the same files give the same digest.
 make_layer() {
     local name=$1 root=$work/root-$1 tar=$work/layer.tar digest
     mkdir -p "$root" "$work/layers"
@@ -160,9 +161,9 @@ descriptor() {
     jq -cn --arg mediaType "$1" --arg digest "$2" --argjson size "$(stat -c %s "$(blob "$2")")" '{$mediaType, $digest, $size}'
 }
 
-# image SHAPE CONFIG "LAYERS" NAME:TAG...: all names get the very same image. SHAPE is docker or oci (whose manifests it
-# has) or index: an OCI index, as nearly all real images are. The index names a platform that is not there too; a
-# client must take its own.
+# image SHAPE CONFIG "LAYERS" NAME:TAG...: stores one image under all these names. SHAPE is docker or oci (the format of the
+# manifest), or index: an OCI index, as nearly all real images have. The index also lists a platform whose manifest does not
+# exist; a client must choose its own platform.
 image() {
     local shape=$1 config=$2 layers=$3 layer digest manifest kind
     local -a parts=()
@@ -226,11 +227,11 @@ name_image() {
     done
 }
 
-# ---- the images: names without their registry's, since every registry's name leads to the same place ---------------------
+# ---- the images: names without a registry, because the names of all registries lead to the same registry -----------------
 
 shell='{"Cmd": ["sh"]}'
 
-# different NAME: what makes an image another one, with another id, while its layers are shared.
+# different NAME: prints a config with a label, so that images with the same layers have different ids.
 different() { jq -cn --arg name "$1" '{Cmd: ["sh"], Labels: {test: $name}}'; }
 
 make_images() {
@@ -238,7 +239,7 @@ make_images() {
     local pause='{"Entrypoint": ["/pause"], "User": "65535:65535"}'
     local nginx='{"Cmd": ["nginx", "-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT"}'
 
-    # 3.9 is not the sandbox image of any bed's containerd, because critest removes it.
+    # No bed's containerd has 3.9 as its sandbox image, because critest removes it.
     image index "$pause" pause pause:3.9
     image index "$(jq -c '. + {Labels: {test: "3.10"}}' <<<"$pause")" pause pause:3.10 pause:3.10.1 pause:3.10.2
 
@@ -261,7 +262,7 @@ make_images() {
     image oci '{"Cmd": ["sh"], "User": "1000"}' 'busybox predefined_group' $staging/test-image-predefined-group:latest
     image docker "$nginx" 'busybox nginx hostnet' "$staging/hostnet-nginx-$arch:latest"
 
-    # What critest's benchmarks list, and remove at the end.
+    # The images that critest's benchmarks list, and remove at the end.
     for tag in 1 1.35.0-glibc 1-uclibc 1-glibc 1-musl; do
         image index "$(different "busybox-$tag")" busybox docker/library/busybox:$tag
     done
@@ -294,24 +295,24 @@ if [[ ! -d $cache/$key ]]; then
     missing=$(missing_programs)
     [[ -z $missing ]] || { say "not installed:$missing (tests/tools/packages.sh installs them)"; exit 1; }
     mkdir -p "$cache"
-    # One builder at a time; a second caller waits and then finds it there.
+    # One builder at a time; a second caller waits and then uses the result.
     exec 9>"$cache/lock"
     flock --nonblock 9 || { say "another build is running, waiting"; flock 9; }
 fi
 if [[ ! -d $cache/$key ]]; then
     start=$SECONDS
-    # Of a builder that was killed: with the lock ours, there is no other.
+    # Left by a builder that was killed: no other builder can run while this one has the lock.
     rm -rf "$cache"/.build.*
     work=$(mktemp -d "$cache/.build.XXXXXX")
-    # apt in mmdebstrap drops to the user _apt, who must get through.
+    # apt in mmdebstrap runs as the user _apt, which needs access to the directory.
     chmod 755 "$work"
     trap 'rm -rf "$work"' EXIT
     make_all
-    # Whole or not at all: nobody sees a directory of this name before everything is in it.
+    # Moved last: other processes see a directory of this name only when it is complete.
     mv "$work/out" "$cache/$key"
     say "$(wc -l <"$cache/$key/images") names, $(du -sh "$cache/$key" | cut -f1), built in $((SECONDS - start)) s"
 fi
-# Images of a build.sh that no checkout has used in two weeks.
+# Remove images that no checkout has used for two weeks.
 touch "$cache/$key"
 find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
 printf '%s\n' "$cache/$key"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the image of the example pod and pushes it to the local registry; needs only Debian's busybox, skopeo and umoci.
+# Builds the image of the example pod and pushes it to the local registry; needs only Debian's busybox, skopeo and umoci.
 #
 #   demo.sh PORT
 #
-# The names are those of the real images, so that the example also works on a node that can reach their registry. Here
-# they are Debian's busybox; the pause image (for the built-in CRI only: Pontoon brings its own) is the same with a
-# command that waits.
+# The images have the names of the real ones, so that the example also works on a node that can reach their registry. Their
+# content is Debian's busybox. The pause image is the same with a command that waits; only the built-in CRI needs it, since
+# Pontoon contains its own.
 set -euo pipefail
 
 port=${1:?port of the local registry}
@@ -24,7 +24,7 @@ make_root() {
     printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
 }
 
-# push NAME COMMAND...: one image with the root file system as its only layer.
+# push NAME COMMAND...: pushes an image with the root file system as its only layer.
 push() {
     local name=$1 word
     local -a command=()

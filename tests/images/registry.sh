@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Serves the images of build.sh by docker-registry on 127.0.0.1, read-only, straight from the cache.
+# Serves the images of build.sh with docker-registry on 127.0.0.1, read-only, directly from the cache.
 #
-#   registry.sh up DIR [--port PORT] [--auth USER:PASSWORD]   starts it, prints its port
+#   registry.sh up DIR [--port PORT] [--auth USER:PASSWORD]   starts a registry and prints its port
 #   registry.sh down DIR                                      stops it and removes DIR
 #
-# DIR has its configuration, log and pid; several can run side by side, each with a DIR of its own. Without --port a free
-# one is taken. With --auth every request needs that user, so that a wrong password can be tested.
+# DIR has the registry's configuration, log and pid. Several registries can run at once, each with its own DIR. Without
+# --port a free port is chosen. With --auth each request needs that user and password, to test wrong ones.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 say() { printf 'registry: %s\n' "$*" >&2; }
 
-# running DIR: a pid file may be stale and its number another's, so the argument is compared; one that has ended and
-# waits to be reaped has no arguments.
+# running DIR: a pid file may be stale and its pid belong to another process, so the arguments are compared. A zombie has
+# no arguments.
 running() {
     [[ -s $1/pid ]] && tr '\0' '\n' 2>/dev/null <"/proc/$(<"$1/pid")/cmdline" | grep -qxF "$1/config.yml"
 }
 
-# bcrypt, the only form that docker-registry takes. crypt(3) of Debian has it and perl-base is on every Debian.
+# bcrypt, the only hash that docker-registry accepts. Debian's crypt(3) supports it, and each Debian system has perl-base.
 write_htpasswd() {
     local user=${2%%:*} password=${2#*:}
-    # shellcheck disable=SC2016  # perl's variables
+    # shellcheck disable=SC2016  # variables of perl
     printf '%s:%s\n' "$user" "$(PASSWORD=$password perl -e 'print crypt($ENV{PASSWORD}, q($2b$04$pontoontestregistrysa.))')" >"$1"
 }
 
@@ -39,14 +39,14 @@ END
     [[ -z $auth ]] || printf 'auth: {htpasswd: {realm: pontoon, path: %s}}\n' "$dir/htpasswd" >>"$dir/config.yml"
 }
 
-# start DIR PORT AUTH: fails when the port is taken.
+# start DIR PORT AUTH: fails if the port is in use.
 start() {
     local dir=$1 port=$2 deadline=$((SECONDS + 20))
     write_config "$@"
     rm -f "$dir/pid"
-    # shellcheck disable=SC2016  # the inner shell's words
+    # shellcheck disable=SC2016  # the inner shell expands them
     setsid --fork bash -c 'echo $$ >"$1/pid"; exec docker-registry serve "$1/config.yml"' - "$dir" >>"$dir/log" 2>&1 </dev/null
-    # Asked through its log and not only by a request: on a taken port someone else would answer.
+    # Checks the log too, not only a request: if the port is in use, another server answers the request.
     until grep -q 'listening on' "$dir/log" && curl --silent --output /dev/null "http://127.0.0.1:$port/v2/"; do
         if ((SECONDS > deadline)) || { [[ -s $dir/pid ]] && ! running "$dir" && sleep 0.2 && ! running "$dir"; }; then
             return 1
@@ -71,7 +71,7 @@ up() {
     ! running "$dir" || { say "runs already in $dir"; exit 1; }
     images=$("$here/build.sh")
     [[ -z $auth ]] || write_htpasswd "$dir/htpasswd" "$auth"
-    # Below the ephemeral ports, so that no outgoing connection has it.
+    # Below the ephemeral ports, so that no outgoing connection uses the port.
     for turn in 1 2 3 4 5 6 7 8; do
         if start "$dir" "${port:-$((RANDOM % 10000 + 20000))}" "$auth"; then
             sed -n 's/^http: {addr: 127.0.0.1:\([0-9]*\),.*/\1/p' "$dir/config.yml"
@@ -96,7 +96,7 @@ down() {
             sleep 0.05
         done
     fi
-    # Only what was put there: DIR is the caller's.
+    # Removes only the files that this script created, because DIR belongs to the caller.
     rm -f "$dir"/{config.yml,log,pid,htpasswd}
     rmdir "$dir" 2>/dev/null || true
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building and testing need, those that are missing only; asks for no update of the
-# package lists unless something is.
+# Installs the Debian packages that builds and tests need and that are missing. Updates the package lists only if a package
+# is missing.
 set -euo pipefail
 
 wanted=(
@@ -20,15 +20,15 @@ missing() {
     done
 }
 
-# Packages such as docker-registry start their service on install; nothing may hold the ports that tests use. This is
-# Debian's way to forbid it, and where a policy exists already it stays the administrator's.
+# Packages such as docker-registry start their service when they are installed, but the tests need those ports. policy-rc.d
+# is Debian's way to prevent that. If the administrator has one already, it stays unchanged.
 without_services() {
     local policy=/usr/sbin/policy-rc.d
     if [[ -e $policy ]]; then
         "$@"
         return 0
     fi
-    # shellcheck disable=SC2064  # the path of now
+    # shellcheck disable=SC2064  # expands to the current value
     trap "rm -f $policy" EXIT
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod 755 $policy

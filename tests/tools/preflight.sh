@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Names everything that `make run` and the tests need and this machine lacks, in one go; exit 1 if there is any.
-# Tries the kernel's features instead of reading its configuration, in namespaces of its own, so nothing stays.
+# Lists everything that `make run` and the tests need and that this machine lacks; exits with 1 if anything is missing.
+# Tries the kernel's features instead of reading its configuration. That happens in new namespaces, so no change stays.
 set -euo pipefail
 
 problems=()
@@ -10,7 +10,7 @@ need_command() {
     command -v "$1" >/dev/null || lacks "$1: $2"
 }
 
-# try EXPLANATION COMMAND...: in new mount and network namespaces, with a tmpfs on /mnt to work in.
+# try EXPLANATION COMMAND...: runs it in new mount and network namespaces, in a tmpfs on /mnt; notes EXPLANATION if it fails.
 try() {
     local explanation=$1
     shift

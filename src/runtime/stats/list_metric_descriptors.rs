@@ -7,5 +7,5 @@ use crate::stats::metrics;
 /// Returns the descriptors of all metrics; the result is always the same.
 #[must_use]
 pub fn list_metric_descriptors(node: &Node) -> ListMetricDescriptorsResponse {
-    ListMetricDescriptorsResponse { descriptors: metrics::descriptors(node.host.facts.cgroup_v2) }
+    ListMetricDescriptorsResponse { descriptors: metrics::descriptors(&node.host.counted) }
 }

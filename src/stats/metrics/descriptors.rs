@@ -1,8 +1,9 @@
 //! The list of metrics: those of containerd and of CRI-O, with cAdvisor's names. It does not change while the process
-//! runs. A metric that the node's cgroup version never counts is not described, because critest expects a value of each
-//! metric that is.
+//! runs. A metric that the node's cgroups never count is not described, because critest expects a value of each metric
+//! that is.
 
 use crate::api::v1::{MetricDescriptor, MetricType};
+use crate::cgroup::Counted;
 
 /// The labels of every metric, in this order.
 pub(super) const LABELS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
@@ -17,38 +18,45 @@ pub(super) struct Descriptor {
     counted_by: CountedBy,
 }
 
-/// The cgroup version that counts it.
+/// The cgroups that count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CountedBy {
     Both,
     V1,
     V2,
+    /// Those whose memory.stat has this key, in v2 and in v1.
+    MemoryStat {
+        v2: &'static str,
+        v1: Option<&'static str>,
+    },
 }
 
 impl Descriptor {
-    const fn by(mut self, version: CountedBy) -> Self {
-        self.counted_by = version;
+    const fn by(mut self, cgroups: CountedBy) -> Self {
+        self.counted_by = cgroups;
         self
     }
 
-    fn is_counted(&self, unified: bool) -> bool {
+    fn is_counted(&self, counted: &Counted) -> bool {
         match self.counted_by {
             CountedBy::Both => true,
-            CountedBy::V1 => !unified,
-            CountedBy::V2 => unified,
+            CountedBy::V1 => !counted.unified,
+            CountedBy::V2 => counted.unified,
+            CountedBy::MemoryStat { v2, .. } if counted.unified => counted.memory(v2),
+            CountedBy::MemoryStat { v1, .. } => v1.is_some_and(|key| counted.memory(key)),
         }
     }
 }
 
-/// All metrics that a node with this cgroup version can report, as ListMetricDescriptors returns them.
+/// All metrics that a node can report whose cgroups count this, as ListMetricDescriptors returns them.
 #[must_use]
-pub fn descriptors(cgroup_v2: bool) -> Vec<MetricDescriptor> {
+pub fn descriptors(counted: &Counted) -> Vec<MetricDescriptor> {
     let descriptor = |descriptor: &&Descriptor| MetricDescriptor {
         name: descriptor.name.to_owned(),
         help: descriptor.help.to_owned(),
         label_keys: LABELS.iter().chain(descriptor.labels).map(ToString::to_string).collect(),
     };
-    ALL.iter().filter(|descriptor| descriptor.is_counted(cgroup_v2)).map(descriptor).collect()
+    ALL.iter().filter(|descriptor| descriptor.is_counted(counted)).map(descriptor).collect()
 }
 
 const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Descriptor {
@@ -102,12 +110,14 @@ pub(super) const MEMORY_ACTIVE_ANON: Descriptor =
 pub(super) const MEMORY_INACTIVE_ANON: Descriptor =
     gauge("container_memory_inactive_anon_bytes", "Current inactive anonymous memory in bytes.", &[]);
 pub(super) const MEMORY_ANON_THP: Descriptor =
-    gauge("container_memory_anon_thp_bytes", "Anonymous memory in transparent huge pages, in bytes.", &[]);
+    gauge("container_memory_anon_thp_bytes", "Anonymous memory in transparent huge pages, in bytes.", &[])
+        .by(CountedBy::MemoryStat { v2: "anon_thp", v1: Some("total_rss_huge") });
 pub(super) const MEMORY_SHMEM_THP: Descriptor =
     gauge("container_memory_shmem_thp_bytes", "Shared memory in transparent huge pages, in bytes.", &[])
-        .by(CountedBy::V2);
+        .by(CountedBy::MemoryStat { v2: "shmem_thp", v1: None });
 pub(super) const MEMORY_FILE_THP: Descriptor =
-    gauge("container_memory_file_thp_bytes", "Page cache in transparent huge pages, in bytes.", &[]).by(CountedBy::V2);
+    gauge("container_memory_file_thp_bytes", "Page cache in transparent huge pages, in bytes.", &[])
+        .by(CountedBy::MemoryStat { v2: "file_thp", v1: None });
 pub(super) const MEMORY_FAILURES: Descriptor = counter(
     "container_memory_failures_total",
     "Cumulative count of memory allocation failures.",
@@ -345,7 +355,8 @@ mod tests {
 
     #[test]
     fn what_the_nodes_cgroups_never_count_is_not_described() {
-        let names = |unified| descriptors(unified).into_iter().map(|one| one.name).collect::<Vec<_>>();
+        let names =
+            |unified| descriptors(&Counted::everything(unified)).into_iter().map(|one| one.name).collect::<Vec<_>>();
         let (v1, v2) = (names(false), names(true));
         for name in ["container_memory_shmem_thp_bytes", "container_memory_file_thp_bytes"] {
             assert!(v2.iter().any(|one| one == name) && !v1.iter().any(|one| one == name), "{name}");
@@ -357,8 +368,17 @@ mod tests {
     }
 
     #[test]
+    fn without_transparent_huge_pages_they_are_not_described() {
+        for unified in [false, true] {
+            let all = descriptors(&Counted::without_huge_pages(unified));
+            let thp: Vec<_> = all.iter().filter(|one| one.name.contains("_thp_")).collect();
+            assert!(thp.is_empty() && all.len() > CONTAINERD - 3, "{thp:?}");
+        }
+    }
+
+    #[test]
     fn labels_follow_those_of_every_metric() {
-        let all = descriptors(true);
+        let all = descriptors(&Counted::everything(true));
         let of = |name: &str| all.iter().find(|descriptor| descriptor.name == name).unwrap().label_keys.clone();
         assert_eq!(of("container_memory_cache"), LABELS);
         assert_eq!(of("container_network_receive_bytes_total")[5..], ["interface"]);

@@ -1,4 +1,4 @@
-//! The calls that a kubelet makes of one pod, each written down.
+//! The calls that kubelet makes for one pod, each written to a journal.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -11,26 +11,26 @@ use tonic::{Code, Request, Response, Status};
 
 use super::outages::{Outages, now};
 
-/// Reads, whose good answers would fill the journal and say little.
+/// Reads. The journal has only those that fail or take more than a second: the others would fill it and say little.
 const READS: [&str; 3] = ["ListPodSandbox", "ListContainers", "ContainerStatus"];
 
 /// How long a client waits for each kind of call.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// RunPodSandbox, which kubelet gives twice the time of the others.
+    /// For RunPodSandbox. kubelet gives it twice the time of the others.
     pub run: Duration,
-    /// CreateContainer.
     pub create: Duration,
-    /// StartContainer. No client here is short of patience with it: kubelet makes another container when it has waited.
+    /// For StartContainer. No client has a short deadline for it: kubelet creates another container when it has
+    /// expired.
     pub start: Duration,
-    /// StopContainer, StopPodSandbox, and what removes.
+    /// For StopContainer, StopPodSandbox, RemoveContainer and RemovePodSandbox.
     pub end: Duration,
-    /// Reads.
+    /// For [`READS`].
     pub read: Duration,
 }
 
 impl Deadlines {
-    /// kubelet's.
+    /// The deadlines of kubelet.
     pub const KUBELET: Self = Self {
         run: Duration::from_secs(240),
         create: Duration::from_secs(120),
@@ -38,7 +38,7 @@ impl Deadlines {
         end: Duration::from_secs(130),
         read: Duration::from_secs(120),
     };
-    /// So short that calls are repeated while the first one runs: a repetition must join it.
+    /// Deadlines so short that a call is repeated while the first one still runs. The repetition must join it.
     pub const SHORT: Self = Self {
         run: Duration::from_secs(2),
         create: Duration::from_secs(2),
@@ -47,32 +47,32 @@ impl Deadlines {
     };
 }
 
-/// What a journal has of a call.
+/// A call or note in the journal. Times are those of [`now`].
 struct Entry {
     from: f64,
     to: f64,
     text: String,
 }
 
-/// A client of one pod, with the journal of its calls.
+/// A client for one pod, with a journal of its calls.
 pub struct Calls {
     runtime: RuntimeServiceClient<Channel>,
     outages: Arc<Outages>,
     deadlines: Deadlines,
     journal: Mutex<Vec<Entry>>,
-    /// The call during which all daemons were there for the longest time, and its seconds.
+    /// The longest call, and its seconds. Only the time in which all daemons were running counts.
     longest: Mutex<(f64, String)>,
 }
 
 type Answer<T> = Result<T, Status>;
 
 impl Calls {
-    /// On a connection that other pods of the same client use too.
+    /// Uses a connection that other pods of the same client use too.
     pub fn new(runtime: RuntimeServiceClient<Channel>, outages: Arc<Outages>, deadlines: Deadlines) -> Self {
         Self { runtime, outages, deadlines, journal: Mutex::default(), longest: Mutex::default() }
     }
 
-    /// RunPodSandbox; its id.
+    /// RunPodSandbox. Returns the sandbox's id.
     pub async fn run(&self, config: v1::PodSandboxConfig) -> Answer<String> {
         let about = format!("attempt {}", config.metadata.as_ref().map_or(0, |metadata| metadata.attempt));
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
@@ -81,7 +81,7 @@ impl Calls {
         Ok(answer.pod_sandbox_id)
     }
 
-    /// CreateContainer; its id.
+    /// CreateContainer. Returns the container's id.
     pub async fn create(&self, request: v1::CreateContainerRequest) -> Answer<String> {
         let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
         let about = metadata.map_or_else(String::new, |metadata| format!("{} {}", metadata.name, metadata.attempt));
@@ -90,35 +90,31 @@ impl Calls {
         Ok(answer.container_id)
     }
 
-    /// StartContainer.
     pub async fn start(&self, id: &str) -> Answer<()> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.start_container(request).await };
         self.call(("StartContainer", id, self.deadlines.start), request, send).await.map(drop)
     }
 
-    /// StopContainer with a grace of ten seconds.
+    /// StopContainer, with a grace period of ten seconds.
     pub async fn stop(&self, id: &str) -> Answer<()> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: 10 };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.stop_container(request).await };
         self.call(("StopContainer", id, self.deadlines.end), request, send).await.map(drop)
     }
 
-    /// RemoveContainer.
     pub async fn remove(&self, id: &str) -> Answer<()> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.remove_container(request).await };
         self.call(("RemoveContainer", id, self.deadlines.end), request, send).await.map(drop)
     }
 
-    /// StopPodSandbox.
     pub async fn stop_sandbox(&self, id: &str) -> Answer<()> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.stop_pod_sandbox(request).await };
         self.call(("StopPodSandbox", id, self.deadlines.end), request, send).await.map(drop)
     }
 
-    /// RemovePodSandbox.
     pub async fn remove_sandbox(&self, id: &str) -> Answer<()> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let send =
@@ -126,7 +122,7 @@ impl Calls {
         self.call(("RemovePodSandbox", id, self.deadlines.end), request, send).await.map(drop)
     }
 
-    /// ContainerStatus; none when the container is unknown.
+    /// ContainerStatus. Returns `None` when the container is unknown.
     pub async fn status(&self, id: &str) -> Answer<Option<v1::ContainerStatus>> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let send = |mut client: RuntimeServiceClient<_>, request| async move { client.container_status(request).await };
@@ -137,7 +133,7 @@ impl Calls {
         }
     }
 
-    /// All sandboxes that have a label.
+    /// ListPodSandbox, for all sandboxes with a label.
     pub async fn sandboxes(&self, label: (&str, &str)) -> Answer<Vec<v1::PodSandbox>> {
         let label_selector = [(label.0.to_owned(), label.1.to_owned())].into();
         let filter = v1::PodSandboxFilter { label_selector, ..Default::default() };
@@ -147,7 +143,7 @@ impl Calls {
         answer.decoded().map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// All containers that have a label.
+    /// ListContainers, for all containers with a label.
     pub async fn containers(&self, label: (&str, &str)) -> Answer<Vec<v1::Container>> {
         let label_selector = [(label.0.to_owned(), label.1.to_owned())].into();
         let filter = v1::ContainerFilter { label_selector, ..Default::default() };
@@ -157,7 +153,8 @@ impl Calls {
         answer.decoded().map_err(|error| Status::internal(error.to_string()))
     }
 
-    /// Of a verb, what it is about, and how long the client waits for it.
+    /// Makes a call and writes it to the journal. The tuple has the RPC's name, the id or name that the call is about,
+    /// and the client's timeout.
     async fn call<Q, A, F>(
         &self,
         (verb, about, deadline): (&str, &str, Duration),
@@ -192,7 +189,7 @@ impl Calls {
         answer
     }
 
-    /// Writes down what is no call.
+    /// Adds a note, which is no call, to the journal.
     pub fn note(&self, text: String) {
         let at = now();
         self.push(Entry { from: at, to: at, text });
@@ -202,12 +199,12 @@ impl Calls {
         self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
     }
 
-    /// The call during which all daemons were there for the longest time.
+    /// The longest call, and its seconds. Only the time in which all daemons were running counts.
     pub fn longest(&self) -> (f64, String) {
         self.longest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// The journal, with what happened to the daemons meanwhile.
+    /// The lines of the journal, and between them the kills and returns of the daemons.
     pub fn told(&self) -> Vec<String> {
         let journal = self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let from = journal.first().map_or(0.0, |entry| entry.from);
@@ -222,7 +219,7 @@ impl Calls {
     }
 }
 
-/// The first 12 digits of an id, as crictl shows it; anything else whole.
+/// The first 12 digits of an id. Other texts are returned unchanged.
 pub fn short(about: &str) -> &str {
     match about.len() {
         64 => &about[..12],

@@ -1,16 +1,16 @@
-//! What went wrong, by its kind, each with what is needed to find its cause.
+//! What went wrong, by kind, each with the evidence that is needed to find its cause.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
-/// How many of a kind are printed whole; all are in the file.
+/// How many findings of a kind are printed in full. The file has all of them.
 const SHOWN: usize = 3;
-/// Lines of a daemon's log that an id may have in a finding.
+/// How many lines of a daemon's log a finding has at most.
 const LOG_LINES: usize = 40;
 
-/// Kinds of what a churn finds.
+/// The kinds of findings of a churn. See [`Kind::words`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     StartedTwice,
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, in the order of the report.
+    /// All kinds, in the order of the report.
     pub const ALL: [Self; 18] = [
         Self::StartedTwice,
         Self::RanThoughItsStartFailed,
@@ -56,7 +56,7 @@ impl Kind {
         Self::StartUndone,
     ];
 
-    /// Whether it must not be. The others are counted alone.
+    /// Whether such a finding is an error. The other kinds are only counted.
     pub fn is_wrong(self) -> bool {
         !matches!(
             self,
@@ -64,7 +64,7 @@ impl Kind {
         )
     }
 
-    /// In words.
+    /// A description of the kind.
     pub fn words(self) -> &'static str {
         match self {
             Self::StartedTwice => "one container started twice",
@@ -98,7 +98,7 @@ impl Kind {
 pub struct Findings(Mutex<BTreeMap<Kind, Vec<String>>>);
 
 impl Findings {
-    /// One more: what it is about, and what led to it.
+    /// Adds a finding: what it is about, and what led to it.
     pub fn add(&self, kind: Kind, about: &str, evidence: &[String]) {
         let mut text = format!("{}: {about}\n", kind.words());
         for line in evidence {
@@ -111,17 +111,18 @@ impl Findings {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How many there are of a kind.
+    /// The number of findings of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.lock().get(&kind).map_or(0, Vec::len)
     }
 
-    /// How many there are of what must not be.
+    /// The number of findings that are errors.
     pub fn wrong(&self) -> usize {
         Kind::ALL.into_iter().filter(|kind| kind.is_wrong()).map(|kind| self.count(kind)).sum()
     }
 
-    /// Prints the counts and the first of each kind; writes all to `directory`: NAME.findings, NAME.counts.
+    /// Prints the counts, and the first findings of each kind that is an error. Writes all findings and counts to
+    /// NAME.findings and NAME.counts in `directory`.
     pub fn report(&self, directory: &Path, name: &str, about: &str) -> anyhow::Result<()> {
         let all = self.lock();
         let mut counts = format!("{about}\n");
@@ -146,7 +147,8 @@ impl Findings {
     }
 }
 
-/// The lines of a daemon's log that name one of `ids`, but for what containerd says of each shim whenever it starts.
+/// The lines of a daemon's log that name one of `ids`, without the line that containerd logs for each shim whenever it
+/// starts.
 pub fn log_lines(logs: &Path, daemon: &str, ids: &[&str]) -> Vec<String> {
     let text = std::fs::read(logs.join(format!("{daemon}.log"))).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

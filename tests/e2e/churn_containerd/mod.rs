@@ -1,7 +1,8 @@
-//! containerd is killed again and again, Pontoon too, while pods come and go: what kubelet is told is what happened, no
-//! container runs twice, and nothing stays.
+//! Kills containerd, and in one test also Pontoon, again and again while pods come and go. CRI must report to kubelet
+//! what has happened, no container may run twice, and nothing may be left.
 //!
-//! `make churn-containerd` kills 60 times, the suite five times. What is found is printed by its kind, and whole in the logs.
+//! `make churn-containerd` kills 60 times, the suite five times. The findings are printed by kind, and are complete in
+//! the logs.
 
 mod calls;
 mod findings;
@@ -30,13 +31,13 @@ use findings::{Findings, Kind};
 use outages::{Daemon, Outages, Random, now};
 use pod::{Pod, UID};
 
-/// Clients that lead a pod each, one after the other.
+/// The number of clients. Each runs one pod after the other.
 const CLIENTS: u64 = 4;
-/// By which all pods of a churn are found; its value is the churn's name.
+/// The label of all pods of a churn. Its value is the churn's name.
 const LABEL: &str = "churn";
-/// How long the clients may take for the pods that they have when the last kill is over.
+/// How long the clients may take after the last kill to finish their current pods.
 const FINISH: Duration = Duration::from_secs(300);
-/// How long the last try may take to remove what is still listed.
+/// How long the last try to remove a pod that is still listed may take.
 const LAST_TRY: Duration = Duration::from_secs(60);
 
 pub fn tests() -> Vec<Test> {
@@ -50,12 +51,12 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Of each daemon: `E2E_KILLS` (`make churn-containerd` has 60).
+/// How often each daemon is killed: `E2E_KILLS`, or else 5. `make churn-containerd` sets 60.
 fn kills() -> u64 {
     std::env::var("E2E_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
 
-/// Of the moments of the kills and of the pods' kinds: `E2E_SEED`, to have a run's once more.
+/// The seed for the times of the kills and the kinds of the pods. `E2E_SEED` repeats those of an earlier run.
 fn seed() -> u64 {
     let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| u64::from(std::process::id()) * 1000)
@@ -75,11 +76,12 @@ struct Churn {
     name: &'static str,
     outages: Arc<Outages>,
     findings: Arc<Findings>,
-    /// The last kill is over: no more new pods.
+    /// The last kill is over: clients start no more pods.
     over: AtomicBool,
-    /// Pods that were begun.
+    /// How many pods the clients have begun.
     begun: AtomicUsize,
-    /// Pods whose client is done with them, to be judged at the end: by then all that runs on has shown it.
+    /// Pods that their clients have finished with. They are checked at the end, when a container that wrongly kept
+    /// running has written more lines.
     done: Mutex<Vec<Pod>>,
 }
 
@@ -150,7 +152,7 @@ impl Churn {
         let starts = self.scope.volume(&format!("starts-{uid}"))?;
         std::fs::set_permissions(&starts, std::fs::Permissions::from_mode(0o777))?;
         let mut config = self.scope.pod_config();
-        // The pods are this test's to remove, which counts those that cannot be.
+        // Without the harness's label: this test removes its pods itself, and counts those that it cannot remove.
         config.labels = [(UID.to_owned(), uid.clone()), (LABEL.to_owned(), self.name.to_owned())].into();
         config.metadata =
             Some(v1::PodSandboxMetadata { name: uid.clone(), uid: uid.clone(), namespace: "e2e".into(), attempt: 0 });
@@ -171,7 +173,8 @@ impl Churn {
         })
     }
 
-    /// Each client has removed its pods, or has given up: one more try, all at the same time, as `crictl rmp --all` would.
+    /// Tries once more to remove the pods that the clients could not remove, all at the same time as `crictl rmp --all`
+    /// does.
     async fn remove_what_is_listed(&self) -> Outcome {
         let bed = &self.scope.bed;
         let calls = Arc::new(Calls::new(bed.another_runtime()?, self.outages.clone(), Deadlines::KUBELET));
@@ -202,7 +205,8 @@ impl Churn {
         Ok(())
     }
 
-    /// Of pods that have gone, as kubelet does. One that is not empty stays, and is found on the node.
+    /// Removes the cgroups of removed pods, as kubelet does. A cgroup that is not empty stays, and `compare` reports
+    /// it.
     fn remove_cgroups(&self) {
         for hierarchy in cgroup_hierarchies() {
             let parent = hierarchy.join(self.scope.bed.cgroup_parent.trim_start_matches('/'));
@@ -214,13 +218,13 @@ impl Churn {
         }
     }
 
-    /// What is left on the node, with all that is known of the pods that it names.
+    /// Reports what is left on the node, with all evidence about the pods that are named in it.
     async fn compare(&self, before: &Node) {
         let bed = &self.scope.bed;
         let sockets = bed.dir.join("s").display().to_string();
         let excused = |line: &str| {
             let abandoned = line.strip_prefix("file: ").filter(|path| path.starts_with(&sockets)).map(is_abandoned);
-            // Daemons and registries of other tests, which do not work on the bed, may come and go beside this one.
+            // Daemons and registries of other tests, which do not use this bed, may come and go at the same time.
             let of_others =
                 (line.starts_with("processes: ") && line.ends_with(" pontoon")) || line.contains("/pt-images.");
             abandoned.unwrap_or(of_others || is_half_removed(line))
@@ -295,7 +299,7 @@ impl Churn {
     }
 }
 
-/// The bed's shims that run, by pid, and the ids that they were started for: containerd may have forgotten them.
+/// The pids of the bed's running shims, and the ids that they were started for. containerd may not know them any more.
 fn shims(bed: &Bed) -> Vec<(String, String)> {
     let address = bed.dir.join("containerd.sock").display().to_string();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -309,21 +313,21 @@ fn shims(bed: &Bed) -> Vec<(String, String)> {
     processes.filter_map(shim).collect()
 }
 
-/// Where containerd has its bundles, below its state directory.
+/// The directory of containerd's bundles, below its state directory.
 const BUNDLES: &str = "io.containerd.runtime.v2.task/k8s.io";
 
-/// Whether a line is of a bundle that containerd has renamed, to `.ID`, and was killed within removing. Its next start
-/// passes over it, as over all hidden directories.
+/// Whether a line names a bundle that containerd renamed to `.ID` and did not remove, because it was killed then. At
+/// its next start containerd ignores it, as it ignores all hidden directories.
 fn is_half_removed(line: &str) -> bool {
     line.contains(&format!("/{BUNDLES}/."))
 }
 
-/// Whether nothing listens on a shim's socket: its file is left when containerd was killed while it started the shim.
+/// Whether no process listens on a shim's socket. Its file remains if containerd is killed while it starts the shim.
 fn is_abandoned(socket: &str) -> bool {
     !std::fs::read_to_string("/proc/net/unix").unwrap_or_default().lines().any(|line| line.ends_with(socket))
 }
 
-/// Whose logs say something of a container.
+/// The daemons whose logs mention containers.
 fn daemons_of(bed: &Bed) -> &'static [&'static str] {
     match bed.target {
         Target::Pontoon => &["pontoon", "containerd"],

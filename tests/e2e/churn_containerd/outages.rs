@@ -21,7 +21,6 @@ impl Random {
         Self(seed)
     }
 
-    /// A number in `0..below`.
     pub fn below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -88,7 +87,7 @@ impl Outages {
         there
     }
 
-    /// A line with its time for each kill and each return of a daemon.
+    /// A line for each kill and each return of a daemon, with its time.
     pub fn told(&self, from: f64, to: f64) -> Vec<(f64, String)> {
         let mut lines = Vec::new();
         for (daemon, away) in self.lock().iter() {
@@ -124,7 +123,7 @@ pub async fn kill(bed: &Bed, outages: &Outages, daemon: Daemon, times: u64, rand
 }
 
 /// Starts a daemon, and repeats a failed start as systemd does with `Restart=always`: Pontoon exits when containerd is
-/// killed during its first calls.
+/// killed during Pontoon's first calls to it.
 async fn start(bed: &Bed, daemon: Daemon) -> Outcome {
     const TRIES: usize = 5;
     for _ in 1..TRIES {

@@ -1,4 +1,4 @@
-//! One pod from its first call to its last, driven like kubelet does it.
+//! One pod from its first call to its last, driven as kubelet does.
 //!
 //! kubelet decides by what the lists and statuses contain, never by an error. After each failed call it looks at the
 //! current state and continues from there.

@@ -1,21 +1,22 @@
-//! What the containers run, and what they write into the node's directory that is mounted into them: one file an attempt.
+//! What the containers run, and what they write into a directory of the node that is mounted into them: one file for
+//! each attempt.
 
 use std::path::Path;
 
-/// Where the directory is in a container.
+/// The path of this directory in a container.
 pub const MOUNT: &str = "/starts";
 
 /// What a container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Ends by itself after so many tenths of a second.
+    /// Ends by itself after this many tenths of a second.
     Job(u64),
     /// Runs until it is stopped.
     Server,
 }
 
-/// The script of one attempt: it says when it starts, each tenth of a second that it is there, and why it ends. A job that is
-/// asked to end says so, since that is none of its own ends.
+/// The script of one attempt. It writes a line when it starts, every tenth of a second while it runs, and when it ends.
+/// A job that ends because of SIGTERM writes another word (`asked`), since that is not its normal end.
 pub fn script(kind: Kind, file: &str, code: i32) -> String {
     let say = format!("say() {{ read up rest </proc/uptime; echo \"$1 $up\" >>{MOUNT}/{file}; }}");
     match kind {
@@ -29,23 +30,23 @@ pub fn script(kind: Kind, file: &str, code: i32) -> String {
     }
 }
 
-/// What an attempt wrote; moments are of [`super::outages::now`].
+/// What an attempt wrote. Times are those of [`super::outages::now`].
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Written {
-    /// How often a process of it started.
+    /// How often a process of the attempt started.
     pub starts: usize,
-    /// Its first line.
+    /// The time of its first line.
     pub first: Option<f64>,
-    /// Its last line.
+    /// The time of its last line.
     pub last: Option<f64>,
-    /// When it came to its own end.
+    /// When it reached its normal end.
     pub end: Option<f64>,
-    /// When it was asked to end and did.
+    /// When it ended because of SIGTERM, if it is a job.
     pub asked: Option<f64>,
 }
 
 impl Written {
-    /// Of a file, which is not there before the container runs.
+    /// Reads the file of an attempt. It does not exist before the container runs, and then the result is empty.
     pub fn read(file: &Path) -> Self {
         let mut written = Self::default();
         let text = std::fs::read_to_string(file).unwrap_or_default();

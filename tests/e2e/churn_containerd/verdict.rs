@@ -1,4 +1,4 @@
-//! What the client was told of a pod's containers, beside what they wrote themselves.
+//! Compares what CRI reported about the containers of a pod with what these wrote themselves.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use super::findings::{Kind, log_lines};
 use super::pod::{Attempt, Pod, Work};
 use super::starts::{self, Written};
 
-/// What CRI says when nobody knows an exit code.
+/// What CRI reports when the exit code is not known.
 const UNKNOWN: (i32, &str) = (255, "Unknown");
-/// A job's code when it was asked to end, and the code of a process that SIGKILL ended.
+/// The exit code of a job that was told to end by SIGTERM, and that of a process that SIGKILL ended.
 const ASKED: i32 = 143;
 const KILLED: i32 = 137;
-/// How long the longest call may take with all daemons there.
+/// How many seconds the longest call may take, counting only the time in which all daemons were running.
 const LONGEST_CALL: f64 = 30.0;
 
-/// All that is wrong with a pod that has gone: the kind, and about what.
+/// All findings for a pod that its client has finished with: the kind, and what it is about.
 pub fn of(pod: &Pod, logs: &Path) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
     let (seconds, call) = pod.calls.longest();
@@ -62,7 +62,7 @@ fn of_attempt(work: &Work, attempt: &Attempt, written: &Written, logs: &Path) ->
     kinds
 }
 
-/// Of an exit that was told: whether it is the one that the process had.
+/// The finding for a reported exit; `None` if the process really ended like that.
 fn of_exit(work: &Work, attempt: &Attempt, written: &Written, logs: &Path) -> Option<Kind> {
     let (code, reason) = attempt.exit.as_ref()?;
     if (*code, reason.as_str()) == UNKNOWN {
@@ -76,7 +76,7 @@ fn of_exit(work: &Work, attempt: &Attempt, written: &Written, logs: &Path) -> Op
     (!own).then_some(Kind::ExitIsNotTheProcesses)
 }
 
-/// At its start containerd drops each task that has no process any more, and with it the exit: it says so.
+/// Whether containerd lost the exit: when it starts, it deletes each task whose process is gone, and logs that.
 fn lost(attempt: &Attempt, logs: &Path) -> Kind {
     let lines = log_lines(logs, "containerd", &[&attempt.id]);
     if lines.iter().any(|line| line.contains("cleaning leaked shim process")) {
@@ -86,18 +86,18 @@ fn lost(attempt: &Attempt, logs: &Path) -> Kind {
     }
 }
 
-/// What the daemons logged of a pod's sandboxes and containers.
+/// What the daemons logged about a pod's sandboxes and containers.
 pub fn logged(pod: &Pod, logs: &Path, daemons: &[&str]) -> Vec<String> {
     let of = |attempt: &'_ Attempt| [attempt.id.clone(), attempt.sandbox().to_owned()];
     let mut ids: Vec<String> = pod.works.iter().flat_map(|work| &work.attempts).flat_map(of).collect();
     ids.retain(|id| !id.is_empty());
-    // RunPodSandbox is logged by the pod's name.
+    // RunPodSandbox is logged with the pod's name.
     ids.push(format!("{}_", pod.uid));
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     daemons.iter().flat_map(|daemon| log_lines(logs, daemon, &ids)).collect()
 }
 
-/// A pod's containers, of which a third of the pods has a job alone and a third a server alone.
+/// The containers of a pod. A third of the pods has only a job, and a third only a server.
 pub fn works(number: u64, random: &mut super::outages::Random) -> Vec<Work> {
     let tenths = [0, 3, 5, 10, 20, 30][usize::try_from(random.below(6)).unwrap_or_default()];
     let code = i32::try_from(random.below(100)).unwrap_or_default();

@@ -1,17 +1,17 @@
-//! A spec without what differs from run to run, and without an order where the order says nothing.
+//! Normalizes a spec: without what differs from run to run, and without an order where the order has no meaning.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// Texts of one run, and what stands for them.
+/// Texts of one run, and their replacements.
 pub struct Known {
     bed: String,
     texts: Vec<(String, String)>,
 }
 
 impl Known {
-    /// Of a pod on a bed.
+    /// The replacements for the paths and the id of a pod.
     pub fn new(bed: &Path, pod: &str) -> Self {
         let bed = bed.display().to_string();
         let mut known = Self { bed: bed.clone(), texts: Vec::new() };
@@ -24,18 +24,18 @@ impl Known {
         known
     }
 
-    /// One more text. The longer ones are looked for first.
+    /// Adds a replacement. Longer texts are replaced first.
     pub fn text(&mut self, text: &str, stands: &str) {
         self.texts.push((text.to_owned(), stands.to_owned()));
         self.texts.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
-    /// A process of the pod.
+    /// Adds a replacement for the pid of a process of the pod.
     pub fn pid(&mut self, pid: u64, stands: &str) {
         self.text(&format!("/proc/{pid}/"), &format!("/proc/{stands}/"));
     }
 
-    /// The container, and where its volumes are.
+    /// Adds replacements for the container's id and the directory of its volumes.
     pub fn container(&mut self, id: &str) {
         self.text(id, "CONTAINER");
         for prefix in ["root", "containerd/root/io.containerd.grpc.v1.cri"] {
@@ -43,7 +43,7 @@ impl Known {
         }
     }
 
-    /// The spec, made comparable.
+    /// The normalized spec.
     pub fn normal(&self, spec: &Value) -> Value {
         let mut spec = spec.clone();
         self.replace(&mut spec);
@@ -100,7 +100,7 @@ impl Known {
     }
 }
 
-/// Pids of pause processes, names that are made at random, and the beds' own.
+/// Replaces the pids of pause processes, random names, and the names of beds.
 fn processes(text: &str) -> String {
     let mut parts: Vec<String> = text.split('/').map(str::to_owned).collect();
     for at in 0..parts.len() {
@@ -149,7 +149,7 @@ fn environment(list: &mut Value) {
     *list = Value::Object(map);
 }
 
-/// One entry a system call and its conditions, however they are grouped.
+/// Makes one entry for each system call with its conditions, regardless of how the rules group them.
 fn system_calls(list: &mut Value) {
     let mut map = Map::new();
     for rule in list.as_array_mut().into_iter().flatten() {
@@ -168,7 +168,7 @@ fn system_calls(list: &mut Value) {
     *list = Value::Object(map);
 }
 
-/// An empty list or object says as much as none, and so does false, which Go leaves out.
+/// Removes empty lists and objects, which mean the same as none, and false, which Go omits.
 fn without_empty(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes an SELinux policy for the tests: Debian's default one with the container types (container.te) added.
+# Builds an SELinux policy for the tests: Debian's default policy with the container types (container.te) added.
 #
-#   build.sh      prints the directory that is to be /etc/selinux where it is loaded
+#   build.sh      prints the directory that must become /etc/selinux where the policy is loaded
 #
-# Made in a copy of the machine's policy, which itself stays as it is. Kept in a cache, by a key of what goes in.
-# Wants the packages selinux-policy-default, policycoreutils, checkpolicy, semodule-utils.
+# Works on a copy of the machine's policy, which stays unchanged. The result is cached under a hash of all inputs.
+# Needs the packages selinux-policy-default, policycoreutils, checkpolicy, semodule-utils.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +14,7 @@ cache_key() {
     { cat "${BASH_SOURCE[0]}" "$here/container.te"; find /etc/selinux/default/policy -type f -exec sha256sum {} +; } | sha256sum | cut -c1-16
 }
 
-# make_policy ROOT: semodule works below ROOT as it would below /. -n: do not load it into the running kernel.
+# make_policy ROOT: semodule uses ROOT in place of /. -n: do not load the policy into the running kernel.
 make_policy() {
     local root=$1
     mkdir -p "$root/etc" "$root/var/lib"
@@ -32,17 +32,17 @@ fi
 key=$(cache_key)
 if [[ ! -d $cache/$key ]]; then
     mkdir -p "$cache"
-    # One builder at a time; a second caller waits and then finds it there.
+    # One builder at a time; a second caller waits and then uses the result.
     exec 9>"$cache/lock"
     flock 9
 fi
 if [[ ! -d $cache/$key ]]; then
-    # Of a builder that was killed: with the lock ours, there is no other.
+    # Left by a builder that was killed: no other builder can run while this one has the lock.
     rm -rf "$cache"/.build.*
     work=$(mktemp -d "$cache/.build.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     make_policy "$work"
-    # Whole or not at all.
+    # Moved last, so that the directory is complete when it appears.
     mv "$work/etc/selinux" "$cache/$key"
 fi
 touch "$cache/$key"
