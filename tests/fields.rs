@@ -1,5 +1,5 @@
-//! docs/fields.md has every field of every response that CRI's two services give, and no field that there is not. Read from the
-//! proto, so that a new version of CRI fails here until somebody has said where its fields come from.
+//! docs/fields.md must list each field of each response of CRI's two services, and no field that does not exist. The fields
+//! are read from the proto, so a new version of CRI fails here until the page says where its new fields come from.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use proto::{PROTO, documented, parse, text};
 
-/// The part of the page that is about responses.
+/// The heading of the page's part about responses.
 const PART: &str = "# Fields of responses";
 
 fn part(page: &str) -> &str {

@@ -1,7 +1,7 @@
-//! Golden files: a CRI config and the OCI spec that is made of it, one pair a feature.
+//! Golden files: pairs of a CRI config and the OCI spec that is created from it, one pair for each feature.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --test golden` writes the specs anew; what changed is then seen
-//! in the commit. A document has only what its feature needs; the rest is [`Document::default`].
+//! `UPDATE_GOLDEN=1 cargo test --test golden` writes the specs again; the commit's diff then shows what changed. A
+//! document has only the fields that its feature needs; the others are those of [`Document::default`].
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -28,11 +28,11 @@ mod errors;
 
 const UPDATE: &str = "UPDATE_GOLDEN";
 
-/// What a spec is made of. Without a `container` it is the pause container's.
+/// The inputs of a spec. Without a `container`, the spec is the pause container's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Document {
-    /// What the pair shows; nothing is made of it.
+    /// The purpose of the pair, for readers only.
     about: String,
     sandbox: PodSandboxConfig,
     container: Option<ContainerConfig>,
@@ -44,9 +44,9 @@ struct Document {
     group: String,
     /// The Localhost profile that the request names.
     seccomp: Option<Value>,
-    /// The request's devices as they are found on the host.
+    /// The request's devices, as they exist on the host.
     devices: Vec<Device>,
-    /// What the request's CDI devices change.
+    /// The edits of the request's CDI devices.
     cdi: ContainerEdits,
     target_pid: Option<u32>,
 }
@@ -137,10 +137,9 @@ struct Device {
     access: String,
 }
 
-/// Reads a document, and refuses one with a field that CRI does not have: a typing error would
-/// otherwise test nothing.
+/// Parses a document, and panics if it has a field that CRI does not have: otherwise a typing error would test nothing.
 fn parse(mut json: Value) -> Document {
-    // CRI's values of environment variables are bytes; texts are easier to read.
+    // In CRI, values of environment variables are bytes. Documents may have strings, which are easier to read.
     for entry in json.pointer_mut("/container/envs").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(text) = entry["value"].as_str() {
             entry["value"] = text.bytes().map(Value::from).collect();
@@ -172,7 +171,7 @@ fn assert_known(at: &str, wanted: &Value, message: &Value) {
     }
 }
 
-/// Makes the document's spec; an error is its text.
+/// Creates the document's spec. An error is returned as its text.
 fn make(document: &Document) -> Result<Value, String> {
     let host = host(&document.host);
     let handler = handler(&document.handler);
@@ -206,7 +205,7 @@ fn sandbox(document: &Document, host: &Host, handler: &Handler) -> Result<oci_sp
     })
 }
 
-/// As if the level had been chosen.
+/// The pod's labels. If the request has no level, it is a fixed one in place of a random one.
 fn pod_labels(document: &Document, host: &Host) -> Result<Option<Labels>, spec::Error> {
     let chosen = spec::selinux_level(&document.sandbox).is_none().then(|| "s0:c100,c200".to_owned());
     let contexts = host.selinux.as_ref();
@@ -321,7 +320,7 @@ fn host(facts: &Facts) -> Host {
     }
 }
 
-/// container-selinux's.
+/// The contexts of container-selinux's policy.
 fn contexts() -> Contexts {
     Contexts { vm_process: "system_u:system_r:container_kvm_t:s0".parse().unwrap(), ..Contexts::default() }
 }
@@ -339,7 +338,7 @@ fn handler(facts: &HandlerFacts) -> Handler {
     }
 }
 
-/// As if every host path were there and no symlink, and every image mounted.
+/// The mounts as if all host paths exist and are not symlinks, and all images are mounted.
 fn mounts(config: &ContainerConfig) -> Vec<HostMount> {
     let source = |index: usize, mount: &Mount| match mount.image {
         Some(_) => format!("/run/pontoon/image-volumes/c/{index}").into(),
@@ -363,7 +362,7 @@ fn devices(document: &Document) -> Vec<HostDevice> {
     document.devices.iter().map(one).collect()
 }
 
-/// Sorts what is a set; serde_json sorts the keys of objects.
+/// Sorts the arrays that are sets; serde_json sorts the keys of objects.
 fn canonical(mut spec: Value) -> Value {
     if let Some(sets) = spec.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
@@ -382,7 +381,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// The lines that differ, each with its number: a longest common subsequence.
+/// The lines that differ, each with its number, by a longest common subsequence.
 fn difference(golden: &str, made: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (golden.lines().collect(), made.lines().collect());
     let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
@@ -439,7 +438,8 @@ fn no_spec_is_without_its_config() {
     assert!(orphans.is_empty(), "{orphans:?}");
 }
 
-/// CVE-2022-24769: what is inheritable without being ambient goes to whatever binary has file capabilities.
+/// CVE-2022-24769: capabilities that are inheritable but not ambient go to each binary with inheritable file
+/// capabilities.
 #[test]
 fn no_capability_is_inheritable_that_is_not_ambient() {
     for feature in features() {

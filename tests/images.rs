@@ -1,6 +1,6 @@
-//! The images room against a real containerd and real registries.
+//! The module `images` with a real containerd and real registries.
 //!
-//! Needs root, docker-registry, skopeo, and in `PONTOON_BIN_DIR` containerd and ctr.
+//! Needs root, docker-registry and skopeo, and containerd and ctr in the directory `PONTOON_BIN_DIR`.
 
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail the test")]
 
@@ -24,7 +24,7 @@ use serde_json::json;
 const MANAGED: &str = "io.cri-containerd.image";
 const PINNED: &str = "io.cri-containerd.pinned";
 
-/// A bed with an image that was pulled; the registry's host, the image's tag and id.
+/// A bed with a pulled image. Returns the bed, the registry's host, and the image's tag and id.
 async fn with_an_image() -> Option<(Bed, String, String, String)> {
     let mut bed = Bed::start(tools()?, |_, _| {}).await;
     let host = bed.registry(false).await;
@@ -34,7 +34,7 @@ async fn with_an_image() -> Option<(Bed, String, String, String)> {
     Some((bed, host, tag, id))
 }
 
-/// An image of a registry that accepts connections and says nothing.
+/// The reference of an image in a registry that accepts connections and never responds, and the registry's listener.
 async fn silent() -> (String, tokio::net::TcpListener) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     (format!("{}/a:1", listener.local_addr().unwrap()), listener)
@@ -68,7 +68,7 @@ async fn a_pulled_image_is_listed_found_and_removed() {
         assert_eq!(labels.keys().collect::<Vec<_>>(), [MANAGED], "no label of the image is on a record");
     }
 
-    // A second name of the same image goes with the first.
+    // A second name of the same image is removed together with the first.
     let other = format!("{host}/c:2");
     bed.push(&small(&bed, "one"), &other);
     assert_eq!(bed.pull(&other).await.unwrap(), id);
@@ -80,7 +80,7 @@ async fn a_pulled_image_is_listed_found_and_removed() {
     assert!(bed.containerd.stat_snapshot("overlayfs", &snapshot).await.unwrap_err().is_not_found());
     bed.remove(&tag).await;
 
-    // By digest: no tag moves.
+    // A pull by digest sets no tag.
     assert_eq!(bed.pull(&digest).await.unwrap(), id);
     let image = bed.status(&id).await.unwrap();
     assert_eq!((image.repo_tags, image.repo_digests), (vec![], vec![digest]));
@@ -118,7 +118,7 @@ async fn each_failure_of_a_registry_has_its_kind() {
 
     let id = bed.pull_as(&tag, Some("hunter22")).await.unwrap();
     for password in [Some("wrong-password"), None] {
-        // The image is here, and yet: every pull asks the registry.
+        // The image is on the node already, but each pull asks the registry.
         let error = bed.pull_as(&tag, password).await.unwrap_err();
         assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
         assert!(error.to_string().contains(&guarded) && !error.to_string().contains("wrong-password"), "{error}");
@@ -144,7 +144,7 @@ async fn each_failure_of_a_registry_has_its_kind() {
 async fn a_mirror_is_used_and_gets_the_credentials() {
     let Some(tools) = tools() else { return };
     let mut bed = Bed::start(tools, |settings, path| {
-        // As the default has it: several directories, of which one knows the host.
+        // Several directories, as in the default configuration; one of them has the host.
         settings.registry_config_path = format!("/does/not/exist:{}", path.join("certs.d").display());
     })
     .await;
@@ -183,7 +183,7 @@ async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
     assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
 
-    // Nobody waits: it is cancelled, and its key is free.
+    // No caller waits any more: the pull is cancelled, and its key is free.
     let left = tokio::time::timeout(Duration::from_millis(300), bed.pull(&dead)).await;
     assert!(left.is_err());
     assert_eq!(bed.images.pulls_in_flight(), 1);
@@ -198,13 +198,14 @@ async fn no_more_pulls_than_may_run_at_once() {
         settings.patience = Duration::from_millis(50);
     })
     .await;
-    // containerd's first garbage collection, 100 ms after its start, takes the streams of a namespace that has nothing else.
+    // containerd's first garbage collection, 100 ms after its start, deletes the streams (of its streaming API, which
+    // Transfer uses) of a namespace without other resources. So create a lease first.
     bed.containerd.leased("there-is-something", "2099-01-01T00:00:00Z").await.unwrap();
-    // Each accepts and says nothing.
+    // Registries that accept connections and never respond.
     let registries = [silent().await, silent().await];
     let [first, second] = registries.each_ref().map(|(tag, _)| bed.pull(tag));
     let (mut first, mut second) = (Box::pin(first), Box::pin(second));
-    // The connection, which is to stay: a pull whose registry hangs up has ended.
+    // Returns the pull's connection, which must stay open: the pull ends if its registry closes the connection.
     let dialled = async |registry: usize, pull: &mut (dyn Future<Output = _> + Unpin)| {
         let dialled = tokio::time::timeout(Duration::from_secs(2), registries[registry].1.accept());
         tokio::select! {
@@ -230,7 +231,7 @@ async fn t6_pulls_of_one_namespace_from_registries_that_hang_leave_places_to_ano
         registries.push(silent().await);
     }
     let mut hanging: Vec<_> = registries.iter().map(|(tag, _)| Box::pin(bed.pull_in("one", tag))).collect();
-    // The image that others pull as well is among those that wait.
+    // One of the waiting pulls is for the image that the other namespace pulls too.
     hanging.push(Box::pin(bed.pull_in("one", &tag)));
     let begun = tokio::time::timeout(Duration::from_secs(2), futures_util::future::select_all(&mut hanging)).await;
     assert!(begun.is_err(), "{:?}", begun.map(|(ended, _, _)| ended));
@@ -263,7 +264,7 @@ async fn what_other_tools_do_shows_within_a_second() {
     })
     .await;
 
-    // Imported without unpacking: CreateContainer unpacks, for whichever snapshotter.
+    // The import did not unpack the image: CreateContainer does, for each snapshotter.
     let image = bed.images.resolve(&id).await.unwrap();
     for snapshotter in ["overlayfs", "native"] {
         let (passwd, group) = bed.images.user_db(&image, snapshotter).await.unwrap();
@@ -301,7 +302,7 @@ async fn a_configured_name_is_pinned_whoever_brought_it() {
         assert_eq!(bed.status(id).await.unwrap().pinned, pinned, "{id}");
         assert_eq!(bed.list().await.iter().find(|image| image.id == *id).unwrap().pinned, pinned, "{id}");
     }
-    // Of its names only the one that is configured pins it, and it goes with that one.
+    // Only the records of the image with the configured name have the label: those of its name, digest and id.
     for (record, labels) in bed.records().await {
         assert_eq!(
             labels.contains_key(PINNED),
@@ -313,7 +314,8 @@ async fn a_configured_name_is_pinned_whoever_brought_it() {
     until("what ctr named so is pinned", || async { bed.status(&other_id).await.unwrap().pinned }).await;
     bed.ctr(&["images", "rm", "docker.io/library/imported:1"]);
     until("and no more without the name", || async { !bed.status(&other_id).await.unwrap().pinned }).await;
-    // What another tool labels is pinned too. Whoever asks for its removal by name gets it: kubelet asks for none such.
+    // An image that another tool labels is pinned too. RemoveImage removes pinned images nevertheless; kubelet does not
+    // call it for them.
     bed.ctr(&["images", "label", &other, "io.cri-containerd.pinned=pinned"]);
     until("what is labelled so is pinned", || async { bed.status(&other_id).await.unwrap().pinned }).await;
     bed.remove(&id).await;

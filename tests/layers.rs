@@ -109,14 +109,20 @@ fn order() -> Order {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
     let block = page.split_once(ORDER).unwrap().1.split("```").nth(1).unwrap();
     let lines = block.lines().filter_map(|line| line.split_once(':'));
-    lines.map(|(module, uses)| (module.trim().to_owned(), uses.split_whitespace().map(str::to_owned).collect())).collect()
+    lines
+        .map(|(module, uses)| (module.trim().to_owned(), uses.split_whitespace().map(str::to_owned).collect()))
+        .collect()
 }
 
 /// Which module uses which, with a line of the source that does; the crate's root and main.rs use what they like.
 fn uses(order: &Order) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for source in production().filter(|source| !["lib", "main"].contains(&source.module())) {
-        assert!(order.iter().any(|(module, _)| module == source.module()), "{} is in no module of the page", source.path);
+        assert!(
+            order.iter().any(|(module, _)| module == source.module()),
+            "{} is in no module of the page",
+            source.path
+        );
         for (other, _) in order.iter().filter(|(other, _)| other != source.module()) {
             let line = source.using(other).into_iter().next();
             found.extend(line.map(|line| (source.module().to_owned(), other.clone(), line)));

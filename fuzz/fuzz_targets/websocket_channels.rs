@@ -1,4 +1,4 @@
-//! Messages of `channel.k8s.io`, of each form: the first byte chooses it and how many channels there are.
+//! Messages of `channel.k8s.io`. The first byte chooses the codec and the number of channels.
 #![no_main]
 
 use bytes::Bytes;

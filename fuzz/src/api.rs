@@ -1,4 +1,4 @@
-//! As `src/api.rs`, with what the parsers look at of CRI's messages.
+//! Replaces `src/api.rs`: only the messages and fields of CRI that the parsers read.
 
 pub mod v1 {
     use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! As `src/cdi/`, with what reads specs and names.
+//! Replaces `src/cdi/`: only the parsers of specs and device names.
 
 #[path = "../../src/cdi/document.rs"]
 mod document;
@@ -15,11 +15,11 @@ pub enum Error {
     Invalid { field: String, problem: String },
 }
 
-/// A spec, as JSON if it begins as such and as YAML in any case. What gets through can be asked for, and edits by whole
-/// paths only.
+/// Parses a spec, as JSON and as YAML. Each device of an accepted spec can be requested by its name, and all paths of
+/// its edits are absolute.
 ///
 /// # Panics
-/// If a device cannot be asked for by its name, or an edit is of a relative path.
+/// If a device cannot be requested by its name, or a path of an edit is relative.
 pub fn spec(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     for json in [true, false] {

@@ -1,4 +1,4 @@
-//! As `src/cgroup/`, with what reads the kernel's files.
+//! Replaces `src/cgroup/`: only the parsers of the kernel's files.
 
 #[path = "../../src/cgroup/group.rs"]
 mod group;
@@ -18,7 +18,7 @@ use usage::Usage;
 
 pub const ROOT: &str = "/sys/fs/cgroup";
 
-/// The files of a cgroup that are read, of cgroup v1.
+/// The files of a cgroup that Pontoon reads with cgroup v1.
 const V1: [&str; 17] = [
     "memory.usage_in_bytes",
     "memory.limit_in_bytes",
@@ -38,7 +38,7 @@ const V1: [&str; 17] = [
     "hugetlb.2MB.usage_in_bytes",
     "hugetlb.2MB.max_usage_in_bytes",
 ];
-/// The same of cgroup v2.
+/// The files of a cgroup that Pontoon reads with cgroup v2.
 const V2: [&str; 15] = [
     "memory.current",
     "memory.max",
@@ -57,7 +57,7 @@ const V2: [&str; 15] = [
     "hugetlb.2MB.current",
 ];
 
-/// A cgroup's directories, made once.
+/// The directories of a cgroup, which are created once.
 struct Tree {
     root: PathBuf,
     unified: bool,
@@ -92,7 +92,8 @@ thread_local! {
     static TREES: [RefCell<Tree>; 2] = [false, true].map(|unified| RefCell::new(Tree::new(unified)));
 }
 
-/// Texts of a cgroup's files, parted by zero bytes; the first byte says of which version.
+/// Parses the contents of a cgroup's files, which are separated by zero bytes. The first byte chooses the cgroup
+/// version.
 ///
 /// # Panics
 /// If "no limit" becomes a number, or a share is larger than the whole.

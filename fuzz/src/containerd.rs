@@ -1,8 +1,8 @@
-//! As `src/containerd/`, with blobs that are in memory.
+//! Replaces `src/containerd/`: the blobs are in memory.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What has been put there, by digest.
+/// The blobs by digest.
 #[derive(Default)]
 pub struct Containerd(pub HashMap<String, Vec<u8>>);
 
@@ -55,7 +55,7 @@ pub enum Kind {
     Other,
 }
 
-/// A handler's options are a message of containerd's: any table is one here.
+/// A handler's options. The daemon encodes them as a message of containerd; here each table is accepted.
 #[derive(Clone, Debug)]
 pub struct Options;
 

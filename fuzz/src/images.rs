@@ -1,4 +1,4 @@
-//! As `src/images/`, with what reads an image's documents.
+//! Replaces `src/images/`: only the parsers of references and of an image's documents.
 
 #[path = "../../src/images/config.rs"]
 mod config;
@@ -24,10 +24,11 @@ use crate::spec::ImageConfig;
 use manifest::Contents;
 use reference::Reference;
 
-/// An image's documents, parted by zero bytes; their digests are 64 times their number, and the first is the target.
+/// Parses an image's documents, which are separated by zero bytes. A document's digest is its number, repeated 64
+/// times; the first document is the image's target.
 ///
 /// # Panics
-/// If an image gets through whose layers or volumes are not what they should be.
+/// If an image with invalid layers or volumes is accepted.
 pub fn documents(input: &[u8]) {
     let digest = |number: usize| format!("sha256:{}", number.to_string().repeat(64));
     let blobs = crate::pieces(input, 6).into_iter().enumerate().map(|(number, blob)| (digest(number), blob.to_vec()));
@@ -47,10 +48,10 @@ pub fn documents(input: &[u8]) {
     }
 }
 
-/// What is taken for a reference names one place, whichever way it is written.
+/// Parses a reference. An accepted one always names the same image, in its original and its normalised form.
 ///
 /// # Panics
-/// If a normalised reference is another one when it is read again, or could climb a path.
+/// If a normalised reference is parsed as another one, or has a part such as `..`.
 pub fn reference(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     let Ok(reference) = Reference::parse(text) else { return };

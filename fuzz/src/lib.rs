@@ -1,8 +1,9 @@
-//! The parsers' source, without the rest of the daemon: it builds in a minute or two with a sanitizer, not in ten.
+//! The source files of the daemon's parsers, without the rest of the daemon: with a sanitizer this builds in one or two
+//! minutes, not in ten.
 //!
-//! A module here has the files of the daemon's module of its name that parse, by their path, and in the place of what they
-//! only name (containerd, CRI's messages) a few lines of its own. What a target asserts stands beside them, for it sees
-//! what is private to a module.
+//! Each module includes, by path, those files of the daemon's module of the same name that parse. Types that these
+//! files only use (of containerd, of CRI) are replaced with a few lines. The assertions of a target are in the same
+//! module, because they need its private items.
 
 #![allow(dead_code, unused_imports, reason = "what is used of the source is what a target drives")]
 
@@ -27,7 +28,7 @@ pub mod streaming;
 pub mod sys;
 pub mod telemetry;
 
-/// The input as `most` pieces at most, which a zero byte parts.
+/// Splits the input at zero bytes, into `most` pieces at most.
 pub(crate) fn pieces(input: &[u8], most: usize) -> Vec<&[u8]> {
     input.splitn(most, |byte| *byte == 0).collect()
 }

@@ -1,15 +1,16 @@
-//! The CRI log: src/container/io/record.rs.
+//! The records of the CRI log: src/container/io/record.rs.
 
 #[path = "../../src/container/io/record.rs"]
 mod record;
 
 use record::{Batch, Lines, RECORD_LIMIT, Stamp, StreamName};
 
-/// What is written, read back as kubelet does, is what came in. The first two bytes say how: a terminal or not, how much
-/// comes at once, and how often the rest is repeated, so that lines get longer than a record may be.
+/// Writes records and reads them back as kubelet does: the content must be that of the input. The first two bytes
+/// choose whether there is a terminal, how many bytes come at once, and how often the rest is repeated, so that lines
+/// become longer than a record may be.
 ///
 /// # Panics
-/// If a byte is lost or made up, or a record is none that kubelet reads.
+/// If a byte is lost or added, or kubelet could not read a record.
 pub fn records(input: &[u8]) {
     let [how, times, body @ ..] = input else { return };
     let tty = how & 1 == 1;
@@ -33,7 +34,7 @@ pub fn records(input: &[u8]) {
     if tty { assert_eq!(written, without_returns(&input)) } else { assert_eq!(written, input) }
 }
 
-/// A log is switched where a batch is split: the first part has to end the line that was begun, or be all.
+/// A log is rotated where a batch is split: the first part must end the line in progress, or be the whole batch.
 fn take(batch: &Batch, inside: bool, log: &mut Vec<u8>) {
     let (old, new) = batch.split();
     assert_eq!([old, new].concat(), batch.bytes());
@@ -68,7 +69,7 @@ fn read_back(log: &[u8]) -> Vec<u8> {
     found
 }
 
-/// As the container wrote it, before its terminal made `\r\n` of each `\n`.
+/// The container's output before its terminal changed each `\n` to `\r\n`.
 fn without_returns(shown: &[u8]) -> Vec<u8> {
     let keeps = |at: usize| shown[at] != b'\r' || shown.get(at + 1) != Some(&b'\n');
     (0..shown.len()).filter(|at| keeps(*at)).map(|at| shown[at]).collect()

@@ -1,4 +1,4 @@
-//! As `src/lsm/`, with the one number that the configuration is checked by.
+//! Replaces `src/lsm/`: only the limit against which the configuration is checked.
 
 pub mod selinux {
     pub const MAX_CATEGORIES: u16 = 1024;

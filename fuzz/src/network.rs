@@ -1,4 +1,4 @@
-//! As `src/network/`, with what reads configurations and results.
+//! Replaces `src/network/`: only the parsers of configurations and results.
 
 #[path = "../../src/network/bandwidth.rs"]
 mod bandwidth;
@@ -12,7 +12,7 @@ mod result;
 mod settings;
 
 mod exec {
-    /// What a plugin is to do.
+    /// A CNI operation.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Operation {
         Add,
@@ -42,10 +42,11 @@ use result::Attached;
 pub use result::IpPreference;
 pub use settings::ConfigDir;
 
-/// A conflist, or a plugin's own file: the first byte says which. What gets through is safe to run and to keep.
+/// Parses a conflist, or the file of one plugin; the first byte chooses which. An accepted configuration is safe to run
+/// and to cache.
 ///
 /// # Panics
-/// If a name could lead out of its directory, or what is cached is not what was read.
+/// If a name could lead out of its directory, or the cached form is parsed as another configuration.
 pub fn config(input: &[u8]) {
     let Some((kind, text)) = input.split_first() else { return };
     let parsed = if kind & 1 == 0 { NetworkConfig::from_list(text) } else { NetworkConfig::from_plugin(text) };
@@ -62,7 +63,7 @@ pub fn config(input: &[u8]) {
     }
 }
 
-/// What a plugin prints. The preference changes which address comes first, and nothing else.
+/// Parses a plugin's result. The preference only changes which address comes first.
 ///
 /// # Panics
 /// If addresses are lost, or the preferred family is not first.

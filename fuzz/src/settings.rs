@@ -11,10 +11,10 @@ thread_local! {
     static FILE: RefCell<PathBuf> = RefCell::new(std::env::temp_dir().join(format!("{}.toml", std::process::id())));
 }
 
-/// A file is refused, or what it gives can be used.
+/// Loads a configuration file. An accepted configuration is valid.
 ///
 /// # Panics
-/// If a configuration that nothing could work with gets through.
+/// If an invalid configuration is accepted.
 pub fn load(text: &[u8]) {
     let path = FILE.with_borrow(Clone::clone);
     fs::write(&path, text).expect("a scratch file");

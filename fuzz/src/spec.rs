@@ -1,4 +1,4 @@
-//! As `src/spec/`, with what reads an image's words.
+//! Replaces `src/spec/`: only the parsers of an image's config and its users.
 
 #[path = "../../src/spec/image.rs"]
 mod image;
@@ -19,10 +19,11 @@ impl Error {
     }
 }
 
-/// USER, /etc/passwd and /etc/group of an image, parted by zero bytes; USER is the request's too.
+/// Resolves a user with an image's USER, /etc/passwd and /etc/group, which are separated by zero bytes. USER is also
+/// used as the request's `run_as_username`.
 ///
 /// # Panics
-/// If an id wraps, if a number is taken for a name, or if somebody is root without being called so.
+/// If an id wraps around, if a number is taken for a name, or if a user becomes root who is not named so.
 pub fn users(input: &[u8]) {
     let [name, passwd, group] = crate::pieces(input, 3)[..] else { return };
     let Ok(name) = str::from_utf8(name) else { return };
@@ -54,7 +55,7 @@ fn check(user: &User) {
     assert_eq!(groups.len(), user.groups.len());
 }
 
-/// `-0` and `+0` are root's number too.
+/// Whether the name means root. `-0` and `+0` are root's number too.
 fn calls_root(who: &str, passwd: &[u8]) -> bool {
     let passwd = String::from_utf8_lossy(passwd);
     let mut entries = passwd.lines().map(|line| line.trim().split(':').collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! As `src/sys/`, with what reads files.
+//! Replaces `src/sys/`: only the functions that read files.
 
 #[path = "../../src/sys/read.rs"]
 pub mod read;

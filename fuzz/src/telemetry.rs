@@ -1,4 +1,4 @@
-//! As `src/telemetry/`, with nothing that is measured or served.
+//! Replaces `src/telemetry/`: measures and serves nothing.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ impl Operations {
     }
 }
 
-/// Where metrics would be served.
+/// The address on which the daemon would serve metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(SocketAddr);
 

@@ -61,7 +61,7 @@ impl Freezer {
         let (file, text) = self.thaw;
         match fs::write(cgroup.join(file), text) {
             Ok(()) => {
-                tracing::info!(cgroup = %cgroup.display(), "thawed, so that a SIGKILL ends its processes");
+                tracing::info!(cgroup = %cgroup.display(), "thawed a frozen cgroup, so that SIGKILL can end its processes");
                 true
             }
             Err(error) => {

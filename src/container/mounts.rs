@@ -123,13 +123,13 @@ fn check_mappings(mount: &Mount) -> Result<(), (String, &'static str)> {
     if let Some((name, _)) = parts.iter().find(|(_, mappings)| mappings.is_empty())
         && parts.iter().any(|(_, mappings)| !mappings.is_empty())
     {
-        return Err(((*name).to_owned(), "is empty, and the other of uidMappings and gidMappings is not"));
+        return Err(((*name).to_owned(), "is empty, but uidMappings and gidMappings must be set together"));
     }
     for (name, mappings) in parts {
         for (number, mapping) in mappings.iter().enumerate() {
             let ends = [mapping.host_id, mapping.container_id].map(|first| first.checked_add(mapping.length));
             if mapping.length == 0 || ends.contains(&None) {
-                return Err((format!("{name}[{number}]"), "maps no id, or goes past the last one"));
+                return Err((format!("{name}[{number}]"), "maps no id, or ids above 4294967294"));
             }
         }
     }

@@ -69,10 +69,10 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Another program's record.
-    #[error("it has no extension {ABOUT}")]
+    #[error("the record has no extension {ABOUT}")]
     Foreign,
     /// Pontoon's record, but damaged.
-    #[error("its extension {0} cannot be read")]
+    #[error("the record's extension {0} cannot be read")]
     Damaged(&'static str),
 }
 

@@ -175,11 +175,13 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
                     tracing::info!(handler = handler.name, why, "no user namespaces");
                 }
                 if let Some(why) = &features.outdated {
-                    tracing::warn!(handler = handler.name, why, "its runtime is to be updated");
+                    tracing::warn!(handler = handler.name, why, "the handler's runtime is outdated");
                 }
                 all.insert(handler.name.clone(), features);
             }
-            Err(error) => tracing::warn!(handler = handler.name, %error, "its features are not known"),
+            Err(error) => {
+                tracing::warn!(handler = handler.name, %error, "cannot query the features of the handler's runtime");
+            }
         }
     }
     all

@@ -127,7 +127,7 @@ pub enum Error {
         expected: String,
     },
     /// The requested directory in an image cannot be used.
-    #[error("in image {image} it {problem}")]
+    #[error("{problem}, in image {image}")]
     SubPath {
         /// The image's id.
         image: String,
@@ -157,8 +157,8 @@ pub enum Unusable {
         /// Media type of its config.
         config: String,
     },
-    /// It has nothing for this host's platform.
-    #[error("it has nothing for {}: it has {}", platform::text(host), names(available))]
+    /// It has no manifest for this host's platform.
+    #[error("it has no manifest for {}; it has {}", platform::text(host), names(available))]
     Platform {
         /// The platforms that it has.
         available: Vec<Platform>,

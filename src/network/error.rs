@@ -112,7 +112,7 @@ pub enum Error {
         interface: String,
     },
     /// The cache of attachments cannot be read or written.
-    #[error("cni cache {path}")]
+    #[error("read or write cni cache {path}")]
     Cache {
         /// The file or directory.
         path: PathBuf,
@@ -120,7 +120,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The template did not produce a config.
-    #[error("cni config from a template: {path}")]
+    #[error("create cni config from a template: {path}")]
     Template {
         /// The template, or the config that could not be written.
         path: PathBuf,
@@ -147,7 +147,7 @@ pub enum TemplateError {
     #[error("{0} is not closed")]
     NotClosed(String),
     /// The rendered text is not a valid network config.
-    #[error("what it gives is no valid config: {0}")]
+    #[error("the template does not produce a valid config: {0}")]
     Invalid(String),
 }
 

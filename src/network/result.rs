@@ -91,7 +91,8 @@ fn owner<'a>(result: &'a Value, entry: &Value) -> Result<Option<&'a Value>, Erro
     };
     let interfaces = array(result, "interfaces")?;
     let found = index.and_then(|index| interfaces.get(index));
-    found.map(Some).ok_or_else(|| Error::InvalidResult("an address is of an interface that is not there".to_owned()))
+    let missing = || Error::InvalidResult("an address refers to an interface that does not exist".to_owned());
+    found.map(Some).ok_or_else(missing)
 }
 
 /// Parses an address with its prefix length, such as `10.1.2.3/24`.

@@ -74,10 +74,10 @@ impl Running {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return tracing::warn!(id, %error, "cannot tell whether an interrupted cni plugin still runs"),
         };
-        tracing::info!(id, "a cni plugin was interrupted, its end is waited for");
+        tracing::info!(id, "waiting for an interrupted cni plugin to exit");
         match timeout(INTERRUPTED_GRACE, until_silent(interrupted)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(id, %error, "the end of an interrupted cni plugin cannot be waited for"),
+            Ok(Err(error)) => tracing::warn!(id, %error, "cannot wait for an interrupted cni plugin"),
             Err(_) => {
                 let after = INTERRUPTED_GRACE;
                 tracing::warn!(id, ?after, "an interrupted cni plugin still runs, DEL runs concurrently");

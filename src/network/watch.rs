@@ -32,7 +32,7 @@ pub(super) async fn follow(network: Weak<Inner>) {
         let watch = Watch::arm(&dir);
         let Some(inner) = network.upgrade() else { return };
         let loading = tokio::task::spawn_blocking(move || inner.state.reload(&inner.settings.configs));
-        // A panic in there is a bug and already in the log; the next change tries again.
+        // A panic in `reload` is a bug and already in the log; the next change tries again.
         let _ = loading.await;
         match watch {
             Ok(mut watch) => {

@@ -100,24 +100,24 @@ pub enum Error {
     #[error(transparent)]
     Containerd(#[from] containerd::Error),
     /// An operation on the pod's network failed.
-    #[error("network of sandbox {id}")]
+    #[error("set up or remove the network of sandbox {id}")]
     Network {
         /// Id of the sandbox.
         id: String,
         source: network::Error,
     },
-    /// What the pod's config requests for its network is invalid.
+    /// What the pod's config requests for its network is invalid, or an operation on the node's network failed.
     #[error(transparent)]
     Attachment(network::Error),
     /// An operation on the pod's network namespace failed.
-    #[error("network namespace of sandbox {id}")]
+    #[error("set up or remove the network namespace of sandbox {id}")]
     Netns {
         /// Id of the sandbox.
         id: String,
         source: netns::Error,
     },
     /// An operation on the pod's user namespace failed.
-    #[error("user namespace of sandbox {id}")]
+    #[error("set up the user namespace of sandbox {id}")]
     Userns {
         /// Id of the sandbox.
         id: String,
@@ -133,7 +133,7 @@ pub enum Error {
         why: String,
     },
     /// An operation on the pod's files failed.
-    #[error("files of sandbox {id}")]
+    #[error("set up or remove the files of sandbox {id}")]
     Files {
         /// Id of the sandbox.
         id: String,
@@ -158,7 +158,7 @@ pub enum Error {
     #[error(transparent)]
     Cdi(#[from] cdi::Error),
     /// An operation on the container's streams or log failed.
-    #[error("streams of container {id}")]
+    #[error("set up the streams or the log of container {id}")]
     Io {
         /// Id of the container.
         id: String,
@@ -185,7 +185,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The operation failed, and not all of it could be undone.
-    #[error("{}; and could not be undone: {leftovers}", .cause.chain())]
+    #[error("{}; the rollback is not complete: {leftovers}", .cause.chain())]
     HalfUndone {
         /// Why the operation failed.
         cause: Box<Error>,

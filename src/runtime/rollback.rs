@@ -103,7 +103,7 @@ impl Node {
     /// Adds an object whose undo has failed or is late to the store.
     fn list_unfinished<T: Creatable>(&self, object: &Arc<T>, leftovers: &RollbackFailed) {
         let (kind, id) = (T::KIND, object.id());
-        tracing::error!(kind, id, %leftovers, "the failed creation was not rolled back completely; it is listed");
+        tracing::error!(kind, id, %leftovers, "the rollback is not complete; the object stays in the store until it is stopped and removed");
         object.list(self);
     }
 
@@ -112,11 +112,11 @@ impl Node {
         let (kind, id) = (T::KIND, object.id());
         match outcome {
             Ok(()) => {
-                tracing::info!(kind, id, "the failed creation was rolled back late");
+                tracing::info!(kind, id, "the late rollback is complete; the object was removed from the store");
                 object.forget(self);
             }
             Err(leftovers) => {
-                tracing::error!(kind, id, %leftovers, "the failed creation could not be rolled back completely");
+                tracing::error!(kind, id, %leftovers, "the late rollback failed; the object stays in the store until it is stopped and removed");
             }
         }
     }

@@ -52,7 +52,7 @@ impl Store {
     pub fn containers_of(&self, sandbox: &SandboxId) -> Vec<Arc<Container>> {
         let snapshot = self.containers.snapshot();
         let mut of: Vec<_> = snapshot.objects().filter(|container| container.sandbox() == sandbox).cloned().collect();
-        of.sort_by_key(|container| container.record.about.created_at);
+        of.sort_by_key(|container| container.record.resolved.created_at);
         of
     }
 

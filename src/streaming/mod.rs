@@ -56,7 +56,7 @@ pub enum Error {
     )]
     NeedsTls(SocketAddr),
     /// The certificate cannot be used.
-    #[error("TLS of streaming")]
+    #[error("load TLS certificate and key for streaming")]
     Tls(#[from] TlsError),
     /// The address is in use, or is not an address of this node.
     #[error("bind {address} for streaming")]

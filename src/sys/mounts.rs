@@ -52,7 +52,7 @@ pub struct MountSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The directory cannot be opened in the snapshot.
-    #[error("the sub path")]
+    #[error("open the sub path in the snapshot")]
     SubPath(#[source] io::Error),
     /// The snapshot could not be mounted.
     #[error("mount")]

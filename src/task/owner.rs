@@ -153,7 +153,9 @@ impl<F: TaskObserver> Driver<F> {
             Act::Kill => during(Stage::Kill, self.kill()).await,
             Act::ReportExit(exit) => match self.observer.ended(exit).await {
                 Ok(()) => self.progress(Event::ExitReported),
-                Err(error) => during(Stage::Record, self.back_off("its exit cannot be written yet", &error)).await,
+                Err(error) => {
+                    during(Stage::Record, self.back_off("the exit cannot be written to the record yet", &error)).await;
+                }
             },
             Act::Delete => during(Stage::TaskDelete, self.delete()).await,
             Act::Finish => {

@@ -76,7 +76,7 @@ async fn a_container_that_asks_for_nothing_has_the_default_profile(scope: Arc<Sc
     Ok(())
 }
 
-/// With all capabilities, and without masked or read-only paths, so that only the profile restricts the container.
+/// The container has all capabilities, and no masked or read-only paths, so that only the profile restricts it.
 async fn the_default_profile_confines(scope: Arc<Scope>) -> Outcome {
     const SCRIPT: &str = "mount -t tmpfs none /mnt 2>/dev/null && echo mounted
         cat /proc/kcore 2>/dev/null | head -c 1 | grep -q . && echo kcore
@@ -108,7 +108,7 @@ async fn the_default_profile_confines(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-/// For example, aa-remove-unknown removes it.
+/// For example, `aa-remove-unknown` removes the profile.
 async fn the_default_profile_is_loaded_again_when_it_was_removed(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     says(&pod, "before", CURRENT, |_| ()).await?;
@@ -170,8 +170,7 @@ async fn a_loaded_profile_confines_a_privileged_container_too(scope: Arc<Scope>)
 
 async fn x8_a_profile_that_is_not_loaded_is_an_error(scope: Arc<Scope>) -> Outcome {
     let pod = privileged_pod(&scope).await?;
-    // The last two names: a prefix of a loaded profile's name is not that profile, and neither is a path to a profile
-    // file.
+    // The last two names: neither a prefix of a loaded profile's name nor a path to a profile file is that profile.
     let names =
         ["pontoon-e2e-missing", "localhost/pontoon-e2e-missing", "pontoon-e2e", "../../etc/apparmor.d/lsb_release"];
     for (index, name) in names.into_iter().enumerate() {

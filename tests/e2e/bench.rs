@@ -15,7 +15,7 @@ use crate::standing;
 
 /// How many calls are made to get a median.
 const CALLS: usize = 50;
-/// As many for a slow call: the built-in takes ten seconds for one with a hundred pods.
+/// The same for a slow call: the built-in takes ten seconds for one with a hundred pods.
 const SLOW_CALLS: usize = 3;
 /// How long containerd is watched while no CRI server calls it, to get what it uses by itself.
 const ALONE: Duration = Duration::from_secs(60);
@@ -49,8 +49,9 @@ fn tell(name: &str, value: impl std::fmt::Display) {
     println!("{name}\t{value}");
 }
 
-/// Prints the milliseconds of each of `calls` calls, one after the other. The first one, for which nothing is cached,
-/// is printed separately. On a machine that is not idle, the CPU time of a call counts: that of containerd and Pontoon.
+/// Makes `calls` calls, one after the other, and prints the median and the 90th percentile of their milliseconds. One
+/// more call comes first, for which nothing is cached; it is printed separately. On a machine that is not idle, compare
+/// the CPU time of a call, which is that of containerd and Pontoon.
 async fn timed<F>(bed: &Bed, name: &str, calls: usize, mut call: impl FnMut() -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<usize>>,

@@ -15,8 +15,8 @@ use crate::scope::{Scope, sleeper};
 const PODS: usize = 100;
 const AT_A_TIME: usize = 8;
 const ROUNDS: usize = 3;
-/// Each thread's cache of freed memory counts as used. It grows at first, by 75, 58, 44 and 10 KiB a round, and then
-/// stays as it is.
+/// How many pods warm up the daemon. Each thread's cache of freed memory counts as used, and it grows at first: by 75,
+/// 58, 44 and 10 KiB a round, and then no more.
 const WARM_UP: usize = 2 * PODS;
 /// How long nothing may change. tokio's threads for blocking calls end after 10 s of idleness.
 const SETTLED: Duration = Duration::from_secs(12);

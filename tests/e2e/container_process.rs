@@ -108,7 +108,7 @@ async fn with_stdin_a_reader_waits(scope: Arc<Scope>) -> Outcome {
         Ok(())
     })
     .await?;
-    // If stdin were closed, the container would notice it within this time.
+    // If stdin were closed, the container would end within this time.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let status = scope.bed.status(&id).await?;
     ensure!(status.state() == v1::ContainerState::ContainerRunning, "{:?}", status.state());

@@ -11,7 +11,7 @@ use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Pod, Scope, security, shell, sleeper};
 
 const ASIDE: &str = "aside";
-/// The prefix of the IP addresses of its pods.
+/// The prefix of the IP addresses of this handler's pods.
 const ITS_NETWORK: &str = "10.214.";
 
 pub fn tests() -> Vec<Test> {

@@ -111,8 +111,7 @@ async fn with_pid_mode_node_they_see_the_node(scope: Arc<Scope>) -> Outcome {
     let id = pod.start(container).await?;
     let seen = namespaces_of(&scope, &id).await?["pid"].clone();
     ensure!(seen == std::fs::read_link("/proc/self/ns/pid")?.to_string_lossy(), "{seen}");
-    // The container has no pid namespace of its own, whose end would kill its child processes: the CRI server must do
-    // so.
+    // The container has no pid namespace of its own, so its end does not kill its child processes: the CRI server must.
     scope.bed.stop(&id, 5).await
 }
 
@@ -295,7 +294,7 @@ async fn pods_are_listed_by_filter(scope: Arc<Scope>) -> Outcome {
 
 async fn the_same_pod_again_is_refused_or_the_same(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
-    // docs/rulings.md 2: the name of a pod that is in the store gets an error, and a request that joins a running
+    // docs/rulings.md 2: a request for a pod that is in the store gets an error. A request that joins a running
     // operation gets its id.
     if let Ok(again) = scope.run(pod.config.clone()).await {
         ensure!(again.id == pod.id, "another sandbox: {}", again.id);

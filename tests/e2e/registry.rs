@@ -211,7 +211,7 @@ async fn answer(mut stream: TcpStream, content: &Mutex<Content>) -> anyhow::Resu
     let (status, extra, kind, body) =
         look_up(&mut *content.lock().map_err(|_| anyhow::anyhow!("poisoned"))?, method, path, &request);
     if method == "GET" && path.contains("/blobs/") {
-        // Slow enough that pulls overlap which are not merged into one.
+        // Slow enough that separate pulls of one image overlap.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let head = format!(

@@ -49,8 +49,8 @@ impl Bed {
         output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
     }
 
-    /// Runs `body` with `tables` added to the daemon's configuration. Restores the configuration afterwards, even if
-    /// `body` fails, so that the next test's daemon does not have them.
+    /// Runs `body` with `tables` added to the daemon's configuration. Restores the configuration for the next test,
+    /// even if `body` fails.
     pub async fn configured(&self, tables: &str, body: impl Future<Output = Outcome>) -> Outcome {
         let file = self.dir.join("pontoon.toml");
         let before = std::fs::read_to_string(&file)?;
@@ -410,8 +410,7 @@ async fn sessions_end_when_the_daemon_is_killed(scope: Arc<Scope>) -> Outcome {
     sessions_end_with_the_daemon(scope, "kill").await
 }
 
-/// The clients see the end of their sessions, pods and containers are not affected, and nothing of the sessions
-/// remains.
+/// Clients see the end of their sessions, pods and containers are not affected, and nothing of the sessions remains.
 async fn sessions_end_with_the_daemon(scope: Arc<Scope>, how: &str) -> Outcome {
     const EXECS: [How; 3] = [How { stdin: false, tty: false }, STDIN, TTY];
     let bed = &scope.bed;

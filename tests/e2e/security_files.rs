@@ -303,8 +303,7 @@ async fn x6_paths_of_mounts_are_checked(scope: Arc<Scope>) -> Outcome {
     x6_propagation(&scope, &volume).await
 }
 
-/// Mounts below a private mount of the host do not propagate: a request for propagation must not succeed silently
-/// there.
+/// Mounts below a private mount of the host do not propagate. A request for propagation must not succeed there.
 async fn x6_propagation(scope: &Arc<Scope>, volume: &Path) -> Outcome {
     let mut config = scope.pod_config();
     config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;

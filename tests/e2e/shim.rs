@@ -8,7 +8,8 @@ use crate::bed::{Bed, SOON, until};
 use crate::churn::held;
 use crate::harness::Outcome;
 
-/// How many calls are made at most until Go's collector runs: it runs when 4 MiB are allocated, or after two minutes.
+/// How many calls are made to a shim at most until Go's collector runs. It runs when 4 MiB have been allocated, or
+/// after two minutes.
 const MOST_QUESTIONS: usize = 2000;
 
 /// The pid of the shim of a container or of a pause container: the parent of its first process.

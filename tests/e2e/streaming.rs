@@ -292,7 +292,7 @@ impl Forward {
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// Waits until the client exits. The caller has to cause that in another way.
+    /// Waits until the client exits. This does not end the client.
     pub async fn ends(mut self) -> Outcome {
         tokio::time::timeout(PATIENCE * *SLOWNESS, self.child.wait()).await.context("it does not end")??;
         Ok(())

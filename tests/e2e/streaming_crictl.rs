@@ -48,8 +48,8 @@ async fn crictl_exec_it_is_a_terminal_that_can_be_resized(scope: Arc<Scope>) -> 
             terminal.types(&wait)?;
             terminal.shows(&format!("is-{width}")).await?;
         }
-        // The terminal is the command's: ^C goes to what runs in it, and not to crictl. The subshell that prints this
-        // is in the foreground already; the shell itself would ignore ^C.
+        // The terminal is the command's: ^C goes to the program in its foreground, and not to crictl. When `be-fore` is
+        // printed, that program is the subshell; the shell itself would ignore ^C.
         terminal.types("(echo be'-'fore; exec sleep 1234); echo af'-'ter\n")?;
         terminal.shows("be-fore").await?;
         terminal.types("\x03")?;

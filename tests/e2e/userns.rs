@@ -413,7 +413,7 @@ async fn nothing_of_it_is_left(scope: Arc<Scope>) -> Outcome {
         pod.stop().await?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         let pinned: Vec<_> = mounts.lines().filter(|line| line.contains(&pod.id) && line.contains("nsfs")).collect();
-        // The built-in unmounts it only in RemovePodSandbox.
+        // The built-in unmounts its namespace only in RemovePodSandbox.
         ensure!(pinned.is_empty() || scope.bed.target == Target::Builtin, "{pinned:?}");
         pod.remove().await?;
     }

@@ -1,15 +1,15 @@
-//! The systemd cgroup driver (docs/adr/0010): runc makes systemd's properties of the spec, so that all we have to do is to
-//! say the same with both drivers, and name the slice and the scope.
+//! The systemd cgroup driver (docs/adr/0010): runc derives systemd's properties from the spec. So the specs must be the
+//! same with both drivers, except for the path, which names the slice and the scope.
 
 use serde_json::Value;
 
 use super::{directory, features, make, parse};
 
 const CGROUPFS: &str = "/kubepods/burstable/podu1";
-/// As kubelet writes it.
+/// In the form that kubelet sends.
 const SYSTEMD: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podu1.slice";
 
-/// A feature's spec below another cgroup parent, and the path in it.
+/// A feature's spec with another cgroup parent, and the cgroup path in the spec.
 fn below(feature: &str, parent: &str) -> (Value, String) {
     let text = std::fs::read(directory().join(format!("{feature}.config.json"))).unwrap();
     let mut document = parse(serde_json::from_slice(&text).unwrap());
@@ -29,7 +29,7 @@ fn drivers_differ_in_the_path_alone() {
     }
 }
 
-/// crictl's users write the slice's name alone.
+/// Users of crictl write only the slice's name.
 #[test]
 fn a_slice_is_the_same_by_its_name_and_by_its_path() {
     let feature = "container-cgroup-systemd";
@@ -38,7 +38,7 @@ fn a_slice_is_the_same_by_its_name_and_by_its_path() {
     assert_eq!(named, below(feature, &format!("{SYSTEMD}/")));
 }
 
-/// runc wants `slice:prefix:name`, and would put a fourth part nowhere.
+/// runc needs exactly the three parts `slice:prefix:name`.
 #[test]
 fn a_systemd_path_has_three_parts() {
     for feature in features() {

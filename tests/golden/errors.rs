@@ -1,4 +1,4 @@
-//! Configs that no spec can be made of: the text names the field.
+//! Invalid configs: the error's text names the field.
 
 use pontoon::api::v1::{Device, Mount};
 use pontoon::container::mounts::MissingHostPath;
@@ -6,7 +6,7 @@ use pontoon::container::{devices, mounts};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// The text for a document that is `part` of a container's, or of a sandbox's.
+/// The text of the error for a document.
 fn refusal(document: Value) -> String {
     super::make(&super::parse(document.clone())).expect_err(&document.to_string())
 }
@@ -146,7 +146,7 @@ fn of_the_security_context() {
     assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
 }
 
-/// Also where there is no SELinux: what is wrong is not right for another node.
+/// Invalid options are refused on nodes without SELinux too.
 #[test]
 fn of_selinux_options() {
     let both = |options: Value| {
@@ -272,7 +272,7 @@ fn of_user_namespaces() {
     assert!(in_it(json!({ "namespace_options": {} })).ends_with(".userns_options: differs from that of the sandbox"));
 }
 
-/// prost takes them for 0.
+/// prost's getters return the default value for such numbers.
 #[test]
 fn of_numbers_that_no_enum_has() {
     const CONTEXT: &str = "config.linux.security_context";
@@ -290,7 +290,7 @@ fn of_numbers_that_no_enum_has() {
     assert_eq!(ports, "config.port_mappings[1].protocol: 3 is no Protocol");
 }
 
-/// Of the pause process, whose fields have a container's names.
+/// The pod's security context, which applies to the pause process. Its fields have the names of a container's.
 #[test]
 fn of_a_pod() {
     const CONTEXT: &str = "config.linux.security_context";
@@ -440,14 +440,14 @@ fn of_a_spec_of_mounts() {
     ]);
 }
 
-/// What is made of `good` with some of its keys changed.
+/// Deserializes `good` after some of its keys have been changed.
 fn changed<T: DeserializeOwned>(good: &Value, change: Value) -> T {
     let mut json = good.clone();
     json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     serde_json::from_value(json).unwrap()
 }
 
-/// The texts of mounts that are bad in one thing each, after one that is good.
+/// Checks the error for each changed mount, which follows an unchanged, valid one.
 async fn assert_mounts_refused(prefix: &str, good: Value, table: &[(Value, &str)]) {
     for (change, text) in table {
         let mounts: [Mount; 2] = [changed(&good, json!({})), changed(&good, change.clone())];
@@ -456,7 +456,7 @@ async fn assert_mounts_refused(prefix: &str, good: Value, table: &[(Value, &str)
     }
 }
 
-/// All of these are said before any path is looked at.
+/// These errors are returned before any path on the host is looked up.
 #[tokio::test]
 async fn of_mounts_before_the_host_is_asked() {
     let table = [
@@ -476,7 +476,7 @@ async fn of_mounts_before_the_host_is_asked() {
     assert_mounts_refused("", json!({ "container_path": "/x", "host_path": "/" }), &table).await;
 }
 
-/// kubelet looks for the first word.
+/// kubelet looks for `ImageVolumeMountFailed` in the text.
 #[tokio::test]
 async fn of_mounts_of_images() {
     let table = [

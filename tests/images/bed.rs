@@ -1,4 +1,4 @@
-//! A containerd and registries of the test's own, in one directory, gone when the test is over.
+//! A private containerd and registries for a test. All their files are in one directory, which is removed at the end.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// bcrypt of `hunter22`, which is all the registry of this test has to guard.
+/// The htpasswd of the registries with a password: the user `u` with `hunter22`, in bcrypt.
 const HTPASSWD: &str = "u:$2b$05$abcdefghijklmnopqrstuuZ6QNu0NKXZkZHC5hsQUItfxcGamvB8i\n";
 
-/// Where the test tools are; `None`, with the reason printed, when they were not named.
+/// The directory of the test tools. If the environment does not name it, prints that and returns `None`.
 pub fn tools() -> Option<PathBuf> {
     let tools = std::env::var_os("PONTOON_BIN_DIR").map(PathBuf::from);
     if tools.is_none() {
@@ -28,7 +28,7 @@ pub fn tools() -> Option<PathBuf> {
     tools
 }
 
-/// All of it. The children go before the directory.
+/// The processes end before the directory is removed, because fields are dropped in this order.
 pub struct Bed {
     children: Children,
     tools: PathBuf,
@@ -46,7 +46,7 @@ impl Bed {
             std::fs::create_dir(path.join(name)).unwrap();
         }
         std::fs::write(path.join("containerd.toml"), containerd_toml(path)).unwrap();
-        // Unpacks layers of one kind, once nobody holds them up.
+        // A stream processor for layers of type `…layer.v1.slow`. It passes a layer through once no file `hold` exists.
         let slow = format!("#!/bin/sh\nwhile [ -e {0}/hold ]; do sleep 0.05; done\nexec cat\n", path.display());
         std::fs::write(path.join("slow"), slow).unwrap();
         std::fs::set_permissions(path.join("slow"), PermissionsExt::from_mode(0o755)).unwrap();
@@ -68,17 +68,17 @@ impl Bed {
         Self { children, tools, containerd, images, settings, dir }
     }
 
-    /// Reads all images anew, as a daemon that starts.
+    /// Reads all images again, as the daemon does when it starts.
     pub async fn restart(&mut self) {
         self.images = start(&self.containerd, &self.settings).await;
     }
 
-    /// A registry, with a password or without; its host and port.
+    /// Starts a registry, with a password or without. Returns its host and port.
     pub async fn registry(&mut self, password: bool) -> String {
         self.registry_at(free_port(), password).await
     }
 
-    /// The same, at a port that is free.
+    /// Like [`Bed::registry`], on a given free port.
     pub async fn registry_at(&mut self, port: u16, password: bool) -> String {
         let host = format!("127.0.0.1:{port}");
         let root = self.dir.path().join(format!("registry-{port}"));
@@ -104,7 +104,7 @@ impl Bed {
         host
     }
 
-    /// Pushes an image; the password is the registry's.
+    /// Pushes an image, with the password of the registries that have one.
     pub fn push(&self, image: &Built, reference: &str) {
         let source = format!("oci:{}:latest", image.layout.display());
         let target = format!("docker://{reference}");
@@ -113,13 +113,13 @@ impl Bed {
             .args([source, target]));
     }
 
-    /// What it printed.
+    /// Runs ctr and returns its stdout.
     pub fn ctr(&self, arguments: &[&str]) -> String {
         let socket = self.dir.path().join("containerd.sock");
         run(Command::new(self.tools.join("ctr")).arg("--address").arg(socket).args(["-n", "k8s.io"]).args(arguments))
     }
 
-    /// Digests of all content.
+    /// The digests of all blobs.
     pub fn blobs(&self) -> Vec<String> {
         self.ctr(&["content", "ls", "--quiet"]).lines().map(ToOwned::to_owned).collect()
     }
@@ -138,7 +138,7 @@ impl Bed {
         self.images.pull_image(request).await.map(|response| response.image_ref)
     }
 
-    /// As kubelet pulls for a pod of a namespace.
+    /// Pulls as kubelet does for a pod in a namespace.
     pub async fn pull_in(&self, namespace: &str, reference: &str) -> Result<String, pontoon::images::Error> {
         let metadata =
             cri::PodSandboxMetadata { namespace: namespace.to_owned(), ..cri::PodSandboxMetadata::default() };
@@ -147,14 +147,14 @@ impl Bed {
         self.images.pull_image(request).await.map(|response| response.image_ref)
     }
 
-    /// As kubelet pulls for a pod of a runtime handler.
+    /// Pulls as kubelet does for a pod with a runtime handler.
     pub async fn pull_for(&self, reference: &str, handler: &str) -> Result<String, pontoon::images::Error> {
         let image = cri::ImageSpec { runtime_handler: handler.to_owned(), ..spec(reference) };
         let request = cri::PullImageRequest { image: Some(image), ..cri::PullImageRequest::default() };
         self.images.pull_image(request).await.map(|response| response.image_ref)
     }
 
-    /// Ids of the images that a filter means.
+    /// The ids of the images that match a filter.
     pub async fn filtered(&self, filter: &str) -> Vec<String> {
         let filter = Some(cri::ImageFilter { image: Some(spec(filter)) });
         let reply = self.images.list_images(cri::ListImagesRequest { filter }).await.unwrap();
@@ -180,7 +180,7 @@ impl Bed {
     }
 }
 
-/// Ended when dropped, also when a bed fails while it is made.
+/// Ends the processes when dropped, also when [`Bed::start`] fails.
 struct Children(Vec<Child>);
 
 impl Drop for Children {
@@ -216,7 +216,7 @@ async fn start(containerd: &Containerd, settings: &Settings) -> Images {
     images
 }
 
-/// What the daemon does with the event stream.
+/// Handles image events as the daemon does.
 async fn pump(containerd: Containerd, images: Images) {
     let mut events = containerd.subscribe().await.unwrap();
     Tasks::default().background(async move {
@@ -272,12 +272,12 @@ path = "{dir}/slow"
     )
 }
 
-/// An image in an OCI layout.
+/// An image in the form of an OCI layout.
 pub struct Built {
     pub layout: PathBuf,
 }
 
-/// Makes an image of directories, one a layer, the lowest first.
+/// Builds an image. Each directory becomes a layer, the lowest first.
 pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
     let layout = at.to_owned();
     std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
@@ -302,7 +302,7 @@ pub fn build(at: &Path, layers: &[PathBuf], config: &Value) -> Built {
     Built { layout }
 }
 
-/// A layer of what is in a directory.
+/// A layer with the content of a directory.
 pub fn tar(directory: &Path) -> Vec<u8> {
     let mut tar = Command::new("tar");
     let tar = tar.args(["--sort=name", "--mtime=@0", "-cf", "-", "-C"]).arg(directory).arg(".").output().unwrap();
@@ -316,12 +316,12 @@ fn blob(layout: &Path, media_type: &str, content: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": content.len()})
 }
 
-/// Hexadecimal digits of a digest.
+/// The SHA-256 digest in hexadecimal.
 pub fn hex(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A small image that differs by `name`.
+/// A small image. Images with different names have different content.
 pub fn small(bed: &Bed, name: &str) -> Built {
     let root = bed.dir.path().join(format!("rootfs-{name}"));
     std::fs::create_dir_all(root.join("etc")).unwrap();
@@ -331,7 +331,7 @@ pub fn small(bed: &Bed, name: &str) -> Built {
     build(&bed.dir.path().join(format!("layout-{name}")), &[root], &config)
 }
 
-/// A verifier that refuses what has `refused` in its name.
+/// Installs an image verifier that rejects images with `refused` in their names.
 pub fn install_verifier(bed: &Bed) {
     use std::os::unix::fs::PermissionsExt;
     let path = bed.dir.path().join("verifiers/check");

@@ -1,5 +1,5 @@
-//! A repository of a registry into which a test puts blobs and manifests that no builder makes: straight into the files of
-//! docker-registry, which would refuse to take some of them.
+//! A repository for blobs and manifests that no builder creates. The test writes them directly to the files of
+//! docker-registry, because its API would refuse some of them.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// One of a registry of [`Bed::registry`].
+    /// A repository in a registry that [`Bed::registry`] started.
     pub fn new(bed: &Bed, host: &str, path: &str) -> Self {
         let port = host.rsplit_once(':').unwrap().1;
         let storage = bed.dir.path().join(format!("registry-{port}/data/docker/registry/v2"));
@@ -29,7 +29,7 @@ impl Repository {
         Self { name: format!("{host}/{path}"), storage, path: path.to_owned(), roots }
     }
 
-    /// Stores a blob; its descriptor.
+    /// Stores a blob and returns its descriptor.
     pub fn blob(&self, media_type: &str, content: &[u8]) -> Value {
         let hex = hex(content);
         put(&self.storage.join(format!("blobs/sha256/{}/{hex}/data", &hex[..2])), content);
@@ -45,7 +45,8 @@ impl Repository {
         self.blob(media_type, &tar(&root))
     }
 
-    /// A config of an image, for an architecture, whose diff ids are these blobs, which are not compressed.
+    /// Stores an image's config for an architecture. The layers' digests are also their diff ids, as they are not
+    /// compressed.
     pub fn config(&self, architecture: &str, layers: &[&Value]) -> Value {
         let diff_ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
         let config =
@@ -53,13 +54,13 @@ impl Repository {
         self.blob(CONFIG, config.to_string().as_bytes())
     }
 
-    /// Tags a manifest; its descriptor.
+    /// Stores a manifest with a tag and returns its descriptor.
     pub fn manifest(&self, tag: &str, config: &Value, blobs: &[&Value]) -> Value {
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": blobs});
         self.tagged(tag, MANIFEST, &manifest)
     }
 
-    /// Tags an index of manifests; its descriptor.
+    /// Stores an index of manifests with a tag and returns its descriptor.
     pub fn index(&self, tag: &str, manifests: &[Value]) -> Value {
         self.tagged(tag, INDEX, &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
     }
@@ -84,7 +85,7 @@ impl Repository {
     }
 }
 
-/// A manifest in an index, for a platform.
+/// Adds the platform to a manifest's descriptor, for an index.
 pub fn for_platform(mut manifest: Value, architecture: &str) -> Value {
     manifest["platform"] = json!({"os": "linux", "architecture": architecture});
     manifest

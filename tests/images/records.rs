@@ -1,4 +1,4 @@
-//! Records of pods in a real containerd, which are listed in pieces that fit into a message.
+//! Records of pods in a real containerd. They are listed in pages that fit into a message.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -17,7 +17,7 @@ fn record(id: &str, length: usize) -> Sandbox {
     }
 }
 
-/// Ids of the records that came, and of those that are too large.
+/// The ids of the records that were listed, and of those that are too large.
 async fn listed(containerd: &Containerd) -> (BTreeSet<String>, Vec<String>) {
     let (mut whole, mut too_large) = (BTreeSet::new(), Vec::new());
     let mut pages = containerd.list_sandboxes();
@@ -38,7 +38,7 @@ async fn f8_a_thousand_large_records_come_in_pieces() {
     let bed = Bed::start(tools, |_, _| {}).await;
     let id = |number: u64| format!("{:016x}{number:048x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut ids: BTreeSet<String> = (0..1000).map(id).collect();
-    // Of others, with every character that an id may have.
+    // Ids of other clients, with all kinds of characters that an id may have.
     ids.extend(["a.b-c_D".to_owned(), "Z9".to_owned(), "0".to_owned()]);
     for id in &ids {
         bed.containerd.create_sandbox(record(id, 250 << 10)).await.unwrap();
@@ -55,7 +55,9 @@ async fn f8_the_id_of_a_record_that_is_too_large_alone_is_found() {
     let bed = Bed::start(tools, |_, _| {}).await;
     let (small, large) = ("0123456789abcdef".repeat(4), "c0ffee".repeat(10) + "beef");
     bed.containerd.create_sandbox(record(&small, 1)).await.unwrap();
-    // As long as containerd takes it. Its answer has times too and is longer: it says so, and has made the record.
+    // The longest record that containerd accepts. containerd's response repeats the record, with timestamps, and so
+    // exceeds the message limit: the call fails although the record was created, and the next attempt fails with
+    // AlreadyExists.
     let mut length = 16 << 20;
     while !matches!(bed.containerd.create_sandbox(record(&large, length)).await, Err(error) if error.kind() == Kind::AlreadyExists)
     {

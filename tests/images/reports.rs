@@ -1,5 +1,5 @@
-//! Images as users of other runtimes have reported them: odd ones, broken ones, and such whose blobs are gone. The numbers
-//! are those of the reports in the project's issue 14.
+//! Images that users of other runtimes have reported: unusual ones, broken ones, and images whose blobs were deleted.
+//! The numbers in the tests' names are those of the reports in the project's issue 14.
 
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::{ListResourcesRequest, Resource};
@@ -12,7 +12,7 @@ use tonic::transport::Endpoint;
 use super::bed::{Bed, tools, until};
 use super::odd::{CONFIG, LAYER, Repository, for_platform};
 
-/// This host's architecture, one that it runs as well, and one that it does not.
+/// This host's architecture, another one that it can run, and one that it cannot run.
 const ARCHITECTURES: [&str; 3] =
     if cfg!(target_arch = "aarch64") { ["arm64", "arm", "s390x"] } else { ["amd64", "386", "s390x"] };
 
@@ -27,7 +27,7 @@ async fn with_a_repository(path: &str) -> Option<(Bed, Repository)> {
     Some((bed, repository))
 }
 
-/// The image is unpacked, and its root has this user.
+/// Asserts that the image is unpacked, and that its /etc/passwd has this user.
 async fn assert_runs(bed: &Bed, image: &str, user: &str) {
     let image = bed.images.resolve(image).await.unwrap();
     let (passwd, _) = bed.images.user_db(&image, "overlayfs").await.unwrap();
@@ -40,7 +40,7 @@ async fn r3_a_blob_that_is_no_layer_is_none() {
     let layer = repository.layer(LAYER, "one");
     let module = repository.blob("application/vnd.wasm.content.layer.v1+wasm", &[7; 5000]);
     let config = repository.config(ARCHITECTURES[0], &[&layer]);
-    // Whichever comes first.
+    // In both orders.
     repository.manifest("after", &config, &[&layer, &module]);
     repository.manifest("before", &config, &[&module, &layer]);
     for tag in ["after", "before"] {
@@ -99,7 +99,7 @@ async fn r5_an_artefact_is_pulled_and_listed_and_no_container_is_made_of_it() {
         }
         ids.push(id);
     }
-    // A config that is no JSON at all is nobody's business.
+    // The config of an artefact need not be JSON: it is not parsed.
     let config = repository.blob("application/x-tar", &[0, 1, 2]);
     repository.manifest("three", &config, &[]);
     bed.pull(&repository.tag("three")).await.unwrap();
@@ -130,7 +130,7 @@ async fn r6_of_an_index_what_the_host_can_run_is_run() {
     repository.index("all", &manifests);
     bed.pull(&repository.tag("all")).await.unwrap();
     assert_runs(&bed, &repository.tag("all"), "own").await;
-    // An index need not say what its manifests are for: their configs do.
+    // An index need not have the platforms of its manifests: their configs have them.
     repository.index("silent", &[image(foreign, "foreign"), image(own, "own")]);
     bed.pull(&repository.tag("silent")).await.unwrap();
     assert_runs(&bed, &repository.tag("silent"), "own").await;
@@ -160,7 +160,7 @@ async fn r7_what_takes_space_is_listed_or_goes_with_the_pull_that_failed() {
     assert_eq!((bed.records().await.len(), bed.blobs()), (0, vec![]));
     assert_eq!(bed.containerd.list_leases().await.unwrap(), Vec::<String>::new());
 
-    // A tag that had moved to it means what it meant.
+    // A tag that the registry moved to the malformed image keeps its old meaning, because the pull fails.
     let layer = repository.layer(LAYER, "one");
     repository.manifest("moves", &repository.config(ARCHITECTURES[0], &[&layer]), &[&layer]);
     let id = bed.pull(&repository.tag("moves")).await.unwrap();
@@ -170,7 +170,7 @@ async fn r7_what_takes_space_is_listed_or_goes_with_the_pull_that_failed() {
     bed.remove(&id).await;
     assert_eq!(bed.blobs(), Vec::<String>::new());
 
-    // Another tool brings it, or a version of ours before this one left it.
+    // Another tool may have pulled the malformed image, or an earlier version of Pontoon may have left it.
     bed.ctr(&["content", "fetch", "--plain-http", &name]);
     until("it is listed", || async { !bed.list().await.is_empty() }).await;
     bed.images.refresh().await.unwrap();
@@ -217,7 +217,7 @@ async fn r8_a_pull_for_a_handler_with_another_snapshotter_unpacks_there() {
         let chain = bed.images.resolve(&id).await.unwrap().chain_id.clone();
         bed.containerd.stat_snapshot("native", &chain).await.unwrap();
         assert!(bed.containerd.stat_snapshot("overlayfs", &chain).await.unwrap_err().is_not_found());
-        // The default one's pulls are as they were.
+        // Pulls for the default snapshotter work as before.
         bed.pull(&repository.tag(user)).await.unwrap();
         bed.containerd.stat_snapshot("overlayfs", &chain).await.unwrap();
         bed.ctr(&["content", "prune", "references"]);
@@ -238,7 +238,8 @@ async fn r9_a_pull_brings_back_layers_that_are_gone() {
     for layer in &layers {
         bed.ctr(&["content", "rm", layer["digest"].as_str().unwrap()]);
     }
-    // Unpacked it is, for one snapshotter; for another one it cannot be.
+    // The image stays unpacked for its snapshotter. Without the blobs of its layers it cannot be unpacked for another
+    // one.
     assert_runs(&bed, &id, "two").await;
     let image = bed.images.resolve(&id).await.unwrap();
     let error = bed.images.ensure_unpacked(&image, "native").await.unwrap_err();
@@ -254,7 +255,7 @@ async fn r9_a_pull_brings_back_layers_that_are_gone() {
     bed.containerd.stat_snapshot("native", &image.chain_id).await.unwrap();
 }
 
-/// What the leases hold whose name begins so.
+/// The resources of the leases whose names have this prefix.
 async fn held(bed: &Bed, beginning: &str) -> Vec<Resource> {
     let socket = bed.dir.path().join("containerd.sock");
     let connect = tower::service_fn(move |_| {
@@ -267,7 +268,7 @@ async fn held(bed: &Bed, beginning: &str) -> Vec<Resource> {
     for id in all.into_iter().filter(|id| id.starts_with(beginning)) {
         let mut request = Request::new(ListResourcesRequest { id });
         request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
-        // One that has ended meanwhile holds nothing.
+        // A lease that was deleted meanwhile has no resources.
         found.extend(client.list_resources(request).await.into_iter().flat_map(|reply| reply.into_inner().resources));
     }
     found

@@ -1,4 +1,4 @@
-//! As `src/streaming/mod.rs`, without the server.
+//! Replaces `src/streaming/mod.rs`: without the server.
 
 #[path = "../../../src/streaming/life.rs"]
 mod life;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 pub use session::{Attach, Backend, Duplex, Exec, Failure, Gone, Input, PortForward, Sink, Size, Streams};
 pub use settings::Settings;
 
-/// Where the certificate and its key are.
+/// The paths of the certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     pub certificate: PathBuf,

@@ -1,4 +1,4 @@
-//! As `src/streaming/websocket/mod.rs`, without the connection.
+//! Replaces `src/streaming/websocket/mod.rs`: without the connection.
 
 #[path = "../../../src/streaming/websocket/channels.rs"]
 pub mod channels;

@@ -43,7 +43,7 @@ impl ReplyBudget {
     /// pool.
     #[must_use]
     pub fn new(bytes: usize, largest: usize) -> Arc<Self> {
-        // Each of a reply's two streams can end within a piece.
+        // A reply may need two pieces more than its bytes fill: stdout and stderr may each end with a partly used piece.
         let (pieces, whole) = (bytes / PIECE, largest.div_ceil(PIECE) + 2);
         let turns = (pieces / whole).max(1);
         let pool = pieces.saturating_sub(turns * whole);

@@ -15,8 +15,10 @@ const FROM: u8 = 0x80 | 37;
 /// The character that replaces those of an authority.
 const FILLER: u8 = b'a';
 
-/// Overwrites the authority with text of the same length in the same number of bytes. Returns false when that is
-/// impossible.
+/// Overwrites the value of `:authority`. The new value has as many characters and takes as many encoded bytes, so that
+/// neither the length of the frame nor the size of an entry in the dynamic table changes. A field with the static
+/// table's empty authority becomes an empty `from`. Returns false when this is impossible: for an empty literal value,
+/// or one that is no text.
 pub(super) fn overwrite(block: &mut [u8]) -> bool {
     let mut all = true;
     let mut empty = None;

@@ -34,7 +34,7 @@ async fn a_plugin_that_never_ends_does_not_keep_its_sandbox() {
     let (ours, _theirs) = running(&node).stderr(Some("hangs")).unwrap();
     drop(ours);
     let start = Instant::now();
-    running(&node).ended("hangs").await;
+    running(&node).wait_until_ended("hangs").await;
     assert_eq!(start.elapsed().as_secs(), 30);
     assert_eq!(named(&node), [""; 0]);
 }
@@ -46,7 +46,7 @@ async fn one_that_has_ended_is_not_waited_for() {
     assert_eq!(named(&node), ["ended"]);
     let start = Instant::now();
     for id in ["ended", "never-was"] {
-        running(&node).ended(id).await;
+        running(&node).wait_until_ended(id).await;
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(named(&node), [""; 0]);

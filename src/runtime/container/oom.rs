@@ -20,7 +20,9 @@ impl Node {
         let Some(changes) = watch.changes() else { return };
         let changes = match changes.and_then(Changes::of) {
             Ok(changes) => changes,
-            Err(error) => return tracing::warn!(container = %container.id(), %error, "its memory is not followed"),
+            Err(error) => {
+                return tracing::warn!(container = %container.id(), %error, "cannot watch the container for OOM kills");
+            }
         };
         let container = Arc::clone(container);
         self.tasks.background(async move {

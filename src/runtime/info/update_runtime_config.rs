@@ -10,7 +10,7 @@ const LONGEST: usize = 4096;
 /// Writes the CNI configuration from a template if one is configured; otherwise only logs the CIDRs.
 ///
 /// # Errors
-/// [`Error::Invalid`] if one is not a CIDR; [`Error::Network`] if the file cannot be written.
+/// [`Error::Invalid`] if one is not a CIDR; [`Error::Attachment`] if the file cannot be written.
 pub async fn update_runtime_config(
     node: &Node,
     request: UpdateRuntimeConfigRequest,
@@ -30,7 +30,7 @@ pub async fn update_runtime_config(
         problem: error.to_string(),
     })?;
     let written = node.networks.default_network().write_from_template(&parsed).await;
-    match written.map_err(|source| Error::Network { id: "of the node".to_owned(), source })? {
+    match written.map_err(Error::Attachment)? {
         Some(path) => tracing::info!(cidrs, path = %path.display(), "wrote the CNI configuration"),
         None => tracing::info!(cidrs, "pod CIDRs received; no cni.conf_template is configured"),
     }

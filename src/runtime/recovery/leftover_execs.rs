@@ -81,7 +81,7 @@ impl Command {
             // The process has ended, or does not exist.
             _ = self.task.exit() => {}
             () = output => {}
-            () = over => tracing::info!(container = %self.id, "killing a command of a former daemon"),
+            () = over => tracing::info!(container = %self.id, "killing a command of the previous Pontoon process"),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Node {
             Ok(record) => record,
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
             Err(error @ sandbox::RecordError::Damaged(_)) => {
-                tracing::error!(sandbox = record.id, %error, "listed without its config");
+                tracing::error!(sandbox = record.id, %error, "damaged sandbox record; the sandbox is listed without its config");
                 match sandbox::Record::from_damaged(record) {
                     Some(record) => record,
                     None => return found.foreign += 1,
@@ -91,7 +91,7 @@ impl Node {
         match self.recovered_addresses(&sandbox).await {
             Some(addresses) => sandbox.set_addresses(addresses),
             None => {
-                tracing::warn!(sandbox = %sandbox.id(), "not ready: its network was never attached to the end");
+                tracing::warn!(sandbox = %sandbox.id(), "sandbox is NOTREADY: its CNI ADD was interrupted");
                 // Allowed in every state that recovery sets.
                 let _ = sandbox.on(sandbox::Event::Incomplete);
             }
@@ -113,7 +113,7 @@ impl Node {
                 return found.foreign += usize::from(!ours);
             }
             Err(error @ container::RecordError::Damaged(_)) => {
-                tracing::error!(container = stored.id, %error, "listed as unknown");
+                tracing::error!(container = stored.id, %error, "damaged container record; the container is listed as UNKNOWN");
                 match container::Record::from_damaged(stored) {
                     Some(record) => (record, State::Unknown),
                     None => return found.foreign += 1,

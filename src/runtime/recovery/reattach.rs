@@ -28,7 +28,7 @@ impl Node {
                 pause = (pause * 2).min(RETRY_LIMIT);
                 match node.found_streams(&container).await {
                     Ok(_) => return tracing::info!(container = %container.id(), "the container's log continues"),
-                    Err(error) => tracing::debug!(container = %container.id(), error = error.chain(), "not yet"),
+                    Err(error) => tracing::debug!(container = %container.id(), error = error.chain(), "the container's log still cannot be continued"),
                 }
             }
         });

@@ -85,7 +85,7 @@ impl Node {
                 let attachment = Attachment::new(&sandbox, &PodSandboxConfig::default(), None, None);
                 match node.networks.default_network().detach(&attachment).await {
                     Ok(()) => tracing::info!(%sandbox, "released a stale network attachment"),
-                    Err(error) => tracing::warn!(%sandbox, %error, "a stale network attachment stays"),
+                    Err(error) => tracing::warn!(%sandbox, %error, "cannot release a stale network attachment"),
                 }
             }
         });

@@ -51,7 +51,7 @@ impl Node {
         match tokio::time::timeout(REMOTE, self.containerd.task_metrics(&ids)).await {
             Ok(Ok(metrics)) => metrics,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "virtual machines do not say what their containers use");
+                tracing::debug!(%error, "cannot get the usage of containers in virtual machines");
                 Remote::new()
             }
             Err(_) => Remote::new(),
@@ -105,7 +105,7 @@ impl Node {
             return Vec::new();
         };
         self.stats.interfaces(sandbox.id().as_str(), &path, pid).unwrap_or_else(|error| {
-            tracing::debug!(sandbox = %sandbox.id(), %error, "its network cannot be read");
+            tracing::debug!(sandbox = %sandbox.id(), %error, "cannot read the counters of the pod's interfaces");
             Vec::new()
         })
     }

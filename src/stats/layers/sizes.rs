@@ -108,7 +108,7 @@ impl Sizes {
 
     /// The last known usage of a layer, and when it was measured.
     pub(super) fn get(&self, id: &LayerId) -> Option<(i64, Usage)> {
-        self.by_id.get(id)?.known
+        self.by_id.get(id)?.last
     }
 
     /// The sum of the last known usages of all layers of a snapshotter.

@@ -3,7 +3,8 @@ use std::collections::{HashMap, HashSet};
 use super::*;
 use crate::api::v1::MetricType;
 use crate::cgroup::{
-    Cpu, CpuDetails, Details, Device, HugePages, Memory, MemoryDetails, Pressure, Stall, Swap, Throttling, Usage,
+    Counted, Cpu, CpuDetails, Details, Device, HugePages, Memory, MemoryDetails, Pressure, Stall, Swap, Throttling,
+    Usage,
 };
 use crate::netns::Traffic;
 use crate::stats::{Descriptors, Layer};
@@ -77,7 +78,7 @@ fn network() -> Vec<Interface> {
 fn every_metric_that_is_described_is_told_and_its_labels_are_as_many_as_their_keys() {
     let mut all = pod(&labels(), &network());
     all.extend(container(&whole(), &mut DeviceNames::default()));
-    let described = [false, true].into_iter().flat_map(descriptors);
+    let described = [false, true].into_iter().flat_map(|unified| descriptors(&Counted::everything(unified)));
     let keys: HashMap<String, usize> =
         described.map(|descriptor| (descriptor.name, descriptor.label_keys.len())).collect();
     for metric in &all {

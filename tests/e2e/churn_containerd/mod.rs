@@ -152,7 +152,8 @@ impl Churn {
         let starts = self.scope.volume(&format!("starts-{uid}"))?;
         std::fs::set_permissions(&starts, std::fs::Permissions::from_mode(0o777))?;
         let mut config = self.scope.pod_config();
-        // Without the harness's label: this test removes its pods itself, and counts those that it cannot remove.
+        // These replace the label by which the harness removes pods: this test removes its pods itself, and counts
+        // those that it cannot remove.
         config.labels = [(UID.to_owned(), uid.clone()), (LABEL.to_owned(), self.name.to_owned())].into();
         config.metadata =
             Some(v1::PodSandboxMetadata { name: uid.clone(), uid: uid.clone(), namespace: "e2e".into(), attempt: 0 });
@@ -205,8 +206,7 @@ impl Churn {
         Ok(())
     }
 
-    /// Removes the cgroups of removed pods, as kubelet does. A cgroup that is not empty stays, and `compare` reports
-    /// it.
+    /// Removes the cgroups of removed pods, as kubelet does. `compare` reports those that are not empty and so remain.
     fn remove_cgroups(&self) {
         for hierarchy in cgroup_hierarchies() {
             let parent = hierarchy.join(self.scope.bed.cgroup_parent.trim_start_matches('/'));

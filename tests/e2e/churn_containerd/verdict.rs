@@ -9,7 +9,7 @@ use super::starts::{self, Written};
 
 /// What CRI reports when the exit code is not known.
 const UNKNOWN: (i32, &str) = (255, "Unknown");
-/// The exit code of a job that was told to end by SIGTERM, and that of a process that SIGKILL ended.
+/// The exit code of a job that SIGTERM ended, and that of a process that SIGKILL ended.
 const ASKED: i32 = 143;
 const KILLED: i32 = 137;
 /// How many seconds the longest call may take, counting only the time in which all daemons were running.

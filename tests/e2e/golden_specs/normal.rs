@@ -168,7 +168,7 @@ fn system_calls(list: &mut Value) {
     *list = Value::Object(map);
 }
 
-/// Removes empty lists and objects, which mean the same as none, and false, which Go omits.
+/// Removes null, false, and empty lists and objects: they mean the same as an absent field, and Go omits false.
 fn without_empty(value: &mut Value) {
     match value {
         Value::Object(fields) => {
