@@ -92,8 +92,8 @@ mod tests {
         assert_eq!(read("root/within.json").await.unwrap(), "kubelet/operator");
         assert_eq!(read("root/linked/a.json").await.unwrap(), "others");
         for (name, word) in [
-            ("root/up.json", "leads out"),
-            ("root/out/a.json", "leads out"),
+            ("root/up.json", "a path outside"),
+            ("root/out/a.json", "a path outside"),
             ("kubelet/operator/a.json", "is not in"),
             ("outside/a.json", "is not in"),
             ("rooted/a.json", "is not in"),

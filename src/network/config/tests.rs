@@ -54,7 +54,7 @@ fn what_is_no_config_says_why() {
         (r#"{"name":"n","plugins":[{"type":"../a"}]}"#, "is not a file name"),
         (r#"{"name":"n","plugins":[{"type":"a","capabilities":{"x":1}}]}"#, "not all true or false"),
         (r#"{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}"#, "newer than 1.1.0"),
-        (r#"{"name":"n","cniVersion":"new","plugins":[{"type":"a"}]}"#, "no version"),
+        (r#"{"name":"n","cniVersion":"new","plugins":[{"type":"a"}]}"#, "is not a version"),
         (r#"{"name":"n","disableCheck":3,"plugins":[{"type":"a"}]}"#, "neither true nor false"),
         ("[]", "no JSON object"),
     ] {
