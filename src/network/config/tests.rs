@@ -56,7 +56,7 @@ fn what_is_no_config_says_why() {
         (r#"{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}"#, "newer than 1.1.0"),
         (r#"{"name":"n","cniVersion":"new","plugins":[{"type":"a"}]}"#, "is not a version"),
         (r#"{"name":"n","disableCheck":3,"plugins":[{"type":"a"}]}"#, "neither true nor false"),
-        ("[]", "no JSON object"),
+        ("[]", "is not a JSON object"),
     ] {
         let dir = dir(&[("10-x.conflist", text)]);
         let error = load(dir.path(), 1).unwrap_err();
