@@ -23,6 +23,7 @@ use crate::lsm::selinux::Levels;
 use crate::network::{self, ConfigDir, Networks};
 use crate::runtime::{self, Availability, Features, Host, InFlight, Limits, Node, chain};
 use crate::sandbox::pause;
+use crate::spec;
 use crate::stats::{Layers, Stats};
 use crate::store::Store;
 use crate::task::Owner;
@@ -47,17 +48,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     tracing::info!(version, pid = server.pid, "connected to containerd");
 
     let host = host::facts(&server, &config);
-    if let Some(contexts) = &host.selinux {
-        // All pods share the pause root, so its label has no pod's level.
-        let label = contexts.read_only_file.to_string();
-        if let Err(error) = relabel::trees(vec![pause_root.clone()], label).await {
-            // With a permissive policy, pods run all the same.
-            tracing::error!(
-                error = chain(&error),
-                "the pause root cannot be labelled: an enforcing policy stops every pod"
-            );
-        }
-    }
+    label_pause_root(&host, &pause_root).await;
     tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
 
     let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
@@ -66,7 +57,6 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let layers = Layers::new(containerd.clone(), tasks.clone());
     let settings = image_settings(&config, &metrics)?;
     let images = Images::start(containerd.clone(), layers.clone(), settings, tasks.clone(), is_healthy.clone());
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
     let owner = Owner {
@@ -90,7 +80,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         host: Host {
             facts: host,
             counted: Counted::by_this_host(),
-            boot: boot.trim().to_owned(),
+            boot: boot_id()?,
             pause_root,
             features,
             apparmor: Profiles::new(server.pid),
@@ -107,6 +97,24 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
     tasks.background(events::pump(containerd, health, pulse, listener));
     Ok(node)
+}
+
+/// Labels the pause root for SELinux. All pods share it, so its label has no pod's level.
+async fn label_pause_root(host: &spec::Host, pause_root: &Path) {
+    let Some(contexts) = &host.selinux else { return };
+    let label = contexts.read_only_file.to_string();
+    if let Err(error) = relabel::trees(vec![pause_root.to_owned()], label).await {
+        // With a permissive policy, pods run all the same.
+        tracing::error!(
+            error = chain(&error),
+            "the pause root cannot be labelled: an enforcing policy stops every pod"
+        );
+    }
+}
+
+fn boot_id() -> anyhow::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+    Ok(id.trim().to_owned())
 }
 
 /// Passes events on. A separate task reads images, so that a slow read does not delay an exit.

@@ -78,7 +78,7 @@ fn handlers(node: &Node) -> Vec<RuntimeHandler> {
 
 /// The features that kubelet may use for pods of the handler.
 fn features(node: &Node, handler: &str) -> RuntimeHandlerFeatures {
-    let features = node.host.features(&handler);
+    let features = node.host.features(handler);
     RuntimeHandlerFeatures {
         recursive_read_only_mounts: features.recursive_read_only_mounts,
         user_namespaces: features.user_namespaces.is_ok(),
