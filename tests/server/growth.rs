@@ -16,7 +16,7 @@ const SIZES: [usize; 3] = [100, 1000, 10_000];
 /// The growth that still counts as linear, with a margin for caches and allocators.
 const MOST: u32 = 25;
 /// The assumed minimum cost of a thousand entries. Below it, the measurement on a busy machine is noise.
-const LEAST: Duration = Duration::from_millis(2);
+const LEAST: Duration = Duration::from_millis(3);
 /// The same minimum as a fraction of the call's base cost, which varies by that much from run to run.
 const NOISE: u32 = 10;
 const RUNS: usize = 3;
