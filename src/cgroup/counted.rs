@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{ROOT, is_unified};
+use super::{file_system_path, is_unified};
 
 /// What this host's cgroup files have. It depends on the cgroup version and on how the kernel was built, and does not
 /// change until the next boot.
@@ -18,11 +18,12 @@ pub struct Counted {
 impl Counted {
     #[must_use]
     pub fn by_this_host() -> Self {
-        Self::by(Path::new(ROOT), is_unified())
+        let unified = is_unified();
+        Self::by(&file_system_path("/", unified, "memory"), unified)
     }
 
-    fn by(root: &Path, unified: bool) -> Self {
-        let file = if unified { root.join("memory.stat") } else { root.join("memory/memory.stat") };
+    fn by(root_cgroup: &Path, unified: bool) -> Self {
+        let file = root_cgroup.join("memory.stat");
         let keys = |text: String| text.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
         Self { unified, memory: fs::read_to_string(file).ok().map(keys) }
     }
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn the_root_cgroup_names_what_is_counted() {
         let root = tree(&[("memory.stat", "anon 1\nanon_thp 0\n"), ("memory/memory.stat", "cache 1\ntotal_cache 1\n")]);
-        let (v1, v2) = (Counted::by(root.path(), false), Counted::by(root.path(), true));
+        let (v1, v2) = (Counted::by(&root.path().join("memory"), false), Counted::by(root.path(), true));
         assert!(v2.memory("anon_thp") && !v2.memory("file_thp"));
         assert!(v1.memory("total_cache") && !v1.memory("total_rss_huge"));
         assert!(Counted::by(&root.path().join("nothing"), true).memory("file_thp"));

@@ -27,7 +27,8 @@ pub static SLOWNESS: LazyLock<u32> = LazyLock::new(|| from_environment("E2E_SLOW
 /// How many more pods run in parallel with the tests: `E2E_STANDING`. At the end all of them must still run.
 static STANDING: LazyLock<usize> = LazyLock::new(|| from_environment("E2E_STANDING").unwrap_or(0));
 
-fn from_environment<T: std::str::FromStr>(variable: &str) -> Option<T> {
+/// A setting from the environment; `None` if it is missing or no such value.
+pub fn from_environment<T: std::str::FromStr>(variable: &str) -> Option<T> {
     std::env::var(variable).ok()?.parse().ok()
 }
 

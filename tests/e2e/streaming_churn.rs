@@ -36,7 +36,7 @@ pub fn tests() -> Vec<Test> {
 /// How many execs, and how many attaches, a round has: `E2E_SESSIONS`. `make churn-streaming` sets 667, which makes
 /// 2,000 in three rounds.
 fn number() -> usize {
-    std::env::var("E2E_SESSIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(80)
+    crate::harness::from_environment("E2E_SESSIONS").unwrap_or(80)
 }
 
 /// The sessions of a round: execs on a terminal, some of which cannot start; attaches; attaches to a dead container.

@@ -16,8 +16,7 @@ use crate::shim::shim_of;
 
 const BLOCK: usize = 64 << 20;
 /// How often the block is sent: `E2E_SPEED_BLOCKS`. The default of sixteen makes a gigabyte; fewer show that it works.
-static BLOCKS: LazyLock<usize> =
-    LazyLock::new(|| std::env::var("E2E_SPEED_BLOCKS").ok().and_then(|text| text.parse().ok()).unwrap_or(16));
+static BLOCKS: LazyLock<usize> = LazyLock::new(|| crate::harness::from_environment("E2E_SPEED_BLOCKS").unwrap_or(16));
 const PORT: u16 = 8000;
 
 /// Prints a line of JSON for each kind of session and protocol, on the bed of `PONTOON_BED`.

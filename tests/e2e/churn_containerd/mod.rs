@@ -53,12 +53,12 @@ pub fn tests() -> Vec<Test> {
 
 /// How often each daemon is killed: `E2E_KILLS`, or else 5. `make churn-containerd` sets 60.
 fn kills() -> u64 {
-    std::env::var("E2E_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+    crate::harness::from_environment("E2E_KILLS").unwrap_or(5)
 }
 
 /// The seed for the times of the kills and the kinds of the pods. `E2E_SEED` repeats those of an earlier run.
 fn seed() -> u64 {
-    let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
+    let given = crate::harness::from_environment("E2E_SEED");
     given.unwrap_or_else(|| u64::from(std::process::id()) * 1000)
 }
 
