@@ -101,7 +101,7 @@ impl Bed {
     }
 
     /// Opens `number` sessions with the URLs that `url` returns, some at a time, and cuts their connections. `options`
-    /// are streamer's.
+    /// are passed to `streamer`.
     pub async fn drop_sessions<F>(&self, options: &[&str], number: usize, mut url: impl FnMut() -> F) -> Outcome
     where
         F: Future<Output = anyhow::Result<String>>,
@@ -159,8 +159,8 @@ pub struct Ended {
 pub const FAILED: i32 = 125;
 
 impl Session {
-    /// Starts a client that behaves like `streamer`: its standard streams are those of the session, and its exit code
-    /// is the session's.
+    /// Starts a client that behaves like `streamer`: its standard streams are those of the session, and it exits
+    /// with the exit code of the session.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command.piped().spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
