@@ -17,6 +17,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use bed::{Bed, build, free_port, install_verifier, small, spec, tools, until};
+use futures_util::StreamExt as _;
+use futures_util::future::select_all;
+use futures_util::stream::FuturesUnordered;
 use pontoon::api::v1 as cri;
 use pontoon::images::{Kind, Pace};
 use serde_json::json;
@@ -231,10 +234,19 @@ async fn t6_pulls_of_one_namespace_from_registries_that_hang_leave_places_to_ano
         registries.push(silent().await);
     }
     let mut hanging: Vec<_> = registries.iter().map(|(tag, _)| Box::pin(bed.pull_in("one", tag))).collect();
-    // One of the waiting pulls is for the image that the other namespace pulls too.
+    // Pulls begin in any order. Once these have all places that their namespace may have, the next pull waits.
+    let mut dialled: FuturesUnordered<_> = registries.iter().map(|(_, listener)| listener.accept()).collect();
+    let mut connections = Vec::new();
+    while connections.len() < 4 {
+        tokio::select! {
+            Some(connection) = dialled.next() => connections.push(connection.unwrap()),
+            (ended, _, _) = select_all(&mut hanging) => panic!("it ended: {ended:?}"),
+        }
+    }
+    // This one is for the image that the other namespace pulls too.
     hanging.push(Box::pin(bed.pull_in("one", &tag)));
-    let begun = tokio::time::timeout(Duration::from_secs(2), futures_util::future::select_all(&mut hanging)).await;
-    assert!(begun.is_err(), "{:?}", begun.map(|(ended, _, _)| ended));
+    let ended = tokio::time::timeout(Duration::from_secs(2), select_all(&mut hanging)).await;
+    assert!(ended.is_err(), "{:?}", ended.map(|(ended, _, _)| ended));
     let pulled = tokio::time::timeout(Duration::from_secs(10), bed.pull_in("another", &tag)).await;
     pulled.expect("it waits behind the other namespace's").unwrap();
 }

@@ -17,7 +17,7 @@ STAGES=(
     node        # checks that the other stages left nothing on the node
 )
 #
-# A stage's output is in target/test-logs/STAGE.log; its end is printed if the stage fails. A stage that cannot run has
+# A stage's output is in target/test-logs/STAGE.log. If the stage fails, its end and the failed tests are printed. A stage that cannot run has
 # failed. Each stage has a deadline. A whole run takes less than an hour.
 set -euo pipefail
 exec </dev/null
@@ -108,6 +108,14 @@ print_skipped() {
     sed -nE 's/^test (.*) \.\.\. ignored(, (.*))?$/    skipped: \1 (\3)/p; s/^skipped( by us)? +/    skipped: /p' "$1"
 }
 
+# The failed tests of cargo's test programs, with what each printed. Another program's output may follow in the log, so that
+# its end need not show them.
+print_failed() {
+    sed -nE 's/^test (.*) \.\.\. FAILED$/    failed: \1/p' "$1"
+    awk '/^---- .* stdout ----$/ { printing = 1 } /^failures:$|^test result: / { printing = 0 }
+        printing && lines++ < 100 { print "   | " $0 }' "$1"
+}
+
 # stage NAME SECONDS COUNTER COMMAND...
 stage() {
     local name=$1 seconds=$2 counter=$3 start=$SECONDS status=0 counts p f s
@@ -123,6 +131,7 @@ stage() {
     print_skipped "$logs/$name.log"
     if ((f > 0)); then
         failures+=("$name")
+        print_failed "$logs/$name.log"
         say "   the end of $logs/$name.log:"
         tail -n 60 "$logs/$name.log" | sed 's/^/   | /'
     fi
