@@ -60,12 +60,12 @@ impl Victim {
         Ok(Self { pod, container })
     }
 
-    /// Makes each of its calls once, one after the other. Returns the duration of the slowest.
-    async fn round(&self, bed: &Bed) -> anyhow::Result<Duration> {
-        let mut slowest = Duration::ZERO;
-        let mut timed = |name: &str, start: Instant| {
+    /// Makes each of its calls once, one after the other. Returns the duration and the name of the slowest.
+    async fn round(&self, bed: &Bed) -> anyhow::Result<(Duration, &'static str)> {
+        let mut slowest = (Duration::ZERO, "");
+        let mut timed = |name: &'static str, start: Instant| {
             let took = start.elapsed();
-            slowest = slowest.max(took);
+            slowest = slowest.max((took, name));
             ensure!(took < LIMIT, "the victim's {name} took {took:?}");
             Ok(())
         };
@@ -96,7 +96,7 @@ impl Victim {
     async fn beside<T>(&self, bed: &Bed, attack: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let alone = self.round(bed).await?;
         let mut attack = std::pin::pin!(attack);
-        let (mut slowest, mut rounds) = (Duration::ZERO, 0);
+        let (mut slowest, mut rounds) = ((Duration::ZERO, ""), 0);
         let result = loop {
             tokio::select! {
                 biased;
@@ -105,18 +105,27 @@ impl Victim {
             }
             rounds += 1;
         };
-        println!("    the victim's slowest call: {alone:?} alone, {slowest:?} in {rounds} rounds beside the attack");
+        let ((alone, _), (slowest, name)) = (alone, slowest);
+        println!(
+            "    the victim's slowest call: {alone:?} alone, {slowest:?} ({name}) in {rounds} rounds beside the attack"
+        );
         Ok(result)
     }
 }
 
-/// Builds and pulls an image that contains only busybox, with the given config and annotations.
-async fn image_that_says(scope: &Scope, registry: &Registry, name: &str, says: &Says) -> anyhow::Result<String> {
+/// Builds an image that contains only busybox, with the given config and annotations, and serves it from the registry.
+/// To be called before the attack: it computes for up to a second, in which the victim's calls could not go on either.
+async fn served_image(scope: &Scope, registry: &Registry, name: &str, says: &Says) -> anyhow::Result<String> {
     let root = scope.volume(name)?;
     std::fs::create_dir_all(root.join("bin"))?;
     std::fs::copy("/bin/busybox", root.join("bin/sh"))?;
     let (layer, diff_id) = layer_of(scope, &root, &["--owner=0", "--group=0"]).await?;
-    let name = registry.image_that_says(name, &layer, &diff_id, says)?;
+    registry.image_that_says(name, &layer, &diff_id, says)
+}
+
+/// Builds an image as [`served_image`] does, and pulls it.
+async fn image_that_says(scope: &Scope, registry: &Registry, name: &str, says: &Says) -> anyhow::Result<String> {
+    let name = served_image(scope, registry, name, says).await?;
     scope.bed.pull(&name).await?;
     Ok(name)
 }
@@ -276,11 +285,15 @@ async fn t5_half_open_connections_keep_no_exec_out(scope: Arc<Scope>) -> Outcome
 async fn t9_what_pods_and_images_say_breaks_no_list(scope: Arc<Scope>) -> Outcome {
     let victim = Victim::start(&scope).await?;
     let registry = Registry::start(&scope.bed).await?;
+    let mut images = Vec::new();
+    for number in 0..3 {
+        let user = format!("{number}{}", "u".repeat(7 << 20));
+        let says = Says { config: json!({ "User": user }), ..Says::default() };
+        images.push(served_image(&scope, &registry, &format!("user-{number}"), &says).await?);
+    }
     let attack = async {
-        for number in 0..3 {
-            let user = format!("{number}{}", "u".repeat(7 << 20));
-            let says = Says { config: json!({ "User": user }), ..Says::default() };
-            image_that_says(&scope, &registry, &format!("user-{number}"), &says).await?;
+        for image in &images {
+            scope.bed.pull(image).await?;
         }
         let pod = scope.pod().await?;
         for number in 0..12 {
