@@ -1,6 +1,5 @@
 //! The rollback list of a mutating operation: each step pushes its undo before it starts.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -35,32 +34,28 @@ impl Undo {
     }
 
     /// Adds the undo of the step that starts next. `undo` must succeed even if the step never happened, because it also
-    /// runs if the step failed halfway.
-    pub fn push<F, E>(&mut self, name: &'static str, undo: F)
+    /// runs if the step failed halfway. Its error is a text with all causes: the text alone of most errors lacks them.
+    pub fn push<F>(&mut self, name: &'static str, undo: F)
     where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display,
+        F: Future<Output = Result<(), String>> + Send + 'static,
     {
         self.add(name, false, undo);
     }
 
     /// Like `push`, for the record of the object that is being created. The record is written first and deleted last,
     /// and it is kept if anything else is left, so that the next daemon finds what is left.
-    pub fn push_record<F, E>(&mut self, name: &'static str, undo: F)
+    pub fn push_record<F>(&mut self, name: &'static str, undo: F)
     where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display,
+        F: Future<Output = Result<(), String>> + Send + 'static,
     {
         self.add(name, true, undo);
     }
 
-    fn add<F, E>(&mut self, name: &'static str, is_record: bool, undo: F)
+    fn add<F>(&mut self, name: &'static str, is_record: bool, undo: F)
     where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display,
+        F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let work = Box::pin(async move { undo.await.map_err(|error| error.to_string()) });
-        self.steps.push(Step { name, work, is_record });
+        self.steps.push(Step { name, work: Box::pin(undo), is_record });
     }
 
     /// The operation succeeded: discards all undos.

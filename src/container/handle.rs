@@ -1,7 +1,7 @@
 //! The container object in memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use prost::bytes::Bytes;
@@ -19,6 +19,8 @@ pub struct Container {
     pub record: Record,
     /// Its encoded ListContainers item without the state, which list calls copy.
     pub listed: Bytes,
+    /// Why its creation failed, if what that has left could not be undone.
+    pub creation_error: OnceLock<Box<str>>,
     pub root: Root,
     /// The part of the OCI spec that stays in memory.
     spec: ArcSwap<SpecInMemory>,
@@ -58,6 +60,7 @@ impl Container {
         let record = record.reduced();
         Self {
             listed: record.listed(false),
+            creation_error: OnceLock::new(),
             record,
             root,
             spec: ArcSwap::from_pointee(spec),

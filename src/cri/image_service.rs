@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::Cri;
 use super::batches::streamed;
-use super::log::{answered, listed, logged};
+use super::log::{answered, listed};
 use crate::api::v1::image_service_server::ImageService;
 use crate::api::v1::*;
 
@@ -35,13 +35,13 @@ impl ImageService for Cri {
     async fn pull_image(self: Arc<Self>, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
         let request = request.into_inner();
         let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        logged("PullImage", object, self.node.images.pull_image(request)).await
+        self.logged("PullImage", object, self.node.images.pull_image(request)).await
     }
 
     async fn remove_image(self: Arc<Self>, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
         let request = request.into_inner();
         let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        logged("RemoveImage", object, self.node.images.remove_image(request)).await
+        self.logged("RemoveImage", object, self.node.images.remove_image(request)).await
     }
 
     async fn image_fs_info(self: Arc<Self>, request: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {

@@ -4,26 +4,31 @@ use std::fmt::Display;
 use std::time::Instant;
 
 use prost::Message;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
-use super::MESSAGE_LIMIT;
 use super::status::{ToStatus, too_long};
+use super::{Cri, MESSAGE_LIMIT};
 use crate::api::v1::ContainerEventResponse;
+use crate::runtime::Availability;
 
 /// Largest length of an object's name in a log line, in bytes. A pod's name from kubelet has at most 400 characters.
 const LONGEST_OBJECT: usize = 1024;
 
-/// Runs a mutating verb and logs its result.
-pub(super) async fn logged<T, E>(
-    method: &'static str,
-    object: String,
-    verb: impl Future<Output = Result<T, E>>,
-) -> Result<Response<T>, Status>
-where
-    E: ToStatus,
-{
-    let line = Line { method, object: shortened(object), start: Instant::now(), finished: false };
-    line.end(verb.await.map_err(|error| error.to_status()))
+impl Cri {
+    /// Runs a mutating verb and logs its result.
+    pub(super) async fn logged<T, E>(
+        &self,
+        method: &'static str,
+        object: String,
+        verb: impl Future<Output = Result<T, E>>,
+    ) -> Result<Response<T>, Status>
+    where
+        E: ToStatus,
+    {
+        let (availability, object) = (&self.node.availability, shortened(object));
+        let line = Line { availability, method, object, start: Instant::now(), finished: false };
+        line.end(verb.await.map_err(|error| error.to_status()))
+    }
 }
 
 /// Responds to a read-only call, which is not logged.
@@ -66,14 +71,15 @@ fn shortened(mut object: String) -> String {
 
 /// The log line of one call. If the client leaves, tonic drops the call and with it this value. Then the line says that
 /// the client left, and the operation goes on without another line.
-struct Line {
+struct Line<'a> {
+    availability: &'a Availability,
     method: &'static str,
     object: String,
     start: Instant,
     finished: bool,
 }
 
-impl Line {
+impl Line<'_> {
     fn end<T>(mut self, result: Result<T, Status>) -> Result<Response<T>, Status> {
         self.finished = true;
         match result {
@@ -82,14 +88,14 @@ impl Line {
                 Ok(Response::new(reply))
             }
             Err(status) => {
-                let code = format!("{:?}", status.code());
-                tracing::warn!(
-                    method = self.method,
-                    object = self.object,
-                    result = code,
-                    error = status.message(),
-                    ms = self.milliseconds()
-                );
+                let result = format!("{:?}", status.code());
+                let (method, object, error, ms) = (self.method, &self.object, status.message(), self.milliseconds());
+                if status.code() == Code::Unavailable && !self.availability.is_up() {
+                    // The log says once that containerd is away. kubelet repeats its calls until it is back.
+                    tracing::debug!(method, object, result, error, ms);
+                } else {
+                    tracing::warn!(method, object, result, error, ms);
+                }
                 Err(status)
             }
         }
@@ -100,7 +106,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.finished {
             tracing::warn!(

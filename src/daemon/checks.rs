@@ -36,7 +36,7 @@ pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow:
         let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
         let error = match timeout(patience, containerd.version()).await {
             Ok(Ok(version)) => return Ok(version),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => error.reason().to_owned(),
             Err(_) => format!("it accepts the connection but does not answer for {patience:?}"),
         };
         if start.elapsed() >= PATIENCE {

@@ -66,7 +66,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         tasks: tasks.clone(),
     };
     let node = Arc::new(Node {
-        availability: Availability::new(is_healthy, pulse.clone()),
+        availability: Availability::new(is_healthy, pulse.clone(), config.containerd.address.clone()),
         images,
         networks,
         streams: Arc::new(streams),

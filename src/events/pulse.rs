@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::outages::Outages;
 use crate::containerd::Error;
 
 /// Pause between a response and the next request.
@@ -31,10 +31,10 @@ impl Pulse {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
-    /// Sends requests to containerd for as long as it is polled. `health` is false while a response is overdue, and
-    /// true again once it has come. An overdue request is not dropped, so that a hanging containerd has one request to
-    /// answer, and not all that would have been sent in that time.
-    pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, health: &watch::Sender<bool>) -> Infallible
+    /// Sends requests to containerd for as long as it is polled. An outage begins when a response is overdue, and ends
+    /// once it has come. An overdue request is not dropped, so that a hanging containerd has one request to answer, and
+    /// not all that would have been sent in that time.
+    pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, outages: &Outages) -> Infallible
     where
         A: Future<Output = Result<(), Error>>,
     {
@@ -47,17 +47,14 @@ impl Pulse {
             let answered = match timeout(PATIENCE, &mut answer).await {
                 Ok(answered) => answered,
                 Err(_) => {
-                    tracing::warn!("containerd has not answered for {PATIENCE:?}: it hangs");
-                    health.send_replace(false);
+                    outages.begin(&format!("it accepts calls, and has not answered for {PATIENCE:?}: it hangs"));
                     answer.await
                 }
             };
             self.set_pending(None);
             // An error does not count as a hang: if containerd is gone, the event stream ends.
-            let silent = !*health.borrow();
-            if silent && answered.is_ok() {
-                tracing::info!("containerd answers again");
-                health.send_replace(true);
+            if outages.is_away() && answered.is_ok() {
+                outages.end();
             }
         }
     }
@@ -74,8 +71,9 @@ impl Drop for ClearOnDrop<'_> {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::path::Path;
 
-    use tokio::sync::Notify;
+    use tokio::sync::{Notify, watch};
 
     use super::*;
 
@@ -85,8 +83,9 @@ mod tests {
         story: impl AsyncFnOnce(&Pulse, watch::Receiver<bool>),
     ) {
         let (pulse, (health, seen)) = (Pulse::default(), watch::channel(true));
+        let outages = Outages::new(health, Path::new("/run/containerd.sock"));
         tokio::select! {
-            never = pulse.follow(ask, &health) => match never {},
+            never = pulse.follow(ask, &outages) => match never {},
             () = story(&pulse, seen) => {}
         }
         assert_eq!(pulse.silence(), None, "of a pulse that is not followed any more");

@@ -185,7 +185,7 @@ fn failed(key: &Key, error: PullError) -> Error {
         PullFailure::Unreachable => Error::RegistryUnavailable { reference, message },
         PullFailure::Refused => Error::SignatureValidationFailed { reference, message },
         PullFailure::Exhausted => Error::Exhausted { reference, message },
-        PullFailure::Unavailable => Error::ContainerdUnavailable(message),
+        PullFailure::Unavailable => Error::ContainerdUnavailable(format!("pull {reference}: {message}")),
         PullFailure::Invalid => Error::InvalidPull { reference, message },
         PullFailure::Cancelled | PullFailure::Other => Error::Pull { reference, message },
     }

@@ -52,7 +52,7 @@ use crate::containerd::{self, Containerd, ImageRecord, Platform};
 use crate::slots::{Bounds, Slots};
 use crate::stats::Layers;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Verb};
 use flight::Flights;
 use image_fs_info::Disk;
 use index::{Index, IndexEntry};
@@ -371,11 +371,15 @@ impl Images {
     }
 
     /// Waits up to `CONTAINERD_WAIT` for containerd to respond.
-    async fn wait_for_containerd(&self) -> Result<(), Error> {
+    async fn wait_for_containerd(&self, verb: Verb) -> Result<(), Error> {
         let mut health = self.inner.health.clone();
         match tokio::time::timeout(CONTAINERD_WAIT, health.wait_for(|up| *up)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::ContainerdUnavailable(format!("no answer within {CONTAINERD_WAIT:?}"))),
+            Ok(Err(_)) | Err(_) => Err(Error::ContainerdUnavailable(format!(
+                "containerd does not answer at {}: {} waited {CONTAINERD_WAIT:?} for it, and has changed nothing",
+                self.inner.containerd.address().display(),
+                verb.name()
+            ))),
         }
     }
 }

@@ -45,7 +45,7 @@ impl Images {
         let credentials = Credentials::from_config(request.auth.as_ref())?;
         let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
-        self.wait_for_containerd().await?;
+        self.wait_for_containerd(Verb::PullImage).await?;
         let name = key.reference.to_string();
         let (waiter, runner) = self.inner.pulls.join_as(&owner, key.clone());
         if let Some(runner) = runner {

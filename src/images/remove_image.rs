@@ -20,13 +20,13 @@ impl Images {
             Err(Error::NotFound(_)) => return Ok(RemoveImageResponse {}),
             Err(error) => return Err(error),
         };
-        self.wait_for_containerd().await?;
+        self.wait_for_containerd(Verb::RemoveImage).await?;
         let images = self.clone();
         // Detached: a removal must not stop half-way because the client left.
         let tasks = &self.inner.tasks;
         let work = tasks.run_named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
         let work = tasks.operation(work);
-        work.await.unwrap_or_else(|error| Err(Error::ContainerdUnavailable(error.to_string())))?;
+        work.await.unwrap_or_else(|error| Err(Error::ContainerdUnavailable(format!("remove image: {error}"))))?;
         Ok(RemoveImageResponse {})
     }
 

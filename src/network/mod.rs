@@ -325,7 +325,13 @@ impl Inner {
         for entry in entries.into_iter().rev() {
             // A failure on one network must not keep the addresses of the others allocated.
             if let Err(error) = self.del(&entry, deadline).await {
-                failed.get_or_insert(error);
+                if failed.is_some() {
+                    // The error returned is the first one.
+                    let (sandbox, network) = (entry.runtime.id, entry.config.name.clone());
+                    tracing::warn!(sandbox, network, ?error, "DEL failed on another network of the sandbox too");
+                } else {
+                    failed = Some(error);
+                }
             }
         }
         failed.map_or(Ok(()), Err)

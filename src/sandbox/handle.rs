@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use prost::bytes::Bytes;
@@ -22,6 +22,8 @@ pub struct Sandbox {
     pub record: Record,
     /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
+    /// Why its creation failed, if what that has left could not be undone.
+    pub creation_error: OnceLock<Box<str>>,
     /// The state. A watch channel, so that a stop is notified when the pause process ends.
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary one first; empty on the host network.
@@ -43,6 +45,7 @@ impl Sandbox {
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
             listed: record.listed(),
+            creation_error: OnceLock::new(),
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),

@@ -169,7 +169,7 @@ impl<F: TaskObserver> Driver<F> {
     /// Logs the problem, and waits before the next try.
     pub(super) async fn back_off(&mut self, what: &'static str, error: &Error) {
         self.was_away |= error.is_away();
-        if self.pace.should_log() {
+        if self.pace.should_log(error) {
             tracing::warn!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
         } else {
             tracing::debug!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");

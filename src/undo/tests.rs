@@ -12,7 +12,7 @@ fn list(outcomes: &[bool], log: &Log) -> Undo {
         let log = Arc::clone(log);
         undo.push("step", async move {
             log.lock().unwrap().push(index);
-            if fails { Err(index) } else { Ok(()) }
+            if fails { Err(index.to_string()) } else { Ok(()) }
         });
     }
     undo

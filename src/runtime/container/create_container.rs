@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prost::Message as _;
 
@@ -22,10 +22,10 @@ use crate::runtime::container::image_volumes;
 use crate::runtime::container::volumes;
 use crate::runtime::container::volumes::{Volumes, remove_directory};
 use crate::runtime::large::Permit;
-use crate::runtime::rollback::Creatable;
+use crate::runtime::rollback::{Creatable, UNCLAIMED};
 use crate::runtime::sandbox::pause::{encode, files, spec_handler};
 use crate::runtime::threads::{block_in_place_if, block_in_place_if_large};
-use crate::runtime::{Error, Node, Repeatable, Result, labels, listed_size, now, record_size};
+use crate::runtime::{Error, Node, Repeatable, Result, chain, labels, listed_size, now, record_size};
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, ListTarget, Outcome, container_name};
@@ -39,7 +39,7 @@ use crate::undo::Undo;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
-    node.availability.ready().await?;
+    node.availability.ready(Verb::CreateContainer).await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
@@ -240,17 +240,20 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo)
     let root = &container.root;
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
-    undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
+    let deleted = async move { containerd.delete_container(&key).await.map_err(|error| chain(&error)) };
+    undo.push_record("delete container record", deleted);
     during(Stage::Record, node.containerd.create_container(record)).await?;
     drop(permit);
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
-    undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
+    let removed = async move { containerd.remove_snapshot(&snapshotter, &key).await.map_err(|error| chain(&error)) };
+    undo.push("remove snapshot", removed);
     let prepared = node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping());
     during(Stage::Snapshot, prepared).await?;
 
     let directory = node.container_directory(container.id());
-    undo.push("remove container directory", async move { remove_directory(directory).await });
+    let removed = async move { remove_directory(directory).await.map_err(|error| error.chain()) };
+    undo.push("remove container directory", removed);
     during(Stage::Volumes, async {
         node.fill_volumes(&container, &image, volumes).await?;
         node.mount_image_volumes(&container, sandbox.mapping(), undo).await
@@ -361,7 +364,7 @@ impl ListTarget<Container> for Node {
 
     async fn roll_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
         // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, container, undo).await;
+        let _ = Self::roll_back(&self, container, undo, UNCLAIMED).await;
     }
 }
 
@@ -374,6 +377,10 @@ impl Creatable for Container {
 
     fn operations(&self) -> [Repeatable; 2] {
         [Repeatable::RemoveContainer(self.record.id.clone()), Repeatable::StopContainer(self.record.id.clone())]
+    }
+
+    fn creation_error(&self) -> &OnceLock<Box<str>> {
+        &self.creation_error
     }
 
     fn list(self: &Arc<Self>, node: &Node) {

@@ -93,7 +93,7 @@ impl Node {
         while let Err(error) = self.persist_exit(container, exit).await
             && !container.is_being_removed()
         {
-            if pace.should_log() {
+            if pace.should_log(&error) {
                 tracing::warn!(container = %container.id(), %error, "the container's exit cannot be written yet");
             }
             pace.pause().await;

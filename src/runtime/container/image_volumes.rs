@@ -106,7 +106,8 @@ impl Node {
             return Ok(());
         }
         let (node, draft) = (Arc::clone(self), Arc::clone(container));
-        undo.push("remove image volumes", async move { node.remove_image_volumes(&draft).await });
+        let removed = async move { node.remove_image_volumes(&draft).await.map_err(|error| error.chain()) };
+        undo.push("remove image volumes", removed);
         let label = mount_label(&container.spec().json);
         for mount in wanted {
             let failed = |field: &'static str| move |source| Error::ImageVolume { index: mount.index, field, source };

@@ -25,7 +25,7 @@ const START_ERROR: i32 = 128;
 /// container has then exited with reason StartError, and nothing of its task is left.
 pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse> {
     let container = node.container(&request.container_id)?;
-    node.availability.ready().await?;
+    node.availability.ready(Verb::StartContainer).await?;
     let sandbox = node.sandbox(container.sandbox().as_str())?;
     // One atomic decision: a StopPodSandbox that begins now sees the start and waits for it, or the start is refused.
     let started = sandbox.while_ready(|| node.apply_event(&container, Event::Start));

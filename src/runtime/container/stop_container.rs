@@ -11,7 +11,7 @@ use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, Verb, during};
 
 /// How long a process takes at most to die of SIGKILL, unless something holds it.
 const KILL_TAKES: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         if container.state().is_alive() {
-            node.availability.ready().await?;
+            node.availability.ready(Verb::StopContainer).await?;
         }
         node.end_container(&container, Grace::seconds(request.timeout)).await?;
     }

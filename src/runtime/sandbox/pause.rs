@@ -7,7 +7,7 @@ use crate::cgroup;
 use crate::config::Handler;
 use crate::container::{seccomp_profile, spec_any};
 use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
-use crate::runtime::{Error, Node, Result, labels, record_size};
+use crate::runtime::{Error, Node, Result, chain, labels, record_size};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
 use crate::task::{CreateRequest, Found, Machine, TaskObserver, UNSEEN};
@@ -105,12 +105,15 @@ impl Node {
 
     pub(crate) fn push_pause_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
-        undo.push("remove pause container", async move {
-            node.end_pause_task(&sandbox).await?;
-            // A runc that was killed during its create leaves the cgroup behind.
-            cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.facts.cgroup_v2);
-            node.containerd.delete_container(sandbox.id().as_str()).await
-        });
+        let removed = async move { node.remove_pause(&sandbox).await.map_err(|error| chain(&error)) };
+        undo.push("remove pause container", removed);
+    }
+
+    async fn remove_pause(&self, sandbox: &Sandbox) -> containerd::Result<()> {
+        self.end_pause_task(sandbox).await?;
+        // A runc that was killed during its create leaves the cgroup behind.
+        cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), self.host.facts.cgroup_v2);
+        self.containerd.delete_container(sandbox.id().as_str()).await
     }
 
     /// Creates and starts the pause container; then the sandbox is ready. The record's `sandbox` field stays empty, or

@@ -1,6 +1,6 @@
 //! RunPodSandbox: record → files and namespaces → network in parallel with the pause task → ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
@@ -9,9 +9,10 @@ use crate::events::Kind;
 use crate::ids::SandboxId;
 use crate::netns;
 use crate::runtime::container::create_container::require_ready;
-use crate::runtime::rollback::Creatable;
+use crate::runtime::error::both;
+use crate::runtime::rollback::{Creatable, UNCLAIMED};
 use crate::runtime::threads::run_blocking;
-use crate::runtime::{Error, Node, Repeatable, Result, listed_size, now};
+use crate::runtime::{Error, Node, Repeatable, Result, chain, listed_size, now};
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
 use crate::store::{Creation, Key, ListTarget, Outcome, sandbox_name};
@@ -25,7 +26,7 @@ use crate::userns;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
-    node.availability.ready().await?;
+    node.availability.ready(Verb::RunPodSandbox).await?;
     let record = record(node, request.clone())?;
     let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
     if let Some(sandbox) = node.store.sandboxes.named(&name) {
@@ -102,8 +103,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
         // `join!`, not `try_join!`: when one fails, the other must not be dropped half-way.
         let (network, pause) =
             tokio::join!(node.attach_network(sandbox, prepared), node.start_pause(sandbox, handler, spec));
-        pause?;
-        network?
+        both(pause, network)?.1
     };
     sandbox.set_addresses(addresses);
     // The pause process may have ended meanwhile.
@@ -121,7 +121,8 @@ fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
 impl Node {
     async fn write_sandbox_record(&self, sandbox: &Sandbox, handler: &Handler, undo: &mut Undo) -> Result<()> {
         let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
-        undo.push_record("delete sandbox record", async move { containerd.delete_sandbox(id.as_str()).await });
+        let deleted = async move { containerd.delete_sandbox(id.as_str()).await.map_err(|error| chain(&error)) };
+        undo.push_record("delete sandbox record", deleted);
         let record = sandbox.record.encode(handler.kind.clone(), handler.options.any());
         Ok(self.containerd.create_sandbox(record).await?)
     }
@@ -139,7 +140,8 @@ impl Node {
         };
         let Some(path) = path else { return Ok(()) };
         let pinned = path.clone();
-        undo.push("remove network namespace", async move { netns::remove(&pinned).await });
+        let removed = async move { netns::remove(&pinned).await.map_err(|error| chain(&error)) };
+        undo.push("remove network namespace", removed);
         let made = match owned {
             Some(owned) => netns::adopt(&path, owned).await,
             None => netns::create(&path).await,
@@ -150,7 +152,8 @@ impl Node {
     async fn make_files(&self, sandbox: &Arc<Sandbox>, hostname: String, undo: &mut Undo) -> Result<()> {
         let paths = self.paths(sandbox);
         let made = paths.clone();
-        undo.push("remove sandbox files", async move { run_blocking(move || made.remove()).await });
+        let removed = async move { run_blocking(move || made.remove()).await.map_err(|error| chain(&error)) };
+        undo.push("remove sandbox files", removed);
         let config = Arc::clone(sandbox);
         let owner = sandbox.mapping().map(|mapping| (mapping.uids.host, mapping.gids.host));
         run_blocking(move || paths.create(&config.record.config, &hostname, owner))
@@ -177,7 +180,7 @@ impl ListTarget<Sandbox> for Node {
 
     async fn roll_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
         // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, sandbox, undo).await;
+        let _ = Self::roll_back(&self, sandbox, undo, UNCLAIMED).await;
     }
 }
 
@@ -190,6 +193,10 @@ impl Creatable for Sandbox {
 
     fn operations(&self) -> [Repeatable; 2] {
         [Repeatable::RemoveSandbox(self.record.id.clone()), Repeatable::StopSandbox(self.record.id.clone())]
+    }
+
+    fn creation_error(&self) -> &OnceLock<Box<str>> {
+        &self.creation_error
     }
 
     fn list(self: &Arc<Self>, node: &Node) {
