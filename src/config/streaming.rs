@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, check};
 use crate::streaming::{Settings, TlsFiles};
 
 /// `[streaming]` as it is written.
@@ -60,7 +60,7 @@ fn duration(key: &str, text: &str) -> Result<Duration, Error> {
 }
 
 fn wrong(key: &str, problem: String) -> Error {
-    Error::Value { key: format!("streaming.{key}"), problem }
+    check::wrong(format!("streaming.{key}"), problem)
 }
 
 #[cfg(test)]

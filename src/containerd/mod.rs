@@ -40,7 +40,7 @@ pub use images::{Descriptor, ImageRecord};
 pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use metrics::TaskMetrics;
 pub use mount::Mount;
-pub use options::{Options, OptionsError};
+pub use options::{OTHER_OPTIONS, Options, OptionsError, RUNC_OPTIONS};
 pub use paged_list::{Entry, PagedList};
 pub use sandboxes::Sandbox;
 pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};

@@ -1,5 +1,7 @@
 //! What containerd must provide and must not do, checked before anything is served.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,9 +30,12 @@ const REQUIRED: [(&str, &str); 4] = [
 
 /// Waits for containerd, and returns its version.
 pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow::Result<String> {
+    if fs::metadata(address).is_ok_and(|there| !there.file_type().is_socket()) {
+        bail!("config key containerd.address: {} is not a socket", address.display());
+    }
     let address = address.display();
     let start = Instant::now();
-    let mut last_logged = start;
+    let mut last_logged: Option<Instant> = None;
     loop {
         // A containerd that accepts the connection but does not answer gets no more time than one that does not listen.
         let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
@@ -42,9 +47,10 @@ pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow:
         if start.elapsed() >= PATIENCE {
             bail!("containerd does not answer at {address} ({error}); is it running, and is containerd.address right?");
         }
-        if last_logged.elapsed() >= PROGRESS {
-            last_logged = Instant::now();
-            tracing::warn!(%address, seconds = start.elapsed().as_secs(), error, "waiting for containerd");
+        if last_logged.is_none_or(|last| last.elapsed() >= PROGRESS) {
+            last_logged = Some(Instant::now());
+            let seconds = start.elapsed().as_secs();
+            tracing::warn!(%address, seconds, error, "config key containerd.address: waiting for containerd to answer there");
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -138,5 +144,15 @@ mod tests {
         let _silent = UnixListener::bind(&address).unwrap();
         let silent = refusal(&address).await;
         assert!(silent.contains("it accepts the connection but does not answer"), "{silent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_socket_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let containerd = Containerd::new(directory.path(), "k8s.io").unwrap();
+        let refused = wait_for(&containerd, directory.path()).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("config key containerd.address: {} is not a socket", directory.path().display()));
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -13,7 +13,7 @@ use crate::telemetry::traces::{self, Export, SpanLayer, TARGET};
 /// Starts both. May be called once per process. The returned handle ends the export.
 pub(super) fn start(config: &Config) -> anyhow::Result<Option<Export>> {
     let level = &config.log.level;
-    let filter = EnvFilter::builder().parse(level).with_context(|| format!("log.level: {level:?}"))?;
+    let filter = EnvFilter::builder().parse(level).with_context(|| format!("config key log.level: {level:?}"))?;
     // A log line is complete by itself, so it does not show the spans that it is in.
     let filter = filter.add_directive(format!("{TARGET}=off").parse()?);
     let lines = fmt::layer().with_writer(std::io::stderr);

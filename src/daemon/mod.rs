@@ -6,6 +6,7 @@ mod checks;
 mod host;
 mod listen;
 mod logging;
+mod not_there_yet;
 mod notify;
 mod release_memory;
 mod wiring;
@@ -42,6 +43,7 @@ const TRACES: Duration = Duration::from_secs(3);
 /// The reason why the daemon cannot start, as a sentence for the operator.
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
+    let hangups = signal(SignalKind::hangup()).context("catch SIGHUP")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
@@ -51,6 +53,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let listener = listen::bind_after_another(&config.socket).await?;
     let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
     let tasks = Tasks::new(metrics.clone());
+    tasks.background(ignore(hangups));
     let node = tokio::select! {
         node = wiring::node(config, tasks.clone()) => node?,
         // Nothing has begun yet.
@@ -139,6 +142,14 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
 async fn stop_requested(mut stopping: watch::Receiver<bool>) {
     // An error means that the sender was dropped, which also means stop.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Ignores SIGHUP, whose default action would kill the process without a drain. Many daemons read their configuration
+/// again at this signal, so the log says what to do.
+async fn ignore(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        tracing::warn!("SIGHUP is ignored: a restart of pontoon applies a changed configuration");
+    }
 }
 
 /// The signals that end the daemon.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{checks, host};
+use super::{checks, host, not_there_yet};
 use crate::cgroup::Counted;
 use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
@@ -35,17 +35,20 @@ const IMAGE_EVENTS: usize = 256;
 
 /// Builds a node with an empty store.
 pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Node>> {
+    let metrics = tasks.operations().metrics().clone();
+    // Before anything is changed, because this may refuse the configuration.
+    let image_settings = image_settings(&config, &metrics)?;
     // The root has mode 0700, so that users of the node cannot run set-uid files in volumes (CVE-2021-41103).
     private_directory(&config.root, 0o700)?;
     private_directory(&config.state, 0o711)?;
     let pause_root = pause::install(&config.root).context("install the pause root")?;
-    let metrics = tasks.operations().metrics().clone();
     let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?.measured(&metrics);
     let version = checks::wait_for(&containerd, &config.containerd.address).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
     let server = containerd.server().await.context("query containerd's server info")?;
     tracing::info!(version, pid = server.pid, "connected to containerd");
+    not_there_yet::warn(&config, &plugins, server.pid, &tasks);
 
     let host = host::facts(&server, &config);
     label_pause_root(&host, &pause_root).await;
@@ -55,8 +58,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let features = features(&containerd, &config, &plugins).await;
     let ((health, is_healthy), pulse) = (watch::channel(false), Pulse::default());
     let layers = Layers::new(containerd.clone(), tasks.clone());
-    let settings = image_settings(&config, &metrics)?;
-    let images = Images::start(containerd.clone(), layers.clone(), settings, tasks.clone(), is_healthy.clone());
+    let images = Images::start(containerd.clone(), layers.clone(), image_settings, tasks.clone(), is_healthy.clone());
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
     let owner = Owner {
@@ -188,7 +190,8 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
                 all.insert(handler.name.clone(), features);
             }
             Err(error) => {
-                tracing::warn!(handler = handler.name, %error, "cannot query the features of the handler's runtime");
+                let key = format!("runtimes.{}.type", handler.name);
+                tracing::warn!(%error, "config key {key}: the runtime's features cannot be queried: is its shim installed?");
             }
         }
     }

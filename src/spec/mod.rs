@@ -44,6 +44,7 @@ pub use user::{User, UserDb, user};
 pub use userns::user_namespace;
 
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
+use crate::container::seccomp_profile::ProfileFile;
 use crate::lsm::selinux::Contexts;
 
 /// OCI runtime spec version of the specs built here; runc 1.5 supports it.
@@ -145,7 +146,7 @@ impl Error {
 ///
 /// # Errors
 /// [`Error::Invalid`] unless it is a clean absolute path.
-pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<PathBuf>, Error> {
+pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<ProfileFile>, Error> {
     security::seccomp_file(&security::SeccompRequest::container(context))
 }
 
@@ -153,7 +154,7 @@ pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<O
 ///
 /// # Errors
 /// The same as for [`seccomp_file`].
-pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
+pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<ProfileFile>, Error> {
     security::seccomp_file(&security::SeccompRequest::sandbox(context))
 }
 

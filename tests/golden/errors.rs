@@ -142,8 +142,16 @@ fn of_the_security_context() {
         let text = "config.linux.security_context.seccomp.localhost_ref: goes with Localhost only";
         assert_eq!(of(json!({ "seccomp": { "profile_type": kind, "localhost_ref": "/p.json" } })), text);
     }
-    let broken = localhost("/p.json");
-    assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
+    // The files of these requests are empty.
+    let deprecated = json!({ "seccomp_profile_path": "localhost//p.json" });
+    for (broken, field) in [
+        (localhost("/p.json"), "seccomp.localhost_ref"),
+        (security(deprecated.clone()), "seccomp_profile_path"),
+        (pod_security(deprecated), "seccomp_profile_path"),
+    ] {
+        let start = format!("config.linux.security_context.{field}: /p.json: is not a seccomp profile: ");
+        assert!(broken.starts_with(&start), "{broken}");
+    }
 }
 
 /// Invalid options are refused on nodes without SELinux too.
@@ -312,7 +320,7 @@ fn of_a_pod() {
         (localhost("p.json"), "seccomp.localhost_ref: \"p.json\" is not a clean absolute path"),
         (
             pod_security(json!({ "seccomp_profile_path": "localhost/../p.json" })),
-            "seccomp.localhost_ref: \"localhost/../p.json\" is not a clean absolute path",
+            "seccomp_profile_path: \"localhost/../p.json\" is not a clean absolute path",
         ),
         (
             on(json!({ "seccomp": false }), json!({ "seccomp": { "profile_type": 0 } })),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pontoon::api::v1::*;
 
 use crate::support::containerd::Call;
@@ -246,4 +247,16 @@ async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     node.spawn().await;
     node.remove_all().await;
     until("nothing is left of it", || node.leftovers() == before).await;
+}
+
+/// Many daemons read their configuration again at SIGHUP. Its default action would kill the server without a drain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_is_ignored_and_the_log_says_to_restart() {
+    let node = Node::start().await;
+    for count in 1..=2 {
+        node.signal(Signal::SIGHUP);
+        let told = || node.log().matches("SIGHUP is ignored: a restart of pontoon applies").count();
+        until("it is told once", || told() == count).await;
+        assert!(node.is_ready().await);
+    }
 }
