@@ -18,6 +18,9 @@ const MOST: usize = 4;
 /// How many open files of one process are checked.
 const FILES: usize = 100_000;
 
+/// How a process holds the root file system by copies of mounts.
+const MOUNTS: &str = "mounts";
+
 /// A process, and how it holds the root file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -27,6 +30,15 @@ pub struct Holder {
     pub name: String,
     /// For example `open file`.
     pub by: &'static str,
+}
+
+impl Holder {
+    /// Whether the process may only be passing through. One that starts another container has copies of all mounts of
+    /// the host until it changes to its own root file system.
+    #[must_use]
+    pub fn may_be_brief(&self) -> bool {
+        self.by == MOUNTS
+    }
 }
 
 impl fmt::Display for Holder {
@@ -103,7 +115,7 @@ fn by_mount(process: &Path, root: &Root) -> Option<&'static str> {
     }
     let table = fs::read_to_string(process.join("mountinfo")).ok()?;
     let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.any(|point| root.has(point)).then_some("mounts")
+    points.any(|point| root.has(point)).then_some(MOUNTS)
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {

@@ -191,10 +191,9 @@ async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>)
     let pod = scope.pod().await?;
     let id = pod.start(shell("main", "sleep 1000 & wait")).await?;
     let pid = scope.bed.pid_of(&id).await?;
-    let (own, file, frozen) = match cgroup(pid, "freezer") {
-        Ok(v1) => (v1, "freezer.state", "FROZEN"),
-        Err(_) => (cgroup(pid, "memory")?, "cgroup.freeze", "1"),
-    };
+    let own = cgroup(pid, "freezer")?;
+    let is_unified = own.join("cgroup.freeze").exists();
+    let (file, frozen) = if is_unified { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
     let child = until(SOON, || async {
         let processes = std::fs::read_to_string(own.join("cgroup.procs"))?;
         let child = processes.lines().find(|line| *line != pid.to_string()).context("no child yet")?.to_owned();
@@ -204,7 +203,7 @@ async fn r15_a_container_with_a_frozen_cgroup_of_its_own_ends(scope: Arc<Scope>)
     std::fs::create_dir_all(&nested)?;
     std::fs::write(nested.join("cgroup.procs"), child)?;
     // Thaw the cgroup even if the test fails: otherwise its process could not be killed.
-    let _thaws = Thaws(nested.join(file), if frozen == "1" { "0" } else { "THAWED" });
+    let _thaws = Thaws(nested.join(file), if is_unified { "0" } else { "THAWED" });
     std::fs::write(nested.join(file), frozen)?;
     let start = Instant::now();
     scope.bed.stop(&id, 0).await?;
