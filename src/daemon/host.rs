@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cgroup;
+use crate::cgroup::{self, OptionalLimits};
 use crate::config::Config;
 use crate::containerd::Server;
 use crate::lsm;
@@ -14,14 +14,13 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Reads the facts. `server` is containerd: its shims start runc, which writes oom_score_adj.
 pub(super) fn facts(server: &Server, config: &Config) -> Host {
-    let unified = cgroup::is_unified();
-    let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
+    let limits = OptionalLimits::of_this_host();
     Host {
-        cgroup_v2: unified,
+        cgroup_v2: cgroup::is_unified(),
         capabilities: effective_capabilities(server).unwrap_or(u64::MAX),
         oom_score_floor: oom_score_floor(server),
-        swap: !unified && memory.join("memory.memsw.limit_in_bytes").exists() || unified && has_swap_controller(),
-        hugetlb: hugetlb(unified),
+        swap: limits.swap,
+        hugetlb: limits.huge_pages,
         apparmor: config.apparmor.enabled && lsm::apparmor::is_enabled(),
         selinux: config.selinux.enabled.then(lsm::selinux::contexts).flatten(),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
@@ -48,20 +47,6 @@ fn oom_score_floor(server: &Server) -> i32 {
 fn effective_capabilities(server: &Server) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid)).ok()?;
     status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-}
-
-/// The root cgroup has no memory.swap.max. A child cgroup has one when the memory controller is available.
-fn has_swap_controller() -> bool {
-    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
-    controllers.split_whitespace().any(|name| name == "memory") && Path::new("/proc/swaps").exists()
-}
-
-fn hugetlb(unified: bool) -> bool {
-    if !unified {
-        return Path::new(cgroup::ROOT).join("hugetlb").is_dir();
-    }
-    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
-    controllers.split_whitespace().any(|name| name == "hugetlb")
 }
 
 /// The options of the unified hierarchy's superblock, from the last field of its line (proc_pid_mountinfo(5)).

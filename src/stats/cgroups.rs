@@ -119,7 +119,7 @@ impl Stats {
         let Some(cached) = cached else { return (Details::default(), Vec::new()) };
         let mut cached = lock(&cached);
         let Some(group) = &mut cached.group else { return (Details::default(), Vec::new()) };
-        (group.details(buffer), group.processes().unwrap_or_default())
+        (group.details(buffer), group.processes())
     }
 
     /// Adds the rate to a usage that does not come from a cgroup of this host.
