@@ -10,9 +10,9 @@ use crate::cgroup;
 use crate::container::{self, Container, Grace};
 use crate::netns;
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::sandbox::{Event, Sandbox, State};
+use crate::tasks::run_blocking;
 use crate::telemetry::{Stage, during};
 
 /// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which
