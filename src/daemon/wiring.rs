@@ -69,7 +69,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         availability: Availability::new(is_healthy, pulse.clone()),
         images,
         networks,
-        streams: Arc::new(streams),
+        streams,
         levels: Levels::new(config.selinux.category_range),
         limits: Limits::new(&config.limits),
         store: Store::default(),
