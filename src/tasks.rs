@@ -4,11 +4,22 @@
 use std::future::Future;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::telemetry::{Metrics, Operations, Verb};
+
+/// Runs work that blocks, such as calls to a file system, on a thread that may block. If the work panics, so does the
+/// caller.
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Work is only cancelled when the process ends, and then the caller is dropped too.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
 
 /// Tracks detached work. Clones share one count.
 #[derive(Clone, Debug, Default)]
@@ -80,5 +91,18 @@ impl Tasks {
     pub async fn drained(&self) {
         self.operations.close();
         self.operations.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn blocking_work_returns_its_result_and_a_panic_of_it_is_the_callers() {
+        assert_eq!(run_blocking(|| 7).await, 7);
+        let work: JoinHandle<()> = Tasks::default().operation(run_blocking(|| panic!("of the work")));
+        let panic = work.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"of the work"));
     }
 }

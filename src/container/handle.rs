@@ -33,7 +33,7 @@ pub struct Container {
     /// Whether a removal has begun, after which the exit need not be written any more.
     is_removed: AtomicBool,
     /// Its standard streams while its task exists.
-    streams: Mutex<Option<Arc<dyn Streams>>>,
+    streams: Mutex<Option<Arc<Streams>>>,
     /// Held while the streams are looked up after a restart.
     stream_lookup_lock: tokio::sync::Mutex<()>,
     /// Counts its OOM kills while its task exists.
@@ -174,12 +174,12 @@ impl Container {
 
     /// Its standard streams while its task exists.
     #[must_use]
-    pub fn streams(&self) -> Option<Arc<dyn Streams>> {
+    pub fn streams(&self) -> Option<Arc<Streams>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets or removes its streams.
-    pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
+    pub fn set_streams(&self, streams: Option<Arc<Streams>>) {
         *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ids::ContainerId;
+use crate::sys::mountinfo;
 
 /// Time limit of a search. The holders found by then are enough.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -113,9 +114,9 @@ fn by_mount(process: &Path, root: &Root) -> Option<&'static str> {
     if namespace(process) == ours {
         return None;
     }
-    let table = fs::read_to_string(process.join("mountinfo")).ok()?;
-    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.any(|point| root.has(point)).then_some(MOUNTS)
+    let table = fs::read(process.join("mountinfo")).ok()?;
+    let mut mounts = mountinfo::mounts(&table);
+    mounts.any(|mount| root.has(&mount.point.to_string_lossy())).then_some(MOUNTS)
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {

@@ -16,7 +16,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Cri {
     async fn list_images(self: Arc<Self>, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        listed(self.node.images.list_images(request.into_inner()).await, "StreamImages")
+        listed(self.node.images.list_images(request.into_inner()), "StreamImages")
     }
 
     async fn stream_images(
@@ -24,7 +24,7 @@ impl ImageService for Cri {
         request: Request<StreamImagesRequest>,
     ) -> Answer<BoxStream<StreamImagesResponse>> {
         let filter = request.into_inner().filter;
-        let all = self.node.images.list_images(ListImagesRequest { filter }).await;
+        let all = self.node.images.list_images(ListImagesRequest { filter });
         streamed(all.map(|all| all.images), |images| StreamImagesResponse { images })
     }
 

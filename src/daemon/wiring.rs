@@ -71,7 +71,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         availability: Availability::new(is_healthy, pulse.clone(), config.containerd.address.clone()),
         images,
         networks,
-        streams: Arc::new(streams),
+        streams,
         levels: Levels::new(config.selinux.category_range),
         limits: Limits::new(&config.limits),
         store: Store::default(),

@@ -22,7 +22,7 @@ use outages::Outages;
 /// Pause between two attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Receives containerd's events.
+/// Receives containerd's events. A trait, because the module that implements it (`daemon`) is above this one.
 pub trait Listener: Send + Sync + 'static {
     /// A subscription has begun. Events from before it are not delivered.
     fn connected(&self) -> impl Future<Output = ()> + Send;

@@ -223,7 +223,7 @@ impl Images {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Unusable`] for an image without a root file system that runs on this host;
     /// [`Error::Invalid`] for an empty or ambiguous text.
-    pub async fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
+    pub fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
         let image = self.lookup(reference_or_id)?;
         match &image.unusable {
             None => Ok(image),

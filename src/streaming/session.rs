@@ -108,6 +108,8 @@ pub struct Failure(pub String);
 
 /// Connects streams to containers and sandboxes. Each future is a whole session. The server spawns it as tracked work
 /// and never drops it before it completes; the future ends on its own soon after `gone` is cancelled.
+///
+/// A trait, because the module that implements it (`runtime`) is above this one, and for the tests' own backends.
 pub trait Backend: Send + Sync + 'static {
     /// Runs a command, and returns its exit code.
     fn exec(&self, ask: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>>;

@@ -210,16 +210,12 @@ impl Inner {
             pulls: times(),
             registry: Mutex::default(),
         };
-        let mut time = |name, help, family: &dyn Timed| family.register(&mut registry, name, help);
-        time("rpc_duration", "CRI calls, until the answer was sent or the client left", &all.rpcs);
-        time("stage_duration", "Stages of operations, also of those that failed", &all.stages);
-        time("cni_duration", "Runs of CNI plugins", &all.cni);
-        time(
-            "containerd_call_duration",
-            "Calls to containerd, without those that wait for a task",
-            &all.containerd_times,
-        );
-        time("image_pull_duration", "Pulls of images, without those that joined one", &all.pulls);
+        register(&mut registry, "rpc_duration", "CRI calls, until the answer was sent or the client left", &all.rpcs);
+        register(&mut registry, "stage_duration", "Stages of operations, also of those that failed", &all.stages);
+        register(&mut registry, "cni_duration", "Runs of CNI plugins", &all.cni);
+        let help = "Calls to containerd, without those that wait for a task";
+        register(&mut registry, "containerd_call_duration", help, &all.containerd_times);
+        register(&mut registry, "image_pull_duration", "Pulls of images, without those that joined one", &all.pulls);
         registry.register("containerd_calls", "Answers of containerd, or broken connections", all.containerd.clone());
         registry.register("streams", "Commands and streams that are open", all.streams.clone());
         Self { registry: Mutex::new(registry), ..all }
@@ -230,18 +226,12 @@ fn times<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
     Family::new_with_constructor(|| Histogram::new(BUCKETS))
 }
 
-/// A family of durations, with any set of labels.
-trait Timed {
-    fn register(&self, registry: &mut Registry, name: &str, help: &str);
-}
-
-impl<L> Timed for Family<L, Histogram>
+/// Registers a family of durations, with any set of labels.
+fn register<L>(registry: &mut Registry, name: &str, help: &str, family: &Family<L, Histogram>)
 where
     L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
 {
-    fn register(&self, registry: &mut Registry, name: &str, help: &str) {
-        registry.register_with_unit(name, help, Unit::Seconds, self.clone());
-    }
+    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
 }
 
 #[cfg(test)]

@@ -149,7 +149,8 @@ async fn an_unknown_propagation_is_not_taken_for_private() {
 fn propagation_needs_a_mount_that_propagates() {
     let check = |optional: &str, propagation: MountPropagation| {
         // The table does not contain the real mount's id, so the path decides.
-        let table = MountInfo::parse(format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n").as_bytes());
+        let text = format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n");
+        let table: Vec<_> = mountinfo::mounts(text.as_bytes()).collect();
         let mount = Mount { propagation: propagation.into(), ..mount(Path::new("/")) };
         check_propagation(&Progress::default(), &table, 3, &HostMount { source: "/".into(), mount })
     };

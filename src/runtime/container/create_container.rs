@@ -120,7 +120,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     if let Err(problem) = node.known_handler(&requested.runtime_handler) {
         return Err(Error::Invalid { field: "config.image.runtime_handler", problem });
     }
-    let image = node.images.resolve(&requested.image).await.map_err(|error| match error {
+    let image = node.images.resolve(&requested.image).map_err(|error| match error {
         error @ images::Error::Unusable { .. } if error.kind() == images::Kind::InvalidArgument => {
             Error::Invalid { field: "config.image.image", problem: error.to_string() }
         }
@@ -131,12 +131,11 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let permit = node.limits.large.permit(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
     let image_config = node.images.config(&image).await?;
     let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
-    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
+    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping())?;
     let resolved = resolved(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
     let resolved = Resolved { boot: node.host.boot.clone(), image_volumes, ..resolved };
     let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, resolved);
-    let is_large = permit.is_some();
-    let image_config = block_in_place_if(is_large, || spec::ImageConfig::from(&*image_config));
+    let image_config = block_in_place_if(permit.is_some(), || spec::ImageConfig::from(&*image_config));
     let volumes = volumes::of_image(node, &record, &image_config)?;
     let draft = Draft {
         record: &record,
@@ -145,10 +144,10 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
         volumes: &volumes,
         snapshotter: &snapshotter,
         pause_pid,
-        is_large,
+        permit: &permit,
     };
     let spec = container_spec(node, sandbox, handler, draft).await?;
-    let spec = block_in_place_if(is_large, || encode(&spec))?;
+    let spec = block_in_place_if(permit.is_some(), || encode(&spec))?;
     record_size::check_container(&record.config, &spec)?;
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
@@ -165,8 +164,8 @@ struct Draft<'a> {
     volumes: &'a [(String, PathBuf)],
     snapshotter: &'a str,
     pause_pid: u32,
-    /// Whether the request or the image's config is so large that the spec takes long to build.
-    is_large: bool,
+    /// Held if the request or the image's config is so large that the spec takes long to build.
+    permit: &'a Permit,
 }
 
 async fn container_spec(
@@ -224,7 +223,7 @@ async fn container_spec(
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     };
-    let spec = block_in_place_if(draft.is_large, || spec::container(&input))?;
+    let spec = block_in_place_if(draft.permit.is_some(), || spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
         // The last step, after everything that can be refused was checked: labels are not undone.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::container::io::{self, Streams};
+use crate::container::io::Streams;
 use crate::container::{Container, State};
 use crate::runtime::lookup::require_running;
 use crate::runtime::{Error, Node, Result};
@@ -38,14 +38,13 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Io`] if its FIFOs cannot be opened, [`Error::State`] if it has ended.
-    pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<dyn Streams>> {
+    pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<Streams>> {
         // A FIFO must have only one reader: each of two would get a part of the bytes.
         let _one = container.lock_stream_lookup().await;
         if let Some(streams) = container.streams() {
             return Ok(streams);
         }
-        let found = async { self.streams.reattach(self.streams_config(container)?).await };
-        let found: io::Result<_> = found.await;
+        let found = self.streams_config(container).and_then(|config| self.streams.reattach(config));
         let streams = found.map_err(|source| Error::Io { id: container.id().to_string(), source })?;
         require_running(container)?;
         container.set_streams(Some(Arc::clone(&streams)));

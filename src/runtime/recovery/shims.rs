@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use crate::runtime::Node;
-use crate::runtime::threads::run_blocking;
 use crate::sandbox::{Sandbox, State};
+use crate::tasks::run_blocking;
 
 impl Node {
     /// Ends forgotten shims each time containerd comes back.

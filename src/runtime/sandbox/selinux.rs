@@ -11,10 +11,10 @@ use crate::container::mounts::HostMount;
 use crate::container::relabel;
 use crate::containerd::Mount;
 use crate::lsm::selinux::{Context, Labels, Pair, canonical};
-use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::sandbox::{Sandbox, Selinux};
 use crate::spec;
+use crate::tasks::run_blocking;
 
 const OPTIONS: &str = "config.linux.security_context.selinux_options";
 

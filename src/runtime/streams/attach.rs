@@ -91,19 +91,19 @@ async fn run(node: &Node, request: streaming::Attach, streams: Streams) -> Resul
                 if !once || !wants_output {
                     break Ok(());
                 }
-                close_stdin(&container, &*io).await;
+                close_stdin(&container, &io).await;
             }
             () = &mut resize, if !resized => resized = true,
         }
     };
     if once && !fed {
-        close_stdin(&container, &*io).await;
+        close_stdin(&container, &io).await;
     }
     result
 }
 
 /// The first client that had stdin has left it: no other client gets it.
-async fn close_stdin(container: &Container, io: &dyn io::Streams) {
+async fn close_stdin(container: &Container, io: &io::Streams) {
     io.close_stdin();
     // The shim has a write end open, too.
     if let Err(error) = container.task().close_stdin().await {
