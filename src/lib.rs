@@ -22,6 +22,7 @@ pub mod events;
 pub mod ids;
 pub mod images;
 pub mod lsm;
+pub mod mutex;
 pub mod netns;
 pub mod network;
 pub mod pending_connections;

@@ -9,6 +9,8 @@
 
 #[path = "../../src/ids.rs"]
 pub mod ids;
+#[path = "../../src/mutex.rs"]
+pub mod mutex;
 #[path = "../../src/tasks.rs"]
 pub mod tasks;
 

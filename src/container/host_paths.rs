@@ -8,11 +8,13 @@
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::mutex::{Mutex, MutexGuard};
 
 /// How long a request waits for all its paths. Less than the 2 minutes that kubelet allows for CreateContainer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -83,7 +85,7 @@ impl Progress {
         path: &Path,
         call: impl FnOnce(&Path) -> io::Result<T>,
     ) -> Result<T, Error> {
-        let occupied = lock(&ABANDONED).iter().any(|other| other.is_stuck_on(path));
+        let occupied = ABANDONED.lock().iter().any(|other| other.is_stuck_on(path));
         {
             let mut doing = self.doing();
             if occupied || doing.abandoned {
@@ -96,7 +98,7 @@ impl Progress {
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
-        lock(&self.0)
+        self.0.lock()
     }
 
     fn is_stuck_on(&self, path: &Path) -> bool {
@@ -170,17 +172,13 @@ struct Waiter(Progress);
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.doing().abandoned = true;
-        let mut left = lock(&ABANDONED);
+        let mut left = ABANDONED.lock();
         left.retain(|progress| !progress.doing().ended);
         let ended = self.0.doing().ended;
         if !ended {
             left.push(self.0.clone());
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the path if a request may use it, otherwise what is wrong with it.

@@ -6,7 +6,6 @@
 //! - does not fetch a layer that is already unpacked, even if its archive was deleted and another snapshotter needs it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,6 +17,7 @@ use super::progress::Monitor;
 use super::pull_image::Key;
 use super::{Error, Images, Read, Unusable, our_labels, platform, pull_slots};
 use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
+use crate::mutex::{Mutex, MutexGuard};
 use crate::telemetry::{Stage, during};
 
 /// A pull in progress.
@@ -63,7 +63,7 @@ impl Fetch<'_> {
     /// Fetches the content for a platform, and has Transfer unpack it if Transfer does that for this snapshotter.
     async fn unpacked(&self, platform: Platform) -> Result<Read, Error> {
         let snapshotter = &self.key.snapshotter;
-        if lock(&self.images.inner.snapshotters_unpacked_by_pontoon).contains(snapshotter) {
+        if self.images.inner.snapshotters_unpacked_by_pontoon.lock().contains(snapshotter) {
             return self.transfer(platform, None).await;
         }
         match self.transfer(platform.clone(), Some(snapshotter.clone())).await {
@@ -82,7 +82,7 @@ impl Fetch<'_> {
     pub(super) fn remember_refusal(&self) {
         let snapshotter = &self.key.snapshotter;
         if self.refused.load(Ordering::Relaxed)
-            && lock(&self.images.inner.snapshotters_unpacked_by_pontoon).insert(snapshotter.clone())
+            && self.images.inner.snapshotters_unpacked_by_pontoon.lock().insert(snapshotter.clone())
         {
             tracing::warn!(snapshotter, "containerd's Transfer does not unpack for this snapshotter: Pontoon does");
         }
@@ -165,12 +165,8 @@ impl Fetch<'_> {
     }
 
     pub(super) fn monitor(&self) -> MutexGuard<'_, Monitor> {
-        lock(&self.monitor)
+        self.monitor.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(key: &Key, error: PullError) -> Error {

@@ -36,8 +36,8 @@ mod user_db;
 mod volume;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -49,6 +49,7 @@ pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::mutex::Mutex;
 use crate::slots::{Bounds, Slots};
 use crate::stats::Layers;
 use crate::tasks::Tasks;
@@ -174,7 +175,7 @@ impl Images {
     /// [`Error::Containerd`] when the list cannot be read; the index does not change.
     pub async fn refresh(&self) -> Result<(), Error> {
         // containerd may have been restarted with another configuration.
-        self.inner.snapshotters_unpacked_by_pontoon.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.snapshotters_unpacked_by_pontoon.lock().clear();
         let ticket = self.inner.index.ticket();
         let records = match self.inner.containerd.list_images().await {
             Ok(records) => records,

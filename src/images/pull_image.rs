@@ -1,6 +1,5 @@
 //! PullImage: joins or starts a pull, and writes the records of the image.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::root_fs::in_future;
 use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
+use crate::mutex::Mutex;
 use crate::telemetry::{Stage, Verb, during};
 
 /// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -23,6 +23,7 @@ use super::pump::{Pump, Source, Stop};
 use super::{Chunk, Counters, Driver, Error, Lines, LogPath, Result, StreamName, Streams, StreamsConfig};
 use crate::containerd::Stdio;
 use crate::ids::ContainerId;
+use crate::mutex::Mutex;
 use crate::sys::fifo::{self, End};
 use crate::tasks::Tasks;
 
@@ -212,7 +213,7 @@ impl Streams for FifoStreams {
     }
 
     fn task_created(&self) {
-        lock(&self.keep).clear();
+        self.keep.lock().clear();
     }
 
     fn reopen_log(&self) -> BoxFuture<'_, Result<()>> {
@@ -235,11 +236,11 @@ impl Streams for FifoStreams {
     }
 
     fn stdin(&self) -> Option<Arc<pipe::Sender>> {
-        lock(&self.stdin).clone()
+        self.stdin.lock().clone()
     }
 
     fn close_stdin(&self) {
-        *lock(&self.stdin) = None;
+        *self.stdin.lock() = None;
     }
 
     fn stdin_once(&self) -> bool {
@@ -311,11 +312,6 @@ async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
     let log = LogFile::new(path, counters);
     log.open().await?;
     Ok(log)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Values are only replaced as a whole, so a panic elsewhere leaves them consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
