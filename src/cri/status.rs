@@ -132,8 +132,7 @@ fn network_code(error: &network::Error) -> Code {
         | Error::InvalidResult(_)
         | Error::NoAddress { .. }
         | Error::Cache { .. }
-        | Error::Template { .. }
-        | Error::Stopped(_) => Code::Internal,
+        | Error::Template { .. } => Code::Internal,
     }
 }
 

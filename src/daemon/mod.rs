@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use self::listen::Listener;
 use crate::config::{Config, ServeFlags};
 use crate::cri::{self, Cri};
+use crate::joined;
 use crate::runtime::{self, Node, Recovered, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
@@ -115,7 +116,7 @@ async fn run(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut 
 async fn recover(node: &Arc<Node>, tasks: &Tasks) -> runtime::Result<Recovered> {
     let node = Arc::clone(node);
     let recovering = tasks.operation(async move { runtime::recover(&node).await });
-    recovering.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    joined::result(recovering).await
 }
 
 /// Waits for `calls` and all operations, for [`DRAIN`] at most.

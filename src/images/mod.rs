@@ -14,7 +14,6 @@ mod copy_volume;
 mod document;
 mod errors;
 mod fetch;
-mod flight;
 mod hosts;
 mod image;
 mod image_fs_info;
@@ -49,12 +48,12 @@ pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::flights::Flights;
 use crate::mutex::Mutex;
 use crate::slots::{Bounds, Slots};
 use crate::stats::Layers;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use flight::Flights;
 use image_fs_info::Disk;
 use index::{Index, IndexEntry};
 use manifest::Contents;
@@ -150,19 +149,19 @@ impl Images {
         Self {
             inner: Arc::new(Inner {
                 containerd,
-                tasks,
                 health,
                 host: platform::of_the_host(),
                 index: Index::default(),
-                pulls: Flights::default(),
+                pulls: Flights::new(tasks.clone()),
                 pull_slots: Slots::new(Bounds::shared(slots)),
                 snapshotters_unpacked_by_pontoon: Mutex::default(),
                 downloaded: AtomicU64::new(0),
-                unpacks: Flights::default(),
+                unpacks: Flights::new(tasks.clone()),
                 user_dbs: UserDbs::default(),
                 disks: Disk::all(&settings),
                 layers,
                 settings,
+                tasks,
             }),
         }
     }

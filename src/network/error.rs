@@ -126,9 +126,6 @@ pub enum Error {
         path: PathBuf,
         source: TemplateError,
     },
-    /// The work was stopped by a panic, or because the process ends.
-    #[error("network operation was stopped: {0}")]
-    Stopped(String),
 }
 
 /// Why a template produces no config.

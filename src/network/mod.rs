@@ -38,6 +38,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::ids::SandboxId;
+use crate::joined::run_blocking;
 use crate::tasks::Tasks;
 use crate::telemetry::{Stage, during};
 
@@ -296,7 +297,7 @@ impl Network {
             return Ok(None);
         }
         let cidrs = pod_cidrs.to_vec();
-        blocking(move || template::write(&source, &target, &cidrs)).await
+        run_blocking(move || template::write(&source, &target, &cidrs)).await
     }
 }
 
@@ -377,18 +378,6 @@ fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
 /// The name of the interface on the network with this index, as go-cni names them.
 fn interface(index: usize) -> String {
     format!("eth{index}")
-}
-
-/// Runs blocking file operations off the runtime's threads.
-async fn blocking<T, F>(work: F) -> Result<T, Error>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, Error> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(stopped) => Err(Error::Stopped(stopped.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::Layers;
 use super::networks::Networks;
 use super::rate::Rate;
 use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
+use crate::joined::run_blocking;
 use crate::mutex::{Mutex, MutexGuard};
 use crate::netns::Interface;
 use crate::tasks::Tasks;
@@ -221,9 +222,7 @@ async fn sample(inner: &Arc<Inner>) {
         pause = PERIOD;
         let reader = Arc::clone(inner);
         // The kernel sums up a cgroup's counters when they are read. For many cgroups this takes milliseconds.
-        if let Err(error) = tokio::task::spawn_blocking(move || reader.read_all()).await {
-            tracing::error!(%error, "the sampler of usage failed");
-        }
+        run_blocking(move || reader.read_all()).await;
     }
 }
 

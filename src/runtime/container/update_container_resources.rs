@@ -10,9 +10,9 @@ use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, U
 use crate::cgroup;
 use crate::container::{Container, SpecInMemory, State, spec_any};
 use crate::containerd;
+use crate::joined::run_blocking;
 use crate::runtime::large::{WholeSpec, unreadable};
 use crate::runtime::sandbox::pause::{encode, spec_handler};
-use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result, listed_size, record_size};
 use crate::spec;
 use crate::telemetry::Verb;

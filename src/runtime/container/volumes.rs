@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::container::{Container, Record};
 use crate::images::Image;
-use crate::runtime::threads::run_blocking;
+use crate::joined::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::spec;
 use crate::sys::remove_tree::remove_tree;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use crate::joined::run_blocking;
 use crate::runtime::Node;
-use crate::runtime::threads::run_blocking;
 use crate::sandbox::{Sandbox, State};
 
 impl Node {
