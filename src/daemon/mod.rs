@@ -7,6 +7,7 @@ mod host;
 mod listen;
 mod logging;
 mod notify;
+mod panics;
 mod release_memory;
 mod wiring;
 
@@ -45,6 +46,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
+    panics::end_the_process();
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
