@@ -3,23 +3,18 @@
 
 use std::future::Future;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::joined;
 use crate::telemetry::{Metrics, Operations, Verb};
 
-/// Runs work that blocks, such as calls to a file system, on a thread that may block. If the work panics, so does the
-/// caller.
-pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-        Ok(result) => result,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // Work is only cancelled when the process ends, and then the caller is dropped too.
-        Err(Err(_)) => std::future::pending().await,
-    }
-}
+/// The result of an operation, for any number of callers. In tests, a panic of the operation reaches all of them.
+pub type SharedResult<T> = Shared<BoxFuture<'static, T>>;
 
 /// Tracks detached work. Clones share one count.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +58,15 @@ impl Tasks {
         // The operation's spans become children of the call that started it.
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
         tokio::spawn(self.operations.track_future(work.in_current_span()))
+    }
+
+    /// Starts an operation whose result more than one caller may wait for.
+    pub fn shared_operation<F>(&self, work: F) -> SharedResult<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Clone + Send + Sync + 'static,
+    {
+        joined::result(self.operation(work)).boxed().shared()
     }
 
     /// Starts work that lasts as long as the process, such as watchers and log readers. A drain does not wait for it.

@@ -9,6 +9,10 @@
 
 #[path = "../../src/ids.rs"]
 pub mod ids;
+#[path = "../../src/joined.rs"]
+pub mod joined;
+#[path = "../../src/mutex.rs"]
+pub mod mutex;
 #[path = "../../src/tasks.rs"]
 pub mod tasks;
 

@@ -1,7 +1,8 @@
 //! The container object in memory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
 use prost::bytes::Bytes;
@@ -12,6 +13,7 @@ use super::{Denied, Event, Record, SpecInMemory, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
+use crate::mutex::Mutex;
 use crate::task::Task;
 
 /// A container: its immutable record, its state and its streams.
@@ -136,12 +138,12 @@ impl Container {
     /// containerd's task of it. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn task(&self) -> Arc<Task> {
-        Arc::clone(&self.task.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.task.lock())
     }
 
     /// Sets its task. The previous task must be gone.
     pub fn set_task(&self, task: Arc<Task>) {
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        *self.task.lock() = task;
     }
 
     /// Marks the container as being removed, and lets its task retry at once instead of waiting.
@@ -175,12 +177,12 @@ impl Container {
     /// Its standard streams while its task exists.
     #[must_use]
     pub fn streams(&self) -> Option<Arc<Streams>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.streams.lock().clone()
     }
 
     /// Sets or removes its streams.
     pub fn set_streams(&self, streams: Option<Arc<Streams>>) {
-        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+        *self.streams.lock() = streams;
     }
 
     /// Locks the lookup of its streams, which must have only one reader.
@@ -191,18 +193,18 @@ impl Container {
     /// The counter of its OOM kills.
     #[must_use]
     pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
-        self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.oom_watch.lock().clone()
     }
 
     /// Sets or removes the counter of its OOM kills.
     pub fn set_oom_watch(&self, watch: Option<Arc<OomWatch>>) {
-        *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+        *self.oom_watch.lock() = watch;
     }
 
     /// The stop in progress, brought forward if `grace` ends earlier; a new stop if none is in progress.
     #[must_use]
     pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
-        let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.stop.lock();
         if let Some(stop) = slot.as_ref().filter(|stop| stop.shorten(grace)) {
             return Arc::clone(stop);
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ids::ContainerId;
+use crate::joined::run_blocking;
 use crate::sys::mountinfo;
 
 /// Time limit of a search. The holders found by then are enough.
@@ -51,12 +52,9 @@ impl fmt::Display for Holder {
 /// Processes that hold the root file system of a container: at most a few.
 pub async fn holders(id: &ContainerId) -> Vec<Holder> {
     let root = Root::of(id);
-    let look = tokio::task::spawn_blocking(move || look(Path::new("/proc"), &root));
+    let look = run_blocking(move || look(Path::new("/proc"), &root));
     // A read that hangs occupies its own thread and delays no other caller.
-    match tokio::time::timeout(2 * LIMIT, look).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
+    tokio::time::timeout(2 * LIMIT, look).await.unwrap_or_default()
 }
 
 /// Recognizes paths in a container's root file system. containerd mounts it at `<state>/<namespace>/<id>/rootfs`, and

@@ -8,6 +8,7 @@ mod listen;
 mod logging;
 mod not_there_yet;
 mod notify;
+mod panics;
 mod release_memory;
 mod wiring;
 
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use self::listen::Listener;
 use crate::config::{Config, ServeFlags};
 use crate::cri::{self, Cri};
+use crate::joined;
 use crate::runtime::{self, Node, Recovered, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
@@ -46,6 +48,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let hangups = signal(SignalKind::hangup()).context("catch SIGHUP")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
+    panics::end_the_process();
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
@@ -118,7 +121,7 @@ async fn run(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut 
 async fn recover(node: &Arc<Node>, tasks: &Tasks) -> runtime::Result<Recovered> {
     let node = Arc::clone(node);
     let recovering = tasks.operation(async move { runtime::recover(&node).await });
-    recovering.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    joined::result(recovering).await
 }
 
 /// Waits for `calls` and all operations, for [`DRAIN`] at most.

@@ -1,11 +1,12 @@
 //! Whether containerd responds: published for all who wait for that, and logged once when it changes.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::mutex::Mutex;
 
 /// What was last seen of containerd.
 #[derive(Clone, Copy)]
@@ -41,7 +42,7 @@ impl Outages {
     pub(super) fn begin(&self, reason: &str) -> bool {
         let address = self.address.display();
         let begins = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.seen.lock();
             let begins = !matches!(*seen, Seen::Away { .. });
             if begins {
                 *seen = Seen::Away { since: Instant::now() };
@@ -59,7 +60,7 @@ impl Outages {
 
     /// containerd responds. Returns how long it has been away, if it was.
     pub(super) fn end(&self) -> Option<Duration> {
-        let before = std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), Seen::Up);
+        let before = std::mem::replace(&mut *self.seen.lock(), Seen::Up);
         let away = match before {
             Seen::Away { since } => Some(since.elapsed()),
             Seen::Nothing | Seen::Up => None,

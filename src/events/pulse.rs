@@ -2,13 +2,14 @@
 //! open, and the event stream does not end.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::outages::Outages;
 use crate::containerd::Error;
+use crate::mutex::Mutex;
 
 /// Pause between a response and the next request.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -23,12 +24,12 @@ impl Pulse {
     /// How long containerd has not responded, if that is longer than a response may take.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
-        let pending_since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending_since = *self.0.lock();
         pending_since.map(|since| since.elapsed()).filter(|silence| *silence >= PATIENCE)
     }
 
     fn set_pending(&self, at: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *self.0.lock() = at;
     }
 
     /// Sends requests to containerd for as long as it is polled. An outage begins when a response is overdue, and ends

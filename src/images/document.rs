@@ -5,7 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::reference::is_digest;
 use crate::containerd::{self, Containerd};
-use crate::tasks::run_blocking;
+use crate::joined::run_blocking;
 
 /// Largest manifest, index or config that is read, in bytes (CVE-2023-25153).
 pub(super) const LARGEST: usize = 8 << 20;

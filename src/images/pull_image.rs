@@ -1,6 +1,5 @@
 //! PullImage: joins or starts a pull, and writes the records of the image.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -8,13 +7,14 @@ use tokio::time::Instant;
 
 use super::auth::Credentials;
 use super::fetch::Fetch;
-use super::flight::Runner;
 use super::progress::Monitor;
 use super::reference::Reference;
 use super::root_fs::in_future;
 use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
+use crate::flights::Flight;
+use crate::mutex::Mutex;
 use crate::telemetry::{Stage, Verb, during};
 
 /// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then
@@ -30,7 +30,7 @@ pub(super) struct Key {
     pub(super) snapshotter: String,
 }
 
-type PullRunner = Runner<Key, Result<String, Error>>;
+pub(super) type PullFlight = Flight<Key, Result<String, Error>>;
 
 impl Images {
     /// Asks the registry what the reference means, with these credentials, and fetches what is not on this node.
@@ -46,17 +46,12 @@ impl Images {
         let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
         self.wait_for_containerd(Verb::PullImage).await?;
-        let name = key.reference.to_string();
-        let (waiter, runner) = self.inner.pulls.join_as(&owner, key.clone());
-        if let Some(runner) = runner {
-            let images = self.clone();
-            self.inner.tasks.operation(self.inner.tasks.run_named(Verb::PullImage, name.clone(), async move {
-                let result = images.measured_pull(&key, &runner).await;
-                runner.finish(result);
-            }));
-        }
-        let panicked = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
-        let image_ref = waiter.wait().await.unwrap_or_else(panicked)?;
+        let (images, of) = (self.clone(), key.clone());
+        let work = |flight: PullFlight| {
+            let name = of.reference.to_string();
+            self.inner.tasks.run_named(Verb::PullImage, name, async move { images.measured_pull(&of, &flight).await })
+        };
+        let image_ref = self.inner.pulls.run_as(&owner, key, work).await?;
         Ok(PullImageResponse { image_ref })
     }
 
@@ -72,15 +67,15 @@ impl Images {
         }
     }
 
-    async fn measured_pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
+    async fn measured_pull(&self, key: &Key, flight: &PullFlight) -> Result<String, Error> {
         let started = Instant::now();
-        let result = self.pull(key, runner).await;
+        let result = self.pull(key, flight).await;
         let outcome = result.as_ref().map_or_else(|error| error.kind().name(), |_| "ok");
         self.inner.settings.metrics.pull(outcome, started.elapsed());
         result
     }
 
-    async fn pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
+    async fn pull(&self, key: &Key, flight: &PullFlight) -> Result<String, Error> {
         let reference = key.reference.to_string();
         let started = Instant::now();
         let before = self.record_of(&reference).await?;
@@ -88,7 +83,7 @@ impl Images {
         let lease = leases::name("pull");
         let leased = self.inner.containerd.leased(&lease, &in_future(LEASE)).await?;
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
-        let fetch = Fetch { images: self, key, runner, leased: &leased, monitor, refused: AtomicBool::new(false) };
+        let fetch = Fetch { images: self, key, flight, leased: &leased, monitor, refused: AtomicBool::new(false) };
         let fetched = fetch.run().await;
         // What follows is only our own bookkeeping, and always runs to its end.
         let result = match fetched {

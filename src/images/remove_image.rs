@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Error, Image, Images};
 use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
+use crate::joined;
 use crate::telemetry::Verb;
 
 impl Images {
@@ -25,8 +26,7 @@ impl Images {
         // Detached: a removal must not stop half-way because the client left.
         let tasks = &self.inner.tasks;
         let work = tasks.run_named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
-        let work = tasks.operation(work);
-        work.await.unwrap_or_else(|error| Err(Error::ContainerdUnavailable(format!("remove image: {error}"))))?;
+        joined::result(tasks.operation(work)).await?;
         Ok(RemoveImageResponse {})
     }
 

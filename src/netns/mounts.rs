@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{FlockOperation, flock, fstatfs, statfs};
 
 use crate::sys::mountinfo;
+
+use crate::mutex::Mutex;
 
 /// `f_type` of the filesystem of namespace files (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -50,7 +51,7 @@ pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     let found = mount_id(directory).map(|id| (directory.to_owned(), id));
-    *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    *SHARED.lock() = found;
     Ok(())
 }
 
@@ -65,7 +66,7 @@ pub(super) fn is_nsfs_file(file: impl AsFd) -> bool {
 }
 
 fn known_shared(directory: &Path) -> bool {
-    let known = SHARED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = SHARED.lock().clone();
     known.is_some_and(|(path, id)| path == directory && mount_id(directory) == Some(id))
 }
 

@@ -24,8 +24,8 @@ use super::config::NetworkConfig;
 use super::error::Error;
 use super::settings::Owner;
 use crate::ids::SandboxId;
+use crate::joined::run_blocking;
 use crate::sys::{read, write};
-use crate::tasks::run_blocking;
 
 const KIND: &str = "cniCacheV1";
 const OWNER: &str = "pontoon";

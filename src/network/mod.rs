@@ -38,7 +38,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::ids::SandboxId;
-use crate::tasks::{Tasks, run_blocking};
+use crate::joined::run_blocking;
+use crate::tasks::Tasks;
 use crate::telemetry::{Stage, during};
 
 pub use attachment::{Attachment, Dns, PortMapping, check_ports};

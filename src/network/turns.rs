@@ -16,7 +16,6 @@
 mod queue;
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -26,6 +25,7 @@ use self::queue::Queue;
 use super::exec::Operation;
 use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::telemetry::{Stage, during};
 
 /// How many runs are in their turn at a time. A healthy plugin takes a fraction of a second.
@@ -129,7 +129,7 @@ impl Turns {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

@@ -73,12 +73,12 @@ impl Node {
         let work = || async move {
             let (undoing, id) = (Arc::clone(&node), object.id().to_owned());
             let work = || node.tasks.run_named(Verb::TakeBack, id, undoing.undo(object, undo, cause, tell));
-            Ok(node.in_flight.repeatable.run(stop, work).await?)
+            Ok(node.in_flight.join_or_start_unnamed(stop, work).await?)
         };
         tokio::select! {
             biased;
             Ok(late) = late => Err(late),
-            ended = self.in_flight.repeatable.run(removal, work) => ended.map_err(|error| left_by(&error)),
+            ended = self.in_flight.join_or_start_unnamed(removal, work) => ended.map_err(|error| left_by(&error)),
         }
     }
 

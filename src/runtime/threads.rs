@@ -4,7 +4,7 @@
 const SHORT: usize = 1 << 20;
 
 /// Runs a computation on this many bytes, which a tenant's request or image can make long. It takes a few clock ticks per
-/// megabyte. What can be moved to another thread belongs in [`run_blocking`](crate::tasks::run_blocking).
+/// megabyte. What can be moved to another thread belongs in [`crate::joined::run_blocking`].
 pub(super) fn block_in_place_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     block_in_place_if(bytes > SHORT, work)
 }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use arc_swap::ArcSwapOption;
 use prost::bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::ids::SandboxId;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::task::Task;
 use crate::userns::Mapping;
 use crate::{cgroup, spec};
@@ -87,12 +89,12 @@ impl Sandbox {
     /// containerd's task of the pause container. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn pause(&self) -> Arc<Task> {
-        Arc::clone(&self.pause.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.pause.lock())
     }
 
     /// Sets its pause task. The previous task must be gone.
     pub fn set_pause(&self, task: Arc<Task>) {
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        *self.pause.lock() = task;
     }
 
     /// The flag that is set when the response to a call about one of its tasks was lost, and for every sandbox of an
@@ -211,6 +213,6 @@ impl Sandbox {
     }
 
     fn lock_addresses(&self) -> MutexGuard<'_, Vec<IpAddr>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock()
     }
 }

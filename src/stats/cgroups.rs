@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,8 @@ use super::Layers;
 use super::networks::Networks;
 use super::rate::Rate;
 use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
+use crate::joined::run_blocking;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::netns::Interface;
 use crate::tasks::Tasks;
 
@@ -89,13 +91,13 @@ impl Stats {
     /// What a container's cgroup uses. Reads files, so it must not run on a thread that drives async tasks.
     pub fn container(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> Reading {
         let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
-        cached.map(|cached| lock(&cached).read(buffer)).unwrap_or_default()
+        cached.map(|cached| cached.lock().read(buffer)).unwrap_or_default()
     }
 
     /// What a pod's cgroup, its `cgroup_parent`, uses; `None` when the pod has no cgroup of its own. Reads files.
     pub fn pod(&self, id: &str, cgroup_parent: &str, buffer: &mut Buffer) -> Option<Reading> {
         let cached = self.inner.cached(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
-        Some(lock(&cached).read(buffer))
+        Some(cached.lock().read(buffer))
     }
 
     /// The interfaces of a sandbox except `lo`. Its network namespace is pinned at `path`, and its pause process runs
@@ -117,7 +119,7 @@ impl Stats {
     pub fn details(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> (Details, Vec<u32>) {
         let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
         let Some(cached) = cached else { return (Details::default(), Vec::new()) };
-        let mut cached = lock(&cached);
+        let mut cached = cached.lock();
         let Some(group) = &mut cached.group else { return (Details::default(), Vec::new()) };
         (group.details(buffer), group.processes())
     }
@@ -135,7 +137,7 @@ impl Stats {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn cached(
@@ -210,10 +212,6 @@ impl CachedCgroup {
     }
 }
 
-fn lock(cached: &Mutex<CachedCgroup>) -> MutexGuard<'_, CachedCgroup> {
-    cached.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn sample(inner: &Arc<Inner>) {
     let mut pause = FIRST;
     loop {
@@ -224,9 +222,7 @@ async fn sample(inner: &Arc<Inner>) {
         pause = PERIOD;
         let reader = Arc::clone(inner);
         // The kernel sums up a cgroup's counters when they are read. For many cgroups this takes milliseconds.
-        if let Err(error) = tokio::task::spawn_blocking(move || reader.read_all()).await {
-            tracing::error!(%error, "the sampler of usage failed");
-        }
+        run_blocking(move || reader.read_all()).await;
     }
 }
 

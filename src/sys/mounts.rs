@@ -82,7 +82,7 @@ impl MountedRoot {
                 let _ = released.recv();
             }
         })?;
-        let root = result.recv().map_err(|_| io::Error::other("the mounting thread panicked"))??;
+        let root = result.recv().expect("the thread answers: a panic ends the process")?;
         Ok(Self { root, _release: release })
     }
 
@@ -158,8 +158,8 @@ pub fn attach(spec: MountSpec, sub_path: &Path, target: &Path) -> Result<(), Att
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         open_tree(&found, "", flags).map_err(|error| AttachError::Mount(error.into()))
     });
-    let panicked = |_| AttachError::Mount(io::Error::other("the mounting thread panicked"));
-    let tree = private.map_err(AttachError::Mount)?.join().map_err(panicked)??;
+    let private = private.map_err(AttachError::Mount)?;
+    let tree = private.join().expect("a panic ends the process")?;
     move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|error| AttachError::Mount(error.into()))
 }

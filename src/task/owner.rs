@@ -1,8 +1,8 @@
 //! The main loop of an owner: one background task of ours for each containerd task. Its calls to containerd are in
 //! `acts.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -14,6 +14,7 @@ use super::program::Program;
 use super::state::{Act, Event, State, Want};
 use super::{ExitHints, Health, Machine, TaskObserver};
 use crate::containerd::{Containerd, Error, Exit, Result};
+use crate::mutex::Mutex;
 use crate::tasks::Tasks;
 use crate::telemetry::{Stage, Verb, during};
 

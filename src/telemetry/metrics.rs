@@ -1,6 +1,6 @@
 //! The metrics, behind a handle that does nothing when they are switched off.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::scrape::Sources;
 use super::{Stage, Verb};
+use crate::mutex::Mutex;
 
 /// In seconds, from a call that only reads memory to kubelet's longest deadline.
 const BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 240.0];
@@ -129,7 +130,7 @@ impl Metrics {
     /// Registers `sources`, the counters of other modules, to be read at each scrape.
     pub fn read(&self, sources: Sources) {
         if let Some(inner) = &self.0 {
-            inner.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(sources));
+            inner.registry.lock().register_collector(Box::new(sources));
         }
     }
 
@@ -190,7 +191,7 @@ impl Metrics {
     pub fn text(&self) -> Option<String> {
         let inner = self.0.as_ref()?;
         let mut text = String::new();
-        let registry = inner.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = inner.registry.lock();
         // Writing to a string does not fail.
         encode(&mut text, &registry).ok()?;
         Some(text)

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Metrics;
+use crate::mutex::Mutex;
 
 tokio::task_local! {
     static CURRENT: Arc<InFlight>;
@@ -178,7 +179,7 @@ impl Operations {
     /// The operations in flight, oldest first.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
-        let all: Vec<Arc<InFlight>> = lock(&self.running).operations.values().cloned().collect();
+        let all: Vec<Arc<InFlight>> = self.running.lock().operations.values().cloned().collect();
         all.iter().map(|one| one.now()).collect()
     }
 }
@@ -191,7 +192,7 @@ struct TableEntry {
 
 impl TableEntry {
     fn new(operations: Operations, one: &Arc<InFlight>) -> Self {
-        let mut table = lock(&operations.running);
+        let mut table = operations.running.lock();
         table.last += 1;
         let number = table.last;
         table.operations.insert(number, Arc::clone(one));
@@ -202,7 +203,7 @@ impl TableEntry {
 
 impl Drop for TableEntry {
     fn drop(&mut self) {
-        lock(&self.operations.running).operations.remove(&self.number);
+        self.operations.running.lock().operations.remove(&self.number);
     }
 }
 
@@ -224,14 +225,14 @@ struct Open {
 impl Open {
     fn new(operation: &Arc<InFlight>, stage: Stage) -> Self {
         let since = Instant::now();
-        lock(&operation.stages).push((stage, since));
+        operation.stages.lock().push((stage, since));
         Self { operation: Arc::clone(operation), stage, since }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut stages = lock(&self.operation.stages);
+        let mut stages = self.operation.stages.lock();
         // Two equal stages that began at the same instant cannot be told apart, so either entry may be removed.
         if let Some(at) = stages.iter().position(|one| *one == (self.stage, self.since)) {
             stages.remove(at);
@@ -243,13 +244,9 @@ impl Drop for Open {
 
 impl InFlight {
     fn now(&self) -> Running {
-        let stages = lock(&self.stages).iter().map(|(stage, since)| (*stage, since.elapsed())).collect();
+        let stages = self.stages.lock().iter().map(|(stage, since)| (*stage, since.elapsed())).collect();
         Running { verb: self.verb, object: self.object.clone(), age: self.since.elapsed(), stages }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

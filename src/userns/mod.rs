@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::joined::run_blocking;
 use crate::sys::nsfs;
 pub use crate::sys::userns::Range;
 use crate::sys::userns::{self, Namespaces};
@@ -77,8 +78,7 @@ pub enum Error {
 /// The namespace could not be created or pinned. Nothing new is left at `path` then.
 pub async fn create(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {
     let at = path.to_owned();
-    let made = tokio::task::spawn_blocking(move || create_here(&at, mapping, network)).await;
-    made.unwrap_or_else(|panic| Err(Error::Create { path: path.to_owned(), source: io::Error::other(panic) }))
+    run_blocking(move || create_here(&at, mapping, network)).await
 }
 
 fn create_here(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {

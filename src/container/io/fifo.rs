@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ use super::pump::{Pump, Source, Stop};
 use super::{Chunk, Counters, Error, Lines, LogPath, Result, StreamName, StreamsConfig};
 use crate::containerd::Stdio;
 use crate::ids::ContainerId;
+use crate::mutex::Mutex;
 use crate::sys::fifo::{self, End};
 use crate::tasks::Tasks;
 
@@ -331,11 +332,6 @@ async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
     let log = LogFile::new(path, counters);
     log.open().await?;
     Ok(log)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Values are only replaced as a whole, so a panic elsewhere leaves them consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use crate::mutex::{Mutex, MutexGuard};
 
 /// Policies have the categories c0 to c1023.
 pub const MAX_CATEGORIES: u16 = 1024;
@@ -95,7 +97,7 @@ impl Levels {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Pair, usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

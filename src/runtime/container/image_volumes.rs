@@ -13,9 +13,9 @@ use crate::container::mounts::{self, HostMount};
 use crate::container::{Container, Record};
 use crate::ids::ContainerId;
 use crate::images::{Volume, remove_mount_point};
+use crate::joined::run_blocking;
 use crate::runtime::sandbox::selinux::mount_label;
 use crate::runtime::{Error, Node, Result};
-use crate::tasks::run_blocking;
 use crate::undo::Undo;
 use crate::userns::Mapping;
 

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
+use crate::joined::run_blocking;
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
@@ -92,7 +93,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
 /// Thaws the container's cgroup: a frozen process does not die of SIGKILL.
 pub(crate) async fn thaw(node: &Node, container: &Container) {
     let (path, unified) = (container.root.cgroups_path.clone(), node.host.facts.cgroup_v2);
-    let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
+    let frozen = run_blocking(move || cgroup::thaw(&path, unified)).await;
     if let Some(above) = frozen.above {
         tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
     }

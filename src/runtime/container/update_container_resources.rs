@@ -10,11 +10,11 @@ use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, U
 use crate::cgroup;
 use crate::container::{Container, SpecInMemory, State, spec_any};
 use crate::containerd;
+use crate::joined::run_blocking;
 use crate::runtime::large::{WholeSpec, unreadable};
 use crate::runtime::sandbox::pause::{encode, spec_handler};
 use crate::runtime::{Error, Node, Result, chain, listed_size, record_size};
 use crate::spec;
-use crate::tasks::run_blocking;
 use crate::telemetry::Verb;
 use crate::undo::Undo;
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use crate::container::{Container, Record};
 use crate::images::Image;
+use crate::joined::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::spec;
 use crate::sys::remove_tree::remove_tree;
-use crate::tasks::run_blocking;
 
 /// Paths of VOLUMEs, each with its directory on the host.
 pub(crate) type Volumes = Vec<(String, PathBuf)>;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use crate::joined::run_blocking;
 use crate::runtime::Node;
 use crate::sandbox::{Sandbox, State};
-use crate::tasks::run_blocking;
 
 impl Node {
     /// Ends forgotten shims each time containerd comes back.

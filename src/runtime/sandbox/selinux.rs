@@ -10,11 +10,11 @@ use crate::api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxC
 use crate::container::mounts::HostMount;
 use crate::container::relabel;
 use crate::containerd::Mount;
+use crate::joined::run_blocking;
 use crate::lsm::selinux::{Context, Labels, Pair, canonical};
 use crate::runtime::{Error, Node, Result};
 use crate::sandbox::{Sandbox, Selinux};
 use crate::spec;
-use crate::tasks::run_blocking;
 
 const OPTIONS: &str = "config.linux.security_context.selinux_options";
 

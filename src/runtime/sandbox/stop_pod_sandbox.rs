@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;
 use crate::container::{self, Container, Grace};
+use crate::joined::run_blocking;
 use crate::netns;
 use crate::runtime::error::both;
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::rollback::with_creation_error;
 use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::sandbox::{Event, Sandbox, State};
-use crate::tasks::run_blocking;
 use crate::telemetry::{Stage, Verb, during};
 
 /// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::v1::ExecSyncRequest;
 use crate::container::Container;
 use crate::container::io::{Collector, DRAIN, KeptOutput, REPLY_CAP};
+use crate::joined;
 use crate::runtime::lookup::require_running;
 use crate::runtime::record_size::check_command;
 use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
@@ -55,15 +56,14 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
         let id = container.id().to_string();
         node.tasks.run_named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
     };
-    let operation = node.tasks.operation(work);
-    let ended = match deadline {
+    let operation = joined::result(node.tasks.operation(work));
+    match deadline {
         // Even if something below hangs, the client gets a response; the operation continues.
         Some((at, limit)) => tokio::time::timeout_at(at + DRAIN, operation)
             .await
             .map_err(|_| Error::ExecTimeout { id: request.container_id, limit })?,
         None => operation.await,
-    };
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
 }
 
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {

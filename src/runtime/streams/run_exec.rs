@@ -1,7 +1,7 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
 use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
+use crate::mutex::Mutex;
 use crate::runtime::large::unreadable;
 use crate::runtime::record_size::check_process;
 use crate::runtime::threads::block_in_place_if_large;
@@ -165,7 +166,7 @@ impl TaskObserver for ExecObserver {
     }
 
     async fn gone(&self) {
-        let resources = std::mem::take(&mut *self.resources.lock().unwrap_or_else(PoisonError::into_inner));
+        let resources = std::mem::take(&mut *self.resources.lock());
         if let Some(input) = resources.terminal_input {
             self.node.tasks.background(input.release());
         }

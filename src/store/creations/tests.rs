@@ -1,4 +1,7 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use futures_util::FutureExt;
 
 use super::*;
 
@@ -122,4 +125,18 @@ async fn f7_what_nobody_took_is_held_until_it_is_taken_back_however_long_that_ta
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.counts(), (1, 0, 1));
     assert!(matches!(bench.run(2, 5, false).await, Outcome::Made(_)));
+}
+
+#[tokio::test]
+async fn a_panic_reaches_all_callers() {
+    async fn bug() -> Result<Creation<u32>, String> {
+        tokio::task::yield_now().await;
+        panic!("in a test")
+    }
+    let bench = Bench::new();
+    let key = || Key { name: "name", request: 1 };
+    let call = || AssertUnwindSafe(bench.creations.run(key(), &bench.counts, bug)).catch_unwind();
+    let (first, second) = tokio::join!(call(), call());
+    assert!(first.is_err() && second.is_err());
+    assert!(call().await.is_err(), "it does not hang either");
 }
