@@ -19,6 +19,9 @@ pub use streaming::Streaming;
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::telemetry::Endpoint;
 
+/// containerd's limit for the name of a namespace, in bytes.
+const LONGEST_NAMESPACE: usize = 76;
+
 /// Why a configuration cannot be used; each variant names the file, line or key.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -152,7 +155,7 @@ impl Config {
             log: file.log,
             metrics: metrics(&file.metrics)?,
             traces: traces(file.traces)?,
-            containerd: file.containerd,
+            containerd: containerd(file.containerd)?,
             cni: file.cni,
             images: file.images,
             limits: file.limits,
@@ -163,6 +166,22 @@ impl Config {
             handlers,
         })
     }
+}
+
+/// Checks the namespace by containerd's rule for names, of which this leaves out that two separators may not follow each
+/// other. The name becomes a part of a file name (`daemon/instance.rs`).
+fn containerd(section: ContainerdSection) -> Result<ContainerdSection, Error> {
+    let name = section.namespace.as_str();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !begins || name.len() > LONGEST_NAMESPACE || !name.chars().all(allowed) {
+        let problem = format!(
+            "{name:?} is not a containerd namespace: 1 to {LONGEST_NAMESPACE} letters, digits, '.', '_' and '-', of which \
+             the first is a letter or a digit"
+        );
+        return Err(Error::Value { key: "containerd.namespace".to_owned(), problem });
+    }
+    Ok(section)
 }
 
 fn metrics(section: &MetricsSection) -> Result<Option<Endpoint>, Error> {
