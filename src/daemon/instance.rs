@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_has_not_written_its_pid_is_refused_to_too() {
+    fn a_holder_whose_pid_is_not_known_is_another_pontoon() {
         let directory = tempfile::tempdir().unwrap();
         let address = socket(directory.path());
         let file = lock_file(&address, "k8s.io").unwrap();
