@@ -28,6 +28,7 @@ mod server {
     mod hardening;
     mod hung_logs;
     mod image_fs_info;
+    mod instances;
     mod isolation;
     mod large_records;
     mod logs_over_restarts;

@@ -1,6 +1,7 @@
 //! `pontoon top`: the pods of this node, the resources they use, and the operations in flight for them.
 
 mod rows;
+mod running;
 mod sample;
 mod screen;
 mod table;

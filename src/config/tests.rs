@@ -63,6 +63,21 @@ fn an_empty_file_is_a_configuration() {
 }
 
 #[test]
+fn commands_read_the_units_file_if_there_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (units, other) = (directory.path().join("config.toml"), PathBuf::from("/other.toml"));
+    let (none, named) = (TopFlags::default(), TopFlags { config: Some(other.clone()), ..TopFlags::default() });
+    assert_eq!(none.config_file(&units), None, "there is none");
+    std::fs::write(&units, "socket = \"/z.sock\"\n").unwrap();
+    assert_eq!(none.config_file(&units), Some(units.clone()));
+    assert_eq!(named.config_file(&units), Some(other));
+    let one = TopFlags { socket: Some("/y.sock".into()), ..TopFlags::default() };
+    assert_eq!(one.config_file(&units), Some(units.clone()), "the other socket is in the file");
+    let both = TopFlags { admin_socket: Some("/a.sock".into()), ..one };
+    assert_eq!(both.config_file(&units), None, "no more is needed than these flags say");
+}
+
+#[test]
 fn a_flag_wins_over_the_file() {
     let mut file = File::default();
     let flags = ServeFlags { socket: Some("/tmp/y.sock".into()), ..ServeFlags::default() };
@@ -99,6 +114,18 @@ fn a_limit_that_nothing_could_work_with_is_an_error() {
         assert!(error.contains(&format!("limits.{key}")), "{error}");
     }
     assert!(parse("[limits]\nexecs = 1\nexec_sync_reserve = 0\nexec_reply_budget = 17\n").is_ok());
+}
+
+#[test]
+fn a_namespace_is_a_name_that_containerd_accepts() {
+    let namespace = |name: &str| parse(&format!("[containerd]\nnamespace = \"{name}\"\n"));
+    for name in ["k8s.io", "a", "moby_2-x"] {
+        assert_eq!(namespace(name).unwrap().containerd.namespace, name);
+    }
+    for name in ["", "..", "../x", "a/b", "-a", "a b", &"a".repeat(77)] {
+        let error = namespace(name).unwrap_err().to_string();
+        assert!(error.starts_with("config key containerd.namespace: "), "{error}");
+    }
 }
 
 #[test]

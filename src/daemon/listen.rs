@@ -60,11 +60,16 @@ impl Listener {
 /// torn it down, and a supervisor need not wait for that.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 
-/// Binds the socket. If another instance is still ending, waits up to [`PREDECESSOR`] for it.
+/// Binds the socket. If another instance is still ending, waits for it.
 pub(super) async fn bind_after_another(path: &Path) -> anyhow::Result<Listener> {
+    after_another(|| bind(path)).await
+}
+
+/// Repeats what fails while another instance is still ending, for up to [`PREDECESSOR`].
+pub(super) async fn after_another<T>(attempt: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let until = tokio::time::Instant::now() + PREDECESSOR;
     loop {
-        match bind(path) {
+        match attempt() {
             Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
             done => return done,
         }

@@ -4,6 +4,7 @@ mod admin_and_metrics;
 mod authority;
 mod checks;
 mod host;
+mod instance;
 mod listen;
 mod logging;
 mod not_there_yet;
@@ -52,7 +53,8 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
-    // Bound before anything is changed, so that a second instance gets no further.
+    // Bound before anything is changed, so that a second instance with this socket gets no further. One with another
+    // socket is stopped by the lock of the containerd namespace (instance.rs).
     let listener = listen::bind_after_another(&config.socket).await?;
     let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
     let tasks = Tasks::new(metrics.clone());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{checks, host, not_there_yet};
+use super::{checks, host, instance, not_there_yet};
 use crate::cgroup::Counted;
 use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
@@ -44,6 +44,8 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let pause_root = pause::install(&config.root).context("install the pause root")?;
     let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?.measured(&metrics);
     let version = checks::wait_for(&containerd, &config.containerd.address).await?;
+    // Before anything in containerd is changed. Before containerd answers, its socket may not be there yet.
+    instance::lock(&config.containerd).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
     let server = containerd.server().await.context("query containerd's server info")?;

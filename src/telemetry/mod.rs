@@ -18,5 +18,5 @@ mod documents;
 pub use endpoint::{Endpoint, serve};
 pub use grpc::{Measure, Measured, code_name};
 pub use metrics::{Alive, Metrics, Stream};
-pub use operations::{Operations, Running, Stage, Verb, during};
+pub use operations::{Operations, Running, RunningStage, Stage, Verb, detailed, during};
 pub use scrape::{Logs, Sources};

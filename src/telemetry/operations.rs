@@ -1,7 +1,8 @@
 //! Operations in flight: the verb and object of each, its current stages, and when each stage began.
 //!
 //! An operation is a task-local value. The code that runs in its task reports its stage with [`during`], and needs no
-//! handle for that. An operation may be in two stages at once (CNI ADD in parallel with the pause container).
+//! handle for that. An operation may be in two stages at once (CNI ADD in parallel with the pause container). A stage
+//! that consists of several parts shows the one that runs now ([`detailed`]).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -130,8 +131,15 @@ struct InFlight {
     object: String,
     since: Instant,
     /// The open stages, in the order in which they began.
-    stages: Mutex<Vec<(Stage, Instant)>>,
+    stages: Mutex<Vec<OpenStage>>,
     metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct OpenStage {
+    stage: Stage,
+    since: Instant,
+    detail: Option<String>,
 }
 
 /// A snapshot of one operation.
@@ -142,8 +150,18 @@ pub struct Running {
     pub object: String,
     /// How long it has been running.
     pub age: Duration,
-    /// Its open stages, and how long each has been open.
-    pub stages: Vec<(Stage, Duration)>,
+    /// Its open stages, in the order in which they began.
+    pub stages: Vec<RunningStage>,
+}
+
+/// A snapshot of one open stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningStage {
+    pub stage: Stage,
+    /// How long it has been open.
+    pub age: Duration,
+    /// The part of it that runs now, such as `ADD bridge`. It is no label of a metric, so any text may be in it.
+    pub detail: Option<String>,
 }
 
 impl Operations {
@@ -215,6 +233,34 @@ pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
     output
 }
 
+/// Runs `work` as a part of an open stage of the current task's operation, which shows `detail` meanwhile. In a task
+/// without such a stage it only runs `work`.
+pub async fn detailed<F: Future>(stage: Stage, detail: String, work: F) -> F::Output {
+    let shown = CURRENT.try_with(|operation| Detail::new(operation, stage, detail)).ok();
+    let output = work.await;
+    drop(shown);
+    output
+}
+
+/// The detail of a stage, which is shown until this value is dropped.
+struct Detail {
+    operation: Arc<InFlight>,
+    stage: Stage,
+}
+
+impl Detail {
+    fn new(operation: &Arc<InFlight>, stage: Stage, detail: String) -> Self {
+        operation.show(stage, Some(detail));
+        Self { operation: Arc::clone(operation), stage }
+    }
+}
+
+impl Drop for Detail {
+    fn drop(&mut self) {
+        self.operation.show(self.stage, None);
+    }
+}
+
 /// A stage that is open until this value is dropped.
 struct Open {
     operation: Arc<InFlight>,
@@ -225,7 +271,7 @@ struct Open {
 impl Open {
     fn new(operation: &Arc<InFlight>, stage: Stage) -> Self {
         let since = Instant::now();
-        operation.stages.lock().push((stage, since));
+        operation.stages.lock().push(OpenStage { stage, since, detail: None });
         Self { operation: Arc::clone(operation), stage, since }
     }
 }
@@ -234,7 +280,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         let mut stages = self.operation.stages.lock();
         // Two equal stages that began at the same instant cannot be told apart, so either entry may be removed.
-        if let Some(at) = stages.iter().position(|one| *one == (self.stage, self.since)) {
+        if let Some(at) = stages.iter().position(|one| (one.stage, one.since) == (self.stage, self.since)) {
             stages.remove(at);
         }
         drop(stages);
@@ -244,8 +290,21 @@ impl Drop for Open {
 
 impl InFlight {
     fn now(&self) -> Running {
-        let stages = self.stages.lock().iter().map(|(stage, since)| (*stage, since.elapsed())).collect();
+        let now = |open: &OpenStage| RunningStage {
+            stage: open.stage,
+            age: open.since.elapsed(),
+            detail: open.detail.clone(),
+        };
+        let stages = self.stages.lock().iter().map(now).collect();
         Running { verb: self.verb, object: self.object.clone(), age: self.since.elapsed(), stages }
+    }
+
+    /// Sets the detail of a stage: of the one that was opened last, if the operation is in it more than once.
+    fn show(&self, stage: Stage, detail: Option<String>) {
+        let mut stages = self.stages.lock();
+        if let Some(open) = stages.iter_mut().rfind(|open| open.stage == stage) {
+            open.detail = detail;
+        }
     }
 }
 
@@ -271,7 +330,10 @@ mod tests {
             tokio::time::sleep(SECOND / 2).await;
             for _ in 0..3 {
                 let running = operations.running();
-                seen.push((running[0].age.as_secs(), running[0].stages.iter().map(|(s, _)| *s).collect::<Vec<_>>()));
+                seen.push((
+                    running[0].age.as_secs(),
+                    running[0].stages.iter().map(|open| open.stage).collect::<Vec<_>>(),
+                ));
                 tokio::time::sleep(SECOND * 2).await;
             }
             seen
@@ -291,6 +353,39 @@ mod tests {
         assert_eq!(operations.running(), []);
         // Work outside an operation has no stage, and runs all the same.
         assert_eq!(during(Stage::Cni, async { 7 }).await, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_shows_the_part_that_runs() {
+        let operations = Operations::default();
+        let part = |text: &str| detailed(Stage::Cni, text.to_owned(), tokio::time::sleep(SECOND * 2));
+        let work = async {
+            let chain = async {
+                part("ADD bridge").await;
+                part("ADD portmap").await;
+                tokio::time::sleep(SECOND * 2).await;
+            };
+            tokio::join!(during(Stage::Cni, chain), during(Stage::TaskCreate, tokio::time::sleep(SECOND * 9)));
+        };
+        let tracked = operations.track(Verb::RunPodSandbox, "web".to_owned(), work);
+        let seen = async {
+            let mut seen = Vec::new();
+            tokio::time::sleep(SECOND).await;
+            for _ in 0..4 {
+                let stages = operations.running().remove(0).stages;
+                seen.push(stages.into_iter().map(|open| (open.stage, open.detail)).collect::<Vec<_>>());
+                tokio::time::sleep(SECOND * 2).await;
+            }
+            seen
+        };
+        let ((), seen) = tokio::join!(tracked, seen);
+        let cni = |detail: Option<&str>| vec![(Stage::Cni, detail.map(str::to_owned)), (Stage::TaskCreate, None)];
+        let no_more_cni = vec![(Stage::TaskCreate, None)];
+        assert_eq!(seen, [cni(Some("ADD bridge")), cni(Some("ADD portmap")), cni(None), no_more_cni]);
+        // Work outside of an operation, or of the stage, has no detail, and runs all the same.
+        assert_eq!(detailed(Stage::Cni, "ADD".to_owned(), async { 7 }).await, 7);
+        let elsewhere = async { detailed(Stage::Cni, "ADD".to_owned(), async { 8 }).await };
+        assert_eq!(operations.track(Verb::RunPodSandbox, "web".to_owned(), elsewhere).await, 8);
     }
 
     #[tokio::test(start_paused = true)]

@@ -103,7 +103,7 @@ impl Node {
         nix::time::clock_gettime(clock).unwrap().into()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.as_ref().map(Child::id).unwrap().try_into().unwrap())
     }
 
@@ -253,6 +253,21 @@ impl Node {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
         command.args(arguments).arg("--config").arg(self.path("config.toml")).stdin(Stdio::null());
+        command
+    }
+
+    /// The command of another instance with the same containerd, and with sockets and directories of its own. `edit`
+    /// changes its configuration.
+    pub fn second_instance(&self, edit: impl FnOnce(String) -> String) -> Command {
+        let mut config = fs::read_to_string(self.path("config.toml")).unwrap();
+        for name in ["run", "root", "state", "netns"] {
+            let [first, second] = [self.path(name), self.path(&format!("second-{name}"))];
+            config = config.replace(&first.display().to_string(), &second.display().to_string());
+        }
+        let file = self.path("second.toml");
+        fs::write(&file, edit(config)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
+        command.args(["serve", "--config"]).arg(file).stdin(Stdio::null());
         command
     }
 
