@@ -85,7 +85,7 @@ run_with() {
         export FOCUS
     fi
     LSM=$lsm UML_CPU=$cpu UML_TIMEOUT=${UML_TIMEOUT:-10800} \
-        "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 | tr -d '\r' >"$OUT/$lsm/log"
+        "$repo/tests/e2e/cgroup2.sh" tests/e2e/test-cgroup2.sh --inside "$lsm" "$@" 2>&1 | sed --unbuffered 's/\r//g' >"$OUT/$lsm/log"
 }
 
 # finish LSM PID: prints the guest's log until the guest has ended, and adds its results to the sums.
