@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::telemetry::{Metrics, Operations, Verb};
+use crate::telemetry::{Metrics, Operations, Outcome, Verb, inherit_keys};
 
 /// Tracks detached work. Clones share one count.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +26,10 @@ impl Tasks {
     }
 
     /// Gives an operation the name under which it is shown while it runs.
-    pub fn run_named<F: Future>(
-        &self,
-        verb: Verb,
-        object: String,
-        work: F,
-    ) -> impl Future<Output = F::Output> + use<F> {
+    pub fn run_named<F>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output: Outcome>,
+    {
         self.named.track(verb, object, work)
     }
 
@@ -42,7 +40,7 @@ impl Tasks {
     }
 
     /// Starts a mutating operation. It runs to its end even if the caller has gone, and [`Tasks::drained`] waits for
-    /// it.
+    /// it. Its log lines have the keys of the current task.
     pub fn operation<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -51,17 +49,18 @@ impl Tasks {
         self.started.send_modify(|count| *count = count.wrapping_add(1));
         // The operation's spans become children of the call that started it.
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(self.operations.track_future(work.in_current_span()))
+        tokio::spawn(self.operations.track_future(inherit_keys(work.in_current_span())))
     }
 
     /// Starts work that lasts as long as the process, such as watchers and log readers. A drain does not wait for it.
+    /// Its log lines have the keys of the current task.
     pub fn background<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(work)
+        tokio::spawn(inherit_keys(work))
     }
 
     /// The number of operations that are running.

@@ -1,7 +1,7 @@
 //! The container object in memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use prost::bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
 use crate::task::Task;
+use crate::telemetry::LogKeys;
 
 /// A container: its immutable record, its state and its streams.
 pub struct Container {
@@ -20,6 +21,8 @@ pub struct Container {
     /// Its encoded ListContainers item without the state, which list calls copy.
     pub listed: Bytes,
     pub root: Root,
+    /// The keys of log lines about it, from the first one on.
+    log_keys: OnceLock<LogKeys>,
     /// The part of the OCI spec that stays in memory.
     spec: ArcSwap<SpecInMemory>,
     /// Held while the spec is changed or a task is created from it, so that the task always has the current spec.
@@ -60,6 +63,7 @@ impl Container {
             listed: record.listed(false),
             record,
             root,
+            log_keys: OnceLock::new(),
             spec: ArcSwap::from_pointee(spec),
             spec_lock: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
@@ -80,6 +84,11 @@ impl Container {
     #[must_use]
     pub fn sandbox(&self) -> &SandboxId {
         &self.record.sandbox
+    }
+
+    /// The keys of log lines about it: those of its sandbox, which the first caller provides, and its id.
+    pub fn log_keys(&self, of_sandbox: impl FnOnce() -> LogKeys) -> &LogKeys {
+        self.log_keys.get_or_init(|| of_sandbox().with_container(self.id().as_str()))
     }
 
     /// The request's metadata, which was checked at creation.

@@ -15,7 +15,7 @@ use super::root_fs::in_future;
 use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
-use crate::telemetry::{Stage, Verb, during};
+use crate::telemetry::{LogKeys, Stage, Verb, add_keys, during, millis};
 
 /// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then
 /// containerd collects the content after this time. Transfer's own lease has the same lifetime.
@@ -41,6 +41,10 @@ impl Images {
     /// registry fails.
     pub async fn pull_image(&self, request: PullImageRequest) -> Result<PullImageResponse, Error> {
         let spec = request.image.unwrap_or_default();
+        add_keys(&LogKeys::of_image(&spec.image));
+        if let Some(pod) = request.sandbox_config.as_ref().and_then(|config| config.metadata.as_ref()) {
+            add_keys(&LogKeys::of_pod(&pod.namespace, &pod.name));
+        }
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
         let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
@@ -52,11 +56,13 @@ impl Images {
             let images = self.clone();
             self.inner.tasks.operation(self.inner.tasks.run_named(Verb::PullImage, name.clone(), async move {
                 let result = images.measured_pull(&key, &runner).await;
-                runner.finish(result);
+                runner.finish(result.clone());
+                result
             }));
         }
-        let panicked = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
-        let image_ref = waiter.wait().await.unwrap_or_else(panicked)?;
+        let panicked = || Err(Error::Pull { reference: name.clone(), message: "it ended in a panic".to_owned() });
+        let pulled = self.inner.tasks.operations().waiting_for(Verb::PullImage, &name, waiter.wait()).await;
+        let image_ref = pulled.unwrap_or_else(panicked)?;
         Ok(PullImageResponse { image_ref })
     }
 
@@ -105,8 +111,7 @@ impl Images {
         let id = result?;
         fetch.remember_refusal();
         let bytes = fetch.monitor().bytes();
-        let took = started.elapsed();
-        tracing::info!(reference, image = id, bytes, ?took, "pulled");
+        tracing::info!(%id, bytes, ms = millis(started.elapsed()), "pulled");
         Ok(id)
     }
 
@@ -130,7 +135,7 @@ impl Images {
             _ => return,
         };
         if let Err(error) = result {
-            tracing::warn!(reference, %error, "cannot restore the image record after a failed pull");
+            tracing::warn!(%error, "cannot restore the image record after a failed pull");
         }
         self.on_event(reference).await;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Error, Image, Images};
 use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
-use crate::telemetry::Verb;
+use crate::telemetry::{LogKeys, Verb, add_keys};
 
 impl Images {
     /// Removes an image with all its names, whichever of them the request contains. Succeeds if the image is not on
@@ -15,6 +15,7 @@ impl Images {
     /// be deleted.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
+        add_keys(&LogKeys::of_image(&wanted));
         let image = match self.lookup(&wanted) {
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(RemoveImageResponse {}),

@@ -30,7 +30,8 @@ impl Images {
             let tasks = &self.inner.tasks;
             tasks.operation(tasks.run_named(Verb::UnpackImage, image.id.clone(), async move {
                 let result = during(Stage::Unpack, images.unpack(&image, &snapshotter)).await;
-                runner.finish(result);
+                runner.finish(result.clone());
+                result
             }));
         }
         let panicked = || Err(Error::malformed(&image.id, "unpacking it failed"));

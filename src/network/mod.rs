@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 use crate::ids::SandboxId;
 use crate::tasks::Tasks;
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, during, inherit_keys_in};
 
 pub use attachment::{Attachment, Dns, PortMapping, check_ports};
 pub use bandwidth::Bandwidth;
@@ -385,7 +385,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, Error> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(inherit_keys_in(work)).await {
         Ok(done) => done,
         Err(stopped) => Err(Error::Stopped(stopped.to_string())),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ids::SandboxId;
 use crate::lsm::{apparmor, selinux};
+pub use crate::telemetry::chain;
 use crate::undo::RollbackFailed;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
@@ -228,21 +229,4 @@ impl Error {
     pub fn chain(&self) -> String {
         chain(self)
     }
-}
-
-/// An error with all its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // A transparent wrapper has the message of its source.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
-    }
-    text
 }

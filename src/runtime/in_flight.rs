@@ -7,7 +7,7 @@ use crate::ids::{ContainerId, SandboxId};
 use crate::sandbox::Sandbox;
 use crate::store::{Creations, Joins};
 use crate::tasks::Tasks;
-use crate::telemetry::Verb;
+use crate::telemetry::{Outcome, Verb};
 
 /// The operations in progress, by what they are about.
 pub struct InFlight {
@@ -57,13 +57,14 @@ impl InFlight {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let (verb, object) = operation.verb_and_object();
-        Ok(self.repeatable.run(operation, || self.tasks.run_named(verb, object, start())).await?)
+        let ended = self.repeatable.run(operation, || self.tasks.run_named(verb, object.clone(), start()));
+        Ok(self.tasks.operations().waiting_for(verb, &object, ended).await?)
     }
 
     /// Runs a verb's work to its end, even if the caller leaves.
     pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
     where
-        F: Future<Output: Send> + Send + 'static,
+        F: Future<Output: Outcome + Send> + Send + 'static,
     {
         let operation = self.tasks.operation(self.tasks.run_named(verb, object, work));
         // The operation is never aborted. If it panics, so does the caller.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Error, Node, Repeatable};
-use crate::telemetry::{Stage, Verb, during};
+use crate::telemetry::{LogKeys, Stage, Verb, add_keys, during, with_keys};
 use crate::undo::{RollbackFailed, Undo};
 
 /// How long a caller waits for an undo.
@@ -28,6 +28,8 @@ pub(super) trait Creatable: Send + Sync + 'static {
     /// `sandbox` or `container`.
     const KIND: &str;
     fn id(&self) -> &str;
+    /// The keys of log lines about it.
+    fn keys(&self) -> &LogKeys;
     /// The operations that the undo replaces, since it does the same and more: the removal, and the stop.
     fn operations(&self) -> [Repeatable; 2];
     /// Adds the object to the store as one that can only be stopped and removed.
@@ -48,6 +50,18 @@ impl Node {
             Ok(()) => cause,
             Err(leftovers) => Error::HalfUndone { cause: Box::new(cause), leftovers },
         }
+    }
+
+    /// Rolls back an object whose id no client has received.
+    pub(super) async fn roll_back_unclaimed<T: Creatable>(self: &Arc<Self>, object: Arc<T>, undo: Undo) {
+        let keys = object.keys().clone();
+        let work = async {
+            // What could not be undone is logged already, and the object is in the store.
+            if self.roll_back(object, undo).await.is_ok() {
+                tracing::info!(kind = T::KIND, "rolled back, because no client has received its id");
+            }
+        };
+        with_keys(keys, work).await;
     }
 
     /// Runs the undo as an operation of its own, and waits for it.
@@ -80,6 +94,7 @@ impl Node {
         undo: Undo,
         tell: oneshot::Sender<RollbackFailed>,
     ) -> super::Result<()> {
+        add_keys(object.keys());
         let step = undo.current();
         let undoing = during(Stage::Undo, undo.roll_back());
         tokio::pin!(undoing);
@@ -102,21 +117,20 @@ impl Node {
 
     /// Adds an object whose undo has failed or is late to the store.
     fn list_unfinished<T: Creatable>(&self, object: &Arc<T>, leftovers: &RollbackFailed) {
-        let (kind, id) = (T::KIND, object.id());
-        tracing::error!(kind, id, %leftovers, "the rollback is not complete; the object stays in the store until it is stopped and removed");
+        tracing::error!(kind = T::KIND, %leftovers, "the rollback is not complete; the object stays in the store until it is stopped and removed");
         object.list(self);
     }
 
     /// Handles the end of an undo whose object was added to the store meanwhile.
     fn finish_late<T: Creatable>(&self, object: &Arc<T>, outcome: &Result<(), RollbackFailed>) {
-        let (kind, id) = (T::KIND, object.id());
+        let kind = T::KIND;
         match outcome {
             Ok(()) => {
-                tracing::info!(kind, id, "the late rollback is complete; the object was removed from the store");
+                tracing::info!(kind, "the late rollback is complete; the object was removed from the store");
                 object.forget(self);
             }
             Err(leftovers) => {
-                tracing::error!(kind, id, %leftovers, "the late rollback failed; the object stays in the store until it is stopped and removed");
+                tracing::error!(kind, %leftovers, "the late rollback failed; the object stays in the store until it is stopped and removed");
             }
         }
     }

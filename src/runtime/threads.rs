@@ -1,8 +1,10 @@
 //! Runs work that must not block the threads of the async runtime.
 
+use crate::telemetry::inherit_keys_in;
+
 /// Runs file-system work on a thread that may block.
 pub(super) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(inherit_keys_in(work)).await {
         Ok(result) => result,
         // The closure is never cancelled, so the only possible error is its own panic.
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -13,6 +13,7 @@ use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::ids::SandboxId;
 use crate::task::Task;
+use crate::telemetry::LogKeys;
 use crate::userns::Mapping;
 use crate::{cgroup, spec};
 
@@ -20,6 +21,8 @@ use crate::{cgroup, spec};
 #[derive(Debug)]
 pub struct Sandbox {
     pub record: Record,
+    /// The keys of log lines about it.
+    log_keys: LogKeys,
     /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
     /// The state. A watch channel, so that a stop is notified when the pause process ends.
@@ -41,7 +44,10 @@ pub struct Sandbox {
 impl Sandbox {
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
+        let metadata = record.config.metadata.as_ref();
+        let pod = metadata.map(|pod| LogKeys::of_pod(&pod.namespace, &pod.name)).unwrap_or_default();
         Self {
+            log_keys: pod.with_sandbox(record.id.as_str()),
             listed: record.listed(),
             record,
             state: watch::Sender::new(state),
@@ -122,6 +128,12 @@ impl Sandbox {
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.record.id
+    }
+
+    /// The keys of log lines about it: the pod, and its id.
+    #[must_use]
+    pub fn log_keys(&self) -> &LogKeys {
+        &self.log_keys
     }
 
     #[must_use]

@@ -1,12 +1,14 @@
-//! What Pontoon reports about itself: metrics, operations in flight with their stages, and traces.
+//! What Pontoon reports about itself: metrics, operations in flight with their stages, the keys of log lines, and traces.
 //!
 //! This module makes no decisions and makes no caller wait. Everything is a handle that any module may hold; with
 //! metrics switched off, each of its methods is one comparison. Values that another module counts anyway are read at a
 //! scrape ([`Sources`]). docs/metrics.md explains each metric. Every label has few values, and no pod, image or client
 //! can invent one.
 
+mod calls;
 mod endpoint;
 mod grpc;
+mod log_keys;
 mod metrics;
 mod operations;
 mod scrape;
@@ -15,8 +17,10 @@ pub mod traces;
 #[cfg(test)]
 mod documents;
 
+pub use calls::{Call, Outcome, chain, millis};
 pub use endpoint::{Endpoint, serve};
 pub use grpc::{Measure, Measured, code_name};
+pub use log_keys::{LogKeys, add_keys, call_with_keys, current_keys, inherit_keys, inherit_keys_in, with_keys};
 pub use metrics::{Alive, Metrics, Stream};
 pub use operations::{Operations, Running, Stage, Verb, during};
 pub use scrape::{Logs, Sources};

@@ -17,6 +17,7 @@ use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
 use super::{Batch, Chunk, Lines, Stamp, log_threads};
 use crate::sys::fifo;
+use crate::telemetry::inherit_keys_in;
 
 /// Maximum reads in one job: about 1.5 MiB. Then other streams get a thread.
 const READS: usize = 32;
@@ -216,11 +217,11 @@ impl Pump {
 async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
     // A stream that waits here waits for its own pod's disk, or for the limit of all logs.
     let permits = log_threads::permits(pump.log.as_ref().map(LogWriter::share)).await;
-    let done = tokio::task::spawn_blocking(move || {
+    let done = tokio::task::spawn_blocking(inherit_keys_in(move || {
         let _permits = permits;
         let result = work(&mut pump);
         (pump, result)
-    });
+    }));
     match done.await {
         Ok(done) => Some(done),
         Err(error) => {

@@ -29,7 +29,7 @@ use crate::runtime::{Error, Node, Repeatable, Result, labels, listed_size, now, 
 use crate::sandbox::Sandbox;
 use crate::spec;
 use crate::store::{Creation, Key, ListTarget, Outcome, container_name};
-use crate::telemetry::{Stage, Verb, during};
+use crate::telemetry::{LogKeys, Stage, Verb, add_keys, during};
 use crate::undo::Undo;
 
 /// Creates a container in a ready sandbox. An identical request that arrives meanwhile joins this one and gets the same
@@ -39,24 +39,28 @@ use crate::undo::Undo;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
+    // Only for the log, if containerd does not respond. The sandbox may be gone when it does.
+    let _ = node.sandbox(&request.pod_sandbox_id);
     node.availability.ready().await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
     listed_size::check_container(node, sandbox.id(), &config)?;
-    let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
+    let metadata = config.metadata.clone().unwrap_or_default();
+    add_keys(&LogKeys::of_container_name(&metadata.name));
+    let name = container_name(sandbox.id(), &metadata);
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
     let key = Key { name: &name, request };
     let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
-    match node
-        .in_flight
-        .new_containers
-        .run(key, node, || node.tasks.run_named(Verb::CreateContainer, name.clone(), work))
-        .await
-    {
-        Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
+    let start = || node.tasks.run_named(Verb::CreateContainer, name.clone(), work);
+    let made = node.in_flight.new_containers.run(key, node, start);
+    match node.tasks.operations().waiting_for(Verb::CreateContainer, &name, made).await {
+        Outcome::Made(container) => {
+            add_keys(node.log_keys(&container));
+            Ok(CreateContainerResponse { container_id: container.id().to_string() })
+        }
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
     }
@@ -94,6 +98,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     // Everything that can be refused is checked before anything is created.
     let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
     let container = Arc::clone(&plan.container);
+    add_keys(container.log_keys(|| sandbox.log_keys().clone()));
     match steps(&node, &sandbox, plan, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
         Err(cause) => Err(node.roll_back_after(container, undo, cause).await),
@@ -325,7 +330,7 @@ impl Node {
         if options.pid() != NamespaceMode::Target {
             return Ok(None);
         }
-        let target = self.container(&options.target_id)?;
+        let target = self.other_container(&options.target_id)?;
         match target.state() {
             State::Running { pid, .. } if target.sandbox() == sandbox.id() => Ok(Some(pid)),
             State::Running { .. } => Err(Error::Invalid {
@@ -360,8 +365,7 @@ impl ListTarget<Container> for Node {
     }
 
     async fn roll_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
-        // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, container, undo).await;
+        self.roll_back_unclaimed(container, undo).await;
     }
 }
 
@@ -370,6 +374,10 @@ impl Creatable for Container {
 
     fn id(&self) -> &str {
         self.record.id.as_str()
+    }
+
+    fn keys(&self) -> &LogKeys {
+        self.log_keys(LogKeys::default)
     }
 
     fn operations(&self) -> [Repeatable; 2] {

@@ -10,7 +10,7 @@ use crate::runtime::container::holders;
 use crate::runtime::container::volumes::remove_directory;
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Error, Node, Repeatable, Result};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, add_keys, during};
 
 /// Removes a container; a running one is killed. Removing an unknown one succeeds. The log stays: it belongs to
 /// kubelet.
@@ -36,6 +36,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    add_keys(node.log_keys(container));
     container.begin_removal();
     during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();

@@ -11,7 +11,7 @@ use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, add_keys, during, inherit_keys_in};
 
 /// How long a process takes at most to die of SIGKILL, unless something holds it.
 const KILL_TAKES: Duration = Duration::from_secs(1);
@@ -45,6 +45,7 @@ impl Node {
         let operation = Repeatable::StopContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move {
+            add_keys(node.log_keys(&container));
             let result = steps(&node, &container, &stop).await;
             stop.finish();
             result
@@ -92,9 +93,10 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
 /// Thaws the container's cgroup: a frozen process does not die of SIGKILL.
 pub(crate) async fn thaw(node: &Node, container: &Container) {
     let (path, unified) = (container.root.cgroups_path.clone(), node.host.facts.cgroup_v2);
-    let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
+    let work = inherit_keys_in(move || cgroup::thaw(&path, unified));
+    let Ok(frozen) = tokio::task::spawn_blocking(work).await else { return };
     if let Some(above) = frozen.above {
-        tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
+        tracing::warn!(cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::runtime::lookup::unless_missing;
 use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::sandbox::{Event, Sandbox, State};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, add_keys, during};
 
 /// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which
 /// ends with its last task: if its tasks are deleted at the same time, it can leave behind its socket, or the task's
@@ -47,6 +47,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    add_keys(sandbox.log_keys());
     // From now on no container can be created or started in it.
     if sandbox.on(Event::StopRequested) == Ok(State::Stopped) {
         return Ok(());

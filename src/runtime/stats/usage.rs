@@ -12,6 +12,7 @@ use crate::netns::Interface;
 use crate::runtime::Node;
 use crate::sandbox::Sandbox;
 use crate::stats::{self, Key, LayerId, Reading, Wanted};
+use crate::telemetry::call_with_keys;
 
 /// How long shims of virtual machines may take to respond. Usage that has not arrived by then is left out.
 const REMOTE: Duration = Duration::from_secs(1);
@@ -105,7 +106,8 @@ impl Node {
             return Vec::new();
         };
         self.stats.interfaces(sandbox.id().as_str(), &path, pid).unwrap_or_else(|error| {
-            tracing::debug!(sandbox = %sandbox.id(), %error, "cannot read the counters of the pod's interfaces");
+            let log = || tracing::debug!(%error, "cannot read the counters of the pod's interfaces");
+            call_with_keys(sandbox.log_keys().clone(), log);
             Vec::new()
         })
     }
