@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, timeout};
 
 use crate::containerd::{Containerd, Entry, Plugin, ProcessStatus};
+use crate::telemetry::millis;
 
 /// How long containerd may take to answer when Pontoon starts.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow:
         }
         if last_logged.elapsed() >= PROGRESS {
             last_logged = Instant::now();
-            tracing::warn!(%address, seconds = start.elapsed().as_secs(), error, "waiting for containerd");
+            tracing::warn!(%address, ms = millis(start.elapsed()), error, "waiting for containerd");
         }
         tokio::time::sleep(RETRY).await;
     }

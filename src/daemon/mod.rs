@@ -5,6 +5,7 @@ mod authority;
 mod checks;
 mod host;
 mod listen;
+mod log_format;
 mod logging;
 mod notify;
 mod release_memory;
@@ -25,7 +26,7 @@ use crate::runtime::{self, Node, Recovered, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, call_with_keys, millis};
 
 /// How long operations may take to end after SIGTERM. The next recovery finds what is unfinished by then.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -44,6 +45,8 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
+    let file = flags.config.as_deref().map_or_else(|| "none".into(), std::path::Path::to_string_lossy);
+    tracing::info!(version = %env!("CARGO_PKG_VERSION"), config = %file, "starting");
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
@@ -54,7 +57,10 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let node = tokio::select! {
         node = wiring::node(config, tasks.clone()) => node?,
         // Nothing has begun yet.
-        () = signals.stopped() => return Ok(()),
+        () = signals.stopped() => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
     };
     release_memory::when_idle(&tasks, node.containerd.clone());
     let socket = listener.path().to_owned();
@@ -71,6 +77,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     // Removed only now: until the socket is gone, a new instance is refused.
     admin_and_metrics::remove_sockets(&node);
     let _ = std::fs::remove_file(&socket);
+    tracing::info!("stopped");
     ended
 }
 
@@ -130,9 +137,18 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
     };
     match tokio::time::timeout(DRAIN, ended).await {
         Ok(ended) => ended?,
-        Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
+        Err(_) => log_unfinished(tasks),
     }
     Ok(())
+}
+
+/// The next daemon finds what these operations have left.
+fn log_unfinished(tasks: &Tasks) {
+    tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}");
+    for running in tasks.operations().running() {
+        let (method, stage, ms) = (running.verb.name(), running.stage(), millis(running.age));
+        call_with_keys(running.keys, || tracing::warn!(%method, %stage, ms, "the operation has not ended"));
+    }
 }
 
 /// Resolves when the server is to accept no more calls.
