@@ -30,6 +30,7 @@ mod server {
     mod image_fs_info;
     mod isolation;
     mod large_records;
+    mod log;
     mod logs_over_restarts;
     mod metrics;
     mod network;
