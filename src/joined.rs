@@ -3,6 +3,8 @@
 
 use tokio::task::JoinHandle;
 
+use crate::log_keys::inherit_keys_in;
+
 /// Waits for the result of a task.
 pub async fn result<T>(task: JoinHandle<T>) -> T {
     match task.await {
@@ -19,9 +21,9 @@ pub async fn result<T>(task: JoinHandle<T>) -> T {
 }
 
 /// Runs work that may block, such as file-system calls, on a thread of its own. It runs to its end even if the caller
-/// leaves.
+/// leaves. Its log lines have the keys of the current task.
 pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    result(tokio::task::spawn_blocking(work)).await
+    result(tokio::task::spawn_blocking(inherit_keys_in(work))).await
 }
 
 #[cfg(test)]

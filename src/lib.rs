@@ -23,6 +23,7 @@ pub mod flights;
 pub mod ids;
 pub mod images;
 pub mod joined;
+pub mod log_keys;
 pub mod lsm;
 pub mod mutex;
 pub mod netns;

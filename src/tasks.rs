@@ -11,7 +11,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::joined;
-use crate::telemetry::{Metrics, Operations, Verb};
+use crate::log_keys::inherit_keys;
+use crate::telemetry::{Metrics, Operations, Outcome, Verb};
 
 /// The result of an operation, for any number of callers. In tests, a panic of the operation reaches all of them.
 pub type SharedResult<T> = Shared<BoxFuture<'static, T>>;
@@ -32,12 +33,10 @@ impl Tasks {
     }
 
     /// Gives an operation the name under which it is shown while it runs.
-    pub fn run_named<F: Future>(
-        &self,
-        verb: Verb,
-        object: String,
-        work: F,
-    ) -> impl Future<Output = F::Output> + use<F> {
+    pub fn run_named<F>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output: Outcome>,
+    {
         self.named.track(verb, object, work)
     }
 
@@ -48,7 +47,7 @@ impl Tasks {
     }
 
     /// Starts a mutating operation. It runs to its end even if the caller has gone, and [`Tasks::drained`] waits for
-    /// it.
+    /// it. Its log lines have the keys of the current task.
     pub fn operation<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -57,7 +56,7 @@ impl Tasks {
         self.started.send_modify(|count| *count = count.wrapping_add(1));
         // The operation's spans become children of the call that started it.
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(self.operations.track_future(work.in_current_span()))
+        tokio::spawn(self.operations.track_future(inherit_keys(work.in_current_span())))
     }
 
     /// Starts an operation whose result more than one caller may wait for.
@@ -70,13 +69,14 @@ impl Tasks {
     }
 
     /// Starts work that lasts as long as the process, such as watchers and log readers. A drain does not wait for it.
+    /// Its log lines have the keys of the current task.
     pub fn background<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(work)
+        tokio::spawn(inherit_keys(work))
     }
 
     /// The number of operations that are running.
@@ -95,18 +95,5 @@ impl Tasks {
     pub async fn drained(&self) {
         self.operations.close();
         self.operations.wait().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn blocking_work_returns_its_result_and_a_panic_of_it_is_the_callers() {
-        assert_eq!(run_blocking(|| 7).await, 7);
-        let work: JoinHandle<()> = Tasks::default().operation(run_blocking(|| panic!("of the work")));
-        let panic = work.await.unwrap_err().into_panic();
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"of the work"));
     }
 }

@@ -31,6 +31,7 @@ mod server {
     mod instances;
     mod isolation;
     mod large_records;
+    mod log;
     mod logs_over_restarts;
     mod metrics;
     mod network;

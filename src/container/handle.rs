@@ -1,8 +1,7 @@
 //! The container object in memory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use prost::bytes::Bytes;
@@ -13,6 +12,7 @@ use super::{Denied, Event, Record, SpecInMemory, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
+use crate::log_keys::LogKeys;
 use crate::mutex::Mutex;
 use crate::task::Task;
 
@@ -24,6 +24,8 @@ pub struct Container {
     /// Why its creation failed, if what that has left could not be undone.
     pub creation_error: OnceLock<Box<str>>,
     pub root: Root,
+    /// The keys of log lines about it, from the first one on.
+    log_keys: OnceLock<LogKeys>,
     /// The part of the OCI spec that stays in memory.
     spec: ArcSwap<SpecInMemory>,
     /// Held while the spec is changed or a task is created from it, so that the task always has the current spec.
@@ -65,6 +67,7 @@ impl Container {
             creation_error: OnceLock::new(),
             record,
             root,
+            log_keys: OnceLock::new(),
             spec: ArcSwap::from_pointee(spec),
             spec_lock: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
@@ -85,6 +88,11 @@ impl Container {
     #[must_use]
     pub fn sandbox(&self) -> &SandboxId {
         &self.record.sandbox
+    }
+
+    /// The keys of log lines about it: those of its sandbox, which the first caller provides, and its id.
+    pub fn log_keys(&self, of_sandbox: impl FnOnce() -> LogKeys) -> &LogKeys {
+        self.log_keys.get_or_init(|| of_sandbox().with_container(self.id().as_str()))
     }
 
     /// The request's metadata, which was checked at creation.

@@ -34,14 +34,12 @@ impl ImageService for Cri {
 
     async fn pull_image(self: Arc<Self>, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
         let request = request.into_inner();
-        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        self.logged("PullImage", object, self.node.images.pull_image(request)).await
+        self.logged("PullImage", self.node.images.pull_image(request)).await
     }
 
     async fn remove_image(self: Arc<Self>, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
         let request = request.into_inner();
-        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        self.logged("RemoveImage", object, self.node.images.remove_image(request)).await
+        self.logged("RemoveImage", self.node.images.remove_image(request)).await
     }
 
     async fn image_fs_info(self: Arc<Self>, request: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {

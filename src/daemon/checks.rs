@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, timeout};
 
 use crate::containerd::{Containerd, Entry, Plugin, ProcessStatus};
+use crate::telemetry::millis;
 
 /// How long containerd may take to answer when Pontoon starts.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,8 +50,8 @@ pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow:
         }
         if last_logged.is_none_or(|last| last.elapsed() >= PROGRESS) {
             last_logged = Some(Instant::now());
-            let seconds = start.elapsed().as_secs();
-            tracing::warn!(%address, seconds, error, "config key containerd.address: waiting for containerd to answer there");
+            let ms = millis(start.elapsed());
+            tracing::warn!(%address, ms, error, "config key containerd.address: waiting for containerd to answer there");
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -6,6 +6,7 @@ mod checks;
 mod host;
 mod instance;
 mod listen;
+mod log_format;
 mod logging;
 mod not_there_yet;
 mod notify;
@@ -25,11 +26,12 @@ use self::listen::Listener;
 use crate::config::{Config, ServeFlags};
 use crate::cri::{self, Cri};
 use crate::joined;
+use crate::log_keys::call_with_keys;
 use crate::runtime::{self, Node, Recovered, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, millis};
 
 /// How long operations may take to end after SIGTERM. The next recovery finds what is unfinished by then.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -50,6 +52,8 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
     panics::end_the_process();
+    let file = flags.config.as_deref().map_or_else(|| "none".into(), std::path::Path::to_string_lossy);
+    tracing::info!(version = %env!("CARGO_PKG_VERSION"), config = %file, "starting");
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
@@ -62,7 +66,10 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     let node = tokio::select! {
         node = wiring::node(config, tasks.clone()) => node?,
         // Nothing has begun yet.
-        () = signals.stopped() => return Ok(()),
+        () = signals.stopped() => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
     };
     release_memory::when_idle(&tasks, node.containerd.clone());
     let socket = listener.path().to_owned();
@@ -79,6 +86,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     // Removed only now: until the socket is gone, a new instance is refused.
     admin_and_metrics::remove_sockets(&node);
     let _ = std::fs::remove_file(&socket);
+    tracing::info!("stopped");
     ended
 }
 
@@ -138,9 +146,18 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
     };
     match tokio::time::timeout(DRAIN, ended).await {
         Ok(ended) => ended?,
-        Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
+        Err(_) => log_unfinished(tasks),
     }
     Ok(())
+}
+
+/// The next daemon finds what these operations have left.
+fn log_unfinished(tasks: &Tasks) {
+    tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}");
+    for running in tasks.operations().running() {
+        let (method, stage, ms) = (running.verb.name(), running.stage(), millis(running.age));
+        call_with_keys(running.keys, || tracing::warn!(%method, %stage, ms, "the operation has not ended"));
+    }
 }
 
 /// Resolves when the server is to accept no more calls.

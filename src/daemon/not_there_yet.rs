@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, File, Handler};
 use crate::containerd::Plugin;
+use crate::joined::run_blocking;
 use crate::tasks::Tasks;
 
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
@@ -23,17 +24,12 @@ type Warning = (String, String);
 /// id of containerd, whose environment the runtimes get.
 pub(super) fn warn(config: &Config, plugins: &[Plugin], containerd: u64, tasks: &Tasks) {
     let (config, plugins) = (config.clone(), plugins.to_vec());
-    let work = tokio::task::spawn_blocking(move || {
+    tasks.background(run_blocking(move || {
         let path = path_of(containerd).or_else(|| env::var_os("PATH")).unwrap_or_default();
         for (key, problem) in warnings(&config, &plugins, &path) {
             tracing::warn!("config key {key}: {problem}");
         }
-    });
-    tasks.background(async move {
-        if let Err(error) = work.await {
-            tracing::error!(%error, "what the configuration names was not looked for");
-        }
-    });
+    }));
 }
 
 fn warnings(config: &Config, plugins: &[Plugin], path: &OsStr) -> Vec<Warning> {

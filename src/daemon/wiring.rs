@@ -158,7 +158,7 @@ impl Listener for NodeListener {
         match event {
             Event::TaskExit { id, exit } => self.node.store_exit_hint(id, exit),
             // Only logged: at the exit the kernel's own counter is read, because this event may be late or lost.
-            Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
+            Event::TaskOom { id } => tracing::debug!(container = %id, "out of memory"),
             Event::Image { name } => {
                 if self.images.try_send(name).is_err() {
                     self.overflow.notify_one();

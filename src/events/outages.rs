@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::mutex::Mutex;
+use crate::telemetry::millis;
 
 /// What was last seen of containerd.
 #[derive(Clone, Copy)]
@@ -66,7 +67,7 @@ impl Outages {
             Seen::Nothing | Seen::Up => None,
         };
         if let Some(away) = away {
-            tracing::info!(address = %self.address.display(), ?away, "containerd answers again");
+            tracing::info!(address = %self.address.display(), ms = millis(away), "containerd answers again");
         }
         self.health.send_replace(true);
         away

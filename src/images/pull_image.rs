@@ -14,8 +14,9 @@ use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
 use crate::flights::Flight;
+use crate::log_keys::{LogKeys, add_keys};
 use crate::mutex::Mutex;
-use crate::telemetry::{Stage, Verb, during};
+use crate::telemetry::{Stage, Verb, during, millis};
 
 /// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then
 /// containerd collects the content after this time. Transfer's own lease has the same lifetime.
@@ -41,17 +42,23 @@ impl Images {
     /// registry fails.
     pub async fn pull_image(&self, request: PullImageRequest) -> Result<PullImageResponse, Error> {
         let spec = request.image.unwrap_or_default();
+        add_keys(&LogKeys::of_image(&spec.image));
+        if let Some(pod) = request.sandbox_config.as_ref().and_then(|config| config.metadata.as_ref()) {
+            add_keys(&LogKeys::of_pod(&pod.namespace, &pod.name));
+        }
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
         let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
         self.wait_for_containerd(Verb::PullImage).await?;
-        let (images, of) = (self.clone(), key.clone());
+        let (images, of, name) = (self.clone(), key.clone(), key.reference.to_string());
+        let tasks = &self.inner.tasks;
         let work = |flight: PullFlight| {
-            let name = of.reference.to_string();
-            self.inner.tasks.run_named(Verb::PullImage, name, async move { images.measured_pull(&of, &flight).await })
+            let pull = async move { images.measured_pull(&of, &flight).await };
+            tasks.run_named(Verb::PullImage, name.clone(), pull)
         };
-        let image_ref = self.inner.pulls.run_as(&owner, key, work).await?;
+        let pulled = self.inner.pulls.run_as(&owner, key, work);
+        let image_ref = tasks.operations().waiting_for(Verb::PullImage, &name, pulled).await?;
         Ok(PullImageResponse { image_ref })
     }
 
@@ -100,8 +107,7 @@ impl Images {
         let id = result?;
         fetch.remember_refusal();
         let bytes = fetch.monitor().bytes();
-        let took = started.elapsed();
-        tracing::info!(reference, image = id, bytes, ?took, "pulled");
+        tracing::info!(%id, bytes, ms = millis(started.elapsed()), "pulled");
         Ok(id)
     }
 
@@ -125,7 +131,7 @@ impl Images {
             _ => return,
         };
         if let Err(error) = result {
-            tracing::warn!(reference, %error, "cannot restore the image record after a failed pull");
+            tracing::warn!(%error, "cannot restore the image record after a failed pull");
         }
         self.on_event(reference).await;
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Error, Image, Images};
 use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
 use crate::joined;
+use crate::log_keys::{LogKeys, add_keys};
 use crate::telemetry::Verb;
 
 impl Images {
@@ -16,6 +17,7 @@ impl Images {
     /// be deleted.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
+        add_keys(&LogKeys::of_image(&wanted));
         let image = match self.lookup(&wanted) {
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(RemoveImageResponse {}),

@@ -329,7 +329,7 @@ impl Inner {
                 if failed.is_some() {
                     // The error returned is the first one.
                     let (sandbox, network) = (entry.runtime.id, entry.config.name.clone());
-                    tracing::warn!(sandbox, network, ?error, "DEL failed on another network of the sandbox too");
+                    tracing::warn!(%sandbox, network, ?error, "DEL failed on another network of the sandbox too");
                 } else {
                     failed = Some(error);
                 }

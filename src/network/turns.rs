@@ -26,7 +26,7 @@ use super::exec::Operation;
 use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
 use crate::mutex::{Mutex, MutexGuard};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, during, millis};
 
 /// How many runs are in their turn at a time. A healthy plugin takes a fraction of a second.
 pub(super) const AT_ONCE: usize = 16;
@@ -81,8 +81,8 @@ impl Turns {
             done = &mut work => return done,
             () = entry.turn_is_over() => {}
         }
-        let (operation, sandbox, after) = (self.operation, id, since.elapsed());
-        tracing::warn!(%sandbox, %operation, ?after, "cni plugin chain is still running, its slot is released");
+        let (operation, sandbox, ms) = (self.operation, id, millis(since.elapsed()));
+        tracing::warn!(%sandbox, %operation, ms, "cni plugin chain is still running, its slot is released");
         work.await
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::ids::SandboxId;
 use crate::lsm::{apparmor, selinux};
 use crate::telemetry::Verb;
+pub use crate::telemetry::chain;
 use crate::undo::RollbackFailed;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
@@ -285,23 +286,6 @@ pub(super) fn both<A, B>(first: super::Result<A>, second: super::Result<B>) -> s
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
         (Err(first), Err(second)) => Err(Error::Both { first: Box::new(first), second: Box::new(second) }),
     }
-}
-
-/// An error with all its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // A transparent wrapper has the message of its source.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::joined;
 use crate::sandbox::Sandbox;
 use crate::store::Creations;
 use crate::tasks::Tasks;
-use crate::telemetry::Verb;
+use crate::telemetry::{Outcome, Verb};
 
 /// The result of an operation, with one error for all callers that joined it.
 type SharedOutcome = std::result::Result<(), Arc<Error>>;
@@ -66,7 +66,8 @@ impl InFlight {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let (verb, object) = operation.verb_and_object();
-        Ok(self.join_or_start_unnamed(operation, || self.tasks.run_named(verb, object, start())).await?)
+        let ended = self.join_or_start_unnamed(operation, || self.tasks.run_named(verb, object.clone(), start()));
+        Ok(self.tasks.operations().waiting_for(verb, &object, ended).await?)
     }
 
     /// Like [`InFlight::join_or_start`], for work that has a name already.
@@ -87,7 +88,7 @@ impl InFlight {
     /// Runs a verb's work to its end, even if the caller leaves.
     pub(super) async fn operation<F>(&self, verb: Verb, object: String, work: F) -> F::Output
     where
-        F: Future<Output: Send> + Send + 'static,
+        F: Future<Output: Outcome + Send> + Send + 'static,
     {
         let operation = self.tasks.operation(self.tasks.run_named(verb, object, work));
         joined::result(operation).await

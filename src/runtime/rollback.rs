@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::error::shortened;
 use super::{Error, Node, Repeatable};
+use crate::log_keys::{LogKeys, add_keys, with_keys};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::{RollbackFailed, Undo};
 
@@ -25,13 +26,15 @@ use crate::undo::{RollbackFailed, Undo};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an object that was created is rolled back.
-pub(super) const UNCLAIMED: &str = "no client has received its id";
+const UNCLAIMED: &str = "no client has received its id";
 
 /// An object that a verb creates.
 pub(super) trait Creatable: Send + Sync + 'static {
     /// `sandbox` or `container`.
     const KIND: &str;
     fn id(&self) -> &str;
+    /// The keys of log lines about it.
+    fn keys(&self) -> &LogKeys;
     /// The operations that the undo replaces, since it does the same and more: the removal, and the stop.
     fn operations(&self) -> [Repeatable; 2];
     /// Why the creation failed, once the object is in the store nevertheless.
@@ -54,6 +57,18 @@ impl Node {
             Ok(()) => cause,
             Err(leftovers) => Error::HalfUndone { cause: Box::new(cause), leftovers },
         }
+    }
+
+    /// Rolls back an object whose id no client has received.
+    pub(super) async fn roll_back_unclaimed<T: Creatable>(self: &Arc<Self>, object: Arc<T>, undo: Undo) {
+        let keys = object.keys().clone();
+        let work = async {
+            // What could not be undone is logged already, and the object is in the store.
+            if self.roll_back(object, undo, UNCLAIMED).await.is_ok() {
+                tracing::info!(kind = T::KIND, "rolled back, because {UNCLAIMED}");
+            }
+        };
+        with_keys(keys, work).await;
     }
 
     /// Runs the undo as an operation of its own, and waits for it. `cause` says why the object is rolled back.
@@ -89,6 +104,7 @@ impl Node {
         cause: String,
         tell: oneshot::Sender<RollbackFailed>,
     ) -> super::Result<()> {
+        add_keys(object.keys());
         let step = undo.current();
         let undoing = during(Stage::Undo, undo.roll_back());
         tokio::pin!(undoing);
@@ -111,22 +127,21 @@ impl Node {
 
     /// Adds an object whose undo has failed or is late to the store.
     fn list_unfinished<T: Creatable>(&self, object: &Arc<T>, cause: &str, leftovers: &RollbackFailed) {
-        let (kind, id) = (T::KIND, object.id());
         object.creation_error().get_or_init(|| shortened(cause).into());
-        tracing::error!(kind, id, cause, %leftovers, "the rollback is not complete; the object stays in the store until it is stopped and removed");
+        tracing::error!(kind = T::KIND, cause, %leftovers, "the rollback is not complete; the object stays in the store until it is stopped and removed");
         object.list(self);
     }
 
     /// Handles the end of an undo whose object was added to the store meanwhile.
     fn finish_late<T: Creatable>(&self, object: &Arc<T>, cause: &str, outcome: &Result<(), RollbackFailed>) {
-        let (kind, id) = (T::KIND, object.id());
+        let kind = T::KIND;
         match outcome {
             Ok(()) => {
-                tracing::info!(kind, id, "the late rollback is complete; the object was removed from the store");
+                tracing::info!(kind, "the late rollback is complete; the object was removed from the store");
                 object.forget(self);
             }
             Err(leftovers) => {
-                tracing::error!(kind, id, cause, %leftovers, "the late rollback failed; the object stays in the store until it is stopped and removed");
+                tracing::error!(kind, cause, %leftovers, "the late rollback failed; the object stays in the store until it is stopped and removed");
             }
         }
     }

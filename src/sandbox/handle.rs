@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use prost::bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::ids::SandboxId;
+use crate::log_keys::LogKeys;
 use crate::mutex::{Mutex, MutexGuard};
 use crate::task::Task;
 use crate::userns::Mapping;
@@ -22,6 +23,8 @@ use crate::{cgroup, spec};
 #[derive(Debug)]
 pub struct Sandbox {
     pub record: Record,
+    /// The keys of log lines about it.
+    log_keys: LogKeys,
     /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
     /// Why its creation failed, if what that has left could not be undone.
@@ -45,7 +48,10 @@ pub struct Sandbox {
 impl Sandbox {
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
+        let metadata = record.config.metadata.as_ref();
+        let pod = metadata.map(|pod| LogKeys::of_pod(&pod.namespace, &pod.name)).unwrap_or_default();
         Self {
+            log_keys: pod.with_sandbox(record.id.as_str()),
             listed: record.listed(),
             creation_error: OnceLock::new(),
             record,
@@ -127,6 +133,12 @@ impl Sandbox {
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.record.id
+    }
+
+    /// The keys of log lines about it: the pod, and its id.
+    #[must_use]
+    pub fn log_keys(&self) -> &LogKeys {
+        &self.log_keys
     }
 
     #[must_use]

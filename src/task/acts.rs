@@ -128,7 +128,7 @@ impl<F: TaskObserver> Driver<F> {
             () = survived => {
                 self.wait = Some(wait);
                 self.apply(Event::StillAlive);
-                tracing::warn!(task = self.task.name.id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+                tracing::warn!(exec = self.exec_id(), "still not dead {KILL_AGAIN:?} after SIGKILL");
             }
         }
     }

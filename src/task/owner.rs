@@ -171,14 +171,19 @@ impl<F: TaskObserver> Driver<F> {
     pub(super) async fn back_off(&mut self, what: &'static str, error: &Error) {
         self.was_away |= error.is_away();
         if self.pace.should_log(error) {
-            tracing::warn!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
+            tracing::warn!(exec = self.exec_id(), %error, "{what}");
         } else {
-            tracing::debug!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
+            tracing::debug!(exec = self.exec_id(), %error, "{what}");
         }
         tokio::select! {
             () = self.pace.pause() => {}
             _ = self.want.changed() => {}
         }
+    }
+
+    /// The id of the command, for log lines, which have the container's id as a key. `None` for a container's task.
+    pub(super) fn exec_id(&self) -> Option<&str> {
+        Some(self.task.name.exec.as_str()).filter(|exec| !exec.is_empty())
     }
 
     pub(super) fn progress(&mut self, event: Event) {

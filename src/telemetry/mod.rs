@@ -5,6 +5,7 @@
 //! scrape ([`Sources`]). docs/metrics.md explains each metric. Every label has few values, and no pod, image or client
 //! can invent one.
 
+mod calls;
 mod endpoint;
 mod grpc;
 mod metrics;
@@ -15,6 +16,7 @@ pub mod traces;
 #[cfg(test)]
 mod documents;
 
+pub use calls::{Call, Outcome, chain, millis};
 pub use endpoint::{Endpoint, serve};
 pub use grpc::{Measure, Measured, code_name};
 pub use metrics::{Alive, Metrics, Stream};

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Metrics;
+use super::calls::{self, Outcome, millis};
+use crate::log_keys::{LogKeys, SharedKeys};
 use crate::mutex::Mutex;
 
 tokio::task_local! {
@@ -126,13 +128,25 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct InFlight {
+pub(super) struct InFlight {
     verb: Verb,
     object: String,
     since: Instant,
     /// The open stages, in the order in which they began.
     stages: Mutex<Vec<OpenStage>>,
     metrics: Metrics,
+    /// The keys of its log lines.
+    keys: SharedKeys,
+    end: Mutex<End>,
+}
+
+/// What the log has to know about the end of an operation. A client that leaves gets no response, so then the log says
+/// how the operation ended.
+#[derive(Debug, Default)]
+struct End {
+    client_left: bool,
+    /// When it has ended: after how long, and why it failed, if it did. Empty again once it was logged.
+    outcome: Option<(Duration, Option<String>)>,
 }
 
 #[derive(Debug)]
@@ -152,6 +166,8 @@ pub struct Running {
     pub age: Duration,
     /// Its open stages, in the order in which they began.
     pub stages: Vec<RunningStage>,
+    /// The keys of its log lines.
+    pub keys: LogKeys,
 }
 
 /// A snapshot of one open stage.
@@ -177,21 +193,39 @@ impl Operations {
         &self.metrics
     }
 
-    /// Wraps `work` so that it is listed as an operation while it runs.
-    pub fn track<F: Future>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let all = self.clone();
+    /// Wraps `work` so that it is listed as an operation from now until it has ended. Its log keys begin as those of the
+    /// current task.
+    pub fn track<F>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output: Outcome>,
+    {
+        let one = Arc::new(InFlight {
+            verb,
+            object,
+            since: Instant::now(),
+            stages: Mutex::default(),
+            metrics: self.metrics.clone(),
+            keys: SharedKeys::copy_of_current(),
+            end: Mutex::default(),
+        });
+        calls::wait_for(&one);
+        let entry = TableEntry::new(self.clone(), &one);
         async move {
-            let one = InFlight {
-                verb,
-                object,
-                since: Instant::now(),
-                stages: Mutex::default(),
-                metrics: all.metrics.clone(),
+            let _entry = entry;
+            let (keys, current) = (one.keys.clone(), Arc::clone(&one));
+            let work = async {
+                let output = work.await;
+                one.has_ended(output.failure());
+                output
             };
-            let one = Arc::new(one);
-            let _entry = TableEntry::new(all, &one);
-            CURRENT.scope(one, work).await
+            keys.scope(CURRENT.scope(current, work)).await
         }
+    }
+
+    /// The latest operation of this verb and object, if one is in flight.
+    pub(super) fn find(&self, verb: Verb, object: &str) -> Option<Arc<InFlight>> {
+        let table = self.running.lock();
+        table.operations.values().rev().find(|one| one.verb == verb && one.object == object).cloned()
     }
 
     /// The operations in flight, oldest first.
@@ -296,7 +330,13 @@ impl InFlight {
             detail: open.detail.clone(),
         };
         let stages = self.stages.lock().iter().map(now).collect();
-        Running { verb: self.verb, object: self.object.clone(), age: self.since.elapsed(), stages }
+        let (object, age) = (self.object.clone(), self.since.elapsed());
+        Running { verb: self.verb, object, age, stages, keys: self.log_keys() }
+    }
+
+    /// The keys of its log lines.
+    pub(super) fn log_keys(&self) -> LogKeys {
+        self.keys.get()
     }
 
     /// Sets the detail of a stage: of the one that was opened last, if the operation is in it more than once.
@@ -305,6 +345,51 @@ impl InFlight {
         if let Some(open) = stages.iter_mut().rfind(|open| open.stage == stage) {
             open.detail = detail;
         }
+    }
+
+    /// What it is doing, for the log.
+    pub(super) fn stage(&self) -> String {
+        if self.end.lock().outcome.is_some() {
+            return "ended".to_owned();
+        }
+        self.now().stage()
+    }
+
+    /// Called in its own task, so that the line has its keys.
+    fn has_ended(&self, failure: Option<String>) {
+        let mut end = self.end.lock();
+        end.outcome = Some((self.since.elapsed(), failure));
+        self.log_if_left(&mut end);
+    }
+
+    /// Called in the task of the client's call.
+    pub(super) fn client_left(&self) {
+        let mut end = self.end.lock();
+        end.client_left = true;
+        self.log_if_left(&mut end);
+    }
+
+    fn log_if_left(&self, end: &mut End) {
+        if !end.client_left {
+            return;
+        }
+        let Some((took, failure)) = end.outcome.take() else { return };
+        let (method, ms) = (self.verb.name(), millis(took));
+        match failure {
+            None => tracing::info!(%method, result = %"OK", ms, "the operation ended after its client had left"),
+            Some(error) => {
+                tracing::warn!(%method, result = %"failed", error, ms, "the operation ended after its client had left");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Its open stages, joined by `+`; `running` between two stages.
+    #[must_use]
+    pub fn stage(&self) -> String {
+        let names: Vec<&str> = self.stages.iter().map(|open| open.stage.name()).collect();
+        if names.is_empty() { "running".to_owned() } else { names.join("+") }
     }
 }
 

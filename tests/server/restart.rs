@@ -241,6 +241,12 @@ async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(35), "{took:?}");
     assert!(run.await.unwrap().is_err());
     assert!(node.log().contains("not all operations ended within 30s"), "{}", node.log());
+    let unfinished = node.log().lines().find(|line| line.contains("the operation has not ended")).map(str::to_owned);
+    let unfinished = unfinished.unwrap_or_else(|| panic!("{}", node.log_tail()));
+    for part in [" method=RunPodSandbox stage=", "task_create", " ms=", " pod=default/web sandbox="] {
+        assert!(unfinished.contains(part), "{unfinished}");
+    }
+    assert!(node.log().lines().any(|line| line.ends_with(": stopped")), "{}", node.log_tail());
     assert!(std::fs::read_to_string(&log).unwrap().ends_with(" stdout P who? \n"));
 
     node.containerd.heal();

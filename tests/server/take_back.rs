@@ -85,6 +85,8 @@ async fn an_undo_that_fails_does_not_hide_why_the_pod_could_not_be_run() {
     let log = node.log();
     let line = log.lines().find(|line| line.contains("the rollback is not complete")).expect("it is logged");
     assert!(line.contains(ADD) && line.contains(DEL), "{line}");
+    // The keys say which sandbox it is, and no field repeats that.
+    assert!(line.ends_with(&format!(" pod=default/web sandbox={id}")) && !line.contains(" id="), "{line}");
 
     let stop = StopPodSandboxRequest { pod_sandbox_id: id.clone() };
     let error = node.cri().stop_pod_sandbox(stop).await.unwrap_err();

@@ -167,7 +167,7 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pontoon"))
-            .args(["serve", "--log-level", "debug,h2=info,hyper_util=info,tower=info", "--config"])
+            .args(["serve", "--log-level", "debug", "--config"])
             .arg(self.path("config.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -267,7 +267,7 @@ impl Streams {
     pub async fn close(&self) {
         self.stop.cancel();
         if !self.all_ended(CLOSE_LIMIT).await {
-            tracing::warn!(container = %self.config.id, "the log's last write did not end in time");
+            tracing::warn!("the log's last write did not end in time");
         }
     }
 

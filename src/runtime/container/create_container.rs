@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use prost::Message as _;
 
@@ -11,24 +11,23 @@ use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{
-    Container, Event, LARGEST_WHOLE, Record, Resolved, Root, SpecInMemory, State, devices, mounts, seccomp_profile,
-    signal, spec_any,
+    Container, LARGEST_WHOLE, Record, Resolved, Root, SpecInMemory, State, devices, mounts, seccomp_profile, signal,
+    spec_any,
 };
 use crate::containerd;
-use crate::events::Kind;
 use crate::ids::ContainerId;
 use crate::images::{self, Image};
+use crate::log_keys::{LogKeys, add_keys};
 use crate::runtime::container::image_volumes;
 use crate::runtime::container::volumes;
 use crate::runtime::container::volumes::{Volumes, remove_directory};
 use crate::runtime::large::Permit;
-use crate::runtime::rollback::{Creatable, UNCLAIMED};
 use crate::runtime::sandbox::pause::{encode, files, spec_handler};
 use crate::runtime::threads::{block_in_place_if, block_in_place_if_large};
-use crate::runtime::{Error, Node, Repeatable, Result, chain, labels, listed_size, now, record_size};
+use crate::runtime::{Error, Node, Result, chain, labels, listed_size, now, record_size};
 use crate::sandbox::Sandbox;
 use crate::spec;
-use crate::store::{Creation, Key, ListTarget, Outcome, container_name};
+use crate::store::{Creation, Key, Outcome, container_name};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
@@ -39,24 +38,28 @@ use crate::undo::Undo;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
+    // Only for the log, if containerd does not respond. The sandbox may be gone when it does.
+    let _ = node.sandbox(&request.pod_sandbox_id);
     node.availability.ready(Verb::CreateContainer).await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
     listed_size::check_container(node, sandbox.id(), &config)?;
-    let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
+    let metadata = config.metadata.clone().unwrap_or_default();
+    add_keys(&LogKeys::of_container_name(&metadata.name));
+    let name = container_name(sandbox.id(), &metadata);
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
     let key = Key { name: &name, request };
     let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
-    match node
-        .in_flight
-        .new_containers
-        .run(key, node, || node.tasks.run_named(Verb::CreateContainer, name.clone(), work))
-        .await
-    {
-        Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
+    let start = || node.tasks.run_named(Verb::CreateContainer, name.clone(), work);
+    let made = node.in_flight.new_containers.run(key, node, start);
+    match node.tasks.operations().waiting_for(Verb::CreateContainer, &name, made).await {
+        Outcome::Made(container) => {
+            add_keys(node.log_keys(&container));
+            Ok(CreateContainerResponse { container_id: container.id().to_string() })
+        }
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
     }
@@ -94,6 +97,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     // Everything that can be refused is checked before anything is created.
     let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
     let container = Arc::clone(&plan.container);
+    add_keys(container.log_keys(|| sandbox.log_keys().clone()));
     match steps(&node, &sandbox, plan, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
         Err(cause) => Err(node.roll_back_after(container, undo, cause).await),
@@ -327,7 +331,7 @@ impl Node {
         if options.pid() != NamespaceMode::Target {
             return Ok(None);
         }
-        let target = self.container(&options.target_id)?;
+        let target = self.other_container(&options.target_id)?;
         match target.state() {
             State::Running { pid, .. } if target.sandbox() == sandbox.id() => Ok(Some(pid)),
             State::Running { .. } => Err(Error::Invalid {
@@ -352,46 +356,5 @@ impl Node {
             Some(profile) => Ok(self.host.apparmor.require(profile).await?),
             None => Ok(()),
         }
-    }
-}
-
-impl ListTarget<Container> for Node {
-    fn list(&self, container: &Arc<Container>) {
-        self.store.containers.insert(Arc::clone(container));
-        self.announce_container(container, Kind::Created);
-    }
-
-    async fn roll_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
-        // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, container, undo, UNCLAIMED).await;
-    }
-}
-
-impl Creatable for Container {
-    const KIND: &str = "container";
-
-    fn id(&self) -> &str {
-        self.record.id.as_str()
-    }
-
-    fn operations(&self) -> [Repeatable; 2] {
-        [Repeatable::RemoveContainer(self.record.id.clone()), Repeatable::StopContainer(self.record.id.clone())]
-    }
-
-    fn creation_error(&self) -> &OnceLock<Box<str>> {
-        &self.creation_error
-    }
-
-    fn list(self: &Arc<Self>, node: &Node) {
-        // A removal is always allowed in the state Created, and from then on the container cannot be started.
-        let _ = node.apply_event(self, Event::RemoveRequested);
-        ListTarget::list(node, self);
-    }
-
-    fn forget(self: &Arc<Self>, node: &Node) {
-        let id = self.record.id.as_str();
-        node.store.containers.remove(id);
-        node.announce_container(self, Kind::Deleted);
-        node.owner.hints.forget(id);
     }
 }

@@ -21,7 +21,7 @@ impl Node {
         let changes = match changes.and_then(Changes::of) {
             Ok(changes) => changes,
             Err(error) => {
-                return tracing::warn!(container = %container.id(), %error, "cannot watch the container for OOM kills");
+                return tracing::warn!(%error, "cannot watch the container for OOM kills");
             }
         };
         let container = Arc::clone(container);

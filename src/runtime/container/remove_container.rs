@@ -6,6 +6,7 @@ use crate::api::v1::{RemoveContainerRequest, RemoveContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Grace, started};
 use crate::events::Kind;
+use crate::log_keys::add_keys;
 use crate::runtime::container::holders;
 use crate::runtime::container::volumes::remove_directory;
 use crate::runtime::lookup::unless_missing;
@@ -38,6 +39,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    add_keys(node.log_keys(container));
     container.begin_removal();
     during(Stage::Stop, node.end_container(container, Grace::NONE)).await?;
     let id = container.id().as_str();

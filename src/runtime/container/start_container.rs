@@ -85,7 +85,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
 /// Writes a container's start to a file, for the next daemon.
 pub(crate) fn write_start_time(node: &Node, container: &Container, started: Started) {
     if let Err(error) = started.write(&node.config.state, container.id()) {
-        tracing::warn!(container = %container.id(), %error, "a restart of Pontoon will not know when it was started");
+        tracing::warn!(%error, "a restart of Pontoon will not know when it was started");
     }
 }
 

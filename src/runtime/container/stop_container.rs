@@ -9,6 +9,7 @@ use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
 use crate::joined::run_blocking;
+use crate::log_keys::add_keys;
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
@@ -46,6 +47,7 @@ impl Node {
         let operation = Repeatable::StopContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move {
+            add_keys(node.log_keys(&container));
             let result = steps(&node, &container, &stop).await;
             stop.finish();
             result
@@ -95,7 +97,7 @@ pub(crate) async fn thaw(node: &Node, container: &Container) {
     let (path, unified) = (container.root.cgroups_path.clone(), node.host.facts.cgroup_v2);
     let frozen = run_blocking(move || cgroup::thaw(&path, unified)).await;
     if let Some(above) = frozen.above {
-        tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
+        tracing::warn!(cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
     }
 }
 

@@ -19,7 +19,7 @@ impl Node {
     /// file that cannot be opened.)
     pub(crate) async fn reattach(self: &Arc<Self>, container: &Arc<Container>) {
         let Err(error) = self.found_streams(container).await else { return };
-        tracing::error!(container = %container.id(), error = error.chain(), "the container's log cannot be continued yet");
+        tracing::error!(error = error.chain(), "the container's log cannot be continued yet");
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         self.tasks.background(async move {
             let mut pause = RETRY;
@@ -27,8 +27,10 @@ impl Node {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_LIMIT);
                 match node.found_streams(&container).await {
-                    Ok(_) => return tracing::info!(container = %container.id(), "the container's log continues"),
-                    Err(error) => tracing::debug!(container = %container.id(), error = error.chain(), "the container's log still cannot be continued"),
+                    Ok(_) => return tracing::info!("the container's log continues"),
+                    Err(error) => {
+                        tracing::debug!(error = error.chain(), "the container's log still cannot be continued")
+                    }
                 }
             }
         });

@@ -8,10 +8,11 @@ use crate::container::io::LogPath;
 use crate::events::Kind;
 use crate::ids::SandboxId;
 use crate::joined::run_blocking;
+use crate::log_keys::{LogKeys, add_keys};
 use crate::netns;
 use crate::runtime::container::create_container::require_ready;
 use crate::runtime::error::both;
-use crate::runtime::rollback::{Creatable, UNCLAIMED};
+use crate::runtime::rollback::Creatable;
 use crate::runtime::{Error, Node, Repeatable, Result, chain, listed_size, now};
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
@@ -26,6 +27,9 @@ use crate::userns;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
+    if let Some(pod) = request.config.as_ref().and_then(|config| config.metadata.as_ref()) {
+        add_keys(&LogKeys::of_pod(&pod.namespace, &pod.name));
+    }
     node.availability.ready(Verb::RunPodSandbox).await?;
     let record = record(node, request.clone())?;
     let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
@@ -34,8 +38,12 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
     }
     let key = Key { name: &name, request };
     let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
-    match node.in_flight.new_sandboxes.run(key, node, start).await {
-        Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
+    let made = node.in_flight.new_sandboxes.run(key, node, start);
+    match node.tasks.operations().waiting_for(Verb::RunPodSandbox, &name, made).await {
+        Outcome::Made(sandbox) => {
+            add_keys(sandbox.log_keys());
+            Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() })
+        }
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
     }
@@ -71,6 +79,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     // The labels are part of the record, which is written before any file has them.
     record.selinux = node.label_pod(&record.config)?;
     let sandbox = Arc::new(Sandbox::new(record, State::Creating, Vec::new()));
+    add_keys(sandbox.log_keys());
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(()) => Ok(Creation { object: sandbox, undo }),
@@ -179,8 +188,7 @@ impl ListTarget<Sandbox> for Node {
     }
 
     async fn roll_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
-        // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, sandbox, undo, UNCLAIMED).await;
+        self.roll_back_unclaimed(sandbox, undo).await;
     }
 }
 
@@ -189,6 +197,10 @@ impl Creatable for Sandbox {
 
     fn id(&self) -> &str {
         self.record.id.as_str()
+    }
+
+    fn keys(&self) -> &LogKeys {
+        self.log_keys()
     }
 
     fn operations(&self) -> [Repeatable; 2] {

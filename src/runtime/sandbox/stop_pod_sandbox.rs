@@ -9,6 +9,7 @@ use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;
 use crate::container::{self, Container, Grace};
 use crate::joined::run_blocking;
+use crate::log_keys::add_keys;
 use crate::netns;
 use crate::runtime::error::both;
 use crate::runtime::lookup::unless_missing;
@@ -50,6 +51,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    add_keys(sandbox.log_keys());
     // From now on no container can be created or started in it.
     if sandbox.on(Event::StopRequested) == Ok(State::Stopped) {
         return Ok(());

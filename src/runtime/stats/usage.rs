@@ -9,6 +9,7 @@ use crate::cgroup::Buffer;
 use crate::container::{Container, State};
 use crate::containerd::TaskMetrics;
 use crate::joined::run_blocking;
+use crate::log_keys::call_with_keys;
 use crate::netns::Interface;
 use crate::runtime::Node;
 use crate::sandbox::Sandbox;
@@ -104,7 +105,8 @@ impl Node {
             return Vec::new();
         };
         self.stats.interfaces(sandbox.id().as_str(), &path, pid).unwrap_or_else(|error| {
-            tracing::debug!(sandbox = %sandbox.id(), %error, "cannot read the counters of the pod's interfaces");
+            let log = || tracing::debug!(%error, "cannot read the counters of the pod's interfaces");
+            call_with_keys(sandbox.log_keys().clone(), log);
             Vec::new()
         })
     }

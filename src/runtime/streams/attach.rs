@@ -107,7 +107,7 @@ async fn close_stdin(container: &Container, io: &io::Streams) {
     io.close_stdin();
     // The shim has a write end open, too.
     if let Err(error) = container.task().close_stdin().await {
-        tracing::debug!(container = %container.id(), %error, "stdin could not be closed");
+        tracing::debug!(%error, "stdin could not be closed");
     }
 }
 
@@ -136,7 +136,7 @@ async fn resize(container: &Container, mut sizes: mpsc::Receiver<Size>) {
     }
     while let Some(size) = latest(&mut sizes).await {
         if let Err(error) = container.task().resize_terminal(size).await {
-            tracing::debug!(container = %container.id(), %error, "the terminal could not be resized");
+            tracing::debug!(%error, "the terminal could not be resized");
         }
     }
 }

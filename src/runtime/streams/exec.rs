@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1::{ExecRequest, ExecResponse};
@@ -15,7 +16,7 @@ use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
-use crate::telemetry::Stream;
+use crate::telemetry::{Stream, millis};
 
 /// What [`Error::Exhausted`] says there are too many of.
 const TOO_MANY_COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
@@ -76,7 +77,20 @@ pub(crate) async fn exec_session(
     streams: Streams,
 ) -> std::result::Result<i32, Failure> {
     let _alive = node.tasks.operations().metrics().stream(Stream::Exec);
-    run(&node, request, streams).await.map_err(|error| Failure(error.chain()))
+    let since = Instant::now();
+    let result = run(&node, request, streams).await;
+    log_end(&result, millis(since.elapsed()));
+    result.map_err(|error| Failure(error.chain()))
+}
+
+/// A person may have run the command, so its end is always logged. The call's own line was written before its start.
+fn log_end(result: &Result<i32>, ms: u64) {
+    let method = "Exec";
+    match result {
+        Ok(code) => tracing::info!(%method, code, ms, "command ended"),
+        Err(error @ Error::ClientGone { .. }) => tracing::info!(%method, error = %error, ms, "command killed"),
+        Err(error) => tracing::warn!(%method, error = error.chain(), ms, "command failed"),
+    }
 }
 
 async fn run(node: &Arc<Node>, request: streaming::Exec, streams: Streams) -> Result<i32> {

@@ -16,7 +16,7 @@ use crate::runtime::record_size::check_command;
 use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::{QueueFull, Slot};
-use crate::telemetry::{Stream, Verb};
+use crate::telemetry::{Stream, Verb, millis};
 
 /// What [`Error::Exhausted`] says there are too many of.
 const TOO_MANY_WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
@@ -67,6 +67,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
 }
 
 async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
+    let since = Instant::now();
     let slot = queue(node, container, bounds).await?;
     let _alive = node.tasks.operations().metrics().stream(Stream::ExecSync);
     let kept = KeptOutput::new(REPLY_CAP, node.limits.replies.claim(container.sandbox().as_str()));
@@ -76,9 +77,11 @@ async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &B
     let exit = run_exec(node, request, streams, bounds).await?;
     let (stdout, stderr) = (stdout.into_pieces(), stderr.into_pieces());
     if kept.discarded() > 0 {
-        tracing::debug!(container = %container.id(), bytes = kept.discarded(), "output over the limit was discarded");
+        tracing::debug!(bytes = kept.discarded(), "output over the limit was discarded");
     }
-    Ok(ExecSyncReply { stdout, stderr, exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX) })
+    let exit_code = i32::try_from(exit.code).unwrap_or(i32::MAX);
+    tracing::debug!(method = %"ExecSync", code = exit_code, ms = millis(since.elapsed()), "command ended");
+    Ok(ExecSyncReply { stdout, stderr, exit_code })
 }
 
 /// Waits for a slot for a command, at most until its bounds are exceeded.
@@ -93,7 +96,7 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     };
     let waited = since.elapsed();
     if waited >= LONG_QUEUE {
-        tracing::info!(container = %id, ms = waited.as_millis(), run = slot.is_ok(), "a command waited for others");
+        tracing::info!(ms = millis(waited), run = slot.is_ok(), "a command waited for others");
     }
     slot
 }

@@ -229,7 +229,7 @@ impl Command {
             }
         }
         if complete != Some(true) {
-            tracing::debug!(container = %self.id, "a child of a command still holds its output open");
+            tracing::debug!("a child of a command still holds its output open");
         }
         Ok(exit)
     }
@@ -241,7 +241,7 @@ impl Command {
         let mut pipe = match io.open_stdin().await {
             Ok(Some(pipe)) => pipe,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(container = %self.id, %error, "stdin of a command cannot be had"),
+            Err(error) => return tracing::warn!(%error, "stdin of a command cannot be had"),
         };
         while let Some(bytes) = input.recv().await {
             // The process has closed its end.
@@ -255,7 +255,7 @@ impl Command {
         }
         // The shim has a write end open, too.
         if let Err(error) = self.task.close_stdin().await {
-            tracing::debug!(container = %self.id, %error, "stdin of a command could not be closed");
+            tracing::debug!(%error, "stdin of a command could not be closed");
         }
     }
 
@@ -263,7 +263,7 @@ impl Command {
         let Some(mut sizes) = sizes else { return };
         while let Some(size) = latest(&mut sizes).await {
             if let Err(error) = self.task.resize_terminal(size).await {
-                tracing::debug!(container = %self.id, %error, "a terminal could not be resized");
+                tracing::debug!(%error, "a terminal could not be resized");
             }
         }
     }
