@@ -407,7 +407,10 @@ async fn metrics_are_described_and_lie_between_two_reads(scope: Arc<Scope>) -> O
     between("container_network_receive_bytes_total", received, [before.1[0], after.1[0]], 0)?;
     println!("{} descriptors, {} metrics of a container", described.len(), container.metrics.len());
     if scope.bed.target == Target::Pontoon {
-        ensure!(described.len() >= if cgroup2() { 62 } else { 55 }, "{}", described.len());
+        // A kernel without transparent huge pages has none of their metrics: up to three.
+        let has_huge_pages = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        let least = if cgroup2() { 62 } else { 55 } - if has_huge_pages { 0 } else { 3 };
+        ensure!(described.len() >= least, "{}", described.len());
     }
     Ok(())
 }
