@@ -15,7 +15,7 @@ use crate::cgroup::Counted;
 use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
-use crate::containerd::{Containerd, Event, Plugin};
+use crate::containerd::{Containerd, Event, Plugin, Server};
 use crate::events::{self, Fanout, Listener, Pulse};
 use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
@@ -52,10 +52,7 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     tracing::info!(version, pid = server.pid, "connected to containerd");
     not_there_yet::warn(&config, &plugins, server.pid, &tasks);
 
-    let host = host::facts(&server, &config);
-    label_pause_root(&host, &pause_root).await;
-    tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
-
+    let host = host_facts(&server, &config, &pause_root).await;
     let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
     let features = features(&containerd, &config, &plugins).await;
     let ((health, is_healthy), pulse) = (watch::channel(false), Pulse::default());
@@ -101,6 +98,14 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
     tasks.background(events::pump(containerd, health, pulse, listener));
     Ok(node)
+}
+
+/// Reads the facts of this host, and labels the pause root as they require it.
+async fn host_facts(server: &Server, config: &Config, pause_root: &Path) -> spec::Host {
+    let host = host::facts(server, config);
+    label_pause_root(&host, pause_root).await;
+    tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
+    host
 }
 
 /// Labels the pause root for SELinux. All pods share it, so its label has no pod's level.

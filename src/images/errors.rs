@@ -265,8 +265,4 @@ impl Error {
     pub(super) fn image(reason: impl Into<String>) -> Self {
         Self::Invalid { field: "image.image", reason: reason.into() }
     }
-
-    pub(super) fn malformed(digest: &str, reason: impl Into<String>) -> Self {
-        Self::Malformed { digest: digest.to_owned(), reason: reason.into() }
-    }
 }

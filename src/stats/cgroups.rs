@@ -129,7 +129,7 @@ impl Stats {
     pub fn with_rate(&self, key: Key, usage: Usage) -> Reading {
         let mut state = self.inner.lock();
         let cached = state.cgroups.entry(key).or_insert_with(|| Arc::new(Mutex::new(CachedCgroup::without_group())));
-        let mut cached = lock(cached);
+        let mut cached = cached.lock();
         let nano_cores = usage.cpu.as_ref().and_then(|cpu| cached.rate.observe(usage.at, cpu.nanoseconds));
         Reading { usage, nano_cores }
     }
@@ -172,7 +172,7 @@ impl Inner {
         self.networks.forget_dead();
         let all: Vec<_> = self.lock().cgroups.iter().map(|(key, cached)| (key.clone(), Arc::clone(cached))).collect();
         let mut buffer = Buffer::default();
-        let gone = all.iter().filter(|(_, cached)| !lock(cached).sample(&mut buffer));
+        let gone = all.iter().filter(|(_, cached)| !cached.lock().sample(&mut buffer));
         let gone: Vec<&Key> = gone.map(|(key, _)| key).collect();
         let mut state = self.lock();
         for key in gone {

@@ -469,8 +469,8 @@ mod tests {
         assert_eq!(seen, [cni(Some("ADD bridge")), cni(Some("ADD portmap")), cni(None), no_more_cni]);
         // Work outside of an operation, or of the stage, has no detail, and runs all the same.
         assert_eq!(detailed(Stage::Cni, "ADD".to_owned(), async { 7 }).await, 7);
-        let elsewhere = async { detailed(Stage::Cni, "ADD".to_owned(), async { 8 }).await };
-        assert_eq!(operations.track(Verb::RunPodSandbox, "web".to_owned(), elsewhere).await, 8);
+        let elsewhere = detailed(Stage::Cni, "ADD".to_owned(), async { Ok::<_, std::fmt::Error>(8) });
+        assert_eq!(operations.track(Verb::RunPodSandbox, "web".to_owned(), elsewhere).await, Ok(8));
     }
 
     #[tokio::test(start_paused = true)]

@@ -197,7 +197,7 @@ impl Streams {
 
     /// To be called when Tasks.Create has returned: from then on, the end of a stream is its real end.
     pub fn task_created(&self) {
-        lock(&self.keep).clear();
+        self.keep.lock().clear();
     }
 
     /// Creates a new log file at the log's path and continues there: each stream at the end of its current line, or
@@ -248,12 +248,12 @@ impl Streams {
     /// The write end of stdin, while it is open.
     #[must_use]
     pub fn stdin(&self) -> Option<Arc<pipe::Sender>> {
-        lock(&self.stdin).clone()
+        self.stdin.lock().clone()
     }
 
     /// Closes our write end of stdin. The container reads the end when all other holders have closed theirs.
     pub fn close_stdin(&self) {
-        *lock(&self.stdin) = None;
+        *self.stdin.lock() = None;
     }
 
     /// Whether stdin is to be closed when the first attached client leaves.

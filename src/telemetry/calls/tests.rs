@@ -111,6 +111,7 @@ async fn a_call_that_joins_an_operation_knows_it_too() {
 }
 
 #[tokio::test(start_paused = true)]
+#[allow(clippy::async_yields_async, reason = "the call names the operation, which runs after that")]
 async fn an_operation_that_has_ended_when_its_client_leaves_is_logged_then() {
     let (lines, _guard) = Lines::collect();
     let tasks = Tasks::new(Metrics::default());
