@@ -407,7 +407,7 @@ async fn metrics_are_described_and_lie_between_two_reads(scope: Arc<Scope>) -> O
     println!("{} descriptors, {} metrics of a container", described.len(), container.metrics.len());
     if scope.bed.target == Target::Pontoon {
         // A kernel without transparent huge pages has none of their metrics: up to three.
-        let has_huge_pages = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        let has_huge_pages = Path::new("/sys/kernel/mm/transparent_hugepage").exists();
         let least = if cgroup2() { 62 } else { 55 } - if has_huge_pages { 0 } else { 3 };
         ensure!(described.len() >= least, "{}", described.len());
     }
