@@ -176,6 +176,10 @@ fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {
         check::wrong(format!("runtimes.{name}.base_runtime_spec"), format!("{}: {problem}", path.display()))
     };
     let text = read::regular(path, LARGEST_SPEC).map_err(|error| wrong(error.to_string()))?;
+    // serde would take the values of an array for the fields of the spec, in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong("not an OCI spec: it is not a JSON object".to_owned()));
+    }
     serde_json::from_slice(&text).map_err(|error| wrong(format!("not an OCI spec: {error}")))
 }
 

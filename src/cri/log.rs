@@ -48,6 +48,8 @@ impl Cri {
         E: ToStatus,
     {
         let (availability, call) = (&self.node.availability, Call::default());
+        // The futures around it have room for it more than once.
+        let verb = Box::pin(verb);
         // Within the call, so that the line has its keys, also when the call is dropped.
         let work = async {
             let line = Line { availability, method, is_frequent, call: &call, start: Instant::now(), finished: false };

@@ -210,6 +210,8 @@ impl Operations {
         });
         calls::wait_for(&one);
         let entry = TableEntry::new(self.clone(), &one);
+        // Each future around this one has room for it more than once, and they are moved over the stack.
+        let work = Box::pin(work);
         async move {
             let _entry = entry;
             let (keys, current) = (one.keys.clone(), Arc::clone(&one));
@@ -271,7 +273,7 @@ pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
 /// without such a stage it only runs `work`.
 pub async fn detailed<F: Future>(stage: Stage, detail: String, work: F) -> F::Output {
     let shown = CURRENT.try_with(|operation| Detail::new(operation, stage, detail)).ok();
-    let output = work.await;
+    let output = Box::pin(work).await;
     drop(shown);
     output
 }

@@ -52,7 +52,7 @@ async fn the_stage_names_the_plugin_that_hangs_and_its_operation() {
     let node = Node::with_chain("1.0.0");
     node.plugin("second", HANG);
     let (network, one, operations) = (node.start(), sandbox(), Operations::default());
-    let adding = operations.track(Verb::RunPodSandbox, "web".to_owned(), attach(&network, &one));
+    let adding = operations.track(Verb::RunPodSandbox, "web".to_owned(), Box::pin(attach(&network, &one)));
     let shown = || {
         let stages = operations.running().into_iter().flat_map(|one| one.stages);
         stages.map(|open| (open.stage, open.detail)).collect::<Vec<_>>()
