@@ -170,7 +170,8 @@ async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
     let Some(tools) = tools() else { return };
     let mut bed = Bed::start(tools, |settings, _| {
         settings.pace = Pace { bytes_per_second: 1024, window: Duration::from_secs(3) };
-        settings.patience = Duration::from_millis(500);
+        // Long enough for a busy machine to see that the pull of a caller that has left still runs.
+        settings.patience = Duration::from_secs(3);
     })
     .await;
     let host = bed.registry(false).await;
@@ -201,25 +202,22 @@ async fn no_more_pulls_than_may_run_at_once() {
         settings.patience = Duration::from_millis(50);
     })
     .await;
-    // containerd's first garbage collection, 100 ms after its start, deletes the streams (of its streaming API, which
-    // Transfer uses) of a namespace without other resources. So create a lease first.
-    bed.containerd.leased("there-is-something", "2099-01-01T00:00:00Z").await.unwrap();
     // Registries that accept connections and never respond.
     let registries = [silent().await, silent().await];
     let [first, second] = registries.each_ref().map(|(tag, _)| bed.pull(tag));
     let (mut first, mut second) = (Box::pin(first), Box::pin(second));
     // Returns the pull's connection, which must stay open: the pull ends if its registry closes the connection.
-    let dialled = async |registry: usize, pull: &mut (dyn Future<Output = _> + Unpin)| {
-        let dialled = tokio::time::timeout(Duration::from_secs(2), registries[registry].1.accept());
+    let dialled = async |registry: usize, pull: &mut (dyn Future<Output = _> + Unpin), seconds: u64| {
+        let dialled = tokio::time::timeout(Duration::from_secs(seconds), registries[registry].1.accept());
         tokio::select! {
             dialled = dialled => dialled.ok(),
             ended = pull => panic!("it ended: {ended:?}"),
         }
     };
-    let _connection = dialled(0, &mut first).await.expect("it has a place");
-    assert!(dialled(1, &mut second).await.is_none(), "it has no place");
+    let _connection = dialled(0, &mut first, 10).await.expect("it has a place");
+    assert!(dialled(1, &mut second, 2).await.is_none(), "it has no place");
     drop(first);
-    assert!(dialled(1, &mut second).await.is_some(), "the place came free");
+    assert!(dialled(1, &mut second, 10).await.is_some(), "the place came free");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,12 +286,13 @@ async fn what_other_tools_do_shows_within_a_second() {
     bed.containerd.stat_snapshot("native", &image.chain_id).await.expect("the collector keeps it");
 
     let names: Vec<String> = bed.records().await.into_keys().collect();
-    let deadline = Instant::now() + Duration::from_secs(1);
     for name in names {
         bed.ctr(&["images", "rm", &name]);
     }
+    // Not from before ctr's runs, which take long on a busy machine.
+    let deadline = Instant::now() + Duration::from_secs(1);
     until("it is gone", || async { bed.list().await.is_empty() }).await;
-    assert!(Instant::now() < deadline + Duration::from_secs(1));
+    assert!(Instant::now() < deadline);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,14 +224,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_profile_that_cannot_be_loaded_is_told_in_the_parsers_words() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parser");
         // Larger than a pipe's buffer, so that the write is still in progress when the parser exits.
         let text = "#".repeat(200_000);
         let told = async |script: &str, deadline: Duration| {
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            // Written by another process. If this one had the script open for writing, a child that another test forks at
+            // that moment would have it too, and the script could not be executed before the child is another program.
+            let (source, to) = (directory.path().join("source"), &path);
+            fs::write(&source, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let installed = std::process::Command::new("install").arg("--mode=755").arg(source).arg(to).status();
+            assert!(installed.unwrap().success());
             let error = run(&path, &text, deadline).await.unwrap_err().to_string();
             error.replace(&path.display().to_string(), "PARSER")
         };

@@ -30,13 +30,16 @@ async fn states_and_times_follow_each_other(scope: Arc<Scope>) -> Outcome {
     let now = || jiff::Timestamp::now().as_nanosecond();
     let pod = scope.pod().await?;
     let before = now();
-    let id = pod.create(shell("main", "sleep 0.3")).await?;
+    // It runs until it is told to end: a busy machine may need long to ask for its state.
+    let id = pod.create(shell("main", "while [ ! -e /tmp/end ]; do sleep 0.05; done")).await?;
     let created = scope.bed.status(&id).await?;
     ensure!(created.state() == ContainerState::ContainerCreated, "{:?}", created.state());
     ensure!(created.started_at == 0 && created.finished_at == 0, "{created:?}");
     scope.bed.start(&id).await?;
     let running = scope.bed.status(&id).await?;
     ensure!(running.state() == ContainerState::ContainerRunning && running.finished_at == 0, "{running:?}");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    scope.bed.sh(&id, "touch /tmp/end").await?;
     let exited = scope.bed.exited(&id).await?;
     let times = [before, exited.created_at.into(), exited.started_at.into(), exited.finished_at.into(), now()];
     ensure!(times.is_sorted(), "{times:?}");

@@ -151,7 +151,8 @@ async fn what_ignores_the_signal_is_killed_after_the_grace(scope: Arc<Scope>) ->
 
 async fn a_grace_of_zero_kills_at_once(scope: Arc<Scope>) -> Outcome {
     let took = killed_after(&scope, 0).await?;
-    ensure!(took < Duration::from_secs(2), "after {took:?}");
+    // Less than any usual default for the grace, and far more than a kill takes on a busy machine.
+    ensure!(took < Duration::from_secs(6) * *SLOWNESS, "after {took:?}");
     Ok(())
 }
 

@@ -162,7 +162,10 @@ async fn a_registry_token_is_refused_by_name(scope: Arc<Scope>) -> Outcome {
 
 /// kubelet compares only the beginning of the gRPC message.
 async fn the_prefix_of_a_registry_that_is_away_is_the_first_word(scope: Arc<Scope>) -> Outcome {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    // Bound and not listening: connections are refused, and no other test's registry gets the port meanwhile.
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    let nobody = socket.local_addr()?;
     let error = pull_with(&scope, &format!("{nobody}/a:1"), v1::AuthConfig::default()).await;
     let error = error.err().context("nobody answered, and yet")?;
     ensure!(error.message().starts_with("RegistryUnavailable"), "{error}");

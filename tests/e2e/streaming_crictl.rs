@@ -9,6 +9,7 @@ use crate::bed::{Bed, SOON, Target, until};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, shell, sleeper};
 use crate::streaming::{Forward, Session, Terminal};
+use crate::streaming_forward::listens;
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -142,7 +143,9 @@ async fn crictl_attach_pipes_stdin(scope: Arc<Scope>) -> Outcome {
 async fn crictl_port_forward_leads_to_the_pod(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let page = "mkdir /tmp/www; echo a page >/tmp/www/index.html; httpd -f -p 8080 -h /tmp/www";
-    pod.start(shell("main", page)).await?;
+    let id = pod.start(shell("main", page)).await?;
+    // crictl's library ends a session at its first connection that is refused.
+    listens(&scope.bed, &id, 8080).await?;
     for transport in scope.bed.transports() {
         let mut command = scope.bed.tool("crictl");
         command.args(["port-forward", "--transport", transport, &pod.id, "0:8080"]);

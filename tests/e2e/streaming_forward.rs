@@ -50,7 +50,8 @@ async fn echoing(scope: &Scope, port: u16) -> anyhow::Result<Pod> {
     Ok(pod)
 }
 
-async fn listens(bed: &Bed, id: &str, port: u16) -> Outcome {
+/// Waits until a process in the pod listens on a port.
+pub async fn listens(bed: &Bed, id: &str, port: u16) -> Outcome {
     let wanted = format!(":{port:04X}");
     until(SOON, || async {
         // State 0A is LISTEN.

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use pontoon::api::v1 as cri;
@@ -238,8 +239,17 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut()
     panic!("not within ten seconds: {what}");
 }
 
+/// A port that nobody listens on. It is outside the range from which the kernel chooses: another test, or a connection of
+/// any process, could get such a port before it is used. No two calls return the same port.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static LAST: AtomicU16 = AtomicU16::new(0);
+    let first = 15_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    loop {
+        let port = first + LAST.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn run(command: &mut Command) -> String {
@@ -260,6 +270,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 address = "{dir}/containerd.sock"
 [ttrpc]
 address = "{dir}/containerd.ttrpc.sock"
+# Its first garbage collection, otherwise 100 ms after its start, deletes the streams (of its streaming API, which Transfer
+# uses) of a namespace without other resources, and so could break a test's first pull. Later ones follow deletions.
+[plugins."io.containerd.gc.v1.scheduler"]
+startup_delay = "0s"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
 [plugins."io.containerd.image-verifier.v1.bindir"]

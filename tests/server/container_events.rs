@@ -56,17 +56,30 @@ fn names(events: &[ContainerEventResponse]) -> Vec<(&str, ContainerEventType)> {
 async fn a_pods_life_is_told_in_order_to_every_subscriber() {
     let node = Node::start().await;
     let mut subscribers = [subscribe(&node).await, subscribe(&node).await];
+    let mut heard = [Vec::new(), Vec::new()];
+    // An event has the pod's status at the time when it is sent. So the next call is made when all have the events of the
+    // one before.
+    let mut hear = async |id: &str, kind: ContainerEventType| {
+        for (events, heard) in subscribers.iter_mut().zip(&mut heard) {
+            heard.extend(read(events, |event| is(event, id, kind)).await);
+        }
+    };
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
-    let request = requests::container(&sandbox, &pod, "main", &["fake", "exit=3", "after=500"]);
-    let container = node.create(&request).await;
+    hear(&sandbox, Started).await;
+    let container = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    hear(&container, Created).await;
     node.start_container(&container).await;
-    node.ended(&container).await;
+    hear(&container, Started).await;
+    node.containerd.end(&container, 3);
+    hear(&container, Stopped).await;
     let remove = RemoveContainerRequest { container_id: container.clone() };
     node.cri().remove_container(remove).await.unwrap();
+    hear(&container, Deleted).await;
     node.remove(&sandbox).await;
-    for events in &mut subscribers {
-        let events = read(events, |event| is(event, &sandbox, Deleted)).await;
+    hear(&sandbox, Deleted).await;
+    for events in heard {
+        assert!(events.is_sorted_by(|one, next| one.created_at < next.created_at), "{:?}", names(&events));
         let (pod, main) = (sandbox.as_str(), container.as_str());
         let expected = [
             (pod, Created),

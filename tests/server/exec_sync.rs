@@ -121,20 +121,24 @@ async fn commands_wait_for_their_turn_within_their_timeout() {
     let node = Node::start_with("[limits]\nexecs = 2\nexecs_per_container = 1\n").await;
     let (_, one) = node.run_with_container("one", &["fake"]).await;
     let (_, other) = node.run_with_container("other", &["fake"]).await;
-    let start = Instant::now();
-    let slow = exec(&node, &one, &["fake", "exit=1", "after=1500"], 10);
-    let (next, late) = (exec(&node, &one, &["fake", "exit=2"], 10), exec(&node, &one, &["fake", "exit=3"], 1));
-    let free = async {
-        let reply = exec(&node, &other, &["fake", "exit=4"], 10).await.unwrap();
-        (reply.exit_code, start.elapsed())
+    // The first command keeps its slot until the gate opens. A command that ends by itself could end before a busy
+    // machine has sent the others, or begin after them.
+    let gate = node.containerd.hang("Tasks/Start", 1);
+    let slow = exec(&node, &one, &["fake", "exit=1"], 20);
+    let (next, late) = (exec(&node, &one, &["fake", "exit=2"], 20), exec(&node, &one, &["fake", "exit=3"], 1));
+    let free = exec(&node, &other, &["fake", "exit=4"], 10);
+    let others = async {
+        gate.arrived().await;
+        let of_turn = async {
+            let ended = tokio::join!(late, free);
+            gate.open();
+            ended
+        };
+        tokio::join!(next, of_turn)
     };
-    let first = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        tokio::join!(next, late, free)
-    };
-    let (slow, (next, late, free)) = tokio::join!(slow, first);
-    assert_eq!((slow.unwrap().exit_code, next.unwrap().exit_code, free.0), (1, 2, 4));
-    assert!(free.1 < Duration::from_millis(1400), "another container's command did not wait: {:?}", free.1);
+    let (slow, (next, (late, free))) = tokio::join!(slow, others);
+    let free = free.expect("another container's command waited").exit_code;
+    assert_eq!((slow.unwrap().exit_code, next.unwrap().exit_code, free), (1, 2, 4));
     assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     let started = node.containerd.calls().iter().filter(|call| call.method == "Tasks/Exec").count();
     assert_eq!(started, 3, "who waited too long was never started");

@@ -19,7 +19,8 @@ const MOST: u32 = 25;
 const LEAST: Duration = Duration::from_millis(3);
 /// The same minimum as a fraction of the call's base cost, which varies by that much from run to run.
 const NOISE: u32 = 10;
-const RUNS: usize = 3;
+/// As long as the growth does not look linear. What is quadratic does not in any number of runs, and noise seldom lasts.
+const RUNS: usize = 6;
 
 #[derive(Default)]
 struct Growth {

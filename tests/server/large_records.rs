@@ -1,5 +1,7 @@
 //! Pods with the longest annotations that Kubernetes allows, and records that are too large for a message.
 
+use std::time::Duration;
+
 use pontoon::api::v1::*;
 use prost::Message as _;
 use tonic::Code;
@@ -47,7 +49,8 @@ async fn streamed(node: &Node) -> usize {
 async fn f8_a_thousand_pods_with_the_longest_annotations_are_served_after_a_restart() {
     let mut node = Node::start().await;
     add_pods(&mut node, 1000).await;
-    node.spawn().await;
+    // Both processes handle 250 MB of records, which takes a busy machine longer than an ordinary start.
+    node.spawn_within(Duration::from_secs(60)).await;
     let error = node.cri().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
     assert!(error.message().ends_with("; StreamPodSandboxes gives it in parts"), "{error}");

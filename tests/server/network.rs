@@ -10,9 +10,15 @@ use pontoon::api::v1::*;
 use crate::support::server::Node;
 use crate::support::{cni, until};
 
-/// Waits until the server has checked the CNI cache at its start, which it logs.
-async fn has_looked_through_the_cache(node: &Node) {
-    until("it has looked through the cache", || node.log().contains("network attachment")).await;
+/// Starts the server again, and waits until it has checked the CNI cache, which it logs. The log has the lines of earlier
+/// servers too.
+async fn restart_and_look_through_the_cache(node: &mut Node) {
+    let before = node.log().len();
+    node.restart().await;
+    until("it has looked through the cache", || {
+        node.log().get(before..).is_some_and(|new| new.contains("network attachment"))
+    })
+    .await;
 }
 
 async fn address(node: &Node, id: &str) -> String {
@@ -33,14 +39,12 @@ async fn f2_the_networks_of_another_instance_s_pods_are_left_alone() {
     let mut other = Node::start().await;
     let [own, shared] = [&other.cni, &node.cni].map(|cni| cni.cache_dir().display().to_string());
     other.configure(|config| config.replace(&own, &shared));
-    other.restart().await;
-    has_looked_through_the_cache(&other).await;
+    restart_and_look_through_the_cache(&mut other).await;
     assert_eq!(other.cni.calls(), [], "the pod lives");
 
     // The same when the namespace is not pinned: the cache entry says which instance it belongs to.
     unpin(&node.netns(&id));
-    other.restart().await;
-    has_looked_through_the_cache(&other).await;
+    restart_and_look_through_the_cache(&mut other).await;
     assert_eq!(other.cni.calls(), []);
 
     node.restart().await;
@@ -61,8 +65,7 @@ async fn f2_an_attachment_is_given_back_once_its_namespace_is_gone_and_no_sooner
     node.containerd.delete_sandbox(&id);
     node.containerd.delete_container(&id);
     node.configure(|config| config.replace("[containerd]\n", &format!("[containerd]\n{NAMESPACE}")));
-    node.spawn().await;
-    has_looked_through_the_cache(&node).await;
+    restart_and_look_through_the_cache(&mut node).await;
     assert_eq!(node.cni.calls(), added, "in another namespace");
 
     node.configure(|config| config.replace(NAMESPACE, ""));

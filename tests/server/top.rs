@@ -1,5 +1,8 @@
 //! `pontoon top --once`: pods, and the operations in flight for them.
 
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
 use pontoon::api::v1::StopContainerRequest;
 
 use crate::support::server::Node;
@@ -69,14 +72,28 @@ async fn without_a_daemon_it_fails_in_a_sentence() {
     );
 }
 
-/// Runs the command on a terminal of 80 columns. Returns what it shows, and the output of `stty` afterwards.
+/// Runs the command on a terminal of 80 columns, and types the keys when it shows the pod. Returns what it shows, and the
+/// output of `stty` afterwards.
 fn on_a_terminal(node: &Node, prefix: &str, keys: &str) -> (String, String) {
     let top = node.command(&["top", "--interval", "1"]);
     let words: Vec<String> = std::iter::once(top.get_program()).chain(top.get_args()).map(shown).collect();
     let inside = format!("stty rows 24 cols 80; {prefix} {}; echo; echo ENDED; stty -a", words.join(" "));
-    let script = format!("(sleep 1; printf '{keys}'; sleep 3) | script -qec '{inside}' /dev/null");
-    let output = std::process::Command::new("sh").args(["-c", &script]).env("TERM", "xterm").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut script = Command::new("script");
+    script.args(["-qec", &inside, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    // Open to the end: the end of this input would be typed too.
+    let mut keyboard = script.stdin.take().unwrap();
+    let mut output = script.stdout.take().unwrap();
+    let (mut said, mut piece, mut typed) = (Vec::new(), [0; 4096], false);
+    while let Ok(count @ 1..) = output.read(&mut piece) {
+        said.extend_from_slice(&piece[..count]);
+        if !typed && String::from_utf8_lossy(&said).contains("web") {
+            keyboard.write_all(keys.as_bytes()).unwrap();
+            typed = true;
+        }
+    }
+    script.wait().unwrap();
+    let said = String::from_utf8_lossy(&said).into_owned();
     let (screen, after) = said.split_once("ENDED").unwrap_or_else(|| panic!("{said}"));
     (screen.to_owned(), after.to_owned())
 }
@@ -91,7 +108,7 @@ async fn the_terminal_is_as_it_was_at_q_and_at_a_signal() {
     const LEAVE: &str = "\x1b[?1049l";
     let node = Node::start().await;
     node.run(&node.pod("web")).await;
-    for (prefix, keys) in [("", "q"), ("timeout --foreground -s TERM 2", "m")] {
+    for (prefix, keys) in [("timeout --foreground 20", "q"), ("timeout --foreground -s TERM 5", "m")] {
         let (screen, after) = on_a_terminal(&node, prefix, keys);
         assert!(screen.contains(ENTER) && screen.contains("web") && screen.contains("q quit"), "{screen:?}");
         let left = screen.rfind(LEAVE).unwrap_or_else(|| panic!("{screen:?}"));

@@ -149,8 +149,13 @@ impl Node {
 
     /// Starts the server, and waits until it is ready.
     pub async fn spawn(&mut self) {
+        self.spawn_within(PATIENCE).await;
+    }
+
+    /// Like [`Node::spawn`], for a start that takes long.
+    pub async fn spawn_within(&mut self, limit: Duration) {
         self.spawn_without_waiting();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + limit;
         while !self.is_ready().await {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
             assert!(ended.is_none(), "the server ended: {}", self.log());
@@ -296,6 +301,11 @@ impl Node {
     pub fn output(&self, container: &str, stream: &str) -> File {
         // Opened like a shim does: without a reader, a write waits and does not fail.
         File::options().read(true).write(true).open(self.output_path(container, stream)).unwrap()
+    }
+
+    /// Whether the server has read all that was written to that FIFO.
+    pub fn is_read(&self, container: &str, stream: &str) -> bool {
+        rustix::io::ioctl_fionread(self.output(container, stream)).unwrap() == 0
     }
 
     /// The path of that FIFO.

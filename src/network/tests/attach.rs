@@ -141,14 +141,24 @@ async fn attached_is_known_after_a_restart() {
     assert_eq!(network.attached(&SandboxId::random()).await.unwrap(), None);
 }
 
+/// A plugin whose ADD hangs.
+const HANGS: &str = "cat >/dev/null; [ \"$CNI_COMMAND\" = ADD ] && : >$DIR/hangs && exec sleep 300\nexit 0";
+
+/// Waits until that plugin hangs, and so until the plugins before it have ended.
+async fn has_hung(node: &Node) {
+    assert!(within(Duration::from_secs(10), || node.path("hangs").exists()).await, "the plugin does not run");
+}
+
 #[tokio::test]
 async fn a_crash_within_add_leaves_what_del_needs() {
     let node = Node::with_chain("1.0.0");
-    node.plugin("second", "cat >/dev/null; [ \"$CNI_COMMAND\" = ADD ] && exec sleep 300\nexit 0");
+    node.plugin("second", HANGS);
     let (network, sandbox) = (node.start(), sandbox());
-    let add = attach(&network, &sandbox);
     // Dropping the future is the closest a test can come to a crash of the daemon.
-    assert!(tokio::time::timeout(Duration::from_millis(500), add).await.is_err());
+    tokio::select! {
+        ended = attach(&network, &sandbox) => panic!("it ended: {ended:?}"),
+        () = has_hung(&node) => {}
+    }
     let cached = node.cached();
     assert_eq!(cached.get("result"), None);
     assert_eq!(network.attached(&sandbox.id).await.unwrap(), None);
@@ -164,14 +174,16 @@ async fn a_crash_within_add_leaves_what_del_needs() {
 #[tokio::test]
 async fn f4_a_crash_before_the_last_networks_add_is_seen() {
     let mut node = Node::with_chain("1.0.0");
-    node.plugin("hangs", "cat >/dev/null; [ \"$CNI_COMMAND\" = ADD ] && exec sleep 300\nexit 0");
+    node.plugin("hangs", HANGS);
     node.config("20-more.conflist", r#"{"cniVersion":"1.0.0","name":"more","plugins":[{"type":"hangs"}]}"#);
     node.settings.configs.limit = 2;
     let (network, sandbox) = (node.start(), sandbox());
     let prepared = network.prepare(&sandbox).await.unwrap();
     assert_eq!(network.recall(&sandbox.id).await.unwrap(), Recalled::Unfinished, "before the first plugin runs");
-    let add = tokio::time::timeout(Duration::from_secs(1), network.attach(prepared));
-    assert!(add.await.is_err());
+    tokio::select! {
+        ended = network.attach(prepared) => panic!("it ended: {ended:?}"),
+        () = has_hung(&node) => {}
+    }
     assert!(network.attached(&sandbox.id).await.unwrap().is_some());
     assert_eq!(network.recall(&sandbox.id).await.unwrap(), Recalled::Unfinished);
     network.detach(&sandbox).await.unwrap();

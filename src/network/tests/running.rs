@@ -42,14 +42,20 @@ async fn a_plugin_that_never_ends_does_not_keep_its_sandbox() {
 #[tokio::test(start_paused = true)]
 async fn one_that_has_ended_is_not_waited_for() {
     let node = Node::new();
-    drop(running(&node).stderr(Some("ended")).unwrap());
-    assert_eq!(named(&node), ["ended"]);
-    let start = Instant::now();
-    for id in ["ended", "never-was"] {
-        running(&node).wait_until_ended(id).await;
+    let mut waits = Vec::new();
+    // A child that another test forks while the pipe is open has the pipe too, until it calls exec: then the wait is a
+    // wait for that child. So it need not succeed at the first attempt.
+    while waits.last() != Some(&Duration::ZERO) {
+        assert!(waits.len() < 10, "{waits:?}");
+        drop(running(&node).stderr(Some("ended")).unwrap());
+        assert_eq!(named(&node), ["ended"]);
+        let start = Instant::now();
+        for id in ["ended", "never-was"] {
+            running(&node).wait_until_ended(id).await;
+        }
+        waits.push(start.elapsed());
+        assert_eq!(named(&node), [""; 0]);
     }
-    assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(named(&node), [""; 0]);
 }
 
 #[tokio::test]

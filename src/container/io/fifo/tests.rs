@@ -67,6 +67,11 @@ impl Shim {
     fn stdout(&mut self) -> &mut File {
         &mut self.outputs[0]
     }
+
+    /// Whether all that was written to stdout has been read.
+    fn is_read(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.outputs[0]).unwrap() == 0
+    }
 }
 
 /// One stream's bytes as kubelet would reassemble them.
@@ -281,15 +286,19 @@ async fn f6_a_rotation_waits_for_the_end_of_a_line_that_another_daemon_began() {
     let bed = Bed::new();
     let (_streams, mut shim) = bed.prepare(bed.config()).await;
     shim.stdout().write_all(b"begun").unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    until(|| shim.is_read()).await;
     assert!(bed.driver.hand_over(SOON).await);
     let next = Fifo::new(Tasks::default());
     let streams = next.reattach(bed.config()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // When the next daemon has read more of the line, it has opened the log and found that the line continues.
+    shim.stdout().write_all(b" and").unwrap();
+    until(|| shim.is_read()).await;
     let old = bed.rotate("0.log.1");
     let end = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        shim.stdout().write_all(b" and ended\nnext\n").unwrap();
+        // The rotation has begun: before that, what follows the line would be in the old file too.
+        until(|| bed.log().exists()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        shim.stdout().write_all(b" ended\nnext\n").unwrap();
     };
     let (reopened, ()) = tokio::join!(streams.reopen_log(), end);
     reopened.unwrap();
