@@ -453,7 +453,12 @@ metric() { api metrics | awk -v name="$1" '$1 == name { value = $2 } END { print
 
 # asked_by_event ID: whether the event of that container's exit made kubelet inspect its pod. The pod's status does not show
 # that, because kubelet 1.37 also lists the pods once a second.
-asked_by_event() { grep -q "requested pod relist after container termination.* containerID=\"$1\"" "$BED/logs/kubelet.log"; }
+asked_by_event() {
+    local line="requested pod relist after container termination.* containerID=\"$1\""
+    # kubelet 1.36 does not say for which container it was.
+    ! has_containerd_flag "$kubelet_program" || line='Evented PLEG: Generated pod status from the received event'
+    grep -q "$line" "$BED/logs/kubelet.log"
+}
 
 events() {
     local target=$1 number id pid start errors

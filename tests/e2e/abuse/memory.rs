@@ -16,7 +16,9 @@ const GIVEN_BACK: Duration = Duration::from_secs(60);
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
-        rule!(t10_a_passwd_of_ten_million_fields_is_not_taken_apart).alone(),
+        rule!(t10_a_passwd_of_ten_million_fields_is_not_taken_apart)
+            .alone()
+            .only_pontoon("the built-in refuses the container: a line of passwd is too long for it"),
         rule!(t10_an_image_of_millions_of_variables_is_not_kept)
             .alone()
             .only_pontoon("the built-in keeps what Go makes of it"),
@@ -63,7 +65,7 @@ async fn t10_a_passwd_of_ten_million_fields_is_not_taken_apart(scope: Arc<Scope>
         pod.create(container).await?;
         let grown = peak.grown()?;
         println!("    the daemon had {} MiB more at its peak", grown / MIB);
-        ensure!(scope.bed.target == Target::Builtin || grown < 64 * MIB, "{grown} KiB");
+        ensure!(grown < 64 * MIB, "{grown} KiB");
         Ok(())
     };
     victim.beside(&scope.bed, attack).await
