@@ -17,8 +17,8 @@ STAGES=(
     node        # checks that the other stages left nothing on the node
 )
 #
-# A stage's output is in target/test-logs/STAGE.log. If the stage fails, its end and the failed tests are printed. A stage that cannot run has
-# failed. Each stage has a deadline. A whole run takes less than an hour.
+# A stage's output is in target/test-logs/STAGE.log. If the stage fails, its failed tests and the end of its log are printed.
+# A stage that cannot run has failed. Each stage has a deadline. A whole run takes less than an hour.
 set -euo pipefail
 exec </dev/null
 
