@@ -1,6 +1,7 @@
 //! Responses, and one log line for each mutating call: method, result, time. The verbs add the keys of the line, such as
 //! the sandbox's id, when they know them (`log_keys.rs`).
 
+use std::pin::Pin;
 use std::time::Instant;
 
 use prost::Message;
@@ -14,42 +15,41 @@ use crate::telemetry::{Call, millis};
 
 impl Cri {
     /// Runs a mutating verb and logs its result.
-    pub(super) async fn logged<T, E>(
+    pub(super) fn logged<T, E>(
         &self,
         method: &'static str,
         verb: impl Future<Output = Result<T, E>>,
-    ) -> Result<Response<T>, Status>
+    ) -> impl Future<Output = Result<Response<T>, Status>>
     where
         E: ToStatus,
     {
-        self.call(method, false, verb).await
+        self.call(method, false, Box::pin(verb))
     }
 
     /// Runs a verb that kubelet calls all the time, for probes. Only a call that could not be served is logged at level
     /// info; a command that has failed, or that took too long, is the business of its pod.
-    pub(super) async fn logged_if_failed<T, E>(
+    pub(super) fn logged_if_failed<T, E>(
         &self,
         method: &'static str,
         verb: impl Future<Output = Result<T, E>>,
-    ) -> Result<Response<T>, Status>
+    ) -> impl Future<Output = Result<Response<T>, Status>>
     where
         E: ToStatus,
     {
-        self.call(method, true, verb).await
+        self.call(method, true, Box::pin(verb))
     }
 
+    /// The verb is boxed by then: each future around it would have room for it more than once.
     async fn call<T, E>(
         &self,
         method: &'static str,
         is_frequent: bool,
-        verb: impl Future<Output = Result<T, E>>,
+        verb: Pin<Box<impl Future<Output = Result<T, E>>>>,
     ) -> Result<Response<T>, Status>
     where
         E: ToStatus,
     {
         let (availability, call) = (&self.node.availability, Call::default());
-        // The futures around it have room for it more than once.
-        let verb = Box::pin(verb);
         // Within the call, so that the line has its keys, also when the call is dropped.
         let work = async {
             let line = Line { availability, method, is_frequent, call: &call, start: Instant::now(), finished: false };

@@ -262,20 +262,29 @@ impl Drop for TableEntry {
 }
 
 /// Runs `work` as a stage of the current task's operation. In a task without an operation it only runs `work`.
-pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
-    let open = CURRENT.try_with(|operation| Open::new(operation, stage)).ok();
-    let output = super::traces::in_stage(stage, work).await;
-    drop(open);
-    output
+pub fn during<F: Future>(stage: Stage, work: F) -> impl Future<Output = F::Output> {
+    // Boxed before the future around it is made, which would have room for `work` twice: as what it was given, and as
+    // what it awaits. Stages are nested, and their futures are moved over the stack.
+    let work = Box::pin(work);
+    async move {
+        let open = CURRENT.try_with(|operation| Open::new(operation, stage)).ok();
+        let output = super::traces::in_stage(stage, work).await;
+        drop(open);
+        output
+    }
 }
 
 /// Runs `work` as a part of an open stage of the current task's operation, which shows `detail` meanwhile. In a task
 /// without such a stage it only runs `work`.
-pub async fn detailed<F: Future>(stage: Stage, detail: String, work: F) -> F::Output {
-    let shown = CURRENT.try_with(|operation| Detail::new(operation, stage, detail)).ok();
-    let output = Box::pin(work).await;
-    drop(shown);
-    output
+pub fn detailed<F: Future>(stage: Stage, detail: String, work: F) -> impl Future<Output = F::Output> {
+    // Boxed as in `during`.
+    let work = Box::pin(work);
+    async move {
+        let shown = CURRENT.try_with(|operation| Detail::new(operation, stage, detail)).ok();
+        let output = work.await;
+        drop(shown);
+        output
+    }
 }
 
 /// The detail of a stage, which is shown until this value is dropped.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use prost::Message as _;
 
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
@@ -52,7 +53,8 @@ pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest)
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
     let key = Key { name: &name, request };
-    let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
+    // Boxed, because the calls below move it several times.
+    let work = make(Arc::clone(node), Arc::clone(&sandbox), config).boxed();
     let start = || node.tasks.run_named(Verb::CreateContainer, name.clone(), work);
     let made = node.in_flight.new_containers.run(key, node, start);
     match node.tasks.operations().waiting_for(Verb::CreateContainer, &name, made).await {

@@ -37,7 +37,7 @@ pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) ->
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
     let key = Key { name: &name, request };
-    let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
+    let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record).boxed());
     let made = node.in_flight.new_sandboxes.run(key, node, start);
     match node.tasks.operations().waiting_for(Verb::RunPodSandbox, &name, made).await {
         Outcome::Made(sandbox) => {
