@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_need_a_port_that_a_scraper_can_be_told() {
+    fn metrics_need_a_fixed_port() {
         assert!(metrics("127.0.0.1:0").unwrap_err().to_string().starts_with("config key metrics.address: "));
         assert!(metrics("127.0.0.1:9560").unwrap().is_some());
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_profile_that_cannot_be_loaded_is_told_in_the_parsers_words() {
+    async fn the_error_for_a_profile_that_cannot_be_loaded_has_the_parsers_words() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parser");
         // Larger than a pipe's buffer, so that the write is still in progress when the parser exits.

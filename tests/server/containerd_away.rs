@@ -199,7 +199,7 @@ async fn runtime_condition(node: &Node) -> RuntimeCondition {
 
 /// As under SIGSTOP: connections stay open.
 #[tokio::test(flavor = "multi_thread")]
-async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_it_answers() {
+async fn f5_a_containerd_that_hangs_is_reported_within_ten_seconds_until_it_responds() {
     let node = Node::start().await;
     let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let _gate = node.containerd.hang("*", 0);

@@ -120,7 +120,7 @@ fn made_since(node: &Node, start: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f11_a_pod_that_nobody_took_has_its_pause_task_deleted_once() {
+async fn f11_an_unclaimed_pod_has_its_pause_task_deleted_once() {
     let node = Node::start().await;
     let pod = node.pod("web");
     for round in 0..10 {
