@@ -48,7 +48,7 @@ impl Cri {
         E: ToStatus,
     {
         let (availability, call) = (&self.node.availability, Call::default());
-        // The futures around it have room for it more than once.
+        // Boxed, because each future that contains this one would hold its state more than once.
         let verb = Box::pin(verb);
         // Within the call, so that the line has its keys, also when the call is dropped.
         let work = async {

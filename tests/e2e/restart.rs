@@ -279,7 +279,7 @@ async fn a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed(scop
     killed_in_the_middle(&scope, |scope| async move { Ok(runs(&scope)) }).await
 }
 
-/// Starts to create six pods with a container each. Nobody expects that they succeed.
+/// Starts to create six pods with a container each. They may fail.
 fn runs(scope: &Arc<Scope>) -> JoinSet<()> {
     let mut running = JoinSet::new();
     for _ in 0..6 {

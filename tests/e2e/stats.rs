@@ -264,7 +264,7 @@ async fn the_writable_layer_grows(scope: Arc<Scope>) -> Outcome {
     };
     let before = until(Duration::from_secs(30), layer).await?;
     let root = before.fs_id.clone().context("no fs_id")?.mountpoint;
-    ensure!(Path::new(&root).is_dir(), "{root} is no directory");
+    ensure!(Path::new(&root).is_dir(), "{root} is not a directory");
     scope.bed.sh(&id, "head -c 4194304 /dev/zero >/big; for i in 1 2 3; do : >/file$i; done; sync").await?;
     let grown = until(Duration::from_secs(60), || async {
         let now = layer().await?;

@@ -95,7 +95,7 @@ async fn errors_say_that_containerd_does_not_answer_and_the_log_says_it_once() {
     assert!(warnings.len() == 1 && warnings[0].contains("containerd does not answer"), "{warnings:#?}");
     assert!(news.len() == 1 && news[0].contains("containerd answers again"), "{news:#?}");
     assert_eq!(lines("ERROR"), [""; 0]);
-    // The calls are not warnings, but who looks for them finds them by their keys.
+    // The failed calls are logged below the level of a warning, with their keys.
     let keys = format!(" pod=default/web sandbox={sandbox} container={id}");
     for method in ["StopContainer", "ExecSync"] {
         let refused = format!("method={method} result=Unavailable error=");

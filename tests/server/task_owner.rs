@@ -33,7 +33,7 @@ const CODES: [Code; 15] = [
     Code::AlreadyExists,
     Code::Unavailable,
 ];
-/// The longest pause between two retries: an owner that never gives up need not stay fast.
+/// More than the longest pause between two tries of an owner (`LONGEST` in src/task/pace.rs), for a busy machine.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn count(node: &Node, method: &str, object: &str) -> usize {

@@ -20,7 +20,7 @@ use crate::telemetry::{Stream, millis};
 
 /// What [`Error::Exhausted`] says there are too many of.
 const TOO_MANY_COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
-/// The same for URLs that no client has used yet.
+/// What [`Error::Exhausted`] says there are too many of, if too many URLs were issued and not used yet.
 pub(crate) const TOO_MANY_UNCLAIMED: &str = "URLs wait for their clients";
 
 /// Returns the URL at which the client finds the command's streams. The command starts when the client connects.
@@ -56,7 +56,7 @@ fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     slot.ok_or(Error::Exhausted(TOO_MANY_COMMANDS))
 }
 
-/// Checks which streams Exec and Attach request. The messages are upstream's.
+/// Refuses a request of Exec or Attach whose streams cannot be combined.
 pub(crate) fn check_streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
     if tty && stderr {
         let problem = "tty and stderr cannot both be true: a terminal has one output stream".to_owned();
