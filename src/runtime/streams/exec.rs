@@ -12,7 +12,7 @@ use crate::container::io::Target;
 use crate::runtime::lookup::require_running;
 use crate::runtime::read_size::ReadSize;
 use crate::runtime::record_size::check_command;
-use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
+use crate::runtime::streams::run_exec::{CommandRequest, ExecBounds, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
@@ -100,7 +100,7 @@ async fn run(node: &Arc<Node>, request: streaming::Exec, streams: Streams) -> Re
     let slot = take_slot(node, &container)?;
     let mut stdout = ToClient::new(streams.stdout, streams.gone.clone());
     let mut stderr = ToClient::new(streams.stderr, streams.gone.clone());
-    let bounds = Bounds { gone: streams.gone, deadline: None };
+    let bounds = ExecBounds { gone: streams.gone, deadline: None };
     let exec_streams = ExecStreams {
         stdin: streams.stdin,
         stdout: &mut stdout,
