@@ -25,7 +25,7 @@ struct Running<T> {
 struct Callers {
     /// How many wait.
     waiting: watch::Sender<usize>,
-    /// On whose behalf they came: each owner once, even after its callers have left.
+    /// The owners of all callers so far, each once, including those whose callers have left.
     owners: watch::Sender<Vec<String>>,
 }
 

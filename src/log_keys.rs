@@ -156,8 +156,8 @@ pub fn call_with_keys<T>(keys: LogKeys, work: impl FnOnce() -> T) -> T {
     CURRENT.sync_scope(SharedKeys::from(keys), work)
 }
 
-/// Work for another task, with a copy of the current task's keys: one task accepts the connections of all clients, and
-/// each of them is about another pod.
+/// Runs `work`, which is for another task, with a copy of the current task's keys. A copy, because the keys that the
+/// new task adds must not get into the log lines of the task that started it.
 pub fn inherit_keys<F: Future>(work: F) -> impl Future<Output = F::Output> {
     SharedKeys::copy_of_current().scope(work)
 }

@@ -338,7 +338,7 @@ async fn a_configured_name_is_pinned_whoever_brought_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
-async fn the_file_system_is_told() {
+async fn the_file_system_is_reported() {
     let mut bed = Bed::start(|_, _| {}).await;
     let host = bed.registry(false).await;
     bed.push(&small(&bed, "one"), &format!("{host}/a:1"));

@@ -245,7 +245,7 @@ fn a_task_has_one_owner() {
 }
 
 #[test]
-fn what_happens_to_a_container_is_always_told() {
+fn every_change_of_a_container_is_announced() {
     // Node::apply_event notifies the container and the subscribers of events.
     let verbs = production().filter(|source| source.module() == "runtime" && !source.path.ends_with("/announce.rs"));
     let broken = verbs.flat_map(|source| source.naming("container.on("));

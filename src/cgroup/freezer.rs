@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn r15_one_above_is_told_of_and_stays_frozen() {
+    fn r15_a_frozen_cgroup_above_is_reported_and_stays_frozen() {
         let root = tree(&[("pod/freezer.self_freezing", "1\n"), ("pod/c/freezer.self_freezing", "0\n")]);
         let found = thaw_below(&root.path().join("pod/c"), false);
         assert_eq!(found, Frozen { thawed: 0, above: Some(root.path().join("pod")) });

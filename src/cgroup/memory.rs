@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn v1_tells_by_what_was_used_at_most() {
+    fn v1_derives_the_level_from_the_maximum_usage() {
         let unlimited = ("memory.limit_in_bytes", "9223372036854771712\n");
         let fake = Fake::new(&[unlimited, ("memory.max_usage_in_bytes", "20971520\n")]);
         fake.write("c/memory.limit_in_bytes", "9223372036854771712\n");

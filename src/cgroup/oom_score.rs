@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn who_chose_for_himself_keeps_it_and_who_is_gone_does_not_matter() {
+    fn a_process_that_chose_its_own_value_keeps_it_and_one_that_has_ended_is_ignored() {
         let [inherited, own, below] = [800, 900, 800].map(|value| {
             let child = Sleeper(Command::new("sleep").arg("60").spawn().unwrap());
             std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), value.to_string()).unwrap();

@@ -29,8 +29,9 @@ fn remove_v2(hierarchy: Box<dyn Hierarchy>, cgroup: &Path) -> bool {
     Cgroup::load(hierarchy, cgroup).delete().is_ok()
 }
 
-/// The same in each v1 hierarchy. Not by `Cgroup::delete`, which on v1 removes the cgroups below one with processes,
-/// sleeps between its attempts, ends at the first error, and does not know the unified hierarchy of a hybrid.
+/// Removes the cgroup in each v1 hierarchy. `Cgroup::delete` cannot be used: on v1 it removes the cgroups below one
+/// that has processes, sleeps between its attempts, ends at the first error, and does not know the unified hierarchy of
+/// a hybrid.
 fn remove_v1(root: &Path, cgroup: &Path) -> bool {
     // runc creates a cgroup in each hierarchy, including systemd's and the unified one of a hybrid. Behind a symlink
     // (cpu -> cpu,cpuacct) the second removal finds nothing.

@@ -62,7 +62,7 @@ mod tests {
     use crate::admin::v1::OperationsRequest;
 
     #[tokio::test]
-    async fn a_daemon_that_is_not_there_is_told_in_a_sentence() {
+    async fn the_error_for_a_daemon_that_does_not_run_is_a_sentence() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("admin.sock");
         let missing = admin(&socket).operations(OperationsRequest {}).await.unwrap_err();

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_told_in_words() {
+    fn a_value_of_another_type_is_described_in_words() {
         for (text, told) in [
             ("[streaming]\nport = 70000\n", "2: streaming.port is 70000, and has to be a whole number from 0 to 65535"),
             ("[streaming]\nport = \"x\"\n", "2: streaming.port is \"x\", and has to be a whole number from 0 to 65535"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_does_not_exist_is_told_with_those_that_do() {
+    fn the_error_for_an_unknown_key_lists_those_that_exist() {
         for (text, told) in [
             ("[log]\ncolour = true", "2: there is no key log.colour; [log] has level, format"),
             ("[log]\n\nsocket = \"/a\"", "3: there is no key log.socket; did you mean socket?"),

@@ -69,8 +69,8 @@ fn metrics(address: &str) -> Result<Option<Endpoint>, Error> {
     }
     let endpoint = address.parse::<Endpoint>().map_err(|problem| check::wrong(KEY, problem))?;
     match &endpoint {
-        // A scraper could not be told a port that is chosen anew at each start.
-        Endpoint::Loopback(address) if address.port() == 0 => Err(check::wrong(KEY, "0 is no port of a server")),
+        // Port 0 means another port at each start, which no configuration of a scraper could name.
+        Endpoint::Loopback(address) if address.port() == 0 => Err(check::wrong(KEY, "its port must not be 0")),
         Endpoint::Loopback(_) => Ok(Some(endpoint)),
         Endpoint::Unix(socket) => path(KEY, socket).map(Endpoint::Unix).map(Some),
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_need_a_port_that_a_scraper_can_be_told() {
+    fn metrics_need_a_fixed_port() {
         assert!(metrics("127.0.0.1:0").unwrap_err().to_string().starts_with("config key metrics.address: "));
         assert!(metrics("127.0.0.1:9560").unwrap().is_some());
     }

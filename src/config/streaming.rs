@@ -56,7 +56,7 @@ fn duration(key: &str, text: &str) -> Result<Duration, Error> {
     let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
     duration
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| wrong(key, format!("{text:?} is no duration such as \"30s\" or \"4h\"")))
+        .ok_or_else(|| wrong(key, format!("{text:?} is not a duration such as \"30s\" or \"4h\"")))
 }
 
 fn wrong(key: &str, problem: String) -> Error {

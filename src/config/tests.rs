@@ -15,7 +15,7 @@ fn an_unknown_key_is_an_error_that_names_its_line() {
 
 /// The whole text is what `pontoon serve` prints last.
 #[test]
-fn an_error_of_the_file_is_one_line_and_is_told_once() {
+fn an_error_of_the_file_is_one_line_and_is_printed_once() {
     for text in ["[log]\ncolour = true\n", "[streaming]\nport = 70000\n", "[log]\nlevel = info\n"] {
         let error = anyhow::Error::from(parse(text).unwrap_err()).context("start");
         let told = format!("{error:#}");

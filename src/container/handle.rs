@@ -21,7 +21,7 @@ pub struct Container {
     pub record: Record,
     /// Its encoded ListContainers item without the state, which list calls copy.
     pub listed: Bytes,
-    /// Why its creation failed, if what that has left could not be undone.
+    /// Why its creation failed. Set only if the failed creation could not be undone completely.
     pub creation_error: OnceLock<Box<str>>,
     pub root: Root,
     /// The keys of log lines about it, from the first one on.
@@ -32,7 +32,7 @@ pub struct Container {
     spec_lock: tokio::sync::Mutex<()>,
     /// The state. A watch channel, so that stop and remove are notified of the exit.
     state: watch::Sender<State>,
-    /// containerd's task of it, or the task of an earlier start.
+    /// Its task in containerd, or the task of an earlier start.
     task: Mutex<Arc<Task>>,
     /// Whether a removal has begun, after which the exit need not be written any more.
     is_removed: AtomicBool,
@@ -143,7 +143,7 @@ impl Container {
         let _ = self.state.subscribe().wait_for(|state| !state.is_alive()).await;
     }
 
-    /// containerd's task of it. If there is none, a [`Task`] that is already gone.
+    /// Its task in containerd. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn task(&self) -> Arc<Task> {
         Arc::clone(&self.task.lock())

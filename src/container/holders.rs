@@ -20,7 +20,7 @@ const MOST: usize = 4;
 /// How many open files of one process are checked.
 const FILES: usize = 100_000;
 
-/// How a process holds the root file system by copies of mounts.
+/// [`Holder::by`] of a process that holds the root file system by copies of mounts.
 const MOUNTS: &str = "mounts";
 
 /// A process, and how it holds the root file system.

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_does_not_return_is_named_and_nobody_follows_it() {
+    async fn a_call_that_does_not_return_is_named_and_no_other_call_follows_it() {
         let (_held, _, error) = stuck_on("/stuck/here").await;
         assert_eq!(error, "stat(/stuck/here) does not return: the file system does not answer");
         assert_eq!(

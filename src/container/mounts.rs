@@ -90,8 +90,9 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
         }
     }
     check_mappings(mount).map_err(|(name, problem)| invalid(index, &name, problem))?;
-    let propagation = MountPropagation::try_from(mount.propagation)
-        .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
+    let propagation = MountPropagation::try_from(mount.propagation).map_err(|_| {
+        invalid(index, "propagation", format!("{} is not a value of MountPropagation", mount.propagation))
+    })?;
     if mount.recursive_read_only && !mount.readonly {
         return Err(invalid(index, "recursive_read_only", "requires readonly").into());
     }

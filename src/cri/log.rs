@@ -39,7 +39,7 @@ impl Cri {
         self.call(method, true, Box::pin(verb))
     }
 
-    /// The verb is boxed by then: each future around it would have room for it more than once.
+    /// The verb is boxed, because each future that contains this one would hold its state more than once.
     async fn call<T, E>(
         &self,
         method: &'static str,

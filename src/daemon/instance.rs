@@ -8,7 +8,7 @@
 //!   on exec, so no CNI plugin inherits it.
 //! - No other user can hold it: the file can be opened by its owner only. Another user could prepare the file only where
 //!   that user could also replace containerd's socket; a file of another owner is refused.
-//! - The file is never removed. A lock on a removed file would be seen by nobody.
+//! - The file is never removed. No other instance would see a lock on a removed file.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_somebody_else_keeps_its_mode() {
+    fn an_existing_directory_keeps_its_mode() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
         bind(&directory.path().join("x.sock")).unwrap();

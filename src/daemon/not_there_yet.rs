@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_no_runtime_class_can_name_is_told() {
+    fn a_handler_that_no_runtime_class_can_name_causes_a_warning() {
         let text =
             format!("default_runtime = \"My_Own\"\n{CNI}[runtimes.My_Own]\n[runtimes.My_Other]\n[runtimes.good-1]\n");
         let told = warned(&text);

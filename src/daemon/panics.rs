@@ -23,7 +23,7 @@ pub(super) fn end_the_process() {
 /// stderr has no buffer, so the lines are written when this returns.
 fn log(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
-    let reason = panic.payload_as_str().unwrap_or("a value that is no text");
+    let reason = panic.payload_as_str().unwrap_or("a value that is not text");
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or_default();
     tracing::error!(thread, reason, "panicked at {location}: the daemon ends");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn f5_who_hangs_is_seen_within_ten_seconds_and_is_well_with_the_answer() {
+    async fn f5_a_hang_is_detected_within_ten_seconds_and_ends_with_the_response() {
         let resumed = Notify::new();
         let ask = || async {
             resumed.notified().await;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_answers_late_is_well() {
+    async fn a_late_response_is_no_outage() {
         let ask = || async {
             sleep(PATIENCE - Duration::from_millis(1)).await;
             Ok(())

@@ -81,7 +81,7 @@ async fn it_is_abandoned_a_minute_after_the_last_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_what_was_abandoned() {
+async fn an_abandoned_operation_is_not_joined() {
     let flights = flights();
     let cancelled = |flight: Flight<&'static str, u32>| async move {
         flight.abandoned(MINUTE).await;

@@ -71,7 +71,7 @@ pub fn remove_mount_point(target: &Path) -> io::Result<()> {
 fn problem(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::NotADirectory => "is no directory".to_owned(),
+        io::ErrorKind::NotADirectory => "is not a directory".to_owned(),
         io::ErrorKind::CrossesDevices => "leads out of the image".to_owned(),
         _ => error.to_string(),
     }

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn two_failures_are_both_told() {
+    fn both_failures_are_in_the_error() {
         let text = |first, second| both::<(), ()>(first, second).map(drop).map_err(|error| error.chain());
         assert_eq!(text(Err(failed("a")), Err(failed("b"))), Err("field: a; at the same time: field: b".to_owned()));
         assert_eq!(text(Ok(()), Err(failed("b"))), Err("field: b".to_owned()));

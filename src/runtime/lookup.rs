@@ -31,7 +31,7 @@ impl Node {
         found
     }
 
-    /// The same for a container that the task's log lines are not about.
+    /// Like [`Node::container`], but does not change the keys of the task's log lines, which are about another object.
     pub(super) fn other_container(&self, id: &str) -> Result<Arc<Container>> {
         resolve("container", "container_id", id, self.store.containers.find(id))
     }

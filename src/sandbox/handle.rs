@@ -27,7 +27,7 @@ pub struct Sandbox {
     log_keys: LogKeys,
     /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
-    /// Why its creation failed, if what that has left could not be undone.
+    /// Why its creation failed. Set only if the failed creation could not be undone completely.
     pub creation_error: OnceLock<Box<str>>,
     /// The state. A watch channel, so that a stop is notified when the pause process ends.
     state: watch::Sender<State>,

@@ -150,10 +150,10 @@ pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<O
     security::seccomp_file(&security::SeccompRequest::container(context))
 }
 
-/// The same for the pause container of a pod.
+/// The file of the Localhost seccomp profile that a pod requests for its pause container; the verb reads it.
 ///
 /// # Errors
-/// The same as for [`seccomp_file`].
+/// [`Error::Invalid`] unless it is a clean absolute path.
 pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<ProfileFile>, Error> {
     security::seccomp_file(&security::SeccompRequest::sandbox(context))
 }

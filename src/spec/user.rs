@@ -189,7 +189,7 @@ fn number(text: &str, field: &str) -> Result<Option<u32>, Error> {
     if !is_number(text) {
         return Ok(None);
     }
-    let value = text.parse().map_err(|_| Error::invalid(field, format!("{text} is no id")))?;
+    let value = text.parse().map_err(|_| Error::invalid(field, format!("{text} is not an id")))?;
     id(field, value).map(Some)
 }
 

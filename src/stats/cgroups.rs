@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_kept_when_nobody_has_asked_for_a_minute() {
+    async fn nothing_is_kept_after_a_minute_without_requests() {
         let root = tree();
         let stats = stats(root.path());
         stats.requested();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_again_later_gets_a_sampler_again() {
+    async fn a_later_request_starts_the_sampler_again() {
         let root = tree();
         let stats = stats(root.path());
         stats.requested();

@@ -71,17 +71,18 @@ enum Claim {
 /// Whether a caller has received the object.
 struct Claims(watch::Sender<Claim>);
 
-struct Flight<T, E, R> {
+/// An operation that creates an object, or its result that no caller has claimed.
+struct SharedCreation<T, E, R> {
     request: R,
     claims: Arc<Claims>,
     result: SharedResult<Created<T, E>>,
 }
 
-type InFlight<T, E, R> = HashMap<String, Arc<Flight<T, E, R>>>;
+type ByName<T, E, R> = HashMap<String, Arc<SharedCreation<T, E, R>>>;
 
 /// The operations of one kind that are running or unclaimed, by the object's name.
 pub struct Creations<T, E, R> {
-    flights: Arc<Mutex<InFlight<T, E, R>>>,
+    by_name: Arc<Mutex<ByName<T, E, R>>>,
     tasks: Tasks,
 }
 
@@ -93,7 +94,7 @@ where
 {
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
-        Self { flights: Arc::default(), tasks }
+        Self { by_name: Arc::default(), tasks }
     }
 
     /// Joins the operation with this name and request, or starts it. `target.list` is called once, by the first caller
@@ -108,30 +109,32 @@ where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
         let Key { name, request } = key;
-        let flight = {
-            let mut flights = self.flights.lock();
-            match flights.get(name) {
-                Some(flight) if flight.request == request && !flight.claims.are_abandoned() => Arc::clone(flight),
-                Some(flight) => {
-                    flight.claims.abandon();
+        let creation = {
+            let mut by_name = self.by_name.lock();
+            match by_name.get(name) {
+                Some(creation) if creation.request == request && !creation.claims.are_abandoned() => {
+                    Arc::clone(creation)
+                }
+                Some(creation) => {
+                    creation.claims.abandon();
                     return Outcome::Conflict;
                 }
                 None => {
                     let claims = Arc::new(Claims(watch::Sender::new(Claim::Open)));
                     let result = self.start(name.to_owned(), Arc::clone(&claims), start(), Arc::clone(target));
-                    let flight = Arc::new(Flight { request, claims, result });
-                    flights.insert(name.to_owned(), Arc::clone(&flight));
-                    flight
+                    let creation = Arc::new(SharedCreation { request, claims, result });
+                    by_name.insert(name.to_owned(), Arc::clone(&creation));
+                    creation
                 }
             }
         };
-        flight.outcome(&**target).await
+        creation.outcome(&**target).await
     }
 
     /// How many operations are running or unclaimed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.flights.lock().len()
+        self.by_name.lock().len()
     }
 
     #[must_use]
@@ -139,7 +142,7 @@ where
         self.len() == 0
     }
 
-    /// Starts the operation. To be called with the flights locked: the operation removes its own.
+    /// Starts the operation. To be called with `by_name` locked: the operation removes its own.
     fn start<F>(
         &self,
         name: String,
@@ -150,22 +153,22 @@ where
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
-        let flights = Arc::clone(&self.flights);
+        let by_name = Arc::clone(&self.by_name);
         let tasks = self.tasks.clone();
         self.tasks.shared_operation(async move {
-            let remove_flight = move || flights.lock().remove(&name);
+            let remove_creation = move || by_name.lock().remove(&name);
             match work.await {
                 Ok(creation) => {
                     let object = Arc::clone(&creation.object);
                     // Not an operation: a drain must not wait four minutes for a claim.
                     tasks.background(async move {
                         claims.commit_or_roll_back(creation, target).await;
-                        remove_flight();
+                        remove_creation();
                     });
                     Ok(object)
                 }
                 Err(error) => {
-                    remove_flight();
+                    remove_creation();
                     Err(Arc::new(error))
                 }
             }
@@ -173,7 +176,7 @@ where
     }
 }
 
-impl<T, E, R> Flight<T, E, R> {
+impl<T, E, R> SharedCreation<T, E, R> {
     /// Waits for the operation and claims the object.
     async fn outcome(&self, target: &impl ListTarget<T>) -> Outcome<T, E> {
         match self.result.clone().await {

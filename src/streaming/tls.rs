@@ -31,14 +31,14 @@ pub enum TlsError {
     /// The metadata of a file could not be read.
     #[error("read the metadata of {path}")]
     Look {
-        /// Of the certificate or of the key.
+        /// The path of the certificate or of the key.
         path: PathBuf,
         source: io::Error,
     },
     /// A file could not be read, or does not contain what it should.
     #[error("read {path}")]
     Read {
-        /// Of the certificate or of the key.
+        /// The path of the certificate or of the key.
         path: PathBuf,
         source: pem::Error,
     },

@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn the_kernels_refusal_is_told_and_no_helper_stays() {
+    fn the_kernels_refusal_is_returned_and_no_helper_stays() {
         let refused = create(Range { host: u32::MAX - 1, length: 10 }, Range { host: 0, length: 1 }, false);
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
         // This owner is not a valid user id.

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t12_nothing_is_written_to_what_stands_in_a_files_place() {
+    fn t12_nothing_is_written_to_a_fifo_or_symlink_in_a_files_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("precious"), "precious").unwrap();

@@ -136,7 +136,8 @@ impl<F: TaskObserver> Driver<F> {
                 let _ = self.want.changed().await;
             }
             Act::Watch => self.watch().await,
-            // In a box: nearly all of a task's life its owner rests or watches, and the state of these would be 14 KiB of each.
+            // Boxed: an owner rests or watches nearly all the time, and would otherwise hold the 14 KiB of this
+            // future's state all that time.
             act => self.act(act).boxed().await,
         }
     }

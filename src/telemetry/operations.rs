@@ -210,7 +210,8 @@ impl Operations {
         });
         calls::wait_for(&one);
         let entry = TableEntry::new(self.clone(), &one);
-        // Each future around this one has room for it more than once, and they are moved over the stack.
+        // Boxed, because each future that contains this one would hold its state more than once, and is moved on the
+        // stack.
         let work = Box::pin(work);
         async move {
             let _entry = entry;

@@ -179,7 +179,7 @@ async fn warm_up(bed: &Arc<Bed>) -> Outcome {
 
 async fn standing_to_the_end(scope: &Scope) -> Report {
     let start = Instant::now();
-    let stand = standing::still_stand(scope, *STANDING).await.and(scope.sweep().await);
+    let stand = standing::expect_standing(scope, *STANDING).await.and(scope.sweep().await);
     let verdict = stand.map_or_else(Verdict::Failed, |()| Verdict::Passed);
     Report { name: format!("harness::{}_pods_stand_to_the_end", *STANDING), verdict, took: start.elapsed() }
 }

@@ -25,12 +25,12 @@ const LIMIT: i64 = 16 << 20;
 
 pub fn tests() -> Vec<Test> {
     vec![
-        rule!(a_hundred_ooms_at_once_are_told_with_their_exits)
+        rule!(a_hundred_ooms_at_once_are_reported_with_their_exits)
             .only_pontoon("its status can be EXITED before it says OOMKilled (containerd#12372)")
             .alone()
             .within(240),
-        rule!(who_reaches_the_pods_limit_is_oom_killed_too),
-        rule!(a_container_that_somebody_kills_is_not_oom_killed),
+        rule!(a_container_that_reaches_the_pods_limit_is_oom_killed_too),
+        rule!(a_container_that_a_user_kills_is_not_oom_killed),
         rule!(a_container_that_loses_a_child_is_not_oom_killed)
             .only_pontoon("it says OOMKilled, whatever process it was and how the container ended"),
     ]
@@ -42,7 +42,7 @@ fn hungry(name: &str, before: &str, limit: i64) -> ContainerConfig {
     config
 }
 
-async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> Outcome {
+async fn a_hundred_ooms_at_once_are_reported_with_their_exits(scope: Arc<Scope>) -> Outcome {
     let volume = scope.volume("go")?;
     let gate = volume.join("gate");
     mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
@@ -74,16 +74,16 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
         for status in event.containers_statuses {
             let Some(ended) = containers.get_mut(&status.id) else { continue };
             if status.state() == ContainerState::ContainerExited {
-                told_as_oom(&status)?;
+                expect_oom_killed(&status)?;
                 *ended = true;
             }
         }
     }
     let statuses = join_all(containers.keys().map(|id| scope.bed.status(id))).await;
-    statuses.into_iter().try_for_each(|status| told_as_oom(&status?))
+    statuses.into_iter().try_for_each(|status| expect_oom_killed(&status?))
 }
 
-fn told_as_oom(status: &ContainerStatus) -> Outcome {
+fn expect_oom_killed(status: &ContainerStatus) -> Outcome {
     ensure!(status.exit_code == 137 && status.reason == "OOMKilled", "{} {}", status.exit_code, status.reason);
     ensure!(status.message == "the container reached its memory limit", "{}", status.message);
     Ok(())
@@ -107,7 +107,7 @@ fn limit_pod(parent: &str, bytes: i64) -> Outcome {
     Ok(())
 }
 
-async fn who_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outcome {
+async fn a_container_that_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let parent = pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).context("cgroup parent")?;
     limit_pod(&parent, 40 << 20)?;
@@ -120,7 +120,7 @@ async fn who_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outc
     Ok(())
 }
 
-async fn a_container_that_somebody_kills_is_not_oom_killed(scope: Arc<Scope>) -> Outcome {
+async fn a_container_that_a_user_kills_is_not_oom_killed(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     resources(&mut config).memory_limit_in_bytes = 64 << 20;

@@ -26,7 +26,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         rule!(after_a_kill_everything_is_as_it_was).alone().within(240).only_pontoon(BUILTIN),
         rule!(after_a_sigterm_pods_run_on).alone().only_pontoon(BUILTIN),
-        rule!(an_exit_while_the_daemon_is_away_is_told).alone().only_pontoon(BUILTIN),
+        rule!(an_exit_while_the_daemon_is_away_is_reported).alone().only_pontoon(BUILTIN),
         rule!(a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed)
             .alone()
             .within(180)
@@ -215,7 +215,7 @@ async fn after_a_sigterm_pods_run_on(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome {
+async fn an_exit_while_the_daemon_is_away_is_reported(scope: Arc<Scope>) -> Outcome {
     let volume = scope.volume("data")?;
     let pod = scope.pod().await?;
     let mut config = shell("main", "while [ ! -e /data/go ]; do sleep 0.05; done; exit 17");
@@ -279,7 +279,7 @@ async fn a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed(scop
     killed_in_the_middle(&scope, |scope| async move { Ok(runs(&scope)) }).await
 }
 
-/// Starts to create six pods with a container each. Nobody expects that they succeed.
+/// Starts to create six pods with a container each. They may fail.
 fn runs(scope: &Arc<Scope>) -> JoinSet<()> {
     let mut running = JoinSet::new();
     for _ in 0..6 {

@@ -14,7 +14,7 @@ const OUTLIVES: &str = "the built-in lets the command of an exec run on when its
 
 pub fn tests() -> Vec<Test> {
     vec![
-        rule!(exec_tells_streams_and_exit_code),
+        rule!(exec_returns_streams_and_exit_code),
         rule!(exec_reads_stdin_until_its_half_close),
         rule!(exec_passes_a_large_output_whole),
         rule!(exec_of_a_missing_program_fails_with_its_name),
@@ -28,7 +28,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-async fn exec_tells_streams_and_exit_code(scope: Arc<Scope>) -> Outcome {
+async fn exec_returns_streams_and_exit_code(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     for protocol in scope.bed.protocols() {

@@ -95,7 +95,7 @@ async fn errors_say_that_containerd_does_not_answer_and_the_log_says_it_once() {
     assert!(warnings.len() == 1 && warnings[0].contains("containerd does not answer"), "{warnings:#?}");
     assert!(news.len() == 1 && news[0].contains("containerd answers again"), "{news:#?}");
     assert_eq!(lines("ERROR"), [""; 0]);
-    // The calls are not warnings, but who looks for them finds them by their keys.
+    // The failed calls are logged below the level of a warning, with their keys.
     let keys = format!(" pod=default/web sandbox={sandbox} container={id}");
     for method in ["StopContainer", "ExecSync"] {
         let refused = format!("method={method} result=Unavailable error=");
@@ -199,7 +199,7 @@ async fn runtime_condition(node: &Node) -> RuntimeCondition {
 
 /// As under SIGSTOP: connections stay open.
 #[tokio::test(flavor = "multi_thread")]
-async fn f5_a_containerd_that_hangs_is_told_within_ten_seconds_and_is_well_when_it_answers() {
+async fn f5_a_containerd_that_hangs_is_reported_within_ten_seconds_until_it_responds() {
     let node = Node::start().await;
     let (sandbox, id) = node.run_with_container("web", &["fake"]).await;
     let _gate = node.containerd.hang("*", 0);

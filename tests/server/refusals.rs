@@ -20,7 +20,7 @@ async fn beside_containerds_own_cri_it_says_how_to_switch_that_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
+async fn an_active_images_plugin_of_containerds_cri_does_not_prevent_the_start() {
     let mut node = Node::start().await;
     node.containerd.load(("io.containerd.cri.v1", "images"));
     node.restart().await;
@@ -29,7 +29,7 @@ async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
 
 /// docs/rulings.md 22: an outdated runtime is reported, and used all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_runc_is_told_and_is_no_obstacle() {
+async fn an_old_runc_is_reported_and_does_not_prevent_the_start() {
     let mut node = Node::start().await;
     let told = async |node: &Node| {
         let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
@@ -78,7 +78,7 @@ async fn running_pods_of_containerds_own_cri_are_named_and_the_ended_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_configuration_is_told_in_the_last_line() {
+async fn the_last_line_describes_a_wrong_configuration() {
     let mut node = Node::start().await;
     for (line, told) in [
         ("streaming.port = 70000", "line 1: streaming.port is 70000, and has to be a whole number from 0 to 65535"),
@@ -95,7 +95,7 @@ async fn a_wrong_configuration_is_told_in_the_last_line() {
 
 /// A snapshotter or a runtime may be installed later, so the start is not refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_configuration_names_and_the_node_lacks_is_told_and_is_no_obstacle() {
+async fn a_key_that_names_what_the_node_lacks_is_a_warning_and_does_not_prevent_the_start() {
     let mut node = Node::start().await;
     let handler = "[runtimes.runc]\n[runtimes.x]\nsnapshotter = \"zfs\"\noptions.BinaryName = \"/nonexistent/runc\"\n";
     node.configure(|config| config + handler);

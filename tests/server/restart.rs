@@ -149,7 +149,7 @@ async fn a_damaged_record_is_listed_and_can_be_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
+async fn objects_of_other_clients_are_neither_listed_nor_touched() {
     let mut node = Node::start().await;
     node.kill();
     let foreign = "f".repeat(64);

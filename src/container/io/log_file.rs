@@ -243,7 +243,7 @@ impl LogWriter {
         Self { file, target }
     }
 
-    /// For a task that waits for a switch to a new file.
+    /// A receiver that is notified when the log switches to a new file.
     pub(super) fn target(&self) -> watch::Receiver<Arc<LogFile>> {
         self.target.clone()
     }

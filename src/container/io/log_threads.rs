@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_forgotten() {
+    fn the_share_of_a_pod_that_is_gone_is_forgotten() {
         let share = Share::of(Path::new("/logs/gone"));
         drop(share);
         let _other = Share::of(Path::new("/logs/another"));

@@ -166,7 +166,7 @@ fn propagation_needs_a_mount_that_propagates() {
 }
 
 #[test]
-fn a_stuck_call_is_told_as_a_call() {
+fn the_error_for_a_stuck_call_looks_like_a_call() {
     let error = Error::from(HostError::Stuck { operation: "stat", path: "/mnt/nfs".into() });
     assert_eq!(error.to_string(), "stat(/mnt/nfs) does not return: the file system does not answer");
 }

@@ -70,7 +70,7 @@ impl Levels {
     }
 
     /// Reserves a random level that is not in use. It is random so that a released level is not soon used again: files
-    /// of a removed pod may still carry it. `is_in_use` tells which levels are in use without a reservation.
+    /// of a removed pod may still carry it. `is_in_use` says which levels are in use without a reservation.
     ///
     /// # Errors
     /// [`Exhausted`] when all levels are in use.

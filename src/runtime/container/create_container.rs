@@ -77,7 +77,7 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
         return Err(Error::missing_field("config.image.image"));
     }
     if !signal::is_known(config.stop_signal) {
-        let problem = format!("{} is no Signal", config.stop_signal);
+        let problem = format!("{} is not a value of Signal", config.stop_signal);
         return Err(Error::Invalid { field: "config.stop_signal", problem });
     }
     spec::check_container_enums(&config)?;

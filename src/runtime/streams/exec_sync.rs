@@ -13,7 +13,7 @@ use crate::container::io::{Collector, DRAIN, KeptOutput, REPLY_CAP};
 use crate::joined;
 use crate::runtime::lookup::require_running;
 use crate::runtime::record_size::check_command;
-use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
+use crate::runtime::streams::run_exec::{CommandRequest, ExecBounds, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::{QueueFull, Slot};
 use crate::telemetry::{Stream, Verb, millis};
@@ -50,7 +50,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
     let gone = CancellationToken::new();
     let _gone_on_drop = gone.clone().drop_guard();
-    let (shared, bounds) = (Arc::clone(node), Bounds { gone, deadline });
+    let (shared, bounds) = (Arc::clone(node), ExecBounds { gone, deadline });
     // Detached: a process that was created is deleted even if the client has left.
     let work = {
         let id = container.id().to_string();
@@ -66,7 +66,7 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     }
 }
 
-async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
+async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &ExecBounds) -> Result<ExecSyncReply> {
     let since = Instant::now();
     let slot = queue(node, container, bounds).await?;
     let _alive = node.tasks.operations().metrics().stream(Stream::ExecSync);
@@ -85,7 +85,7 @@ async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &B
 }
 
 /// Waits for a slot for a command, at most until its bounds are exceeded.
-async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Slot> {
+async fn queue(node: &Node, container: &Container, bounds: &ExecBounds) -> Result<Slot> {
     let id = container.id();
     let since = Instant::now();
     let slot = tokio::select! {
@@ -102,7 +102,7 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
 }
 
 /// Until when the command may live if this daemon ends earlier, in milliseconds since the epoch.
-fn until(bounds: &Bounds) -> u64 {
+fn until(bounds: &ExecBounds) -> u64 {
     let Some((at, _)) = bounds.deadline else { return u64::MAX };
     let end = SystemTime::now() + at.saturating_duration_since(Instant::now());
     let since_epoch = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -49,14 +49,14 @@ pub(crate) struct ExecStreams<'a, O, E> {
 }
 
 /// What ends a command that does not end by itself.
-pub(crate) struct Bounds {
+pub(crate) struct ExecBounds {
     /// Cancelled when the client has left.
     pub(crate) gone: CancellationToken,
     /// When its time is over, and how long it had.
     pub(crate) deadline: Option<(Instant, Duration)>,
 }
 
-impl Bounds {
+impl ExecBounds {
     /// Resolves when the command must be killed; returns the reason.
     pub(crate) async fn over(&self, id: &ContainerId) -> Error {
         let time = async {
@@ -80,7 +80,7 @@ pub(crate) async fn run_exec<O, E>(
     node: &Arc<Node>,
     request: CommandRequest<'_>,
     streams: ExecStreams<'_, O, E>,
-    bounds: &Bounds,
+    bounds: &ExecBounds,
 ) -> Result<Exit>
 where
     O: Target,
@@ -199,7 +199,7 @@ impl Command {
         &self,
         mut io: ExecIo,
         streams: ExecStreams<'_, O, E>,
-        bounds: &Bounds,
+        bounds: &ExecBounds,
         tty: bool,
     ) -> Result<Exit>
     where

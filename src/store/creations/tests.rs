@@ -87,7 +87,7 @@ async fn a_retry_after_a_client_left_gets_the_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_took_is_taken_back_after_four_minutes() {
+async fn an_object_that_no_caller_received_is_rolled_back_after_four_minutes() {
     let bench = Bench::new();
     let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -114,7 +114,7 @@ async fn a_failure_reaches_all_and_frees_the_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f7_what_nobody_took_is_held_until_it_is_taken_back_however_long_that_takes() {
+async fn f7_the_name_of_an_unclaimed_object_is_held_until_its_rollback_has_ended() {
     let bench = Bench::new();
     bench.counts.undo_takes.store(3600, Relaxed);
     let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
