@@ -10,8 +10,8 @@ STAGES=(
     kubelet     # kubelet runs pods on Pontoon and on the built-in CRI; compares the times
     critest     # the CRI conformance tests; those of streaming once more by WebSocket
     compare     # the stats of Pontoon and of the built-in CRI, compared with the cgroup's values
-    summary     # kubelet's stats of a pod, from cAdvisor and from CRI only
     images      # tests/images.rs: pulls with a real containerd and real registries
+    summary     # kubelet's stats of a pod, from cAdvisor and from CRI only
     events      # kubelet with evented PLEG reports a container's exit at once
     fuzz        # each parser's fuzz target for five seconds
     suite       # level 5: tests/e2e/*.rs on a bed
@@ -24,11 +24,11 @@ declare -A BESIDE=(
     # Its guests are kernels that run as processes. They compute for minutes, but only with CPU time that no other process
     # wants (chrt --idle). They use no network, mount or cgroup of the node, so that no other stage waits for a lock that
     # they hold. Their own time limits are six times as long as usual.
-    [cgroup2]="units server kubelet critest compare summary images"
-    # They wait most of the time: for kubelet's periods, for containers to end, for registries that do not answer. Their
-    # limits are many seconds, or a ratio that is measured in turns: critest and compare hold up both sides alike.
-    [kubelet]="critest compare"
-    [summary]="images"
+    [cgroup2]="units server kubelet critest compare images summary"
+    # They wait most of the time: for kubelet's periods, for containers to end, for registries that do not answer. The limits
+    # of critest, compare and images are many seconds. kubelet's is a ratio of medians, of runs on both sides in turns, and
+    # allows another second.
+    [kubelet]="critest compare images"
 )
 #
 # A stage's output is in target/test-logs/STAGE.log. If the stage fails, its failed tests and the end of its log are printed.
@@ -90,7 +90,7 @@ remove_cni() {
     made_cni=
 }
 
-unshare_all() {
+stop_sharing() {
     remove_cni
     [[ -n $registry ]] || return 0
     tests/images/registry.sh down "$registry" || true
@@ -133,7 +133,7 @@ leave() {
     trap - EXIT
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" || true; done
-    unshare_all
+    stop_sharing
     take_down_leftovers
     exit $status
 }
