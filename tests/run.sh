@@ -23,7 +23,7 @@ STAGES=(
 declare -A BESIDE=(
     # Its guests are kernels that run as processes. They compute for minutes, but only with CPU time that no other process
     # wants (chrt --idle). They use no network, mount or cgroup of the node, so that no other stage waits for a lock that
-    # they hold. Their own time limits are six times as long as usual.
+    # they hold. In them the time limits of the suite are six times as long as usual, and those of critest are minutes.
     [cgroup2]="units server kubelet critest compare images summary"
     # They wait most of the time: for kubelet's periods, for containers to end, for registries that do not answer. The limits
     # of critest, compare and images are many seconds. kubelet's is a ratio of medians, of runs on both sides in turns, and
