@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::operations::{InFlight, Operations, Verb};
+use super::names::Verb;
+use super::operations::{InFlight, Operations};
 use crate::log_keys::{LogKeys, add_keys, with_keys};
 use crate::mutex::Mutex;
 

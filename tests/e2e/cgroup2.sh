@@ -130,7 +130,8 @@ cpu() {
 }
 
 boot() {
-    declare -px | grep -vE '^declare -x (OLDPWD|PWD|SHLVL|_)=' | sed 's/^declare -x/export/' >"$scratch/env"
+    # A guest has a network of its own, and does not reach a registry of the host (IMAGES_PORT).
+    declare -px | grep -vE '^declare -x (OLDPWD|PWD|SHLVL|_|IMAGES_PORT)=' | sed 's/^declare -x/export/' >"$scratch/env"
     printf '%q ' "$@" >"$scratch/command"
     write_init >"$scratch/init"
     chmod 755 "$scratch/init"

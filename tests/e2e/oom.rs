@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerConfig, ContainerState, ContainerStatus};
+use tokio::task::JoinSet;
 
 use crate::bed::Target;
 use crate::harness::{Outcome, Test, rule};
@@ -42,29 +43,37 @@ fn hungry(name: &str, before: &str, limit: i64) -> ContainerConfig {
     config
 }
 
-async fn a_hundred_ooms_at_once_are_reported_with_their_exits(scope: Arc<Scope>) -> Outcome {
-    let volume = scope.volume("go")?;
-    let gate = volume.join("gate");
-    mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
-    // One write puts a line for each container into the FIFO, so that all continue at once. A container that opens it
-    // late still finds a line.
-    let waiting = |name: String| {
-        let mut config = hungry(&name, "read line </go/gate;", LIMIT);
+/// Starts a pod whose containers wait for a line of the FIFO `gate` in the volume. Returns their ids.
+async fn waiting_pod(scope: Arc<Scope>, volume: PathBuf) -> anyhow::Result<Vec<String>> {
+    let pod = scope.pod().await?;
+    let mut ids = Vec::new();
+    for number in 0..EACH {
+        let mut config = hungry(&format!("c{number}"), "read line </go/gate;", LIMIT);
         config.mounts.push(v1::Mount {
             host_path: volume.display().to_string(),
             container_path: "/go".to_owned(),
             ..Default::default()
         });
-        config
-    };
-    let mut containers = HashMap::new();
+        ids.push(pod.start(config).await?);
+    }
+    Ok(ids)
+}
+
+async fn a_hundred_ooms_at_once_are_reported_with_their_exits(scope: Arc<Scope>) -> Outcome {
+    let volume = scope.volume("go")?;
+    let gate = volume.join("gate");
+    mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
+    let mut starts = JoinSet::new();
     for _ in 0..PODS {
-        let pod = scope.pod().await?;
-        for number in 0..EACH {
-            containers.insert(pod.start(waiting(format!("c{number}"))).await?, false);
-        }
+        starts.spawn(waiting_pod(scope.clone(), volume.clone()));
+    }
+    let mut containers = HashMap::new();
+    while let Some(ids) = starts.join_next().await {
+        containers.extend(ids??.into_iter().map(|id| (id, false)));
     }
     let mut events = scope.bed.runtime().get_container_events(v1::GetEventsRequest {}).await?.into_inner();
+    // One write puts a line for each container into the FIFO, so that all continue at once. A container that opens it
+    // late still finds a line.
     let mut gate = OpenOptions::new().read(true).write(true).open(&gate)?;
     gate.write_all(&[b'\n'; PODS * EACH])?;
 

@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
         rule!(cve_2023_25153_a_huge_manifest_fills_no_memory).alone(),
         rule!(cve_2024_5154_nothing_is_written_through_the_images_symlinks),
         rule!(cve_2026_47262_a_passwd_that_is_none_is_an_error).alone(),
-        rule!(cve_2026_53488_no_label_of_an_image_reaches_containerd),
+        rule!(cve_2026_53488_no_label_of_an_image_reaches_containerd).sleeps(),
         rule!(cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint),
         rule!(containerd_2_4_1_no_layer_annotation_reaches_a_snapshot),
         rule!(containerd_2_4_2_a_reference_does_not_climb),

@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Test> {
         rule!(exec_on_a_terminal_has_its_size_and_one_output),
         rule!(exec_ends_when_its_container_is_stopped),
         rule!(exec_ends_with_its_client).only_pontoon(OUTLIVES),
-        rule!(exec_returns_though_a_background_child_holds_its_output).only_pontoon(
+        rule!(exec_returns_though_a_background_child_holds_its_output).sleeps().only_pontoon(
             "the built-in waits for the child: drain_exec_sync_io_timeout is none by default, and of ExecSync alone",
         ),
         rule!(exec_in_a_container_that_does_not_run_is_refused),

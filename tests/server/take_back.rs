@@ -107,6 +107,10 @@ async fn an_undo_that_fails_does_not_hide_why_a_container_could_not_be_created()
     let node = Node::start().await;
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
+    // From then on the image's passwd is cached. To read it, a snapshot is created and removed, which would fail too.
+    let first = node.cri().create_container(requests::container(&sandbox, &pod, "first", &["fake"])).await.unwrap();
+    let removal = RemoveContainerRequest { container_id: first.into_inner().container_id };
+    node.cri().remove_container(removal).await.unwrap();
     node.containerd.fault("Snapshots/Prepare", 0, Fault::Error(Code::ResourceExhausted));
     node.containerd.fault("Snapshots/Remove", 0, Fault::Error(Code::FailedPrecondition));
     let request = requests::container(&sandbox, &pod, "main", &["fake"]);
