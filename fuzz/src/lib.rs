@@ -11,6 +11,8 @@
 pub mod ids;
 #[path = "../../src/joined.rs"]
 pub mod joined;
+#[path = "../../src/log_keys.rs"]
+pub mod log_keys;
 #[path = "../../src/mutex.rs"]
 pub mod mutex;
 #[path = "../../src/tasks.rs"]

@@ -9,6 +9,11 @@ pub struct Metrics;
 #[derive(Clone, Copy, Debug)]
 pub enum Verb {}
 
+/// How an operation ended, which nothing logs here.
+pub trait Outcome {}
+
+impl<T> Outcome for T {}
+
 #[derive(Clone, Debug, Default)]
 pub struct Operations;
 
@@ -35,7 +40,7 @@ impl std::str::FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix://") {
             Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Loopback).map_err(|_| format!("{text:?} is no IP:PORT")),
+            None => text.parse().map(Self::Loopback).map_err(|_| format!("{text:?} is not IP:PORT")),
         }
     }
 }
