@@ -1,7 +1,6 @@
 //! T10: memory that a tenant can make the daemon hold, permanently or for a moment.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::*;
 use crate::bed::until;
