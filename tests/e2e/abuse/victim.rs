@@ -151,7 +151,7 @@ impl Victim {
 }
 
 /// Whether a line about the node is something that all pods share. It is made when the first one needs it, and stays: a
-/// directory of the daemon, or a chain of iptables for published ports.
+/// directory of the daemon, a chain of iptables for published ports, or a layer of an image.
 fn is_for_all_pods(bed: &Bed, line: &str) -> bool {
     let is_daemons = |path: &str| {
         let parent = Path::new(path).parent();
@@ -159,5 +159,7 @@ fn is_for_all_pods(bed: &Bed, line: &str) -> bool {
     };
     // A chain CNI-DN-… belongs to one pod.
     let is_chain = line.contains("CNI-HOSTPORT-") && !line.contains("CNI-DN-");
-    is_chain || line.strip_prefix("file: ").is_some_and(is_daemons)
+    // A snapshot of a container has the container's id.
+    let is_layer = line.starts_with("snapshots: sha256:");
+    is_chain || is_layer || line.strip_prefix("file: ").is_some_and(is_daemons)
 }
