@@ -5,10 +5,12 @@
 //! Used by the streaming port, for connections that have not shown a token, and by the metrics page.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+use crate::mutex::Mutex;
 
 /// How long a connection may take for TLS, and then for the header of its request, while there are few connections.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +52,7 @@ impl PendingConnections {
     /// Adds a new connection. If there are too many, it displaces the oldest one.
     #[must_use]
     pub fn add(&self) -> Pending {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.open.len() >= self.most
             && let Some((_, oldest)) = state.open.pop_first()
         {
@@ -66,7 +68,7 @@ impl PendingConnections {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.all.state.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.number);
+        self.all.state.lock().open.remove(&self.number);
     }
 }
 
@@ -86,6 +88,6 @@ mod tests {
         assert!(all[0].displaced.is_cancelled() && !all[1].displaced.is_cancelled());
         assert!(!one.displaced.is_cancelled() && !other.displaced.is_cancelled());
         drop((all, one, other));
-        assert_eq!(connections.state.lock().unwrap().open.len(), 0);
+        assert_eq!(connections.state.lock().open.len(), 0);
     }
 }

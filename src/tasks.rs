@@ -3,12 +3,19 @@
 
 use std::future::Future;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::telemetry::{Metrics, Operations, Verb};
+use crate::joined;
+use crate::log_keys::inherit_keys;
+use crate::telemetry::{Metrics, Operations, Outcome, Verb};
+
+/// The result of an operation, for any number of callers. In tests, a panic of the operation reaches all of them.
+pub type SharedResult<T> = Shared<BoxFuture<'static, T>>;
 
 /// Tracks detached work. Clones share one count.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +33,10 @@ impl Tasks {
     }
 
     /// Gives an operation the name under which it is shown while it runs.
-    pub fn run_named<F: Future>(
-        &self,
-        verb: Verb,
-        object: String,
-        work: F,
-    ) -> impl Future<Output = F::Output> + use<F> {
+    pub fn run_named<F>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output: Outcome>,
+    {
         self.named.track(verb, object, work)
     }
 
@@ -42,7 +47,7 @@ impl Tasks {
     }
 
     /// Starts a mutating operation. It runs to its end even if the caller has gone, and [`Tasks::drained`] waits for
-    /// it.
+    /// it. Its log lines have the keys of the current task.
     pub fn operation<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -51,17 +56,27 @@ impl Tasks {
         self.started.send_modify(|count| *count = count.wrapping_add(1));
         // The operation's spans become children of the call that started it.
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(self.operations.track_future(work.in_current_span()))
+        tokio::spawn(self.operations.track_future(inherit_keys(work.in_current_span())))
+    }
+
+    /// Starts an operation whose result more than one caller may wait for.
+    pub fn shared_operation<F>(&self, work: F) -> SharedResult<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Clone + Send + Sync + 'static,
+    {
+        joined::result(self.operation(work)).boxed().shared()
     }
 
     /// Starts work that lasts as long as the process, such as watchers and log readers. A drain does not wait for it.
+    /// Its log lines have the keys of the current task.
     pub fn background<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         #[allow(clippy::disallowed_methods, reason = "this is the tracked spawn")]
-        tokio::spawn(work)
+        tokio::spawn(inherit_keys(work))
     }
 
     /// The number of operations that are running.

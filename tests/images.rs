@@ -1,6 +1,7 @@
 //! The module `images` with a real containerd and real registries.
 //!
-//! Needs root, docker-registry and skopeo, and containerd and ctr in the directory `PONTOON_BIN_DIR`.
+//! Needs root, docker-registry and skopeo, and containerd and ctr in the directory `PONTOON_BIN_DIR`. Therefore these tests
+//! run only with `--include-ignored`, as `make test` runs them.
 
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail the test")]
 
@@ -16,7 +17,7 @@ mod reports;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use bed::{Bed, build, free_port, install_verifier, small, spec, tools, until};
+use bed::{Bed, build, free_port, install_verifier, small, spec, until};
 use futures_util::StreamExt as _;
 use futures_util::future::select_all;
 use futures_util::stream::FuturesUnordered;
@@ -28,13 +29,13 @@ const MANAGED: &str = "io.cri-containerd.image";
 const PINNED: &str = "io.cri-containerd.pinned";
 
 /// A bed with a pulled image. Returns the bed, the registry's host, and the image's tag and id.
-async fn with_an_image() -> Option<(Bed, String, String, String)> {
-    let mut bed = Bed::start(tools()?, |_, _| {}).await;
+async fn with_an_image() -> (Bed, String, String, String) {
+    let mut bed = Bed::start(|_, _| {}).await;
     let host = bed.registry(false).await;
     let tag = format!("{host}/a/b:1");
     bed.push(&small(&bed, "one"), &tag);
     let id = bed.pull(&tag).await.unwrap();
-    Some((bed, host, tag, id))
+    (bed, host, tag, id)
 }
 
 /// The reference of an image in a registry that accepts connections and never responds, and the registry's listener.
@@ -44,10 +45,11 @@ async fn silent() -> (String, tokio::net::TcpListener) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn a_pulled_image_is_listed_found_and_removed() {
-    let Some((bed, host, tag, id)) = with_an_image().await else { return };
+    let (bed, host, tag, id) = with_an_image().await;
 
-    let list = bed.list().await;
+    let list = bed.list();
     assert_eq!(list.len(), 1, "{list:?}");
     let image = &list[0];
     assert_eq!((image.id.as_str(), image.repo_tags.as_slice()), (id.as_str(), [tag.clone()].as_slice()));
@@ -56,7 +58,7 @@ async fn a_pulled_image_is_listed_found_and_removed() {
     for name in [&tag, &digest, &id, &id["sha256:".len()..][..12].to_owned()] {
         assert_eq!(bed.status(name).await.map(|image| image.id), Some(id.clone()), "{name}");
         let filter = cri::ImageFilter { image: Some(spec(name)) };
-        let filtered = bed.images.list_images(cri::ListImagesRequest { filter: Some(filter) }).await.unwrap();
+        let filtered = bed.images.list_images(cri::ListImagesRequest { filter: Some(filter) }).unwrap();
         assert_eq!(filtered.images.len(), 1, "{name}");
     }
     assert_eq!(bed.status("nothing/here").await, None);
@@ -75,11 +77,11 @@ async fn a_pulled_image_is_listed_found_and_removed() {
     let other = format!("{host}/c:2");
     bed.push(&small(&bed, "one"), &other);
     assert_eq!(bed.pull(&other).await.unwrap(), id);
-    assert_eq!(bed.list().await[0].repo_tags.len(), 2);
-    let snapshot = bed.images.resolve(&id).await.unwrap().chain_id.clone();
+    assert_eq!(bed.list()[0].repo_tags.len(), 2);
+    let snapshot = bed.images.resolve(&id).unwrap().chain_id.clone();
     bed.containerd.stat_snapshot("overlayfs", &snapshot).await.unwrap();
     bed.remove(&tag).await;
-    assert!(bed.list().await.is_empty() && bed.records().await.is_empty());
+    assert!(bed.list().is_empty() && bed.records().await.is_empty());
     assert!(bed.containerd.stat_snapshot("overlayfs", &snapshot).await.unwrap_err().is_not_found());
     bed.remove(&tag).await;
 
@@ -90,9 +92,10 @@ async fn a_pulled_image_is_listed_found_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn what_a_killed_process_held_is_let_go() {
-    let Some((bed, _, _, id)) = with_an_image().await else { return };
-    let chain = bed.images.resolve(&id).await.unwrap().chain_id.clone();
+    let (bed, _, _, id) = with_an_image().await;
+    let chain = bed.images.resolve(&id).unwrap().chain_id.clone();
     for name in ["pontoon-look-0", "somebody-else"] {
         let leased = bed.containerd.leased(name, "2099-01-01T00:00:00Z").await.unwrap();
         leased.view_snapshot("overlayfs", name, &chain, Default::default()).await.unwrap();
@@ -110,9 +113,9 @@ async fn what_a_killed_process_held_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn each_failure_of_a_registry_has_its_kind() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
+    let mut bed = Bed::start(|_, _| {}).await;
     install_verifier(&bed);
     let guarded = bed.registry(true).await;
     let tag = format!("{guarded}/a:1");
@@ -144,9 +147,9 @@ async fn each_failure_of_a_registry_has_its_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn a_mirror_is_used_and_gets_the_credentials() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |settings, path| {
+    let mut bed = Bed::start(|settings, path| {
         // Several directories, as in the default configuration; one of them has the host.
         settings.registry_config_path = format!("/does/not/exist:{}", path.join("certs.d").display());
     })
@@ -160,15 +163,15 @@ async fn a_mirror_is_used_and_gets_the_credentials() {
     );
     std::fs::write(directory.join("hosts.toml"), file).unwrap();
     bed.pull_as("registry.example/library/a:1", Some("hunter22")).await.unwrap();
-    assert_eq!(bed.list().await[0].repo_tags, ["registry.example/library/a:1"]);
+    assert_eq!(bed.list()[0].repo_tags, ["registry.example/library/a:1"]);
     let error = bed.pull_as("registry.example/library/a:1", Some("wrong-password")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |settings, _| {
+    let mut bed = Bed::start(|settings, _| {
         settings.pace = Pace { bytes_per_second: 1024, window: Duration::from_secs(3) };
         // Long enough for a busy machine to see that the pull of a caller that has left still runs.
         settings.patience = Duration::from_secs(3);
@@ -195,9 +198,9 @@ async fn many_pulls_of_one_image_are_one_and_a_dead_registry_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn no_more_pulls_than_may_run_at_once() {
-    let Some(tools) = tools() else { return };
-    let bed = Bed::start(tools, |settings, _| {
+    let bed = Bed::start(|settings, _| {
         settings.max_concurrent_pulls = 1;
         settings.patience = Duration::from_millis(50);
     })
@@ -221,9 +224,9 @@ async fn no_more_pulls_than_may_run_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn t6_pulls_of_one_namespace_from_registries_that_hang_leave_places_to_another() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |settings, _| settings.max_concurrent_pulls = 8).await;
+    let mut bed = Bed::start(|settings, _| settings.max_concurrent_pulls = 8).await;
     let host = bed.registry(false).await;
     let tag = format!("{host}/a:1");
     bed.push(&small(&bed, "one"), &tag);
@@ -250,9 +253,9 @@ async fn t6_pulls_of_one_namespace_from_registries_that_hang_leave_places_to_ano
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn what_other_tools_do_shows_within_a_second() {
-    let Some(tools) = tools() else { return };
-    let bed = Bed::start(tools, |_, _| {}).await;
+    let bed = Bed::start(|_, _| {}).await;
     let image = small(&bed, "one");
     let archive = bed.dir.path().join("one.tar");
     let tar = std::process::Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&image.layout).arg(".").status();
@@ -275,7 +278,7 @@ async fn what_other_tools_do_shows_within_a_second() {
     .await;
 
     // The import did not unpack the image: CreateContainer does, for each snapshotter.
-    let image = bed.images.resolve(&id).await.unwrap();
+    let image = bed.images.resolve(&id).unwrap();
     for snapshotter in ["overlayfs", "native"] {
         let (passwd, group) = bed.images.user_db(&image, snapshotter).await.unwrap();
         assert!(String::from_utf8(passwd).unwrap().contains("one:x:1000") && !group.is_empty());
@@ -291,16 +294,16 @@ async fn what_other_tools_do_shows_within_a_second() {
     }
     // Not from before ctr's runs, which take long on a busy machine.
     let deadline = Instant::now() + Duration::from_secs(1);
-    until("it is gone", || async { bed.list().await.is_empty() }).await;
+    until("it is gone", || async { bed.list().is_empty() }).await;
     assert!(Instant::now() < deadline);
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn a_configured_name_is_pinned_whoever_brought_it() {
-    let Some(tools) = tools() else { return };
     let port = free_port();
     let name = format!("127.0.0.1:{port}/pinned:1");
-    let mut bed = Bed::start(tools, |settings, _| {
+    let mut bed = Bed::start(|settings, _| {
         settings.pinned_images = vec![name.clone(), "docker.io/library/imported:1".to_owned()];
     })
     .await;
@@ -311,7 +314,7 @@ async fn a_configured_name_is_pinned_whoever_brought_it() {
     let (id, other_id) = (bed.pull(&name).await.unwrap(), bed.pull(&other).await.unwrap());
     for (id, pinned) in [(&id, true), (&other_id, false)] {
         assert_eq!(bed.status(id).await.unwrap().pinned, pinned, "{id}");
-        assert_eq!(bed.list().await.iter().find(|image| image.id == *id).unwrap().pinned, pinned, "{id}");
+        assert_eq!(bed.list().iter().find(|image| image.id == *id).unwrap().pinned, pinned, "{id}");
     }
     // Only the records of the image with the configured name have the label: those of its name, digest and id.
     for (record, labels) in bed.records().await {
@@ -334,9 +337,9 @@ async fn a_configured_name_is_pinned_whoever_brought_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_system_is_told() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
+async fn the_file_system_is_reported() {
+    let mut bed = Bed::start(|_, _| {}).await;
     let host = bed.registry(false).await;
     bed.push(&small(&bed, "one"), &format!("{host}/a:1"));
     let id = bed.pull(&format!("{host}/a:1")).await.unwrap();
@@ -352,9 +355,9 @@ async fn the_file_system_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn a_hostile_root_shows_nothing_of_the_host() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
+    let mut bed = Bed::start(|_, _| {}).await;
     let host = bed.registry(false).await;
     let root = bed.dir.path().join("evil");
     let fresh = |name: &str| {
@@ -381,7 +384,7 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
     for (name, path) in [("device", &device), ("fifo", &fifo), ("huge", &huge)] {
         let tag = format!("{host}/{name}:1");
         bed.push(&build(&bed.dir.path().join(format!("layout-{name}")), std::slice::from_ref(path), &json!({})), &tag);
-        let image = bed.images.resolve(&bed.pull(&tag).await.unwrap()).await.unwrap();
+        let image = bed.images.resolve(&bed.pull(&tag).await.unwrap()).unwrap();
         let start = Instant::now();
         let error = bed.images.user_db(&image, "overlayfs").await.unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(2), "{name}: {error}");
@@ -397,7 +400,7 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
     std::fs::set_permissions(links.join("real"), PermissionsExt::from_mode(0o1770)).unwrap();
     bed.push(&build(&bed.dir.path().join("layout-links"), &[links], &json!({})), &format!("{host}/links:1"));
     let id = bed.pull(&format!("{host}/links:1")).await.unwrap();
-    let image = bed.images.resolve(&id).await.unwrap();
+    let image = bed.images.resolve(&id).unwrap();
     let (passwd, group) = bed.images.user_db(&image, "overlayfs").await.unwrap();
     assert_eq!((passwd.as_slice(), group.as_slice()), (b"in the image".as_slice(), b"".as_slice()));
 
@@ -417,9 +420,9 @@ async fn a_hostile_root_shows_nothing_of_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn an_image_of_a_hundred_layers_can_be_looked_into() {
-    let Some(tools) = tools() else { return };
-    let mut bed = Bed::start(tools, |_, _| {}).await;
+    let mut bed = Bed::start(|_, _| {}).await;
     let host = bed.registry(false).await;
     let layers: Vec<_> = (0..100)
         .map(|number| {
@@ -431,7 +434,7 @@ async fn an_image_of_a_hundred_layers_can_be_looked_into() {
         .collect();
     bed.push(&build(&bed.dir.path().join("layout"), &layers, &json!({})), &format!("{host}/deep:1"));
     let id = bed.pull(&format!("{host}/deep:1")).await.unwrap();
-    let image = bed.images.resolve(&id).await.unwrap();
+    let image = bed.images.resolve(&id).unwrap();
     let (passwd, _) = bed.images.user_db(&image, "overlayfs").await.unwrap();
     assert_eq!(passwd, b"u99:x:99:0::/:/bin/sh\n");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -1,9 +1,11 @@
-//! Checks the borders between modules (lib.rs, each module's mod.rs) and the sizes of files, by reading the source.
+//! Checks the borders between modules (lib.rs, each module's mod.rs) and the sizes of files, by reading the source; and
+//! that the program has no code for D-Bus.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The most lines of production code that a file may have.
 const LARGEST_FILE: usize = 400;
@@ -197,6 +199,34 @@ fn only_one_module_speaks_containerd() {
 }
 
 #[test]
+fn only_the_file_system_part_of_cgroups_rs_is_used_and_only_by_cgroup() {
+    let broken = production().flat_map(|source| {
+        let mut broken = source.naming("cgroups_rs");
+        if source.module() == "cgroup" {
+            broken.retain(|line| !line.contains("cgroups_rs::fs::"));
+        }
+        broken
+    });
+    assert_none("only src/cgroup names cgroups_rs, and only cgroups_rs::fs", broken.collect());
+}
+
+/// zbus is a mandatory dependency of cgroups-rs (docs/adr/0027).
+#[test]
+fn the_program_has_no_code_for_d_bus() {
+    let has = |text: &str| {
+        let mut grep = Command::new("grep");
+        grep.args(["--quiet", "--text", "--fixed-strings", text, env!("CARGO_BIN_EXE_pontoon")]);
+        let status = grep.status().unwrap().code();
+        assert!(matches!(status, Some(0 | 1)), "grep ended with {status:?}");
+        status == Some(0)
+    };
+    // A text of our own: the search works.
+    assert!(has("freezer.self_freezing"));
+    // The beginning of every interface of D-Bus itself and of systemd.
+    assert!(!has("org.freedesktop."));
+}
+
+#[test]
 fn a_task_has_one_owner() {
     let calls = [
         "create_task",
@@ -215,7 +245,7 @@ fn a_task_has_one_owner() {
 }
 
 #[test]
-fn what_happens_to_a_container_is_always_told() {
+fn every_change_of_a_container_is_announced() {
     // Node::apply_event notifies the container and the subscribers of events.
     let verbs = production().filter(|source| source.module() == "runtime" && !source.path.ends_with("/announce.rs"));
     let broken = verbs.flat_map(|source| source.naming("container.on("));

@@ -28,8 +28,10 @@ mod server {
     mod hardening;
     mod hung_logs;
     mod image_fs_info;
+    mod instances;
     mod isolation;
     mod large_records;
+    mod log;
     mod logs_over_restarts;
     mod metrics;
     mod network;

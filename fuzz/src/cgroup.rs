@@ -4,10 +4,15 @@
 mod group;
 #[path = "../../src/cgroup/path.rs"]
 mod path;
-#[path = "../../src/cgroup/processes.rs"]
-mod processes;
 #[path = "../../src/cgroup/usage/mod.rs"]
 mod usage;
+
+/// cgroups-rs reads the processes of a cgroup, and is not fuzzed here.
+mod processes {
+    pub(super) fn processes(_cgroup: &std::path::Path, _unified: bool) -> Vec<u32> {
+        Vec::new()
+    }
+}
 
 use std::cell::RefCell;
 use std::fs;
@@ -107,7 +112,7 @@ pub fn files(input: &[u8]) {
         let details = tree.group.details(&mut buffer);
         let devices: Vec<_> = details.devices.iter().map(|device| (device.major, device.minor)).collect();
         assert!(tree.unified || devices.iter().enumerate().all(|(at, device)| !devices[..at].contains(device)));
-        let _ = (tree.group.cpu_nanoseconds(&mut buffer), tree.group.processes());
+        let _ = tree.group.cpu_nanoseconds(&mut buffer);
     });
 }
 

@@ -60,7 +60,14 @@ pub enum Kind {
 pub struct Options;
 
 impl Options {
-    pub fn new(_: &str, _: &BTreeMap<String, toml::Value>) -> Result<Self, Error> {
+    pub fn new(_: &str, _: &BTreeMap<String, toml::Value>) -> Result<Self, OptionsError> {
         Ok(Self)
     }
+}
+
+/// Why an option cannot be used.
+#[derive(Clone, Debug)]
+pub struct OptionsError {
+    pub key: String,
+    pub problem: String,
 }

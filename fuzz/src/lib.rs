@@ -9,6 +9,12 @@
 
 #[path = "../../src/ids.rs"]
 pub mod ids;
+#[path = "../../src/joined.rs"]
+pub mod joined;
+#[path = "../../src/log_keys.rs"]
+pub mod log_keys;
+#[path = "../../src/mutex.rs"]
+pub mod mutex;
 #[path = "../../src/tasks.rs"]
 pub mod tasks;
 

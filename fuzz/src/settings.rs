@@ -19,7 +19,7 @@ pub fn load(text: &[u8]) {
     let path = FILE.with_borrow(Clone::clone);
     fs::write(&path, text).expect("a scratch file");
     let Ok(config) = Config::load(&ServeFlags { config: Some(path), ..ServeFlags::default() }) else { return };
-    let paths = [&config.socket, &config.root, &config.state, &config.netns_dir];
+    let paths = [&config.socket, &config.root, &config.state, &config.netns_dir, &config.containerd.address];
     assert!(paths.into_iter().chain(&config.seccomp_profile_roots).all(|path| path.is_absolute()));
     let streaming = &config.streaming;
     assert!(streaming.tls.is_some() || streaming.address.ip().is_loopback(), "streaming is open to the network");

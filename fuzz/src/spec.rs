@@ -23,7 +23,7 @@ impl Error {
 /// used as the request's `run_as_username`.
 ///
 /// # Panics
-/// If an id wraps around, if a number is taken for a name, or if a user becomes root who is not named so.
+/// If an id wraps around, if a number is taken for a name, or if a name that does not mean root becomes root.
 pub fn users(input: &[u8]) {
     let [name, passwd, group] = crate::pieces(input, 3)[..] else { return };
     let Ok(name) = str::from_utf8(name) else { return };

@@ -1,12 +1,18 @@
 //! Replaces `src/telemetry/`: measures and serves nothing.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 #[derive(Clone, Debug, Default)]
 pub struct Metrics;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Verb {}
+
+/// How an operation ended, which nothing logs here.
+pub trait Outcome {}
+
+impl<T> Outcome for T {}
 
 #[derive(Clone, Debug, Default)]
 pub struct Operations;
@@ -21,14 +27,20 @@ impl Operations {
     }
 }
 
-/// The address on which the daemon would serve metrics.
+/// Where the daemon would serve metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint(SocketAddr);
+pub enum Endpoint {
+    Loopback(SocketAddr),
+    Unix(PathBuf),
+}
 
 impl std::str::FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| format!("{text:?} is no IP:PORT"))
+        match text.strip_prefix("unix://") {
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Loopback).map_err(|_| format!("{text:?} is not IP:PORT")),
+        }
     }
 }

@@ -174,7 +174,7 @@ impl ContainerEdits {
 
     fn check(&self) -> Result<(), String> {
         if let Some(bad) = self.env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0)) {
-            return Err(format!("env {bad:?} is no KEY=value"));
+            return Err(format!("env {bad:?} is not KEY=value"));
         }
         for node in &self.device_nodes {
             let path = node.path.display();

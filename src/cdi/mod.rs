@@ -16,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::joined::run_blocking;
 use document::Document;
 pub use document::{ContainerEdits, DeviceNode, Hook, HookPoint, IntelRdt, Mount, NetDevice};
 pub use request::{Request, requests};
@@ -62,13 +63,12 @@ pub async fn resolve(directories: &[PathBuf], requests: Vec<Request>) -> Result<
         return Ok(ContainerEdits::default());
     }
     let directories = directories.to_vec();
-    let work = tokio::task::spawn_blocking(move || {
+    let work = move || {
         let mut edits = Specs::read(&directories).edits(&requests)?;
         host::complete(&mut edits)?;
         Ok(edits)
-    });
-    let failed = |error| Error::Host { operation: "read", path: PathBuf::new(), source: io::Error::other(error) };
-    work.await.map_err(failed)?
+    };
+    run_blocking(work).await
 }
 
 /// All devices of all directories.

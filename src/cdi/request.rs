@@ -51,23 +51,23 @@ pub fn requests(config: &ContainerConfig, annotations: bool) -> Result<Vec<Reque
 }
 
 fn check_name(name: &str) -> Result<(), String> {
-    let parts = name.split_once('=').ok_or_else(|| format!("{name:?} is no vendor/class=device"))?;
+    let parts = name.split_once('=').ok_or_else(|| format!("{name:?} is not vendor/class=device"))?;
     check_kind(parts.0)?;
     check_device(parts.1)
 }
 
 /// Checks a `vendor/class`.
 pub(super) fn check_kind(kind: &str) -> Result<(), String> {
-    let (vendor, class) = kind.split_once('/').ok_or_else(|| format!("{kind:?} is no vendor/class"))?;
+    let (vendor, class) = kind.split_once('/').ok_or_else(|| format!("{kind:?} is not vendor/class"))?;
     let begins = |first: char| first.is_ascii_alphabetic();
     let good = fits(vendor, "_-.", begins) && fits(class, "_-.", begins);
-    if good { Ok(()) } else { Err(format!("{kind:?} is no vendor/class")) }
+    if good { Ok(()) } else { Err(format!("{kind:?} is not vendor/class")) }
 }
 
 /// Checks the name of a device.
 pub(super) fn check_device(name: &str) -> Result<(), String> {
     let good = fits(name, "_-.:", |first| first.is_ascii_alphanumeric());
-    if good { Ok(()) } else { Err(format!("{name:?} is no name of a device")) }
+    if good { Ok(()) } else { Err(format!("{name:?} is not the name of a device")) }
 }
 
 /// Whether a text consists of letters, digits and the characters in `more`, which may not be at either end.

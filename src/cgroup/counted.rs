@@ -9,7 +9,7 @@ use super::{file_system_path, is_unified};
 /// change until the next boot.
 #[derive(Clone, Debug)]
 pub struct Counted {
-    /// Whether cgroup v2 counts, as opposed to v1.
+    /// Whether this host uses cgroup v2. If not, it uses v1.
     pub unified: bool,
     /// The keys of memory.stat, as the root cgroup has them. `None` if that cannot be read.
     memory: Option<Vec<String>>,
@@ -40,8 +40,8 @@ impl Counted {
         Self { unified, memory: Some(vec!["anon".to_owned(), "total_rss".to_owned()]) }
     }
 
-    /// Whether memory.stat has this key. A kernel without transparent huge pages leaves out theirs, for example. If the
-    /// root cgroup has no such file, this is assumed.
+    /// Whether memory.stat has this key. A kernel without transparent huge pages, for example, leaves out the keys
+    /// about them. If the root cgroup's memory.stat cannot be read, every key is assumed to exist.
     #[must_use]
     pub fn memory(&self, key: &str) -> bool {
         self.memory.as_ref().is_none_or(|keys| keys.iter().any(|one| one == key))

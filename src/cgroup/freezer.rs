@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cgroups_rs::fs::freezer::FreezerController;
+
 use super::{ROOT, file_system_path};
 
 /// Most cgroups that are examined. A container can create any number; the rest is examined after these are gone.
@@ -26,57 +28,14 @@ pub struct Frozen {
 pub fn thaw(cgroups_path: &str, unified: bool) -> Frozen {
     let cgroup = file_system_path(cgroups_path, unified, "freezer");
     // An empty path would be the root cgroup, and so the whole node.
-    if cgroups_path.trim_matches('/').is_empty() {
-        Frozen::default()
-    } else {
-        thaw_below(&cgroup, &Freezer::new(unified))
-    }
+    if cgroups_path.trim_matches('/').is_empty() { Frozen::default() } else { thaw_below(&cgroup, unified) }
 }
 
-/// The freezer's files in one cgroup version.
-struct Freezer {
-    /// The file that tells whether the cgroup itself was frozen, as opposed to an ancestor.
-    state: &'static str,
-    /// The content of that file for a frozen cgroup.
-    frozen: &'static str,
-    /// The file to write for thawing, and the text.
-    thaw: (&'static str, &'static str),
-}
-
-impl Freezer {
-    fn new(unified: bool) -> Self {
-        if unified {
-            // cgroup-v2.rst, "Core Interface Files".
-            return Self { state: "cgroup.freeze", frozen: "1", thaw: ("cgroup.freeze", "0") };
-        }
-        // freezer-subsystem.rst. Not freezer.state, which is FROZEN (or still FREEZING) also below a frozen cgroup.
-        Self { state: "freezer.self_freezing", frozen: "1", thaw: ("freezer.state", "THAWED") }
-    }
-
-    fn is_frozen(&self, cgroup: &Path) -> bool {
-        fs::read_to_string(cgroup.join(self.state)).is_ok_and(|text| text.trim_end() == self.frozen)
-    }
-
-    fn thaw(&self, cgroup: &Path) -> bool {
-        let (file, text) = self.thaw;
-        match fs::write(cgroup.join(file), text) {
-            Ok(()) => {
-                tracing::info!(cgroup = %cgroup.display(), "thawed a frozen cgroup, so that SIGKILL can end its processes");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(cgroup = %cgroup.display(), %error, "cannot thaw the frozen cgroup");
-                false
-            }
-        }
-    }
-}
-
-fn thaw_below(cgroup: &Path, freezer: &Freezer) -> Frozen {
+fn thaw_below(cgroup: &Path, unified: bool) -> Frozen {
     let (mut thawed, mut seen, mut waiting) = (0, 0, vec![cgroup.to_owned()]);
     while let Some(directory) = waiting.pop().filter(|_| seen < MOST) {
         seen += 1;
-        if freezer.is_frozen(&directory) && freezer.thaw(&directory) {
+        if is_frozen(&directory, unified) && thaw_one(&directory, unified) {
             thawed += 1;
         }
         let below = fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -84,8 +43,30 @@ fn thaw_below(cgroup: &Path, freezer: &Freezer) -> Frozen {
         waiting.extend(below.filter(is_cgroup).map(|entry| entry.path()));
     }
     let above = cgroup.ancestors().skip(1).take_while(|above| *above != Path::new(ROOT));
-    let above = above.filter(|above| freezer.is_frozen(above)).map(Path::to_owned).next();
+    let above = above.filter(|above| is_frozen(above, unified)).map(Path::to_owned).next();
     Frozen { thawed, above }
+}
+
+/// Whether the cgroup itself was frozen, as opposed to an ancestor (cgroup-v2.rst, "Core Interface Files";
+/// freezer-subsystem.rst).
+fn is_frozen(cgroup: &Path, unified: bool) -> bool {
+    // Not `FreezerController::state`: it reads freezer.state, which is FROZEN (or still FREEZING) also below a frozen
+    // cgroup.
+    let file = if unified { "cgroup.freeze" } else { "freezer.self_freezing" };
+    fs::read_to_string(cgroup.join(file)).is_ok_and(|text| text.trim_end() == "1")
+}
+
+fn thaw_one(cgroup: &Path, unified: bool) -> bool {
+    match FreezerController::new(cgroup.to_owned(), PathBuf::new(), unified).thaw() {
+        Ok(()) => {
+            tracing::info!(cgroup = %cgroup.display(), "thawed a frozen cgroup, so that SIGKILL can end its processes");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(cgroup = %cgroup.display(), %error, "cannot thaw the frozen cgroup");
+            false
+        }
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +79,7 @@ mod tests {
         let frozen = [("pod/c/a/b/freezer.self_freezing", "1\n"), ("pod/c/freezer.self_freezing", "1\n")];
         let others = [("pod/c/a/freezer.self_freezing", "0\n"), ("pod/other/freezer.self_freezing", "1\n")];
         let root = tree(&[frozen, others].concat());
-        assert_eq!(thaw_below(&root.path().join("pod/c"), &Freezer::new(false)), Frozen { thawed: 2, above: None });
+        assert_eq!(thaw_below(&root.path().join("pod/c"), false), Frozen { thawed: 2, above: None });
         let written = |name: &str| fs::read_to_string(root.path().join(name).join("freezer.state")).ok();
         let thawed = Some("THAWED".to_owned());
         assert_eq!([written("pod/c"), written("pod/c/a/b")], [thawed.clone(), thawed]);
@@ -108,14 +89,14 @@ mod tests {
     #[test]
     fn r15_the_same_on_cgroup_v2() {
         let root = tree(&[("pod/c/a/cgroup.freeze", "1\n"), ("pod/c/b/cgroup.freeze", "0\n")]);
-        assert_eq!(thaw_below(&root.path().join("pod/c"), &Freezer::new(true)), Frozen { thawed: 1, above: None });
+        assert_eq!(thaw_below(&root.path().join("pod/c"), true), Frozen { thawed: 1, above: None });
         assert_eq!(fs::read_to_string(root.path().join("pod/c/a/cgroup.freeze")).unwrap(), "0");
     }
 
     #[test]
-    fn r15_one_above_is_told_of_and_stays_frozen() {
+    fn r15_a_frozen_cgroup_above_is_reported_and_stays_frozen() {
         let root = tree(&[("pod/freezer.self_freezing", "1\n"), ("pod/c/freezer.self_freezing", "0\n")]);
-        let found = thaw_below(&root.path().join("pod/c"), &Freezer::new(false));
+        let found = thaw_below(&root.path().join("pod/c"), false);
         assert_eq!(found, Frozen { thawed: 0, above: Some(root.path().join("pod")) });
         assert!(!root.path().join("pod/freezer.state").exists());
     }

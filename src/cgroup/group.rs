@@ -110,11 +110,12 @@ impl Group {
         buffer.text(length)
     }
 
-    /// The ids of the processes in this cgroup and its descendants; `None` when the cgroup does not exist.
+    /// The ids of the processes in this cgroup and its descendants; none when the cgroup does not exist.
     #[must_use]
-    pub fn processes(&self) -> Option<Vec<u32>> {
-        let directory = self.path_of("memory.stat");
-        processes::processes(directory.parent()?).ok()
+    pub fn processes(&self) -> Vec<u32> {
+        let mut cgroup = self.path_of("memory.stat");
+        cgroup.pop();
+        processes::processes(&cgroup, self.is_unified())
     }
 
     /// The names of a controller's files.

@@ -13,10 +13,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::file_system_path;
 use super::usage::keyed::{single, value};
+use crate::mutex::Mutex;
 
 /// Enough for either file; each has about ten short lines.
 const FILE_SIZE: usize = 1024;
@@ -95,7 +95,7 @@ impl OomWatch {
     /// The container's OOM kills, as far as they are known. When its cgroup is gone, this is the last observed count.
     /// If that is missing or 0, it is the pod's count (docs/rulings.md 11), which may be about another container of the pod.
     pub fn update(&self) -> Option<OomKills> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         match self.kills() {
             Some(kills) if seen.is_none_or(|seen| seen.kills < kills) => {
                 *seen = Some(OomKills { kills, level: self.level() });
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn v1_tells_by_what_was_used_at_most() {
+    fn v1_derives_the_level_from_the_maximum_usage() {
         let unlimited = ("memory.limit_in_bytes", "9223372036854771712\n");
         let fake = Fake::new(&[unlimited, ("memory.max_usage_in_bytes", "20971520\n")]);
         fake.write("c/memory.limit_in_bytes", "9223372036854771712\n");

@@ -2,7 +2,8 @@
 //! files.
 //!
 //! It reads cgroup files, removes what an interrupted create has left, and thaws containers that are being killed.
-//! kubelet creates the cgroups of pods, and the runtime those of containers.
+//! kubelet creates the cgroups of pods, and the runtime those of containers. docs/adr/0027 says what cgroups-rs does
+//! here, and why its other functions are not used.
 
 mod counted;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod freezer;
 mod group;
 mod memory;
 mod oom_score;
+mod optional_limits;
 mod path;
 mod processes;
 mod remove;
@@ -21,20 +23,16 @@ pub use freezer::{Frozen, thaw};
 pub use group::{Buffer, Group, Hierarchies};
 pub use memory::{Level, OomKills, OomWatch};
 pub use oom_score::set_oom_score;
+pub use optional_limits::OptionalLimits;
 pub use path::{cgroups_path, file_system_path};
 pub use remove::remove;
 pub use usage::{
     Cpu, CpuDetails, Details, Device, HugePages, Memory, MemoryDetails, Pressure, Stall, Swap, Throttling, Usage,
 };
 
-use std::path::Path;
+/// Whether this host uses the unified hierarchy (cgroup v2), as opposed to v1 or a hybrid: what is mounted at [`ROOT`]
+/// decides, for runc too.
+pub use cgroups_rs::fs::hierarchies::is_cgroup2_unified_mode as is_unified;
 
 /// The mount point of the kernel's cgroup file systems.
 pub const ROOT: &str = "/sys/fs/cgroup";
-
-/// Whether this host uses the unified hierarchy (cgroup v2), as opposed to v1 or a hybrid.
-#[must_use]
-pub fn is_unified() -> bool {
-    // Only the root of the unified hierarchy has this file (cgroup-v2.rst, "Controllers").
-    Path::new(ROOT).join("cgroup.controllers").exists()
-}

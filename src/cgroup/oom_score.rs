@@ -17,18 +17,20 @@ const MAX_PASSES: usize = 10;
 /// by a process with that capability.
 pub fn set_oom_score(cgroups_path: &str, unified: bool, from: i32, to: i32) -> io::Result<()> {
     let cgroup = file_system_path(cgroups_path, unified, "memory");
-    let result = set_all(&cgroup, from, to);
+    let result = set_all(&cgroup, unified, from, to);
     if result.is_err() {
         // A value that the kernel let us change can also be changed back.
-        let _ = set_all(&cgroup, to, from);
+        let _ = set_all(&cgroup, unified, to, from);
     }
     result
 }
 
-fn set_all(cgroup: &Path, from: i32, to: i32) -> io::Result<()> {
+fn set_all(cgroup: &Path, unified: bool, from: i32, to: i32) -> io::Result<()> {
     for _ in 0..MAX_PASSES {
+        // `processes` finds none in a cgroup that cannot be read.
+        std::fs::read(cgroup.join("cgroup.procs"))?;
         let mut changed = false;
-        for pid in processes(cgroup)? {
+        for pid in processes(cgroup, unified) {
             changed |= unless_gone(set(pid, from, to))?;
         }
         if !changed {
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn who_chose_for_himself_keeps_it_and_who_is_gone_does_not_matter() {
+    fn a_process_that_chose_its_own_value_keeps_it_and_one_that_has_ended_is_ignored() {
         let [inherited, own, below] = [800, 900, 800].map(|value| {
             let child = Sleeper(Command::new("sleep").arg("60").spawn().unwrap());
             std::fs::write(format!("/proc/{}/oom_score_adj", child.0.id()), value.to_string()).unwrap();
@@ -85,8 +87,18 @@ mod tests {
         std::fs::write(cgroup.path().join("cgroup.procs"), pids).unwrap();
         std::fs::create_dir(cgroup.path().join("sub")).unwrap();
         std::fs::write(cgroup.path().join("sub/cgroup.procs"), format!("{}\n", below.0.id())).unwrap();
-        set_all(cgroup.path(), 800, 850).unwrap();
+        set_all(cgroup.path(), false, 800, 850).unwrap();
         assert_eq!([&inherited, &own, &below].map(score), ["850", "900", "850"]);
-        assert!(set_all(&cgroup.path().join("gone"), 800, 850).is_err());
+        assert!(set_all(&cgroup.path().join("gone"), false, 800, 850).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_read_is_an_error() {
+        let cgroup = tempfile::tempdir().unwrap();
+        // A directory can be opened, and every read of it fails.
+        std::fs::create_dir(cgroup.path().join("cgroup.procs")).unwrap();
+        for unified in [false, true] {
+            assert!(set_all(cgroup.path(), unified, 800, 850).is_err());
+        }
     }
 }

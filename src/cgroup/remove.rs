@@ -1,8 +1,13 @@
 //! Removes what a runtime leaves behind when it is killed in the middle of a create.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
-use super::{ROOT, file_system_path};
+use cgroups_rs::fs::hierarchies::V2;
+use cgroups_rs::fs::{Cgroup, Hierarchy};
+
+use super::ROOT;
+use super::path::below;
 
 /// Removes the empty cgroup of an OCI `cgroupsPath`, in every hierarchy. containerd kills `runc create` when its caller
 /// is gone, and then has no container whose cgroup could be removed. systemd removes its scopes by itself.
@@ -11,20 +16,89 @@ pub fn remove(cgroups_path: &str, unified: bool) {
     if cgroups_path.contains(':') || cgroups_path.trim_matches('/').is_empty() {
         return;
     }
-    for path in paths(cgroups_path, unified) {
-        // The cgroup nearly always does not exist. One that still has processes is left alone. Both errors are ignored.
-        if std::fs::remove_dir(&path).is_ok() {
-            tracing::info!(cgroup = %path.display(), "removed what an interrupted create had left");
-        }
+    let cgroup = below(cgroups_path);
+    let removed = if unified { remove_v2(Box::new(V2::new()), &cgroup) } else { remove_v1(Path::new(ROOT), &cgroup) };
+    if removed {
+        tracing::info!(cgroup = cgroups_path, "removed what an interrupted create had left");
     }
 }
 
-fn paths(cgroups_path: &str, unified: bool) -> Vec<PathBuf> {
-    if unified {
-        return vec![file_system_path(cgroups_path, true, "")];
-    }
+/// Returns whether there was one. It nearly always does not exist, and one that still has processes is left alone: both
+/// errors are ignored.
+fn remove_v2(hierarchy: Box<dyn Hierarchy>, cgroup: &Path) -> bool {
+    Cgroup::load(hierarchy, cgroup).delete().is_ok()
+}
+
+/// Removes the cgroup in each v1 hierarchy. `Cgroup::delete` cannot be used: on v1 it removes the cgroups below one
+/// that has processes, sleeps between its attempts, ends at the first error, and does not know the unified hierarchy of
+/// a hybrid.
+fn remove_v1(root: &Path, cgroup: &Path) -> bool {
     // runc creates a cgroup in each hierarchy, including systemd's and the unified one of a hybrid. Behind a symlink
     // (cpu -> cpu,cpuacct) the second removal finds nothing.
-    let hierarchies = std::fs::read_dir(Path::new(ROOT)).into_iter().flatten().flatten();
-    hierarchies.filter_map(|entry| Some(file_system_path(cgroups_path, false, entry.file_name().to_str()?))).collect()
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+    let mut removed = false;
+    for hierarchy in hierarchies {
+        removed |= fs::remove_dir(hierarchy.path().join(cgroup)).is_ok();
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use cgroups_rs::fs::Subsystem;
+
+    use super::*;
+
+    /// cgroup v2 in a directory of the test.
+    #[derive(Debug)]
+    struct At(PathBuf);
+
+    impl Hierarchy for At {
+        fn subsystems(&self) -> Vec<Subsystem> {
+            Vec::new()
+        }
+
+        fn root(&self) -> PathBuf {
+            self.0.clone()
+        }
+
+        fn root_control_group(&self) -> Cgroup {
+            Cgroup::load(Box::new(Self(self.0.clone())), "")
+        }
+
+        fn parent_control_group(&self, _path: &str) -> Cgroup {
+            self.root_control_group()
+        }
+
+        fn v2(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn on_v2_an_empty_cgroup_is_removed_and_one_with_a_cgroup_below_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        for cgroup in ["pod/empty", "pod/c/below"] {
+            fs::create_dir_all(root.path().join(cgroup)).unwrap();
+        }
+        let removed = |path: &str| remove_v2(Box::new(At(root.path().to_owned())), &below(path));
+        assert_eq!(["/pod/empty", "/pod/c", "/pod/missing"].map(removed), [true, false, false]);
+        assert_eq!(["pod/empty", "pod/c/below"].map(|path| root.path().join(path).exists()), [false, true]);
+    }
+
+    #[test]
+    fn on_v1_an_empty_cgroup_is_removed_from_every_hierarchy() {
+        let root = tempfile::tempdir().unwrap();
+        // The first error does not keep the others from being removed: there is a hierarchy without this cgroup, and
+        // one where it is not empty.
+        for cgroup in ["cpu/pod/c", "cpuset", "memory/pod/c/below", "systemd/pod/c", "unified/pod/c"] {
+            fs::create_dir_all(root.path().join(cgroup)).unwrap();
+        }
+        assert!(remove_v1(root.path(), &below("/pod/c")));
+        let left = ["cpu", "memory", "systemd", "unified"].map(|name| root.path().join(name).join("pod/c").exists());
+        assert_eq!(left, [false, true, false, false]);
+        assert!(!remove_v1(root.path(), &below("/pod/c")));
+    }
 }

@@ -1,5 +1,7 @@
 //! Clients of the daemon's two sockets.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,4 +35,53 @@ fn channel(socket: &Path) -> Channel {
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     Endpoint::from_static("http://pontoon").timeout(DEADLINE).connect_with_connector_lazy(dial)
+}
+
+/// Why a call failed, for the user: what the daemon said, or the cause that kept the call from reaching it. The texts of
+/// the errors between, which the libraries add, have codes and Rust's debug form.
+pub(super) fn reason(error: &(dyn Error + 'static), said: &str) -> String {
+    let mut cause = error.source();
+    while let Some(deeper) = cause.and_then(Error::source) {
+        cause = Some(deeper);
+    }
+    let Some(cause) = cause else { return said.to_owned() };
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            "nobody listens there; is Pontoon running?".to_owned()
+        }
+        Some(ErrorKind::PermissionDenied) => "permission denied; this command needs root".to_owned(),
+        _ => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::admin::v1::OperationsRequest;
+
+    #[tokio::test]
+    async fn the_error_for_a_daemon_that_does_not_run_is_a_sentence() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let missing = admin(&socket).operations(OperationsRequest {}).await.unwrap_err();
+        assert_eq!(reason(&missing, missing.message()), "nobody listens there; is Pontoon running?");
+        // The state after kill -9.
+        drop(UnixListener::bind(&socket).unwrap());
+        let stale = admin(&socket).operations(OperationsRequest {}).await.unwrap_err();
+        assert_eq!(reason(&stale, stale.message()), "nobody listens there; is Pontoon running?");
+    }
+
+    #[test]
+    fn what_the_daemon_says_is_passed_on_and_other_causes_have_no_debug_text() {
+        let said = tonic::Status::internal("containerd does not respond");
+        assert_eq!(reason(&said, said.message()), "containerd does not respond");
+        let of = |kind: ErrorKind| {
+            let status = tonic::Status::from_error(Box::new(io::Error::from(kind)));
+            reason(&status, status.message())
+        };
+        assert_eq!(of(ErrorKind::PermissionDenied), "permission denied; this command needs root");
+        assert_eq!(of(ErrorKind::BrokenPipe), "broken pipe");
+    }
 }

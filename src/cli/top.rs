@@ -1,6 +1,7 @@
 //! `pontoon top`: the pods of this node, the resources they use, and the operations in flight for them.
 
 mod rows;
+mod running;
 mod sample;
 mod screen;
 mod table;
@@ -20,7 +21,7 @@ const ONCE: Duration = Duration::from_secs(1);
 /// Shows the table until `q` is pressed, or prints it once as plain text.
 ///
 /// # Errors
-/// When CRI does not answer at the start, or stdout is no terminal. Later failures are shown, and the query is
+/// When CRI does not answer at the start, or stdout is not a terminal. Later failures are shown, and the query is
 /// repeated.
 pub async fn run(flags: TopFlags) -> anyhow::Result<()> {
     let config = Config::load(&flags.serve_flags())?;
@@ -29,7 +30,7 @@ pub async fn run(flags: TopFlags) -> anyhow::Result<()> {
         return once(&mut source).await;
     }
     if !std::io::stdout().is_terminal() {
-        bail!("stdout is no terminal; use --once for a plain table");
+        bail!("stdout is not a terminal; use --once for a plain table");
     }
     let first = source.sample().await?;
     screen::show(source, first, Duration::from_secs(flags.interval.clamp(1, 3600))).await

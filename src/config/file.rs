@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Error, Limits, Streaming};
+use super::{Error, Limits, Streaming, document};
 use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::network::IpPreference;
 
@@ -76,7 +76,15 @@ impl File {
     /// [`Error::Read`] when it cannot be read, or [`Error::Parse`] with the line.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source: Box::new(source) })
+        Self::parse(path, &text)
+    }
+
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        document::parse(text).map_err(|wrong| Error::Parse {
+            path: path.to_owned(),
+            line: wrong.line,
+            problem: wrong.problem,
+        })
     }
 }
 
@@ -84,7 +92,7 @@ impl File {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A level, or directives as `tracing` takes them (`info,pontoon::network=debug`).
+    /// A level, or a level and directives as `tracing` takes them (`info,pontoon::network=debug`).
     pub level: String,
     pub format: LogFormat,
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -50,10 +50,14 @@ pub struct ServeFlags {
     pub log_level: Option<String>,
 }
 
+/// The configuration file that the systemd unit passes to `pontoon serve`.
+const FILE_OF_THE_UNIT: &str = "/etc/pontoon/config.toml";
+
 /// Flags of `pontoon top`.
 #[derive(Debug, Default, Args)]
 pub struct TopFlags {
-    /// The daemon's configuration file, which says where its sockets are
+    /// The daemon's configuration file, which says where its sockets are [default: /etc/pontoon/config.toml, if that
+    /// exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The daemon's CRI socket [default: /run/pontoon/pontoon.sock]
@@ -75,11 +79,19 @@ impl TopFlags {
     #[must_use]
     pub fn serve_flags(&self) -> ServeFlags {
         ServeFlags {
-            config: self.config.clone(),
+            config: self.config_file(Path::new(FILE_OF_THE_UNIT)),
             socket: self.socket.clone(),
             admin_socket: self.admin_socket.clone(),
             ..ServeFlags::default()
         }
+    }
+
+    /// The file to read: the one that is named, or else the unit's, if it exists and is needed.
+    pub(super) fn config_file(&self, of_the_unit: &Path) -> Option<PathBuf> {
+        let all_is_given = self.socket.is_some() && self.admin_socket.is_some();
+        // If it cannot be found out whether the file exists, reading it gives an error that names it.
+        let exists = || of_the_unit.try_exists().unwrap_or(true);
+        self.config.clone().or_else(|| (!all_is_given && exists()).then(|| of_the_unit.to_owned()))
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::Error;
 use super::file::Runtime;
+use super::{Error, check};
 use crate::containerd::Options;
 use crate::network::ConfigDir;
 use crate::sys::read;
@@ -76,22 +76,24 @@ impl Handlers {
             by_name.insert("runc".to_owned(), handler("runc", &Runtime::default())?);
         }
         let Some(chosen) = by_name.get(default) else {
-            let problem = format!("there is no [runtimes.{default}]");
-            return Err(Error::Value { key: "default_runtime".to_owned(), problem });
+            let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
+            let problem = format!("there is no [runtimes.{default}]; the runtime handlers are {}", names.join(", "));
+            return Err(check::wrong("default_runtime", problem));
         };
         // kubelet asks for the cgroup driver only once (RuntimeConfig), so all handlers must have the same one.
         if let Some(other) = by_name.values().find(|other| other.systemd_cgroup != chosen.systemd_cgroup) {
             let problem = format!("differs from that of [runtimes.{default}]; kubelet knows one cgroup driver only");
-            return Err(Error::Value { key: format!("runtimes.{}.options.SystemdCgroup", other.name), problem });
+            return Err(check::wrong(format!("runtimes.{}.options.SystemdCgroup", other.name), problem));
         }
         Ok(Self { default: default.to_owned(), by_name })
     }
 }
 
 fn handler(name: &str, runtime: &Runtime) -> Result<Handler, Error> {
+    check_values(name, runtime)?;
     let kind = runtime.kind.clone().unwrap_or_else(|| RUNC.to_owned());
     let options = Options::new(&kind, &runtime.options)
-        .map_err(|problem| Error::Value { key: format!("runtimes.{name}.options"), problem: problem.to_string() })?;
+        .map_err(|error| check::wrong(format!("runtimes.{name}.options.{}", error.key), error.problem))?;
     let base_spec = match &runtime.base_runtime_spec {
         Some(path) => Some(base_spec(name, path)?),
         None => None,
@@ -111,14 +113,57 @@ fn handler(name: &str, runtime: &Runtime) -> Result<Handler, Error> {
     })
 }
 
+/// Refuses values that could never work.
+fn check_values(name: &str, runtime: &Runtime) -> Result<(), Error> {
+    let key = |key: &str| format!("runtimes.{name}.{key}");
+    if name.is_empty() {
+        return Err(check::wrong("runtimes", "a runtime handler has no name"));
+    }
+    if let Some(kind) = runtime.kind.as_deref().filter(|kind| !is_runtime_type(kind)) {
+        let problem = format!("{kind:?} is neither a runtime type such as \"{RUNC}\" nor the absolute path of a shim");
+        return Err(check::wrong(key("type"), problem));
+    }
+    let paths = [("base_runtime_spec", &runtime.base_runtime_spec), ("cni_conf_dir", &runtime.cni_conf_dir)];
+    for (name, path) in paths {
+        path.as_deref().map_or(Ok(()), |path| check::path(&key(name), path))?;
+    }
+    if let Some(snapshotter) = &runtime.snapshotter {
+        check::snapshotter(&key("snapshotter"), snapshotter)?;
+    }
+    let globs =
+        [("pod_annotations", &runtime.pod_annotations), ("container_annotations", &runtime.container_annotations)];
+    for (name, globs) in globs {
+        if let Some(problem) = globs.iter().find_map(|glob| problem_of_glob(glob)) {
+            return Err(check::wrong(key(name), problem));
+        }
+    }
+    Ok(())
+}
+
+/// containerd makes the name of the shim's binary from the last two parts of a type such as `io.containerd.runc.v2`.
+fn is_runtime_type(kind: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && !part.contains(|c: char| c == '/' || c.is_whitespace());
+    Path::new(kind).is_absolute() || kind.contains('.') && kind.split('.').all(is_part)
+}
+
+/// The keys of annotations have only some characters. A glob with another one is meant in a syntax that is not
+/// supported, and would match nothing.
+fn problem_of_glob(glob: &str) -> Option<String> {
+    if glob.is_empty() {
+        return Some("\"\" matches no annotation".to_owned());
+    }
+    let other = glob.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_./*".contains(*c))?;
+    Some(format!("{glob:?} has {other:?}, which no annotation's key has; * is the only wildcard"))
+}
+
 fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
     match (&runtime.cni_conf_dir, runtime.cni_max_conf_num) {
         (Some(path), most) => Ok(Some(ConfigDir { path: path.clone(), limit: most.unwrap_or(1) })),
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(Error::Value {
-            key: format!("runtimes.{name}.cni_max_conf_num"),
-            problem: "counts configs of a cni_conf_dir, which this handler does not have".to_owned(),
-        }),
+        (None, Some(_)) => Err(check::wrong(
+            format!("runtimes.{name}.cni_max_conf_num"),
+            "counts configs of a cni_conf_dir, which this handler does not have",
+        )),
     }
 }
 
@@ -127,7 +172,16 @@ fn cni(name: &str, runtime: &Runtime) -> Result<Option<ConfigDir>, Error> {
 const LARGEST_SPEC: u64 = 14 << 20;
 
 fn base_spec(name: &str, path: &Path) -> Result<Spec, Error> {
-    let key = format!("runtimes.{name}.base_runtime_spec");
-    let text = read::regular(path, LARGEST_SPEC).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|error| Error::Value { key, problem: format!("{}: {error}", path.display()) })
+    let wrong = |problem: String| {
+        check::wrong(format!("runtimes.{name}.base_runtime_spec"), format!("{}: {problem}", path.display()))
+    };
+    let text = read::regular(path, LARGEST_SPEC).map_err(|error| wrong(error.to_string()))?;
+    // serde would take the values of an array for the fields of the spec, in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong("not an OCI spec: it is not a JSON object".to_owned()));
+    }
+    serde_json::from_slice(&text).map_err(|error| wrong(format!("not an OCI spec: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,17 @@
 //! Combines the file and the flags into one immutable [`Config`]; no other module reads either.
 //!
-//! The file's keys are documented in `examples/config.toml`, which a test parses.
+//! The file's keys are documented in README.md and in `examples/config.toml`; tests compare both with the keys that
+//! exist.
 
+mod check;
+mod document;
 mod file;
 mod flags;
 mod handlers;
+mod keys;
 mod limits;
+mod log_level;
+mod sockets;
 mod streaming;
 
 use std::path::PathBuf;
@@ -16,25 +22,23 @@ pub use handlers::{Handler, Handlers};
 pub use limits::Limits;
 pub use streaming::Streaming;
 
-use crate::lsm::selinux::MAX_CATEGORIES;
 use crate::telemetry::Endpoint;
+use sockets::Sockets;
 
 /// Why a configuration cannot be used; each variant names the file, line or key.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read.
     #[error("read config {path}")]
-    Read {
-        /// The configuration file, or a base spec that it names.
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// The file is not TOML, or has an unknown key; the message names the line.
-    #[error("config {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    /// The file is not TOML, or has an unknown key, or a value of another type than its key takes.
+    #[error("config {path}, line {line}: {problem}")]
     Parse {
         path: PathBuf,
-        /// Line, column, and what is wrong there.
-        source: Box<toml::de::Error>,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there, in one line.
+        problem: String,
     },
     /// A value that cannot be used.
     #[error("config key {key}: {problem}")]
@@ -105,42 +109,23 @@ impl Config {
     }
 
     fn resolve(file: File) -> Result<Self, Error> {
-        let admin_socket = file.admin_socket.unwrap_or_else(|| file.state.join("admin.sock"));
-        let roots = file.seccomp_profile_roots.iter().map(|root| ("seccomp_profile_roots", root));
-        let paths = [
-            ("socket", &file.socket),
-            ("admin_socket", &admin_socket),
-            ("root", &file.root),
-            ("state", &file.state),
-            ("netns_dir", &file.netns_dir),
-        ];
-        for (key, path) in paths.into_iter().chain(roots) {
-            if !path.is_absolute() {
-                return Err(Error::Value {
-                    key: key.to_owned(),
-                    problem: format!("{} is not an absolute path", path.display()),
-                });
-            }
-        }
+        check::values(&file)?;
+        let sockets = Sockets::resolve(&file)?;
         let create_missing_host_path = match file.missing_host_path.as_str() {
             "create" => true,
             "error" => false,
             other => {
-                let problem = format!("{other:?} is neither \"create\" nor \"error\"");
-                return Err(Error::Value { key: "missing_host_path".to_owned(), problem });
+                return Err(check::wrong(
+                    "missing_host_path",
+                    format!("{other:?} is neither \"create\" nor \"error\""),
+                ));
             }
         };
-        if !(2..=MAX_CATEGORIES).contains(&file.selinux.category_range) {
-            let problem = format!("{} is not between 2 and {MAX_CATEGORIES}", file.selinux.category_range);
-            return Err(Error::Value { key: "selinux.category_range".to_owned(), problem });
-        }
-        if let Some((key, problem)) = file.limits.problem() {
-            return Err(Error::Value { key: key.to_owned(), problem });
-        }
+        let level = log_level::checked(&file.log.level)?;
         let handlers = Handlers::resolve(&file.default_runtime, &file.runtimes)?;
         Ok(Self {
-            socket: file.socket,
-            admin_socket,
+            socket: sockets.cri,
+            admin_socket: sockets.admin,
             root: file.root,
             state: file.state,
             netns_dir: file.netns_dir,
@@ -149,10 +134,10 @@ impl Config {
             own_devices: file.device_ownership_from_security_context,
             seccomp_profile_roots: file.seccomp_profile_roots,
             allow_foreign_pods: file.allow_foreign_pods,
-            log: file.log,
-            metrics: metrics(&file.metrics)?,
+            log: Log { level, ..file.log },
+            metrics: sockets.metrics,
             traces: traces(file.traces)?,
-            containerd: file.containerd,
+            containerd: ContainerdSection { address: sockets.containerd, ..file.containerd },
             cni: file.cni,
             images: file.images,
             limits: file.limits,
@@ -165,24 +150,31 @@ impl Config {
     }
 }
 
-fn metrics(section: &MetricsSection) -> Result<Option<Endpoint>, Error> {
-    if section.address.is_empty() {
-        return Ok(None);
-    }
-    let parsed = section.address.parse();
-    parsed.map(Some).map_err(|problem| Error::Value { key: "metrics.address".to_owned(), problem })
-}
-
 fn traces(section: Traces) -> Result<Traces, Error> {
-    let refuse = |key: &str, problem: String| Err(Error::Value { key: format!("traces.{key}"), problem });
+    let refuse = |key: &str, problem: String| Err(check::wrong(format!("traces.{key}"), problem));
     if section.sampling_rate_per_million > 1_000_000 {
         let problem = format!("{} is more than a million", section.sampling_rate_per_million);
         return refuse("sampling_rate_per_million", problem);
     }
-    if !section.endpoint.is_empty() && !cfg!(feature = "otlp") {
+    if section.endpoint.is_empty() {
+        return Ok(section);
+    }
+    if !cfg!(feature = "otlp") {
         return refuse("endpoint", "this pontoon was built without the feature otlp".to_owned());
     }
+    if !is_collector(&section.endpoint) {
+        return refuse("endpoint", format!("{:?} is not http://IP:PORT", section.endpoint));
+    }
     Ok(section)
+}
+
+/// Whether this is the address of a collector: `http://HOST:PORT`. The exporter has no TLS, and would find other
+/// mistakes only when it sends the first spans.
+fn is_collector(endpoint: &str) -> bool {
+    let rest = endpoint.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let Some((host, port)) = rest.and_then(|rest| rest.rsplit_once(':')) else { return false };
+    let is_host = !host.is_empty() && !host.contains(|c: char| "/@?#".contains(c) || c.is_whitespace());
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, check};
 use crate::streaming::{Settings, TlsFiles};
 
 /// `[streaming]` as it is written.
@@ -56,11 +56,11 @@ fn duration(key: &str, text: &str) -> Result<Duration, Error> {
     let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
     duration
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| wrong(key, format!("{text:?} is no duration such as \"30s\" or \"4h\"")))
+        .ok_or_else(|| wrong(key, format!("{text:?} is not a duration such as \"30s\" or \"4h\"")))
 }
 
 fn wrong(key: &str, problem: String) -> Error {
-    Error::Value { key: format!("streaming.{key}"), problem }
+    check::wrong(format!("streaming.{key}"), problem)
 }
 
 #[cfg(test)]

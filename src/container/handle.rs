@@ -1,7 +1,7 @@
 //! The container object in memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use prost::bytes::Bytes;
@@ -12,6 +12,8 @@ use super::{Denied, Event, Record, SpecInMemory, State, Stop};
 use crate::api::v1::ContainerMetadata;
 use crate::cgroup::OomWatch;
 use crate::ids::{ContainerId, SandboxId};
+use crate::log_keys::LogKeys;
+use crate::mutex::Mutex;
 use crate::task::Task;
 
 /// A container: its immutable record, its state and its streams.
@@ -19,19 +21,23 @@ pub struct Container {
     pub record: Record,
     /// Its encoded ListContainers item without the state, which list calls copy.
     pub listed: Bytes,
+    /// Why its creation failed. Set only if the failed creation could not be undone completely.
+    pub creation_error: OnceLock<Box<str>>,
     pub root: Root,
+    /// The keys of log lines about it, from the first one on.
+    log_keys: OnceLock<LogKeys>,
     /// The part of the OCI spec that stays in memory.
     spec: ArcSwap<SpecInMemory>,
     /// Held while the spec is changed or a task is created from it, so that the task always has the current spec.
     spec_lock: tokio::sync::Mutex<()>,
     /// The state. A watch channel, so that stop and remove are notified of the exit.
     state: watch::Sender<State>,
-    /// containerd's task of it, or the task of an earlier start.
+    /// Its task in containerd, or the task of an earlier start.
     task: Mutex<Arc<Task>>,
     /// Whether a removal has begun, after which the exit need not be written any more.
     is_removed: AtomicBool,
     /// Its standard streams while its task exists.
-    streams: Mutex<Option<Arc<dyn Streams>>>,
+    streams: Mutex<Option<Arc<Streams>>>,
     /// Held while the streams are looked up after a restart.
     stream_lookup_lock: tokio::sync::Mutex<()>,
     /// Counts its OOM kills while its task exists.
@@ -58,8 +64,10 @@ impl Container {
         let record = record.reduced();
         Self {
             listed: record.listed(false),
+            creation_error: OnceLock::new(),
             record,
             root,
+            log_keys: OnceLock::new(),
             spec: ArcSwap::from_pointee(spec),
             spec_lock: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
@@ -80,6 +88,11 @@ impl Container {
     #[must_use]
     pub fn sandbox(&self) -> &SandboxId {
         &self.record.sandbox
+    }
+
+    /// The keys of log lines about it: those of its sandbox, which the first caller provides, and its id.
+    pub fn log_keys(&self, of_sandbox: impl FnOnce() -> LogKeys) -> &LogKeys {
+        self.log_keys.get_or_init(|| of_sandbox().with_container(self.id().as_str()))
     }
 
     /// The request's metadata, which was checked at creation.
@@ -130,15 +143,15 @@ impl Container {
         let _ = self.state.subscribe().wait_for(|state| !state.is_alive()).await;
     }
 
-    /// containerd's task of it. If there is none, a [`Task`] that is already gone.
+    /// Its task in containerd. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn task(&self) -> Arc<Task> {
-        Arc::clone(&self.task.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.task.lock())
     }
 
     /// Sets its task. The previous task must be gone.
     pub fn set_task(&self, task: Arc<Task>) {
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        *self.task.lock() = task;
     }
 
     /// Marks the container as being removed, and lets its task retry at once instead of waiting.
@@ -171,13 +184,13 @@ impl Container {
 
     /// Its standard streams while its task exists.
     #[must_use]
-    pub fn streams(&self) -> Option<Arc<dyn Streams>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn streams(&self) -> Option<Arc<Streams>> {
+        self.streams.lock().clone()
     }
 
     /// Sets or removes its streams.
-    pub fn set_streams(&self, streams: Option<Arc<dyn Streams>>) {
-        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = streams;
+    pub fn set_streams(&self, streams: Option<Arc<Streams>>) {
+        *self.streams.lock() = streams;
     }
 
     /// Locks the lookup of its streams, which must have only one reader.
@@ -188,18 +201,18 @@ impl Container {
     /// The counter of its OOM kills.
     #[must_use]
     pub fn oom_watch(&self) -> Option<Arc<OomWatch>> {
-        self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.oom_watch.lock().clone()
     }
 
     /// Sets or removes the counter of its OOM kills.
     pub fn set_oom_watch(&self, watch: Option<Arc<OomWatch>>) {
-        *self.oom_watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+        *self.oom_watch.lock() = watch;
     }
 
     /// The stop in progress, brought forward if `grace` ends earlier; a new stop if none is in progress.
     #[must_use]
     pub fn join_stop(&self, grace: super::Grace) -> Arc<Stop> {
-        let mut slot = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.stop.lock();
         if let Some(stop) = slot.as_ref().filter(|stop| stop.shorten(grace)) {
             return Arc::clone(stop);
         }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ids::ContainerId;
+use crate::joined::run_blocking;
+use crate::sys::mountinfo;
 
 /// Time limit of a search. The holders found by then are enough.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -18,7 +20,7 @@ const MOST: usize = 4;
 /// How many open files of one process are checked.
 const FILES: usize = 100_000;
 
-/// How a process holds the root file system by copies of mounts.
+/// [`Holder::by`] of a process that holds the root file system by copies of mounts.
 const MOUNTS: &str = "mounts";
 
 /// A process, and how it holds the root file system.
@@ -50,12 +52,9 @@ impl fmt::Display for Holder {
 /// Processes that hold the root file system of a container: at most a few.
 pub async fn holders(id: &ContainerId) -> Vec<Holder> {
     let root = Root::of(id);
-    let look = tokio::task::spawn_blocking(move || look(Path::new("/proc"), &root));
+    let look = run_blocking(move || look(Path::new("/proc"), &root));
     // A read that hangs occupies its own thread and delays no other caller.
-    match tokio::time::timeout(2 * LIMIT, look).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
+    tokio::time::timeout(2 * LIMIT, look).await.unwrap_or_default()
 }
 
 /// Recognizes paths in a container's root file system. containerd mounts it at `<state>/<namespace>/<id>/rootfs`, and
@@ -113,9 +112,9 @@ fn by_mount(process: &Path, root: &Root) -> Option<&'static str> {
     if namespace(process) == ours {
         return None;
     }
-    let table = fs::read_to_string(process.join("mountinfo")).ok()?;
-    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.any(|point| root.has(point)).then_some(MOUNTS)
+    let table = fs::read(process.join("mountinfo")).ok()?;
+    let mut mounts = mountinfo::mounts(&table);
+    mounts.any(|mount| root.has(&mount.point.to_string_lossy())).then_some(MOUNTS)
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {

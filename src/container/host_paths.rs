@@ -8,11 +8,13 @@
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::mutex::{Mutex, MutexGuard};
 
 /// How long a request waits for all its paths. Less than the 2 minutes that kubelet allows for CreateContainer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -83,7 +85,7 @@ impl Progress {
         path: &Path,
         call: impl FnOnce(&Path) -> io::Result<T>,
     ) -> Result<T, Error> {
-        let occupied = lock(&ABANDONED).iter().any(|other| other.is_stuck_on(path));
+        let occupied = ABANDONED.lock().iter().any(|other| other.is_stuck_on(path));
         {
             let mut doing = self.doing();
             if occupied || doing.abandoned {
@@ -96,7 +98,7 @@ impl Progress {
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
-        lock(&self.0)
+        self.0.lock()
     }
 
     fn is_stuck_on(&self, path: &Path) -> bool {
@@ -134,10 +136,10 @@ where
     let progress = Progress::default();
     progress.doing().operation = "start a thread for host paths";
     let (done, mut result) = oneshot::channel();
-    let own = Ended(progress.clone());
+    let own = progress.clone();
     let body = move || {
-        let outcome = work(&own.0);
-        drop(own);
+        let outcome = work(&own);
+        own.doing().ended = true;
         let _ = done.send(outcome);
     };
     std::thread::Builder::new().name("host-paths".to_owned()).spawn(body).map_err(|source| progress.failed(source))?;
@@ -147,20 +149,10 @@ where
         let steps = progress.doing().steps;
         let until = end.min(Instant::now() + deadline);
         match tokio::time::timeout_at(until, &mut result).await {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(_)) => return Err(progress.failed(io::Error::other("the thread panicked"))),
+            Ok(outcome) => return outcome.expect("the thread answers: a panic ends the process"),
             Err(_) if until < end && progress.doing().steps != steps => {}
             Err(_) => return Err(progress.stuck()),
         }
-    }
-}
-
-/// Records that the thread has ended, even if it panicked.
-struct Ended(Progress);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.doing().ended = true;
     }
 }
 
@@ -170,17 +162,13 @@ struct Waiter(Progress);
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.doing().abandoned = true;
-        let mut left = lock(&ABANDONED);
+        let mut left = ABANDONED.lock();
         left.retain(|progress| !progress.doing().ended);
         let ended = self.0.doing().ended;
         if !ended {
             left.push(self.0.clone());
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the path if a request may use it, otherwise what is wrong with it.
@@ -258,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_does_not_return_is_named_and_nobody_follows_it() {
+    async fn a_call_that_does_not_return_is_named_and_no_other_call_follows_it() {
         let (_held, _, error) = stuck_on("/stuck/here").await;
         assert_eq!(error, "stat(/stuck/here) does not return: the file system does not answer");
         assert_eq!(
@@ -320,12 +308,6 @@ mod tests {
         while stat("/slow").await.is_err() {
             tokio::task::yield_now().await;
         }
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_an_error() {
-        let outcome: Result<(), String> = outcome(DEADLINE, |_| panic!("in a test")).await;
-        assert!(outcome.unwrap_err().contains("panicked"));
     }
 
     #[test]

@@ -5,18 +5,14 @@
 //! mounted over /proc in the container; mounts over /sys are allowed.
 
 mod image;
-mod mountinfo;
 
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-
 pub use self::image::{ImageMount, check_owners, images};
-use self::mountinfo::MountInfo;
 use super::host_paths::{self, Error as HostError, Progress, absolute, cleaned};
 use crate::api::v1::{Mount, MountPropagation};
+use crate::sys::mountinfo::{self, mount_id};
 
 /// The values that `mount_options` may contain (KEP-5855).
 const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
@@ -94,8 +90,9 @@ fn checked(index: usize, mount: &Mount) -> Result<Mount, Error> {
         }
     }
     check_mappings(mount).map_err(|(name, problem)| invalid(index, &name, problem))?;
-    let propagation = MountPropagation::try_from(mount.propagation)
-        .map_err(|_| invalid(index, "propagation", format!("{} is no MountPropagation", mount.propagation)))?;
+    let propagation = MountPropagation::try_from(mount.propagation).map_err(|_| {
+        invalid(index, "propagation", format!("{} is not a value of MountPropagation", mount.propagation))
+    })?;
     if mount.recursive_read_only && !mount.readonly {
         return Err(invalid(index, "recursive_read_only", "requires readonly").into());
     }
@@ -147,7 +144,7 @@ fn find_all(progress: &Progress, wanted: Vec<Mount>, missing: MissingHostPath) -
     }
     if found.iter().any(|one| one.mount.propagation() != MountPropagation::PropagationPrivate) {
         let table = progress.step("read", Path::new("/proc/self/mountinfo"), |path| std::fs::read(path))?;
-        let table = MountInfo::parse(&table);
+        let table: Vec<_> = mountinfo::mounts(&table).collect();
         for (index, one) in found.iter().enumerate() {
             check_propagation(progress, &table, index, one)?;
         }
@@ -178,7 +175,12 @@ fn source(progress: &Progress, index: usize, mount: &Mount, missing: MissingHost
 }
 
 /// Without this check the mount would succeed, and mounts below it would silently not appear on the other side.
-fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: &HostMount) -> Result<(), HostError> {
+fn check_propagation(
+    progress: &Progress,
+    table: &[mountinfo::Mount<'_>],
+    index: usize,
+    one: &HostMount,
+) -> Result<(), HostError> {
     let wanted = one.mount.propagation();
     // Nothing is ever mounted below an image, so there is nothing to propagate.
     if wanted == MountPropagation::PropagationPrivate || one.mount.image.is_some() {
@@ -187,28 +189,21 @@ fn check_propagation(progress: &Progress, table: &MountInfo, index: usize, one: 
     let refused = |problem: String| Err(invalid(index, "propagation", problem));
     let (name, path) = (wanted.as_str_name(), one.source.display());
     let id = progress.step("statx", &one.source, mount_id)?;
-    let Some(mount) = table.of(&one.source, id) else {
+    let Some(mount) = mountinfo::containing(table, &one.source, id) else {
         return refused(format!("{name}: {path} is on no mount of this mount namespace"));
     };
     let point = mount.point.display();
     match wanted {
-        MountPropagation::PropagationBidirectional if !mount.shared => {
+        MountPropagation::PropagationBidirectional if !mount.is_shared => {
             refused(format!("{name}: {path} is on {point}, which is not a shared mount"))
         }
-        MountPropagation::PropagationHostToContainer if !mount.shared && !mount.slave => {
+        MountPropagation::PropagationHostToContainer if !mount.is_shared && !mount.is_slave => {
             refused(format!("{name}: {path} is on {point}, which is neither a shared nor a slave mount"))
         }
         MountPropagation::PropagationBidirectional
         | MountPropagation::PropagationHostToContainer
         | MountPropagation::PropagationPrivate => Ok(()),
     }
-}
-
-/// The id of the mount that contains a path; `None` before Linux 5.8.
-fn mount_id(path: &Path) -> io::Result<Option<u64>> {
-    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
-    let given = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    Ok(given.then_some(found.stx_mnt_id))
 }
 
 #[cfg(test)]

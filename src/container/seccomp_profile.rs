@@ -9,35 +9,45 @@ use rustix::fs::{Mode, OFlags};
 use super::host_paths::{self, Error, Progress};
 use crate::sys::{beneath, read};
 
-const FIELD: &str = "config.linux.security_context.seccomp.localhost_ref";
 /// Size limit of a profile in bytes. Real profiles have a few kilobytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Reads the profile at `path`, which must be absolute and normalized. Returns `None` if `path` is `None`. Gives up
-/// after a minute.
+/// The file of a profile, and the field of the request that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileFile {
+    /// For example `config.linux.security_context.seccomp.localhost_ref`.
+    pub field: &'static str,
+    /// Absolute and normalized.
+    pub path: PathBuf,
+}
+
+/// Reads a profile. Returns `None` if `file` is `None`. Gives up after a minute.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the profile does not exist, is outside of the roots, or is not a regular file: the container
 /// never runs unconfined instead. [`Error::Stuck`] if the file system does not answer.
-pub async fn read(roots: &[PathBuf], path: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
-    let Some(path) = path else { return Ok(None) };
-    let (roots, at) = (roots.to_vec(), path.clone());
-    match host_paths::run(host_paths::DEADLINE, move |progress| find(progress, &roots, &at)).await {
+pub async fn read(roots: &[PathBuf], file: Option<ProfileFile>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(file) = file else { return Ok(None) };
+    let (roots, wanted) = (roots.to_vec(), file.clone());
+    match host_paths::run(host_paths::DEADLINE, move |progress| find(progress, &roots, &wanted)).await {
         Ok(text) => Ok(Some(text)),
-        Err(Error::Io { source, .. }) => Err(invalid(&path, &source.to_string())),
+        Err(Error::Io { source, .. }) => Err(file.invalid(&source.to_string())),
         Err(error @ (Error::Invalid { .. } | Error::Stuck { .. })) => Err(error),
     }
 }
 
-fn invalid(path: &Path, problem: &str) -> Error {
-    Error::Invalid { field: FIELD.to_owned(), problem: format!("{}: {problem}", path.display()) }
+impl ProfileFile {
+    fn invalid(&self, problem: &str) -> Error {
+        Error::Invalid { field: self.field.to_owned(), problem: format!("{}: {problem}", self.path.display()) }
+    }
 }
 
 /// A symlink counts as the path that it leads to: it is allowed if its target is below a root.
-fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, Error> {
+fn find(progress: &Progress, roots: &[PathBuf], file: &ProfileFile) -> Result<Vec<u8>, Error> {
+    let path = &file.path;
     // Check the name first, so that nothing outside of the roots is accessed at all.
     if !roots.iter().any(|root| path.starts_with(root)) {
-        return Err(invalid(path, "is not in a directory of seccomp_profile_roots"));
+        return Err(file.invalid("is not in a directory of seccomp_profile_roots"));
     }
     let real = progress.step("resolve", path, |path| std::fs::canonicalize(path))?;
     for root in roots {
@@ -50,7 +60,7 @@ fn find(progress: &Progress, roots: &[PathBuf], path: &Path) -> Result<Vec<u8>, 
             Err(error) => return Err(error),
         }
     }
-    Err(invalid(path, "resolves to a path outside of seccomp_profile_roots"))
+    Err(file.invalid("resolves to a path outside of seccomp_profile_roots"))
 }
 
 /// Opens without following symlinks, so that the file opened is the one that was checked, even if a symlink has
@@ -68,8 +78,10 @@ mod tests {
 
     use super::*;
 
+    const FIELD: &str = "config.linux.security_context.seccomp_profile_path";
+
     async fn read_text(roots: &[PathBuf], path: PathBuf) -> Result<String, String> {
-        let text = read(roots, Some(path)).await.map_err(|error| error.to_string())?;
+        let text = read(roots, Some(ProfileFile { field: FIELD, path })).await.map_err(|error| error.to_string())?;
         Ok(String::from_utf8(text.unwrap()).unwrap())
     }
 

@@ -1,13 +1,13 @@
 //! Channels to containerd's UNIX socket.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{self, Endpoint};
 use tower::{Layer, service_fn};
 
+use crate::mutex::Mutex;
 use crate::telemetry::{Measure, Measured, Metrics};
 
 /// A channel whose calls can be measured.
@@ -45,13 +45,13 @@ impl Renewable {
 
     /// The channel for one call. A caller that holds on to it keeps an old connection open.
     pub(super) fn channel(&self) -> Channel {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now.lock().clone()
     }
 
     /// Replaces the channel: the next call dials. The old connection closes when the calls on it have ended.
     pub(super) fn renew(&self) {
         let new = measured(lazy(&self.socket), &self.metrics, self.timing);
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.now.lock() = new;
     }
 }
 

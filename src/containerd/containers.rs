@@ -10,7 +10,7 @@ use tonic::Status;
 use super::connect::Channel;
 use super::error::{removal, retry_once};
 use super::paged_list::{Listed, PagedList};
-use super::{Any, Containerd, Error, Result, nanoseconds};
+use super::{Any, Containerd, Result, nanoseconds};
 
 /// How many bytes of records are in memory at once while they are listed: those of four large records, or of some
 /// thousand usual ones.
@@ -54,7 +54,7 @@ impl Containerd {
         let id = container.id.clone();
         let request = pb::CreateContainerRequest { container: Some(encode(container)) };
         let reply = self.containers().create(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("create container", &id, &status))
+        reply.map(drop).map_err(|status| self.error("create container", &id, &status))
     }
 
     /// Replaces parts of a record: `fields` names them (`spec`, `extensions.KEY`); the rest does not change.
@@ -67,7 +67,7 @@ impl Containerd {
         let request = pb::UpdateContainerRequest { container: Some(encode(container)), update_mask: Some(mask) };
         retry_once(|| async {
             let reply = self.containers().update(self.request(request.clone())).await;
-            reply.map(drop).map_err(|status| Error::status("update container", &id, &status))
+            reply.map(drop).map_err(|status| self.error("update container", &id, &status))
         })
         .await
     }
@@ -85,7 +85,7 @@ impl Containerd {
     pub async fn get_container(&self, id: &str) -> Result<Container> {
         let request = pb::GetContainerRequest { id: id.to_owned() };
         let reply = self.containers().get(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("get container", id, &status))?;
+        let reply = reply.map_err(|status| self.error("get container", id, &status))?;
         Ok(decode(reply.into_inner().container.unwrap_or_default()))
     }
 
@@ -97,7 +97,7 @@ impl Containerd {
         removal(|| async {
             let request = pb::DeleteContainerRequest { id: id.to_owned() };
             let reply = self.containers().delete(self.request(request)).await;
-            reply.map(drop).map_err(|status| Error::status("delete container", id, &status))
+            reply.map(drop).map_err(|status| self.error("delete container", id, &status))
         })
         .await
     }

@@ -19,7 +19,7 @@ impl Containerd {
     /// [`Kind::NotFound`] when it does not exist, [`Kind::Exhausted`] when it is larger: a manifest of a gigabyte must
     /// not take a gigabyte of memory (CVE-2023-25153).
     pub async fn read_blob(&self, digest: &str, limit: usize) -> Result<Vec<u8>> {
-        let error = |status| Error::status("read content", digest, &status);
+        let error = |status| self.error("read content", digest, &status);
         let request = pb::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
         let mut stream = self.content().read(self.request(request)).await.map_err(error)?.into_inner();
         let mut blob = Vec::new();
@@ -41,7 +41,7 @@ impl Containerd {
         let request = pb::InfoRequest { digest: digest.to_owned() };
         match ContentClient::new(self.unary.channel()).info(self.request(request)).await {
             Ok(_) => Ok(true),
-            Err(status) => match Error::status("look for content", digest, &status) {
+            Err(status) => match self.error("look for content", digest, &status) {
                 error if error.is_not_found() => Ok(false),
                 error => Err(error),
             },
@@ -61,6 +61,6 @@ impl Containerd {
         let mask = prost_types::FieldMask { paths: vec![format!("labels.{key}")] };
         let request = pb::UpdateRequest { info: Some(info), update_mask: Some(mask) };
         let reply = ContentClient::new(self.unary.channel()).update(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("label content", digest, &status))
+        reply.map(drop).map_err(|status| self.error("label content", digest, &status))
     }
 }

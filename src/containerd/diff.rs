@@ -3,7 +3,7 @@
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::diff_client::DiffClient;
 
-use super::{Containerd, Descriptor, Error, Mount, Result};
+use super::{Containerd, Descriptor, Mount, Result};
 
 impl Containerd {
     /// Unpacks a layer into the mounts of a snapshot. Returns the digest of the uncompressed archive, which must be the
@@ -19,7 +19,7 @@ impl Containerd {
             ..pb::ApplyRequest::default()
         };
         let reply = DiffClient::new(self.bulk.clone()).apply(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("apply layer", &digest, &status))?;
+        let reply = reply.map_err(|status| self.error("apply layer", &digest, &status))?;
         Ok(reply.into_inner().applied.unwrap_or_default().digest)
     }
 }

@@ -1,6 +1,8 @@
 //! The event stream. It has no replay: events that happen while there is no subscription are lost. So an event is only
 //! a hint, and a list is the truth.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::events as ev;
@@ -10,7 +12,7 @@ use containerd_client::types::Envelope;
 use prost::Message;
 use tonic::Streaming;
 
-use super::{Containerd, Error, Exit, Kind, Result, nanoseconds};
+use super::{Containerd, Error, Exit, Result, nanoseconds};
 
 /// Topic of the event that proves that a subscription works.
 const PROBE: &str = "/pontoon/subscribed";
@@ -40,6 +42,7 @@ pub enum Event {
 /// An open subscription.
 pub struct Events {
     stream: Streaming<Envelope>,
+    socket: Arc<Path>,
     namespace: String,
 }
 
@@ -48,7 +51,7 @@ impl Containerd {
     /// containerd sends nothing before the first event, so we publish one of our own until it comes back.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] while containerd does not respond.
+    /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn subscribe(&self) -> Result<Events> {
         let namespace = self.namespace();
         let topics = [PROBE, "/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
@@ -59,8 +62,8 @@ impl Containerd {
             reply = client.subscribe(self.request(pb::SubscribeRequest { filters })) => reply,
             failed = self.probe() => Err(failed),
         };
-        let reply = reply.map_err(|status| Error::status("subscribe to events of", namespace, &status))?;
-        Ok(Events { stream: reply.into_inner(), namespace: namespace.to_owned() })
+        let reply = reply.map_err(|status| self.error("subscribe to events of", namespace, &status))?;
+        Ok(Events { stream: reply.into_inner(), socket: Arc::clone(&self.socket), namespace: namespace.to_owned() })
     }
 
     /// Publishes an event without a meaning again and again; returns only when that fails.
@@ -85,9 +88,11 @@ impl Events {
     pub async fn next(&mut self) -> Result<Event> {
         loop {
             let message = self.stream.message().await;
-            let envelope = message.map_err(|status| Error::status("read events of", &self.namespace, &status))?;
+            let envelope =
+                message.map_err(|status| Error::status(&self.socket, "read events of", &self.namespace, &status))?;
             let Some(envelope) = envelope else {
-                return Err(Error::new("read events of", &self.namespace, Kind::Unavailable, "the stream ended"));
+                let reason = "the event stream ended";
+                return Err(Error::unanswered(&self.socket, "read events of", &self.namespace, reason));
             };
             if let Some(event) = decode(envelope) {
                 return Ok(event);

@@ -8,7 +8,7 @@ use containerd_client::types;
 
 use super::connect::Channel;
 use super::error::not_found_is_ok;
-use super::{Containerd, Error, Result};
+use super::{Containerd, Result};
 
 /// What a name or a manifest points to. Annotations are left out: the image's author writes them, and containerd acts
 /// on some of them.
@@ -44,7 +44,7 @@ impl Containerd {
     pub async fn get_image(&self, name: &str) -> Result<ImageRecord> {
         let request = pb::GetImageRequest { name: name.to_owned() };
         let reply = self.images().get(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("get image", name, &status))?;
+        let reply = reply.map_err(|status| self.error("get image", name, &status))?;
         Ok(decode(reply.into_inner().image.unwrap_or_default()))
     }
 
@@ -54,7 +54,7 @@ impl Containerd {
     /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn list_images(&self) -> Result<Vec<ImageRecord>> {
         let reply = self.images().list(self.request(pb::ListImagesRequest::default())).await;
-        let reply = reply.map_err(|status| Error::status("list images of", self.namespace(), &status))?;
+        let reply = reply.map_err(|status| self.error("list images of", self.namespace(), &status))?;
         Ok(reply.into_inner().images.into_iter().map(decode).collect())
     }
 
@@ -66,7 +66,7 @@ impl Containerd {
         let name = record.name.clone();
         let request = pb::CreateImageRequest { image: Some(encode(record)), source_date_epoch: None };
         let reply = self.images().create(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("create image", &name, &status))
+        reply.map(drop).map_err(|status| self.error("create image", &name, &status))
     }
 
     /// Replaces parts of a record: `fields` names them (`target`, `labels.KEY`); the rest does not change.
@@ -79,7 +79,7 @@ impl Containerd {
         let request =
             pb::UpdateImageRequest { image: Some(encode(record)), update_mask: Some(mask), source_date_epoch: None };
         let reply = self.images().update(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("update image", &name, &status))
+        reply.map(drop).map_err(|status| self.error("update image", &name, &status))
     }
 
     /// Deletes a name. Succeeds if it does not exist. With `synchronous`, waits for the garbage collection that frees
@@ -90,7 +90,7 @@ impl Containerd {
     pub async fn delete_image(&self, name: &str, synchronous: bool) -> Result<()> {
         let request = pb::DeleteImageRequest { name: name.to_owned(), sync: synchronous, target: None };
         let reply = self.images().delete(self.request(request)).await;
-        not_found_is_ok(reply.map(drop).map_err(|status| Error::status("delete image", name, &status)))
+        not_found_is_ok(reply.map(drop).map_err(|status| self.error("delete image", name, &status)))
     }
 }
 

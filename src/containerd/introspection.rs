@@ -8,7 +8,7 @@ use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::types;
 use prost::Message;
 
-use super::{Any, Containerd, Error, Result};
+use super::{Any, Containerd, Result};
 
 /// A plugin as containerd loaded it.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Containerd {
     pub async fn version(&self) -> Result<String> {
         let mut client = VersionClient::new(self.unary.channel());
         let reply = client.version(self.request(())).await;
-        let reply = reply.map_err(|status| Error::status("version of", "containerd", &status))?;
+        let reply = reply.map_err(|status| self.error("version of", "containerd", &status))?;
         Ok(reply.into_inner().version)
     }
 
@@ -69,7 +69,7 @@ impl Containerd {
     pub async fn plugins(&self) -> Result<Vec<Plugin>> {
         let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.plugins(self.request(pb::PluginsRequest::default())).await;
-        let reply = reply.map_err(|status| Error::status("plugins of", "containerd", &status))?;
+        let reply = reply.map_err(|status| self.error("plugins of", "containerd", &status))?;
         Ok(reply.into_inner().plugins.into_iter().map(plugin).collect())
     }
 
@@ -80,7 +80,7 @@ impl Containerd {
     pub async fn server(&self) -> Result<Server> {
         let mut client = IntrospectionClient::new(self.unary.channel());
         let reply = client.server(self.request(())).await;
-        let reply = reply.map_err(|status| Error::status("introspection of", "containerd", &status))?.into_inner();
+        let reply = reply.map_err(|status| self.error("introspection of", "containerd", &status))?.into_inner();
         Ok(Server {
             uuid: reply.uuid,
             pid: reply.pid,
@@ -102,7 +102,7 @@ impl Containerd {
             options: Some(containerd_client::to_any(&wanted)),
         };
         let reply = client.plugin_info(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("features of runtime", runtime, &status))?.into_inner();
+        let reply = reply.map_err(|status| self.error("features of runtime", runtime, &status))?.into_inner();
         let info = reply.extra.and_then(|any| types::RuntimeInfo::decode(any.value.as_slice()).ok());
         let features = info.and_then(|info| info.features).map(|any| any.value).unwrap_or_default();
         Ok(RuntimeFeatures::parse(&features))

@@ -20,7 +20,7 @@ impl Containerd {
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expires.to_owned())]);
         let request = pb::CreateRequest { id: id.to_owned(), labels };
         let reply = LeasesClient::new(self.unary.channel()).create(self.request(request)).await;
-        reply.map_err(|status| Error::status("create lease", id, &status))?;
+        reply.map_err(|status| self.error("create lease", id, &status))?;
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
@@ -30,7 +30,7 @@ impl Containerd {
     /// [`Kind::Unavailable`] while containerd does not respond.
     pub async fn list_leases(&self) -> Result<Vec<String>> {
         let reply = LeasesClient::new(self.unary.channel()).list(self.request(pb::ListRequest::default())).await;
-        let reply = reply.map_err(|status| Error::status("list leases of", self.namespace(), &status))?;
+        let reply = reply.map_err(|status| self.error("list leases of", self.namespace(), &status))?;
         Ok(reply.into_inner().leases.into_iter().map(|lease| lease.id).collect())
     }
 
@@ -43,7 +43,7 @@ impl Containerd {
         removal(|| async {
             let request = pb::DeleteRequest { id: id.to_owned(), sync: synchronous };
             let reply = LeasesClient::new(self.unary.channel()).delete(self.request(request)).await;
-            reply.map(drop).map_err(|status| Error::status("delete lease", id, &status))
+            reply.map(drop).map_err(|status| self.error("delete lease", id, &status))
         })
         .await
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use containerd_client::services::v1 as pb;
 use prost::Message;
 
-use super::{Containerd, Error, Result, nanoseconds};
+use super::{Containerd, Result, nanoseconds};
 use crate::cgroup::{
     Cpu, CpuDetails, Details, Device, HugePages, Memory, MemoryDetails, Pressure, Stall, Swap, Throttling, Usage,
 };
@@ -42,7 +42,7 @@ impl Containerd {
     pub async fn task_metrics(&self, ids: &[String]) -> Result<HashMap<String, TaskMetrics>> {
         let filters = ids.iter().map(|id| format!("id=={id}")).collect();
         let reply = self.tasks().metrics(self.request(pb::MetricsRequest { filters })).await;
-        let reply = reply.map_err(|status| Error::status("metrics of tasks of", self.namespace(), &status))?;
+        let reply = reply.map_err(|status| self.error("metrics of tasks of", self.namespace(), &status))?;
         let known = reply.into_inner().metrics.into_iter().filter_map(|metric| {
             let mut read = decode(&metric.data?)?;
             read.usage.at = nanoseconds(metric.timestamp);

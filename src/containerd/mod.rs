@@ -40,7 +40,7 @@ pub use images::{Descriptor, ImageRecord};
 pub use introspection::{Plugin, RuntimeFeatures, Server};
 pub use metrics::TaskMetrics;
 pub use mount::Mount;
-pub use options::{Options, OptionsError};
+pub use options::{OTHER_OPTIONS, Options, OptionsError, RUNC_OPTIONS};
 pub use paged_list::{Entry, PagedList};
 pub use sandboxes::Sandbox;
 pub use snapshots::{SnapshotInfo, SnapshotKind, Usage, id_labels};
@@ -72,6 +72,8 @@ pub struct Containerd {
     commands: Arc<Renewable>,
     /// Calls that move bytes: Transfer, Content, Diff.
     bulk: Channel,
+    /// The address of all connections, for errors.
+    socket: Arc<Path>,
     namespace: AsciiMetadataValue,
     name: Arc<str>,
     /// The lease that holds whatever a call creates.
@@ -93,6 +95,7 @@ impl Containerd {
             watch: connect::lazy(socket),
             commands: Arc::new(Renewable::new(socket, &Metrics::default(), Timing::CountOnly)),
             bulk: connect::lazy(socket),
+            socket: socket.into(),
             namespace: value,
             name: namespace.into(),
             lease: None,
@@ -122,6 +125,12 @@ impl Containerd {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.name
+    }
+
+    /// containerd's socket, as it is configured.
+    #[must_use]
+    pub fn address(&self) -> &Path {
+        &self.socket
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

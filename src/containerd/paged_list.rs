@@ -64,7 +64,9 @@ impl<'a, T: Listed> PagedList<'a, T> {
             let filter = range.filter();
             match T::list(self.containerd, filter.clone()).await {
                 Ok(records) => return Ok(Some(records.into_iter().map(Entry::Record).collect())),
-                Err(status) if !is_too_large(&status) => return Err(Error::status(T::OPERATION, &filter, &status)),
+                Err(status) if !is_too_large(&status) => {
+                    return Err(self.containerd.error(T::OPERATION, &filter, &status));
+                }
                 Err(status) => match range {
                     IdRange::One(id) => return Ok(Some(vec![Entry::TooLarge(id)])),
                     // Whatever limit was exceeded, it was not the size of the message.

@@ -12,7 +12,7 @@ use tonic::Status;
 use super::connect::Channel;
 use super::error::{removal, retry_once};
 use super::paged_list::{Listed, PagedList};
-use super::{Any, Containerd, Error, Result, nanoseconds};
+use super::{Any, Containerd, Result, nanoseconds};
 
 /// A SandboxStore record.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ impl Containerd {
         let id = sandbox.id.clone();
         let request = pb::StoreCreateRequest { sandbox: Some(encode(sandbox)) };
         let reply = self.sandboxes().create(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("create sandbox record", &id, &status))
+        reply.map(drop).map_err(|status| self.error("create sandbox record", &id, &status))
     }
 
     /// Replaces parts of a record: `fields` names them (`extensions.KEY`); the rest does not change.
@@ -55,7 +55,7 @@ impl Containerd {
         let request = pb::StoreUpdateRequest { sandbox: Some(encode(sandbox)), fields };
         retry_once(|| async {
             let reply = self.sandboxes().update(self.request(request.clone())).await;
-            reply.map(drop).map_err(|status| Error::status("update sandbox record", &id, &status))
+            reply.map(drop).map_err(|status| self.error("update sandbox record", &id, &status))
         })
         .await
     }
@@ -74,7 +74,7 @@ impl Containerd {
         removal(|| async {
             let request = pb::StoreDeleteRequest { sandbox_id: id.to_owned() };
             let reply = self.sandboxes().delete(self.request(request)).await;
-            reply.map(drop).map_err(|status| Error::status("delete sandbox record", id, &status))
+            reply.map(drop).map_err(|status| self.error("delete sandbox record", id, &status))
         })
         .await
     }

@@ -30,7 +30,7 @@ impl Containerd {
         if self.has_ended(sandbox, OWN_END).await {
             return Ok(());
         }
-        tracing::warn!(sandbox, "killing a shim that containerd does not know any more, and all processes in it");
+        tracing::warn!(%sandbox, "killing a shim that containerd does not know any more, and all processes in it");
         for signal in [Signal::TERM, Signal::KILL] {
             let Some(shim) = find(self.namespace(), sandbox) else { return Ok(()) };
             // A shim removes its socket on SIGTERM. It reaps its children, so they are killed before it.

@@ -7,7 +7,7 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 
 use super::connect::Channel;
 use super::error::removal;
-use super::{Containerd, Error, Mount, Result, nanoseconds};
+use super::{Containerd, Mount, Result, nanoseconds};
 use crate::userns::{Mapping, Range};
 
 /// A snapshot as the snapshotter's metadata describes it.
@@ -58,7 +58,7 @@ impl Containerd {
     ) -> Result<Vec<Mount>> {
         let labels = ids.map(id_labels).unwrap_or_default();
         let made = self.prepare(snapshotter, key, parent, labels).await;
-        made.map_err(|status| Error::status("prepare snapshot", key, &status))
+        made.map_err(|status| self.error("prepare snapshot", key, &status))
     }
 
     /// Creates the writable snapshot that a layer is unpacked into. A snapshotter that already has the layer named in
@@ -74,7 +74,7 @@ impl Containerd {
         labels: HashMap<String, String>,
     ) -> Result<Vec<Mount>> {
         let made = self.prepare(snapshotter, key, parent, labels).await;
-        made.map_err(|status| Error::status("prepare layer", key, &status))
+        made.map_err(|status| self.error("prepare layer", key, &status))
     }
 
     async fn prepare(
@@ -109,7 +109,7 @@ impl Containerd {
             labels,
         };
         let reply = self.snapshots().view(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("view snapshot", parent, &status))?;
+        let reply = reply.map_err(|status| self.error("view snapshot", parent, &status))?;
         Ok(mounts(reply.into_inner().mounts))
     }
 
@@ -120,7 +120,7 @@ impl Containerd {
     pub async fn snapshot_mounts(&self, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
         let request = pb::MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         let reply = self.snapshots().mounts(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("mounts of snapshot", key, &status))?;
+        let reply = reply.map_err(|status| self.error("mounts of snapshot", key, &status))?;
         Ok(mounts(reply.into_inner().mounts))
     }
 
@@ -142,7 +142,7 @@ impl Containerd {
             labels,
         };
         let reply = self.snapshots().commit(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("commit snapshot", name, &status))
+        reply.map(drop).map_err(|status| self.error("commit snapshot", name, &status))
     }
 
     /// Removes a snapshot. Succeeds if it does not exist.
@@ -153,7 +153,7 @@ impl Containerd {
         removal(|| async {
             let request = pb::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
             let reply = self.snapshots().remove(self.request(request)).await;
-            reply.map(drop).map_err(|status| Error::status("remove snapshot", key, &status))
+            reply.map(drop).map_err(|status| self.error("remove snapshot", key, &status))
         })
         .await
     }
@@ -165,7 +165,7 @@ impl Containerd {
     pub async fn stat_snapshot(&self, snapshotter: &str, key: &str) -> Result<SnapshotInfo> {
         let request = pb::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         let reply = self.snapshots().stat(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("stat snapshot", key, &status))?.into_inner();
+        let reply = reply.map_err(|status| self.error("stat snapshot", key, &status))?.into_inner();
         Ok(info(reply.info.unwrap_or_default()))
     }
 
@@ -175,7 +175,7 @@ impl Containerd {
     /// [`super::Kind::NotFound`] for an unknown snapshotter.
     pub async fn list_snapshots(&self, snapshotter: &str) -> Result<Vec<SnapshotInfo>> {
         let request = pb::ListSnapshotsRequest { snapshotter: snapshotter.to_owned(), filters: Vec::new() };
-        let error = |status| Error::status("list snapshots of", snapshotter, &status);
+        let error = |status| self.error("list snapshots of", snapshotter, &status);
         let mut stream = self.snapshots().list(self.request(request)).await.map_err(error)?.into_inner();
         let mut all = Vec::new();
         while let Some(message) = stream.message().await.map_err(error)? {
@@ -192,7 +192,7 @@ impl Containerd {
     pub async fn snapshot_usage(&self, snapshotter: &str, key: &str) -> Result<Usage> {
         let request = pb::UsageRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         let reply = self.snapshots().usage(self.request(request)).await;
-        let usage = reply.map_err(|status| Error::status("usage of snapshot", key, &status))?.into_inner();
+        let usage = reply.map_err(|status| self.error("usage of snapshot", key, &status))?.into_inner();
         Ok(Usage { bytes: u64::try_from(usage.size).unwrap_or(0), inodes: u64::try_from(usage.inodes).unwrap_or(0) })
     }
 }

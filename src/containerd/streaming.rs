@@ -26,7 +26,7 @@ impl Containerd {
     /// "not found".
     pub(super) async fn open_stream(&self, purpose: &str) -> Result<Stream> {
         let id = format!("pontoon-{purpose}-{}", crate::ids::ExecId::random());
-        let error = |status| Error::status("open stream", purpose, &status);
+        let error = |status| self.error("open stream", purpose, &status);
         let (send, queue) = mpsc::channel(QUEUE);
         // This cannot fail: the queue is empty, and its receiver exists.
         let _ = send.try_send(to_any(&StreamInit { id: id.clone() }));

@@ -110,7 +110,7 @@ impl Containerd {
             ..pb::CreateTaskRequest::default()
         };
         let reply = self.tasks().create(self.request(request)).await;
-        Ok(reply.map_err(|status| Error::status("create task", &id, &status))?.into_inner().pid)
+        Ok(reply.map_err(|status| self.error("create task", &id, &status))?.into_inner().pid)
     }
 
     /// Starts a created task, or with an exec id a process in it. Returns its host PID.
@@ -123,7 +123,7 @@ impl Containerd {
         let reply = self.tasks().start(self.request(request)).await;
         let failed = |status: tonic::Status| match is_past_its_start(status.message()) {
             true => Error::new("start task", id, Kind::FailedPrecondition, status.message()),
-            false => Error::status("start task", id, &status),
+            false => self.error("start task", id, &status),
         };
         Ok(reply.map_err(failed)?.into_inner().pid)
     }
@@ -137,7 +137,7 @@ impl Containerd {
         let request = pb::WaitRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let channel = if exec_id.is_empty() { self.watch.clone() } else { self.commands.channel() };
         let reply = TasksClient::new(channel).wait(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("wait for task", id, &status))?.into_inner();
+        let reply = reply.map_err(|status| self.error("wait for task", id, &status))?.into_inner();
         Ok(Exit { code: reply.exit_status, at: nanoseconds(reply.exited_at) })
     }
 
@@ -149,7 +149,7 @@ impl Containerd {
     pub async fn kill_task(&self, id: &str, exec_id: &str, signal: u32) -> Result<()> {
         let request = pb::KillRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), signal, all: false };
         let reply = self.tasks().kill(self.request(request)).await;
-        not_found_is_ok(reply.map(drop).map_err(|status| Error::status("kill task", id, &status)))
+        not_found_is_ok(reply.map(drop).map_err(|status| self.error("kill task", id, &status)))
     }
 
     /// Deletes a stopped task. Returns `None` if it does not exist.
@@ -160,7 +160,7 @@ impl Containerd {
         let request = pb::DeleteTaskRequest { container_id: id.to_owned() };
         let reply = self.tasks().delete(self.request(request)).await;
         let exit = reply.map(|reply| exit(&reply.into_inner()));
-        not_found_is_ok(exit.map_err(|status| Error::status("delete task", id, &status)))
+        not_found_is_ok(exit.map_err(|status| self.error("delete task", id, &status)))
     }
 
     /// Adds a process to a running task, to be started with [`Containerd::start_task`].
@@ -179,7 +179,7 @@ impl Containerd {
             exec_id: exec.exec_id,
         };
         let reply = self.tasks().exec(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("exec in task", &id, &status))
+        reply.map(drop).map_err(|status| self.error("exec in task", &id, &status))
     }
 
     /// Deletes a process that [`Containerd::exec_task`] added and that has ended.
@@ -190,7 +190,7 @@ impl Containerd {
         let request = pb::DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().delete_process(self.request(request)).await;
         let exit = reply.map(|reply| exit(&reply.into_inner()));
-        not_found_is_ok(exit.map_err(|status| Error::status("delete exec of task", id, &status)))
+        not_found_is_ok(exit.map_err(|status| self.error("delete exec of task", id, &status)))
     }
 
     /// Closes the stdin of a task or of a process in it.
@@ -200,7 +200,7 @@ impl Containerd {
     pub async fn close_stdin(&self, id: &str, exec_id: &str) -> Result<()> {
         let request = pb::CloseIoRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdin: true };
         let reply = self.tasks().close_io(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("close stdin of task", id, &status))
+        reply.map(drop).map_err(|status| self.error("close stdin of task", id, &status))
     }
 
     /// Sets the terminal of a task, or with an exec id of a process in it, to the size of the client's terminal.
@@ -215,7 +215,7 @@ impl Containerd {
             height: height.into(),
         };
         let reply = self.tasks().resize_pty(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("resize terminal of task", id, &status))
+        reply.map(drop).map_err(|status| self.error("resize terminal of task", id, &status))
     }
 
     /// Reads the state of a task, or with an exec id of a process in it.
@@ -225,7 +225,7 @@ impl Containerd {
     pub async fn get_task(&self, id: &str, exec_id: &str) -> Result<Process> {
         let request = pb::GetRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
         let reply = self.tasks().get(self.request(request)).await;
-        let reply = reply.map_err(|status| Error::status("get task", id, &status))?;
+        let reply = reply.map_err(|status| self.error("get task", id, &status))?;
         Ok(process(reply.into_inner().process.unwrap_or_default()))
     }
 
@@ -235,7 +235,7 @@ impl Containerd {
     /// [`super::Kind::Unavailable`] while containerd does not respond.
     pub async fn list_tasks(&self) -> Result<Vec<Process>> {
         let reply = self.tasks().list(self.request(pb::ListTasksRequest::default())).await;
-        let reply = reply.map_err(|status| Error::status("list tasks of", self.namespace(), &status))?;
+        let reply = reply.map_err(|status| self.error("list tasks of", self.namespace(), &status))?;
         Ok(reply.into_inner().tasks.into_iter().map(process).collect())
     }
 
@@ -247,7 +247,7 @@ impl Containerd {
         let resources = prost_types::Any { type_url: RESOURCES_TYPE.to_owned(), value: resources };
         let request = pb::UpdateTaskRequest { container_id: id.to_owned(), resources: Some(resources), annotations };
         let reply = self.tasks().update(self.request(request)).await;
-        reply.map(drop).map_err(|status| Error::status("update task", id, &status))
+        reply.map(drop).map_err(|status| self.error("update task", id, &status))
     }
 }
 

@@ -2,6 +2,7 @@
 //! and read its progress.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::pin::pin;
 
 use containerd_client::services::v1::transfer_client::TransferClient;
@@ -9,6 +10,7 @@ use containerd_client::services::v1::{TransferOptions, TransferRequest};
 use containerd_client::{to_any, types, types::transfer as pb};
 use tonic::{Code, Status};
 
+use super::error::{connection_error, no_answer};
 use super::streaming::Stream;
 use super::{Containerd, Result};
 
@@ -154,7 +156,7 @@ impl Containerd {
                     (Some(question), Some(login)) => answer(questions.as_ref(), login(&question.host)).await,
                     _ => questions = None,
                 },
-                reply = &mut transfer => return reply.map(drop).map_err(|status| failed(&status)),
+                reply = &mut transfer => return reply.map(drop).map_err(|status| failed(&status, &self.socket)),
             }
         }
     }
@@ -236,7 +238,7 @@ fn decode(event: pb::Progress) -> Progress {
 /// Transfer gives most failures of a registry the code Unknown; the cause is only in the message (docs/adr/0002). This
 /// is the only place that reads it, and only for the kind of the error: a hostile registry that imitates a message only
 /// changes the name of its own error.
-fn failed(status: &Status) -> PullError {
+fn failed(status: &Status, socket: &Path) -> PullError {
     let failure = match status.code() {
         Code::NotFound => PullFailure::NotFound,
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::Unimplemented => {
@@ -250,7 +252,11 @@ fn failed(status: &Status) -> PullError {
             read_failure(status.message())
         }
     };
-    PullError { failure, message: redact(status.message()) }
+    let message = match connection_error(status) {
+        Some(reason) => no_answer(socket, &reason),
+        None => redact(status.message()),
+    };
+    PullError { failure, message }
 }
 
 fn read_failure(message: &str) -> PullFailure {

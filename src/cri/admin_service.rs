@@ -22,7 +22,11 @@ impl Admin for Cri {
 }
 
 fn operation(running: Running) -> Operation {
-    let stages = running.stages.iter().map(|(stage, age)| Stage { name: stage.name().to_owned(), age_ns: ns(*age) });
+    let stages = running.stages.iter().map(|open| Stage {
+        name: open.stage.name().to_owned(),
+        age_ns: ns(open.age),
+        detail: open.detail.clone().unwrap_or_default(),
+    });
     Operation {
         verb: running.verb.name().to_owned(),
         object: running.object.clone(),

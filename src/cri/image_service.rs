@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::Cri;
 use super::batches::streamed;
-use super::log::{answered, listed, logged};
+use super::log::{answered, listed};
 use crate::api::v1::image_service_server::ImageService;
 use crate::api::v1::*;
 
@@ -16,7 +16,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Cri {
     async fn list_images(self: Arc<Self>, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        listed(self.node.images.list_images(request.into_inner()).await, "StreamImages")
+        listed(self.node.images.list_images(request.into_inner()), "StreamImages")
     }
 
     async fn stream_images(
@@ -24,7 +24,7 @@ impl ImageService for Cri {
         request: Request<StreamImagesRequest>,
     ) -> Answer<BoxStream<StreamImagesResponse>> {
         let filter = request.into_inner().filter;
-        let all = self.node.images.list_images(ListImagesRequest { filter }).await;
+        let all = self.node.images.list_images(ListImagesRequest { filter });
         streamed(all.map(|all| all.images), |images| StreamImagesResponse { images })
     }
 
@@ -34,14 +34,12 @@ impl ImageService for Cri {
 
     async fn pull_image(self: Arc<Self>, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
         let request = request.into_inner();
-        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        logged("PullImage", object, self.node.images.pull_image(request)).await
+        self.logged("PullImage", self.node.images.pull_image(request)).await
     }
 
     async fn remove_image(self: Arc<Self>, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
         let request = request.into_inner();
-        let object = request.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        logged("RemoveImage", object, self.node.images.remove_image(request)).await
+        self.logged("RemoveImage", self.node.images.remove_image(request)).await
     }
 
     async fn image_fs_info(self: Arc<Self>, request: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {

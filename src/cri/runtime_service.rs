@@ -9,7 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::batches::streamed;
-use super::log::{answered, fits, listed, logged};
+use super::log::{answered, fits, listed};
 use super::{Cri, exec_sync_reply};
 use crate::api::v1::runtime_service_server::RuntimeService;
 use crate::api::v1::*;
@@ -36,14 +36,12 @@ impl RuntimeService for Cri {
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let request = request.into_inner();
-        logged("UpdateRuntimeConfig", String::new(), runtime::update_runtime_config(&self.node, request)).await
+        self.logged("UpdateRuntimeConfig", runtime::update_runtime_config(&self.node, request)).await
     }
 
     async fn run_pod_sandbox(self: Arc<Self>, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let request = request.into_inner();
-        let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
-        let object = metadata.map(crate::store::sandbox_name).unwrap_or_default();
-        logged("RunPodSandbox", object, runtime::run_pod_sandbox(&self.node, request)).await
+        self.logged("RunPodSandbox", runtime::run_pod_sandbox(&self.node, request)).await
     }
 
     async fn stop_pod_sandbox(
@@ -51,7 +49,7 @@ impl RuntimeService for Cri {
         request: Request<StopPodSandboxRequest>,
     ) -> Answer<StopPodSandboxResponse> {
         let request = request.into_inner();
-        logged("StopPodSandbox", request.pod_sandbox_id.clone(), runtime::stop_pod_sandbox(&self.node, request)).await
+        self.logged("StopPodSandbox", runtime::stop_pod_sandbox(&self.node, request)).await
     }
 
     async fn remove_pod_sandbox(
@@ -59,8 +57,7 @@ impl RuntimeService for Cri {
         request: Request<RemovePodSandboxRequest>,
     ) -> Answer<RemovePodSandboxResponse> {
         let request = request.into_inner();
-        logged("RemovePodSandbox", request.pod_sandbox_id.clone(), runtime::remove_pod_sandbox(&self.node, request))
-            .await
+        self.logged("RemovePodSandbox", runtime::remove_pod_sandbox(&self.node, request)).await
     }
 
     async fn pod_sandbox_status(
@@ -92,10 +89,7 @@ impl RuntimeService for Cri {
         request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
-        let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
-        let name = metadata.map(|metadata| metadata.name.as_str()).unwrap_or_default();
-        let object = format!("{name} in {}", request.pod_sandbox_id);
-        logged("CreateContainer", object, runtime::create_container(&self.node, request)).await
+        self.logged("CreateContainer", runtime::create_container(&self.node, request)).await
     }
 
     async fn start_container(
@@ -103,12 +97,12 @@ impl RuntimeService for Cri {
         request: Request<StartContainerRequest>,
     ) -> Answer<StartContainerResponse> {
         let request = request.into_inner();
-        logged("StartContainer", request.container_id.clone(), runtime::start_container(&self.node, request)).await
+        self.logged("StartContainer", runtime::start_container(&self.node, request)).await
     }
 
     async fn stop_container(self: Arc<Self>, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let request = request.into_inner();
-        logged("StopContainer", request.container_id.clone(), runtime::stop_container(&self.node, request)).await
+        self.logged("StopContainer", runtime::stop_container(&self.node, request)).await
     }
 
     async fn remove_container(
@@ -116,7 +110,7 @@ impl RuntimeService for Cri {
         request: Request<RemoveContainerRequest>,
     ) -> Answer<RemoveContainerResponse> {
         let request = request.into_inner();
-        logged("RemoveContainer", request.container_id.clone(), runtime::remove_container(&self.node, request)).await
+        self.logged("RemoveContainer", runtime::remove_container(&self.node, request)).await
     }
 
     async fn list_containers(
@@ -156,8 +150,7 @@ impl RuntimeService for Cri {
         request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
-        let object = request.container_id.clone();
-        logged("UpdateContainerResources", object, runtime::update_container_resources(&self.node, request)).await
+        self.logged("UpdateContainerResources", runtime::update_container_resources(&self.node, request)).await
     }
 
     async fn update_pod_sandbox_resources(
@@ -165,8 +158,7 @@ impl RuntimeService for Cri {
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
-        let object = request.pod_sandbox_id.clone();
-        logged("UpdatePodSandboxResources", object, runtime::update_pod_sandbox_resources(&self.node, request)).await
+        self.logged("UpdatePodSandboxResources", runtime::update_pod_sandbox_resources(&self.node, request)).await
     }
 
     async fn reopen_container_log(
@@ -174,8 +166,7 @@ impl RuntimeService for Cri {
         request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
         let request = request.into_inner();
-        logged("ReopenContainerLog", request.container_id.clone(), runtime::reopen_container_log(&self.node, request))
-            .await
+        self.logged("ReopenContainerLog", runtime::reopen_container_log(&self.node, request)).await
     }
 
     async fn container_stats(
@@ -252,25 +243,22 @@ impl RuntimeService for Cri {
 
     async fn exec_sync(self: Arc<Self>, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
-        let reply = logged("ExecSync", request.container_id.clone(), runtime::exec_sync(&self.node, request)).await;
+        let reply = self.logged_if_failed("ExecSync", runtime::exec_sync(&self.node, request)).await;
         reply.map(exec_sync_reply::response)
     }
 
     async fn exec(self: Arc<Self>, request: Request<ExecRequest>) -> Answer<ExecResponse> {
         let request = request.into_inner();
-        let object = request.container_id.clone();
-        logged("Exec", object, ready(runtime::exec(&self.node, &self.streaming, request))).await
+        self.logged("Exec", async { runtime::exec(&self.node, &self.streaming, request) }).await
     }
 
     async fn attach(self: Arc<Self>, request: Request<AttachRequest>) -> Answer<AttachResponse> {
         let request = request.into_inner();
-        let object = request.container_id.clone();
-        logged("Attach", object, ready(runtime::attach(&self.node, &self.streaming, &request))).await
+        self.logged("Attach", async { runtime::attach(&self.node, &self.streaming, &request) }).await
     }
 
     async fn port_forward(self: Arc<Self>, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
         let request = request.into_inner();
-        let object = request.pod_sandbox_id.clone();
-        logged("PortForward", object, ready(runtime::port_forward(&self.node, &self.streaming, request))).await
+        self.logged("PortForward", async { runtime::port_forward(&self.node, &self.streaming, request) }).await
     }
 }

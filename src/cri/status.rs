@@ -64,7 +64,7 @@ fn code(error: &runtime::Error) -> Code {
         Error::Missing { .. } => Code::NotFound,
         Error::Exists { .. } | Error::Conflict { .. } => Code::AlreadyExists,
         Error::State { .. } | Error::RootBusy { .. } => Code::FailedPrecondition,
-        Error::ContainerdAway(_) => Code::Unavailable,
+        Error::ContainerdAway { .. } => Code::Unavailable,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::ClientGone { .. } => Code::Cancelled,
         Error::Exhausted(_) | Error::TooSlow { .. } => Code::ResourceExhausted,
@@ -81,7 +81,9 @@ fn code(error: &runtime::Error) -> Code {
         Error::Levels(_) => Code::ResourceExhausted,
         Error::Io { source, .. } => io_code(source),
         Error::Image(error) | Error::ImageVolume { source: error, .. } => image_code(error),
-        Error::HalfUndone { cause, .. } => code(cause),
+        Error::HalfUndone { cause: error, .. } | Error::NotUndone { error, .. } | Error::Both { first: error, .. } => {
+            code(error)
+        }
         Error::Joined(error) => code(error),
     }
 }
@@ -132,8 +134,7 @@ fn network_code(error: &network::Error) -> Code {
         | Error::InvalidResult(_)
         | Error::NoAddress { .. }
         | Error::Cache { .. }
-        | Error::Template { .. }
-        | Error::Stopped(_) => Code::Internal,
+        | Error::Template { .. } => Code::Internal,
     }
 }
 

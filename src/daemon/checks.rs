@@ -1,5 +1,7 @@
 //! What containerd must provide and must not do, checked before anything is served.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, timeout};
 
 use crate::containerd::{Containerd, Entry, Plugin, ProcessStatus};
+use crate::telemetry::millis;
 
 /// How long containerd may take to answer when Pontoon starts.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,23 +31,27 @@ const REQUIRED: [(&str, &str); 4] = [
 
 /// Waits for containerd, and returns its version.
 pub(super) async fn wait_for(containerd: &Containerd, address: &Path) -> anyhow::Result<String> {
+    if fs::metadata(address).is_ok_and(|there| !there.file_type().is_socket()) {
+        bail!("config key containerd.address: {} is not a socket", address.display());
+    }
     let address = address.display();
     let start = Instant::now();
-    let mut last_logged = start;
+    let mut last_logged: Option<Instant> = None;
     loop {
         // A containerd that accepts the connection but does not answer gets no more time than one that does not listen.
         let patience = PATIENCE.saturating_sub(start.elapsed()).min(PROGRESS);
         let error = match timeout(patience, containerd.version()).await {
             Ok(Ok(version)) => return Ok(version),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => error.reason().to_owned(),
             Err(_) => format!("it accepts the connection but does not answer for {patience:?}"),
         };
         if start.elapsed() >= PATIENCE {
             bail!("containerd does not answer at {address} ({error}); is it running, and is containerd.address right?");
         }
-        if last_logged.elapsed() >= PROGRESS {
-            last_logged = Instant::now();
-            tracing::warn!(%address, seconds = start.elapsed().as_secs(), error, "waiting for containerd");
+        if last_logged.is_none_or(|last| last.elapsed() >= PROGRESS) {
+            last_logged = Some(Instant::now());
+            let ms = millis(start.elapsed());
+            tracing::warn!(%address, ms, error, "config key containerd.address: waiting for containerd to answer there");
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -138,5 +145,15 @@ mod tests {
         let _silent = UnixListener::bind(&address).unwrap();
         let silent = refusal(&address).await;
         assert!(silent.contains("it accepts the connection but does not answer"), "{silent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_socket_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let containerd = Containerd::new(directory.path(), "k8s.io").unwrap();
+        let refused = wait_for(&containerd, directory.path()).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("config key containerd.address: {} is not a socket", directory.path().display()));
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -3,30 +3,30 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cgroup;
+use crate::cgroup::{self, OptionalLimits};
 use crate::config::Config;
 use crate::containerd::Server;
 use crate::lsm;
 use crate::spec::Host;
+use crate::sys::mountinfo;
 
 /// The bit of CAP_SYS_RESOURCE (capabilities(7)). A process with it may lower an oom_score_adj.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Reads the facts. `server` is containerd: its shims start runc, which writes oom_score_adj.
 pub(super) fn facts(server: &Server, config: &Config) -> Host {
-    let unified = cgroup::is_unified();
-    let memory = if unified { Path::new(cgroup::ROOT).to_owned() } else { Path::new(cgroup::ROOT).join("memory") };
+    let limits = OptionalLimits::of_this_host();
     Host {
-        cgroup_v2: unified,
+        cgroup_v2: cgroup::is_unified(),
         capabilities: effective_capabilities(server).unwrap_or(u64::MAX),
         oom_score_floor: oom_score_floor(server),
-        swap: !unified && memory.join("memory.memsw.limit_in_bytes").exists() || unified && has_swap_controller(),
-        hugetlb: hugetlb(unified),
+        swap: limits.swap,
+        hugetlb: limits.huge_pages,
         apparmor: config.apparmor.enabled && lsm::apparmor::is_enabled(),
         selinux: config.selinux.enabled.then(lsm::selinux::contexts).flatten(),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         kernel: kernel(),
-        cgroup_flags: fs::read_to_string("/proc/self/mountinfo").map(|table| cgroup_flags(&table)).unwrap_or_default(),
+        cgroup_flags: fs::read("/proc/self/mountinfo").map(|table| cgroup_flags(&table)).unwrap_or_default(),
         cpu_count: possible_cpus(),
     }
 }
@@ -50,25 +50,12 @@ fn effective_capabilities(server: &Server) -> Option<u64> {
     status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
 }
 
-/// The root cgroup has no memory.swap.max. A child cgroup has one when the memory controller is available.
-fn has_swap_controller() -> bool {
-    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
-    controllers.split_whitespace().any(|name| name == "memory") && Path::new("/proc/swaps").exists()
-}
-
-fn hugetlb(unified: bool) -> bool {
-    if !unified {
-        return Path::new(cgroup::ROOT).join("hugetlb").is_dir();
-    }
-    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers")).unwrap_or_default();
-    controllers.split_whitespace().any(|name| name == "hugetlb")
-}
-
-/// The options of the unified hierarchy's superblock, from the last field of its line (proc_pid_mountinfo(5)).
-fn cgroup_flags(mountinfo: &str) -> Vec<String> {
+/// The options of the unified hierarchy's file system. Of mounts on top of each other, the last is visible.
+fn cgroup_flags(mountinfo: &[u8]) -> Vec<String> {
     const FLAGS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
-    let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(cgroup::ROOT)).unwrap_or_default();
-    let options = line.rsplit(' ').next().unwrap_or_default().split(',');
+    let mount = mountinfo::mounts(mountinfo).rfind(|mount| *mount.point == *Path::new(cgroup::ROOT));
+    let options = mount.map(|mount| mount.super_options).unwrap_or_default();
+    let options = options.split(|byte| *byte == b',').filter_map(|option| str::from_utf8(option).ok());
     options.filter(|option| FLAGS.contains(option)).map(str::to_owned).collect()
 }
 
@@ -96,10 +83,11 @@ mod tests {
 
     #[test]
     fn flags_of_the_cgroup_mount_are_the_superblocks() {
-        let table = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n\
-                     30 23 0:27 / /sys/fs/cgroup/x rw - tmpfs tmpfs rw\n";
+        let table =
+            b"29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n\
+                      30 23 0:27 / /sys/fs/cgroup/x rw - tmpfs tmpfs rw\n";
         assert_eq!(cgroup_flags(table), ["nsdelegate", "memory_recursiveprot"]);
-        assert!(cgroup_flags("25 23 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n").is_empty());
+        assert!(cgroup_flags(b"25 23 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n").is_empty());
     }
 
     #[test]

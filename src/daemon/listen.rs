@@ -60,11 +60,16 @@ impl Listener {
 /// torn it down, and a supervisor need not wait for that.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 
-/// Binds the socket. If another instance is still ending, waits up to [`PREDECESSOR`] for it.
+/// Binds the socket. If another instance is still ending, waits for it.
 pub(super) async fn bind_after_another(path: &Path) -> anyhow::Result<Listener> {
+    after_another(|| bind(path)).await
+}
+
+/// Repeats what fails while another instance is still ending, for up to [`PREDECESSOR`].
+pub(super) async fn after_another<T>(attempt: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let until = tokio::time::Instant::now() + PREDECESSOR;
     loop {
-        match bind(path) {
+        match attempt() {
             Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
             done => return done,
         }
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_somebody_else_keeps_its_mode() {
+    fn an_existing_directory_keeps_its_mode() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
         bind(&directory.path().join("x.sock")).unwrap();

@@ -4,9 +4,13 @@ mod admin_and_metrics;
 mod authority;
 mod checks;
 mod host;
+mod instance;
 mod listen;
+mod log_format;
 mod logging;
+mod not_there_yet;
 mod notify;
+mod panics;
 mod release_memory;
 mod wiring;
 
@@ -21,11 +25,13 @@ use tokio::sync::watch;
 use self::listen::Listener;
 use crate::config::{Config, ServeFlags};
 use crate::cri::{self, Cri};
+use crate::joined;
+use crate::log_keys::call_with_keys;
 use crate::runtime::{self, Node, Recovered, StreamingBackend};
 use crate::streaming::Streaming;
 use crate::sys;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, millis};
 
 /// How long operations may take to end after SIGTERM. The next recovery finds what is unfinished by then.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -42,19 +48,28 @@ const TRACES: Duration = Duration::from_secs(3);
 /// The reason why the daemon cannot start, as a sentence for the operator.
 pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     sys::dump::forbid().context("close our memory to others")?;
+    let hangups = signal(SignalKind::hangup()).context("catch SIGHUP")?;
     let config = Config::load(&flags)?;
     let traces = logging::start(&config)?;
+    panics::end_the_process();
+    let file = flags.config.as_deref().map_or_else(|| "none".into(), std::path::Path::to_string_lossy);
+    tracing::info!(version = %env!("CARGO_PKG_VERSION"), config = %file, "starting");
     // Signals are caught from here on. Their default action could end the process after a log line was read and before
     // it is written.
     let mut signals = Signals::catch().context("catch signals")?;
-    // Bound before anything is changed, so that a second instance gets no further.
+    // Bound before anything is changed, so that a second instance with this socket gets no further. One with another
+    // socket is stopped by the lock of the containerd namespace (instance.rs).
     let listener = listen::bind_after_another(&config.socket).await?;
     let metrics = if config.metrics.is_some() { Metrics::on() } else { Metrics::default() };
     let tasks = Tasks::new(metrics.clone());
+    tasks.background(ignore(hangups));
     let node = tokio::select! {
         node = wiring::node(config, tasks.clone()) => node?,
         // Nothing has begun yet.
-        () = signals.stopped() => return Ok(()),
+        () = signals.stopped() => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
     };
     release_memory::when_idle(&tasks, node.containerd.clone());
     let socket = listener.path().to_owned();
@@ -71,6 +86,7 @@ pub async fn serve(flags: ServeFlags) -> anyhow::Result<()> {
     // Removed only now: until the socket is gone, a new instance is refused.
     admin_and_metrics::remove_sockets(&node);
     let _ = std::fs::remove_file(&socket);
+    tracing::info!("stopped");
     ended
 }
 
@@ -115,7 +131,7 @@ async fn run(node: &Arc<Node>, listener: Listener, tasks: &Tasks, signals: &mut 
 async fn recover(node: &Arc<Node>, tasks: &Tasks) -> runtime::Result<Recovered> {
     let node = Arc::clone(node);
     let recovering = tasks.operation(async move { runtime::recover(&node).await });
-    recovering.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    joined::result(recovering).await
 }
 
 /// Waits for `calls` and all operations, for [`DRAIN`] at most.
@@ -130,15 +146,32 @@ async fn drain(node: &Node, tasks: &Tasks, calls: impl Future<Output = anyhow::R
     };
     match tokio::time::timeout(DRAIN, ended).await {
         Ok(ended) => ended?,
-        Err(_) => tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}"),
+        Err(_) => log_unfinished(tasks),
     }
     Ok(())
+}
+
+/// The next daemon finds what these operations have left.
+fn log_unfinished(tasks: &Tasks) {
+    tracing::warn!(operations = tasks.in_flight(), "not all operations ended within {DRAIN:?}");
+    for running in tasks.operations().running() {
+        let (method, stage, ms) = (running.verb.name(), running.stage(), millis(running.age));
+        call_with_keys(running.keys, || tracing::warn!(%method, %stage, ms, "the operation has not ended"));
+    }
 }
 
 /// Resolves when the server is to accept no more calls.
 async fn stop_requested(mut stopping: watch::Receiver<bool>) {
     // An error means that the sender was dropped, which also means stop.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Ignores SIGHUP, whose default action would kill the process without a drain. Many daemons read their configuration
+/// again at this signal, so the log says what to do.
+async fn ignore(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        tracing::warn!("SIGHUP is ignored: a restart of pontoon applies a changed configuration");
+    }
 }
 
 /// The signals that end the daemon.

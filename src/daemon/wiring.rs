@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{checks, host};
+use super::{checks, host, instance, not_there_yet};
 use crate::cgroup::Counted;
 use crate::config::{Config, Handler};
 use crate::container::io::{Counters, Fifo};
 use crate::container::relabel;
-use crate::containerd::{Containerd, Event, Plugin};
+use crate::containerd::{Containerd, Event, Plugin, Server};
 use crate::events::{self, Fanout, Listener, Pulse};
 use crate::images::{self, Images, Pace};
 use crate::lsm::apparmor::Profiles;
@@ -35,28 +35,29 @@ const IMAGE_EVENTS: usize = 256;
 
 /// Builds a node with an empty store.
 pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Node>> {
+    let metrics = tasks.operations().metrics().clone();
+    // Before anything is changed, because this may refuse the configuration.
+    let image_settings = image_settings(&config, &metrics)?;
     // The root has mode 0700, so that users of the node cannot run set-uid files in volumes (CVE-2021-41103).
     private_directory(&config.root, 0o700)?;
     private_directory(&config.state, 0o711)?;
     let pause_root = pause::install(&config.root).context("install the pause root")?;
-    let metrics = tasks.operations().metrics().clone();
     let containerd = Containerd::new(&config.containerd.address, &config.containerd.namespace)?.measured(&metrics);
     let version = checks::wait_for(&containerd, &config.containerd.address).await?;
+    // Before anything in containerd is changed. Before containerd answers, its socket may not be there yet.
+    instance::lock(&config.containerd).await?;
     let plugins = checks::plugins(&containerd, &version).await?;
     checks::foreign_pods(&containerd, config.allow_foreign_pods).await?;
     let server = containerd.server().await.context("query containerd's server info")?;
     tracing::info!(version, pid = server.pid, "connected to containerd");
+    not_there_yet::warn(&config, &plugins, server.pid, &tasks);
 
-    let host = host::facts(&server, &config);
-    label_pause_root(&host, &pause_root).await;
-    tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
-
+    let host = host_facts(&server, &config, &pause_root).await;
     let networks = Networks::start(network_settings(&config, &metrics), own_networks(&config), &tasks);
     let features = features(&containerd, &config, &plugins).await;
     let ((health, is_healthy), pulse) = (watch::channel(false), Pulse::default());
     let layers = Layers::new(containerd.clone(), tasks.clone());
-    let settings = image_settings(&config, &metrics)?;
-    let images = Images::start(containerd.clone(), layers.clone(), settings, tasks.clone(), is_healthy.clone());
+    let images = Images::start(containerd.clone(), layers.clone(), image_settings, tasks.clone(), is_healthy.clone());
     let streams = Fifo::new(tasks.clone());
     metrics.read(sources(&tasks, &images, streams.counters()));
     let owner = Owner {
@@ -66,10 +67,10 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
         tasks: tasks.clone(),
     };
     let node = Arc::new(Node {
-        availability: Availability::new(is_healthy, pulse.clone()),
+        availability: Availability::new(is_healthy, pulse.clone(), config.containerd.address.clone()),
         images,
         networks,
-        streams: Arc::new(streams),
+        streams,
         levels: Levels::new(config.selinux.category_range),
         limits: Limits::new(&config.limits),
         store: Store::default(),
@@ -97,6 +98,14 @@ pub(super) async fn node(config: Config, tasks: Tasks) -> anyhow::Result<Arc<Nod
     let listener = NodeListener::new(Arc::clone(&node), &tasks);
     tasks.background(events::pump(containerd, health, pulse, listener));
     Ok(node)
+}
+
+/// Reads the facts of this host, and labels the pause root as they require it.
+async fn host_facts(server: &Server, config: &Config, pause_root: &Path) -> spec::Host {
+    let host = host::facts(server, config);
+    label_pause_root(&host, pause_root).await;
+    tracing::info!(apparmor = host.apparmor, selinux = host.selinux.is_some(), "security modules in use");
+    host
 }
 
 /// Labels the pause root for SELinux. All pods share it, so its label has no pod's level.
@@ -154,7 +163,7 @@ impl Listener for NodeListener {
         match event {
             Event::TaskExit { id, exit } => self.node.store_exit_hint(id, exit),
             // Only logged: at the exit the kernel's own counter is read, because this event may be late or lost.
-            Event::TaskOom { id } => tracing::debug!(container = id, "out of memory"),
+            Event::TaskOom { id } => tracing::debug!(container = %id, "out of memory"),
             Event::Image { name } => {
                 if self.images.try_send(name).is_err() {
                     self.overflow.notify_one();
@@ -188,7 +197,8 @@ async fn features(containerd: &Containerd, config: &Config, plugins: &[Plugin]) 
                 all.insert(handler.name.clone(), features);
             }
             Err(error) => {
-                tracing::warn!(handler = handler.name, %error, "cannot query the features of the handler's runtime");
+                let key = format!("runtimes.{}.type", handler.name);
+                tracing::warn!(%error, "config key {key}: the runtime's features cannot be queried: is its shim installed?");
             }
         }
     }

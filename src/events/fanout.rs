@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_subscriber_is_told_that_it_missed_some_and_goes_on_and_others_miss_none() {
+    async fn a_slow_subscriber_learns_that_it_missed_events_and_goes_on_and_others_miss_none() {
         let fanout = Fanout::with_capacity(4);
         let (mut slow, mut quick) = (fanout.subscribe(), fanout.subscribe());
         for number in 0..9 {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_made_for_nobody_and_all_are_let_go_at_the_end() {
+    async fn no_event_is_built_without_a_subscriber_and_a_close_ends_all_subscriptions() {
         let fanout = Fanout::default();
         fanout.send(|| unreachable!("nobody listens"));
         drop(fanout.subscribe());

@@ -5,6 +5,7 @@
 
 mod clock;
 mod fanout;
+mod outages;
 mod pulse;
 
 pub use clock::Clock;
@@ -16,11 +17,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::containerd::{Containerd, Error, Event};
+use outages::Outages;
 
 /// Pause between two attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Receives containerd's events.
+/// Receives containerd's events. A trait, because the module that implements it (`daemon`) is above this one.
 pub trait Listener: Send + Sync + 'static {
     /// A subscription has begun. Events from before it are not delivered.
     fn connected(&self) -> impl Future<Output = ()> + Send;
@@ -30,31 +32,21 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Keeps subscribing for ever. `health` is true while a subscription lasts and containerd responds.
 pub async fn pump(containerd: Containerd, health: watch::Sender<bool>, pulse: Pulse, listener: impl Listener) {
-    let mut last_logged = String::new();
+    let outages = Outages::new(health, containerd.address());
     loop {
-        let error = follow(&containerd, &health, &pulse, &listener).await.to_string();
-        health.send_replace(false);
-        // A lasting error is logged once, not twice a second.
-        if error != last_logged {
-            tracing::warn!(error, "containerd is away");
-        }
-        last_logged = error;
+        let error = follow(&containerd, &outages, &pulse, &listener).await;
+        outages.begin(error.reason());
         tokio::time::sleep(RETRY).await;
     }
 }
 
 /// Listens until the stream ends, and returns the reason.
-async fn follow(
-    containerd: &Containerd,
-    health: &watch::Sender<bool>,
-    pulse: &Pulse,
-    listener: &impl Listener,
-) -> Error {
+async fn follow(containerd: &Containerd, outages: &Outages, pulse: &Pulse, listener: &impl Listener) -> Error {
     let mut events = match containerd.subscribe().await {
         Ok(events) => events,
         Err(error) => return error,
     };
-    health.send_replace(true);
+    outages.end();
     let listening = async {
         listener.connected().await;
         loop {
@@ -67,6 +59,6 @@ async fn follow(
     let ask = || async { containerd.version().await.map(drop) };
     tokio::select! {
         error = listening => error,
-        never = pulse.follow(ask, health) => match never {},
+        never = pulse.follow(ask, outages) => match never {},
     }
 }

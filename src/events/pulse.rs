@@ -2,13 +2,14 @@
 //! open, and the event stream does not end.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::outages::Outages;
 use crate::containerd::Error;
+use crate::mutex::Mutex;
 
 /// Pause between a response and the next request.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -23,18 +24,18 @@ impl Pulse {
     /// How long containerd has not responded, if that is longer than a response may take.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
-        let pending_since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending_since = *self.0.lock();
         pending_since.map(|since| since.elapsed()).filter(|silence| *silence >= PATIENCE)
     }
 
     fn set_pending(&self, at: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *self.0.lock() = at;
     }
 
-    /// Sends requests to containerd for as long as it is polled. `health` is false while a response is overdue, and
-    /// true again once it has come. An overdue request is not dropped, so that a hanging containerd has one request to
-    /// answer, and not all that would have been sent in that time.
-    pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, health: &watch::Sender<bool>) -> Infallible
+    /// Sends requests to containerd for as long as it is polled. An outage begins when a response is overdue, and ends
+    /// once it has come. An overdue request is not dropped, so that a hanging containerd has one request to answer, and
+    /// not all that would have been sent in that time.
+    pub(super) async fn follow<A>(&self, ask: impl Fn() -> A, outages: &Outages) -> Infallible
     where
         A: Future<Output = Result<(), Error>>,
     {
@@ -47,17 +48,14 @@ impl Pulse {
             let answered = match timeout(PATIENCE, &mut answer).await {
                 Ok(answered) => answered,
                 Err(_) => {
-                    tracing::warn!("containerd has not answered for {PATIENCE:?}: it hangs");
-                    health.send_replace(false);
+                    outages.begin(&format!("it accepts calls, and has not answered for {PATIENCE:?}: it hangs"));
                     answer.await
                 }
             };
             self.set_pending(None);
             // An error does not count as a hang: if containerd is gone, the event stream ends.
-            let silent = !*health.borrow();
-            if silent && answered.is_ok() {
-                tracing::info!("containerd answers again");
-                health.send_replace(true);
+            if outages.is_away() && answered.is_ok() {
+                outages.end();
             }
         }
     }
@@ -74,8 +72,9 @@ impl Drop for ClearOnDrop<'_> {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::path::Path;
 
-    use tokio::sync::Notify;
+    use tokio::sync::{Notify, watch};
 
     use super::*;
 
@@ -85,15 +84,16 @@ mod tests {
         story: impl AsyncFnOnce(&Pulse, watch::Receiver<bool>),
     ) {
         let (pulse, (health, seen)) = (Pulse::default(), watch::channel(true));
+        let outages = Outages::new(health, Path::new("/run/containerd.sock"));
         tokio::select! {
-            never = pulse.follow(ask, &health) => match never {},
+            never = pulse.follow(ask, &outages) => match never {},
             () = story(&pulse, seen) => {}
         }
         assert_eq!(pulse.silence(), None, "of a pulse that is not followed any more");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn f5_who_hangs_is_seen_within_ten_seconds_and_is_well_with_the_answer() {
+    async fn f5_a_hang_is_detected_within_ten_seconds_and_ends_with_the_response() {
         let resumed = Notify::new();
         let ask = || async {
             resumed.notified().await;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_answers_late_is_well() {
+    async fn a_late_response_is_no_outage() {
         let ask = || async {
             sleep(PATIENCE - Duration::from_millis(1)).await;
             Ok(())

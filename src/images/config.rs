@@ -50,11 +50,11 @@ fn in_memory(config: &ImageConfiguration) -> usize {
 /// # Errors
 /// Why it is not a config, in words.
 pub(super) fn parse(document: Value) -> Result<ImageConfiguration, String> {
-    let Value::Object(mut document) = document else { return Err("it is no JSON object".to_owned()) };
+    let Value::Object(mut document) = document else { return Err("it is not a JSON object".to_owned()) };
     let rootfs = match document.remove("rootfs") {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(rootfs)) => rootfs,
-        Some(_) => return Err("rootfs is no JSON object".to_owned()),
+        Some(_) => return Err("rootfs is not a JSON object".to_owned()),
     };
     let mut read = only(document, &READ);
     for key in ["architecture", "os"] {

@@ -5,6 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::reference::is_digest;
 use crate::containerd::{self, Containerd};
+use crate::joined::run_blocking;
 
 /// Largest manifest, index or config that is read, in bytes (CVE-2023-25153).
 pub(super) const LARGEST: usize = 8 << 20;
@@ -41,7 +42,7 @@ pub(super) async fn read<T: DeserializeOwned, K: Send + 'static>(
     if is_small {
         return parse();
     }
-    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    run_blocking(parse).await
 }
 
 fn parse<T: DeserializeOwned, K>(blob: Vec<u8>, keep: impl FnOnce(T) -> Result<K, String>) -> Result<K, String> {

@@ -89,8 +89,8 @@ pub enum Error {
         /// containerd's message.
         message: String,
     },
-    /// containerd does not respond.
-    #[error("containerd does not respond: {0}")]
+    /// containerd does not respond, or says that it cannot serve the call now. The text says what was tried.
+    #[error("{0}")]
     ContainerdUnavailable(String),
     /// The image is on this node, or was just pulled, but no container can be created from it.
     #[error("image {image:?} cannot be used: {why}")]
@@ -264,9 +264,5 @@ impl Error {
 
     pub(super) fn image(reason: impl Into<String>) -> Self {
         Self::Invalid { field: "image.image", reason: reason.into() }
-    }
-
-    pub(super) fn malformed(digest: &str, reason: impl Into<String>) -> Self {
-        Self::Malformed { digest: digest.to_owned(), reason: reason.into() }
     }
 }

@@ -6,25 +6,25 @@
 //! - does not fetch a layer that is already unpacked, even if its archive was deleted and another snapshotter needs it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::flight::Runner;
 use super::hosts::Registry;
 use super::manifest::Contents;
 use super::progress::Monitor;
-use super::pull_image::Key;
+use super::pull_image::{Key, PullFlight};
 use super::{Error, Images, Read, Unusable, our_labels, platform, pull_slots};
 use crate::containerd::{Containerd, Platform, Progress, Pull, PullError, PullFailure};
+use crate::joined::run_blocking;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::telemetry::{Stage, during};
 
 /// A pull in progress.
 pub(super) struct Fetch<'a> {
     pub(super) images: &'a Images,
     pub(super) key: &'a Key,
-    pub(super) runner: &'a Runner<Key, Result<String, Error>>,
+    pub(super) flight: &'a PullFlight,
     /// A client under the pull's lease, which holds all that is fetched until the pull is over.
     pub(super) leased: &'a Containerd,
     pub(super) monitor: Mutex<Monitor>,
@@ -63,7 +63,7 @@ impl Fetch<'_> {
     /// Fetches the content for a platform, and has Transfer unpack it if Transfer does that for this snapshotter.
     async fn unpacked(&self, platform: Platform) -> Result<Read, Error> {
         let snapshotter = &self.key.snapshotter;
-        if lock(&self.images.inner.snapshotters_unpacked_by_pontoon).contains(snapshotter) {
+        if self.images.inner.snapshotters_unpacked_by_pontoon.lock().contains(snapshotter) {
             return self.transfer(platform, None).await;
         }
         match self.transfer(platform.clone(), Some(snapshotter.clone())).await {
@@ -82,7 +82,7 @@ impl Fetch<'_> {
     pub(super) fn remember_refusal(&self) {
         let snapshotter = &self.key.snapshotter;
         if self.refused.load(Ordering::Relaxed)
-            && lock(&self.images.inner.snapshotters_unpacked_by_pontoon).insert(snapshotter.clone())
+            && self.images.inner.snapshotters_unpacked_by_pontoon.lock().insert(snapshotter.clone())
         {
             tracing::warn!(snapshotter, "containerd's Transfer does not unpack for this snapshotter: Pontoon does");
         }
@@ -95,18 +95,17 @@ impl Fetch<'_> {
         tokio::select! {
             result = self.call(platform, snapshotter) => result?,
             () = self.too_slow() => return Err(self.error_of_pace()),
-            () = self.runner.abandoned(self.images.inner.settings.patience) => return Err(Error::Abandoned(reference)),
+            () = self.flight.abandoned(self.images.inner.settings.patience) => return Err(Error::Abandoned(reference)),
         }
         self.images.refresh_name(&reference).await?.ok_or(Error::NotFound(reference))
     }
 
     async fn call(&self, platform: Platform, snapshotter: Option<String>) -> Result<(), Error> {
         let Images { inner } = self.images;
-        let _slot = during(Stage::Queue, pull_slots::wait_for_slot(&inner.pull_slots, self.runner.owners())).await;
+        let _slot = during(Stage::Queue, pull_slots::wait_for_slot(&inner.pull_slots, self.flight.owners())).await;
         let reference = self.key.reference.to_string();
         let (config_path, host) = (inner.settings.registry_config_path.clone(), self.key.reference.host().to_owned());
-        let registry = tokio::task::spawn_blocking(move || Registry::find(&config_path, &host)).await;
-        let registry = registry.unwrap_or_default();
+        let registry = run_blocking(move || Registry::find(&config_path, &host)).await;
         let pull = Pull {
             host_dir: registry.directory,
             platform,
@@ -165,12 +164,8 @@ impl Fetch<'_> {
     }
 
     pub(super) fn monitor(&self) -> MutexGuard<'_, Monitor> {
-        lock(&self.monitor)
+        self.monitor.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(key: &Key, error: PullError) -> Error {
@@ -185,7 +180,7 @@ fn failed(key: &Key, error: PullError) -> Error {
         PullFailure::Unreachable => Error::RegistryUnavailable { reference, message },
         PullFailure::Refused => Error::SignatureValidationFailed { reference, message },
         PullFailure::Exhausted => Error::Exhausted { reference, message },
-        PullFailure::Unavailable => Error::ContainerdUnavailable(message),
+        PullFailure::Unavailable => Error::ContainerdUnavailable(format!("pull {reference}: {message}")),
         PullFailure::Invalid => Error::InvalidPull { reference, message },
         PullFailure::Cancelled | PullFailure::Other => Error::Pull { reference, message },
     }

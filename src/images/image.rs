@@ -128,7 +128,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn names_are_told_apart_by_form() {
+    fn names_are_distinguished_by_form() {
         let id = format!("sha256:{}", "a".repeat(64));
         let names = vec![format!("r/a@{id}"), "r/a:t".to_owned(), id.clone(), "b:t".to_owned()];
         let image = Image::new(&contents(&id, ""), names, false).to_cri();

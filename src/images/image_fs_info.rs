@@ -48,7 +48,10 @@ impl Images {
             // While containerd does not respond, the last known values are returned, if there are any.
             Ok(Err(error)) if known.is_empty() => Err(error),
             _ if known.is_empty() => {
-                Err(Error::ContainerdUnavailable(format!("it has not listed the snapshots within {BUDGET:?}")))
+                let address = self.inner.containerd.address().display();
+                Err(Error::ContainerdUnavailable(format!(
+                    "containerd does not answer at {address}: it has not listed the snapshots within {BUDGET:?}"
+                )))
             }
             _ => Ok(ImageFsInfoResponse { image_filesystems: known.clone(), container_filesystems: known }),
         }

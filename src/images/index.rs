@@ -3,12 +3,13 @@
 //! that the result of an older read never replaces that of a newer one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::Error;
 use super::image::Image;
 use super::manifest::Contents;
 use super::reference::{Reference, is_digest};
+use crate::mutex::{Mutex, MutexGuard};
 
 /// What a name meant when its record was read.
 #[derive(Clone)]
@@ -111,7 +112,7 @@ impl Index {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -10,7 +10,7 @@ impl Images {
     ///
     /// # Errors
     /// None today; a filter that names nothing on this node matches nothing.
-    pub async fn list_images(&self, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
+    pub fn list_images(&self, request: ListImagesRequest) -> Result<ListImagesResponse, Error> {
         let wanted = request.filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
         let index = &self.inner.index;
         let of_repository = Reference::repository(&wanted).map(|repository| index.of_repository(&repository));

@@ -24,7 +24,8 @@ const DEEPEST: usize = 4;
 /// For how many entries of an index that omits their platform their config is read instead; further ones are ignored.
 const MOST_CONFIG_LOOKUPS: usize = 16;
 
-/// What a target means on this host's platform. It never changes, since all references are digests.
+/// What the target of an image record stands for on this host's platform: one manifest with its config and layers. This
+/// never changes, since the documents refer to each other by digests.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// The image's id: the digest of its config. The id of an artefact is the digest of its manifest, since many
@@ -161,7 +162,7 @@ impl Partial {
             }
             let config = document.config.ok_or_else(|| malformed(&digest, "neither an index nor a manifest"))?;
             if !is_digest(&config.digest) {
-                return Err(malformed(&digest, format!("its config {:?} is no digest", config.digest)));
+                return Err(malformed(&digest, format!("its config {:?} is not a digest", config.digest)));
             }
             return self.manifest(containerd, digest, config, document.layers.unwrap_or_default()).await;
         }
@@ -198,7 +199,7 @@ impl Partial {
             return Err(malformed(&self.id, format!("{} diff ids for {} layers", diff_ids.len(), blobs.len())));
         }
         if let Some(bad) = diff_ids.iter().find(|id| !is_digest(id)) {
-            return Err(malformed(&self.id, format!("diff id {bad:?} is no digest")));
+            return Err(malformed(&self.id, format!("diff id {bad:?} is not a digest")));
         }
         let chain_ids = chain_ids(&diff_ids);
         let chain_id = chain_ids.last().cloned().unwrap_or_default();

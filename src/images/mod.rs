@@ -14,7 +14,6 @@ mod copy_volume;
 mod document;
 mod errors;
 mod fetch;
-mod flight;
 mod hosts;
 mod image;
 mod image_fs_info;
@@ -36,8 +35,8 @@ mod user_db;
 mod volume;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -49,11 +48,12 @@ pub use reference::normalised;
 pub use volume::{Volume, remove_mount_point};
 
 use crate::containerd::{self, Containerd, ImageRecord, Platform};
+use crate::flights::Flights;
+use crate::mutex::Mutex;
 use crate::slots::{Bounds, Slots};
 use crate::stats::Layers;
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
-use flight::Flights;
+use crate::telemetry::{Metrics, Verb};
 use image_fs_info::Disk;
 use index::{Index, IndexEntry};
 use manifest::Contents;
@@ -149,19 +149,19 @@ impl Images {
         Self {
             inner: Arc::new(Inner {
                 containerd,
-                tasks,
                 health,
                 host: platform::of_the_host(),
                 index: Index::default(),
-                pulls: Flights::default(),
+                pulls: Flights::new(tasks.clone()),
                 pull_slots: Slots::new(Bounds::shared(slots)),
                 snapshotters_unpacked_by_pontoon: Mutex::default(),
                 downloaded: AtomicU64::new(0),
-                unpacks: Flights::default(),
+                unpacks: Flights::new(tasks.clone()),
                 user_dbs: UserDbs::default(),
                 disks: Disk::all(&settings),
                 layers,
                 settings,
+                tasks,
             }),
         }
     }
@@ -174,7 +174,7 @@ impl Images {
     /// [`Error::Containerd`] when the list cannot be read; the index does not change.
     pub async fn refresh(&self) -> Result<(), Error> {
         // containerd may have been restarted with another configuration.
-        self.inner.snapshotters_unpacked_by_pontoon.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.snapshotters_unpacked_by_pontoon.lock().clear();
         let ticket = self.inner.index.ticket();
         let records = match self.inner.containerd.list_images().await {
             Ok(records) => records,
@@ -223,7 +223,7 @@ impl Images {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Unusable`] for an image without a root file system that runs on this host;
     /// [`Error::Invalid`] for an empty or ambiguous text.
-    pub async fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
+    pub fn resolve(&self, reference_or_id: &str) -> Result<Arc<Image>, Error> {
         let image = self.lookup(reference_or_id)?;
         match &image.unusable {
             None => Ok(image),
@@ -371,11 +371,15 @@ impl Images {
     }
 
     /// Waits up to `CONTAINERD_WAIT` for containerd to respond.
-    async fn wait_for_containerd(&self) -> Result<(), Error> {
+    async fn wait_for_containerd(&self, verb: Verb) -> Result<(), Error> {
         let mut health = self.inner.health.clone();
         match tokio::time::timeout(CONTAINERD_WAIT, health.wait_for(|up| *up)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::ContainerdUnavailable(format!("no answer within {CONTAINERD_WAIT:?}"))),
+            Ok(Err(_)) | Err(_) => Err(Error::ContainerdUnavailable(format!(
+                "containerd does not answer at {}: {} waited {CONTAINERD_WAIT:?} for it, and has changed nothing",
+                self.inner.containerd.address().display(),
+                verb.name()
+            ))),
         }
     }
 }

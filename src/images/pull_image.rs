@@ -1,6 +1,5 @@
 //! PullImage: joins or starts a pull, and writes the records of the image.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -8,14 +7,16 @@ use tokio::time::Instant;
 
 use super::auth::Credentials;
 use super::fetch::Fetch;
-use super::flight::Runner;
 use super::progress::Monitor;
 use super::reference::Reference;
 use super::root_fs::in_future;
 use super::{Error, Images, Read, leases, pull_slots};
 use crate::api::v1::{ImageSpec, PullImageRequest, PullImageResponse};
 use crate::containerd::ImageRecord;
-use crate::telemetry::{Stage, Verb, during};
+use crate::flights::Flight;
+use crate::log_keys::{LogKeys, add_keys};
+use crate::mutex::Mutex;
+use crate::telemetry::{Stage, Verb, during, millis};
 
 /// Lifetime of a pull's lease. It matters if the daemon dies during a pull and no later daemon ends its leases: then
 /// containerd collects the content after this time. Transfer's own lease has the same lifetime.
@@ -30,7 +31,7 @@ pub(super) struct Key {
     pub(super) snapshotter: String,
 }
 
-type PullRunner = Runner<Key, Result<String, Error>>;
+pub(super) type PullFlight = Flight<Key, Result<String, Error>>;
 
 impl Images {
     /// Asks the registry what the reference means, with these credentials, and fetches what is not on this node.
@@ -41,22 +42,23 @@ impl Images {
     /// registry fails.
     pub async fn pull_image(&self, request: PullImageRequest) -> Result<PullImageResponse, Error> {
         let spec = request.image.unwrap_or_default();
+        add_keys(&LogKeys::of_image(&spec.image));
+        if let Some(pod) = request.sandbox_config.as_ref().and_then(|config| config.metadata.as_ref()) {
+            add_keys(&LogKeys::of_pod(&pod.namespace, &pod.name));
+        }
         let reference = Reference::parse(&spec.image)?;
         let credentials = Credentials::from_config(request.auth.as_ref())?;
         let owner = pull_slots::owner(request.sandbox_config.as_ref(), &reference);
         let key = Key { reference, credentials, snapshotter: self.snapshotter(&spec)? };
-        self.wait_for_containerd().await?;
-        let name = key.reference.to_string();
-        let (waiter, runner) = self.inner.pulls.join_as(&owner, key.clone());
-        if let Some(runner) = runner {
-            let images = self.clone();
-            self.inner.tasks.operation(self.inner.tasks.run_named(Verb::PullImage, name.clone(), async move {
-                let result = images.measured_pull(&key, &runner).await;
-                runner.finish(result);
-            }));
-        }
-        let panicked = || Err(Error::Pull { reference: name, message: "it ended in a panic".to_owned() });
-        let image_ref = waiter.wait().await.unwrap_or_else(panicked)?;
+        self.wait_for_containerd(Verb::PullImage).await?;
+        let (images, of, name) = (self.clone(), key.clone(), key.reference.to_string());
+        let tasks = &self.inner.tasks;
+        let work = |flight: PullFlight| {
+            let pull = async move { images.measured_pull(&of, &flight).await };
+            tasks.run_named(Verb::PullImage, name.clone(), pull)
+        };
+        let pulled = self.inner.pulls.run_as(&owner, key, work);
+        let image_ref = tasks.operations().waiting_for(Verb::PullImage, &name, pulled).await?;
         Ok(PullImageResponse { image_ref })
     }
 
@@ -72,15 +74,15 @@ impl Images {
         }
     }
 
-    async fn measured_pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
+    async fn measured_pull(&self, key: &Key, flight: &PullFlight) -> Result<String, Error> {
         let started = Instant::now();
-        let result = self.pull(key, runner).await;
+        let result = self.pull(key, flight).await;
         let outcome = result.as_ref().map_or_else(|error| error.kind().name(), |_| "ok");
         self.inner.settings.metrics.pull(outcome, started.elapsed());
         result
     }
 
-    async fn pull(&self, key: &Key, runner: &PullRunner) -> Result<String, Error> {
+    async fn pull(&self, key: &Key, flight: &PullFlight) -> Result<String, Error> {
         let reference = key.reference.to_string();
         let started = Instant::now();
         let before = self.record_of(&reference).await?;
@@ -88,7 +90,7 @@ impl Images {
         let lease = leases::name("pull");
         let leased = self.inner.containerd.leased(&lease, &in_future(LEASE)).await?;
         let monitor = Mutex::new(Monitor::new(self.inner.settings.pace));
-        let fetch = Fetch { images: self, key, runner, leased: &leased, monitor, refused: AtomicBool::new(false) };
+        let fetch = Fetch { images: self, key, flight, leased: &leased, monitor, refused: AtomicBool::new(false) };
         let fetched = fetch.run().await;
         // What follows is only our own bookkeeping, and always runs to its end.
         let result = match fetched {
@@ -105,8 +107,7 @@ impl Images {
         let id = result?;
         fetch.remember_refusal();
         let bytes = fetch.monitor().bytes();
-        let took = started.elapsed();
-        tracing::info!(reference, image = id, bytes, ?took, "pulled");
+        tracing::info!(%id, bytes, ms = millis(started.elapsed()), "pulled");
         Ok(id)
     }
 
@@ -130,7 +131,7 @@ impl Images {
             _ => return,
         };
         if let Err(error) = result {
-            tracing::warn!(reference, %error, "cannot restore the image record after a failed pull");
+            tracing::warn!(%error, "cannot restore the image record after a failed pull");
         }
         self.on_event(reference).await;
     }

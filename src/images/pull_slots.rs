@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn t6_who_joins_a_pull_that_waits_does_not_wait_behind_its_other_pulls() {
+    async fn t6_a_caller_that_joins_a_waiting_pull_does_not_wait_behind_other_pulls_of_its_owner() {
         let slots = Slots::new(Bounds::shared(4));
         let slow = owned_by("slow");
         let held = [wait_for_slot(&slots, slow.subscribe()).await, wait_for_slot(&slots, slow.subscribe()).await];

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::{Error, Image, Images};
 use crate::api::v1::{RemoveImageRequest, RemoveImageResponse};
+use crate::joined;
+use crate::log_keys::{LogKeys, add_keys};
 use crate::telemetry::Verb;
 
 impl Images {
@@ -15,18 +17,18 @@ impl Images {
     /// be deleted.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
         let wanted = request.image.map(|spec| spec.image).unwrap_or_default();
+        add_keys(&LogKeys::of_image(&wanted));
         let image = match self.lookup(&wanted) {
             Ok(image) => image,
             Err(Error::NotFound(_)) => return Ok(RemoveImageResponse {}),
             Err(error) => return Err(error),
         };
-        self.wait_for_containerd().await?;
+        self.wait_for_containerd(Verb::RemoveImage).await?;
         let images = self.clone();
         // Detached: a removal must not stop half-way because the client left.
         let tasks = &self.inner.tasks;
         let work = tasks.run_named(Verb::RemoveImage, wanted, async move { images.remove(&image).await });
-        let work = tasks.operation(work);
-        work.await.unwrap_or_else(|error| Err(Error::ContainerdUnavailable(error.to_string())))?;
+        joined::result(tasks.operation(work)).await?;
         Ok(RemoveImageResponse {})
     }
 

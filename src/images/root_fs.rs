@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{Error, Image, Images, leases};
 use crate::containerd::Mount;
+use crate::joined;
 use crate::sys::mounts::{MountSpec, MountedRoot};
 
 /// If the daemon dies during the access, containerd's garbage collector removes the view after this.
@@ -26,10 +27,7 @@ impl Images {
         let (chain_id, id, snapshotter) = (image.chain_id.clone(), image.id.clone(), snapshotter.to_owned());
         // Detached: a caller that leaves must not leave the view behind.
         let work = async move { images.with_view(&id, &chain_id, &snapshotter, action).await };
-        match self.inner.tasks.operation(work).await {
-            Ok(result) => result,
-            Err(error) => Err(root_error("access", Path::new("/"), &image.id, error)),
-        }
+        joined::result(self.inner.tasks.operation(work)).await
     }
 
     async fn with_view<T: Send + 'static>(
@@ -62,14 +60,13 @@ async fn with_mounts<T: Send + 'static>(
     mounts: Vec<Mount>,
     action: impl FnOnce(&MountedRoot) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let failed = |error: String| root_error("mount", Path::new("/"), image, error);
     let spec = mount_spec(image, mounts)?;
     let image = image.to_owned();
-    let work = tokio::task::spawn_blocking(move || {
+    let work = move || {
         let root = MountedRoot::mount(spec).map_err(|error| root_error("mount", Path::new("/"), &image, error))?;
         action(&root)
-    });
-    work.await.map_err(|error| failed(error.to_string()))?
+    };
+    joined::run_blocking(work).await
 }
 
 /// Converts a snapshot's mounts to the arguments of a single mount(2).

@@ -23,18 +23,14 @@ impl Images {
             return Ok(());
         }
         let key = (image.chain_id.clone(), snapshotter.to_owned());
-        let (waiter, runner) = self.inner.unpacks.join(key);
-        if let Some(runner) = runner {
-            let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
-            // Never cancelled: it runs to its end, and the next container uses the result.
-            let tasks = &self.inner.tasks;
-            tasks.operation(tasks.run_named(Verb::UnpackImage, image.id.clone(), async move {
-                let result = during(Stage::Unpack, images.unpack(&image, &snapshotter)).await;
-                runner.finish(result);
-            }));
-        }
-        let panicked = || Err(Error::malformed(&image.id, "unpacking it failed"));
-        waiter.wait().await.unwrap_or_else(panicked)
+        let (images, image, snapshotter) = (self.clone(), image.clone(), snapshotter.to_owned());
+        let work = || {
+            self.inner.tasks.run_named(Verb::UnpackImage, image.id.clone(), async move {
+                during(Stage::Unpack, images.unpack(&image, &snapshotter)).await
+            })
+        };
+        // It runs to its end even if all callers leave: the next container uses the result.
+        self.inner.unpacks.run(key, work).await
     }
 
     async fn is_unpacked(&self, chain_id: &str, snapshotter: &str) -> Result<bool, Error> {

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::root_fs::root_error;
 use super::{Error, Image, Images};
+use crate::mutex::Mutex;
 use crate::sys::mounts::MountedRoot;
 use crate::sys::read;
 
@@ -31,7 +32,7 @@ pub(super) struct UserDbs {
 
 impl UserDbs {
     fn get(&self, key: &Key) -> Option<Arc<Files>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock();
         kept.iter().find(|(other, _)| other == key).map(|(_, files)| Arc::clone(files))
     }
 
@@ -39,7 +40,7 @@ impl UserDbs {
         if files.0.len() + files.1.len() > LARGEST_KEPT {
             return;
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         kept.retain(|(other, _)| *other != key);
         if kept.len() >= KEPT {
             kept.pop_front();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::root_fs::{mount_spec, root_error};
 use super::{Error, Image, Images};
 use crate::containerd::id_labels;
+use crate::joined::run_blocking;
 use crate::sys::mounts::{self, AttachError};
 use crate::userns::Mapping;
 
@@ -43,15 +44,15 @@ impl Images {
         let (mut spec, id) = (mount_spec(&image.id, mounts)?, image.id.clone());
         // Quoted because of its commas.
         spec.options.extend(volume.label.map(|label| format!("context=\"{label}\"")));
-        let work = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&volume.target);
             made.map_err(|error| root_error("make the mount point of", Path::new("/"), &id, error))?;
             mounts::attach(spec, &volume.sub_path, &volume.target).map_err(|error| match error {
                 AttachError::SubPath(error) => Error::SubPath { image: id, problem: problem(&error) },
                 AttachError::Mount(error) => root_error("mount", &volume.sub_path, &id, error),
             })
-        });
-        work.await.map_err(|error| root_error("mount", Path::new("/"), &image.id, error))?
+        };
+        run_blocking(work).await
     }
 }
 
@@ -70,7 +71,7 @@ pub fn remove_mount_point(target: &Path) -> io::Result<()> {
 fn problem(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::NotADirectory => "is no directory".to_owned(),
+        io::ErrorKind::NotADirectory => "is not a directory".to_owned(),
         io::ErrorKind::CrossesDevices => "leads out of the image".to_owned(),
         _ => error.to_string(),
     }

@@ -141,7 +141,7 @@ async fn run(parser: &Path, text: &str, deadline: Duration) -> Result<(), Error>
     Err(failed(format!("{}: {}", output.status, words.trim())))
 }
 
-/// The text of the default profile. `has` tells which of the distribution's files exist for inclusion.
+/// The text of the default profile. `has` says which of the distribution's files exist for inclusion.
 fn text(peers: &[String], has: impl Fn(&str) -> bool) -> String {
     let mut text = String::from("# Of Pontoon, for containers that ask for no other profile.\n");
     // Without it, a newer parser would mediate more than these rules were written for.
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_profile_that_cannot_be_loaded_is_told_in_the_parsers_words() {
+    async fn the_error_for_a_profile_that_cannot_be_loaded_has_the_parsers_words() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parser");
         // Larger than a pipe's buffer, so that the write is still in progress when the parser exits.
@@ -250,17 +250,15 @@ mod tests {
 
     /// Compiles the profile with the parser, on any kernel, without loading it.
     #[test]
+    #[ignore = "needs apparmor_parser"]
     fn the_default_profile_is_valid() {
-        let Some(parser) = PARSERS.iter().find(|path| Path::new(path).exists()) else {
-            eprintln!("skipped: no apparmor_parser");
-            return;
-        };
+        let parser = parser(&PARSERS).unwrap();
         for has in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("profile");
             let peers = Profiles::new(std::process::id().into()).peers;
             fs::write(&file, text(&peers, |path| has && Path::new(INCLUDES).join(path).exists())).unwrap();
-            let output = std::process::Command::new(parser).args(["-Q", "-K"]).arg(&file).output().unwrap();
+            let output = std::process::Command::new(&parser).args(["-Q", "-K"]).arg(&file).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
     }

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_interface_but_lo_is_told() {
+    fn every_interface_but_lo_is_returned() {
         let text = "Inter-|   Receive                                                |  Transmit\n \
                     face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
                     \x20   lo: 9 1    0    0    0     0          0         0 9  1    0    0    0     0       0          0\n\
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_s_namespace_is_not_told_as_this_one_s() {
+    fn the_counters_of_another_namespace_are_never_returned() {
         let own = std::process::id();
         assert!(Counters::open(Path::new("/proc/self/ns/net"), own).is_ok());
         let error = Counters::open(Path::new("/proc/self/ns/mnt"), own).unwrap_err();

@@ -15,7 +15,7 @@ use super::{Error, mounts};
 /// stay in that namespace after it has returned.
 ///
 /// # Errors
-/// [`Error::Enter`] when there is no namespace at the path; [`Error::Thread`] when `work` panicked.
+/// [`Error::Enter`] when there is no namespace at the path; [`Error::Thread`] when no thread can be started.
 pub async fn enter<T, F>(path: &Path, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -52,5 +52,5 @@ where
             let _ = answer.send(work());
         })
         .map_err(failed)?;
-    answered.await.map_err(|_| failed(io::Error::other("it panicked")))
+    Ok(answered.await.expect("the thread answers: a panic ends the process"))
 }

@@ -72,7 +72,7 @@ pub enum Error {
         /// The error of the netlink request.
         source: io::Error,
     },
-    /// The thread could not be started, or it panicked.
+    /// The thread could not be started.
     #[error("thread for netns {path}")]
     Thread {
         /// The namespace that the thread was for.

@@ -5,11 +5,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, fstatfs, statfs, statx};
+use rustix::fs::{FlockOperation, flock, fstatfs, statfs};
+
+use crate::sys::mountinfo;
+
+use crate::mutex::Mutex;
 
 /// `f_type` of the filesystem of namespace files (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -48,7 +51,7 @@ pub(super) fn prepare_directory(directory: &Path) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     let found = mount_id(directory).map(|id| (directory.to_owned(), id));
-    *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    *SHARED.lock() = found;
     Ok(())
 }
 
@@ -63,28 +66,23 @@ pub(super) fn is_nsfs_file(file: impl AsFd) -> bool {
 }
 
 fn known_shared(directory: &Path) -> bool {
-    let known = SHARED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = SHARED.lock().clone();
     known.is_some_and(|(path, id)| path == directory && mount_id(directory) == Some(id))
 }
 
 /// The id of the mount that the directory is on; `None` before Linux 5.8.
 fn mount_id(directory: &Path) -> Option<u64> {
-    let found = statx(CWD, directory, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
-    let given = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    given.then_some(found.stx_mnt_id)
+    mountinfo::mount_id(directory).ok().flatten()
 }
 
 fn is_on_shared_mount(directory: &Path) -> io::Result<bool> {
     // Without the id this cannot be decided, but a bind mount of our own is correct in any case.
     let Some(id) = mount_id(directory) else { return Ok(false) };
-    Ok(is_shared(&fs::read_to_string("/proc/thread-self/mountinfo")?, id))
+    Ok(is_shared(&fs::read("/proc/thread-self/mountinfo")?, id))
 }
 
-/// Whether mountinfo has an optional field `shared:N` for the mount (proc_pid_mountinfo(5)).
-fn is_shared(mountinfo: &str, id: u64) -> bool {
-    let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(&id.to_string()));
-    let optional = line.map(|line| line.split(' ').skip(6).take_while(|field| *field != "-"));
-    optional.is_some_and(|mut fields| fields.any(|field| field.starts_with("shared:")))
+fn is_shared(mountinfo: &[u8], id: u64) -> bool {
+    mountinfo::mounts(mountinfo).any(|mount| mount.id == id && mount.is_shared)
 }
 
 #[cfg(test)]
@@ -92,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_optional_fields_say_that_a_mount_is_shared() {
-        let mountinfo = "22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
-                         23 22 0:21 / /run rw - tmpfs shared:9 rw\n\
-                         24 22 0:22 / /mnt rw master:1 shared:7 - tmpfs t rw\n";
-        assert_eq!([22, 23, 24, 2].map(|id| is_shared(mountinfo, id)), [true, false, true, false]);
+    fn the_directorys_own_mount_says_whether_it_is_shared() {
+        let mountinfo = b"22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
+                          23 22 0:21 / /run rw - tmpfs tmpfs rw\n\
+                          24 22 0:22 / /mnt rw master:1 - tmpfs t rw\n";
+        assert_eq!([22, 23, 24, 2].map(|id| is_shared(mountinfo, id)), [true, false, false, false]);
     }
 }

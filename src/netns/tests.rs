@@ -115,15 +115,6 @@ async fn a_netns_that_is_gone_cannot_be_entered() {
 }
 
 #[tokio::test]
-async fn a_panic_within_is_an_error() {
-    let place = Place::new();
-    let path = place.netns("a");
-    create(&path).await.unwrap();
-    let failed = enter(&path, || panic!("on purpose")).await.map(|(): ()| ());
-    assert!(matches!(failed, Err(Error::Thread { .. })));
-}
-
-#[tokio::test]
 async fn addresses_are_the_global_ones_of_the_interface() {
     let place = Place::new();
     let path = place.netns("a");

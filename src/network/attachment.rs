@@ -266,7 +266,7 @@ mod tests {
             assert_eq!(check(port, good), Ok(()), "{good:?}");
         }
         for bad in ["192.0.2.300", "localhost", "[::1]", "192.0.2.1/24", "192.0.2.01", " "] {
-            assert_eq!(check(80, bad), Err(format!("config.port_mappings[0].host_ip: {bad:?} is no address")));
+            assert_eq!(check(80, bad), Err(format!("config.port_mappings[0].host_ip: {bad:?} is not an IP address")));
         }
     }
 

@@ -19,12 +19,12 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::blocking;
 use super::chain::RuntimeConf;
 use super::config::NetworkConfig;
 use super::error::Error;
 use super::settings::Owner;
 use crate::ids::SandboxId;
+use crate::joined::run_blocking;
 use crate::sys::{read, write};
 
 const KIND: &str = "cniCacheV1";
@@ -120,7 +120,7 @@ impl Cache {
     pub(super) async fn write(&self, entry: &Entry, durability: Durability) -> Result<(), Error> {
         let (results, target) = (self.results.clone(), self.path(entry));
         let bytes = encode(entry, &self.owner);
-        blocking(move || {
+        run_blocking(move || {
             let written = replace(&results, &target, &bytes, durability);
             written.map_err(|source| Error::Cache { path: target, source })
         })
@@ -131,7 +131,7 @@ impl Cache {
     pub(super) async fn remove(&self, entry: &Entry) -> Result<(), Error> {
         let target = self.path(entry);
         let unfinished = unfinished(&self.results, &target);
-        blocking(move || {
+        run_blocking(move || {
             // The temporary file is left from a crash in the middle of a write. DEL has run, so no write will follow.
             for path in [unfinished, target] {
                 match fs::remove_file(&path) {
@@ -150,7 +150,7 @@ impl Cache {
     /// one of the `known` pairs of network and interface.
     pub(super) async fn find(&self, id: &SandboxId, known: Vec<(String, String)>) -> Result<Vec<Entry>, Error> {
         let (results, id) = (self.results.clone(), id.clone());
-        blocking(move || {
+        run_blocking(move || {
             let mut found = Vec::new();
             let part = format!("-{id}-");
             for path in list(&results)?.into_iter().filter(|path| name(path).contains(&part)) {
@@ -169,7 +169,7 @@ impl Cache {
     /// The sandboxes that Pontoon's entries are about.
     pub(super) async fn all(&self) -> Result<Cached, Error> {
         let (results, owner) = (self.results.clone(), self.owner.clone());
-        blocking(move || {
+        run_blocking(move || {
             let mut cached = Cached::default();
             for info in list(&results)?.into_iter().filter_map(|path| read(&path)).filter(|info| info.owner == OWNER) {
                 let Ok(id) = SandboxId::parse(&info.container_id) else { continue };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::config::{NetworkConfig, PluginConfig, Version};
 use super::error::Error;
 use super::exec::{Call, Operation, Plugins, path_value, truncated_text};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Stage, detailed};
 
 /// Since this version, DEL gets the result and CHECK exists.
 const WITH_CHECK: Version = Version(0, 4, 0);
@@ -140,7 +140,9 @@ impl Chain<'_> {
             deadline: self.deadline,
         };
         let start = Instant::now();
-        let result = self.plugins.run(call).await;
+        // When a chain hangs, its user wants to know which plugin does.
+        let part = format!("{operation} {}", plugin.kind);
+        let result = detailed(Stage::Cni, part, self.plugins.run(call)).await;
         let outcome = match &result {
             Ok(_) => "ok",
             Err(Error::TimedOut { .. }) => "timeout",

@@ -15,7 +15,7 @@ pub enum Error {
     #[error("network is not ready: {0}")]
     NotReady(NotReady),
     /// A field of the sandbox's config has characters that CNI_ARGS cannot carry.
-    #[error("{field}: has one of ; = or a control character, which CNI cannot be given")]
+    #[error("{field}: contains a semicolon, an equals sign or a control character, which CNI_ARGS cannot carry")]
     InvalidField {
         /// The field of PodSandboxConfig.
         field: &'static str,
@@ -33,7 +33,7 @@ pub enum Error {
         least: i32,
     },
     /// A host address that is not an IP address.
-    #[error("config.port_mappings[{index}].host_ip: {host_ip:?} is no address")]
+    #[error("config.port_mappings[{index}].host_ip: {host_ip:?} is not an IP address")]
     InvalidHostIp {
         /// Index of the mapping in the request.
         index: usize,
@@ -126,9 +126,6 @@ pub enum Error {
         path: PathBuf,
         source: TemplateError,
     },
-    /// The work was stopped by a panic, or because the process ends.
-    #[error("network operation was stopped: {0}")]
-    Stopped(String),
 }
 
 /// Why a template produces no config.

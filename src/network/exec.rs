@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::error::{Error, PluginFailure};
 use super::running::Running;
+use crate::telemetry::millis;
 
 /// Largest result of a plugin, in bytes.
 pub(super) const STDOUT_LIMIT: usize = 1 << 20;
@@ -125,9 +126,9 @@ impl Plugins {
         let (status, stdout, stderr) = done.map_err(failed)?;
         group.disarm();
         self.running.remove_fifo(call.id);
-        let took = started.elapsed();
+        let ms = millis(started.elapsed());
         let (plugin, operation) = (call.plugin, call.operation);
-        tracing::debug!(plugin, %operation, ?took, %status, stderr = truncated_text(&stderr.kept), "cni plugin ran");
+        tracing::debug!(plugin, %operation, ms, %status, stderr = truncated_text(&stderr.kept), "cni plugin ran");
         if !status.success() {
             return Err(failure(&call, status, &stdout.kept, &stderr.kept));
         }

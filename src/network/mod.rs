@@ -38,6 +38,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::ids::SandboxId;
+use crate::joined::run_blocking;
 use crate::tasks::Tasks;
 use crate::telemetry::{Stage, during};
 
@@ -248,7 +249,7 @@ impl Network {
     }
 
     /// Has the plugins verify that a sandbox's attachment is still as its result says (CHECK, since spec 0.4.0; configs
-    /// can disable it). Does nothing without a cached result.
+    /// can disable it). Does nothing without a cached result. No verb of CRI needs this.
     ///
     /// # Errors
     /// The first failure that a plugin reports.
@@ -296,7 +297,7 @@ impl Network {
             return Ok(None);
         }
         let cidrs = pod_cidrs.to_vec();
-        blocking(move || template::write(&source, &target, &cidrs)).await
+        run_blocking(move || template::write(&source, &target, &cidrs)).await
     }
 }
 
@@ -325,7 +326,13 @@ impl Inner {
         for entry in entries.into_iter().rev() {
             // A failure on one network must not keep the addresses of the others allocated.
             if let Err(error) = self.del(&entry, deadline).await {
-                failed.get_or_insert(error);
+                if failed.is_some() {
+                    // The error returned is the first one.
+                    let (sandbox, network) = (entry.runtime.id, entry.config.name.clone());
+                    tracing::warn!(%sandbox, network, ?error, "DEL failed on another network of the sandbox too");
+                } else {
+                    failed = Some(error);
+                }
             }
         }
         failed.map_or(Ok(()), Err)
@@ -377,18 +384,6 @@ fn namespace_of(attachment: &Attachment, entries: &[Entry]) -> String {
 /// The name of the interface on the network with this index, as go-cni names them.
 fn interface(index: usize) -> String {
     format!("eth{index}")
-}
-
-/// Runs blocking file operations off the runtime's threads.
-async fn blocking<T, F>(work: F) -> Result<T, Error>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, Error> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(stopped) => Err(Error::Stopped(stopped.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn address(value: Option<&Value>) -> Result<IpAddr, Error> {
     });
     ip.ok_or_else(|| {
         let shown: String = text.chars().take(64).collect();
-        Error::InvalidResult(format!("{shown:?} is no address with a prefix length"))
+        Error::InvalidResult(format!("{shown:?} is not an address with a prefix length"))
     })
 }
 

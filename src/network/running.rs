@@ -15,6 +15,7 @@ use tokio::net::unix::pipe::{self, Receiver};
 use tokio::time::timeout;
 
 use crate::sys::fifo::{self, End};
+use crate::telemetry::millis;
 
 /// How long a DEL waits for an interrupted plugin. Longer than any healthy plugin takes. A plugin that hangs, or that
 /// has left a process behind which holds its stderr open, must not keep the sandbox from being removed.
@@ -38,7 +39,7 @@ impl Running {
             match self.named_pipe(id) {
                 Ok(ends) => return Ok(ends),
                 Err(error) => {
-                    tracing::warn!(id, %error, "the next daemon cannot wait for this cni plugin")
+                    tracing::warn!(sandbox = %id, %error, "the next daemon cannot wait for this cni plugin")
                 }
             }
         }
@@ -72,15 +73,17 @@ impl Running {
         let interrupted = match self.open_if_interrupted(id) {
             Ok(fifo) => fifo,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return tracing::warn!(id, %error, "cannot tell whether an interrupted cni plugin still runs"),
+            Err(error) => {
+                return tracing::warn!(sandbox = %id, %error, "cannot tell whether an interrupted cni plugin still runs");
+            }
         };
-        tracing::info!(id, "waiting for an interrupted cni plugin to exit");
+        tracing::info!(sandbox = %id, "waiting for an interrupted cni plugin to exit");
         match timeout(INTERRUPTED_GRACE, until_silent(interrupted)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(id, %error, "cannot wait for an interrupted cni plugin"),
+            Ok(Err(error)) => tracing::warn!(sandbox = %id, %error, "cannot wait for an interrupted cni plugin"),
             Err(_) => {
-                let after = INTERRUPTED_GRACE;
-                tracing::warn!(id, ?after, "an interrupted cni plugin still runs, DEL runs concurrently");
+                let ms = millis(INTERRUPTED_GRACE);
+                tracing::warn!(sandbox = %id, ms, "an interrupted cni plugin still runs, DEL runs concurrently");
             }
         }
         self.remove_fifo(Some(id));

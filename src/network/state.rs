@@ -1,12 +1,13 @@
 //! The loaded configs, and whether sandboxes can be attached with them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::config::{self, NetworkConfig};
 use super::{ConfigDir, Settings, interface};
+use crate::mutex::Mutex;
 
 /// The networks that sandboxes are attached to, or why there are none.
 pub(super) type Loaded = Result<Vec<Arc<NetworkConfig>>, NotReady>;
@@ -74,12 +75,12 @@ impl State {
 
     /// `None` when STATUS succeeded.
     pub(super) fn set_status(&self, status: Option<NotReady>) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        *self.status.lock() = status;
     }
 
     pub(super) fn ready(&self) -> Result<(), NotReady> {
         self.loaded()?;
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+        self.status.lock().clone().map_or(Ok(()), Err)
     }
 }
 

@@ -33,7 +33,7 @@ pub struct IpCidr {
 
 /// A string that is not an IP address with a prefix length.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0:?} is no CIDR")]
+#[error("{0:?} is not a CIDR")]
 pub struct InvalidCidr(String);
 
 impl FromStr for IpCidr {

@@ -16,7 +16,6 @@
 mod queue;
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -26,7 +25,8 @@ use self::queue::Queue;
 use super::exec::Operation;
 use super::many_ports::ManyPorts;
 use crate::ids::SandboxId;
-use crate::telemetry::{Stage, during};
+use crate::mutex::{Mutex, MutexGuard};
+use crate::telemetry::{Stage, during, millis};
 
 /// How many runs are in their turn at a time. A healthy plugin takes a fraction of a second.
 pub(super) const AT_ONCE: usize = 16;
@@ -81,8 +81,8 @@ impl Turns {
             done = &mut work => return done,
             () = entry.turn_is_over() => {}
         }
-        let (operation, sandbox, after) = (self.operation, id, since.elapsed());
-        tracing::warn!(%sandbox, %operation, ?after, "cni plugin chain is still running, its slot is released");
+        let (operation, sandbox, ms) = (self.operation, id, millis(since.elapsed()));
+        tracing::warn!(%sandbox, %operation, ms, "cni plugin chain is still running, its slot is released");
         work.await
     }
 
@@ -129,7 +129,7 @@ impl Turns {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

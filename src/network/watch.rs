@@ -11,6 +11,7 @@ use inotify::{EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::time::sleep;
 
 use super::Inner;
+use crate::joined::run_blocking;
 
 /// Events come in bursts while an installer works; the directory is read once the installer pauses.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -31,9 +32,7 @@ pub(super) async fn follow(network: Weak<Inner>) {
         // Add the watch first, then read: a change in between is seen twice rather than missed.
         let watch = Watch::arm(&dir);
         let Some(inner) = network.upgrade() else { return };
-        let loading = tokio::task::spawn_blocking(move || inner.state.reload(&inner.settings.configs));
-        // A panic in `reload` is a bug and already in the log; the next change tries again.
-        let _ = loading.await;
+        run_blocking(move || inner.state.reload(&inner.settings.configs)).await;
         match watch {
             Ok(mut watch) => {
                 tokio::select! {

@@ -1,5 +1,6 @@
 //! Whether containerd responds.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -7,6 +8,7 @@ use tokio::sync::watch;
 use super::{Error, Result};
 use crate::events::Pulse;
 use crate::task::Health;
+use crate::telemetry::Verb;
 
 /// How long a new mutating call waits for containerd to come back (docs/rulings.md 10).
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,15 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Availability {
     health: Health,
     pulse: Pulse,
+    /// containerd's socket.
+    address: PathBuf,
 }
 
 impl Availability {
     #[must_use]
-    pub fn new(health: Health, pulse: Pulse) -> Self {
-        Self { health, pulse }
+    pub fn new(health: Health, pulse: Pulse, address: PathBuf) -> Self {
+        Self { health, pulse, address }
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    #[must_use]
+    pub fn is_up(&self) -> bool {
         *self.health.borrow()
     }
 
@@ -41,12 +46,12 @@ impl Availability {
     ///
     /// # Errors
     /// [`Error::ContainerdAway`] after 5 seconds.
-    pub(super) async fn ready(&self) -> Result<()> {
+    pub(super) async fn ready(&self, verb: Verb) -> Result<()> {
         let mut health = self.watch();
         let up = health.wait_for(|up| *up);
         match tokio::time::timeout(PATIENCE, up).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::ContainerdAway(PATIENCE)),
+            Ok(Err(_)) | Err(_) => Err(Error::ContainerdAway { address: self.address.clone(), verb, waited: PATIENCE }),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Errors of the verbs. `cri/status.rs` maps each to a gRPC code.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::SandboxId;
 use crate::lsm::{apparmor, selinux};
+use crate::telemetry::Verb;
+pub use crate::telemetry::chain;
 use crate::undo::RollbackFailed;
 use crate::{cdi, container, containerd, images, netns, network, sandbox, spec, userns};
 
@@ -70,9 +73,19 @@ pub enum Error {
         /// The processes, and what each holds the root file system by.
         holders: String,
     },
-    /// containerd does not respond.
-    #[error("containerd does not respond: no answer within {0:?}")]
-    ContainerdAway(Duration),
+    /// containerd does not respond, so the verb was not begun.
+    #[error(
+        "containerd does not answer at {}: {} waited {waited:?} for it, and has changed nothing",
+        address.display(),
+        verb.name()
+    )]
+    ContainerdAway {
+        /// containerd's socket.
+        address: PathBuf,
+        verb: Verb,
+        /// How long it has waited.
+        waited: Duration,
+    },
     /// A command ran longer than its request allowed.
     #[error("command in container {id} timed out after {limit:?}")]
     ExecTimeout {
@@ -185,7 +198,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The operation failed, and not all of it could be undone.
-    #[error("{}; the rollback is not complete: {leftovers}", .cause.chain())]
+    #[error("{}", with_leftovers(&cause.chain(), &leftovers.to_string()))]
     HalfUndone {
         /// Why the operation failed.
         cause: Box<Error>,
@@ -201,6 +214,21 @@ pub enum Error {
         /// What is left. A Stop or Remove tries again.
         leftovers: RollbackFailed,
     },
+    /// A stop or removal failed, of an object that exists only because its creation failed and could not be undone. The
+    /// cause of that tells the user more than what the attempts to clean up say.
+    #[error("{kind} {id} could not be created: {}", with_leftovers(cause, &error.chain()))]
+    NotUndone {
+        /// `sandbox` or `container`.
+        kind: &'static str,
+        id: String,
+        /// Why its creation failed.
+        cause: Box<str>,
+        /// Why the stop or removal failed.
+        error: Box<Error>,
+    },
+    /// Two operations ran in parallel, and both failed.
+    #[error("{}; at the same time: {}", shortened(&first.chain()), shortened(&second.chain()))]
+    Both { first: Box<Error>, second: Box<Error> },
     /// The failure of an operation that this caller had joined.
     #[error(transparent)]
     Joined(#[from] Arc<Error>),
@@ -230,19 +258,82 @@ impl Error {
     }
 }
 
-/// An error with all its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // A transparent wrapper has the message of its source.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
+/// Longest text, in bytes, of each of two errors in one message. A gRPC message has 4 KiB (`cri/status.rs`), and a long
+/// first text must not push out the second one.
+const LONGEST_OF_TWO: usize = 1900;
+
+/// An error, and what cleaning up after it has left.
+fn with_leftovers(cause: &str, leftovers: &str) -> String {
+    format!("{}; and what could not be undone: {}", shortened(cause), shortened(leftovers))
+}
+
+/// The beginning of a text that is one of two in a message.
+pub(super) fn shortened(text: &str) -> String {
+    if text.len() <= LONGEST_OF_TWO {
+        return text.to_owned();
     }
-    text
+    format!("{}...", &text[..text.floor_char_boundary(LONGEST_OF_TWO)])
+}
+
+/// The results of two operations that ran in parallel. If both failed, the error has both causes, and the code of the
+/// first.
+///
+/// # Errors
+/// The error of either, or [`Error::Both`].
+pub(super) fn both<A, B>(first: super::Result<A>, second: super::Result<B>) -> super::Result<(A, B)> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        (Err(first), Err(second)) => Err(Error::Both { first: Box::new(first), second: Box::new(second) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(problem: &str) -> Error {
+        Error::Invalid { field: "field", problem: problem.to_owned() }
+    }
+
+    fn half_undone(cause: &str, leftovers: &[&str]) -> String {
+        let leftovers = RollbackFailed(leftovers.iter().map(|left| (*left).to_owned()).collect());
+        Error::HalfUndone { cause: Box::new(failed(cause)), leftovers }.chain()
+    }
+
+    #[test]
+    fn the_cause_comes_first_and_then_what_could_not_be_undone() {
+        assert_eq!(
+            half_undone("no address is free", &["detach network: etcd is not there", "remove files: busy"]),
+            "field: no address is free; and what could not be undone: detach network: etcd is not there; remove files: busy"
+        );
+        let stop = Error::NotUndone {
+            kind: "sandbox",
+            id: "a1".to_owned(),
+            cause: "no address is free".into(),
+            error: Box::new(failed("etcd is not there")),
+        };
+        assert_eq!(
+            stop.chain(),
+            "sandbox a1 could not be created: no address is free; and what could not be undone: field: etcd is not there"
+        );
+    }
+
+    /// A CNI plugin may print several KiB, and a gRPC message has 4 KiB.
+    #[test]
+    fn a_long_cause_does_not_push_out_what_could_not_be_undone() {
+        let (cause, left) = ("c".repeat(9000), "\u{1f980}".repeat(3000));
+        let text = half_undone(&cause, &[&left]);
+        assert!(text.len() < 4000, "{}", text.len());
+        assert!(text.starts_with("field: ccc") && text.ends_with("\u{1f980}..."), "{text}");
+        assert!(text.contains("...; and what could not be undone: \u{1f980}"), "{text}");
+    }
+
+    #[test]
+    fn both_failures_are_in_the_error() {
+        let text = |first, second| both::<(), ()>(first, second).map(drop).map_err(|error| error.chain());
+        assert_eq!(text(Err(failed("a")), Err(failed("b"))), Err("field: a; at the same time: field: b".to_owned()));
+        assert_eq!(text(Ok(()), Err(failed("b"))), Err("field: b".to_owned()));
+        assert_eq!(text(Ok(()), Ok(())), Ok(()));
+    }
 }

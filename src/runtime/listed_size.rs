@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use prost::{Message, length_delimiter_len};
+use prost::Message;
+use prost::encoding::{hash_map, message, string};
 
 use super::{Error, Node, Result};
 use crate::api::v1::{ContainerConfig, PodSandboxConfig};
@@ -95,19 +96,12 @@ fn others(config: &ContainerConfig, listed: impl Iterator<Item = (String, usize)
 /// Bytes of a container in ListContainers, without its ids.
 fn listed(config: &ContainerConfig) -> usize {
     let ContainerConfig { metadata, image, labels, annotations, .. } = config;
-    let parts = [metadata.as_ref().map(Message::encoded_len), image.as_ref().map(Message::encoded_len)];
-    parts.into_iter().flatten().map(message).sum::<usize>() + entries(labels) + entries(annotations)
-}
-
-/// Encoded size of a protobuf map of strings: each entry is a message of two fields.
-fn entries(map: &HashMap<String, String>) -> usize {
-    let text = |length: usize| if length == 0 { 0 } else { message(length) };
-    map.iter().map(|(key, value)| message(text(key.len()) + text(value.len()))).sum()
-}
-
-/// Encoded size of a field with this many bytes of content, including its number and its length.
-fn message(length: usize) -> usize {
-    1 + length_delimiter_len(length) + length
+    let texts = |field, map| hash_map::encoded_len(string::encoded_len, string::encoded_len, field, map);
+    // The numbers of the fields in api.proto.
+    metadata.as_ref().map_or(0, |metadata| message::encoded_len(3, metadata))
+        + image.as_ref().map_or(0, |image| message::encoded_len(4, image))
+        + texts(8, labels)
+        + texts(9, annotations)
 }
 
 /// Bytes of all keys and values.

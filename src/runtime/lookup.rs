@@ -4,18 +4,44 @@ use std::sync::Arc;
 
 use super::{Error, Node, Result};
 use crate::container::{Container, State};
+use crate::log_keys::{LogKeys, add_keys};
 use crate::sandbox::Sandbox;
 use crate::store::Lookup;
 
 impl Node {
-    /// The sandbox with this id, or the only one whose id begins with it.
+    /// The sandbox with this id, or the only one whose id begins with it. From then on the task's log lines have its
+    /// full id, or the one in the request if there is no such sandbox.
     pub(super) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
-        resolve("sandbox", "pod_sandbox_id", id, self.store.sandboxes.find(id))
+        let found = resolve("sandbox", "pod_sandbox_id", id, self.store.sandboxes.find(id));
+        match &found {
+            Ok(sandbox) => add_keys(sandbox.log_keys()),
+            Err(_) => add_keys(&LogKeys::default().with_sandbox(id)),
+        }
+        found
     }
 
-    /// The container with this id, or the only one whose id begins with it.
+    /// The container with this id, or the only one whose id begins with it. From then on the task's log lines have its
+    /// full id, or the one in the request if there is no such container.
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let found = self.other_container(id);
+        match &found {
+            Ok(container) => add_keys(self.log_keys(container)),
+            Err(_) => add_keys(&LogKeys::default().with_container(id)),
+        }
+        found
+    }
+
+    /// Like [`Node::container`], but does not change the keys of the task's log lines, which are about another object.
+    pub(super) fn other_container(&self, id: &str) -> Result<Arc<Container>> {
         resolve("container", "container_id", id, self.store.containers.find(id))
+    }
+
+    /// The keys of log lines about a container.
+    pub(super) fn log_keys<'a>(&self, container: &'a Container) -> &'a LogKeys {
+        container.log_keys(|| match self.store.sandbox(container.sandbox()) {
+            Some(sandbox) => sandbox.log_keys().clone(),
+            None => LogKeys::default().with_sandbox(container.sandbox().as_str()),
+        })
     }
 }
 

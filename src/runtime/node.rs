@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Availability, Error, Host, InFlight, Limits, Result};
 use crate::config::{Config, Handler};
-use crate::container::io::Driver;
+use crate::container::io::Fifo;
 use crate::containerd::Containerd;
 use crate::events::Fanout;
 use crate::ids::ContainerId;
@@ -27,7 +27,7 @@ pub struct Node {
     pub images: Images,
     pub networks: Networks,
     /// Carries the standard streams of containers.
-    pub streams: Arc<dyn Driver>,
+    pub streams: Fifo,
     /// SELinux levels of the pods.
     pub levels: Arc<Levels>,
     pub limits: Limits,

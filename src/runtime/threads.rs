@@ -1,19 +1,10 @@
-//! Runs work that must not block the threads of the async runtime.
-
-/// Runs file-system work on a thread that may block.
-pub(super) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // The closure is never cancelled, so the only possible error is its own panic.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
+//! Runs computations that are too long for the threads of the async runtime.
 
 /// Largest size, in bytes, of tenant data that is processed directly: that takes a clock tick at most.
 const SHORT: usize = 1 << 20;
 
 /// Runs a computation on this many bytes, which a tenant's request or image can make long. It takes a few clock ticks per
-/// megabyte. What can be moved to another thread belongs in [`run_blocking`].
+/// megabyte. What can be moved to another thread belongs in [`crate::joined::run_blocking`].
 pub(super) fn block_in_place_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     block_in_place_if(bytes > SHORT, work)
 }

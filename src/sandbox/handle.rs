@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use prost::bytes::Bytes;
@@ -12,6 +13,8 @@ use tokio::sync::watch;
 use super::{Denied, Event, Record, Resources, State};
 use crate::api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata};
 use crate::ids::SandboxId;
+use crate::log_keys::LogKeys;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::task::Task;
 use crate::userns::Mapping;
 use crate::{cgroup, spec};
@@ -20,8 +23,12 @@ use crate::{cgroup, spec};
 #[derive(Debug)]
 pub struct Sandbox {
     pub record: Record,
+    /// The keys of log lines about it.
+    log_keys: LogKeys,
     /// Its encoded ListPodSandbox item without the state, which list calls copy.
     pub listed: Bytes,
+    /// Why its creation failed. Set only if the failed creation could not be undone completely.
+    pub creation_error: OnceLock<Box<str>>,
     /// The state. A watch channel, so that a stop is notified when the pause process ends.
     state: watch::Sender<State>,
     /// Addresses of the pod, the primary one first; empty on the host network.
@@ -41,8 +48,12 @@ pub struct Sandbox {
 impl Sandbox {
     #[must_use]
     pub fn new(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
+        let metadata = record.config.metadata.as_ref();
+        let pod = metadata.map(|pod| LogKeys::of_pod(&pod.namespace, &pod.name)).unwrap_or_default();
         Self {
+            log_keys: pod.with_sandbox(record.id.as_str()),
             listed: record.listed(),
+            creation_error: OnceLock::new(),
             record,
             state: watch::Sender::new(state),
             addresses: Mutex::new(addresses),
@@ -84,12 +95,12 @@ impl Sandbox {
     /// containerd's task of the pause container. If there is none, a [`Task`] that is already gone.
     #[must_use]
     pub fn pause(&self) -> Arc<Task> {
-        Arc::clone(&self.pause.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.pause.lock())
     }
 
     /// Sets its pause task. The previous task must be gone.
     pub fn set_pause(&self, task: Arc<Task>) {
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        *self.pause.lock() = task;
     }
 
     /// The flag that is set when the response to a call about one of its tasks was lost, and for every sandbox of an
@@ -122,6 +133,12 @@ impl Sandbox {
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.record.id
+    }
+
+    /// The keys of log lines about it: the pod, and its id.
+    #[must_use]
+    pub fn log_keys(&self) -> &LogKeys {
+        &self.log_keys
     }
 
     #[must_use]
@@ -208,6 +225,6 @@ impl Sandbox {
     }
 
     fn lock_addresses(&self) -> MutexGuard<'_, Vec<IpAddr>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock()
     }
 }

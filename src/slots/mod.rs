@@ -16,11 +16,13 @@
 
 mod state;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use state::{Grant, State, Ticket};
+
+use crate::mutex::{Mutex, MutexGuard};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -113,7 +115,7 @@ impl Slots {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<oneshot::Sender<Grant>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

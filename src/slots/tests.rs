@@ -57,7 +57,7 @@ fn t6_the_only_slot_may_be_anybodys() {
 }
 
 #[test]
-fn t6_the_reserve_is_there_whatever_others_do_and_only_for_who_may_wait() {
+fn t6_only_callers_that_may_wait_get_the_reserve_whatever_others_do() {
     let slots = Slots::new(Bounds { reserve: 2, ..Bounds::shared(4) });
     let others: Vec<Slot> = ["a", "a", "b", "c"].iter().map(|owner| slots.try_take(owner, "").unwrap()).collect();
     assert!(slots.try_take("d", "").is_none(), "the reserve is not for this");
@@ -109,7 +109,7 @@ fn t6_owners_are_served_in_turn_and_not_by_how_many_wait() {
 }
 
 #[test]
-fn t6_who_has_the_fewest_is_served_first() {
+fn t6_the_owner_with_the_fewest_slots_is_served_first() {
     let slots = Slots::new(Bounds::shared(6));
     let mut greedy = all_of(&slots, "greedy");
     let mut more = ask(&slots, "greedy", "");
@@ -244,7 +244,7 @@ fn release(state: &mut State<u32>, model: &mut Model, grant: &Grant) {
 
 proptest! {
     #[test]
-    fn t6_at_rest_nobody_waits_who_could_have_one_and_at_the_end_all_is_as_new(
+    fn t6_no_waiter_is_entitled_to_a_free_slot_and_nothing_is_left_at_the_end(
         acts in prop::collection::vec(act(), 1..200),
         shared in 0..8_usize,
         reserve in 0..3_usize,

@@ -65,6 +65,6 @@ fn profiles(seccomp: Option<&SecurityProfile>, apparmor: Option<&SecurityProfile
 fn known<E: TryFrom<i32>>(field: &str, number: i32, name: &str) -> Result<(), Error> {
     match E::try_from(number) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Error::invalid(field, format!("{number} is no {name}"))),
+        Err(_) => Err(Error::invalid(field, format!("{number} is not a value of {name}"))),
     }
 }

@@ -44,6 +44,7 @@ pub use user::{User, UserDb, user};
 pub use userns::user_namespace;
 
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
+use crate::container::seccomp_profile::ProfileFile;
 use crate::lsm::selinux::Contexts;
 
 /// OCI runtime spec version of the specs built here; runc 1.5 supports it.
@@ -145,15 +146,15 @@ impl Error {
 ///
 /// # Errors
 /// [`Error::Invalid`] unless it is a clean absolute path.
-pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<PathBuf>, Error> {
+pub fn seccomp_file(context: Option<&LinuxContainerSecurityContext>) -> Result<Option<ProfileFile>, Error> {
     security::seccomp_file(&security::SeccompRequest::container(context))
 }
 
-/// The same for the pause container of a pod.
+/// The file of the Localhost seccomp profile that a pod requests for its pause container; the verb reads it.
 ///
 /// # Errors
-/// The same as for [`seccomp_file`].
-pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<PathBuf>, Error> {
+/// [`Error::Invalid`] unless it is a clean absolute path.
+pub fn sandbox_seccomp_file(context: Option<&LinuxSandboxSecurityContext>) -> Result<Option<ProfileFile>, Error> {
     security::seccomp_file(&security::SeccompRequest::sandbox(context))
 }
 

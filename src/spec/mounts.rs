@@ -157,7 +157,8 @@ fn image_volume((path, directory): &(String, PathBuf), mapping: Option<Mapping>)
     bind
 }
 
-/// The root has to propagate what a mount in it is to pass on. The runtime's default is private.
+/// The propagation of the container's root. It must not be weaker than that of any mount in it; the runtime's default,
+/// private, would be.
 fn root_propagation(mounts: &[HostMount]) -> Option<String> {
     let any = |wanted| mounts.iter().any(|user| user.mount.propagation() == wanted);
     if any(MountPropagation::PropagationBidirectional) {

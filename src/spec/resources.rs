@@ -101,7 +101,7 @@ fn apply(
             return Err(Error::unsupported(format!("{field}.unified"), "needs cgroup v2"));
         }
         if let Some(key) = wanted.unified.keys().find(|key| key.is_empty() || key.contains('/')) {
-            return Err(Error::invalid(format!("{field}.unified"), format!("{key:?} is no file of a cgroup")));
+            return Err(Error::invalid(format!("{field}.unified"), format!("{key:?} is not a file of a cgroup")));
         }
         resources.unified_mut().get_or_insert_default().extend(wanted.unified.clone());
     }
@@ -195,7 +195,7 @@ fn huge_pages(limit: &HugepageLimit, field: &str) -> Result<LinuxHugepageLimit, 
     if digits.is_empty() || digits.parse::<u64>().is_err() || !["KB", "MB", "GB"].contains(&unit) {
         return Err(Error::invalid(
             format!("{field}.page_size"),
-            format!("{:?} is no size such as 2MB", limit.page_size),
+            format!("{:?} is not a size such as 2MB", limit.page_size),
         ));
     }
     let mut oci = LinuxHugepageLimit::default();

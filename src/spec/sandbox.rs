@@ -109,7 +109,7 @@ fn user(
     context: Option<&LinuxSandboxSecurityContext>,
     mapping: Option<Mapping>,
 ) -> Result<(u32, u32, Vec<u32>), Error> {
-    // In a pod with few ids, the last id serves as nobody.
+    // If a pod has so few ids that the usual id of `nobody` is not mapped, its last id is used.
     let nobody = mapping.map_or(NOBODY, |mapping| NOBODY.min(mapping.uids.length - 1));
     let field = "config.linux.security_context";
     let Some(context) = context else { return Ok((nobody, nobody, Vec::new())) };

@@ -7,9 +7,12 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::{Error, Host, is_privileged, seccomp};
 use crate::api::v1::security_profile::ProfileType;
 use crate::api::v1::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, SecurityProfile};
+use crate::container::seccomp_profile::ProfileFile;
 use crate::lsm::apparmor::DEFAULT_PROFILE;
 
 const FIELD: &str = "config.linux.security_context";
+const SECCOMP_LOCALHOST: &str = "config.linux.security_context.seccomp.localhost_ref";
+const SECCOMP_DEPRECATED: &str = "config.linux.security_context.seccomp_profile_path";
 const LOCALHOST_ONLY: &str = "goes with Localhost only";
 
 /// What a config says about seccomp, in the current field and in the deprecated one.
@@ -66,8 +69,11 @@ pub(super) fn seccomp(
         Some(_) if !host.seccomp => Err(Error::unsupported(field(), "this kernel has no seccomp filters")),
         Some(ProfileType::RuntimeDefault) => Ok(Some(seccomp::default_profile(capabilities, host.kernel))),
         Some(ProfileType::Localhost) => {
+            let ProfileFile { field, path } = localhost_file(request)?;
             let profile = seccomp::from_json(file.unwrap_or_default());
-            profile.map(Some).map_err(|error| Error::invalid(field(), format!("the profile cannot be read: {error}")))
+            profile.map(Some).map_err(|error| {
+                Error::invalid(field, format!("{}: is not a seccomp profile: {error}", path.display()))
+            })
         }
     }
 }
@@ -76,21 +82,28 @@ pub(super) fn seccomp(
 ///
 /// # Errors
 /// [`Error::Invalid`] unless it is an absolute path without `..`, and for a file name with another type of profile.
-pub(super) fn seccomp_file(request: &SeccompRequest<'_>) -> Result<Option<PathBuf>, Error> {
-    let field = || format!("{FIELD}.seccomp.localhost_ref");
-    if request.kind() != Some(ProfileType::Localhost) {
-        return match request.profile {
-            Some(profile) if !profile.localhost_ref.is_empty() => Err(Error::invalid(field(), LOCALHOST_ONLY)),
-            Some(_) | None => Ok(None),
-        };
+pub(super) fn seccomp_file(request: &SeccompRequest<'_>) -> Result<Option<ProfileFile>, Error> {
+    match (request.kind(), request.profile) {
+        (Some(ProfileType::Localhost), _) => localhost_file(request).map(Some),
+        (_, Some(profile)) if !profile.localhost_ref.is_empty() => {
+            Err(Error::invalid(SECCOMP_LOCALHOST, LOCALHOST_ONLY))
+        }
+        (_, Some(_) | None) => Ok(None),
     }
-    let text = request.profile.map_or(request.deprecated_path, |profile| profile.localhost_ref.as_str());
+}
+
+/// The file that a request for a Localhost profile names, in whichever field.
+fn localhost_file(request: &SeccompRequest<'_>) -> Result<ProfileFile, Error> {
+    let (field, text) = match request.profile {
+        Some(profile) => (SECCOMP_LOCALHOST, profile.localhost_ref.as_str()),
+        None => (SECCOMP_DEPRECATED, request.deprecated_path),
+    };
     // Old clients write `localhost/` before the path.
     let path = PathBuf::from(text.strip_prefix("localhost/").unwrap_or(text));
     if !super::is_clean_absolute(&path) {
-        return Err(Error::invalid(field(), format!("{text:?} is not a clean absolute path")));
+        return Err(Error::invalid(field, format!("{text:?} is not a clean absolute path")));
     }
-    Ok(Some(path))
+    Ok(ProfileFile { field, path })
 }
 
 /// The name of the AppArmor profile, from the current field or the deprecated one; the verb makes sure that it is

@@ -99,7 +99,7 @@ fn check(options: Option<&SeLinuxOption>) -> Result<(), Error> {
         }
     }
     if !options.level.is_empty() && !is_level(&options.level) {
-        let problem = format!("{:?} is no level such as s0:c1,c2", options.level);
+        let problem = format!("{:?} is not a level such as s0:c1,c2", options.level);
         return Err(Error::invalid(format!("{FIELD}.level"), problem));
     }
     Ok(())

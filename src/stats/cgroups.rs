@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,8 @@ use super::Layers;
 use super::networks::Networks;
 use super::rate::Rate;
 use crate::cgroup::{Buffer, Details, Group, Hierarchies, Usage};
+use crate::joined::run_blocking;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::netns::Interface;
 use crate::tasks::Tasks;
 
@@ -89,13 +91,13 @@ impl Stats {
     /// What a container's cgroup uses. Reads files, so it must not run on a thread that drives async tasks.
     pub fn container(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> Reading {
         let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
-        cached.map(|cached| lock(&cached).read(buffer)).unwrap_or_default()
+        cached.map(|cached| cached.lock().read(buffer)).unwrap_or_default()
     }
 
     /// What a pod's cgroup, its `cgroup_parent`, uses; `None` when the pod has no cgroup of its own. Reads files.
     pub fn pod(&self, id: &str, cgroup_parent: &str, buffer: &mut Buffer) -> Option<Reading> {
         let cached = self.inner.cached(Key::Pod(id.to_owned()), |all| all.parent(cgroup_parent))?;
-        Some(lock(&cached).read(buffer))
+        Some(cached.lock().read(buffer))
     }
 
     /// The interfaces of a sandbox except `lo`. Its network namespace is pinned at `path`, and its pause process runs
@@ -117,9 +119,9 @@ impl Stats {
     pub fn details(&self, id: &str, cgroups_path: &str, buffer: &mut Buffer) -> (Details, Vec<u32>) {
         let cached = self.inner.cached(Key::Container(id.to_owned()), |all| Some(all.group(cgroups_path)));
         let Some(cached) = cached else { return (Details::default(), Vec::new()) };
-        let mut cached = lock(&cached);
+        let mut cached = cached.lock();
         let Some(group) = &mut cached.group else { return (Details::default(), Vec::new()) };
-        (group.details(buffer), group.processes().unwrap_or_default())
+        (group.details(buffer), group.processes())
     }
 
     /// Adds the rate to a usage that does not come from a cgroup of this host.
@@ -127,7 +129,7 @@ impl Stats {
     pub fn with_rate(&self, key: Key, usage: Usage) -> Reading {
         let mut state = self.inner.lock();
         let cached = state.cgroups.entry(key).or_insert_with(|| Arc::new(Mutex::new(CachedCgroup::without_group())));
-        let mut cached = lock(cached);
+        let mut cached = cached.lock();
         let nano_cores = usage.cpu.as_ref().and_then(|cpu| cached.rate.observe(usage.at, cpu.nanoseconds));
         Reading { usage, nano_cores }
     }
@@ -135,7 +137,7 @@ impl Stats {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn cached(
@@ -170,7 +172,7 @@ impl Inner {
         self.networks.forget_dead();
         let all: Vec<_> = self.lock().cgroups.iter().map(|(key, cached)| (key.clone(), Arc::clone(cached))).collect();
         let mut buffer = Buffer::default();
-        let gone = all.iter().filter(|(_, cached)| !lock(cached).sample(&mut buffer));
+        let gone = all.iter().filter(|(_, cached)| !cached.lock().sample(&mut buffer));
         let gone: Vec<&Key> = gone.map(|(key, _)| key).collect();
         let mut state = self.lock();
         for key in gone {
@@ -210,10 +212,6 @@ impl CachedCgroup {
     }
 }
 
-fn lock(cached: &Mutex<CachedCgroup>) -> MutexGuard<'_, CachedCgroup> {
-    cached.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn sample(inner: &Arc<Inner>) {
     let mut pause = FIRST;
     loop {
@@ -224,11 +222,100 @@ async fn sample(inner: &Arc<Inner>) {
         pause = PERIOD;
         let reader = Arc::clone(inner);
         // The kernel sums up a cgroup's counters when they are read. For many cgroups this takes milliseconds.
-        if let Err(error) = tokio::task::spawn_blocking(move || reader.read_all()).await {
-            tracing::error!(%error, "the sampler of usage failed");
-        }
+        run_blocking(move || reader.read_all()).await;
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::containerd::Containerd;
+
+    fn stats(root: &Path) -> Stats {
+        let containerd = Containerd::new(Path::new("/nobody/listens"), "test").unwrap();
+        let layers = Layers::new(containerd, Tasks::default());
+        Stats::with_hierarchies(Hierarchies::at(root, true, 100), layers, Tasks::default())
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = root.path().join("pods/c");
+        std::fs::create_dir_all(&cgroup).unwrap();
+        std::fs::write(cgroup.join("cpu.stat"), "usage_usec 1000000\n").unwrap();
+        std::fs::write(cgroup.join("pids.current"), "3\n").unwrap();
+        root
+    }
+
+    /// Advances the paused clock, and lets the sampler run.
+    async fn pass(time: Duration) {
+        tokio::time::sleep(time).await;
+        // The sampler reads files on another thread, and the paused clock does not wait for that thread.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_after_a_minute_without_requests() {
+        let root = tree();
+        let stats = stats(root.path());
+        stats.requested();
+        let reading = stats.container("c", "/pods/c", &mut Buffer::default());
+        assert_eq!(reading.usage.cpu.unwrap().nanoseconds, 1_000_000_000);
+        assert_eq!(stats.inner.hierarchies.open(), 2);
+        pass(Duration::from_secs(30)).await;
+        assert_eq!(stats.inner.hierarchies.open(), 2);
+        stats.requested();
+        pass(Duration::from_secs(45)).await;
+        assert_eq!(stats.inner.hierarchies.open(), 2);
+        pass(Duration::from_secs(40)).await;
+        assert_eq!(stats.inner.hierarchies.open(), 0);
+        let state = stats.inner.lock();
+        assert!(state.last_request.is_none() && state.cgroups.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_request_starts_the_sampler_again() {
+        let root = tree();
+        let stats = stats(root.path());
+        stats.requested();
+        pass(IDLE * 3).await;
+        assert!(stats.inner.lock().last_request.is_none());
+        stats.requested();
+        assert!(stats.container("c", "/pods/c", &mut Buffer::default()).usage.cpu.is_some());
+        pass(IDLE / 2).await;
+        assert_eq!(stats.inner.hierarchies.open(), 2);
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_forgotten_by_the_next_reading() {
+        let root = tree();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _in_it = runtime.enter();
+        let stats = stats(root.path());
+        let _ = stats.container("c", "/pods/c", &mut Buffer::default());
+        stats.inner.read_all();
+        assert_eq!(stats.inner.lock().cgroups.len(), 1);
+        // This stands for a removed cgroup, where reads of the open descriptor fail. A regular file that was only unlinked
+        // could still be read.
+        stats.inner.lock().cgroups.clear();
+        std::fs::remove_dir_all(root.path().join("pods")).unwrap();
+        let reading = stats.container("c", "/pods/c", &mut Buffer::default());
+        assert_eq!(reading.usage.cpu, None);
+        stats.inner.read_all();
+        assert!(stats.inner.lock().cgroups.is_empty());
+    }
+
+    #[test]
+    fn a_pod_whose_parent_is_the_root_has_no_cgroup_of_its_own() {
+        let root = tree();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _in_it = runtime.enter();
+        let stats = stats(root.path());
+        assert_eq!(stats.pod("p", "", &mut Buffer::default()), None);
+        assert_eq!(stats.pod("p", "/pods/c", &mut Buffer::default()).unwrap().usage.tasks, Some(3));
+    }
+}

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn eth0_is_the_default_else_the_first_and_it_is_told_once() {
+    fn eth0_is_the_default_else_the_first_and_it_is_reported_once() {
         let named = |names: &[&str]| -> Vec<Interface> {
             names.iter().map(|name| Interface { name: (*name).to_owned(), ..Interface::default() }).collect()
         };

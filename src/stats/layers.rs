@@ -9,7 +9,7 @@ mod sizes;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use self::sizes::Sizes;
 use crate::containerd::{self, Containerd, Usage};
+use crate::mutex::{Mutex, MutexGuard};
 use crate::slots::{Bounds, Slots};
 use crate::tasks::Tasks;
 
@@ -143,7 +144,7 @@ impl Layers {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     async fn find_root(&self, snapshotter: &str) -> Result<PathBuf, containerd::Error> {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use crate::mutex::{Mutex, MutexGuard};
 use crate::netns::{Counters, Interface};
 
 /// The key is the sandbox's id. An entry keeps a network namespace alive, so it is removed before the namespace is.
@@ -44,7 +45,7 @@ impl Networks {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Counters>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

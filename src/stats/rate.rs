@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_often_does_not_narrow_the_window() {
+    fn frequent_requests_do_not_narrow_the_window() {
         let mut rate = Rate::default();
         rate.observe(0, 0);
         assert_eq!(rate.observe(SECOND / 2, 100), None);

@@ -10,13 +10,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
 
-use crate::tasks::Tasks;
+use crate::mutex::Mutex;
+use crate::tasks::{SharedResult, Tasks};
 use crate::undo::Undo;
 
 /// How long an object without a caller is held for a retry.
@@ -58,22 +58,8 @@ pub enum Outcome<T, E> {
     Conflict,
 }
 
-/// The state of the operation, for its waiting callers.
-enum Progress<T, E> {
-    Running,
-    Done(Arc<T>),
-    Failed(Arc<E>),
-}
-
-impl<T, E> Clone for Progress<T, E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Running => Self::Running,
-            Self::Done(object) => Self::Done(Arc::clone(object)),
-            Self::Failed(error) => Self::Failed(Arc::clone(error)),
-        }
-    }
-}
+/// What an operation leads to: the object, not in the store yet, or its error.
+type Created<T, E> = Result<Arc<T>, Arc<E>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claim {
@@ -82,17 +68,21 @@ enum Claim {
     Abandoned,
 }
 
-type InFlight<T, E, R> = HashMap<String, Arc<Flight<T, E, R>>>;
+/// Whether a caller has received the object.
+struct Claims(watch::Sender<Claim>);
 
-struct Flight<T, E, R> {
+/// An operation that creates an object, or its result that no caller has claimed.
+struct SharedCreation<T, E, R> {
     request: R,
-    progress: watch::Sender<Progress<T, E>>,
-    claim: watch::Sender<Claim>,
+    claims: Arc<Claims>,
+    result: SharedResult<Created<T, E>>,
 }
+
+type ByName<T, E, R> = HashMap<String, Arc<SharedCreation<T, E, R>>>;
 
 /// The operations of one kind that are running or unclaimed, by the object's name.
 pub struct Creations<T, E, R> {
-    flights: Arc<Mutex<InFlight<T, E, R>>>,
+    by_name: Arc<Mutex<ByName<T, E, R>>>,
     tasks: Tasks,
 }
 
@@ -104,7 +94,7 @@ where
 {
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
-        Self { flights: Arc::default(), tasks }
+        Self { by_name: Arc::default(), tasks }
     }
 
     /// Joins the operation with this name and request, or starts it. `target.list` is called once, by the first caller
@@ -119,31 +109,32 @@ where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
         let Key { name, request } = key;
-        let flight = {
-            let mut flights = self.lock();
-            match flights.get(name) {
-                Some(flight) if flight.request == request && *flight.claim.borrow() != Claim::Abandoned => {
-                    Arc::clone(flight)
+        let creation = {
+            let mut by_name = self.by_name.lock();
+            match by_name.get(name) {
+                Some(creation) if creation.request == request && !creation.claims.are_abandoned() => {
+                    Arc::clone(creation)
                 }
-                Some(flight) => {
-                    flight.abandon();
+                Some(creation) => {
+                    creation.claims.abandon();
                     return Outcome::Conflict;
                 }
                 None => {
-                    let flight = Arc::new(Flight::new(request));
-                    flights.insert(name.to_owned(), Arc::clone(&flight));
-                    self.start(name.to_owned(), Arc::clone(&flight), start(), Arc::clone(target));
-                    flight
+                    let claims = Arc::new(Claims(watch::Sender::new(Claim::Open)));
+                    let result = self.start(name.to_owned(), Arc::clone(&claims), start(), Arc::clone(target));
+                    let creation = Arc::new(SharedCreation { request, claims, result });
+                    by_name.insert(name.to_owned(), Arc::clone(&creation));
+                    creation
                 }
             }
         };
-        flight.outcome(&**target).await
+        creation.outcome(&**target).await
     }
 
     /// How many operations are running or unclaimed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.by_name.lock().len()
     }
 
     #[must_use]
@@ -151,51 +142,54 @@ where
         self.len() == 0
     }
 
-    fn start<F>(&self, name: String, flight: Arc<Flight<T, E, R>>, work: F, target: Arc<impl ListTarget<T>>)
+    /// Starts the operation. To be called with `by_name` locked: the operation removes its own.
+    fn start<F>(
+        &self,
+        name: String,
+        claims: Arc<Claims>,
+        work: F,
+        target: Arc<impl ListTarget<T>>,
+    ) -> SharedResult<Created<T, E>>
     where
         F: Future<Output = Result<Creation<T>, E>> + Send + 'static,
     {
-        let flights = Arc::clone(&self.flights);
+        let by_name = Arc::clone(&self.by_name);
         let tasks = self.tasks.clone();
-        self.tasks.operation(async move {
-            // A panic must not leave a name that callers join forever. It is rethrown below, in the operation's own
-            // task.
-            let result = std::panic::AssertUnwindSafe(work).catch_unwind().await;
-            let remove_flight = move || flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            match result {
-                Ok(Ok(creation)) => {
-                    flight.progress.send_replace(Progress::Done(Arc::clone(&creation.object)));
+        self.tasks.shared_operation(async move {
+            let remove_creation = move || by_name.lock().remove(&name);
+            match work.await {
+                Ok(creation) => {
+                    let object = Arc::clone(&creation.object);
                     // Not an operation: a drain must not wait four minutes for a claim.
                     tasks.background(async move {
-                        flight.commit_or_roll_back(creation, target).await;
-                        remove_flight();
+                        claims.commit_or_roll_back(creation, target).await;
+                        remove_creation();
                     });
+                    Ok(object)
                 }
-                Ok(Err(error)) => {
-                    flight.progress.send_replace(Progress::Failed(Arc::new(error)));
-                    remove_flight();
-                }
-                Err(panic) => {
-                    remove_flight();
-                    drop(flight);
-                    std::panic::resume_unwind(panic);
+                Err(error) => {
+                    remove_creation();
+                    Err(Arc::new(error))
                 }
             }
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InFlight<T, E, R>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        })
     }
 }
 
-impl<T, E, R> Flight<T, E, R> {
-    fn new(request: R) -> Self {
-        Self { request, progress: watch::Sender::new(Progress::Running), claim: watch::Sender::new(Claim::Open) }
+impl<T, E, R> SharedCreation<T, E, R> {
+    /// Waits for the operation and claims the object.
+    async fn outcome(&self, target: &impl ListTarget<T>) -> Outcome<T, E> {
+        match self.result.clone().await {
+            Ok(object) if self.claims.claim(|| target.list(&object)) => Outcome::Made(object),
+            Ok(_) => Outcome::Conflict,
+            Err(error) => Outcome::Failed(error),
+        }
     }
+}
 
+impl Claims {
     fn abandon(&self) {
-        self.claim.send_if_modified(|claim| {
+        self.0.send_if_modified(|claim| {
             let open = *claim == Claim::Open;
             if open {
                 *claim = Claim::Abandoned;
@@ -204,42 +198,34 @@ impl<T, E, R> Flight<T, E, R> {
         });
     }
 
-    /// Waits for the operation and claims the object.
-    async fn outcome(&self, target: &impl ListTarget<T>) -> Outcome<T, E> {
-        let mut progress = self.progress.subscribe();
-        let done = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
-        let done = match done {
-            Ok(done) => done.clone(),
-            Err(_) => return Outcome::Conflict,
-        };
-        match done {
-            Progress::Running => Outcome::Conflict,
-            Progress::Failed(error) => Outcome::Failed(error),
-            Progress::Done(object) => {
-                let mut taken = false;
-                self.claim.send_if_modified(|claim| {
-                    taken = *claim != Claim::Abandoned;
-                    let first = *claim == Claim::Open;
-                    if first {
-                        // Inside the lock, so that no retry finds the name free before the object is listed.
-                        target.list(&object);
-                        *claim = Claim::Claimed;
-                    }
-                    first
-                });
-                if taken { Outcome::Made(object) } else { Outcome::Conflict }
+    fn are_abandoned(&self) -> bool {
+        *self.0.borrow() == Claim::Abandoned
+    }
+
+    /// Claims the object for a caller, unless it is to be rolled back. The first claim lists it.
+    fn claim(&self, list: impl FnOnce()) -> bool {
+        let mut taken = false;
+        self.0.send_if_modified(|claim| {
+            taken = *claim != Claim::Abandoned;
+            let first = *claim == Claim::Open;
+            if first {
+                // Inside the lock, so that no retry finds the name free before the object is listed.
+                list();
+                *claim = Claim::Claimed;
             }
-        }
+            first
+        });
+        taken
     }
 
     /// Waits for a claim; without one, rolls the object back.
-    async fn commit_or_roll_back(&self, creation: Creation<T>, target: Arc<impl ListTarget<T>>) {
-        let mut claim = self.claim.subscribe();
+    async fn commit_or_roll_back<T>(&self, creation: Creation<T>, target: Arc<impl ListTarget<T>>) {
+        let mut claim = self.0.subscribe();
         let settled = async { claim.wait_for(|claim| *claim != Claim::Open).await.is_ok() };
         if tokio::time::timeout(UNCLAIMED, settled).await.is_err() {
             self.abandon();
         }
-        if *self.claim.borrow() == Claim::Claimed {
+        if *self.0.borrow() == Claim::Claimed {
             creation.undo.commit();
         } else {
             target.roll_back(creation.object, creation.undo).await;

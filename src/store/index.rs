@@ -1,9 +1,11 @@
 //! Objects of one kind, indexed by id, id prefix and name.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+
+use crate::mutex::Mutex;
 
 /// An object that an [`Index`] can hold.
 pub trait Object {
@@ -113,7 +115,7 @@ impl<T: Object> Index<T> {
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot<T>)) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         let current = self.snapshot.load();
         let mut next = Snapshot { by_id: current.by_id.clone(), by_name: current.by_name.clone() };
         change(&mut next);

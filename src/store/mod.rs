@@ -1,18 +1,16 @@
-//! The in-memory store: the objects by id, id prefix and name, and the operations in progress.
+//! The in-memory store: the objects by id, id prefix and name, and the creations in progress.
 //!
 //! It is an index over containerd's records and is rebuilt from them at start. Reads use an immutable snapshot and
 //! never wait for an operation.
 
 mod creations;
 mod index;
-mod joins;
 mod names;
 
 use std::sync::Arc;
 
 pub use creations::{Creation, Creations, Key, ListTarget, Outcome};
 pub use index::{Index, Lookup, Object, Snapshot};
-pub use joins::Joins;
 pub use names::{container_name, sandbox_name};
 
 use crate::container::Container;

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_gets_the_newest_size_and_holds_nobody_up() {
+    async fn a_slow_reader_gets_the_newest_size_and_delays_no_sender() {
         let (pieces, input) = mpsc::channel(1);
         let (sizes, mut got) = mpsc::channel(1);
         let feed = async {

@@ -39,9 +39,9 @@ pub type Input = mpsc::Receiver<Bytes>;
 pub struct Streams {
     /// `Some` if it was requested; the client has opened it.
     pub stdin: Option<Input>,
-    /// As `stdin`.
+    /// Like `stdin`.
     pub stdout: Option<Box<dyn Sink>>,
-    /// As `stdin`; always `None` with a terminal.
+    /// Like `stdin`; always `None` with a terminal.
     pub stderr: Option<Box<dyn Sink>>,
     /// Sizes of the client's terminal, oldest first. Nothing is sent without a terminal.
     pub resize: mpsc::Receiver<Size>,
@@ -62,9 +62,9 @@ pub struct Exec {
     pub tty: bool,
     /// Whether the session has this stream.
     pub stdin: bool,
-    /// As `stdin`.
+    /// Like `stdin`.
     pub stdout: bool,
-    /// As `stdin`; false with a terminal.
+    /// Like `stdin`; false with a terminal.
     pub stderr: bool,
 }
 
@@ -78,9 +78,9 @@ pub struct Attach {
     pub tty: bool,
     /// Whether the session has this stream.
     pub stdin: bool,
-    /// As `stdin`.
+    /// Like `stdin`.
     pub stdout: bool,
-    /// As `stdin`; false with a terminal.
+    /// Like `stdin`; false with a terminal.
     pub stderr: bool,
 }
 
@@ -108,6 +108,8 @@ pub struct Failure(pub String);
 
 /// Connects streams to containers and sandboxes. Each future is a whole session. The server spawns it as tracked work
 /// and never drops it before it completes; the future ends on its own soon after `gone` is cancelled.
+///
+/// A trait, because the module that implements it (`runtime`) is above this one, and for the tests' own backends.
 pub trait Backend: Send + Sync + 'static {
     /// Runs a command, and returns its exit code.
     fn exec(&self, ask: Exec, streams: Streams) -> BoxFuture<'static, Result<i32, Failure>>;

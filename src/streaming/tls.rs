@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsAcceptor;
 
+use crate::mutex::Mutex;
 use crate::sys::read;
 
 /// The PEM files of the certificate and its key.
@@ -30,14 +31,14 @@ pub enum TlsError {
     /// The metadata of a file could not be read.
     #[error("read the metadata of {path}")]
     Look {
-        /// Of the certificate or of the key.
+        /// The path of the certificate or of the key.
         path: PathBuf,
         source: io::Error,
     },
     /// A file could not be read, or does not contain what it should.
     #[error("read {path}")]
     Read {
-        /// Of the certificate or of the key.
+        /// The path of the certificate or of the key.
         path: PathBuf,
         source: pem::Error,
     },
@@ -84,7 +85,7 @@ impl Certificates {
     /// Returns the acceptor for the next connection. While the files are unusable, which is logged once per version,
     /// the old certificate stays in use: the two files are hardly ever replaced at once.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded.lock();
         if let Ok(seen) = look(&self.files)
             && seen != loaded.seen
         {

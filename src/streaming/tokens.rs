@@ -2,7 +2,6 @@
 //! host may reach a node's loopback), so it cannot be guessed, works once, and expires soon.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Attach, Exec, PortForward};
 use crate::ids::SandboxId;
+use crate::mutex::Mutex;
 use crate::slots::{Bounds, Slot, Slots};
 
 /// How long a client may take to connect. Other CRI servers use the same limit.
@@ -95,7 +95,7 @@ impl Tokens {
     /// Stores a request, and returns its token, which is safe in a URL.
     pub(super) fn put(&self, request: PendingRequest) -> Result<String, Full> {
         let now = Instant::now();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         waiting.retain(|_, known| known.until > now);
         let bytes = request.bytes();
         let others: usize = waiting.values().map(|known| known.bytes).sum();
@@ -116,7 +116,7 @@ impl Tokens {
         may: impl FnOnce(&PendingRequest) -> Option<T>,
     ) -> Result<(PendingRequest, T), RedeemError> {
         let token = parse(token).ok_or(RedeemError::Unknown)?;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         let known = waiting.get(&token).filter(|known| known.until > Instant::now()).ok_or(RedeemError::Unknown)?;
         let permit = may(&known.request).ok_or(RedeemError::NoSlot)?;
         let known = waiting.remove(&token).ok_or(RedeemError::Unknown)?;

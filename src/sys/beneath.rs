@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::read::not_regular;
+use super::read::only_regular;
 
 /// How often to retry when the kernel reports that the tree changed during the walk.
 const TRIES: usize = 16;
@@ -71,11 +71,7 @@ pub fn make_directory(parent: impl AsFd, name: &OsStr, mode: Mode) -> io::Result
 pub fn append(root: impl AsFd, relative: &Path, mode: Mode) -> io::Result<File> {
     // NONBLOCK: a FIFO without a reader gives ENXIO instead of blocking us.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let file = match open(root, relative, flags, mode) {
-        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(not_regular()),
-        other => File::from(other?),
-    };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+    only_regular(open(root, relative, flags, mode).map(File::from))
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ pub fn has_writer(read: &impl AsFd) -> bool {
     rustix::event::poll(&mut look, Some(&Timespec::default())).is_ok() && !look[0].revents().contains(PollFlags::HUP)
 }
 
-/// Whether a write to the FIFO of this read end would block. The number of bytes in it does not tell, because each
-/// write may take a page of its own.
+/// Whether a write to the FIFO of this read end would block. The number of bytes in it does not show
+/// that, because each write may take a page of its own.
 ///
 /// # Errors
 /// The errors of open(2) and poll(2).

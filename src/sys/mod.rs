@@ -9,6 +9,7 @@ pub mod heap;
 #[path = "../../tests/support/hung.rs"]
 pub mod hung;
 mod idmap;
+pub mod mountinfo;
 pub mod mounts;
 pub mod nsfs;
 pub mod pages;

@@ -7,6 +7,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::joined::run_blocking;
+
 /// Permissions of the file under the mount, as with `ip netns add`. The file itself has no content.
 const FILE_MODE: u32 = 0o444;
 
@@ -39,7 +41,7 @@ pub fn pin<E>(
 /// The error of the system call.
 pub async fn remove(path: &Path) -> io::Result<()> {
     let at = path.to_owned();
-    tokio::task::spawn_blocking(move || unpin(&at)).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    run_blocking(move || unpin(&at)).await
 }
 
 /// Unmounts everything that is mounted on `path` and deletes the file. An absent path is no error.

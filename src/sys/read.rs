@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Reads a regular file of at most `largest` bytes. A FIFO or device in its place is refused: it is only opened
 /// briefly, without waiting for it.
@@ -14,8 +15,7 @@ use rustix::fs::OFlags;
 /// The error of the system call; `InvalidInput` for anything but a regular file, `FileTooLarge` for a larger file.
 pub fn regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    regular_file(file, largest)
+    content(only_regular(OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path))?, largest)
 }
 
 /// Like [`regular`], for an open file.
@@ -23,9 +23,10 @@ pub fn regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`regular`].
 pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
-        return Err(not_regular());
-    }
+    content(only_regular(Ok(file))?, largest)
+}
+
+fn content(file: File, largest: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(largest + 1).read_to_end(&mut content)?;
     if content.len() as u64 > largest {
@@ -34,9 +35,19 @@ pub fn regular_file(file: File, largest: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The error for anything but a regular file.
-pub(super) fn not_regular() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+/// Checks what was opened, without waiting for it, at a path where a regular file should be.
+///
+/// # Errors
+/// That of `opened`; `InvalidInput` for anything but a regular file.
+pub(super) fn only_regular(opened: io::Result<File>) -> io::Result<File> {
+    let regular = match opened {
+        Ok(file) if file.metadata()?.is_file() => Some(file),
+        Ok(_) => None,
+        // A socket, or a FIFO that is opened for writing and has no reader.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => None,
+        Err(error) => return Err(error),
+    };
+    regular.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
 /// Like [`regular`], as text.
@@ -62,6 +73,8 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), rustix::fs::Mode::RUSR).unwrap();
         assert_eq!(regular(&path("fifo"), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert_eq!(regular(Path::new("/dev/zero"), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        assert_eq!(regular(&path("socket"), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         assert!(regular(directory.path(), 9).is_err());
         std::fs::write(path("bytes"), [0xff]).unwrap();
         assert_eq!(text(&path("bytes"), 9).unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::read::not_regular;
+use super::read::only_regular;
 
 /// Creates a new file and replaces anything at the path. Used for temporary files that are then renamed.
 ///
@@ -30,14 +30,7 @@ pub fn regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits().cast_signed());
-    let file = match options.open(path) {
-        // A FIFO without a reader.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(not_regular());
-        }
-        opened => opened?,
-    };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+    only_regular(options.open(path))
 }
 
 /// Overwrites a file in place.
@@ -60,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t12_nothing_is_written_to_what_stands_in_a_files_place() {
+    fn t12_nothing_is_written_to_a_fifo_or_symlink_in_a_files_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("precious"), "precious").unwrap();

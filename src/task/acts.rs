@@ -1,7 +1,6 @@
 //! The calls that the owner of a task makes to containerd, and what it concludes from the replies.
 
 use std::pin::pin;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -18,7 +17,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(10);
 
 impl<F: TaskObserver> Driver<F> {
     pub(super) async fn create(&mut self) {
-        let request = self.task.create_request.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let request = self.task.create_request.lock().take();
         let containerd = &self.owner.containerd;
         let made = match request {
             Some(CreateRequest::Task(task)) => containerd.create_task(*task).await,
@@ -129,7 +128,7 @@ impl<F: TaskObserver> Driver<F> {
             () = survived => {
                 self.wait = Some(wait);
                 self.apply(Event::StillAlive);
-                tracing::warn!(task = self.task.name.id, "still not dead {KILL_AGAIN:?} after SIGKILL");
+                tracing::warn!(exec = self.exec_id(), "still not dead {KILL_AGAIN:?} after SIGKILL");
             }
         }
     }

@@ -1,14 +1,15 @@
 //! A containerd task from the point of view of the verbs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
 use super::CreateRequest;
 use super::state::{State, Want};
 use crate::containerd::{Containerd, Error, Exit, Kind, Result};
+use crate::mutex::Mutex;
 
 /// Identifies a task, or a command in it.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +62,7 @@ impl Task {
     /// # Errors
     /// An error of containerd. The owner ends what the attempt has left: see [`Task::gone`].
     pub async fn create(&self, request: CreateRequest) -> Result<u32> {
-        *self.create_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+        *self.create_request.lock() = Some(request);
         self.want(Want::Created);
         self.reached("create task", |view| !matches!(view.state, State::Absent | State::Unknown | State::Unresponsive))
             .await

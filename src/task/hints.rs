@@ -1,10 +1,10 @@
 //! Exits that were reported by containerd's event stream.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::containerd::Exit;
+use crate::mutex::Mutex;
 
 /// How long to wait for the exit event of a task that is gone (docs/rulings.md 11).
 const LATE_EVENT: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub struct ExitHints(Mutex<HashMap<String, Exit>>);
 impl ExitHints {
     /// Stores the exit of a task that is being waited for.
     pub fn insert(&self, id: String, exit: Exit) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, exit);
+        self.0.lock().insert(id, exit);
     }
 
     /// Removes the exit of an object that is being removed: its event may arrive after the owner has finished.
@@ -42,6 +42,6 @@ impl ExitHints {
     }
 
     fn take(&self, id: &str) -> Option<Exit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+        self.0.lock().remove(id)
     }
 }

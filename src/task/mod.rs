@@ -50,7 +50,8 @@ pub enum CreateRequest {
     Exec(Box<ExecTask>),
 }
 
-/// The container, sandbox or command of a task, which the owner notifies of what happens to the task.
+/// The container, sandbox or command of a task, which the owner notifies of what happens to the task. A trait, because the
+/// module that implements it (`runtime`) is above this one.
 pub trait TaskObserver: Send + Sync + 'static {
     /// The process runs. Called before [`Task::start`] returns.
     fn started(&self, pid: u32) -> impl Future<Output = ()> + Send {

@@ -1,8 +1,8 @@
 //! The main loop of an owner: one background task of ours for each containerd task. Its calls to containerd are in
 //! `acts.rs`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -14,6 +14,7 @@ use super::program::Program;
 use super::state::{Act, Event, State, Want};
 use super::{ExitHints, Health, Machine, TaskObserver};
 use crate::containerd::{Containerd, Error, Exit, Result};
+use crate::mutex::Mutex;
 use crate::tasks::Tasks;
 use crate::telemetry::{Stage, Verb, during};
 
@@ -135,7 +136,8 @@ impl<F: TaskObserver> Driver<F> {
                 let _ = self.want.changed().await;
             }
             Act::Watch => self.watch().await,
-            // In a box: nearly all of a task's life its owner rests or watches, and the state of these would be 14 KiB of each.
+            // Boxed: an owner rests or watches nearly all the time, and would otherwise hold the 14 KiB of this
+            // future's state all that time.
             act => self.act(act).boxed().await,
         }
     }
@@ -169,15 +171,20 @@ impl<F: TaskObserver> Driver<F> {
     /// Logs the problem, and waits before the next try.
     pub(super) async fn back_off(&mut self, what: &'static str, error: &Error) {
         self.was_away |= error.is_away();
-        if self.pace.should_log() {
-            tracing::warn!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
+        if self.pace.should_log(error) {
+            tracing::warn!(exec = self.exec_id(), %error, "{what}");
         } else {
-            tracing::debug!(task = self.task.name.id, exec = self.task.name.exec, %error, "{what}");
+            tracing::debug!(exec = self.exec_id(), %error, "{what}");
         }
         tokio::select! {
             () = self.pace.pause() => {}
             _ = self.want.changed() => {}
         }
+    }
+
+    /// The id of the command, for log lines, which have the container's id as a key. `None` for a container's task.
+    pub(super) fn exec_id(&self) -> Option<&str> {
+        Some(self.task.name.exec.as_str()).filter(|exec| !exec.is_empty())
     }
 
     pub(super) fn progress(&mut self, event: Event) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::containerd::Error;
+
 /// The pause after the first failure. Each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(50);
 /// Maximum pause between two tries.
@@ -36,9 +38,11 @@ impl Pace {
         self.last_logged = None;
     }
 
-    /// Whether to log the problem: for the first time after about a second, and then once a minute.
-    pub fn should_log(&mut self) -> bool {
-        let due = self.pause > FIRST * 8 && self.last_logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
+    /// Whether to log the error: for the first time after about a second, and then once a minute. An error of an outage
+    /// of containerd is not logged for each task, because the log says once that containerd is away.
+    pub fn should_log(&mut self, error: &Error) -> bool {
+        let of_outage = error.is_away() && !*self.health.borrow();
+        let due = !of_outage && self.pause > FIRST * 8 && self.last_logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN);
         if due {
             self.last_logged = Some(Instant::now());
         }
@@ -67,6 +71,26 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::containerd::Kind;
+
+    fn error(kind: Kind) -> Error {
+        Error::new("kill task", "some-id", kind, "for a test")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_is_known_is_not_logged_for_each_task() {
+        let (sender, health) = watch::channel(false);
+        let mut pace = Pace::new(health);
+        for _ in 0..8 {
+            pace.pause().await;
+        }
+        assert!(!pace.should_log(&error(Kind::Unavailable)));
+        // It is another problem, or lasts longer than the outage.
+        assert!(pace.should_log(&error(Kind::Other)));
+        pace.last_logged = None;
+        sender.send_replace(true);
+        assert!(pace.should_log(&error(Kind::Unavailable)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_the_log_hears_once_a_minute() {
@@ -76,7 +100,7 @@ mod tests {
         let mut logged = 0;
         while start.elapsed() < Duration::from_secs(150) {
             pace.pause().await;
-            logged += u32::from(pace.should_log());
+            logged += u32::from(pace.should_log(&error(Kind::Unavailable)));
         }
         assert_eq!(logged, 3);
         let before = Instant::now();

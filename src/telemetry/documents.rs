@@ -24,8 +24,8 @@ async fn page() -> String {
     metrics.cni("ADD", "bridge", "ok", SECOND);
     metrics.containerd("Tasks/Create", "OK", Some(SECOND));
     metrics.pull("ok", SECOND);
-    let shown = async { metrics.text().unwrap() };
-    operations.track(Verb::PullImage, "x".to_owned(), during(Stage::Transfer, shown)).await
+    let shown = async { metrics.text().ok_or(std::fmt::Error) };
+    operations.track(Verb::PullImage, "x".to_owned(), during(Stage::Transfer, shown)).await.unwrap()
 }
 
 /// The metrics of the `# TYPE name kind` lines. A counter gets the suffix `_total`, which its values have.

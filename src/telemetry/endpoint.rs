@@ -52,7 +52,7 @@ impl std::str::FromStr for Endpoint {
             return if path.is_absolute() {
                 Ok(Self::Unix(path))
             } else {
-                Err(format!("{text:?} is no absolute path"))
+                Err(format!("{text:?} is not an absolute path"))
             };
         }
         let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is neither IP:PORT nor unix:///PATH"))?;

@@ -1,6 +1,6 @@
 //! The metrics, behind a handle that does nothing when they are switched off.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::scrape::Sources;
 use super::{Stage, Verb};
+use crate::mutex::Mutex;
 
 /// In seconds, from a call that only reads memory to kubelet's longest deadline.
 const BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 240.0];
@@ -129,7 +130,7 @@ impl Metrics {
     /// Registers `sources`, the counters of other modules, to be read at each scrape.
     pub fn read(&self, sources: Sources) {
         if let Some(inner) = &self.0 {
-            inner.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(sources));
+            inner.registry.lock().register_collector(Box::new(sources));
         }
     }
 
@@ -190,7 +191,7 @@ impl Metrics {
     pub fn text(&self) -> Option<String> {
         let inner = self.0.as_ref()?;
         let mut text = String::new();
-        let registry = inner.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = inner.registry.lock();
         // Writing to a string does not fail.
         encode(&mut text, &registry).ok()?;
         Some(text)
@@ -210,16 +211,12 @@ impl Inner {
             pulls: times(),
             registry: Mutex::default(),
         };
-        let mut time = |name, help, family: &dyn Timed| family.register(&mut registry, name, help);
-        time("rpc_duration", "CRI calls, until the answer was sent or the client left", &all.rpcs);
-        time("stage_duration", "Stages of operations, also of those that failed", &all.stages);
-        time("cni_duration", "Runs of CNI plugins", &all.cni);
-        time(
-            "containerd_call_duration",
-            "Calls to containerd, without those that wait for a task",
-            &all.containerd_times,
-        );
-        time("image_pull_duration", "Pulls of images, without those that joined one", &all.pulls);
+        register(&mut registry, "rpc_duration", "CRI calls, until the answer was sent or the client left", &all.rpcs);
+        register(&mut registry, "stage_duration", "Stages of operations, also of those that failed", &all.stages);
+        register(&mut registry, "cni_duration", "Runs of CNI plugins", &all.cni);
+        let help = "Calls to containerd, without those that wait for a task";
+        register(&mut registry, "containerd_call_duration", help, &all.containerd_times);
+        register(&mut registry, "image_pull_duration", "Pulls of images, without those that joined one", &all.pulls);
         registry.register("containerd_calls", "Answers of containerd, or broken connections", all.containerd.clone());
         registry.register("streams", "Commands and streams that are open", all.streams.clone());
         Self { registry: Mutex::new(registry), ..all }
@@ -230,18 +227,12 @@ fn times<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
     Family::new_with_constructor(|| Histogram::new(BUCKETS))
 }
 
-/// A family of durations, with any set of labels.
-trait Timed {
-    fn register(&self, registry: &mut Registry, name: &str, help: &str);
-}
-
-impl<L> Timed for Family<L, Histogram>
+/// Registers a family of durations, with any set of labels.
+fn register<L>(registry: &mut Registry, name: &str, help: &str, family: &Family<L, Histogram>)
 where
     L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
 {
-    fn register(&self, registry: &mut Registry, name: &str, help: &str) {
-        registry.register_with_unit(name, help, Unit::Seconds, self.clone());
-    }
+    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
 }
 
 #[cfg(test)]

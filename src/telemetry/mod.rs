@@ -5,9 +5,11 @@
 //! scrape ([`Sources`]). docs/metrics.md explains each metric. Every label has few values, and no pod, image or client
 //! can invent one.
 
+mod calls;
 mod endpoint;
 mod grpc;
 mod metrics;
+mod names;
 mod operations;
 mod scrape;
 pub mod traces;
@@ -15,8 +17,10 @@ pub mod traces;
 #[cfg(test)]
 mod documents;
 
+pub use calls::{Call, Outcome, chain, millis};
 pub use endpoint::{Endpoint, serve};
 pub use grpc::{Measure, Measured, code_name};
 pub use metrics::{Alive, Metrics, Stream};
-pub use operations::{Operations, Running, Stage, Verb, during};
+pub use names::{Stage, Verb};
+pub use operations::{Operations, Running, RunningStage, detailed, during};
 pub use scrape::{Logs, Sources};

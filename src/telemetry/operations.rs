@@ -1,113 +1,24 @@
 //! Operations in flight: the verb and object of each, its current stages, and when each stage began.
 //!
 //! An operation is a task-local value. The code that runs in its task reports its stage with [`during`], and needs no
-//! handle for that. An operation may be in two stages at once (CNI ADD in parallel with the pause container).
+//! handle for that. An operation may be in two stages at once (CNI ADD in parallel with the pause container). A stage
+//! that consists of several parts shows the one that runs now ([`detailed`]).
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Metrics;
+use super::calls::{self, Outcome, millis};
+use super::names::{Stage, Verb};
+use crate::log_keys::{LogKeys, SharedKeys};
+use crate::mutex::Mutex;
 
 tokio::task_local! {
     static CURRENT: Arc<InFlight>;
-}
-
-/// Defines an enum of names that are values of a label and shown in a column of `pontoon top`.
-macro_rules! names {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
-
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// The name as it is shown.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-        }
-    };
-}
-
-names! {
-    /// The kind of an operation: the CRI verb that began it, or follow-up work that a verb needs.
-    Verb {
-        RunPodSandbox = "RunPodSandbox",
-        StopPodSandbox = "StopPodSandbox",
-        RemovePodSandbox = "RemovePodSandbox",
-        /// A call about a task has failed: the task is queried, ended or deleted until that succeeds.
-        SettleTask = "SettleTask",
-        /// Removes the leftovers of a creation that failed, or whose result no caller waited for.
-        TakeBack = "TakeBack",
-        CreateContainer = "CreateContainer",
-        StartContainer = "StartContainer",
-        StopContainer = "StopContainer",
-        RemoveContainer = "RemoveContainer",
-        UpdateContainerResources = "UpdateContainerResources",
-        UpdatePodSandboxResources = "UpdatePodSandboxResources",
-        ExecSync = "ExecSync",
-        PullImage = "PullImage",
-        /// Unpacks an image that Transfer did not unpack for a snapshotter.
-        UnpackImage = "UnpackImage",
-        RemoveImage = "RemoveImage",
-    }
-}
-
-names! {
-    /// A part of an operation that can take long or hang.
-    Stage {
-        /// What the request names is resolved: image, mounts, devices, user.
-        Plan = "plan",
-        /// A containerd record is written or deleted.
-        Record = "record",
-        /// The pod's own files and mounts.
-        Files = "files",
-        /// The network namespace and the user namespace.
-        Netns = "netns",
-        /// CNI ADD or DEL.
-        Cni = "cni",
-        /// The snapshot for a container's root file system.
-        Snapshot = "snapshot",
-        /// Volumes of the image, and images mounted as volumes.
-        Volumes = "volumes",
-        /// FIFOs and the log file.
-        Streams = "streams",
-        /// Tasks.Create: the shim starts, and runs `runc create`.
-        TaskCreate = "task_create",
-        /// Tasks.Get: the reply to a call was lost, so the task's state is queried.
-        TaskGet = "task_get",
-        /// Tasks.Start.
-        TaskStart = "task_start",
-        /// Between the stop signal and the end of the grace period.
-        Grace = "grace",
-        /// After SIGKILL.
-        Kill = "kill",
-        /// containerd deletes the task.
-        TaskDelete = "task_delete",
-        /// An object that is to be removed is stopped first.
-        Stop = "stop",
-        /// The containers of a sandbox.
-        Containers = "containers",
-        /// The pause task is ended and deleted.
-        Pause = "pause",
-        /// A failed creation is rolled back.
-        Undo = "undo",
-        /// A command runs.
-        Command = "command",
-        /// The operation waits for a slot for a pull or for CNI plugins, or for CNI plugins of the previous daemon to
-        /// end.
-        Queue = "queue",
-        /// containerd's Transfer service resolves, downloads and unpacks.
-        Transfer = "transfer",
-        /// Pontoon unpacks.
-        Unpack = "unpack",
-    }
 }
 
 /// The operations in flight of this process. Clones share them.
@@ -124,13 +35,32 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct InFlight {
+pub(super) struct InFlight {
     verb: Verb,
     object: String,
     since: Instant,
     /// The open stages, in the order in which they began.
-    stages: Mutex<Vec<(Stage, Instant)>>,
+    stages: Mutex<Vec<OpenStage>>,
     metrics: Metrics,
+    /// The keys of its log lines.
+    keys: SharedKeys,
+    end: Mutex<End>,
+}
+
+/// What the log has to know about the end of an operation. A client that leaves gets no response, so then the log says
+/// how the operation ended.
+#[derive(Debug, Default)]
+struct End {
+    client_left: bool,
+    /// When it has ended: after how long, and why it failed, if it did. Empty again once it was logged.
+    outcome: Option<(Duration, Option<String>)>,
+}
+
+#[derive(Debug)]
+struct OpenStage {
+    stage: Stage,
+    since: Instant,
+    detail: Option<String>,
 }
 
 /// A snapshot of one operation.
@@ -141,8 +71,20 @@ pub struct Running {
     pub object: String,
     /// How long it has been running.
     pub age: Duration,
-    /// Its open stages, and how long each has been open.
-    pub stages: Vec<(Stage, Duration)>,
+    /// Its open stages, in the order in which they began.
+    pub stages: Vec<RunningStage>,
+    /// The keys of its log lines.
+    pub keys: LogKeys,
+}
+
+/// A snapshot of one open stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningStage {
+    pub stage: Stage,
+    /// How long it has been open.
+    pub age: Duration,
+    /// The part of it that runs now, such as `ADD bridge`. It is no label of a metric, so any text may be in it.
+    pub detail: Option<String>,
 }
 
 impl Operations {
@@ -158,27 +100,48 @@ impl Operations {
         &self.metrics
     }
 
-    /// Wraps `work` so that it is listed as an operation while it runs.
-    pub fn track<F: Future>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let all = self.clone();
+    /// Wraps `work` so that it is listed as an operation from now until it has ended. Its log keys begin as those of the
+    /// current task.
+    pub fn track<F>(&self, verb: Verb, object: String, work: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output: Outcome>,
+    {
+        let one = Arc::new(InFlight {
+            verb,
+            object,
+            since: Instant::now(),
+            stages: Mutex::default(),
+            metrics: self.metrics.clone(),
+            keys: SharedKeys::copy_of_current(),
+            end: Mutex::default(),
+        });
+        calls::wait_for(&one);
+        let entry = TableEntry::new(self.clone(), &one);
+        // Boxed, because each future that contains this one would hold its state more than once, and is moved on the
+        // stack.
+        let work = Box::pin(work);
         async move {
-            let one = InFlight {
-                verb,
-                object,
-                since: Instant::now(),
-                stages: Mutex::default(),
-                metrics: all.metrics.clone(),
+            let _entry = entry;
+            let (keys, current) = (one.keys.clone(), Arc::clone(&one));
+            let work = async {
+                let output = work.await;
+                one.has_ended(output.failure());
+                output
             };
-            let one = Arc::new(one);
-            let _entry = TableEntry::new(all, &one);
-            CURRENT.scope(one, work).await
+            keys.scope(CURRENT.scope(current, work)).await
         }
+    }
+
+    /// The latest operation of this verb and object, if one is in flight.
+    pub(super) fn find(&self, verb: Verb, object: &str) -> Option<Arc<InFlight>> {
+        let table = self.running.lock();
+        table.operations.values().rev().find(|one| one.verb == verb && one.object == object).cloned()
     }
 
     /// The operations in flight, oldest first.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
-        let all: Vec<Arc<InFlight>> = lock(&self.running).operations.values().cloned().collect();
+        let all: Vec<Arc<InFlight>> = self.running.lock().operations.values().cloned().collect();
         all.iter().map(|one| one.now()).collect()
     }
 }
@@ -191,7 +154,7 @@ struct TableEntry {
 
 impl TableEntry {
     fn new(operations: Operations, one: &Arc<InFlight>) -> Self {
-        let mut table = lock(&operations.running);
+        let mut table = operations.running.lock();
         table.last += 1;
         let number = table.last;
         table.operations.insert(number, Arc::clone(one));
@@ -202,16 +165,53 @@ impl TableEntry {
 
 impl Drop for TableEntry {
     fn drop(&mut self) {
-        lock(&self.operations.running).operations.remove(&self.number);
+        self.operations.running.lock().operations.remove(&self.number);
     }
 }
 
 /// Runs `work` as a stage of the current task's operation. In a task without an operation it only runs `work`.
-pub async fn during<F: Future>(stage: Stage, work: F) -> F::Output {
-    let open = CURRENT.try_with(|operation| Open::new(operation, stage)).ok();
-    let output = super::traces::in_stage(stage, work).await;
-    drop(open);
-    output
+pub fn during<F: Future>(stage: Stage, work: F) -> impl Future<Output = F::Output> {
+    // Boxed before the future around it is made, which would contain `work` twice: as what it was given, and as what
+    // it awaits. Stages are nested, and their futures are moved over the stack.
+    let work = Box::pin(work);
+    async move {
+        let open = CURRENT.try_with(|operation| Open::new(operation, stage)).ok();
+        let output = super::traces::in_stage(stage, work).await;
+        drop(open);
+        output
+    }
+}
+
+/// Runs `work` as a part of an open stage of the current task's operation, which shows `detail` meanwhile. In a task
+/// without such a stage it only runs `work`.
+pub fn detailed<F: Future>(stage: Stage, detail: String, work: F) -> impl Future<Output = F::Output> {
+    // Boxed as in `during`.
+    let work = Box::pin(work);
+    async move {
+        let shown = CURRENT.try_with(|operation| Detail::new(operation, stage, detail)).ok();
+        let output = work.await;
+        drop(shown);
+        output
+    }
+}
+
+/// The detail of a stage, which is shown until this value is dropped.
+struct Detail {
+    operation: Arc<InFlight>,
+    stage: Stage,
+}
+
+impl Detail {
+    fn new(operation: &Arc<InFlight>, stage: Stage, detail: String) -> Self {
+        operation.show(stage, Some(detail));
+        Self { operation: Arc::clone(operation), stage }
+    }
+}
+
+impl Drop for Detail {
+    fn drop(&mut self) {
+        self.operation.show(self.stage, None);
+    }
 }
 
 /// A stage that is open until this value is dropped.
@@ -224,16 +224,16 @@ struct Open {
 impl Open {
     fn new(operation: &Arc<InFlight>, stage: Stage) -> Self {
         let since = Instant::now();
-        lock(&operation.stages).push((stage, since));
+        operation.stages.lock().push(OpenStage { stage, since, detail: None });
         Self { operation: Arc::clone(operation), stage, since }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut stages = lock(&self.operation.stages);
+        let mut stages = self.operation.stages.lock();
         // Two equal stages that began at the same instant cannot be told apart, so either entry may be removed.
-        if let Some(at) = stages.iter().position(|one| *one == (self.stage, self.since)) {
+        if let Some(at) = stages.iter().position(|one| (one.stage, one.since) == (self.stage, self.since)) {
             stages.remove(at);
         }
         drop(stages);
@@ -243,13 +243,73 @@ impl Drop for Open {
 
 impl InFlight {
     fn now(&self) -> Running {
-        let stages = lock(&self.stages).iter().map(|(stage, since)| (*stage, since.elapsed())).collect();
-        Running { verb: self.verb, object: self.object.clone(), age: self.since.elapsed(), stages }
+        let now = |open: &OpenStage| RunningStage {
+            stage: open.stage,
+            age: open.since.elapsed(),
+            detail: open.detail.clone(),
+        };
+        let stages = self.stages.lock().iter().map(now).collect();
+        let (object, age) = (self.object.clone(), self.since.elapsed());
+        Running { verb: self.verb, object, age, stages, keys: self.log_keys() }
+    }
+
+    /// The keys of its log lines.
+    pub(super) fn log_keys(&self) -> LogKeys {
+        self.keys.get()
+    }
+
+    /// Sets the detail of a stage: of the one that was opened last, if the operation is in it more than once.
+    fn show(&self, stage: Stage, detail: Option<String>) {
+        let mut stages = self.stages.lock();
+        if let Some(open) = stages.iter_mut().rfind(|open| open.stage == stage) {
+            open.detail = detail;
+        }
+    }
+
+    /// What it is doing, for the log.
+    pub(super) fn stage(&self) -> String {
+        if self.end.lock().outcome.is_some() {
+            return "ended".to_owned();
+        }
+        self.now().stage()
+    }
+
+    /// Called in its own task, so that the line has its keys.
+    fn has_ended(&self, failure: Option<String>) {
+        let mut end = self.end.lock();
+        end.outcome = Some((self.since.elapsed(), failure));
+        self.log_if_left(&mut end);
+    }
+
+    /// Called in the task of the client's call.
+    pub(super) fn client_left(&self) {
+        let mut end = self.end.lock();
+        end.client_left = true;
+        self.log_if_left(&mut end);
+    }
+
+    fn log_if_left(&self, end: &mut End) {
+        if !end.client_left {
+            return;
+        }
+        let Some((took, failure)) = end.outcome.take() else { return };
+        let (method, ms) = (self.verb.name(), millis(took));
+        match failure {
+            None => tracing::info!(%method, result = %"OK", ms, "the operation ended after its client had left"),
+            Some(error) => {
+                tracing::warn!(%method, result = %"failed", error, ms, "the operation ended after its client had left");
+            }
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Running {
+    /// Its open stages, joined by `+`; `running` between two stages.
+    #[must_use]
+    pub fn stage(&self) -> String {
+        let names: Vec<&str> = self.stages.iter().map(|open| open.stage.name()).collect();
+        if names.is_empty() { "running".to_owned() } else { names.join("+") }
+    }
 }
 
 #[cfg(test)]
@@ -274,7 +334,10 @@ mod tests {
             tokio::time::sleep(SECOND / 2).await;
             for _ in 0..3 {
                 let running = operations.running();
-                seen.push((running[0].age.as_secs(), running[0].stages.iter().map(|(s, _)| *s).collect::<Vec<_>>()));
+                seen.push((
+                    running[0].age.as_secs(),
+                    running[0].stages.iter().map(|open| open.stage).collect::<Vec<_>>(),
+                ));
                 tokio::time::sleep(SECOND * 2).await;
             }
             seen
@@ -294,6 +357,39 @@ mod tests {
         assert_eq!(operations.running(), []);
         // Work outside an operation has no stage, and runs all the same.
         assert_eq!(during(Stage::Cni, async { 7 }).await, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_shows_the_part_that_runs() {
+        let operations = Operations::default();
+        let part = |text: &str| detailed(Stage::Cni, text.to_owned(), tokio::time::sleep(SECOND * 2));
+        let work = async {
+            let chain = async {
+                part("ADD bridge").await;
+                part("ADD portmap").await;
+                tokio::time::sleep(SECOND * 2).await;
+            };
+            tokio::join!(during(Stage::Cni, chain), during(Stage::TaskCreate, tokio::time::sleep(SECOND * 9)));
+        };
+        let tracked = operations.track(Verb::RunPodSandbox, "web".to_owned(), work);
+        let seen = async {
+            let mut seen = Vec::new();
+            tokio::time::sleep(SECOND).await;
+            for _ in 0..4 {
+                let stages = operations.running().remove(0).stages;
+                seen.push(stages.into_iter().map(|open| (open.stage, open.detail)).collect::<Vec<_>>());
+                tokio::time::sleep(SECOND * 2).await;
+            }
+            seen
+        };
+        let ((), seen) = tokio::join!(tracked, seen);
+        let cni = |detail: Option<&str>| vec![(Stage::Cni, detail.map(str::to_owned)), (Stage::TaskCreate, None)];
+        let no_more_cni = vec![(Stage::TaskCreate, None)];
+        assert_eq!(seen, [cni(Some("ADD bridge")), cni(Some("ADD portmap")), cni(None), no_more_cni]);
+        // Work outside of an operation, or of the stage, has no detail, and runs all the same.
+        assert_eq!(detailed(Stage::Cni, "ADD".to_owned(), async { 7 }).await, 7);
+        let elsewhere = detailed(Stage::Cni, "ADD".to_owned(), async { Ok::<_, std::fmt::Error>(8) });
+        assert_eq!(operations.track(Verb::RunPodSandbox, "web".to_owned(), elsewhere).await, Ok(8));
     }
 
     #[tokio::test(start_paused = true)]

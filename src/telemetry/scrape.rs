@@ -71,8 +71,8 @@ impl Sources {
                 *count += 1;
                 *longest = since.max(*longest);
             };
-            for (stage, since) in &one.stages {
-                add(stage.name(), *since);
+            for open in &one.stages {
+                add(open.stage.name(), open.age);
             }
             if one.stages.is_empty() {
                 add("none", one.age);

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::joined::run_blocking;
 use crate::sys::nsfs;
 pub use crate::sys::userns::Range;
 use crate::sys::userns::{self, Namespaces};
@@ -77,8 +78,7 @@ pub enum Error {
 /// The namespace could not be created or pinned. Nothing new is left at `path` then.
 pub async fn create(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {
     let at = path.to_owned();
-    let made = tokio::task::spawn_blocking(move || create_here(&at, mapping, network)).await;
-    made.unwrap_or_else(|panic| Err(Error::Create { path: path.to_owned(), source: io::Error::other(panic) }))
+    run_blocking(move || create_here(&at, mapping, network)).await
 }
 
 fn create_here(path: &Path, mapping: Mapping, network: bool) -> Result<Option<File>, Error> {
@@ -126,11 +126,8 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs root"]
     async fn it_is_pinned_once_and_removed_whatever_is_there() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: not root");
-            return;
-        }
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("a");
         remove(&path).await.unwrap();
@@ -145,11 +142,8 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs root"]
     async fn its_network_namespace_has_loopback_and_its_root_owns_what_is_in_it() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: not root");
-            return;
-        }
         let place = tempfile::tempdir().unwrap();
         let (user, network) = (place.path().join("user"), place.path().join("netns").join("a"));
         let _gone = Unmounted([user.clone(), network.clone(), place.path().join("netns")]);

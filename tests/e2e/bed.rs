@@ -110,6 +110,11 @@ impl Bed {
         Ok(RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
     }
 
+    /// A connection to the bed's containerd.
+    pub fn containerd(&self) -> anyhow::Result<Channel> {
+        connect(self.env["CONTAINERD_ADDRESS"].clone().into())
+    }
+
     /// The program of the daemon under test, to be run a second time.
     pub fn daemon_program(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.env["PONTOON_BIN"]);

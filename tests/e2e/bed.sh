@@ -5,8 +5,8 @@
 #   bed.sh up NAME [--builtin|--containerd]  creates and starts a bed; the last line on stdout is its directory.
 #                                 --containerd: writes Pontoon's configuration, but leaves it to `daemon NAME start`
 #   bed.sh down NAME              removes a bed and all its changes to the node, also after an `up` that failed
-#   bed.sh daemon NAME start|stop|kill      Pontoon only; kill sends SIGKILL
-#   bed.sh containerd NAME start|stop|kill  containerd only
+#   bed.sh daemon NAME start|stop|kill|abort      Pontoon only; kill sends SIGKILL, abort SIGABRT
+#   bed.sh containerd NAME start|stop|kill|abort  containerd only
 #   bed.sh registry NAME start|stop  the bed's own docker-registry, on REGISTRY_PORT
 #   bed.sh env NAME               prints the path of the file with the bed's variables:  . "$(bed.sh env NAME)"
 #   bed.sh list                   prints slot, name and directory of each bed
@@ -732,7 +732,7 @@ bed_remove_cni_cache() {
 
 # ---- subcommands --------------------------------------------------------------------------------------------------------
 
-# bed_process pontoon|containerd NAME start|stop|kill
+# bed_process pontoon|containerd NAME start|stop|kill|abort
 bed_process() {
     local process=$1
     BED=$(bed_dir_of "$2")
@@ -742,7 +742,8 @@ bed_process() {
     start) "bed_start_$process" ;;
     stop) bed_end "$process" TERM ;;
     kill) bed_end "$process" KILL ;;
-    *) bed_die "start, stop or kill, not '${3:-}'" ;;
+    abort) bed_end "$process" ABRT ;;
+    *) bed_die "start, stop, kill or abort, not '${3:-}'" ;;
     esac
 }
 

@@ -15,7 +15,7 @@ use crate::standing;
 
 /// How many calls are made to get a median.
 const CALLS: usize = 50;
-/// The same for a slow call: the built-in takes ten seconds for one with a hundred pods.
+/// How many slow calls are made to get a median: the built-in takes ten seconds for one with a hundred pods.
 const SLOW_CALLS: usize = 3;
 /// How long containerd is watched while no CRI server calls it, to get what it uses by itself.
 const ALONE: Duration = Duration::from_secs(60);

@@ -89,7 +89,7 @@ done 2>/dev/null
 # modprobe needs lib/modules, which the host may not have.
 mkdir -p /run/uml/lib
 ln -s /usr/lib/uml/modules /run/uml/lib/modules
-for module in overlay veth bridge br_netfilter ip_tables iptable_nat iptable_filter ip6table_nat ip6table_filter \
+for module in overlay fuse veth bridge br_netfilter ip_tables iptable_nat iptable_filter ip6table_nat ip6table_filter \
     xt_MASQUERADE xt_comment xt_mark xt_conntrack xt_addrtype xt_multiport xt_nat xt_tcpudp xt_sctp ifb sch_tbf sch_ingress act_mirred cls_u32; do
     modprobe -q -d /run/uml "$module"
 done
@@ -130,7 +130,8 @@ cpu() {
 }
 
 boot() {
-    declare -px | grep -vE '^declare -x (OLDPWD|PWD|SHLVL|_)=' | sed 's/^declare -x/export/' >"$scratch/env"
+    # A guest has a network of its own, and does not reach a registry of the host (IMAGES_PORT).
+    declare -px | grep -vE '^declare -x (OLDPWD|PWD|SHLVL|_|IMAGES_PORT)=' | sed 's/^declare -x/export/' >"$scratch/env"
     printf '%q ' "$@" >"$scratch/command"
     write_init >"$scratch/init"
     chmod 755 "$scratch/init"

@@ -13,7 +13,7 @@ use crate::scope::{Scope, busybox, resources, shell, sleeper};
 pub fn tests() -> Vec<Test> {
     vec![
         rule!(states_and_times_follow_each_other),
-        rule!(exit_codes_and_reasons_are_told),
+        rule!(exit_codes_and_reasons_are_reported),
         rule!(a_container_that_used_too_much_memory_is_oom_killed),
         rule!(a_program_that_is_not_there_is_a_start_error),
         rule!(a_status_names_image_id_and_reference),
@@ -48,7 +48,7 @@ async fn states_and_times_follow_each_other(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-async fn exit_codes_and_reasons_are_told(scope: Arc<Scope>) -> Outcome {
+async fn exit_codes_and_reasons_are_reported(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     for (name, script, code, reason) in [
         ("zero", "exit 0", 0, "Completed"),

@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Test> {
         rule!(a_tty_is_a_terminal_and_logs_as_stdout),
         rule!(without_stdin_a_reader_sees_the_end),
         rule!(with_stdin_a_reader_waits),
-        rule!(exec_sync_tells_streams_and_exit_code),
+        rule!(exec_sync_returns_streams_and_exit_code),
         rule!(exec_sync_of_a_missing_program_is_an_error),
         rule!(exec_sync_ends_at_its_timeout),
         rule!(exec_sync_runs_with_the_containers_environment),
@@ -115,7 +115,7 @@ async fn with_stdin_a_reader_waits(scope: Arc<Scope>) -> Outcome {
     scope.bed.stop(&id, 0).await
 }
 
-async fn exec_sync_tells_streams_and_exit_code(scope: Arc<Scope>) -> Outcome {
+async fn exec_sync_returns_streams_and_exit_code(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     let exec = scope.bed.exec(&id, &["sh", "-c", "echo out; echo err >&2; exit 42"], 10).await?;

@@ -25,9 +25,14 @@ pub fn tests() -> Vec<Test> {
         rule!(an_update_while_it_starts_holds).only_pontoon("the built-in refuses it, or loses it"),
         rule!(what_this_host_cannot_limit_is_refused).only_pontoon("the built-in ignores it"),
         rule!(cpusets_are_set_and_updated).only_if(has_cpusets(), NO_CPUSETS),
-        rule!(files_of_cgroup_v2_are_written_and_updated),
+        // On cgroup v1, what_this_host_cannot_limit_is_refused applies instead.
+        rule!(files_of_cgroup_v2_are_written_and_updated).only_if(cgroup2(), "it needs cgroup v2"),
         rule!(a_pods_resources_are_updated),
     ]
+}
+
+fn cgroup2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 const NO_CPUSETS: &str = "the kernel has no cgroup controller cpuset";
@@ -339,9 +344,6 @@ async fn what_this_host_cannot_limit_is_refused(scope: Arc<Scope>) -> Outcome {
 
 /// The swap limit and `unified`, which cgroup v1 does not have in this form.
 async fn files_of_cgroup_v2_are_written_and_updated(scope: Arc<Scope>) -> Outcome {
-    if !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
-        return Ok(()); // On cgroup v1, what_this_host_cannot_limit_is_refused applies instead.
-    }
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     *resources(&mut config) = v1::LinuxContainerResources {

@@ -111,7 +111,7 @@ async fn a_signal_that_cri_does_not_have_is_refused(scope: Arc<Scope>) -> Outcom
     let mut config = sleeper("main");
     config.stop_signal = 66;
     let error = pod.create(config).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
-    ensure!(error.contains("config.stop_signal: 66 is no Signal"), "{error}");
+    ensure!(error.contains("config.stop_signal: 66 is not a value of Signal"), "{error}");
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use crate::scope::{Scope, shell};
 
 pub fn tests() -> Vec<Test> {
     vec![
-        rule!(a_pods_life_is_told),
-        rule!(the_end_of_a_pause_process_is_told),
+        rule!(the_events_of_a_pods_life_are_sent),
+        rule!(the_end_of_a_pause_process_is_reported),
         rule!(a_stalled_subscriber_delays_no_call)
             .only_pontoon("its queue waits for a subscriber that does not read, and every call for the queue"),
     ]
@@ -54,7 +54,7 @@ fn types(events: &[ContainerEventResponse]) -> Vec<(&str, ContainerEventType)> {
     events.iter().map(|event| (event.container_id.as_str(), event.container_event_type())).collect()
 }
 
-async fn a_pods_life_is_told(scope: Arc<Scope>) -> Outcome {
+async fn the_events_of_a_pods_life_are_sent(scope: Arc<Scope>) -> Outcome {
     use ContainerEventType::{
         ContainerCreatedEvent as Created, ContainerDeletedEvent as Deleted, ContainerStartedEvent as Started,
         ContainerStoppedEvent as Stopped,
@@ -97,7 +97,7 @@ async fn a_pods_life_is_told(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-async fn the_end_of_a_pause_process_is_told(scope: Arc<Scope>) -> Outcome {
+async fn the_end_of_a_pause_process_is_reported(scope: Arc<Scope>) -> Outcome {
     let mut events = subscribe(&scope).await?;
     let pod = scope.pod().await?;
     let info = pod.status().await?.info;

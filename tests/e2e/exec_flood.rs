@@ -11,8 +11,8 @@ use pontoon::api::v1::runtime_service_client::RuntimeServiceClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::bed::{SOON, until};
-use crate::churn::{daemon, rss_anon};
+use crate::bed::{Bed, SOON, until};
+use crate::churn::{daemon, rss_anon, settled};
 use crate::harness::{Outcome, Test, rule};
 use crate::scope::{Scope, sleeper};
 use crate::shim::shim_of;
@@ -20,15 +20,17 @@ use crate::shim::shim_of;
 const CALLS: usize = 500;
 /// Of this many calls, one times out and one leaves a child process.
 const KINDS: usize = 10;
-const OUTPUT: usize = 20 << 20;
-/// How much of it ExecSync returns: kubelet's message limit, less 64 KiB for the other fields.
-const REPLY: usize = (16 << 20) - (64 << 10);
+const MIB: usize = 1 << 20;
+/// How much each command writes, in each of the floods. They run one after the other, and memory must be released after
+/// each. The first one's replies are as large as replies can be, and leave more behind than smaller ones. The second one
+/// has as many calls, and shows what grows with their number.
+const FLOODS: [usize; 2] = [20 * MIB, 2 * MIB];
+/// How much of it ExecSync returns at most: kubelet's message limit, less 64 KiB for the other fields.
+const REPLY: usize = 16 * MIB - (64 << 10);
 /// How many seconds output may stay open after the command's end.
 const DRAIN: f64 = 10.0;
 /// In KiB: 128 MiB for `exec_reply_budget`, and 64 MiB for everything else.
 const MOST_MEMORY: f64 = ((128 + 64) << 10) as f64;
-/// How many floods run, one after the other. Memory must be released after each.
-const FLOODS: usize = 2;
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -71,9 +73,15 @@ impl Kind {
 }
 
 /// Makes one call and checks its result. Returns how many seconds it took.
-async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, number: usize) -> anyhow::Result<f64> {
+async fn call(
+    mut runtime: RuntimeServiceClient<Channel>,
+    container_id: String,
+    number: usize,
+    output: usize,
+) -> anyhow::Result<f64> {
     let kind = Kind::of(number);
-    let script = format!("head -c {OUTPUT} /dev/zero; {}", kind.script());
+    // Not head: busybox's reads single bytes and writes 4 KiB at a time, which takes ten times as long.
+    let script = format!("dd if=/dev/zero bs={MIB} count={} 2>/dev/null; {}", output / MIB, kind.script());
     let cmd = ["sh", "-c", &script].map(str::to_owned).to_vec();
     let start = Instant::now();
     let answer = runtime.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: kind.timeout() }).await;
@@ -84,7 +92,7 @@ async fn call(mut runtime: RuntimeServiceClient<Channel>, container_id: String, 
             let answer = answer.into_inner();
             let code = if kind == Kind::Plain { 4 } else { 5 };
             ensure!(answer.exit_code == code, "exit code {}", answer.exit_code);
-            ensure!(answer.stdout.len() == REPLY, "{} bytes", answer.stdout.len());
+            ensure!(answer.stdout.len() == output.min(REPLY), "{} bytes", answer.stdout.len());
         }
         (_, Ok(_)) => bail!("{kind:?} ended well"),
         (_, Err(status)) => bail!("{kind:?}, after {took:.1} s: {status}"),
@@ -124,7 +132,7 @@ fn zombies(parents: &[u32]) -> anyhow::Result<Vec<String>> {
 }
 
 /// Makes `calls` calls at once. Returns how many seconds each took.
-async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>> {
+async fn flood(scope: &Scope, id: &str, calls: usize, output: usize) -> anyhow::Result<Vec<f64>> {
     let mut running = JoinSet::new();
     // An HTTP/2 connection allows at most 200 calls at once.
     let mut runtime = scope.bed.another_runtime()?;
@@ -132,7 +140,7 @@ async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>
         if number % 100 == 99 {
             runtime = scope.bed.another_runtime()?;
         }
-        let call = call(runtime.clone(), id.to_owned(), number);
+        let call = call(runtime.clone(), id.to_owned(), number, output);
         running.spawn(async move { call.await.with_context(|| format!("call {number}")) });
     }
     let (mut took, mut failed) = (Vec::new(), Vec::new());
@@ -151,33 +159,34 @@ async fn flood(scope: &Scope, id: &str, calls: usize) -> anyhow::Result<Vec<f64>
     Ok(took)
 }
 
-/// The daemon's memory in KiB, after it has released what it can.
-async fn settled(server: u32) -> anyhow::Result<f64> {
-    let mut last = rss_anon(server)?;
-    loop {
-        // The daemon releases memory when nothing has happened for 5 s. A shim delays Delete by 10 s if a child is
-        // left.
-        tokio::time::sleep(Duration::from_secs(16)).await;
-        let now = rss_anon(server)?;
-        if (now - last).abs() < 64.0 {
-            return Ok(now);
-        }
-        last = now;
-    }
+/// The daemon's memory in KiB, after it has released what it can: when nothing has happened for 5 s. A shim delays Delete
+/// by 10 s if a child is left, and a command's directory stays until then.
+async fn memory(bed: &Bed, server: u32) -> anyhow::Result<f64> {
+    let commands = bed.dir.join("run/exec");
+    until(6 * SOON, || async {
+        let left = std::fs::read_dir(&commands).map_or(0, Iterator::count);
+        ensure!(left == 0, "{left} commands are not deleted");
+        Ok(())
+    })
+    .await?;
+    // Waits for 12 s in which nothing changes.
+    settled(server).await?;
+    rss_anon(server)
 }
 
 /// Runs one flood. Returns the highest memory use of the daemon meanwhile, in KiB.
-async fn watched(scope: &Scope, id: &str, server: u32) -> anyhow::Result<f64> {
+async fn watched(scope: &Scope, id: &str, server: u32, output: usize) -> anyhow::Result<f64> {
     let (start, done) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let watching = watch(server, done.clone());
-    let outcome = flood(scope, id, CALLS).await;
+    let outcome = flood(scope, id, CALLS, output).await;
     done.store(true, Ordering::Relaxed);
     let highest = tokio::task::spawn_blocking(move || watching.join()).await?;
     let highest = highest.map_err(|_| anyhow::anyhow!("the sampler panicked"))??;
     let mut took = outcome?;
     took.sort_by(f64::total_cmp);
     println!(
-        "    {CALLS} calls in {:.1} s, each {:.1} s (median), at most {:.1} s",
+        "    {CALLS} calls of {} MiB in {:.1} s, each {:.1} s (median), at most {:.1} s",
+        output / MIB,
         start.elapsed().as_secs_f64(),
         took[took.len() / 2],
         took[took.len() - 1],
@@ -191,12 +200,12 @@ async fn five_hundred_execs_at_once_take_turns_and_leave_nothing(scope: Arc<Scop
     let server = daemon(&scope.bed)?;
     let parents = [server, scope.bed.pid("containerd")?, shim_of(&scope.bed, &id).await?];
     // Run each kind of call once: the first run touches pages that stay in use afterwards.
-    flood(&scope, &id, KINDS).await?;
-    let mut kept = vec![settled(server).await?];
-    for _ in 0..FLOODS {
-        let highest = watched(&scope, &id, server).await?;
+    flood(&scope, &id, KINDS, FLOODS[0]).await?;
+    let mut kept = vec![memory(&scope.bed, server).await?];
+    for output in FLOODS {
+        let highest = watched(&scope, &id, server, output).await?;
         let before = kept[kept.len() - 1];
-        kept.push(settled(server).await?);
+        kept.push(memory(&scope.bed, server).await?);
         println!("    KiB of memory: at most {highest}; before, and after each flood: {kept:?}");
         ensure!(highest <= MOST_MEMORY, "{highest} KiB of memory, more than {MOST_MEMORY}");
         let growth = kept[kept.len() - 1] / before;

@@ -1,5 +1,5 @@
 //! Runs the tests: first those that can share the node, some at a time, then those that need it for themselves, one
-//! after the other.
+//! after the other. The time of each is printed; tests/run.sh lists the slowest of all stages.
 //!
 //! This is not libtest, because a test can be skipped with a reason here, has a deadline, and can have the node for
 //! itself.
@@ -18,7 +18,8 @@ use crate::bed::{Bed, Target};
 use crate::scope::{Scope, sleeper};
 use crate::standing;
 
-/// How many tests run at the same time. Most of them wait, for a grace period or a log line.
+/// How many tests run at the same time, in addition to those that mostly sleep. Most of them wait, for a grace period or
+/// a log line.
 const TOGETHER: usize = 4;
 
 /// How many times longer everything may take: `E2E_SLOWNESS`, for a kernel that runs as a process (cgroup2.sh).
@@ -41,6 +42,7 @@ pub struct Test {
     name: String,
     body: fn(Arc<Scope>) -> Running,
     alone: bool,
+    sleeps: bool,
     deadline: Duration,
     only_pontoon: Option<&'static str>,
     missing: Option<&'static str>,
@@ -50,12 +52,19 @@ impl Test {
     /// Only for the macro [`rule`].
     pub fn new(name: &str, body: fn(Arc<Scope>) -> Running) -> Self {
         let name = name.strip_prefix("e2e::").unwrap_or(name).to_owned();
-        Self { name, body, alone: false, deadline: Duration::from_secs(90), only_pontoon: None, missing: None }
+        let deadline = Duration::from_secs(90);
+        Self { name, body, alone: false, sleeps: false, deadline, only_pontoon: None, missing: None }
     }
 
     /// Runs no other test at the same time, because this one compares the node before and after, or stops a daemon.
     pub fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// Starts before the others and runs in addition to [`TOGETHER`], because this test sleeps nearly all of its time.
+    pub fn sleeps(mut self) -> Self {
+        self.sleeps = true;
         self
     }
 
@@ -179,12 +188,14 @@ async fn warm_up(bed: &Arc<Bed>) -> Outcome {
 
 async fn standing_to_the_end(scope: &Scope) -> Report {
     let start = Instant::now();
-    let stand = standing::still_stand(scope, *STANDING).await.and(scope.sweep().await);
+    let stand = standing::expect_standing(scope, *STANDING).await.and(scope.sweep().await);
     let verdict = stand.map_or_else(Verdict::Failed, |()| Verdict::Passed);
     Report { name: format!("harness::{}_pods_stand_to_the_end", *STANDING), verdict, took: start.elapsed() }
 }
 
 async fn run_together(bed: &Arc<Bed>, tests: Vec<Test>, counts: &mut Counts) {
+    let (sleeping, tests): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.sleeps);
+    let sleepers: JoinSet<_> = sleeping.into_iter().map(|test| run_one(bed.clone(), test)).collect();
     let mut running = JoinSet::new();
     for test in tests {
         if running.len() == TOGETHER {
@@ -192,8 +203,10 @@ async fn run_together(bed: &Arc<Bed>, tests: Vec<Test>, counts: &mut Counts) {
         }
         running.spawn(run_one(bed.clone(), test));
     }
-    while !running.is_empty() {
-        next(&mut running, counts).await;
+    for mut left in [running, sleepers] {
+        while !left.is_empty() {
+            next(&mut left, counts).await;
+        }
     }
 }
 

@@ -73,7 +73,8 @@ remove_fixed() {
 
 free_port() {
     local port
-    while port=$((RANDOM % 10000 + 20000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    # Not the ports of tests/images/registry.sh, which may be about to start one.
+    while port=$((RANDOM % 2000 + 30000)); (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
     printf '%s\n' "$port"
 }
 
@@ -125,8 +126,8 @@ featureGates: $gates
 END
 }
 
-# has_containerd_flag KUBELET: parses `Kubernetes v1.36.3`. kubelet 1.37 does not start with the flag.
-has_containerd_flag() { (($("$1" --version | sed -nE 's/^Kubernetes v1\.([0-9]+)\..*/\1/p') < 37)); }
+# kubelet 1.37 does not start with the flag.
+has_containerd_flag() { ((kubelet_minor < 37)); }
 
 # with_run_containerd DIRECTORY COMMAND...: runs it in a mount namespace where that directory is /run/containerd. Only its
 # mounts below $BED/kubelet propagate to the containers.
@@ -150,7 +151,7 @@ start_kubelet() {
     mount --bind "$BED/kubelet" "$BED/kubelet"
     mount --make-shared "$BED/kubelet"
     if [[ $stats_from_cri == false ]]; then
-        if has_containerd_flag "$kubelet_program"; then
+        if has_containerd_flag; then
             command+=(--containerd="$CONTAINERD_ADDRESS")
         else
             ln -sf "$CONTAINERD_ADDRESS" "$BED/kubelet/run-containerd/containerd.sock"
@@ -456,7 +457,7 @@ metric() { api metrics | awk -v name="$1" '$1 == name { value = $2 } END { print
 asked_by_event() {
     local line="requested pod relist after container termination.* containerID=\"$1\""
     # kubelet 1.36 does not say for which container it was.
-    ! has_containerd_flag "$kubelet_program" || line='Evented PLEG: Generated pod status from the received event'
+    ! has_containerd_flag || line='Evented PLEG: Generated pod status from the received event'
     grep -q "$line" "$BED/logs/kubelet.log"
 }
 
@@ -524,7 +525,10 @@ compare() {
 BIN=${BIN:-$("$repo/tests/tools/build.sh" core kubelet streaming)}
 export BIN
 kubelet_program=${KUBELET:-$BIN/kubelet}
-say "$("$kubelet_program" --version)"
+version=$("$kubelet_program" --version)
+say "$version"
+[[ $version =~ ^Kubernetes\ v1\.([0-9]+)\. ]] || fail "its version is no 'Kubernetes v1.N.N'"
+kubelet_minor=${BASH_REMATCH[1]}
 # One kubelet at a time: the node's state is saved before it starts and restored after its end.
 exec 9<"$BIN/kubelet"
 flock --nonblock 9 || { say "another one is running on this machine, waiting"; flock 9; }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use pontoon::api::v1;
 use pontoon::api::v1::{ContainerConfig, ContainerState, ContainerStatus};
+use tokio::task::JoinSet;
 
 use crate::bed::Target;
 use crate::harness::{Outcome, Test, rule};
@@ -25,12 +26,12 @@ const LIMIT: i64 = 16 << 20;
 
 pub fn tests() -> Vec<Test> {
     vec![
-        rule!(a_hundred_ooms_at_once_are_told_with_their_exits)
+        rule!(a_hundred_ooms_at_once_are_reported_with_their_exits)
             .only_pontoon("its status can be EXITED before it says OOMKilled (containerd#12372)")
             .alone()
             .within(240),
-        rule!(who_reaches_the_pods_limit_is_oom_killed_too),
-        rule!(a_container_that_somebody_kills_is_not_oom_killed),
+        rule!(a_container_that_reaches_the_pods_limit_is_oom_killed_too),
+        rule!(a_container_that_a_user_kills_is_not_oom_killed),
         rule!(a_container_that_loses_a_child_is_not_oom_killed)
             .only_pontoon("it says OOMKilled, whatever process it was and how the container ended"),
     ]
@@ -42,29 +43,37 @@ fn hungry(name: &str, before: &str, limit: i64) -> ContainerConfig {
     config
 }
 
-async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> Outcome {
-    let volume = scope.volume("go")?;
-    let gate = volume.join("gate");
-    mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
-    // One write puts a line for each container into the FIFO, so that all continue at once. A container that opens it
-    // late still finds a line.
-    let waiting = |name: String| {
-        let mut config = hungry(&name, "read line </go/gate;", LIMIT);
+/// Starts a pod whose containers wait for a line of the FIFO `gate` in the volume. Returns their ids.
+async fn waiting_pod(scope: Arc<Scope>, volume: PathBuf) -> anyhow::Result<Vec<String>> {
+    let pod = scope.pod().await?;
+    let mut ids = Vec::new();
+    for number in 0..EACH {
+        let mut config = hungry(&format!("c{number}"), "read line </go/gate;", LIMIT);
         config.mounts.push(v1::Mount {
             host_path: volume.display().to_string(),
             container_path: "/go".to_owned(),
             ..Default::default()
         });
-        config
-    };
-    let mut containers = HashMap::new();
+        ids.push(pod.start(config).await?);
+    }
+    Ok(ids)
+}
+
+async fn a_hundred_ooms_at_once_are_reported_with_their_exits(scope: Arc<Scope>) -> Outcome {
+    let volume = scope.volume("go")?;
+    let gate = volume.join("gate");
+    mkfifo(&gate, Mode::from_bits_truncate(0o666))?;
+    let mut starts = JoinSet::new();
     for _ in 0..PODS {
-        let pod = scope.pod().await?;
-        for number in 0..EACH {
-            containers.insert(pod.start(waiting(format!("c{number}"))).await?, false);
-        }
+        starts.spawn(waiting_pod(scope.clone(), volume.clone()));
+    }
+    let mut containers = HashMap::new();
+    while let Some(ids) = starts.join_next().await {
+        containers.extend(ids??.into_iter().map(|id| (id, false)));
     }
     let mut events = scope.bed.runtime().get_container_events(v1::GetEventsRequest {}).await?.into_inner();
+    // One write puts a line for each container into the FIFO, so that all continue at once. A container that opens it
+    // late still finds a line.
     let mut gate = OpenOptions::new().read(true).write(true).open(&gate)?;
     gate.write_all(&[b'\n'; PODS * EACH])?;
 
@@ -74,16 +83,16 @@ async fn a_hundred_ooms_at_once_are_told_with_their_exits(scope: Arc<Scope>) -> 
         for status in event.containers_statuses {
             let Some(ended) = containers.get_mut(&status.id) else { continue };
             if status.state() == ContainerState::ContainerExited {
-                told_as_oom(&status)?;
+                expect_oom_killed(&status)?;
                 *ended = true;
             }
         }
     }
     let statuses = join_all(containers.keys().map(|id| scope.bed.status(id))).await;
-    statuses.into_iter().try_for_each(|status| told_as_oom(&status?))
+    statuses.into_iter().try_for_each(|status| expect_oom_killed(&status?))
 }
 
-fn told_as_oom(status: &ContainerStatus) -> Outcome {
+fn expect_oom_killed(status: &ContainerStatus) -> Outcome {
     ensure!(status.exit_code == 137 && status.reason == "OOMKilled", "{} {}", status.exit_code, status.reason);
     ensure!(status.message == "the container reached its memory limit", "{}", status.message);
     Ok(())
@@ -107,7 +116,7 @@ fn limit_pod(parent: &str, bytes: i64) -> Outcome {
     Ok(())
 }
 
-async fn who_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outcome {
+async fn a_container_that_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let parent = pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).context("cgroup parent")?;
     limit_pod(&parent, 40 << 20)?;
@@ -120,7 +129,7 @@ async fn who_reaches_the_pods_limit_is_oom_killed_too(scope: Arc<Scope>) -> Outc
     Ok(())
 }
 
-async fn a_container_that_somebody_kills_is_not_oom_killed(scope: Arc<Scope>) -> Outcome {
+async fn a_container_that_a_user_kills_is_not_oom_killed(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let mut config = sleeper("main");
     resources(&mut config).memory_limit_in_bytes = 64 << 20;

@@ -1,4 +1,4 @@
-//! Restarts of the daemon and of containerd, by SIGKILL and by SIGTERM: no pod notices them.
+//! Restarts of the daemon and of containerd, by SIGKILL, SIGABRT and SIGTERM: no pod notices them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         rule!(after_a_kill_everything_is_as_it_was).alone().within(240).only_pontoon(BUILTIN),
         rule!(after_a_sigterm_pods_run_on).alone().only_pontoon(BUILTIN),
-        rule!(an_exit_while_the_daemon_is_away_is_told).alone().only_pontoon(BUILTIN),
+        rule!(an_exit_while_the_daemon_is_away_is_reported).alone().only_pontoon(BUILTIN),
         rule!(a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed)
             .alone()
             .within(180)
@@ -35,6 +35,7 @@ pub fn tests() -> Vec<Test> {
             .alone()
             .within(180)
             .only_pontoon(BUILTIN),
+        rule!(after_aborts_in_the_middle_of_runs_everything_goes_on).alone().within(240).only_pontoon(BUILTIN),
         rule!(a_shim_that_containerd_has_forgotten_ends_with_its_pod).alone().within(120).only_pontoon(BUILTIN),
         rule!(sessions_end_when_the_daemon_is_stopped).alone().within(120).only_pontoon(BUILTIN),
         rule!(sessions_end_when_the_daemon_is_killed).alone().within(120).only_pontoon(BUILTIN),
@@ -44,7 +45,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 impl Bed {
-    /// Runs `bed.sh daemon|containerd NAME start|stop|kill`.
+    /// Runs `bed.sh daemon|containerd NAME start|stop|kill|abort`.
     pub async fn daemon(&self, daemon: &str, verb: &str) -> anyhow::Result<()> {
         output(self.script("bed.sh").args([daemon, &self.name, verb])).await.map(drop)
     }
@@ -214,7 +215,7 @@ async fn after_a_sigterm_pods_run_on(scope: Arc<Scope>) -> Outcome {
     Ok(())
 }
 
-async fn an_exit_while_the_daemon_is_away_is_told(scope: Arc<Scope>) -> Outcome {
+async fn an_exit_while_the_daemon_is_away_is_reported(scope: Arc<Scope>) -> Outcome {
     let volume = scope.volume("data")?;
     let pod = scope.pod().await?;
     let mut config = shell("main", "while [ ! -e /data/go ]; do sleep 0.05; done; exit 17");
@@ -251,6 +252,9 @@ fn containerds(line: &str) -> bool {
     line.contains("/containerd/state/") || line.contains("/s/")
 }
 
+/// How long calls run before the daemon is killed, in milliseconds.
+const MOMENTS: [u64; 4] = [20, 80, 200, 500];
+
 /// Kills the daemon while `calls` run, at four different moments. Afterwards everything that is listed must be
 /// removable.
 async fn killed_in_the_middle<F>(scope: &Arc<Scope>, mut calls: impl FnMut(Arc<Scope>) -> F) -> Outcome
@@ -258,7 +262,7 @@ where
     F: Future<Output = anyhow::Result<JoinSet<()>>>,
 {
     let before = Node::look(&scope.bed).await?;
-    for after in [20, 80, 200, 500] {
+    for after in MOMENTS {
         let running = calls(scope.clone()).await?;
         tokio::time::sleep(Duration::from_millis(after)).await;
         scope.bed.daemon("daemon", "kill").await?;
@@ -272,19 +276,54 @@ where
 }
 
 async fn a_kill_in_the_middle_of_runs_leaves_nothing_that_cannot_be_removed(scope: Arc<Scope>) -> Outcome {
-    killed_in_the_middle(&scope, |scope| async move {
-        let mut running = JoinSet::new();
-        for _ in 0..6 {
-            let scope = scope.clone();
-            running.spawn(async move {
-                if let Ok(pod) = scope.pod().await {
-                    let _ = pod.start(sleeper("main")).await;
-                }
-            });
-        }
-        Ok(running)
-    })
-    .await
+    killed_in_the_middle(&scope, |scope| async move { Ok(runs(&scope)) }).await
+}
+
+/// Starts to create six pods with a container each. They may fail.
+fn runs(scope: &Arc<Scope>) -> JoinSet<()> {
+    let mut running = JoinSet::new();
+    for _ in 0..6 {
+        let scope = scope.clone();
+        running.spawn(async move {
+            if let Ok(pod) = scope.pod().await {
+                let _ = pod.start(sleeper("main")).await;
+            }
+        });
+    }
+    running
+}
+
+/// A panic ends the daemon by SIGABRT (docs/adr/0028). Pods that run do not notice it, a new pod can be created at once,
+/// and the pods that were being created can be removed.
+async fn after_aborts_in_the_middle_of_runs_everything_goes_on(scope: Arc<Scope>) -> Outcome {
+    let before = Node::look(&scope.bed).await?;
+    let (_pods, logs) = counting_pods(&scope, 4).await?;
+    let seen = Seen::now(&scope).await?;
+    for after in MOMENTS {
+        let running = runs(&scope);
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        scope.bed.daemon("daemon", "abort").await?;
+        drop(running);
+        scope.bed.daemon("daemon", "start").await?;
+        let others = async {
+            scope.pod().await?.start(sleeper("main")).await?;
+            for pod in scope.pods().await?.into_iter().filter(|pod| !seen.pods.contains_key(&pod.id)) {
+                scope.remove_pod(pod.id).await?;
+            }
+            seen.same(&Seen::now(&scope).await?)
+        };
+        others.await.with_context(|| format!("aborted after {after} ms"))?;
+    }
+    for log in &logs {
+        let so_far = counted(log)?;
+        until(SOON, || async {
+            ensure!(counted(log)? >= so_far + 5, "{} does not go on", log.display());
+            Ok(())
+        })
+        .await?;
+    }
+    scope.remove_pods().await?;
+    before.is_back_but_for(&scope.bed, containerds).await
 }
 
 async fn a_kill_in_the_middle_of_stops_leaves_nothing_that_cannot_be_removed(scope: Arc<Scope>) -> Outcome {

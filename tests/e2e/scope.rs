@@ -108,13 +108,18 @@ impl Scope {
     /// Stops and removes the test's pods, and then their cgroups as kubelet does.
     pub async fn remove_pods(&self) -> anyhow::Result<()> {
         for pod in self.pods().await? {
-            let id = pod.id;
-            let stop = v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() };
-            self.bed.runtime().stop_pod_sandbox(stop).await.context("StopPodSandbox")?;
-            let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
-            self.bed.runtime().remove_pod_sandbox(remove).await.context("RemovePodSandbox")?;
+            self.remove_pod(pod.id).await?;
         }
         self.remove_cgroups().await
+    }
+
+    /// Stops and removes a pod. Its cgroup stays.
+    pub async fn remove_pod(&self, id: String) -> anyhow::Result<()> {
+        let stop = v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() };
+        self.bed.runtime().stop_pod_sandbox(stop).await.context("StopPodSandbox")?;
+        let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
+        self.bed.runtime().remove_pod_sandbox(remove).await.context("RemovePodSandbox")?;
+        Ok(())
     }
 
     async fn remove_cgroups(&self) -> anyhow::Result<()> {

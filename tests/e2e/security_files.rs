@@ -265,11 +265,28 @@ async fn x3_one_daemon_a_socket(scope: Arc<Scope>) -> Outcome {
     let said = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
     ensure!(!second.status.success() && said.contains("another pontoon serves"), "{said}");
     scope.pods().await.context("the first one")?;
+    one_daemon_a_namespace(&scope).await?;
     // After a kill the socket file remains. It must not prevent the next start.
     scope.bed.daemon("daemon", "kill").await?;
     ensure!(socket.exists(), "the socket went by itself");
     scope.bed.daemon("daemon", "start").await?;
     scope.pods().await.map(drop)
+}
+
+/// A second daemon is also refused if it has its own socket and directories.
+async fn one_daemon_a_namespace(scope: &Scope) -> Outcome {
+    let elsewhere = scope.dir().join("elsewhere");
+    let mut second = scope.bed.daemon_program();
+    second.arg("serve").arg("--config").arg(scope.bed.dir.join("pontoon.toml"));
+    for (flag, name) in [("--socket", "pontoon.sock"), ("--root", "root"), ("--state", "state")] {
+        second.arg(flag).arg(elsewhere.join(name));
+    }
+    let second = tokio::time::timeout(Duration::from_secs(20) * *SLOWNESS, second.output()).await;
+    let second = second.context("a second one runs in the namespace")??;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    let refusal = format!("another pontoon (pid {}) serves the namespace k8s.io", scope.bed.pid("pontoon")?);
+    ensure!(!second.status.success() && said.contains(&refusal), "{said}");
+    scope.pods().await.context("the first one").map(drop)
 }
 
 async fn x6_paths_of_mounts_are_checked(scope: Arc<Scope>) -> Outcome {

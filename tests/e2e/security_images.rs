@@ -25,11 +25,11 @@ pub fn tests() -> Vec<Test> {
         rule!(cve_2023_25153_a_huge_manifest_fills_no_memory).alone(),
         rule!(cve_2024_5154_nothing_is_written_through_the_images_symlinks),
         rule!(cve_2026_47262_a_passwd_that_is_none_is_an_error).alone(),
-        rule!(cve_2026_53488_no_label_of_an_image_reaches_containerd),
+        rule!(cve_2026_53488_no_label_of_an_image_reaches_containerd).sleeps(),
         rule!(cve_2026_50195_and_53489_and_53492_an_image_is_never_a_checkpoint),
         rule!(containerd_2_4_1_no_layer_annotation_reaches_a_snapshot),
         rule!(containerd_2_4_2_a_reference_does_not_climb),
-        rule!(containerd_2_2_1_no_secret_of_a_url_is_told),
+        rule!(containerd_2_2_1_no_error_has_a_secret_of_a_url),
     ]
 }
 
@@ -315,7 +315,7 @@ fn root_status(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-async fn containerd_2_2_1_no_secret_of_a_url_is_told(scope: Arc<Scope>) -> Outcome {
+async fn containerd_2_2_1_no_error_has_a_secret_of_a_url(scope: Arc<Scope>) -> Outcome {
     const SIGNATURE: &str = "s1gnature-0f-a-url";
     let registry = Registry::start(&scope.bed).await?;
     registry.require(ENCODED)?;

@@ -19,6 +19,7 @@ use crate::scope::{Pod, Scope, sleeper};
 pub fn tests() -> Vec<Test> {
     vec![
         rule!(x1_no_label_reaches_containerd)
+            .sleeps()
             .only_pontoon("the built-in gives containerd every label, and its restart monitor acts on them"),
         rule!(x2_no_annotation_reaches_a_snapshot),
         rule!(x5_nothing_secret_in_the_status_or_the_log),

@@ -1,16 +1,20 @@
 //! What a shim holds, as far as it can be seen from outside.
 
-use anyhow::{Context as _, bail, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use containerd_client::services::v1::MetricsRequest;
+use containerd_client::services::v1::tasks_client::TasksClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bed::{Bed, SOON, until};
 use crate::churn::held;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, SLOWNESS};
 
-/// How many calls are made to a shim at most until Go's collector runs. It runs when 4 MiB have been allocated, or
-/// after two minutes.
-const MOST_QUESTIONS: usize = 2000;
+/// How long calls are made to a shim at most until Go's collector runs. It runs when 4 MiB have been allocated, or after
+/// two minutes.
+const COLLECTION: Duration = Duration::from_secs(150);
 
 /// The pid of the shim of a container or of a pause container: the parent of its first process.
 pub async fn shim_of(bed: &Bed, id: &str) -> anyhow::Result<u32> {
@@ -26,13 +30,17 @@ pub async fn shim_of(bed: &Bed, id: &str) -> anyhow::Result<u32> {
 /// waits for any child, so the wait of Go's os.Process finds none and leaves the descriptor to the collector. Each call
 /// allocates a little memory in the shim.
 pub async fn collected(bed: &Bed, shim: u32, container: &str) -> Outcome {
-    for _ in 0..MOST_QUESTIONS {
-        if held(shim)?.pidfds == 0 {
-            return Ok(());
-        }
-        bed.ctr(&["task", "metrics", container]).await?;
+    // Not ctr: a process for each of hundreds of calls would take most of the time.
+    let mut tasks = TasksClient::new(bed.containerd()?);
+    let start = Instant::now();
+    while held(shim)?.pidfds > 0 {
+        ensure!(start.elapsed() < COLLECTION * *SLOWNESS, "the shim keeps pidfds: {:?}", held(shim)?);
+        let mut request = tonic::Request::new(MetricsRequest { filters: vec![format!("id=={container}")] });
+        request.metadata_mut().insert("containerd-namespace", "k8s.io".parse()?);
+        let metrics = tasks.metrics(request).await.context("Tasks.Metrics")?.into_inner().metrics;
+        ensure!(metrics.len() == 1, "metrics of {} tasks", metrics.len());
     }
-    bail!("the shim keeps pidfds: {:?}", held(shim)?)
+    Ok(())
 }
 
 /// How many goroutines a shim has. On SIGUSR1 it writes the stacks of all of them to containerd's log.

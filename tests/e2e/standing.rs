@@ -25,7 +25,7 @@ pub async fn fill(scope: &Arc<Scope>, pods: usize) -> anyhow::Result<()> {
 }
 
 /// Fails unless all of the pods are ready and their containers run.
-pub async fn still_stand(scope: &Scope, pods: usize) -> anyhow::Result<()> {
+pub async fn expect_standing(scope: &Scope, pods: usize) -> anyhow::Result<()> {
     let ready = v1::PodSandboxState::SandboxReady;
     let sandboxes = scope.pods().await?;
     let alive: Vec<_> = sandboxes.iter().filter(|pod| pod.state() == ready).map(|pod| pod.id.as_str()).collect();

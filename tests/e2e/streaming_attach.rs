@@ -14,7 +14,7 @@ use crate::streaming::{How, STDIN, TTY};
 
 pub fn tests() -> Vec<Test> {
     vec![
-        rule!(attach_tells_streams_and_ends_with_its_container),
+        rule!(attach_returns_streams_and_ends_with_its_container),
         rule!(several_attach_at_once_and_the_log_has_all),
         rule!(stdin_stays_open_for_the_next_attach),
         rule!(stdin_once_ends_with_the_first_attach),
@@ -30,7 +30,7 @@ fn answering(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig { stdin: true, ..shell(name, script) }
 }
 
-async fn attach_tells_streams_and_ends_with_its_container(scope: Arc<Scope>) -> Outcome {
+async fn attach_returns_streams_and_ends_with_its_container(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     for protocol in scope.bed.protocols() {
         let config = answering(protocol, "read word; echo out $word; echo err $word >&2; read word; exit 3");

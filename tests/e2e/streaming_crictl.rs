@@ -14,8 +14,8 @@ use crate::streaming_forward::listens;
 pub fn tests() -> Vec<Test> {
     vec![
         rule!(crictl_exec_it_is_a_terminal_that_can_be_resized),
-        rule!(crictl_exec_pipes_stdin_and_tells_the_exit_code),
-        rule!(crictl_exec_s_tells_output_and_exit_code),
+        rule!(crictl_exec_pipes_stdin_and_returns_the_exit_code),
+        rule!(crictl_exec_s_returns_output_and_exit_code),
         rule!(crictl_attach_it_is_the_containers_terminal_and_can_be_left),
         rule!(crictl_attach_pipes_stdin),
         rule!(crictl_port_forward_leads_to_the_pod),
@@ -63,7 +63,7 @@ async fn crictl_exec_it_is_a_terminal_that_can_be_resized(scope: Arc<Scope>) -> 
     Ok(())
 }
 
-async fn crictl_exec_pipes_stdin_and_tells_the_exit_code(scope: Arc<Scope>) -> Outcome {
+async fn crictl_exec_pipes_stdin_and_returns_the_exit_code(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     for transport in scope.bed.transports() {
@@ -80,7 +80,7 @@ async fn crictl_exec_pipes_stdin_and_tells_the_exit_code(scope: Arc<Scope>) -> O
     Ok(())
 }
 
-async fn crictl_exec_s_tells_output_and_exit_code(scope: Arc<Scope>) -> Outcome {
+async fn crictl_exec_s_returns_output_and_exit_code(scope: Arc<Scope>) -> Outcome {
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("main")).await?;
     let run = async |script: &str| {

@@ -2,7 +2,8 @@
 # To be sourced by scripts that need a bed and a registry with the images of tests/images. Both are removed when the script
 # exits, also after a signal.
 #
-#   bed_with_images NAME TARGET    creates them; sets BED, BIN, CRI_SOCKET and the other variables of bed.sh
+#   bed_with_images NAME TARGET    creates them; sets BED, BIN, CRI_SOCKET and the other variables of bed.sh.
+#                                  IMAGES_PORT is the port of a registry with these images that runs already
 #   registry_with_password HOST USER:PASSWORD   starts a registry for the names HOST/... with the same images and a password
 #   bed_without NAME               removes a bed and its registry before the exit
 #   at_exit COMMAND...             runs it at exit, before the beds are removed; the command registered last runs first
@@ -60,7 +61,7 @@ bed_with_images() {
     *) echo "TARGET is pontoon or builtin, not '$target'" >&2; exit 2 ;;
     esac
     [[ " ${with_beds[*]} " == *" $name "* ]] || with_beds+=("$name")
-    REGISTRY_PORT=$("$repo/tests/images/registry.sh" up "$with_scratch/registry-$name")
+    REGISTRY_PORT=${IMAGES_PORT:-$("$repo/tests/images/registry.sh" up "$with_scratch/registry-$name")}
     # PAUSE_IMAGE is not 3.9, because critest removes that one, and the built-in CRI would have to pull its sandbox image
     # again. The endpoints of an earlier bed are unset, because crictl prefers them to its configuration.
     env -u CONTAINER_RUNTIME_ENDPOINT -u IMAGE_SERVICE_ENDPOINT -u CRI_CONFIG_FILE \

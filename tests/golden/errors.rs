@@ -142,8 +142,16 @@ fn of_the_security_context() {
         let text = "config.linux.security_context.seccomp.localhost_ref: goes with Localhost only";
         assert_eq!(of(json!({ "seccomp": { "profile_type": kind, "localhost_ref": "/p.json" } })), text);
     }
-    let broken = localhost("/p.json");
-    assert!(broken.starts_with("config.linux.security_context.seccomp: the profile cannot be read: "), "{broken}");
+    // The files of these requests are empty.
+    let deprecated = json!({ "seccomp_profile_path": "localhost//p.json" });
+    for (broken, field) in [
+        (localhost("/p.json"), "seccomp.localhost_ref"),
+        (security(deprecated.clone()), "seccomp_profile_path"),
+        (pod_security(deprecated), "seccomp_profile_path"),
+    ] {
+        let start = format!("config.linux.security_context.{field}: /p.json: is not a seccomp profile: ");
+        assert!(broken.starts_with(&start), "{broken}");
+    }
 }
 
 /// Invalid options are refused on nodes without SELinux too.
@@ -161,11 +169,11 @@ fn of_selinux_options() {
     all_equal(&[
         (
             level("s0,c4,c5"),
-            "config.linux.security_context.selinux_options.level: \"s0,c4,c5\" is no level such as s0:c1,c2",
+            "config.linux.security_context.selinux_options.level: \"s0,c4,c5\" is not a level such as s0:c1,c2",
         ),
         (
             level("s0:c1\nx"),
-            "config.linux.security_context.selinux_options.level: \"s0:c1\\nx\" is no level such as s0:c1,c2",
+            "config.linux.security_context.selinux_options.level: \"s0:c1\\nx\" is not a level such as s0:c1,c2",
         ),
         (
             both(json!({ "type": "spc_t:s0" })),
@@ -196,7 +204,7 @@ fn of_namespaces() {
             format!("{field}: is NODE, but the sandbox does not use the node's namespace")
         );
         for of in [&options as &dyn Fn(Value) -> String, &of_sandbox] {
-            assert_eq!(of(json!({ name: 9 })), format!("{field}: 9 is no NamespaceMode"));
+            assert_eq!(of(json!({ name: 9 })), format!("{field}: 9 is not a value of NamespaceMode"));
         }
     }
     all_equal(&[
@@ -278,16 +286,16 @@ fn of_numbers_that_no_enum_has() {
     const CONTEXT: &str = "config.linux.security_context";
     for of in [security as fn(Value) -> String, pod_security] {
         let policy = json!({ "supplemental_groups_policy": 2 });
-        let text = format!("{CONTEXT}.supplemental_groups_policy: 2 is no SupplementalGroupsPolicy");
+        let text = format!("{CONTEXT}.supplemental_groups_policy: 2 is not a value of SupplementalGroupsPolicy");
         assert_eq!(of(policy), text);
         for name in ["seccomp", "apparmor"] {
             let profile = json!({ name: { "profile_type": -1 } });
-            assert_eq!(of(profile), format!("{CONTEXT}.{name}.profile_type: -1 is no ProfileType"));
+            assert_eq!(of(profile), format!("{CONTEXT}.{name}.profile_type: -1 is not a value of ProfileType"));
         }
     }
     let ports = json!([{ "container_port": 1 }, { "protocol": 3, "container_port": 1 }]);
     let ports = refusal(json!({ "sandbox": { "port_mappings": ports } }));
-    assert_eq!(ports, "config.port_mappings[1].protocol: 3 is no Protocol");
+    assert_eq!(ports, "config.port_mappings[1].protocol: 3 is not a value of Protocol");
 }
 
 /// The pod's security context, which applies to the pause process. Its fields have the names of a container's.
@@ -312,7 +320,7 @@ fn of_a_pod() {
         (localhost("p.json"), "seccomp.localhost_ref: \"p.json\" is not a clean absolute path"),
         (
             pod_security(json!({ "seccomp_profile_path": "localhost/../p.json" })),
-            "seccomp.localhost_ref: \"localhost/../p.json\" is not a clean absolute path",
+            "seccomp_profile_path: \"localhost/../p.json\" is not a clean absolute path",
         ),
         (
             on(json!({ "seccomp": false }), json!({ "seccomp": { "profile_type": 0 } })),
@@ -352,8 +360,8 @@ fn of_resources() {
             resources(json!({ "memory_limit_in_bytes": -2 })),
             "config.linux.resources.memory_limit_in_bytes: -2 is below -1",
         ),
-        (pages("2 MB"), "config.linux.resources.hugepage_limits[0].page_size: \"2 MB\" is no size such as 2MB"),
-        (pages("2Mi"), "config.linux.resources.hugepage_limits[0].page_size: \"2Mi\" is no size such as 2MB"),
+        (pages("2 MB"), "config.linux.resources.hugepage_limits[0].page_size: \"2 MB\" is not a size such as 2MB"),
+        (pages("2Mi"), "config.linux.resources.hugepage_limits[0].page_size: \"2Mi\" is not a size such as 2MB"),
         (
             refusal(json!({
                 "container": { "linux": { "resources": { "hugepage_limits": [{ "page_size": "2MB", "limit": 1 }] } } },
@@ -367,7 +375,7 @@ fn of_resources() {
         ),
         (
             resources(json!({ "unified": { "../memory.max": "1" } })),
-            "config.linux.resources.unified: \"../memory.max\" is no file of a cgroup",
+            "config.linux.resources.unified: \"../memory.max\" is not a file of a cgroup",
         ),
         (
             resources(json!({ "memory_limit_in_bytes": 9, "memory_swap_limit_in_bytes": 8 })),
@@ -464,7 +472,7 @@ async fn of_mounts_before_the_host_is_asked() {
         (json!({ "container_path": "x" }), "container_path: is not absolute"),
         (json!({ "host_path": "" }), "host_path: is required"),
         (json!({ "host_path": "data" }), "host_path: is not absolute"),
-        (json!({ "propagation": 7 }), "propagation: 7 is no MountPropagation"),
+        (json!({ "propagation": 7 }), "propagation: 7 is not a value of MountPropagation"),
         (json!({ "recursive_read_only": true }), "recursive_read_only: requires readonly"),
         (
             json!({ "recursive_read_only": true, "readonly": true, "propagation": 1 }),

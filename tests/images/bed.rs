@@ -20,15 +20,6 @@ use tempfile::TempDir;
 /// The htpasswd of the registries with a password: the user `u` with `hunter22`, in bcrypt.
 const HTPASSWD: &str = "u:$2b$05$abcdefghijklmnopqrstuuZ6QNu0NKXZkZHC5hsQUItfxcGamvB8i\n";
 
-/// The directory of the test tools. If the environment does not name it, prints that and returns `None`.
-pub fn tools() -> Option<PathBuf> {
-    let tools = std::env::var_os("PONTOON_BIN_DIR").map(PathBuf::from);
-    if tools.is_none() {
-        eprintln!("skipped: PONTOON_BIN_DIR names no directory with containerd and ctr");
-    }
-    tools
-}
-
 /// The processes end before the directory is removed, because fields are dropped in this order.
 pub struct Bed {
     children: Children,
@@ -40,7 +31,9 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub async fn start(tools: PathBuf, change: impl FnOnce(&mut Settings, &Path)) -> Self {
+    pub async fn start(change: impl FnOnce(&mut Settings, &Path)) -> Self {
+        let tools = std::env::var_os("PONTOON_BIN_DIR").expect("the directory of containerd and ctr");
+        let tools = PathBuf::from(tools);
         let dir = tempfile::Builder::new().prefix("pontoon-images-").tempdir_in("/var/tmp").unwrap();
         let path = dir.path();
         for name in ["verifiers", "certs.d"] {
@@ -156,14 +149,14 @@ impl Bed {
     }
 
     /// The ids of the images that match a filter.
-    pub async fn filtered(&self, filter: &str) -> Vec<String> {
+    pub fn filtered(&self, filter: &str) -> Vec<String> {
         let filter = Some(cri::ImageFilter { image: Some(spec(filter)) });
-        let reply = self.images.list_images(cri::ListImagesRequest { filter }).await.unwrap();
+        let reply = self.images.list_images(cri::ListImagesRequest { filter }).unwrap();
         reply.images.into_iter().map(|image| image.id).collect()
     }
 
-    pub async fn list(&self) -> Vec<cri::Image> {
-        self.images.list_images(cri::ListImagesRequest::default()).await.unwrap().images
+    pub fn list(&self) -> Vec<cri::Image> {
+        self.images.list_images(cri::ListImagesRequest::default()).unwrap().images
     }
 
     pub async fn status(&self, reference: &str) -> Option<cri::Image> {

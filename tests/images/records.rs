@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use pontoon::containerd::{Any, Containerd, Entry, Kind, Sandbox};
 
-use super::bed::{Bed, tools};
+use super::bed::Bed;
 
 fn record(id: &str, length: usize) -> Sandbox {
     let large = Any { type_url: "large".to_owned(), value: vec![b'x'; length] };
@@ -33,9 +33,9 @@ async fn listed(containerd: &Containerd) -> (BTreeSet<String>, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn f8_a_thousand_large_records_come_in_pieces() {
-    let Some(tools) = tools() else { return };
-    let bed = Bed::start(tools, |_, _| {}).await;
+    let bed = Bed::start(|_, _| {}).await;
     let id = |number: u64| format!("{:016x}{number:048x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut ids: BTreeSet<String> = (0..1000).map(id).collect();
     // Ids of other clients, with all kinds of characters that an id may have.
@@ -50,9 +50,9 @@ async fn f8_a_thousand_large_records_come_in_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, docker-registry, skopeo, and a containerd: PONTOON_BIN_DIR"]
 async fn f8_the_id_of_a_record_that_is_too_large_alone_is_found() {
-    let Some(tools) = tools() else { return };
-    let bed = Bed::start(tools, |_, _| {}).await;
+    let bed = Bed::start(|_, _| {}).await;
     let (small, large) = ("0123456789abcdef".repeat(4), "c0ffee".repeat(10) + "beef");
     bed.containerd.create_sandbox(record(&small, 1)).await.unwrap();
     // The longest record that containerd accepts. containerd's response repeats the record, with timestamps, and so

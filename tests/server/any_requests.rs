@@ -290,7 +290,7 @@ async fn case(node: &Node, seed: u64, tally: &mut Tally) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x10_any_requests_in_any_order_harm_nobody() {
+async fn x10_any_requests_in_any_order_do_no_harm() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seconds = number("PONTOON_SECONDS");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

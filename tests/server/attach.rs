@@ -48,7 +48,7 @@ fn calls(node: &Node, method: &str, object: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_who_are_attached_get_all_of_it_to_the_container_s_end() {
+async fn all_attached_clients_get_all_output_until_the_container_ends() {
     let node = Node::start().await;
     let id = running(&node, &["fake", "cat"], |config| config.stdin = true).await;
     let mut first = attach(&node, AttachRequest { stdin: true, ..request(&id) }).await;

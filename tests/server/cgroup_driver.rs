@@ -26,7 +26,7 @@ fn cgroup_of(node: &Node, id: &str) -> (String, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubelet_is_told_the_driver_of_the_handlers() {
+async fn kubelet_gets_the_driver_of_the_handlers() {
     assert_eq!(driver(&Node::start().await).await, CgroupDriver::Cgroupfs);
     assert_eq!(driver(&Node::start_with(SYSTEMD).await).await, CgroupDriver::Systemd);
 }

@@ -38,7 +38,7 @@ async fn r1_any_authority_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_who_is_refused_all_the_same_is_named_in_the_log() {
+async fn r1_a_client_whose_authority_is_refused_is_named_in_the_log() {
     let node = Node::start().await;
     let mut connection = Connection::open(&node.socket()).await;
     let ended = connection.call(VERSION, &literal(0x41, None, "")).await;

@@ -53,7 +53,7 @@ fn names(events: &[ContainerEventResponse]) -> Vec<(&str, ContainerEventType)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pods_life_is_told_in_order_to_every_subscriber() {
+async fn every_subscriber_gets_the_events_of_a_pod_in_order() {
     let node = Node::start().await;
     let mut subscribers = [subscribe(&node).await, subscribe(&node).await];
     let mut heard = [Vec::new(), Vec::new()];
@@ -126,7 +126,7 @@ async fn events_and_pod_statuses_are_of_one_clock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_subscribes_is_told_first_how_all_stands() {
+async fn a_new_subscriber_first_gets_the_state_of_each_sandbox() {
     let node = Node::start().await;
     let (old, _) = node.run_with_container("old", &["fake"]).await;
     node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: old.clone() }).await.unwrap();
@@ -138,7 +138,7 @@ async fn who_subscribes_is_told_first_how_all_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_pods_old_sandbox_is_followed_by_how_the_new_one_stands() {
+async fn the_end_of_a_pods_old_sandbox_is_followed_by_the_state_of_the_new_one() {
     let node = Node::start().await;
     let mut request = node.pod("web");
     let old = node.run(&request).await;
@@ -176,7 +176,7 @@ async fn storm(node: &Node, sandbox: &str, pod: &RunPodSandboxRequest) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_delays_nobody_and_catches_up() {
+async fn a_subscriber_that_does_not_read_delays_no_call_and_catches_up() {
     let node = Node::start().await;
     // The events are too large for the socket's buffers, so the server has to buffer what the client does not read.
     let mut pod = node.pod("stays");

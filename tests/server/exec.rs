@@ -49,7 +49,7 @@ async fn output_and_exit_code_are_the_command_s() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stdin_goes_in_and_its_end_is_told() {
+async fn stdin_and_its_end_reach_the_command() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake"]).await;
     let mut session = exec(&node, ExecRequest { stdin: true, ..request(&id, &["fake", "cat"]) }).await;

@@ -8,7 +8,7 @@ use crate::support::until;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_is_gone_has_ended_with_255_and_nobody_knows_how() {
+async fn a_task_that_is_gone_has_ended_with_255_and_the_reason_unknown() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake"]).await;
     let start = Instant::now();

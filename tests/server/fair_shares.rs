@@ -111,7 +111,7 @@ async fn t6_hanging_commands_of_one_pod_hold_up_no_other_pods_probes() {
     hanging.shutdown().await;
     until("nothing is left of the commands", || node.leftovers() == before).await;
     // The clients disconnect one after the other, so some waiting commands may have got a slot before the server
-    // noticed that their client had left: the more, the busier the machine is. `t6_who_has_left_the_queue_…` tests that
+    // noticed that their client had left: the more, the busier the machine is. `t6_a_caller_that_has_left_the_queue_…` tests that
     // none gets one afterwards.
     let more = of_attacker() - 132;
     assert!(more < 300 - 132, "all {more} that waited were made");
@@ -162,7 +162,7 @@ async fn t6_pods_are_served_in_turn_however_many_commands_wait_in_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t6_who_has_left_the_queue_is_not_waited_for() {
+async fn t6_a_caller_that_has_left_the_queue_gets_no_slot() {
     let node = Node::start_with("[limits]\nexecs = 1\nexec_sync_reserve = 0\n").await;
     let (_, many) = node.run_with_container("many", &["fake"]).await;
     let (_, one) = node.run_with_container("one", &["fake"]).await;

@@ -46,7 +46,7 @@ async fn x3_the_sockets_directory_may_be_passed_and_not_listed() {
 }
 
 #[tokio::test]
-async fn x11_who_is_the_same_user_cannot_look_into_it() {
+async fn x11_a_process_of_the_same_user_cannot_inspect_the_daemon() {
     let place = tempfile::tempdir().unwrap();
     let daemon = waiting(place.path()).await;
     let environ = fs::metadata(format!("/proc/{}/environ", daemon.0.id())).unwrap();

@@ -31,7 +31,7 @@ async fn only_new_snapshots_are_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_that_hangs_holds_nobody_up() {
+async fn a_walk_that_hangs_delays_no_call() {
     let node = Node::start().await;
     let known = info(&node).await;
     let gate = node.containerd.hang("Snapshots/Usage", 1);

@@ -68,7 +68,7 @@ async fn a_client_reaches_the_pod_s_own_loopback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_nobody_listens_on_is_named() {
+async fn the_error_for_a_port_without_a_listener_names_it() {
     let node = Node::start().await;
     let sandbox = node.run(&node.pod("web")).await;
     let mut session = forward(&node, &sandbox, 81).await;

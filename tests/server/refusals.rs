@@ -3,6 +3,7 @@
 use pontoon::api::v1::StatusRequest;
 
 use crate::support::server::Node;
+use crate::support::until;
 
 const BUILTIN: (&str, &str) = ("io.containerd.grpc.v1", "cri");
 
@@ -19,7 +20,7 @@ async fn beside_containerds_own_cri_it_says_how_to_switch_that_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
+async fn an_active_images_plugin_of_containerds_cri_does_not_prevent_the_start() {
     let mut node = Node::start().await;
     node.containerd.load(("io.containerd.cri.v1", "images"));
     node.restart().await;
@@ -28,7 +29,7 @@ async fn the_parts_of_containerds_cri_that_serve_nobody_are_no_obstacle() {
 
 /// docs/rulings.md 22: an outdated runtime is reported, and used all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_runc_is_told_and_is_no_obstacle() {
+async fn an_old_runc_is_reported_and_does_not_prevent_the_start() {
     let mut node = Node::start().await;
     let told = async |node: &Node| {
         let status = node.cri().status(StatusRequest::default()).await.unwrap().into_inner().status.unwrap();
@@ -74,4 +75,46 @@ async fn running_pods_of_containerds_own_cri_are_named_and_the_ended_are_not() {
     node.containerd.end(&foreign, 0);
     node.ended(&foreign).await;
     node.restart().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_line_describes_a_wrong_configuration() {
+    let mut node = Node::start().await;
+    for (line, told) in [
+        ("streaming.port = 70000", "line 1: streaming.port is 70000, and has to be a whole number from 0 to 65535"),
+        ("log.colour = true", "line 1: there is no key log.colour; [log] has level, format"),
+        ("log.level = \"verbose\"", "config key log.level: \"verbose\" is not a level: "),
+        ("images.pinned_images = [\"a b\"]", "config key images.pinned_images: "),
+    ] {
+        node.configure(|config| format!("{line}\n{config}"));
+        let said = node.refused().await;
+        assert!(said.starts_with("pontoon: config ") && said.contains(told), "{said}");
+        node.configure(|config| config.replacen(&format!("{line}\n"), "", 1));
+    }
+}
+
+/// A snapshotter or a runtime may be installed later, so the start is not refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_names_what_the_node_lacks_is_a_warning_and_does_not_prevent_the_start() {
+    let mut node = Node::start().await;
+    let handler = "[runtimes.runc]\n[runtimes.x]\nsnapshotter = \"zfs\"\noptions.BinaryName = \"/nonexistent/runc\"\n";
+    node.configure(|config| config + handler);
+    node.restart().await;
+    until("both are told", || {
+        let log = node.log();
+        log.contains("config key runtimes.x.snapshotter: containerd has no snapshotter \"zfs\"; it has overlayfs")
+            && log.contains("config key runtimes.x.options.BinaryName: there is no executable file /nonexistent/runc")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containerds_address_is_named_while_nothing_answers_there() {
+    let mut node = Node::start().await;
+    node.configure(|config| config.replace("[containerd]\naddress = \"", "[containerd]\naddress = \"unix://"));
+    node.restart().await;
+    node.containerd.stop();
+    node.kill();
+    node.spawn_without_waiting();
+    until("it is told", || node.log().contains("config key containerd.address: waiting for containerd")).await;
 }

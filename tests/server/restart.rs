@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pontoon::api::v1::*;
 
 use crate::support::containerd::Call;
@@ -148,7 +149,7 @@ async fn a_damaged_record_is_listed_and_can_be_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_somebody_else_s_is_neither_listed_nor_touched() {
+async fn objects_of_other_clients_are_neither_listed_nor_touched() {
     let mut node = Node::start().await;
     node.kill();
     let foreign = "f".repeat(64);
@@ -240,10 +241,28 @@ async fn a_stop_waits_for_operations_no_longer_than_thirty_seconds() {
     assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(35), "{took:?}");
     assert!(run.await.unwrap().is_err());
     assert!(node.log().contains("not all operations ended within 30s"), "{}", node.log());
+    let unfinished = node.log().lines().find(|line| line.contains("the operation has not ended")).map(str::to_owned);
+    let unfinished = unfinished.unwrap_or_else(|| panic!("{}", node.log_tail()));
+    for part in [" method=RunPodSandbox stage=", "task_create", " ms=", " pod=default/web sandbox="] {
+        assert!(unfinished.contains(part), "{unfinished}");
+    }
+    assert!(node.log().lines().any(|line| line.ends_with(": stopped")), "{}", node.log_tail());
     assert!(std::fs::read_to_string(&log).unwrap().ends_with(" stdout P who? \n"));
 
     node.containerd.heal();
     node.spawn().await;
     node.remove_all().await;
     until("nothing is left of it", || node.leftovers() == before).await;
+}
+
+/// Many daemons read their configuration again at SIGHUP. Its default action would kill the server without a drain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_is_ignored_and_the_log_says_to_restart() {
+    let node = Node::start().await;
+    for count in 1..=2 {
+        node.signal(Signal::SIGHUP);
+        let told = || node.log().matches("SIGHUP is ignored: a restart of pontoon applies").count();
+        until("it is told once", || told() == count).await;
+        assert!(node.is_ready().await);
+    }
 }

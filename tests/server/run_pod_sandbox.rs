@@ -203,7 +203,7 @@ async fn a_pod_that_is_listed_already_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_took_makes_room_for_a_request_with_another_config() {
+async fn an_unclaimed_pod_gives_way_to_a_request_with_another_config() {
     let node = Node::start().await;
     let pod = node.pod("web");
     let gate = node.containerd.hang("Tasks/Start", 1);

@@ -41,7 +41,7 @@ async fn one(node: &Node, id: &str) -> Result<ContainerStats, tonic::Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_is_told_with_what_it_was_asked_for_and_its_layer() {
+async fn stats_of_a_container_have_its_metadata_and_its_layer() {
     let node = Node::start().await;
     let pod = node.pod("web");
     let sandbox = node.run(&pod).await;
@@ -123,7 +123,7 @@ async fn a_pod_that_is_not_ready_has_no_stats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layer_that_takes_long_to_measure_holds_nobody_up() {
+async fn a_layer_that_takes_long_to_measure_delays_no_call() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake"]).await;
     let gate = node.containerd.hang("Snapshots/Usage", 0);
@@ -189,7 +189,7 @@ async fn metrics_are_of_ready_pods_and_running_containers_and_all_are_described(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_in_a_virtual_machine_is_told_by_its_shim_and_one_that_hangs_holds_nobody_up() {
+async fn stats_of_a_virtual_machine_come_from_its_shim_and_one_that_hangs_delays_no_call() {
     let node = Node::start_with("[runtimes.runc]\n[runtimes.vm]\nvirtual_machine = true\n").await;
     let mut pod = node.pod("vm");
     pod.runtime_handler = "vm".to_owned();

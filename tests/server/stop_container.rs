@@ -17,7 +17,7 @@ async fn stop(node: &Node, id: &str, timeout: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_obeys_sigterm_is_not_waited_for() {
+async fn a_process_that_obeys_sigterm_ends_before_its_grace_period() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake"]).await;
     let start = Instant::now();
@@ -28,7 +28,7 @@ async fn who_obeys_sigterm_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_ignores_sigterm_is_killed_when_the_grace_is_over() {
+async fn a_process_that_ignores_sigterm_is_killed_after_its_grace_period() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake", "ignores=term"]).await;
     let start = Instant::now();
@@ -38,7 +38,7 @@ async fn who_ignores_sigterm_is_killed_when_the_grace_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_gone_after_sigkill_is_sent_another_ten_seconds_later() {
+async fn sigkill_is_repeated_after_ten_seconds() {
     let node = Node::start().await;
     let (_, id) = node.run_with_container("web", &["fake", "ignores=kill"]).await;
     let start = Instant::now();

@@ -65,6 +65,71 @@ async fn f7_an_undo_of_a_sandbox_goes_on_when_its_caller_has_waited_long_enough(
     node.assert_clean("remove").await;
 }
 
+/// The sandbox stays because DEL fails. From then on kubelet stops it again and again: each error also has the cause.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_that_fails_does_not_hide_why_the_pod_could_not_be_run() {
+    const ADD: &str = "cni plugin fakenet ADD failed: told to fail (code 11)";
+    const DEL: &str = "cni plugin fakenet DEL failed: told to fail (code 11)";
+    let in_order = |text: &str| {
+        let told = text.split_once(ADD).and_then(|(_, rest)| rest.split_once("; and what could not be undone: "));
+        assert!(told.is_some_and(|(_, left)| left.contains(DEL)), "{text}");
+    };
+    let node = Node::start().await;
+    node.cni.fail("ADD");
+    node.cni.fail("DEL");
+    let error = node.cri().run_pod_sandbox(node.pod("web")).await.unwrap_err();
+    assert_eq!(error.code(), Code::Internal, "{error}");
+    in_order(error.message());
+    let (id, state) = listed(&node).await;
+    assert_eq!(state, PodSandboxState::SandboxNotready);
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("the rollback is not complete")).expect("it is logged");
+    assert!(line.contains(ADD) && line.contains(DEL), "{line}");
+    // The keys say which sandbox it is, and no field repeats that.
+    assert!(line.ends_with(&format!(" pod=default/web sandbox={id}")) && !line.contains(" id="), "{line}");
+
+    let stop = StopPodSandboxRequest { pod_sandbox_id: id.clone() };
+    let error = node.cri().stop_pod_sandbox(stop).await.unwrap_err();
+    assert_eq!(error.code(), Code::Internal, "{error}");
+    assert!(error.message().starts_with(&format!("sandbox {id} could not be created: ")), "{error}");
+    in_order(error.message());
+    let removal = RemovePodSandboxRequest { pod_sandbox_id: id.clone() };
+    in_order(node.cri().remove_pod_sandbox(removal).await.unwrap_err().message());
+
+    node.cni.heal();
+    remove(node.cri(), id).await;
+    node.assert_clean("remove").await;
+}
+
+/// The code is that of the cause, whatever the undo fails with.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_that_fails_does_not_hide_why_a_container_could_not_be_created() {
+    let node = Node::start().await;
+    let pod = node.pod("web");
+    let sandbox = node.run(&pod).await;
+    // From then on the image's passwd is cached. To read it, a snapshot is created and removed, which would fail too.
+    let first = node.cri().create_container(requests::container(&sandbox, &pod, "first", &["fake"])).await.unwrap();
+    let removal = RemoveContainerRequest { container_id: first.into_inner().container_id };
+    node.cri().remove_container(removal).await.unwrap();
+    node.containerd.fault("Snapshots/Prepare", 0, Fault::Error(Code::ResourceExhausted));
+    node.containerd.fault("Snapshots/Remove", 0, Fault::Error(Code::FailedPrecondition));
+    let request = requests::container(&sandbox, &pod, "main", &["fake"]);
+    let error = node.cri().create_container(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    let (cause, left) = error.message().split_once("; and what could not be undone: ").expect("both are told");
+    assert!(cause.starts_with("prepare snapshot "), "{error}");
+    assert!(left.starts_with("remove snapshot: remove snapshot "), "{error}");
+    let (id, _) = node.containers().await.pop().unwrap();
+    let removal = RemoveContainerRequest { container_id: id.clone() };
+    let error = node.cri().remove_container(removal.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().starts_with(&format!("container {id} could not be created: prepare snapshot ")), "{error}");
+    node.containerd.heal();
+    node.cri().remove_container(removal).await.unwrap();
+    node.remove(&sandbox).await;
+    node.assert_clean("remove").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f7_an_undo_of_a_container_goes_on_when_its_caller_has_waited_long_enough() {
     let node = Node::start().await;

@@ -33,7 +33,7 @@ const CODES: [Code; 15] = [
     Code::AlreadyExists,
     Code::Unavailable,
 ];
-/// The longest pause between two retries: an owner that never gives up need not stay fast.
+/// More than the longest pause between two tries of an owner (`LONGEST` in src/task/pace.rs), for a busy machine.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn count(node: &Node, method: &str, object: &str) -> usize {
@@ -120,7 +120,7 @@ fn made_since(node: &Node, start: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f11_a_pod_that_nobody_took_has_its_pause_task_deleted_once() {
+async fn f11_an_unclaimed_pod_has_its_pause_task_deleted_once() {
     let node = Node::start().await;
     let pod = node.pod("web");
     for round in 0..10 {

@@ -3,10 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use pontoon::api::v1::StopContainerRequest;
+use pontoon::api::v1::{StopContainerRequest, StopPodSandboxRequest};
 
 use crate::support::server::Node;
-use crate::support::{PATIENCE, until};
+use crate::support::{PATIENCE, requests, until};
 
 /// stdout and stderr of the command, with ages replaced by `Ns`.
 fn top(node: &Node) -> (String, String) {
@@ -36,7 +36,7 @@ async fn pods_and_what_is_in_flight_are_one_plain_table() {
 
     let expected = "\
 NAMESPACE  POD   STATE     RUNNING  CPU  MEMORY  RX/s  TX/s  RESTARTS  IN FLIGHT
-default    db    creating  -        -    -       -     -     -         RunPodSandbox cni Ns
+default    db    creating  -        -    -       -     -     -         RunPodSandbox cni(ADD fakenet) Ns
 default    idle  ready     0/0      -    -       -     -     0         -
 default    web   ready     1/1      -    -       -     -     0         StopContainer kill Ns
 ";
@@ -51,13 +51,50 @@ default    web   ready     1/1      -    -       -     -     0         StopConta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_del_names_its_plugin() {
+    let node = Node::start().await;
+    let sandbox = node.run(&node.pod("web")).await;
+    node.cni.hang("DEL");
+    let (mut cri, stop) = (node.cri(), StopPodSandboxRequest { pod_sandbox_id: sandbox });
+    let stopping = tokio::spawn(async move { cri.stop_pod_sandbox(stop).await });
+    until("DEL is shown", || top(&node).0.contains("StopPodSandbox cni(DEL fakenet) Ns")).await;
+    node.cni.heal();
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_container_that_has_succeeded_is_not_missing() {
+    let node = Node::start().await;
+    let pod = node.pod("web");
+    let sandbox = node.run(&pod).await;
+    let running = || top(&node).0.lines().nth(1).unwrap().split_whitespace().nth(3).unwrap().to_owned();
+    let fails = requests::container(&sandbox, &pod, "init", &["fake", "exit=1"]);
+    let mut next = requests::next_attempt(&fails);
+    next.config.as_mut().unwrap().command = vec!["fake".to_owned(), "exit=0".to_owned()];
+    for (request, code) in [(&fails, 1), (&next, 0)] {
+        let id = node.create(request).await;
+        node.start_container(&id).await;
+        assert_eq!(node.ended(&id).await.exit_code, code);
+        assert_eq!(running(), "0/1", "what comes next is not known yet");
+    }
+    let main = node.create(&requests::container(&sandbox, &pod, "main", &["fake"])).await;
+    assert_eq!(running(), "0/1");
+    node.start_container(&main).await;
+    assert_eq!(running(), "1/1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_socket_for_commands_the_rest_is_shown() {
     let node = Node::start().await;
     node.run(&node.pod("web")).await;
     std::fs::remove_file(node.admin_socket()).unwrap();
     let (table, said) = top(&node);
     assert!(table.lines().nth(1).unwrap().starts_with("default    web  ready"), "{table}");
-    assert!(said.contains("operations in flight are not known"), "{said}");
+    let expected = format!(
+        "pontoon: operations in flight are not known: query {}: nobody listens there; is Pontoon running?\n",
+        node.admin_socket().display()
+    );
+    assert_eq!(said, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,10 +103,10 @@ async fn without_a_daemon_it_fails_in_a_sentence() {
     node.kill();
     let output = node.command(&["top", "--once"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        !output.status.success() && said.starts_with("pontoon: query CRI at ") && output.stdout.is_empty(),
-        "{said}"
-    );
+    assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+    let socket = node.socket();
+    let expected = format!("pontoon: query CRI at {}: nobody listens there; is Pontoon running?\n", socket.display());
+    assert_eq!(said, expected);
 }
 
 /// Runs the command on a terminal of 80 columns, and types the keys when it shows the pod. Returns what it shows, and the

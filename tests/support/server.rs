@@ -103,7 +103,7 @@ impl Node {
         nix::time::clock_gettime(clock).unwrap().into()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.as_ref().map(Child::id).unwrap().try_into().unwrap())
     }
 
@@ -167,7 +167,7 @@ impl Node {
     pub fn spawn_without_waiting(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_pontoon"))
-            .args(["serve", "--log-level", "debug,h2=info,hyper_util=info,tower=info", "--config"])
+            .args(["serve", "--log-level", "debug", "--config"])
             .arg(self.path("config.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -253,6 +253,21 @@ impl Node {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
         command.args(arguments).arg("--config").arg(self.path("config.toml")).stdin(Stdio::null());
+        command
+    }
+
+    /// The command of another instance with the same containerd, and with sockets and directories of its own. `edit`
+    /// changes its configuration.
+    pub fn second_instance(&self, edit: impl FnOnce(String) -> String) -> Command {
+        let mut config = fs::read_to_string(self.path("config.toml")).unwrap();
+        for name in ["run", "root", "state", "netns"] {
+            let [first, second] = [self.path(name), self.path(&format!("second-{name}"))];
+            config = config.replace(&first.display().to_string(), &second.display().to_string());
+        }
+        let file = self.path("second.toml");
+        fs::write(&file, edit(config)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
+        command.args(["serve", "--config"]).arg(file).stdin(Stdio::null());
         command
     }
 

@@ -127,7 +127,7 @@ fn v2_is_read() {
 }
 
 #[test]
-fn a_cgroup_that_is_gone_uses_nothing_that_could_be_told() {
+fn a_cgroup_that_is_gone_has_no_values() {
     for unified in [false, true] {
         let (usage, details) = read(&[], unified);
         assert_eq!(usage, Usage { at: usage.at, ..Usage::default() });

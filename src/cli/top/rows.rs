@@ -3,8 +3,9 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
 
+use super::running;
 use super::sample::Sample;
-use crate::admin::v1::Operation;
+use crate::admin::v1::{Operation, Stage};
 use crate::api::v1::*;
 
 /// A row of the table. A value that is `None` is unknown.
@@ -13,7 +14,7 @@ pub(super) struct Row {
     pub(super) namespace: String,
     pub(super) pod: String,
     pub(super) state: &'static str,
-    /// Running containers, and all containers; `None` in a row that is not a pod.
+    /// Running containers, and all that are not done (`running.rs`); `None` in a row that is not a pod.
     pub(super) containers: Option<(usize, usize)>,
     /// Cores.
     pub(super) cpu: Option<f64>,
@@ -84,7 +85,6 @@ fn sort(rows: &mut [Row], by: SortKey) {
 fn row(before: Option<&Sample>, now: &Sample, pod: &PodSandbox) -> Row {
     let metadata = pod.metadata.clone().unwrap_or_default();
     let containers: Vec<&Container> = now.containers.iter().filter(|one| one.pod_sandbox_id == pod.id).collect();
-    let running = containers.iter().filter(|one| one.state() == ContainerState::ContainerRunning).count();
     let (new, old) = (now.stats_of(&pod.id), before.and_then(|before| before.stats_of(&pod.id)));
     let (received, sent) = network(old, new);
     Row {
@@ -94,7 +94,7 @@ fn row(before: Option<&Sample>, now: &Sample, pod: &PodSandbox) -> Row {
             PodSandboxState::SandboxReady => "ready",
             PodSandboxState::SandboxNotready => "notready",
         },
-        containers: Some((running, containers.len())),
+        containers: Some(running::count(&containers, &now.exits)),
         cpu: cpu(old, new),
         memory: new.and_then(linux).and_then(|stats| Some(stats.memory.as_ref()?.working_set_bytes?.value)),
         received,
@@ -205,9 +205,13 @@ impl Doing {
     }
 }
 
-/// `RunPodSandbox cni+task_create 3s`
+/// `RunPodSandbox cni(ADD bridge)+task_create 3s`
 fn words(operation: &Operation) -> String {
-    let stages: Vec<&str> = operation.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let stage = |stage: &Stage| match stage.detail.as_str() {
+        "" => stage.name.clone(),
+        detail => format!("{}({detail})", stage.name),
+    };
+    let stages: Vec<String> = operation.stages.iter().map(stage).collect();
     let stages = if stages.is_empty() { "-".to_owned() } else { stages.join("+") };
     printable(&format!("{} {stages} {}s", operation.verb, operation.age_ns / 1_000_000_000))
 }

@@ -18,16 +18,17 @@ use super::table::{bytes, containers, cpu, doing, memory, restarts};
 
 /// How long the thread polls for a key before it checks whether the receiver still exists.
 const POLL: Duration = Duration::from_millis(100);
-/// The width from which all columns fit.
-const WIDE: u16 = 110;
 /// The last line.
 const HELP: &str = "q quit | sort: n name c cpu m memory w net r restarts o in flight | ↑↓ scroll";
 
 /// A title, a width, and the text of a row's cell.
 type Column = (&'static str, Constraint, fn(&Row) -> String);
 
-/// The columns of a wide terminal.
-const COLUMNS: &[Column] = &[
+/// Sets of columns, each with the width of a terminal from which it is used, the widest first. An operation with its
+/// stage, the plugin that hangs, and its age fits from 80 characters on: `RunPodSandbox cni(ADD bridge) 3s`.
+const SETS: [(u16, &[Column]); 4] = [(120, ALL), (96, ONE_NETWORK), (60, NO_NETWORK), (0, NO_USAGE)];
+
+const ALL: &[Column] = &[
     ("NAMESPACE", Constraint::Length(16), |row| row.namespace.clone()),
     ("POD", Constraint::Fill(2), |row| row.pod.clone()),
     ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
@@ -40,8 +41,8 @@ const COLUMNS: &[Column] = &[
     ("IN FLIGHT", Constraint::Fill(3), doing),
 ];
 
-/// The columns for 80 characters: no namespace, and one column for the network.
-const NARROW: &[Column] = &[
+/// No namespace, and one column for the network.
+const ONE_NETWORK: &[Column] = &[
     ("POD", Constraint::Fill(1), |row| row.pod.clone()),
     ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
     ("UP", Constraint::Length(5), containers),
@@ -49,7 +50,24 @@ const NARROW: &[Column] = &[
     ("MEM", Constraint::Length(5), memory),
     ("NET/s", Constraint::Length(5), |row| bytes(row.network())),
     ("RST", Constraint::Length(3), restarts),
-    ("IN FLIGHT", Constraint::Length(24), doing),
+    ("IN FLIGHT", Constraint::Length(34), doing),
+];
+
+const NO_NETWORK: &[Column] = &[
+    ("POD", Constraint::Fill(1), |row| row.pod.clone()),
+    ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
+    ("UP", Constraint::Length(5), containers),
+    ("CPU", Constraint::Length(5), cpu),
+    ("MEM", Constraint::Length(5), memory),
+    ("RST", Constraint::Length(3), restarts),
+    ("IN FLIGHT", Constraint::Fill(2), doing),
+];
+
+/// What a terminal of half the usual width is too narrow for is left out, but never the pod.
+const NO_USAGE: &[Column] = &[
+    ("POD", Constraint::Fill(1), |row| row.pod.clone()),
+    ("STATE", Constraint::Length(8), |row| row.state.to_owned()),
+    ("IN FLIGHT", Constraint::Fill(2), doing),
 ];
 
 /// A pause, and the sample taken after it.
@@ -177,15 +195,17 @@ impl View {
     }
 
     fn summary(&self) -> String {
-        let (pods, containers) = (self.now.pods.len(), self.now.containers.len());
-        let doing = self.now.operations.as_ref().map_or("?".to_owned(), |all| all.len().to_string());
+        let pods = counted(self.now.pods.len(), "pod");
+        let containers = counted(self.now.containers.len(), "container");
+        let operations = self.now.operations.as_ref();
+        let doing = operations.map_or("? operations".to_owned(), |all| counted(all.len(), "operation"));
         let problem = self.problem.iter().chain(&self.now.problems).next();
         let problem = problem.map(|words| format!("   {words}")).unwrap_or_default();
-        format!("pontoon top: {pods} pods, {containers} containers, {doing} operations in flight{problem}")
+        format!("pontoon top: {pods}, {containers}, {doing} in flight{problem}")
     }
 
     fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect) {
-        let columns = if area.width < WIDE { NARROW } else { COLUMNS };
+        let columns = columns(area.width);
         let rows = self.rows();
         let lines = rows.iter().map(|row| {
             let line = TableRow::new(columns.iter().map(|(_, _, cell)| Cell::from(cell(row))));
@@ -196,6 +216,16 @@ impl View {
         let table = table.header(TableRow::new(titles).style(Modifier::REVERSED));
         frame.render_stateful_widget(table, area, &mut self.table);
     }
+}
+
+/// The columns for a terminal of this width.
+fn columns(width: u16) -> &'static [Column] {
+    SETS.iter().find(|(from, _)| width >= *from).map_or(NO_USAGE, |&(_, columns)| columns)
+}
+
+/// `1 pod`, `2 pods`
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn action(key: &KeyEvent) -> Action {
@@ -235,7 +265,7 @@ mod tests {
             let metadata = PodSandboxMetadata { name: format!("web-{number:03}"), ..PodSandboxMetadata::default() };
             PodSandbox { id: format!("id{number}"), metadata: Some(metadata), ..PodSandbox::default() }
         };
-        let stages = vec![Stage { name: "grace".to_owned(), age_ns: 1 }];
+        let stages = vec![Stage { name: "grace".to_owned(), age_ns: 1, detail: String::new() }];
         let stop =
             Operation { verb: "StopPodSandbox".to_owned(), object: "id1".to_owned(), age_ns: 2_000_000_000, stages };
         let now = Sample { pods: (0..pods).map(pod).collect(), operations: Some(vec![stop]), ..Sample::default() };
@@ -257,12 +287,42 @@ mod tests {
     #[test]
     fn it_fits_into_80_columns_and_24_lines() {
         let lines = drawn(&mut view(3), 80, 24);
-        assert!(lines[0].starts_with("pontoon top: 3 pods, 0 containers, 1 operations"), "{lines:#?}");
+        assert!(lines[0].starts_with("pontoon top: 3 pods, 0 containers, 1 operation in flight"), "{lines:#?}");
         assert!(lines[1].starts_with("POD") && lines[1].ends_with("IN FLIGHT"), "{lines:#?}");
         assert!(lines[3].starts_with("web-001") && lines[3].ends_with("StopPodSandbox grace 2s"), "{lines:#?}");
         assert!(lines[23].starts_with("q quit") && lines[23].ends_with("scroll"), "{lines:#?}");
         let wide = drawn(&mut view(3), 120, 24);
         assert!(wide[1].starts_with("NAMESPACE"), "{wide:#?}");
+    }
+
+    #[test]
+    fn the_pod_is_shown_however_narrow_the_terminal_is() {
+        for width in [20, 30, 50, 59, 60, 79, 95, 96, 119, 120, 300] {
+            let lines = drawn(&mut view(3), width, 24);
+            assert!(lines[1].contains("POD") && lines[2].contains("web"), "{width}: {lines:#?}");
+        }
+        let lines = drawn(&mut view(3), 50, 24);
+        assert!(lines[3].starts_with("web-001") && lines[3].ends_with("StopPodSandbox grace 2s"), "{lines:#?}");
+    }
+
+    #[test]
+    fn the_plugin_that_hangs_is_shown_from_80_columns_on() {
+        for width in [80, 96, 110, 120] {
+            let mut view = view(3);
+            let add = Stage { name: "cni".to_owned(), age_ns: 1, detail: "ADD bridge".to_owned() };
+            let operation = &mut view.now.operations.as_mut().unwrap()[0];
+            (operation.verb, operation.stages) = ("RunPodSandbox".to_owned(), vec![add]);
+            let lines = drawn(&mut view, width, 24);
+            assert!(lines[3].ends_with("RunPodSandbox cni(ADD bridge) 2s"), "{width}: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn the_summary_counts_in_words() {
+        let mut view = view(1);
+        assert_eq!(view.summary(), "pontoon top: 1 pod, 0 containers, 1 operation in flight");
+        view.now.operations = None;
+        assert_eq!(view.summary(), "pontoon top: 1 pod, 0 containers, ? operations in flight");
     }
 
     #[test]

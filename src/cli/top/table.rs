@@ -25,7 +25,7 @@ fn cells(row: &Row) -> [String; 10] {
     ]
 }
 
-/// Running containers of all containers, `1/2`.
+/// Running containers of all that are not done, `1/2`.
 pub(super) fn containers(row: &Row) -> String {
     known(row.containers.map(|(running, all)| format!("{running}/{all}")))
 }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_keeps_a_turn_for_long_holds_back_nobody_else() {
+    async fn a_reply_that_keeps_its_turn_for_long_delays_no_other() {
         // Two turns, no pool.
         let budget = ReplyBudget::new(12 * PIECE, 4 * PIECE);
         let slow = budget.claim("a");

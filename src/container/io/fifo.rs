@@ -1,4 +1,4 @@
-//! The FIFO driver: named pipes that containerd's shim opens by path and this process reads.
+//! FIFOs: named pipes that containerd's shim opens by path and this process reads.
 //!
 //! The shim opens each FIFO for both reading and writing. So a container does not notice when the daemon dies, and
 //! nothing in the pipe is lost; the container waits once the pipe is full. The shim requires paths for both stdout
@@ -6,11 +6,9 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, watch};
@@ -20,9 +18,10 @@ use tokio_util::task::TaskTracker;
 use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter};
 use super::pump::{Pump, Source, Stop};
-use super::{Chunk, Counters, Driver, Error, Lines, LogPath, Result, StreamName, Streams, StreamsConfig};
+use super::{Chunk, Counters, Error, Lines, LogPath, Result, StreamName, StreamsConfig};
 use crate::containerd::Stdio;
 use crate::ids::ContainerId;
+use crate::mutex::Mutex;
 use crate::sys::fifo::{self, End};
 use crate::tasks::Tasks;
 
@@ -33,7 +32,7 @@ const LINE_END: Duration = Duration::from_millis(500);
 /// How long a close waits for the last write.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// The [`Driver`] that uses FIFOs.
+/// Creates, reads and removes the FIFOs of containers.
 #[derive(Debug, Default)]
 pub struct Fifo {
     tasks: Tasks,
@@ -51,10 +50,68 @@ impl Fifo {
         Self { tasks, ..Self::default() }
     }
 
-    /// Counters over all logs of this driver.
+    /// Counters over all logs.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Creates everything that must exist before Tasks.Create, and starts reading. If it fails, nothing that it
+    /// created remains.
+    ///
+    /// # Errors
+    /// [`Error::LogPath`] for a log path that leaves its directory, [`Error::LogDirectory`] and [`Error::LogSymlink`]
+    /// for symlinks, [`Error::LogNotRegular`] if something other than a regular file is at the path,
+    /// [`Error::LogStuck`] if its file system does not answer within a minute, otherwise the file system's error.
+    pub async fn prepare(&self, config: StreamsConfig) -> Result<Arc<Streams>> {
+        let (state_dir, id) = (config.state_dir.clone(), config.id.clone());
+        let made = match make(&config) {
+            Ok(keep) => match self.open_log(&config).await {
+                Ok(log) => self.open(config, keep, log),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if made.is_err() {
+            // The error to report is the first one; the next prepare replaces anything left over.
+            let _ = self.remove(&state_dir, &id);
+        }
+        made
+    }
+
+    /// Finds the streams of a task that continued while no daemon was running, and continues to read them. The log is
+    /// appended to. If the log cannot be opened, opening is retried; until then output waits in the FIFOs as long as
+    /// they are not full.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] if the FIFOs do not exist or cannot be opened.
+    pub fn reattach(&self, config: StreamsConfig) -> Result<Arc<Streams>> {
+        // The reader opens the log: it may be on a disk that hangs, which must not keep the daemon from starting.
+        let log = config.log.as_ref().map(|path| LogFile::new(path, &self.counters));
+        self.open(config, Vec::new(), log)
+    }
+
+    /// Called when the daemon ends: stops reading everywhere, writes everything that was read, and leaves each line
+    /// in progress for [`Fifo::reattach`] of the next daemon. True if this finished within `limit`. Afterwards nothing
+    /// is read, not even from new streams.
+    pub async fn hand_over(&self, limit: Duration) -> bool {
+        self.leaving.cancel();
+        self.reading.close();
+        tokio::time::timeout(limit, self.reading.wait()).await.is_ok()
+    }
+
+    /// Removes what [`Fifo::prepare`] created on disk, except the log. It is no error if nothing exists.
+    ///
+    /// # Errors
+    /// [`Error::Fifo`] with the file system's error.
+    pub fn remove(&self, state_dir: &Path, id: &ContainerId) -> Result<()> {
+        let path = directory(state_dir, id);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::fifo("remove FIFOs in", &path, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     async fn open_log(&self, config: &StreamsConfig) -> Result<Option<LogFile>> {
@@ -64,7 +121,7 @@ impl Fifo {
         }
     }
 
-    async fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>, log: Option<LogFile>) -> Result<Arc<dyn Streams>> {
+    fn open(&self, config: StreamsConfig, keep: Vec<OwnedFd>, log: Option<LogFile>) -> Result<Arc<Streams>> {
         let directory = directory(&config.state_dir, &config.id);
         // The write end of stdin cannot be opened if the shim has closed its read end. The container then has no
         // stdin any more.
@@ -96,7 +153,7 @@ impl Fifo {
                 live.send_modify(|count| *count -= 1);
             });
         }
-        Ok(Arc::new(FifoStreams {
+        Ok(Arc::new(Streams {
             stdio: stdio(&directory, &config),
             live: live.subscribe(),
             log,
@@ -112,53 +169,8 @@ impl Fifo {
     }
 }
 
-impl Driver for Fifo {
-    fn prepare(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
-        async move {
-            let (state_dir, id) = (config.state_dir.clone(), config.id.clone());
-            let made = match make(&config) {
-                Ok(keep) => match self.open_log(&config).await {
-                    Ok(log) => self.open(config, keep, log).await,
-                    Err(error) => Err(error),
-                },
-                Err(error) => Err(error),
-            };
-            if made.is_err() {
-                // The error to report is the first one; the next prepare replaces anything left over.
-                let _ = self.remove(&state_dir, &id);
-            }
-            made
-        }
-        .boxed()
-    }
-
-    fn reattach(&self, config: StreamsConfig) -> BoxFuture<'_, Result<Arc<dyn Streams>>> {
-        // The reader opens the log: it may be on a disk that hangs, which must not keep the daemon from starting.
-        let log = config.log.as_ref().map(|path| LogFile::new(path, &self.counters));
-        self.open(config, Vec::new(), log).boxed()
-    }
-
-    fn hand_over(&self, limit: Duration) -> BoxFuture<'_, bool> {
-        async move {
-            self.leaving.cancel();
-            self.reading.close();
-            tokio::time::timeout(limit, self.reading.wait()).await.is_ok()
-        }
-        .boxed()
-    }
-
-    fn remove(&self, state_dir: &Path, id: &ContainerId) -> Result<()> {
-        let path = directory(state_dir, id);
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::fifo("remove FIFOs in", &path, error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-}
-
-struct FifoStreams {
+/// A container's streams while its task exists.
+pub struct Streams {
     config: StreamsConfig,
     stdio: Stdio,
     /// The file that every stream should write to.
@@ -176,8 +188,25 @@ struct FifoStreams {
     _stop_on_drop: DropGuard,
 }
 
-impl FifoStreams {
-    async fn reopen(&self) -> Result<()> {
+impl Streams {
+    /// The paths to pass to Tasks.Create.
+    #[must_use]
+    pub fn stdio(&self) -> Stdio {
+        self.stdio.clone()
+    }
+
+    /// To be called when Tasks.Create has returned: from then on, the end of a stream is its real end.
+    pub fn task_created(&self) {
+        self.keep.lock().clear();
+    }
+
+    /// Creates a new log file at the log's path and continues there: each stream at the end of its current line, or
+    /// in the middle of a line that does not end within half a second. After an error the old file stays in use and
+    /// no new one remains.
+    ///
+    /// # Errors
+    /// [`Error::Finished`] if every stream has ended; otherwise as for [`Fifo::prepare`].
+    pub async fn reopen_log(&self) -> Result<()> {
         let Some(log) = (self.config.log.as_ref()).zip(self.log.as_ref()) else { return Ok(()) };
         let (path, target) = log;
         let _one = self.reopening.lock().await;
@@ -199,61 +228,53 @@ impl FifoStreams {
         Ok(())
     }
 
+    /// Waits until every stream has ended and everything is written, at most for `limit`. False if the limit was
+    /// reached, which is also counted.
+    pub async fn barrier(&self, limit: Duration) -> bool {
+        let ended = self.all_ended(limit).await;
+        if !ended {
+            self.counters.barrier_missed();
+        }
+        ended
+    }
+
+    /// Receives output from now on. A subscriber that is too slow loses chunks and gets an error that says so; it
+    /// never slows the log down.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Chunk> {
+        self.chunks.subscribe()
+    }
+
+    /// The write end of stdin, while it is open.
+    #[must_use]
+    pub fn stdin(&self) -> Option<Arc<pipe::Sender>> {
+        self.stdin.lock().clone()
+    }
+
+    /// Closes our write end of stdin. The container reads the end when all other holders have closed theirs.
+    pub fn close_stdin(&self) {
+        *self.stdin.lock() = None;
+    }
+
+    /// Whether stdin is to be closed when the first attached client leaves.
+    #[must_use]
+    pub fn stdin_once(&self) -> bool {
+        self.config.stdin_once
+    }
+
+    /// Stops reading and writes the line that is in memory. A FIFO that no other process has open is first read to
+    /// its end. The FIFOs stay. Returns after at most two seconds.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        if !self.all_ended(CLOSE_LIMIT).await {
+            tracing::warn!("the log's last write did not end in time");
+        }
+    }
+
     async fn all_ended(&self, limit: Duration) -> bool {
         let mut live = self.live.clone();
         // The sender is dropped when the last stream has ended, after it counted down.
         tokio::time::timeout(limit, live.wait_for(|&count| count == 0)).await.is_ok_and(|ended| ended.is_ok())
-    }
-}
-
-impl Streams for FifoStreams {
-    fn stdio(&self) -> Stdio {
-        self.stdio.clone()
-    }
-
-    fn task_created(&self) {
-        lock(&self.keep).clear();
-    }
-
-    fn reopen_log(&self) -> BoxFuture<'_, Result<()>> {
-        self.reopen().boxed()
-    }
-
-    fn barrier(&self, limit: Duration) -> BoxFuture<'_, bool> {
-        async move {
-            let ended = self.all_ended(limit).await;
-            if !ended {
-                self.counters.barrier_missed();
-            }
-            ended
-        }
-        .boxed()
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Chunk> {
-        self.chunks.subscribe()
-    }
-
-    fn stdin(&self) -> Option<Arc<pipe::Sender>> {
-        lock(&self.stdin).clone()
-    }
-
-    fn close_stdin(&self) {
-        *lock(&self.stdin) = None;
-    }
-
-    fn stdin_once(&self) -> bool {
-        self.config.stdin_once
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        async move {
-            self.stop.cancel();
-            if !self.all_ended(CLOSE_LIMIT).await {
-                tracing::warn!(container = %self.config.id, "the log's last write did not end in time");
-            }
-        }
-        .boxed()
     }
 }
 
@@ -311,11 +332,6 @@ async fn open_log(path: &LogPath, counters: &Arc<Counters>) -> Result<LogFile> {
     let log = LogFile::new(path, counters);
     log.open().await?;
     Ok(log)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Values are only replaced as a whole, so a panic elsewhere leaves them consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

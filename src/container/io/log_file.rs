@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::log_path::LogPath;
 use super::log_threads::Share;
 use super::{Batch, Result};
+use crate::mutex::{Mutex, MutexGuard};
 
 /// Counters over all logs of this process, for the metrics.
 #[derive(Debug, Default)]
@@ -192,8 +193,7 @@ impl LogFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, Appender> {
-        // A panic in the other stream's thread leaves a torn record at worst.
-        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+        self.appender.lock()
     }
 }
 
@@ -243,7 +243,7 @@ impl LogWriter {
         Self { file, target }
     }
 
-    /// For a task that waits for a switch to a new file.
+    /// A receiver that is notified when the log switches to a new file.
     pub(super) fn target(&self) -> watch::Receiver<Arc<LogFile>> {
         self.target.clone()
     }

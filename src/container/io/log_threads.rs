@@ -6,9 +6,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::mutex::Mutex;
 
 /// Limit for all streams together, of tokio's 512 threads: if a disk under every log hangs, enough threads for
 /// everything else must remain.
@@ -32,7 +34,7 @@ pub(super) type StreamPermits = (PodPermit, Option<SemaphorePermit<'static>>);
 impl Share {
     /// The share of the pod with this log directory.
     pub(super) fn of(directory: &Path) -> Self {
-        let mut pods = PODS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = PODS.lock();
         let pods = pods.get_or_insert_default();
         if let Some(share) = pods.get(directory).and_then(Weak::upgrade) {
             return Self(share);
@@ -79,11 +81,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_forgotten() {
+    fn the_share_of_a_pod_that_is_gone_is_forgotten() {
         let share = Share::of(Path::new("/logs/gone"));
         drop(share);
         let _other = Share::of(Path::new("/logs/another"));
-        let pods = PODS.lock().unwrap();
+        let pods = PODS.lock();
         assert!(!pods.as_ref().unwrap().contains_key(Path::new("/logs/gone")));
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::handover::Handover;
 use super::log_file::{LogFile, LogWriter, OPEN_AGAIN};
 use super::{Batch, Chunk, Lines, Stamp, log_threads};
+use crate::joined::run_blocking;
 use crate::sys::fifo;
 
 /// Maximum reads in one job: about 1.5 MiB. Then other streams get a thread.
@@ -98,17 +99,17 @@ impl Pump {
             if stop.stream.is_cancelled() {
                 break;
             }
-            (self, state) = job(self, Pump::burst).await?;
+            (self, state) = job(self, Pump::burst).await;
         }
         // The content of a FIFO that only we have open is lost when we close it.
         while state != Burst::End && !fifo::has_writer(&*pipe) {
-            (self, state) = job(self, Pump::last_burst).await?;
+            (self, state) = job(self, Pump::last_burst).await;
         }
         match (state, stop.daemon.is_cancelled()) {
             (Burst::End, _) => None,
-            (Burst::Idle | Burst::More | Burst::Waiting, true) => Some(job(self, Pump::hand_over).await?.0),
+            (Burst::Idle | Burst::More | Burst::Waiting, true) => Some(job(self, Pump::hand_over).await.0),
             (Burst::Idle | Burst::More | Burst::Waiting, false) => {
-                let _ = job(self, Pump::finish).await;
+                job(self, Pump::finish).await;
                 None
             }
         }
@@ -212,22 +213,16 @@ impl Pump {
     }
 }
 
-/// Runs one job of a stream on a blocking thread. `None` if it panicked, which ends the stream.
-async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> Option<(Pump, T)> {
+/// Runs one job of a stream on a blocking thread.
+async fn job<T: Send + 'static>(mut pump: Pump, work: fn(&mut Pump) -> T) -> (Pump, T) {
     // A stream that waits here waits for its own pod's disk, or for the limit of all logs.
     let permits = log_threads::permits(pump.log.as_ref().map(LogWriter::share)).await;
-    let done = tokio::task::spawn_blocking(move || {
+    let job = move || {
         let _permits = permits;
         let result = work(&mut pump);
         (pump, result)
-    });
-    match done.await {
-        Ok(done) => Some(done),
-        Err(error) => {
-            tracing::error!(%error, "a job reading container output panicked");
-            None
-        }
-    }
+    };
+    run_blocking(job).await
 }
 
 /// Resolves when the log was reopened.

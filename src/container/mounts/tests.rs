@@ -149,7 +149,8 @@ async fn an_unknown_propagation_is_not_taken_for_private() {
 fn propagation_needs_a_mount_that_propagates() {
     let check = |optional: &str, propagation: MountPropagation| {
         // The table does not contain the real mount's id, so the path decides.
-        let table = MountInfo::parse(format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n").as_bytes());
+        let text = format!("0 0 0:1 / / rw {optional}- tmpfs t rw\n");
+        let table: Vec<_> = mountinfo::mounts(text.as_bytes()).collect();
         let mount = Mount { propagation: propagation.into(), ..mount(Path::new("/")) };
         check_propagation(&Progress::default(), &table, 3, &HostMount { source: "/".into(), mount })
     };
@@ -165,7 +166,7 @@ fn propagation_needs_a_mount_that_propagates() {
 }
 
 #[test]
-fn a_stuck_call_is_told_as_a_call() {
+fn the_error_for_a_stuck_call_looks_like_a_call() {
     let error = Error::from(HostError::Stuck { operation: "stat", path: "/mnt/nfs".into() });
     assert_eq!(error.to_string(), "stat(/mnt/nfs) does not return: the file system does not answer");
 }

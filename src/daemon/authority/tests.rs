@@ -197,7 +197,7 @@ fn r1_an_empty_authority_of_the_static_table_is_none() {
 }
 
 #[test]
-fn what_cannot_be_overwritten_is_told() {
+fn an_authority_that_cannot_be_overwritten_is_reported() {
     let fails = |field: &[u8]| {
         let mut bytes = vec![0; 24];
         bytes.extend(frame(1, 0x5, 1, &[&REQUEST, field].concat()));

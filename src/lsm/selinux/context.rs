@@ -29,7 +29,7 @@ pub struct Labels {
 
 /// A text that is not a context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no SELinux context")]
+#[error("{0:?} is not an SELinux context")]
 pub struct BadContext(String);
 
 impl FromStr for Context {

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use crate::mutex::{Mutex, MutexGuard};
 
 /// Policies have the categories c0 to c1023.
 pub const MAX_CATEGORIES: u16 = 1024;
@@ -68,7 +70,7 @@ impl Levels {
     }
 
     /// Reserves a random level that is not in use. It is random so that a released level is not soon used again: files
-    /// of a removed pod may still carry it. `is_in_use` tells which levels are in use without a reservation.
+    /// of a removed pod may still carry it. `is_in_use` says which levels are in use without a reservation.
     ///
     /// # Errors
     /// [`Exhausted`] when all levels are in use.
@@ -95,7 +97,7 @@ impl Levels {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Pair, usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Plugins that misbehave.
 
 use super::*;
+use crate::telemetry::{Operations, Stage, Verb};
 
 /// A node with one plugin that runs the script.
 fn with(script: &str) -> Node {
@@ -43,6 +44,23 @@ async fn a_dropped_attach_leaves_no_process() {
     }
     for pid in pids(&node) {
         assert!(within(Duration::from_secs(2), || !is_alive(&pid)).await, "{pid}");
+    }
+}
+
+#[tokio::test]
+async fn the_stage_names_the_plugin_that_hangs_and_its_operation() {
+    let node = Node::with_chain("1.0.0");
+    node.plugin("second", HANG);
+    let (network, one, operations) = (node.start(), sandbox(), Operations::default());
+    let adding = operations.track(Verb::RunPodSandbox, "web".to_owned(), Box::pin(attach(&network, &one)));
+    let shown = || {
+        let stages = operations.running().into_iter().flat_map(|one| one.stages);
+        stages.map(|open| (open.stage, open.detail)).collect::<Vec<_>>()
+    };
+    let expected = vec![(Stage::Cni, Some("ADD second".to_owned()))];
+    tokio::select! {
+        _ = adding => panic!("it hangs"),
+        seen = within(Duration::from_secs(5), || shown() == expected) => assert!(seen, "{:?}", shown()),
     }
 }
 

@@ -7,6 +7,9 @@
 //!   among any number of namespaces, while a single one has them all.
 //! - A process cannot be preempted, so of the runs in total, a namespace has at most as many as are still free: one
 //!   namespace alone gets half, two get a third each. There is always capacity for another namespace.
+//!
+//! `crate::slots` shares slots by the last of these rules too, but cannot replace this queue: here a run holds slots of two
+//! limits, and has to release one of them while it goes on.
 
 use std::collections::{HashMap, VecDeque};
 

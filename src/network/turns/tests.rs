@@ -40,7 +40,7 @@ async fn for_an_hour(hanging: &mut Hanging) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f14_who_hangs_counts_for_a_few_seconds_only() {
+async fn f14_a_run_that_hangs_keeps_its_slot_for_a_few_seconds_only() {
     let turns = Arc::new(Turns::new(Operation::Add));
     let mut hanging = hang(&turns, "a", AT_ONCE);
     assert_eq!(wait(&turns, "a", &mut hanging).await, TURN);
@@ -119,7 +119,7 @@ async fn f14_t7_no_more_run_in_all_than_may_and_another_namespace_has_room() {
 
 /// A caller may go away before or after it is notified that its run has begun.
 #[tokio::test(start_paused = true)]
-async fn t7_who_goes_away_while_waiting_leaves_nothing() {
+async fn t7_a_caller_that_leaves_while_it_waits_leaves_nothing() {
     let turns = Arc::new(Turns::new(Operation::Add));
     let mut first = hang(&turns, "a", AT_ONCE);
     let waiting = hang(&turns, "b", 1);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use prost::Message as _;
 
 use crate::api::v1::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, NamespaceMode};
@@ -11,24 +12,23 @@ use crate::cdi;
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::container::{
-    Container, Event, LARGEST_WHOLE, Record, Resolved, Root, SpecInMemory, State, devices, mounts, seccomp_profile,
-    signal, spec_any,
+    Container, LARGEST_WHOLE, Record, Resolved, Root, SpecInMemory, State, devices, mounts, seccomp_profile, signal,
+    spec_any,
 };
 use crate::containerd;
-use crate::events::Kind;
 use crate::ids::ContainerId;
 use crate::images::{self, Image};
+use crate::log_keys::{LogKeys, add_keys};
 use crate::runtime::container::image_volumes;
 use crate::runtime::container::volumes;
 use crate::runtime::container::volumes::{Volumes, remove_directory};
 use crate::runtime::large::Permit;
-use crate::runtime::rollback::Creatable;
 use crate::runtime::sandbox::pause::{encode, files, spec_handler};
 use crate::runtime::threads::{block_in_place_if, block_in_place_if_large};
-use crate::runtime::{Error, Node, Repeatable, Result, labels, listed_size, now, record_size};
+use crate::runtime::{Error, Node, Result, chain, labels, listed_size, now, record_size};
 use crate::sandbox::Sandbox;
 use crate::spec;
-use crate::store::{Creation, Key, ListTarget, Outcome, container_name};
+use crate::store::{Creation, Key, Outcome, container_name};
 use crate::telemetry::{Stage, Verb, during};
 use crate::undo::Undo;
 
@@ -39,24 +39,29 @@ use crate::undo::Undo;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn create_container(node: &Arc<Node>, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
-    node.availability.ready().await?;
+    // Only for the log, if containerd does not respond. The sandbox may be gone when it does.
+    let _ = node.sandbox(&request.pod_sandbox_id);
+    node.availability.ready(Verb::CreateContainer).await?;
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     require_ready(&sandbox)?;
     let config = checked(request.clone())?;
     listed_size::check_container(node, sandbox.id(), &config)?;
-    let name = container_name(sandbox.id(), &config.metadata.clone().unwrap_or_default());
+    let metadata = config.metadata.clone().unwrap_or_default();
+    add_keys(&LogKeys::of_container_name(&metadata.name));
+    let name = container_name(sandbox.id(), &metadata);
     if let Some(container) = node.store.containers.named(&name) {
         return Err(Error::Exists { kind: "container", name, id: container.id().to_string() });
     }
     let key = Key { name: &name, request };
-    let work = make(Arc::clone(node), Arc::clone(&sandbox), config);
-    match node
-        .in_flight
-        .new_containers
-        .run(key, node, || node.tasks.run_named(Verb::CreateContainer, name.clone(), work))
-        .await
-    {
-        Outcome::Made(container) => Ok(CreateContainerResponse { container_id: container.id().to_string() }),
+    // Boxed, because the calls below move it several times.
+    let work = make(Arc::clone(node), Arc::clone(&sandbox), config).boxed();
+    let start = || node.tasks.run_named(Verb::CreateContainer, name.clone(), work);
+    let made = node.in_flight.new_containers.run(key, node, start);
+    match node.tasks.operations().waiting_for(Verb::CreateContainer, &name, made).await {
+        Outcome::Made(container) => {
+            add_keys(node.log_keys(&container));
+            Ok(CreateContainerResponse { container_id: container.id().to_string() })
+        }
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "container", name }),
     }
@@ -72,7 +77,7 @@ fn checked(request: CreateContainerRequest) -> Result<ContainerConfig> {
         return Err(Error::missing_field("config.image.image"));
     }
     if !signal::is_known(config.stop_signal) {
-        let problem = format!("{} is no Signal", config.stop_signal);
+        let problem = format!("{} is not a value of Signal", config.stop_signal);
         return Err(Error::Invalid { field: "config.stop_signal", problem });
     }
     spec::check_container_enums(&config)?;
@@ -94,6 +99,7 @@ async fn make(node: Arc<Node>, sandbox: Arc<Sandbox>, config: ContainerConfig) -
     // Everything that can be refused is checked before anything is created.
     let plan = during(Stage::Plan, plan(&node, &sandbox, config)).await?;
     let container = Arc::clone(&plan.container);
+    add_keys(container.log_keys(|| sandbox.log_keys().clone()));
     match steps(&node, &sandbox, plan, &mut undo).await {
         Ok(()) => Ok(Creation { object: container, undo }),
         Err(cause) => Err(node.roll_back_after(container, undo, cause).await),
@@ -120,7 +126,7 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     if let Err(problem) = node.known_handler(&requested.runtime_handler) {
         return Err(Error::Invalid { field: "config.image.runtime_handler", problem });
     }
-    let image = node.images.resolve(&requested.image).await.map_err(|error| match error {
+    let image = node.images.resolve(&requested.image).map_err(|error| match error {
         error @ images::Error::Unusable { .. } if error.kind() == images::Kind::InvalidArgument => {
             Error::Invalid { field: "config.image.image", problem: error.to_string() }
         }
@@ -131,12 +137,11 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
     let permit = node.limits.large.permit(image.is_large() || config.encoded_len() > LARGEST_WHOLE).await;
     let image_config = node.images.config(&image).await?;
     let stop_signal = image_config.config().as_ref().and_then(|config| config.stop_signal().as_deref());
-    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping()).await?;
+    let image_volumes = node.resolve_image_volumes(&config, sandbox.mapping())?;
     let resolved = resolved(sandbox, &config, &image, &requested.user_specified_image, stop_signal)?;
     let resolved = Resolved { boot: node.host.boot.clone(), image_volumes, ..resolved };
     let record = Record::new(ContainerId::random(), sandbox.id().clone(), config, resolved);
-    let is_large = permit.is_some();
-    let image_config = block_in_place_if(is_large, || spec::ImageConfig::from(&*image_config));
+    let image_config = block_in_place_if(permit.is_some(), || spec::ImageConfig::from(&*image_config));
     let volumes = volumes::of_image(node, &record, &image_config)?;
     let draft = Draft {
         record: &record,
@@ -145,10 +150,10 @@ async fn plan(node: &Node, sandbox: &Sandbox, config: ContainerConfig) -> Result
         volumes: &volumes,
         snapshotter: &snapshotter,
         pause_pid,
-        is_large,
+        permit: &permit,
     };
     let spec = container_spec(node, sandbox, handler, draft).await?;
-    let spec = block_in_place_if(is_large, || encode(&spec))?;
+    let spec = block_in_place_if(permit.is_some(), || encode(&spec))?;
     record_size::check_container(&record.config, &spec)?;
     let root =
         Root { snapshotter, chain_id: image.chain_id.clone(), cgroups_path: sandbox.cgroups_path(record.id.as_str()) };
@@ -165,8 +170,8 @@ struct Draft<'a> {
     volumes: &'a [(String, PathBuf)],
     snapshotter: &'a str,
     pause_pid: u32,
-    /// Whether the request or the image's config is so large that the spec takes long to build.
-    is_large: bool,
+    /// Held if the request or the image's config is so large that the spec takes long to build.
+    permit: &'a Permit,
 }
 
 async fn container_spec(
@@ -224,7 +229,7 @@ async fn container_spec(
         handler: &handler_facts,
         cgroup_path: sandbox.cgroups_path(draft.record.id.as_str()),
     };
-    let spec = block_in_place_if(draft.is_large, || spec::container(&input))?;
+    let spec = block_in_place_if(draft.permit.is_some(), || spec::container(&input))?;
     node.require_profile(&spec).await?;
     if let Some(labels) = labels {
         // The last step, after everything that can be refused was checked: labels are not undone.
@@ -240,17 +245,20 @@ async fn steps(node: &Arc<Node>, sandbox: &Sandbox, plan: Plan, undo: &mut Undo)
     let root = &container.root;
 
     let (containerd, key) = (node.containerd.clone(), id.clone());
-    undo.push_record("delete container record", async move { containerd.delete_container(&key).await });
+    let deleted = async move { containerd.delete_container(&key).await.map_err(|error| chain(&error)) };
+    undo.push_record("delete container record", deleted);
     during(Stage::Record, node.containerd.create_container(record)).await?;
     drop(permit);
 
     let (containerd, key, snapshotter) = (node.containerd.clone(), id.clone(), root.snapshotter.clone());
-    undo.push("remove snapshot", async move { containerd.remove_snapshot(&snapshotter, &key).await });
+    let removed = async move { containerd.remove_snapshot(&snapshotter, &key).await.map_err(|error| chain(&error)) };
+    undo.push("remove snapshot", removed);
     let prepared = node.containerd.prepare_snapshot(&root.snapshotter, &id, &root.chain_id, sandbox.mapping());
     during(Stage::Snapshot, prepared).await?;
 
     let directory = node.container_directory(container.id());
-    undo.push("remove container directory", async move { remove_directory(directory).await });
+    let removed = async move { remove_directory(directory).await.map_err(|error| error.chain()) };
+    undo.push("remove container directory", removed);
     during(Stage::Volumes, async {
         node.fill_volumes(&container, &image, volumes).await?;
         node.mount_image_volumes(&container, sandbox.mapping(), undo).await
@@ -325,7 +333,7 @@ impl Node {
         if options.pid() != NamespaceMode::Target {
             return Ok(None);
         }
-        let target = self.container(&options.target_id)?;
+        let target = self.other_container(&options.target_id)?;
         match target.state() {
             State::Running { pid, .. } if target.sandbox() == sandbox.id() => Ok(Some(pid)),
             State::Running { .. } => Err(Error::Invalid {
@@ -350,42 +358,5 @@ impl Node {
             Some(profile) => Ok(self.host.apparmor.require(profile).await?),
             None => Ok(()),
         }
-    }
-}
-
-impl ListTarget<Container> for Node {
-    fn list(&self, container: &Arc<Container>) {
-        self.store.containers.insert(Arc::clone(container));
-        self.announce_container(container, Kind::Created);
-    }
-
-    async fn roll_back(self: Arc<Self>, container: Arc<Container>, undo: Undo) {
-        // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, container, undo).await;
-    }
-}
-
-impl Creatable for Container {
-    const KIND: &str = "container";
-
-    fn id(&self) -> &str {
-        self.record.id.as_str()
-    }
-
-    fn operations(&self) -> [Repeatable; 2] {
-        [Repeatable::RemoveContainer(self.record.id.clone()), Repeatable::StopContainer(self.record.id.clone())]
-    }
-
-    fn list(self: &Arc<Self>, node: &Node) {
-        // A removal is always allowed in the state Created, and from then on the container cannot be started.
-        let _ = node.apply_event(self, Event::RemoveRequested);
-        ListTarget::list(node, self);
-    }
-
-    fn forget(self: &Arc<Self>, node: &Node) {
-        let id = self.record.id.as_str();
-        node.store.containers.remove(id);
-        node.announce_container(self, Kind::Deleted);
-        node.owner.hints.forget(id);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::container::started::Started;
 use crate::container::{Container, Event, Exit, Reason, State, exit_extension};
 use crate::containerd;
+use crate::log_keys::call_with_keys;
 use crate::runtime::container::oom;
 use crate::runtime::container::start_container::write_start_time;
 use crate::runtime::{Node, now};
@@ -38,7 +39,7 @@ impl TaskObserver for ContainerObserver {
             && let Some(streams) = container.streams()
             && !streams.barrier(LOG_BARRIER).await
         {
-            tracing::warn!(container = %container.id(), "the log was not complete 1 s after the exit");
+            tracing::warn!("the log was not complete 1 s after the exit");
         }
         let exit = self.judged.get_or_init(|| self.node.exit_of(container, exit));
         match self.node.persist_exit(container, exit).await {
@@ -46,7 +47,7 @@ impl TaskObserver for ContainerObserver {
             // Ignored if the container is being removed: its record is deleted with the exit in it.
             Ok(()) | Err(_) => {}
         }
-        tracing::info!(container = %container.id(), code = exit.code, reason = exit.reason.as_str(), "container ended");
+        tracing::info!(code = exit.code, reason = exit.reason.as_str(), "container ended");
         // Always allowed here. If a removal has begun, the container keeps the exit that it knows.
         let _ = self.node.apply_event(container, Event::Ended(exit.clone()));
         Ok(())
@@ -64,7 +65,7 @@ impl TaskObserver for ContainerObserver {
         container.set_streams(None);
         container.set_oom_watch(None);
         if let Err(error) = self.node.streams.remove(&self.node.config.state, container.id()) {
-            tracing::warn!(container = %container.id(), %error, "its FIFOs could not be removed");
+            tracing::warn!(%error, "its FIFOs could not be removed");
         }
     }
 }
@@ -76,7 +77,10 @@ impl Node {
         let shim_unknown = sandbox.map(|sandbox| sandbox.shim_unknown_flag()).unwrap_or_default();
         let observer =
             ContainerObserver { node: Arc::clone(self), container: Arc::clone(container), judged: OnceLock::new() };
-        container.set_task(self.owner.own(container.id().as_str(), machine, shim_unknown, observer));
+        // The owner outlives the operation that starts it.
+        let keys = self.log_keys(container).clone();
+        let own = || self.owner.own(container.id().as_str(), machine, shim_unknown, observer);
+        container.set_task(call_with_keys(keys, own));
     }
 
     /// Stores a task's exit from containerd's event stream, if the task is ours: nothing waits for other exits.
@@ -93,8 +97,8 @@ impl Node {
         while let Err(error) = self.persist_exit(container, exit).await
             && !container.is_being_removed()
         {
-            if pace.should_log() {
-                tracing::warn!(container = %container.id(), %error, "the container's exit cannot be written yet");
+            if pace.should_log(&error) {
+                tracing::warn!(%error, "the container's exit cannot be written yet");
             }
             pace.pause().await;
         }

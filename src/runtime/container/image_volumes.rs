@@ -13,8 +13,8 @@ use crate::container::mounts::{self, HostMount};
 use crate::container::{Container, Record};
 use crate::ids::ContainerId;
 use crate::images::{Volume, remove_mount_point};
+use crate::joined::run_blocking;
 use crate::runtime::sandbox::selinux::mount_label;
-use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::undo::Undo;
 use crate::userns::Mapping;
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// Ids of the images that a request mounts, by the index of the mount. The images must have been pulled.
-    pub(crate) async fn resolve_image_volumes(
+    pub(crate) fn resolve_image_volumes(
         &self,
         config: &ContainerConfig,
         pod: Option<Mapping>,
@@ -80,7 +80,7 @@ impl Node {
             if let Err(problem) = self.known_handler(&mount.handler) {
                 return Err(mounts::Error::Image { index: mount.index, name: "image.runtime_handler", problem }.into());
             }
-            let image = self.images.resolve(&mount.reference).await;
+            let image = self.images.resolve(&mount.reference);
             let image = image.map_err(|source| Error::ImageVolume { index: mount.index, field: "image", source })?;
             ids.insert(mount.index, image.id.clone());
         }
@@ -106,12 +106,13 @@ impl Node {
             return Ok(());
         }
         let (node, draft) = (Arc::clone(self), Arc::clone(container));
-        undo.push("remove image volumes", async move { node.remove_image_volumes(&draft).await });
+        let removed = async move { node.remove_image_volumes(&draft).await.map_err(|error| error.chain()) };
+        undo.push("remove image volumes", removed);
         let label = mount_label(&container.spec().json);
         for mount in wanted {
             let failed = |field: &'static str| move |source| Error::ImageVolume { index: mount.index, field, source };
             let id = container.record.resolved.image_volumes.get(&mount.index).unwrap_or(&mount.reference);
-            let image = self.images.resolve(id).await.map_err(failed("image"))?;
+            let image = self.images.resolve(id).map_err(failed("image"))?;
             let volume = Volume {
                 snapshotter: container.root.snapshotter.clone(),
                 key: key(container.id(), mount.index),

@@ -1,6 +1,7 @@
 //! The verbs of containers, and what they share: VOLUMEs of images, mounted images, the end of a container.
 
 pub mod container_status;
+mod creatable;
 pub mod create_container;
 mod exits;
 pub mod holders;

@@ -21,7 +21,7 @@ impl Node {
         let changes = match changes.and_then(Changes::of) {
             Ok(changes) => changes,
             Err(error) => {
-                return tracing::warn!(container = %container.id(), %error, "cannot watch the container for OOM kills");
+                return tracing::warn!(%error, "cannot watch the container for OOM kills");
             }
         };
         let container = Arc::clone(container);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_killed_is_told_from_who_lost_a_child() {
+    fn a_killed_container_is_distinguished_from_one_that_lost_a_child() {
         let oom = |kills| Some(OomKills { kills, level: Level::Pod });
         let reasons = [(137, oom(1)), (137, oom(0)), (137, None), (1, oom(2)), (0, oom(1)), (0, None)]
             .map(|(code, oom)| reason_of(code, oom).0);

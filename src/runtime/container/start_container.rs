@@ -25,7 +25,7 @@ const START_ERROR: i32 = 128;
 /// container has then exited with reason StartError, and nothing of its task is left.
 pub async fn start_container(node: &Arc<Node>, request: StartContainerRequest) -> Result<StartContainerResponse> {
     let container = node.container(&request.container_id)?;
-    node.availability.ready().await?;
+    node.availability.ready(Verb::StartContainer).await?;
     let sandbox = node.sandbox(container.sandbox().as_str())?;
     // One atomic decision: a StopPodSandbox that begins now sees the start and waits for it, or the start is refused.
     let started = sandbox.while_ready(|| node.apply_event(&container, Event::Start));
@@ -85,7 +85,7 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
 /// Writes a container's start to a file, for the next daemon.
 pub(crate) fn write_start_time(node: &Node, container: &Container, started: Started) {
     if let Err(error) = started.write(&node.config.state, container.id()) {
-        tracing::warn!(container = %container.id(), %error, "a restart of Pontoon will not know when it was started");
+        tracing::warn!(%error, "a restart of Pontoon will not know when it was started");
     }
 }
 

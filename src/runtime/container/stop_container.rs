@@ -8,10 +8,12 @@ use tokio::time::timeout;
 use crate::api::v1::{StopContainerRequest, StopContainerResponse};
 use crate::cgroup;
 use crate::container::{Container, Event, Exit, Grace, Reason, State, Stop};
+use crate::joined::run_blocking;
+use crate::log_keys::add_keys;
 use crate::runtime::lookup::unless_missing;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::task::{Found, Machine};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, Verb, during};
 
 /// How long a process takes at most to die of SIGKILL, unless something holds it.
 const KILL_TAKES: Duration = Duration::from_secs(1);
@@ -25,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub async fn stop_container(node: &Arc<Node>, request: StopContainerRequest) -> Result<StopContainerResponse> {
     if let Some(container) = unless_missing(node.container(&request.container_id))? {
         if container.state().is_alive() {
-            node.availability.ready().await?;
+            node.availability.ready(Verb::StopContainer).await?;
         }
         node.end_container(&container, Grace::seconds(request.timeout)).await?;
     }
@@ -45,6 +47,7 @@ impl Node {
         let operation = Repeatable::StopContainer(container.id().clone());
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         let start = || async move {
+            add_keys(node.log_keys(&container));
             let result = steps(&node, &container, &stop).await;
             stop.finish();
             result
@@ -92,9 +95,9 @@ async fn steps(node: &Arc<Node>, container: &Arc<Container>, stop: &Stop) -> Res
 /// Thaws the container's cgroup: a frozen process does not die of SIGKILL.
 pub(crate) async fn thaw(node: &Node, container: &Container) {
     let (path, unified) = (container.root.cgroups_path.clone(), node.host.facts.cgroup_v2);
-    let Ok(frozen) = tokio::task::spawn_blocking(move || cgroup::thaw(&path, unified)).await else { return };
+    let frozen = run_blocking(move || cgroup::thaw(&path, unified)).await;
     if let Some(above) = frozen.above {
-        tracing::warn!(container = %container.id(), cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
+        tracing::warn!(cgroup = %above.display(), "cannot be killed while a cgroup above it is frozen");
     }
 }
 

@@ -10,10 +10,10 @@ use crate::api::v1::{LinuxContainerResources, UpdateContainerResourcesRequest, U
 use crate::cgroup;
 use crate::container::{Container, SpecInMemory, State, spec_any};
 use crate::containerd;
+use crate::joined::run_blocking;
 use crate::runtime::large::{WholeSpec, unreadable};
 use crate::runtime::sandbox::pause::{encode, spec_handler};
-use crate::runtime::threads::run_blocking;
-use crate::runtime::{Error, Node, Result, listed_size, record_size};
+use crate::runtime::{Error, Node, Result, chain, listed_size, record_size};
 use crate::spec;
 use crate::telemetry::Verb;
 use crate::undo::Undo;
@@ -29,7 +29,7 @@ pub async fn update_container_resources(
     request: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse> {
     let container = node.container(&request.container_id)?;
-    node.availability.ready().await?;
+    node.availability.ready(Verb::UpdateContainerResources).await?;
     listed_size::check_annotations(&request.annotations)?;
     let update = request.linux.clone().ok_or(Error::missing_field("linux"))?;
     let shared = Arc::clone(node);
@@ -119,7 +119,8 @@ impl Node {
             }
         };
         let (node, object, old) = (Arc::clone(self), Arc::clone(container), Arc::clone(&change.old));
-        undo.push("restore the record's spec", async move { node.write_spec(&object, &old.json).await });
+        let restored = async move { node.write_spec(&object, &old.json).await.map_err(|error| error.chain()) };
+        undo.push("restore the record's spec", restored);
         self.write_spec(container, &change.new).await?;
         if !running {
             return Ok(());
@@ -129,13 +130,15 @@ impl Node {
         // The processes of a virtual machine are not in a cgroup of the host.
         if let Some((from, to)) = change.oom_score.filter(|_| !handler.virtual_machine) {
             let (node, object) = (Arc::clone(self), Arc::clone(container));
-            undo.push("restore oom_score_adj", async move { node.set_oom_score(&object, to, from).await });
+            let restored = async move { node.set_oom_score(&object, to, from).await.map_err(|error| error.chain()) };
+            undo.push("restore oom_score_adj", restored);
             self.set_oom_score(container, from, to).await?;
         }
         let annotations = spec::update_annotations(&request.annotations, &spec_handler(self, handler));
         // On cgroup v2, when the kernel refuses a value, runc does not restore those that it has already changed.
         let (task, before) = (container.task(), change.before.clone());
-        undo.push("restore the task's resources", async move { task.update(before, HashMap::new()).await });
+        let restored = async move { task.update(before, HashMap::new()).await.map_err(|error| chain(&error)) };
+        undo.push("restore the task's resources", restored);
         Ok(container.task().update(change.resources.clone(), annotations).await?)
     }
 

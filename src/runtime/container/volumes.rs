@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::container::{Container, Record};
 use crate::images::Image;
-use crate::runtime::threads::run_blocking;
+use crate::joined::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::spec;
 use crate::sys::remove_tree::remove_tree;
@@ -33,8 +33,13 @@ pub(crate) fn of_image(node: &Node, record: &Record, image: &spec::ImageConfig) 
 }
 
 /// Removes a container's directory with everything that its processes have left in it.
-pub(crate) async fn remove_directory(path: PathBuf) -> std::io::Result<()> {
-    run_blocking(move || remove_tree(&path)).await
+///
+/// # Errors
+/// [`Error::System`] with the directory and the error of the system call.
+pub(crate) async fn remove_directory(path: PathBuf) -> Result<()> {
+    let directory = path.clone();
+    let removed = run_blocking(move || remove_tree(&path)).await;
+    removed.map_err(|source| Error::system("remove", &directory, source))
 }
 
 impl Node {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::container::io::{DRAIN, Discard, ExecIo};
 use crate::ids::{ContainerId, ExecId};
+use crate::log_keys::{LogKeys, call_with_keys};
 use crate::runtime::Node;
 use crate::runtime::streams::run_exec::{Command, ExecResources};
 use crate::task::{Found, Machine};
@@ -30,7 +31,11 @@ impl Node {
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&all);
         for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
             match ids(&entry.path()) {
-                Some((container, exec)) => self.adopt_leftover(&entry.path(), container, exec),
+                Some((container, exec)) => {
+                    let keys = self.store.container(&container).map(|container| self.log_keys(&container).clone());
+                    let keys = keys.unwrap_or_else(|| LogKeys::default().with_container(container.as_str()));
+                    call_with_keys(keys, || self.adopt_leftover(&entry.path(), container, exec));
+                }
                 None => {
                     let _ = std::fs::remove_dir_all(entry.path());
                 }
@@ -45,7 +50,7 @@ impl Node {
             // The daemon was killed before it created the FIFOs; or they cannot be read, and the process lives on
             // without them.
             Err(error) => {
-                tracing::debug!(container = %id, %error, "a command's output is lost");
+                tracing::debug!(%error, "a command's output is lost");
                 let _ = std::fs::remove_dir_all(directory);
                 (None, None)
             }
@@ -81,7 +86,7 @@ impl Command {
             // The process has ended, or does not exist.
             _ = self.task.exit() => {}
             () = output => {}
-            () = over => tracing::info!(container = %self.id, "killing a command of the previous Pontoon process"),
+            () = over => tracing::info!("killing a command of the previous Pontoon process"),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::container::started::Started;
 use crate::container::{self, Container, Exit, Reason, Root, SpecInMemory, State};
 use crate::containerd::{self, Entry, Process, ProcessStatus};
+use crate::log_keys::{LogKeys, add_keys, with_keys};
 use crate::runtime::{Node, Result, now};
 use crate::sandbox::{self, Sandbox};
 use crate::task::{Found, Machine};
@@ -44,7 +45,8 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
                 Entry::Record(record) => record,
                 Entry::TooLarge(id) => sandbox::Record::placeholder_for_too_large(id),
             };
-            node.recover_sandbox(&record, &tasks, &mut found).await;
+            let keys = LogKeys::default().with_sandbox(&record.id);
+            with_keys(keys, node.recover_sandbox(&record, &tasks, &mut found)).await;
         }
     }
     let mut containers = node.containerd.list_containers();
@@ -56,7 +58,8 @@ pub async fn recover(node: &Arc<Node>) -> Result<Recovered> {
                     container::Record::placeholder_for_too_large(id, &node.config.images.snapshotter)
                 }
             };
-            node.recover_container(&record, &tasks, &mut found).await;
+            let keys = LogKeys::default().with_container(&record.id);
+            with_keys(keys, node.recover_container(&record, &tasks, &mut found)).await;
         }
     }
     node.adopt_leftover_execs();
@@ -76,7 +79,7 @@ impl Node {
             Ok(record) => record,
             Err(sandbox::RecordError::Foreign) => return found.foreign += 1,
             Err(error @ sandbox::RecordError::Damaged(_)) => {
-                tracing::error!(sandbox = record.id, %error, "damaged sandbox record; the sandbox is listed without its config");
+                tracing::error!(%error, "damaged sandbox record; the sandbox is listed without its config");
                 match sandbox::Record::from_damaged(record) {
                     Some(record) => record,
                     None => return found.foreign += 1,
@@ -88,10 +91,11 @@ impl Node {
         let running = task.filter(|task| task.status == ProcessStatus::Running);
         let state = running.map_or(sandbox::State::Broken, |task| sandbox::State::Ready { pid: task.pid });
         let sandbox = Arc::new(Sandbox::from_earlier_daemon(record, state));
+        add_keys(sandbox.log_keys());
         match self.recovered_addresses(&sandbox).await {
             Some(addresses) => sandbox.set_addresses(addresses),
             None => {
-                tracing::warn!(sandbox = %sandbox.id(), "sandbox is NOTREADY: its CNI ADD was interrupted");
+                tracing::warn!("sandbox is NOTREADY: its CNI ADD was interrupted");
                 // Allowed in every state that recovery sets.
                 let _ = sandbox.on(sandbox::Event::Incomplete);
             }
@@ -113,7 +117,7 @@ impl Node {
                 return found.foreign += usize::from(!ours);
             }
             Err(error @ container::RecordError::Damaged(_)) => {
-                tracing::error!(container = stored.id, %error, "damaged container record; the container is listed as UNKNOWN");
+                tracing::error!(%error, "damaged container record; the container is listed as UNKNOWN");
                 match container::Record::from_damaged(stored) {
                     Some(record) => (record, State::Unknown),
                     None => return found.foreign += 1,
@@ -133,6 +137,7 @@ impl Node {
             Observed { started, same_boot: record.resolved.boot == self.host.boot, recorded: state.clone(), task };
         let new = observed.state();
         let container = Arc::new(Container::new(record, root, SpecInMemory::of(spec), new.clone()));
+        add_keys(self.log_keys(&container));
         self.store.containers.insert(Arc::clone(&container));
         found.containers += 1;
         if let (State::Created, State::Exited(exit)) = (state, &new) {

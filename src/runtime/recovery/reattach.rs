@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::container::io::{self, Streams};
+use crate::container::io::Streams;
 use crate::container::{Container, State};
 use crate::runtime::lookup::require_running;
 use crate::runtime::{Error, Node, Result};
@@ -19,7 +19,7 @@ impl Node {
     /// file that cannot be opened.)
     pub(crate) async fn reattach(self: &Arc<Self>, container: &Arc<Container>) {
         let Err(error) = self.found_streams(container).await else { return };
-        tracing::error!(container = %container.id(), error = error.chain(), "the container's log cannot be continued yet");
+        tracing::error!(error = error.chain(), "the container's log cannot be continued yet");
         let (node, container) = (Arc::clone(self), Arc::clone(container));
         self.tasks.background(async move {
             let mut pause = RETRY;
@@ -27,8 +27,10 @@ impl Node {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_LIMIT);
                 match node.found_streams(&container).await {
-                    Ok(_) => return tracing::info!(container = %container.id(), "the container's log continues"),
-                    Err(error) => tracing::debug!(container = %container.id(), error = error.chain(), "the container's log still cannot be continued"),
+                    Ok(_) => return tracing::info!("the container's log continues"),
+                    Err(error) => {
+                        tracing::debug!(error = error.chain(), "the container's log still cannot be continued")
+                    }
                 }
             }
         });
@@ -38,14 +40,13 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Io`] if its FIFOs cannot be opened, [`Error::State`] if it has ended.
-    pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<dyn Streams>> {
+    pub(crate) async fn found_streams(&self, container: &Container) -> Result<Arc<Streams>> {
         // A FIFO must have only one reader: each of two would get a part of the bytes.
         let _one = container.lock_stream_lookup().await;
         if let Some(streams) = container.streams() {
             return Ok(streams);
         }
-        let found = async { self.streams.reattach(self.streams_config(container)?).await };
-        let found: io::Result<_> = found.await;
+        let found = self.streams_config(container).and_then(|config| self.streams.reattach(config));
         let streams = found.map_err(|source| Error::Io { id: container.id().to_string(), source })?;
         require_running(container)?;
         container.set_streams(Some(Arc::clone(&streams)));

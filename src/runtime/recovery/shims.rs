@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use crate::joined::run_blocking;
+use crate::log_keys::with_keys;
 use crate::runtime::Node;
-use crate::runtime::threads::run_blocking;
 use crate::sandbox::{Sandbox, State};
 
 impl Node {
@@ -30,11 +31,13 @@ impl Node {
         self.tasks.background(async move {
             let containerd = node.containerd.clone();
             for id in run_blocking(move || containerd.shims()).await {
-                if let Some(sandbox) = node.store.sandboxes.get(&id)
-                    && let Err(error) = node.end_shim_without_task(&sandbox).await
-                {
-                    tracing::warn!(sandbox = id, %error, "a forgotten shim stays until the sandbox is stopped");
-                }
+                let Some(sandbox) = node.store.sandboxes.get(&id) else { continue };
+                let work = async {
+                    if let Err(error) = node.end_shim_without_task(&sandbox).await {
+                        tracing::warn!(%error, "a forgotten shim stays until the sandbox is stopped");
+                    }
+                };
+                with_keys(sandbox.log_keys().clone(), work).await;
             }
         });
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::api::v1::PodSandboxConfig;
 use crate::network::{Attachment, Cached, Network, Prepared, Recalled, check_ports};
-use crate::runtime::{Error, Node, Result};
+use crate::runtime::{Error, Node, Result, chain};
 use crate::sandbox::Sandbox;
 use crate::undo::Undo;
 
@@ -85,7 +85,9 @@ impl Node {
                 let attachment = Attachment::new(&sandbox, &PodSandboxConfig::default(), None, None);
                 match node.networks.default_network().detach(&attachment).await {
                     Ok(()) => tracing::info!(%sandbox, "released a stale network attachment"),
-                    Err(error) => tracing::warn!(%sandbox, %error, "cannot release a stale network attachment"),
+                    Err(error) => {
+                        tracing::warn!(%sandbox, error = chain(&error), "cannot release a stale network attachment");
+                    }
                 }
             }
         });

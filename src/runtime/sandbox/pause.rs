@@ -7,7 +7,8 @@ use crate::cgroup;
 use crate::config::Handler;
 use crate::container::{seccomp_profile, spec_any};
 use crate::containerd::{self, Container, CreateTask, Exit, Mount, Stdio};
-use crate::runtime::{Error, Node, Result, labels, record_size};
+use crate::log_keys::call_with_keys;
+use crate::runtime::{Error, Node, Result, chain, labels, record_size};
 use crate::sandbox::{Event, Sandbox, pause};
 use crate::spec;
 use crate::task::{CreateRequest, Found, Machine, TaskObserver, UNSEEN};
@@ -31,7 +32,7 @@ impl TaskObserver for PauseObserver {
 
     /// A sandbox whose pause process has ended is no longer ready.
     async fn ended(&self, exit: Exit) -> containerd::Result<()> {
-        tracing::info!(sandbox = %self.sandbox.id(), code = exit.code, "pause process ended");
+        tracing::info!(code = exit.code, "pause process ended");
         // Allowed in every state.
         let _ = self.sandbox.on(Event::PauseExited);
         self.node.announce_end(&self.sandbox);
@@ -49,7 +50,9 @@ impl Node {
     /// Gives a sandbox's pause task an owner. The previous task must be gone.
     pub(crate) fn own_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>, machine: Machine) {
         let observer = PauseObserver { node: Arc::clone(self), sandbox: Arc::clone(sandbox) };
-        sandbox.set_pause(self.owner.own(sandbox.id().as_str(), machine, sandbox.shim_unknown_flag(), observer));
+        // The owner outlives the operation that starts it.
+        let own = || self.owner.own(sandbox.id().as_str(), machine, sandbox.shim_unknown_flag(), observer);
+        sandbox.set_pause(call_with_keys(sandbox.log_keys().clone(), own));
     }
 
     /// Ends the pause process, deletes its task, and ends the shim if containerd has forgotten it. No container of the
@@ -105,12 +108,15 @@ impl Node {
 
     pub(crate) fn push_pause_undo(self: &Arc<Self>, sandbox: &Arc<Sandbox>, undo: &mut Undo) {
         let (node, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
-        undo.push("remove pause container", async move {
-            node.end_pause_task(&sandbox).await?;
-            // A runc that was killed during its create leaves the cgroup behind.
-            cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), node.host.facts.cgroup_v2);
-            node.containerd.delete_container(sandbox.id().as_str()).await
-        });
+        let removed = async move { node.remove_pause(&sandbox).await.map_err(|error| chain(&error)) };
+        undo.push("remove pause container", removed);
+    }
+
+    async fn remove_pause(&self, sandbox: &Sandbox) -> containerd::Result<()> {
+        self.end_pause_task(sandbox).await?;
+        // A runc that was killed during its create leaves the cgroup behind.
+        cgroup::remove(&sandbox.cgroups_path(sandbox.id().as_str()), self.host.facts.cgroup_v2);
+        self.containerd.delete_container(sandbox.id().as_str()).await
     }
 
     /// Creates and starts the pause container; then the sandbox is ready. The record's `sandbox` field stays empty, or

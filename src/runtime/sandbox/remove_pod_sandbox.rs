@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use crate::api::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use crate::events::Kind;
 use crate::runtime::lookup::unless_missing;
+use crate::runtime::rollback::with_creation_error;
 use crate::runtime::{Node, Repeatable, Result};
 use crate::sandbox::Sandbox;
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, Verb, during};
 
 /// Removes a sandbox and everything in it. Removing an unknown one succeeds.
 ///
@@ -20,10 +21,11 @@ pub async fn remove_pod_sandbox(
     request: RemovePodSandboxRequest,
 ) -> Result<RemovePodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
-        node.availability.ready().await?;
+        node.availability.ready(Verb::RemovePodSandbox).await?;
         let operation = Repeatable::RemoveSandbox(sandbox.id().clone());
-        let shared = Arc::clone(node);
-        node.in_flight.join_or_start(operation, || async move { steps(&shared, &sandbox).await }).await?;
+        let (shared, object) = (Arc::clone(node), Arc::clone(&sandbox));
+        let removed = node.in_flight.join_or_start(operation, || async move { steps(&shared, &object).await }).await;
+        removed.map_err(|error| with_creation_error(&*sandbox, error))?;
     }
     Ok(RemovePodSandboxResponse {})
 }

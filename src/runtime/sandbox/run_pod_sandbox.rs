@@ -1,17 +1,21 @@
 //! RunPodSandbox: record → files and namespaces → network in parallel with the pause task → ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::FutureExt as _;
 
 use crate::api::v1::{PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::config::Handler;
 use crate::container::io::LogPath;
 use crate::events::Kind;
 use crate::ids::SandboxId;
+use crate::joined::run_blocking;
+use crate::log_keys::{LogKeys, add_keys};
 use crate::netns;
 use crate::runtime::container::create_container::require_ready;
+use crate::runtime::error::both;
 use crate::runtime::rollback::Creatable;
-use crate::runtime::threads::run_blocking;
-use crate::runtime::{Error, Node, Repeatable, Result, listed_size, now};
+use crate::runtime::{Error, Node, Repeatable, Result, chain, listed_size, now};
 use crate::sandbox::{self, Event, Record, Sandbox, State};
 use crate::spec;
 use crate::store::{Creation, Key, ListTarget, Outcome, sandbox_name};
@@ -25,16 +29,23 @@ use crate::userns;
 /// [`Error::Exists`] if the name is in the store; [`Error::Invalid`] names a field; otherwise the cause of the failure,
 /// after everything was rolled back.
 pub async fn run_pod_sandbox(node: &Arc<Node>, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
-    node.availability.ready().await?;
+    if let Some(pod) = request.config.as_ref().and_then(|config| config.metadata.as_ref()) {
+        add_keys(&LogKeys::of_pod(&pod.namespace, &pod.name));
+    }
+    node.availability.ready(Verb::RunPodSandbox).await?;
     let record = record(node, request.clone())?;
     let name = sandbox_name(&record.config.metadata.clone().unwrap_or_default());
     if let Some(sandbox) = node.store.sandboxes.named(&name) {
         return Err(Error::Exists { kind: "sandbox", name, id: sandbox.id().to_string() });
     }
     let key = Key { name: &name, request };
-    let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record));
-    match node.in_flight.new_sandboxes.run(key, node, start).await {
-        Outcome::Made(sandbox) => Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() }),
+    let start = || node.tasks.run_named(Verb::RunPodSandbox, name.clone(), make(Arc::clone(node), record).boxed());
+    let made = node.in_flight.new_sandboxes.run(key, node, start);
+    match node.tasks.operations().waiting_for(Verb::RunPodSandbox, &name, made).await {
+        Outcome::Made(sandbox) => {
+            add_keys(sandbox.log_keys());
+            Ok(RunPodSandboxResponse { pod_sandbox_id: sandbox.id().to_string() })
+        }
         Outcome::Failed(error) => Err(error.into()),
         Outcome::Conflict => Err(Error::Conflict { kind: "sandbox", name }),
     }
@@ -70,6 +81,7 @@ async fn make(node: Arc<Node>, mut record: Record) -> Result<Creation<Sandbox>> 
     // The labels are part of the record, which is written before any file has them.
     record.selinux = node.label_pod(&record.config)?;
     let sandbox = Arc::new(Sandbox::new(record, State::Creating, Vec::new()));
+    add_keys(sandbox.log_keys());
     let mut undo = Undo::new();
     match steps(&node, &sandbox, &mut undo).await {
         Ok(()) => Ok(Creation { object: sandbox, undo }),
@@ -102,8 +114,7 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>, undo: &mut Undo) -> Res
         // `join!`, not `try_join!`: when one fails, the other must not be dropped half-way.
         let (network, pause) =
             tokio::join!(node.attach_network(sandbox, prepared), node.start_pause(sandbox, handler, spec));
-        pause?;
-        network?
+        both(pause, network)?.1
     };
     sandbox.set_addresses(addresses);
     // The pause process may have ended meanwhile.
@@ -121,7 +132,8 @@ fn network_comes_first(handler: &Handler, config: &PodSandboxConfig) -> bool {
 impl Node {
     async fn write_sandbox_record(&self, sandbox: &Sandbox, handler: &Handler, undo: &mut Undo) -> Result<()> {
         let (containerd, id) = (self.containerd.clone(), sandbox.id().clone());
-        undo.push_record("delete sandbox record", async move { containerd.delete_sandbox(id.as_str()).await });
+        let deleted = async move { containerd.delete_sandbox(id.as_str()).await.map_err(|error| chain(&error)) };
+        undo.push_record("delete sandbox record", deleted);
         let record = sandbox.record.encode(handler.kind.clone(), handler.options.any());
         Ok(self.containerd.create_sandbox(record).await?)
     }
@@ -139,7 +151,8 @@ impl Node {
         };
         let Some(path) = path else { return Ok(()) };
         let pinned = path.clone();
-        undo.push("remove network namespace", async move { netns::remove(&pinned).await });
+        let removed = async move { netns::remove(&pinned).await.map_err(|error| chain(&error)) };
+        undo.push("remove network namespace", removed);
         let made = match owned {
             Some(owned) => netns::adopt(&path, owned).await,
             None => netns::create(&path).await,
@@ -150,7 +163,8 @@ impl Node {
     async fn make_files(&self, sandbox: &Arc<Sandbox>, hostname: String, undo: &mut Undo) -> Result<()> {
         let paths = self.paths(sandbox);
         let made = paths.clone();
-        undo.push("remove sandbox files", async move { run_blocking(move || made.remove()).await });
+        let removed = async move { run_blocking(move || made.remove()).await.map_err(|error| chain(&error)) };
+        undo.push("remove sandbox files", removed);
         let config = Arc::clone(sandbox);
         let owner = sandbox.mapping().map(|mapping| (mapping.uids.host, mapping.gids.host));
         run_blocking(move || paths.create(&config.record.config, &hostname, owner))
@@ -176,8 +190,7 @@ impl ListTarget<Sandbox> for Node {
     }
 
     async fn roll_back(self: Arc<Self>, sandbox: Arc<Sandbox>, undo: Undo) {
-        // What could not be undone is logged already, and the object is in the store.
-        let _ = Self::roll_back(&self, sandbox, undo).await;
+        self.roll_back_unclaimed(sandbox, undo).await;
     }
 }
 
@@ -188,8 +201,16 @@ impl Creatable for Sandbox {
         self.record.id.as_str()
     }
 
+    fn keys(&self) -> &LogKeys {
+        self.log_keys()
+    }
+
     fn operations(&self) -> [Repeatable; 2] {
         [Repeatable::RemoveSandbox(self.record.id.clone()), Repeatable::StopSandbox(self.record.id.clone())]
+    }
+
+    fn creation_error(&self) -> &OnceLock<Box<str>> {
+        &self.creation_error
     }
 
     fn list(self: &Arc<Self>, node: &Node) {

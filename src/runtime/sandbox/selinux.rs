@@ -10,8 +10,8 @@ use crate::api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxC
 use crate::container::mounts::HostMount;
 use crate::container::relabel;
 use crate::containerd::Mount;
+use crate::joined::run_blocking;
 use crate::lsm::selinux::{Context, Labels, Pair, canonical};
-use crate::runtime::threads::run_blocking;
 use crate::runtime::{Error, Node, Result};
 use crate::sandbox::{Sandbox, Selinux};
 use crate::spec;

@@ -8,12 +8,15 @@ use futures_util::future::join_all;
 use crate::api::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crate::cgroup;
 use crate::container::{self, Container, Grace};
+use crate::joined::run_blocking;
+use crate::log_keys::add_keys;
 use crate::netns;
+use crate::runtime::error::both;
 use crate::runtime::lookup::unless_missing;
-use crate::runtime::threads::run_blocking;
+use crate::runtime::rollback::with_creation_error;
 use crate::runtime::{Error, Node, Repeatable, Result};
 use crate::sandbox::{Event, Sandbox, State};
-use crate::telemetry::{Stage, during};
+use crate::telemetry::{Stage, Verb, during};
 
 /// How long the deletion of the pause task waits for the deletion of the containers' tasks. They share a shim, which
 /// ends with its last task: if its tasks are deleted at the same time, it can leave behind its socket, or the task's
@@ -29,9 +32,10 @@ const EXIT_WRITE_WAIT: Duration = Duration::from_secs(5);
 pub async fn stop_pod_sandbox(node: &Arc<Node>, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse> {
     if let Some(sandbox) = unless_missing(node.sandbox(&request.pod_sandbox_id))? {
         if sandbox.state() != State::Stopped {
-            node.availability.ready().await?;
+            node.availability.ready(Verb::StopPodSandbox).await?;
         }
-        node.stop_sandbox(&sandbox).await?;
+        let stopped = node.stop_sandbox(&sandbox).await;
+        stopped.map_err(|error| with_creation_error(&*sandbox, error))?;
     }
     Ok(StopPodSandboxResponse {})
 }
@@ -47,6 +51,7 @@ impl Node {
 }
 
 async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    add_keys(sandbox.log_keys());
     // From now on no container can be created or started in it.
     if sandbox.on(Event::StopRequested) == Ok(State::Stopped) {
         return Ok(());
@@ -60,9 +65,10 @@ async fn steps(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     // Each runs to its end, whatever the result of the other.
     let (paused, detached) =
         tokio::join!(during(Stage::Pause, node.end_pause(sandbox, &containers)), node.detach_network(sandbox));
-    paused?;
-    node.announce_end(sandbox);
-    detached?;
+    if paused.is_ok() {
+        node.announce_end(sandbox);
+    }
+    both(paused, detached)?;
 
     for container in &containers {
         during(Stage::Volumes, node.unmount_image_volumes(container)).await?;

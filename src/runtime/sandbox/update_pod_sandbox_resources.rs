@@ -19,7 +19,7 @@ pub async fn update_pod_sandbox_resources(
 ) -> Result<UpdatePodSandboxResourcesResponse> {
     let sandbox = node.sandbox(&request.pod_sandbox_id)?;
     record_size::check_sandbox_update(request.overhead.as_ref(), request.resources.as_ref())?;
-    node.availability.ready().await?;
+    node.availability.ready(Verb::UpdatePodSandboxResources).await?;
     let resources = Resources { overhead: request.overhead, resources: request.resources };
     let shared = Arc::clone(node);
     let id = sandbox.id().to_string();

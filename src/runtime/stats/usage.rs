@@ -8,6 +8,8 @@ use crate::api::v1::{ContainerAttributes, ContainerStats};
 use crate::cgroup::Buffer;
 use crate::container::{Container, State};
 use crate::containerd::TaskMetrics;
+use crate::joined::run_blocking;
+use crate::log_keys::call_with_keys;
 use crate::netns::Interface;
 use crate::runtime::Node;
 use crate::sandbox::Sandbox;
@@ -24,9 +26,7 @@ pub(crate) type Remote = HashMap<String, TaskMetrics>;
 /// Reads files on a thread that may block: the kernel sums up a cgroup's counters while they are read. All files of a
 /// call are read in one hop, since a hop costs as much as dozens of reads.
 pub(crate) async fn read<T: Send + 'static>(work: impl FnOnce(&mut Buffer) -> T + Send + 'static) -> T {
-    let reading = tokio::task::spawn_blocking(move || work(&mut Buffer::default()));
-    // It is never aborted. If it panics, so does the caller.
-    reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    run_blocking(move || work(&mut Buffer::default())).await
 }
 
 impl Node {
@@ -105,7 +105,8 @@ impl Node {
             return Vec::new();
         };
         self.stats.interfaces(sandbox.id().as_str(), &path, pid).unwrap_or_else(|error| {
-            tracing::debug!(sandbox = %sandbox.id(), %error, "cannot read the counters of the pod's interfaces");
+            let log = || tracing::debug!(%error, "cannot read the counters of the pod's interfaces");
+            call_with_keys(sandbox.log_keys().clone(), log);
             Vec::new()
         })
     }

@@ -91,23 +91,23 @@ async fn run(node: &Node, request: streaming::Attach, streams: Streams) -> Resul
                 if !once || !wants_output {
                     break Ok(());
                 }
-                close_stdin(&container, &*io).await;
+                close_stdin(&container, &io).await;
             }
             () = &mut resize, if !resized => resized = true,
         }
     };
     if once && !fed {
-        close_stdin(&container, &*io).await;
+        close_stdin(&container, &io).await;
     }
     result
 }
 
 /// The first client that had stdin has left it: no other client gets it.
-async fn close_stdin(container: &Container, io: &dyn io::Streams) {
+async fn close_stdin(container: &Container, io: &io::Streams) {
     io.close_stdin();
     // The shim has a write end open, too.
     if let Err(error) = container.task().close_stdin().await {
-        tracing::debug!(container = %container.id(), %error, "stdin could not be closed");
+        tracing::debug!(%error, "stdin could not be closed");
     }
 }
 
@@ -136,7 +136,7 @@ async fn resize(container: &Container, mut sizes: mpsc::Receiver<Size>) {
     }
     while let Some(size) = latest(&mut sizes).await {
         if let Err(error) = container.task().resize_terminal(size).await {
-            tracing::debug!(container = %container.id(), %error, "the terminal could not be resized");
+            tracing::debug!(%error, "the terminal could not be resized");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1::{ExecRequest, ExecResponse};
@@ -11,15 +12,15 @@ use crate::container::io::Target;
 use crate::runtime::lookup::require_running;
 use crate::runtime::read_size::ReadSize;
 use crate::runtime::record_size::check_command;
-use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
+use crate::runtime::streams::run_exec::{CommandRequest, ExecBounds, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::Slot;
 use crate::streaming::{self, Failure, Sink, Streaming, Streams};
-use crate::telemetry::Stream;
+use crate::telemetry::{Stream, millis};
 
 /// What [`Error::Exhausted`] says there are too many of.
 const TOO_MANY_COMMANDS: &str = "commands run (limits.execs, limits.execs_per_container)";
-/// The same for URLs that no client has used yet.
+/// What [`Error::Exhausted`] says there are too many of, if too many URLs were issued and not used yet.
 pub(crate) const TOO_MANY_UNCLAIMED: &str = "URLs wait for their clients";
 
 /// Returns the URL at which the client finds the command's streams. The command starts when the client connects.
@@ -55,7 +56,7 @@ fn take_slot(node: &Node, container: &Container) -> Result<Slot> {
     slot.ok_or(Error::Exhausted(TOO_MANY_COMMANDS))
 }
 
-/// Checks which streams Exec and Attach request. The messages are upstream's.
+/// Refuses a request of Exec or Attach whose streams cannot be combined.
 pub(crate) fn check_streams(tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<()> {
     if tty && stderr {
         let problem = "tty and stderr cannot both be true: a terminal has one output stream".to_owned();
@@ -76,7 +77,20 @@ pub(crate) async fn exec_session(
     streams: Streams,
 ) -> std::result::Result<i32, Failure> {
     let _alive = node.tasks.operations().metrics().stream(Stream::Exec);
-    run(&node, request, streams).await.map_err(|error| Failure(error.chain()))
+    let since = Instant::now();
+    let result = run(&node, request, streams).await;
+    log_end(&result, millis(since.elapsed()));
+    result.map_err(|error| Failure(error.chain()))
+}
+
+/// A person may have run the command, so its end is always logged. The call's own line was written before its start.
+fn log_end(result: &Result<i32>, ms: u64) {
+    let method = "Exec";
+    match result {
+        Ok(code) => tracing::info!(%method, code, ms, "command ended"),
+        Err(error @ Error::ClientGone { .. }) => tracing::info!(%method, error = %error, ms, "command killed"),
+        Err(error) => tracing::warn!(%method, error = error.chain(), ms, "command failed"),
+    }
 }
 
 async fn run(node: &Arc<Node>, request: streaming::Exec, streams: Streams) -> Result<i32> {
@@ -86,7 +100,7 @@ async fn run(node: &Arc<Node>, request: streaming::Exec, streams: Streams) -> Re
     let slot = take_slot(node, &container)?;
     let mut stdout = ToClient::new(streams.stdout, streams.gone.clone());
     let mut stderr = ToClient::new(streams.stderr, streams.gone.clone());
-    let bounds = Bounds { gone: streams.gone, deadline: None };
+    let bounds = ExecBounds { gone: streams.gone, deadline: None };
     let exec_streams = ExecStreams {
         stdin: streams.stdin,
         stdout: &mut stdout,

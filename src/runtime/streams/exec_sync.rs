@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use crate::api::v1::ExecSyncRequest;
 use crate::container::Container;
 use crate::container::io::{Collector, DRAIN, KeptOutput, REPLY_CAP};
+use crate::joined;
 use crate::runtime::lookup::require_running;
 use crate::runtime::record_size::check_command;
-use crate::runtime::streams::run_exec::{Bounds, CommandRequest, ExecStreams, run_exec};
+use crate::runtime::streams::run_exec::{CommandRequest, ExecBounds, ExecStreams, run_exec};
 use crate::runtime::{Error, Node, Result};
 use crate::slots::{QueueFull, Slot};
-use crate::telemetry::{Stream, Verb};
+use crate::telemetry::{Stream, Verb, millis};
 
 /// What [`Error::Exhausted`] says there are too many of.
 const TOO_MANY_WAITING: &str = "commands wait for their turn (limits.execs, limits.execs_per_container)";
@@ -49,24 +50,24 @@ pub async fn exec_sync(node: &Arc<Node>, request: ExecSyncRequest) -> Result<Exe
     let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
     let gone = CancellationToken::new();
     let _gone_on_drop = gone.clone().drop_guard();
-    let (shared, bounds) = (Arc::clone(node), Bounds { gone, deadline });
+    let (shared, bounds) = (Arc::clone(node), ExecBounds { gone, deadline });
     // Detached: a process that was created is deleted even if the client has left.
     let work = {
         let id = container.id().to_string();
         node.tasks.run_named(Verb::ExecSync, id, async move { run(&shared, &container, &request.cmd, &bounds).await })
     };
-    let operation = node.tasks.operation(work);
-    let ended = match deadline {
+    let operation = joined::result(node.tasks.operation(work));
+    match deadline {
         // Even if something below hangs, the client gets a response; the operation continues.
         Some((at, limit)) => tokio::time::timeout_at(at + DRAIN, operation)
             .await
             .map_err(|_| Error::ExecTimeout { id: request.container_id, limit })?,
         None => operation.await,
-    };
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
 }
 
-async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &Bounds) -> Result<ExecSyncReply> {
+async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &ExecBounds) -> Result<ExecSyncReply> {
+    let since = Instant::now();
     let slot = queue(node, container, bounds).await?;
     let _alive = node.tasks.operations().metrics().stream(Stream::ExecSync);
     let kept = KeptOutput::new(REPLY_CAP, node.limits.replies.claim(container.sandbox().as_str()));
@@ -76,13 +77,15 @@ async fn run(node: &Arc<Node>, container: &Container, cmd: &[String], bounds: &B
     let exit = run_exec(node, request, streams, bounds).await?;
     let (stdout, stderr) = (stdout.into_pieces(), stderr.into_pieces());
     if kept.discarded() > 0 {
-        tracing::debug!(container = %container.id(), bytes = kept.discarded(), "output over the limit was discarded");
+        tracing::debug!(bytes = kept.discarded(), "output over the limit was discarded");
     }
-    Ok(ExecSyncReply { stdout, stderr, exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX) })
+    let exit_code = i32::try_from(exit.code).unwrap_or(i32::MAX);
+    tracing::debug!(method = %"ExecSync", code = exit_code, ms = millis(since.elapsed()), "command ended");
+    Ok(ExecSyncReply { stdout, stderr, exit_code })
 }
 
 /// Waits for a slot for a command, at most until its bounds are exceeded.
-async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Slot> {
+async fn queue(node: &Node, container: &Container, bounds: &ExecBounds) -> Result<Slot> {
     let id = container.id();
     let since = Instant::now();
     let slot = tokio::select! {
@@ -93,13 +96,13 @@ async fn queue(node: &Node, container: &Container, bounds: &Bounds) -> Result<Sl
     };
     let waited = since.elapsed();
     if waited >= LONG_QUEUE {
-        tracing::info!(container = %id, ms = waited.as_millis(), run = slot.is_ok(), "a command waited for others");
+        tracing::info!(ms = millis(waited), run = slot.is_ok(), "a command waited for others");
     }
     slot
 }
 
 /// Until when the command may live if this daemon ends earlier, in milliseconds since the epoch.
-fn until(bounds: &Bounds) -> u64 {
+fn until(bounds: &ExecBounds) -> u64 {
     let Some((at, _)) = bounds.deadline else { return u64::MAX };
     let end = SystemTime::now() + at.saturating_duration_since(Instant::now());
     let since_epoch = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

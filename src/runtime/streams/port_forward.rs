@@ -82,7 +82,8 @@ pub(crate) async fn forward(
     }
 }
 
-/// Tries 127.0.0.1, then ::1: a server may listen on only one of them. The text of a refusal is containerd's.
+/// Tries 127.0.0.1, then ::1: a server may listen on only one of them. If both
+/// refuse, the error has the words of containerd's CRI plugin.
 async fn connect(path: Option<&Path>, id: &SandboxId, port: u16) -> std::result::Result<TcpStream, Failure> {
     let make = || [TcpSocket::new_v4(), TcpSocket::new_v6()];
     let place = path.unwrap_or(Path::new("host"));

@@ -1,7 +1,7 @@
 //! One command in a running container, from its FIFOs to its deletion. Exec and ExecSync differ only in where its
 //! streams end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::container::io::{DRAIN, Directory, ExecIo, Shape, Target, TerminalInput};
 use crate::containerd::{self, ExecTask, Exit};
 use crate::ids::{ContainerId, ExecId};
+use crate::mutex::Mutex;
 use crate::runtime::large::unreadable;
 use crate::runtime::record_size::check_process;
 use crate::runtime::threads::block_in_place_if_large;
@@ -48,14 +49,14 @@ pub(crate) struct ExecStreams<'a, O, E> {
 }
 
 /// What ends a command that does not end by itself.
-pub(crate) struct Bounds {
+pub(crate) struct ExecBounds {
     /// Cancelled when the client has left.
     pub(crate) gone: CancellationToken,
     /// When its time is over, and how long it had.
     pub(crate) deadline: Option<(Instant, Duration)>,
 }
 
-impl Bounds {
+impl ExecBounds {
     /// Resolves when the command must be killed; returns the reason.
     pub(crate) async fn over(&self, id: &ContainerId) -> Error {
         let time = async {
@@ -79,7 +80,7 @@ pub(crate) async fn run_exec<O, E>(
     node: &Arc<Node>,
     request: CommandRequest<'_>,
     streams: ExecStreams<'_, O, E>,
-    bounds: &Bounds,
+    bounds: &ExecBounds,
 ) -> Result<Exit>
 where
     O: Target,
@@ -165,7 +166,7 @@ impl TaskObserver for ExecObserver {
     }
 
     async fn gone(&self) {
-        let resources = std::mem::take(&mut *self.resources.lock().unwrap_or_else(PoisonError::into_inner));
+        let resources = std::mem::take(&mut *self.resources.lock());
         if let Some(input) = resources.terminal_input {
             self.node.tasks.background(input.release());
         }
@@ -198,7 +199,7 @@ impl Command {
         &self,
         mut io: ExecIo,
         streams: ExecStreams<'_, O, E>,
-        bounds: &Bounds,
+        bounds: &ExecBounds,
         tty: bool,
     ) -> Result<Exit>
     where
@@ -228,7 +229,7 @@ impl Command {
             }
         }
         if complete != Some(true) {
-            tracing::debug!(container = %self.id, "a child of a command still holds its output open");
+            tracing::debug!("a child of a command still holds its output open");
         }
         Ok(exit)
     }
@@ -240,7 +241,7 @@ impl Command {
         let mut pipe = match io.open_stdin().await {
             Ok(Some(pipe)) => pipe,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(container = %self.id, %error, "stdin of a command cannot be had"),
+            Err(error) => return tracing::warn!(%error, "stdin of a command cannot be had"),
         };
         while let Some(bytes) = input.recv().await {
             // The process has closed its end.
@@ -254,7 +255,7 @@ impl Command {
         }
         // The shim has a write end open, too.
         if let Err(error) = self.task.close_stdin().await {
-            tracing::debug!(container = %self.id, %error, "stdin of a command could not be closed");
+            tracing::debug!(%error, "stdin of a command could not be closed");
         }
     }
 
@@ -262,7 +263,7 @@ impl Command {
         let Some(mut sizes) = sizes else { return };
         while let Some(size) = latest(&mut sizes).await {
             if let Err(error) = self.task.resize_terminal(size).await {
-                tracing::debug!(container = %self.id, %error, "a terminal could not be resized");
+                tracing::debug!(%error, "a terminal could not be resized");
             }
         }
     }

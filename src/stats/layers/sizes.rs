@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_asks_for_any_more_is_let_go() {
+    async fn a_size_that_is_not_requested_any_more_is_dropped() {
         let (mut sizes, kept, left) = (Sizes::default(), layer("kept", false), layer("left", true));
         for one in [&kept, &left] {
             sizes.set(one, Some((1, bytes(5))), QUICK);

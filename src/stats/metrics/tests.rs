@@ -75,7 +75,7 @@ fn network() -> Vec<Interface> {
 }
 
 #[test]
-fn every_metric_that_is_described_is_told_and_its_labels_are_as_many_as_their_keys() {
+fn every_described_metric_is_returned_with_as_many_label_values_as_keys() {
     let mut all = pod(&labels(), &network());
     all.extend(container(&whole(), &mut DeviceNames::default()));
     let described = [false, true].into_iter().flat_map(|unified| descriptors(&Counted::everything(unified)));

@@ -1,4 +1,7 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use futures_util::FutureExt;
 
 use super::*;
 
@@ -84,7 +87,7 @@ async fn a_retry_after_a_client_left_gets_the_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_took_is_taken_back_after_four_minutes() {
+async fn an_object_that_no_caller_received_is_rolled_back_after_four_minutes() {
     let bench = Bench::new();
     let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -111,7 +114,7 @@ async fn a_failure_reaches_all_and_frees_the_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f7_what_nobody_took_is_held_until_it_is_taken_back_however_long_that_takes() {
+async fn f7_the_name_of_an_unclaimed_object_is_held_until_its_rollback_has_ended() {
     let bench = Bench::new();
     bench.counts.undo_takes.store(3600, Relaxed);
     let _ = tokio::time::timeout(Duration::from_secs(1), bench.run(1, 5, false)).await;
@@ -122,4 +125,18 @@ async fn f7_what_nobody_took_is_held_until_it_is_taken_back_however_long_that_ta
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.counts(), (1, 0, 1));
     assert!(matches!(bench.run(2, 5, false).await, Outcome::Made(_)));
+}
+
+#[tokio::test]
+async fn a_panic_reaches_all_callers() {
+    async fn bug() -> Result<Creation<u32>, String> {
+        tokio::task::yield_now().await;
+        panic!("in a test")
+    }
+    let bench = Bench::new();
+    let key = || Key { name: "name", request: 1 };
+    let call = || AssertUnwindSafe(bench.creations.run(key(), &bench.counts, bug)).catch_unwind();
+    let (first, second) = tokio::join!(call(), call());
+    assert!(first.is_err() && second.is_err());
+    assert!(call().await.is_err(), "it does not hang either");
 }

@@ -53,6 +53,6 @@ enum ProtocolError {
     #[error("header block cannot be inflated")]
     Compression,
     /// A stream id is even, or not greater than all before it.
-    #[error("stream {0} is not a new one of a client")]
+    #[error("stream id {0} is even, or not greater than the ids before it")]
     StreamOrder(u32),
 }

@@ -5,7 +5,6 @@
 //! frame, or when the session's task flushes them.
 
 use std::io::{self, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 
 use super::frame::{self, GoAwayReason, Reset, StreamId};
 use super::headers::EmptyBlocks;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::streaming::Gone;
 use crate::streaming::life::Activity;
 
@@ -137,8 +137,7 @@ impl Output {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // A panic while bytes are appended leaves the queue usable.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn take(&self) -> Vec<u8> {

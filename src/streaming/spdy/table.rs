@@ -5,13 +5,14 @@
 //! up: data for it is dropped.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::StreamId;
+use crate::mutex::{Mutex, MutexGuard};
 use crate::streaming::Input;
 
 /// Maximum number of pieces queued for one reader.
@@ -134,8 +135,7 @@ impl Table {
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, Alive>> {
-        // Each change is a single call of the map, so a panic leaves no change half done.
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock()
     }
 }
 

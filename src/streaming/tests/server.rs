@@ -139,7 +139,7 @@ async fn a_slow_header_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn strangers_keep_nobody_out_who_has_a_token() {
+async fn connections_without_a_token_do_not_lock_out_clients_that_have_one() {
     let bed = Bed::start();
     let (_, _session) = switch(&bed, &bed.exec("sleep"), SPDY).await;
     let mut strangers = Vec::new();
@@ -158,7 +158,7 @@ async fn strangers_keep_nobody_out_who_has_a_token() {
 }
 
 #[tokio::test]
-async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods_begins() {
+async fn t6_one_session_too_many_is_refused_and_keeps_its_token_and_another_pods_begins() {
     let bed = Bed::start();
     let pod = SandboxId::random();
     let url = bed.exec_in(pod.clone(), vec!["sleep".to_owned()], false);
@@ -172,7 +172,7 @@ async fn t6_one_session_too_many_is_told_so_and_keeps_its_token_and_another_pods
 }
 
 #[tokio::test]
-async fn nobody_is_taken_after_the_end() {
+async fn no_client_is_accepted_after_the_end() {
     let bed = Bed::start();
     bed.streaming.shutdown(PATIENCE).await;
     let address = bed.streaming.base_url().split_once("//").unwrap().1.to_owned();

@@ -218,7 +218,7 @@ async fn a_client_that_drops_is_noticed_behind_a_full_stdin() {
 }
 
 #[tokio::test]
-async fn a_client_that_drops_ends_output_that_nobody_reads() {
+async fn a_client_that_drops_ends_output_that_it_does_not_read() {
     let mut bed = Bed::start();
     let client = Client::open(&bed, &bed.exec("yes"), "v5.channel.k8s.io").await;
     tokio::time::sleep(Duration::from_millis(200)).await;

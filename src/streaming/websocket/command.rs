@@ -25,7 +25,7 @@ const WAITING: usize = 2;
 /// Maximum number of queued terminal sizes.
 const SIZES: usize = 8;
 
-/// Carries a whole session.
+/// Carries an exec or attach session from its first message to its result.
 pub(in crate::streaming) async fn remote_command<T: Io>(
     io: T,
     protocol: CommandProtocol,

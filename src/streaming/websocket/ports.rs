@@ -20,7 +20,7 @@ pub(in crate::streaming) const MOST_PORTS: usize = MOST_CHANNELS as usize / 2;
 /// Maximum number of pieces queued for each port, each at most [`super::cut::LONGEST`] bytes long.
 const WAITING: usize = 1;
 
-/// Carries a whole session of at most [`MOST_PORTS`] ports.
+/// Carries a port-forward session of at most [`MOST_PORTS`] ports until all its connections have ended.
 pub(in crate::streaming) async fn port_forward<T: Io>(
     io: T,
     codec: Codec,

@@ -233,7 +233,7 @@ fn what_was_started_is_not_killed_when_its_shim_says_created() {
 }
 
 #[test]
-fn what_ended_before_its_start_was_told_is_told_of_in_order() {
+fn a_process_that_ended_before_its_start_was_reported_is_reported_in_order() {
     let mut machine = Machine::default();
     for event in [Event::Created { pid: 5 }, Event::Lost] {
         machine.apply(event);
@@ -247,7 +247,7 @@ fn what_ended_before_its_start_was_told_is_told_of_in_order() {
 }
 
 #[test]
-fn nothing_lives_on_whose_end_was_told() {
+fn no_process_stays_alive_after_its_exit_was_reported() {
     let mut machine = Machine::found(Found::Ended(EXIT));
     machine.apply(Event::ExitReported);
     machine.apply(Event::Found { status: ProcessStatus::Running, pid: 5, exit: EXIT });

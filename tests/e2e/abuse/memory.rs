@@ -1,7 +1,6 @@
 //! T10: memory that a tenant can make the daemon hold, permanently or for a moment.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::*;
 use crate::bed::until;
@@ -21,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
             .only_pontoon("the built-in refuses the container: a line of passwd is too long for it"),
         rule!(t10_an_image_of_millions_of_variables_is_not_kept)
             .alone()
+            .within(120)
             .only_pontoon("the built-in keeps what Go makes of it"),
         rule!(t10_containers_of_large_environments_are_not_kept).alone().within(120).only_pontoon(WHOLE),
         rule!(t10_a_message_that_never_ends_is_not_collected)
@@ -58,17 +58,19 @@ async fn t10_a_passwd_of_ten_million_fields_is_not_taken_apart(scope: Arc<Scope>
     let name = registry.image_that_says("fields", &layer, &diff_id, &says)?;
     scope.bed.pull(&name).await?;
     let pod = scope.pod().await?;
-    let attack = async {
+    let attack = || async {
         let peak = Peak::of(&scope.bed)?;
         let mut container = sleeper("fields");
         container.image = Some(image_spec(&name));
-        pod.create(container).await?;
+        let id = pod.create(container).await?;
         let grown = peak.grown()?;
-        println!("    the daemon had {} MiB more at its peak", grown / MIB);
         ensure!(grown < 64 * MIB, "{grown} KiB");
-        Ok(())
+        scope.bed.remove(&id).await?;
+        Ok(grown)
     };
-    victim.beside(&scope.bed, attack).await
+    let grown = victim.beside(attack).await?.into_iter().max().unwrap_or_default();
+    println!("    the daemon had at most {} MiB more at its peak", grown / MIB);
+    victim.afterwards().await
 }
 
 async fn t10_an_image_of_millions_of_variables_is_not_kept(scope: Arc<Scope>) -> Outcome {
@@ -82,18 +84,21 @@ async fn t10_an_image_of_millions_of_variables_is_not_kept(scope: Arc<Scope>) ->
         let says = Says { config: json!({ "Env": env }), ..Says::default() };
         images.push(served_image(&scope, &registry, name, &says).await?);
     }
-    let attack = async {
+    let attack = || async {
         let Err(refused) = scope.bed.pull(&images[0]).await else { bail!("2,700,000 variables are taken") };
         let said = format!("{refused:#}");
         ensure!(said.contains("it has more than 500000 values"), "{said}");
+        // A repetition has to read it again. At the end it is there, and must not be kept in memory.
+        scope.bed.remove_image(&images[1]).await?;
         scope.bed.pull(&images[1]).await?;
         Ok(())
     };
-    victim.beside(&scope.bed, attack).await?;
+    victim.beside(attack).await?;
     let grown = peak.grown()?;
     println!("    the daemon had {} MiB more at its peak", grown / MIB);
     ensure!(grown < 128 * MIB, "{grown} KiB");
-    given_back(pid, before, 8.0).await
+    given_back(pid, before, 8.0).await?;
+    victim.afterwards().await
 }
 
 async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) -> Outcome {
@@ -102,7 +107,8 @@ async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) ->
     let pod = scope.pod().await?;
     let pid = scope.bed.pid(scope.bed.server())?;
     let before = rss_anon(pid)?;
-    let attack = async {
+    let attack = || async {
+        emptied(&scope.bed, &pod).await?;
         for number in 0..COUNT {
             let mut container = sleeper(&format!("large-{number}"));
             let variable = |at| v1::KeyValue { key: format!("V{at}"), value: vec![b'x'; 100_000] };
@@ -117,8 +123,10 @@ async fn t10_containers_of_large_environments_are_not_kept(scope: Arc<Scope>) ->
         }
         Ok(())
     };
-    victim.beside(&scope.bed, attack).await?;
-    given_back(pid, before, COUNT.into()).await
+    victim.beside(attack).await?;
+    given_back(pid, before, COUNT.into()).await?;
+    // Not within two seconds yet (docs/limits.md): for each page of records, containerd reads all of them.
+    victim.afterwards_within(Duration::from_secs(6)).await
 }
 
 /// Execs whose command does not read its stdin. Each client sends one WebSocket message for stdin that never ends.
@@ -128,18 +136,19 @@ async fn t10_a_message_that_never_ends_is_not_collected(scope: Arc<Scope>) -> Ou
     let pod = scope.pod().await?;
     let id = pod.start(sleeper("stdin")).await?;
     let peak = Peak::of(&scope.bed)?;
-    let attack = async {
+    let attack = || async {
         let mut sessions = Vec::new();
         for _ in 0..SESSIONS {
             let url = scope.bed.exec_url(&id, &["sleep", "1000"], STDIN).await?;
             sessions.push(endless(&url).await?);
         }
         let grown = peak.grown()?;
-        println!("    the daemon had {} MiB more at its peak, for {} sessions", grown / MIB, sessions.len());
         ensure!(grown < 2 * MIB * SESSIONS as u64, "{grown} KiB");
-        Ok(())
+        Ok(grown)
     };
-    victim.beside(&scope.bed, attack).await
+    let grown = victim.beside(attack).await?.into_iter().max().unwrap_or_default();
+    println!("    the daemon had at most {} MiB more at its peak, for {SESSIONS} sessions", grown / MIB);
+    victim.afterwards().await
 }
 
 /// Opens a session and sends one message in fragments, until the server stops reading.

@@ -1,5 +1,5 @@
+use super::super::running::Exit;
 use super::*;
-use crate::admin::v1::Stage;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -33,8 +33,13 @@ fn stats(id: &str, at: i64, cpu: u64, received: u64) -> PodSandboxStats {
     }
 }
 
+/// Stages with a detail are written `name:detail`.
 fn operation(verb: &str, object: &str, stages: &[&str]) -> Operation {
-    let stages = stages.iter().map(|name| Stage { name: (*name).to_owned(), age_ns: 1 }).collect();
+    let stage = |text: &&str| {
+        let (name, detail) = text.split_once(':').unwrap_or((*text, ""));
+        Stage { name: name.to_owned(), age_ns: 1, detail: detail.to_owned() }
+    };
+    let stages = stages.iter().map(stage).collect();
     Operation { verb: verb.to_owned(), object: object.to_owned(), age_ns: 3_500_000_000, stages }
 }
 
@@ -77,8 +82,22 @@ fn restarts_are_the_newest_attempts_of_each_container() {
         ..Sample::default()
     };
     let rows = rows(None, &sample, SortKey::Restarts);
-    assert_eq!((rows[0].pod.as_str(), rows[0].restarts, rows[0].containers), ("web", Some(4), Some((3, 3))));
+    assert_eq!(
+        (rows[0].pod.as_str(), rows[0].restarts, rows[0].containers),
+        ("web", Some(4), Some((2, 2))),
+        "the older attempt is history"
+    );
     assert_eq!((rows[1].pod.as_str(), rows[1].restarts), ("db", Some(0)));
+}
+
+#[test]
+fn a_finished_init_container_is_not_missing() {
+    let mut init = container("a", "p", "init", 0);
+    init.state = ContainerState::ContainerExited.into();
+    let main = Container { created_at: 9, ..container("b", "p", "main", 0) };
+    let exits = [("a".to_owned(), Exit { code: 0, finished_at: 5 })].into();
+    let sample = Sample { pods: vec![pod("p", "web")], containers: vec![init, main], exits, ..Sample::default() };
+    assert_eq!(rows(None, &sample, SortKey::Name)[0].containers, Some((1, 1)));
 }
 
 #[test]
@@ -89,7 +108,7 @@ fn what_is_in_flight_is_at_its_pod_or_in_a_row_of_its_own() {
         operations: Some(vec![
             operation("StopContainer", "a", &["grace"]),
             operation("CreateContainer", "side_p_0", &[]),
-            operation("RunPodSandbox", "db_prod_uid_0", &["cni", "task_create"]),
+            operation("RunPodSandbox", "db_prod_uid_0", &["cni:ADD bridge", "task_create"]),
             operation("PullImage", "r.example/a_b:1", &["transfer"]),
         ]),
         ..Sample::default()
@@ -100,7 +119,7 @@ fn what_is_in_flight_is_at_its_pod_or_in_a_row_of_its_own() {
     let expected = [
         ("-", "r.example/a_b:1", "-", words(&["PullImage transfer 3s"])),
         ("default", "web", "ready", words(&["StopContainer grace 3s", "CreateContainer - 3s"])),
-        ("prod", "db", "creating", words(&["RunPodSandbox cni+task_create 3s"])),
+        ("prod", "db", "creating", words(&["RunPodSandbox cni(ADD bridge)+task_create 3s"])),
     ];
     assert_eq!(shown, expected);
 }

@@ -47,7 +47,7 @@ async fn the_clients_end_is_the_ports_and_the_answer_still_comes() {
 }
 
 #[tokio::test]
-async fn the_ports_end_is_the_clients_who_may_still_send() {
+async fn the_end_of_the_ports_output_reaches_the_client_which_may_still_send() {
     let (mut port, input, mut output, copying) = forwarded().await;
     let test = async {
         port.shutdown().await.unwrap();

@@ -162,7 +162,7 @@ async fn floods_that_ask_for_nothing_are_read_and_forgotten() {
 
 /// The bytes that wait for readers are bounded for all streams of a session together.
 #[tokio::test(start_paused = true)]
-async fn data_that_nobody_reads_is_not_collected() {
+async fn data_that_is_not_read_does_not_pile_up() {
     let (mut client, mut session) = session(256);
     let mut kept = Vec::new();
     let mut taken = 0_usize;

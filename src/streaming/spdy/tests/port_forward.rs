@@ -114,7 +114,7 @@ async fn clients_without_request_ids_open_streams_in_pairs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_told_on_the_error_stream() {
+async fn an_error_is_sent_on_the_error_stream() {
     for (ports, port, why) in
         [(vec![], "8", "port 8: connection refused"), (vec![7, 9], "8", "not among the requested ones")]
     {

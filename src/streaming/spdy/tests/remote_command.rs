@@ -54,7 +54,7 @@ async fn finish(mut client: Client, session: JoinHandle<()>) -> Vec<Got> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exec_copies_streams_and_tells_its_exit_code() {
+async fn an_exec_copies_streams_and_returns_its_exit_code() {
     let (mut client, session) = start(Protocol::V4, ALL, |mut streams| {
         async move {
             let mut stdin = streams.stdin.take().unwrap();
@@ -155,7 +155,7 @@ async fn streams_that_are_not_wanted_or_come_twice_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_opens_too_few_streams_is_told_after_30_seconds() {
+async fn a_client_that_opens_too_few_streams_gets_an_error_after_30_seconds() {
     let (mut client, session) = start(Protocol::V4, ALL, |_| panic!("nothing to run"));
     open(&mut client, &["error", "stdin"]).await;
     let before = tokio::time::Instant::now();

@@ -81,7 +81,7 @@ async fn t8_a_pod_whose_logs_hang_leaves_threads_to_all_others() {
     let hung = Hung::mount(&bed.directory.path().join("logs")).unwrap();
     let mut streams = Vec::new();
     for config in configs {
-        streams.push(bed.driver.reattach(config).await.unwrap());
+        streams.push(bed.driver.reattach(config).unwrap());
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
 
