@@ -4,17 +4,14 @@ use std::collections::HashMap;
 
 use containerd_client::services::v1 as pb;
 use containerd_client::services::v1::containers_client::ContainersClient;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tonic::Status;
 
 use super::connect::Channel;
 use super::error::{removal, retry_once};
-use super::paged_list::{Listed, PagedList};
+use super::paged_list::{Listed, PagedList, Records, Sent};
 use super::{Any, Containerd, Result, nanoseconds};
-
-/// How many bytes of records are in memory at once while they are listed: those of four large records, or of some
-/// thousand usual ones.
-const MOST_AT_ONCE: usize = 64 << 20;
 
 /// A container record.
 #[derive(Clone, Debug, Default)]
@@ -107,18 +104,18 @@ impl Listed for Container {
     const OPERATION: &'static str = "list container records";
     const IS_STREAMED: bool = true;
 
-    async fn list(containerd: &Containerd, filter: String) -> Result<Vec<Self>, Status> {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    async fn list(containerd: &Containerd, filter: String) -> Result<Records<Self>, Status> {
         let request = pb::ListContainersRequest { filters: vec![filter] };
-        let mut stream = containerd.containers().list_stream(containerd.request(request)).await?.into_inner();
-        let (mut all, mut size) = (Vec::new(), 0);
-        while let Some(message) = stream.message().await? {
-            size += message.encoded_len();
-            if size > MOST_AT_ONCE {
-                return Err(Status::out_of_range(format!("the records are larger than {MOST_AT_ONCE} bytes together")));
-            }
-            all.extend(message.container.map(decode));
-        }
-        Ok(all)
+        let messages = containerd.containers().list_stream(containerd.request(request)).await?.into_inner();
+        let sent = messages.try_filter_map(async |message| {
+            let sent = |container: pb::Container| Sent { size: container.encoded_len(), record: decode(container) };
+            Ok(message.container.map(sent))
+        });
+        Ok(sent.boxed())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Lists records in pages that fit into a gRPC message: records that a tenant can make large (by a pod's annotations)
 //! must not keep us from reading the others.
 //!
-//! A page has all records whose ids are in one range. A range whose page is too large is divided, down to the one
-//! record that is too large by itself; of that record only the id is known.
+//! A list has all records whose ids are in one range. A range whose list is too large is divided, down to the one record
+//! that is too large by itself; of that record only the id is known. Each list costs containerd as much as all records
+//! are large, because it reads them before it applies the filter. So a list whose records have messages of their own is
+//! read to its end, in pages of limited size, and divided only at a record that is too large for a message.
 
-use std::collections::VecDeque;
-use std::marker::PhantomData;
+use std::collections::{HashSet, VecDeque};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use tonic::{Code, Status};
 
 use super::{Containerd, Error, Kind, Result};
@@ -21,6 +24,21 @@ const DIVIDE_FINELY_FROM: usize = 3;
 /// Longest id in containerd.
 const LONGEST: usize = 76;
 
+/// How many bytes of records with messages of their own are in a page: those of four large records, or of some thousand
+/// usual ones.
+const PAGE: usize = 64 << 20;
+
+/// The records of one list.
+pub type Records<T> = BoxStream<'static, Result<Sent<T>, Status>>;
+
+/// A record as containerd has sent it.
+#[derive(Debug)]
+pub struct Sent<T> {
+    pub record: T,
+    /// Bytes of its message; 0 if it came in one message with others, whose size is limited already.
+    pub size: usize,
+}
+
 /// A kind of record that is listed in pages.
 pub trait Listed: Sized {
     /// The operation that errors name.
@@ -28,8 +46,10 @@ pub trait Listed: Sized {
     /// Whether each record has its own message, so that many records together are never too large.
     const IS_STREAMED: bool;
 
+    fn id(&self) -> &str;
+
     /// The records that a filter in containerd's syntax matches.
-    fn list(containerd: &Containerd, filter: String) -> impl Future<Output = Result<Vec<Self>, Status>> + Send;
+    fn list(containerd: &Containerd, filter: String) -> impl Future<Output = Result<Records<Self>, Status>> + Send;
 }
 
 /// An entry of a list.
@@ -42,17 +62,19 @@ pub enum Entry<T> {
 }
 
 /// All records of one kind, one page after the other.
-#[derive(Debug)]
 pub struct PagedList<'a, T> {
     containerd: &'a Containerd,
     pending: VecDeque<IdRange>,
-    records: PhantomData<T>,
+    /// The list that is being read.
+    open: Option<(IdRange, Records<T>)>,
+    /// The ids in earlier pages. A range that is divided in the middle of its list has some of them again.
+    listed: HashSet<String>,
 }
 
 impl<'a, T: Listed> PagedList<'a, T> {
     pub(super) fn new(containerd: &'a Containerd) -> Self {
         let pending = if T::IS_STREAMED { vec![IdRange::All] } else { IdRange::All.divided() };
-        Self { containerd, pending: pending.into(), records: PhantomData }
+        Self { containerd, pending: pending.into(), open: None, listed: HashSet::new() }
     }
 
     /// The next page, which may be empty; `None` after the last one.
@@ -60,23 +82,50 @@ impl<'a, T: Listed> PagedList<'a, T> {
     /// # Errors
     /// [`Kind::Unimplemented`] when this containerd does not have the service.
     pub async fn next(&mut self) -> Result<Option<Vec<Entry<T>>>> {
-        while let Some(range) = self.pending.pop_front() {
-            let filter = range.filter();
-            match T::list(self.containerd, filter.clone()).await {
-                Ok(records) => return Ok(Some(records.into_iter().map(Entry::Record).collect())),
-                Err(status) if !is_too_large(&status) => {
-                    return Err(self.containerd.error(T::OPERATION, &filter, &status));
+        let (range, mut records) = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let Some(range) = self.pending.pop_front() else { return Ok(None) };
+                match T::list(self.containerd, range.filter()).await {
+                    Ok(records) => (range, records),
+                    Err(status) => return self.divide(range, &status).map(|large| Some(Vec::from_iter(large))),
                 }
-                Err(status) => match range {
-                    IdRange::One(id) => return Ok(Some(vec![Entry::TooLarge(id)])),
-                    // Whatever limit was exceeded, it was not the size of the message.
-                    IdRange::StartingWith { ref prefix, .. } if prefix.len() >= LONGEST => {
-                        return Err(Error::new(T::OPERATION, &filter, Kind::Exhausted, status.message()));
+            }
+        };
+        let (mut page, mut size) = (Vec::new(), 0);
+        while size < PAGE {
+            match records.next().await {
+                Some(Ok(sent)) => {
+                    size += sent.size;
+                    if self.listed.insert(sent.record.id().to_owned()) {
+                        page.push(Entry::Record(sent.record));
                     }
-                    IdRange::All | IdRange::StartingWith { .. } => {
-                        range.divided().into_iter().rev().for_each(|part| self.pending.push_front(part))
-                    }
-                },
+                }
+                Some(Err(status)) => {
+                    page.extend(self.divide(range, &status)?);
+                    return Ok(Some(page));
+                }
+                None => return Ok(Some(page)),
+            }
+        }
+        self.open = Some((range, records));
+        Ok(Some(page))
+    }
+
+    /// Puts the parts of a range whose list has failed in front of the others. If the range is a single record, returns
+    /// that record's entry.
+    fn divide(&mut self, range: IdRange, status: &Status) -> Result<Option<Entry<T>>> {
+        if !is_too_large(status) {
+            return Err(self.containerd.error(T::OPERATION, &range.filter(), status));
+        }
+        match range {
+            IdRange::One(id) => return Ok(Some(Entry::TooLarge(id))),
+            // Whatever limit was exceeded, it was not the size of the message.
+            IdRange::StartingWith { ref prefix, .. } if prefix.len() >= LONGEST => {
+                return Err(Error::new(T::OPERATION, &range.filter(), Kind::Exhausted, status.message()));
+            }
+            IdRange::All | IdRange::StartingWith { .. } => {
+                range.divided().into_iter().rev().for_each(|part| self.pending.push_front(part));
             }
         }
         Ok(None)

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use containerd_client::services::v1::sandbox as pb;
 use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::types;
+use futures_util::stream::{self, StreamExt as _};
 use tonic::Status;
 
 use super::connect::Channel;
 use super::error::{removal, retry_once};
-use super::paged_list::{Listed, PagedList};
+use super::paged_list::{Listed, PagedList, Records, Sent};
 use super::{Any, Containerd, Result, nanoseconds};
 
 /// A SandboxStore record.
@@ -84,10 +85,15 @@ impl Listed for Sandbox {
     const OPERATION: &'static str = "list sandbox records";
     const IS_STREAMED: bool = false;
 
-    async fn list(containerd: &Containerd, filter: String) -> Result<Vec<Self>, Status> {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    async fn list(containerd: &Containerd, filter: String) -> Result<Records<Self>, Status> {
         let request = pb::StoreListRequest { filters: vec![filter] };
         let reply = containerd.sandboxes().list(containerd.request(request)).await?;
-        Ok(reply.into_inner().list.into_iter().map(decode).collect())
+        let sent = reply.into_inner().list.into_iter().map(|record| Ok(Sent { record: decode(record), size: 0 }));
+        Ok(stream::iter(sent).boxed())
     }
 }
 

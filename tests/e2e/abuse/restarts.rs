@@ -23,12 +23,12 @@ pub(super) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Restarts the daemon. The first list must be complete within `limit`.
-pub(super) async fn restarted(bed: &Bed, limit: Duration) -> Outcome {
+/// Restarts the daemon. The first list must be complete within [`LIMIT`].
+pub(super) async fn restarted(bed: &Bed) -> Outcome {
     bed.daemon("daemon", "stop").await?;
     let (took, _) = bed.start_and_list().await?;
     println!("    the first list came {took:?} after the start");
-    ensure!(took < limit * *SLOWNESS, "{took:?}");
+    ensure!(took < LIMIT * *SLOWNESS, "{took:?}");
     Ok(())
 }
 
@@ -50,7 +50,7 @@ async fn t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone(scope: Arc<Sco
     std::os::unix::fs::symlink(nfs.join("share"), directory)?;
     {
         let _hung = Hung::mount(&nfs)?;
-        restarted(&scope.bed, LIMIT).await?;
+        restarted(&scope.bed).await?;
         let attack = || async {
             let mut another = sleeper("another");
             another.log_path = "another.log".to_owned();
@@ -66,7 +66,7 @@ async fn t8_a_log_directory_that_hangs_holds_up_its_own_pod_alone(scope: Arc<Sco
     std::fs::rename(&kept, directory)?;
     {
         let _hung = Hung::mount(directory)?;
-        restarted(&scope.bed, LIMIT).await?;
+        restarted(&scope.bed).await?;
         victim.beside(a_while).await.context("a log directory that hangs")?;
     }
     victim.nothing_is_left().await
@@ -110,7 +110,7 @@ async fn t12_a_fifo_in_a_files_place_holds_up_no_start(scope: Arc<Scope>) -> Out
     paths.push(results.join(format!("planted-{}-eth0", "f".repeat(64))));
     paths.extend([state.join("started").join(&id), state.join("exec/planted")]);
     let planted = Planted::plant(paths)?;
-    restarted(&scope.bed, LIMIT).await?;
+    restarted(&scope.bed).await?;
     victim.beside(a_while).await?;
     scope.remove_pods().await?;
     drop(planted);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use pontoon::api::v1;
@@ -134,14 +134,9 @@ impl Victim {
     /// To be called at the end of a test, while everything that the attack has made exists: the daemon must start again
     /// in time and serve the victim, and nothing may be left when all pods are removed.
     pub async fn afterwards(&self) -> Outcome {
-        self.afterwards_within(LIMIT).await
-    }
-
-    /// The same with another limit for the first list after the restart.
-    pub async fn afterwards_within(&self, first_list: Duration) -> Outcome {
         // The built-in CRI is containerd, and cannot be restarted alone.
         if self.scope.bed.target == Target::Pontoon {
-            restarted(&self.scope.bed, first_list).await?;
+            restarted(&self.scope.bed).await?;
             self.round().await.context("after a restart")?;
         }
         self.nothing_is_left().await
